@@ -1,0 +1,130 @@
+"""What watches a run: whole checkpoints, throughput, the progress bar."""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from potstill.data.corpus.datamodule import StepBatch
+
+WARMUP_STEPS = 5
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: a reader meets the old one or the new one, whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write, flush to disk, rename."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with fresh.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(target)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+class LastCheckpoint(Callback):
+    """Writes `last.ckpt` every so many optimizer steps, and when training ends."""
+
+    def __init__(self, folder: Path, every: int | None):
+        self.path, self.every = folder / "last.ckpt", every
+        self._saved_at: int | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save when it is time."""
+        if self.every and trainer.global_step % self.every == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end, if the last step was not saved just now."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if self._saved_at != trainer.global_step:
+            trainer.save_checkpoint(self.path)
+            self._saved_at = trainer.global_step
+
+
+class Throughput(Callback):
+    """Seconds a step and tokens a second, loading included, validation and checkpoints not."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.rates: list[float] = []
+        self._since: float | None = None
+
+    def on_train_start(self, *_: Any) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: StepBatch, batch_idx: int
+    ) -> None:
+        """Take the time since the last step, where nothing else came between."""
+        now = time.perf_counter()
+        if self._since is not None:
+            took = now - self._since
+            self.seconds.append(took)
+            # Ranks take about equal shares, so this rank's tokens times their number are the step's.
+            self.rates.append(batch.tokens / took)
+            pl_module.log_dict(
+                {
+                    "train/tokens_per_second": self.rates[-1],
+                    "train/step_seconds": took,
+                    "train/peak_memory_gb": peak_memory_gb(),
+                }
+            )
+        self._since = now
+
+    def on_validation_start(self, *_: Any) -> None:
+        """What validation takes is no part of a step."""
+        self._since = None
+
+    def on_validation_end(self, *_: Any) -> None:
+        """Go on."""
+        self._since = time.perf_counter()
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        """The next interval holds a checkpoint: leave it out."""
+        self._since = None
+
+    def summary(self) -> dict[str, float]:
+        """Medians after the first steps, and the peak of memory; empty where nothing was trained."""
+        if not self.seconds:
+            return {}
+        skip = min(WARMUP_STEPS, len(self.seconds) // 2)
+        return {
+            "train/tokens_per_second": statistics.median(self.rates[skip:]),
+            "train/step_seconds": statistics.median(self.seconds[skip:]),
+            "train/peak_memory_gb": peak_memory_gb(),
+        }
+
+
+def peak_memory_gb() -> float:
+    """Peak memory of the device, or of the process where there is none, in GB (10^9 bytes)."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def progress_bar() -> Callback:
+    """Rich's bar on a terminal; plain lines elsewhere, a few a minute."""
+    import sys
+
+    if sys.stderr.isatty():
+        return RichProgressBar(leave=True)
+    return TQDMProgressBar(refresh_rate=50, leave=True)

@@ -1,0 +1,211 @@
+"""The schema of every key: what a composed configuration may hold, and of which type.
+
+The dataclasses are registered in Hydra's group `schema`, which no command line selects; `conf/train.yaml` and
+`conf/evaluate.yaml` start from them, so a misspelled or ill-typed key is refused while composing. What a type
+cannot say (ranges, files, models that fit) is in `validation.py`. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class SourceConfig:
+    """One source of text: exactly one of `files`, `hub`, `folder`, `docstrings` is given."""
+
+    files: list[str] | None = None  # plain or .gz text files
+    unit: str | None = None  # line | paragraph; null: data.unit
+    hub: str | None = None  # a data set of the hub: `Salesforce/wikitext`
+    config: str | None = None
+    revision: str | None = None
+    folder: str | None = None  # a `save_to_disk` folder
+    split: str | None = "train"
+    column: str = "text"
+    docstrings: bool = False
+    packages: list[str] | None = None  # docstrings of these only
+
+
+@dataclass
+class DataConfig:
+    """Where text comes from, how it is binarized, and how it is masked and batched."""
+
+    name: str = MISSING
+    train_files: list[str] | None = None  # take the place of `train`
+    eval_files: list[str] | None = None  # take the place of `eval`
+    train: list[SourceConfig] = field(default_factory=list)
+    eval: list[SourceConfig] = field(default_factory=list)
+    eval_share: float = 0.01  # without `eval`: this share of the texts of `train` is held out
+    unit: str = "line"
+    skip: str | None = None  # regular expression: lines of text files to leave out
+    max_examples: int | None = None  # texts read of each source
+    tokenizer: str | None = None  # folder or hub id; null: the teacher's or student's, else one trained here
+    vocabulary_size: int = 8192  # of a tokenizer trained here
+    max_length: int | None = None  # tokens, special ones counted; null: what the models allow
+    min_length: int = 12
+    max_unknown: float = 0.5
+    num_proc: int | None = None  # binarizing processes; null: a process a core
+    cache: str = '${oc.env:POTSTILL_CACHE,"~/.cache/potstill"}'  # stores, trained tokenizers, extracted text
+    batch_size: int = 32  # sequences of a micro-batch on one device
+    max_tokens: int | None = None  # padded tokens of a micro-batch; takes the place of batch_size
+    eval_batch_size: int = 32
+    length_bin: int = 4  # like lengths: within this many tokens; 0: no grouping
+    group_size: int | None = None  # sequences of like length drawn together; null: an optimizer step's
+    mlm_share: float = 0.15
+    mlm_smoothing: float = 0.7
+    mlm_replace: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])  # mask, random, kept
+    num_workers: int = 1  # processes that read batches; 0: none
+
+
+@dataclass
+class TermConfig:
+    """A named term of the loss; weight 0 costs nothing, null is the recipe's weight where the term applies."""
+
+    weight: float | None = 0.0
+
+
+@dataclass
+class TermsConfig:
+    """The terms of a language model's objective."""
+
+    ce: TermConfig = field(default_factory=TermConfig)
+    mlm: TermConfig = field(default_factory=TermConfig)
+    clm: TermConfig = field(default_factory=TermConfig)
+    mse: TermConfig = field(default_factory=TermConfig)
+    cos: TermConfig = field(default_factory=TermConfig)
+
+
+@dataclass
+class ObjectiveConfig:
+    """Which terms make the loss, and their weights."""
+
+    name: str = MISSING
+    temperature: float = 2.0
+    positions: str = "all"  # of ce, mse and cos: all | masked
+    terms: TermsConfig = field(default_factory=TermsConfig)
+
+
+@dataclass
+class TeacherConfig:
+    """The model that is learned from."""
+
+    model: str | None = None  # folder or hub id
+    attention: str = "sdpa"
+
+
+@dataclass
+class StudentConfig:
+    """The model that learns: pretrained, made of the teacher's layers, or from scratch."""
+
+    model: str | None = None  # folder or hub id
+    config: dict[str, Any] | None = None  # a model from scratch: arguments of its transformers config
+    layers: list[int] | None = None  # of the teacher's; null: half of them, first and last included
+    architecture: str | None = None  # of a student of teacher layers; null: the teacher's
+    vocab_transform: bool = True  # copy the teacher's head transform too
+    freeze_positions: bool = False
+    freeze_token_types: bool = False
+    attention: str = "sdpa"
+
+
+@dataclass
+class ScheduleConfig:
+    """The learning rate over the steps, by name as `transformers.get_scheduler` knows it."""
+
+    name: str = "linear"
+    warmup_share: float = 0.05
+    warmup_steps: int | None = None  # takes the place of warmup_share
+
+
+@dataclass
+class TrainerConfig:
+    """Lightning's Trainer; `strategy=` options are deltas over this."""
+
+    max_steps: int = -1
+    max_epochs: int | None = None
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    val_check_interval: int | None = None  # optimizer steps between validations; null: after each epoch
+    limit_val_batches: int | None = None
+    log_every_n_steps: int = 10
+    accelerator: str = "auto"
+    devices: Any = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    enable_progress_bar: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)  # any other argument of lightning.Trainer
+
+
+@dataclass
+class CheckpointConfig:
+    """When `checkpoints/last.ckpt` is written; it always is when training ends."""
+
+    every_n_steps: int | None = 1000
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go besides metrics.csv, which is always written."""
+
+    name: str = MISSING  # wandb | tensorboard | csv
+    project: str = "potstill"
+    run: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    mode: str | None = (
+        None  # wandb: online | offline | disabled; null: online where a key is set, else offline
+    )
+
+
+@dataclass
+class TrainConfig:
+    """The whole of `train.py`."""
+
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    compile: bool = False
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    seed: int = 42
+    ckpt_path: str | None = None
+
+
+@dataclass
+class BenchmarkConfig:
+    """What a model is judged on: data, metrics, and which metric decides."""
+
+    name: str = MISSING
+    train_file: str | None = None
+    eval_file: str | None = None  # takes the place of data.eval_files
+    monitor: str = MISSING
+    mode: str = MISSING  # min | max
+
+
+@dataclass
+class EvaluateConfig:
+    """The whole of `evaluate.py`."""
+
+    model: Any = MISSING  # folder or hub id, or a list of them; the first is the reference
+    names: list[str] | None = None  # what the rows are called; null: by the folders
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    compile: bool = False
+    seed: int = 42
+
+
+def register() -> None:
+    """Put the schemas into Hydra's config store, in a group of their own."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="train", node=TrainConfig)
+    store.store(group="schema", name="evaluate", node=EvaluateConfig)

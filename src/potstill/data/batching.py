@@ -1,0 +1,130 @@
+"""Which sequences make which optimizer step, and how a step is cut into micro-batches.
+
+A step is the unit of everything random here: its sequences, its masks and (by the step's seed) its dropout are a
+function of (seed, epoch, step), so the same global batch gives the same update however it is cut over micro-batches
+or ranks, and a run resumes at any step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+_ORDER, _STEP = 0, 1  # what a derived random stream is for
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """One epoch: sequence ids in order, cut into optimizer steps.
+
+    Attributes:
+        order: `(sequences,)` ids of sequences.
+        bounds: `(steps + 1,)` where each step starts in `order`.
+    """
+
+    order: Ints
+    bounds: Ints
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def step(self, index: int) -> Ints:
+        """The ids of the sequences of a step."""
+        return self.order[self.bounds[index] : self.bounds[index + 1]]
+
+
+def derive_seed(seed: int, epoch: int, step: int, purpose: int = _STEP) -> int:
+    """A 63-bit seed that is a function of its arguments alone; neighbours are unrelated."""
+    words = np.random.SeedSequence([seed, epoch, step, purpose]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+def plan_epoch(
+    lengths: NDArray[np.integer],
+    *,
+    seed: int,
+    epoch: int,
+    sequences: int,
+    tokens: int | None = None,
+    group_size: int | None = None,
+    length_bin: int = 4,
+) -> EpochPlan:
+    """Shuffle, then bring sequences of like length together, then shuffle the groups.
+
+    Bins of 4 tokens are those of DistilBERT's grouped batch sampler (Sanh et al. 2019). Every sequence comes once;
+    only the last step of an epoch may be smaller.
+
+    Args:
+        lengths: `(n,)` tokens of each sequence.
+        seed: Of the run.
+        epoch: Counted from 0.
+        sequences: Sequences of an optimizer step, over all micro-batches and ranks.
+        tokens: Padded tokens of an optimizer step; takes the place of `sequences`.
+        group_size: Sequences of like length drawn together; a step joins several groups. None: a whole step.
+        length_bin: Width of a bin in tokens; 0 for no grouping by length.
+
+    Returns:
+        The plan; its number of steps does not depend on the epoch.
+    """
+    rng = np.random.default_rng(derive_seed(seed, epoch, 0, _ORDER))
+    order = rng.permutation(len(lengths))
+    if length_bin:
+        order = order[np.argsort(lengths[order] // length_bin, kind="stable")]
+    if tokens is not None:
+        # The bin's upper end counts for each of its sequences, so that every epoch has as many steps.
+        width = max(length_bin, 1)
+        return _shuffle_groups(order, _budget_bounds(((lengths[order] // width + 1) * width - 1).astype(np.int64), tokens), rng)
+    group = min(group_size or sequences, sequences)
+    grouped = (
+        _shuffle_groups(order, _even_bounds(len(order), group), rng)
+        if length_bin
+        else EpochPlan(order, order)
+    )
+    return EpochPlan(grouped.order, _even_bounds(len(order), sequences))
+
+
+def _even_bounds(count: int, size: int) -> Ints:
+    return np.append(np.arange(0, count, size), count)
+
+
+def _budget_bounds(widths: Ints, tokens: int) -> Ints:
+    """Cut ascending widths so that (sequences x widest) of each part stays within `tokens`."""
+    bounds, start = [0], 0
+    while start < len(widths):
+        end = min(start + max(tokens // int(widths[start]), 1), len(widths))
+        end = min(end, start + max(tokens // int(widths[end - 1]), 1))
+        bounds.append(end)
+        start = end
+    return np.array(bounds, dtype=np.int64)
+
+
+def _shuffle_groups(order: Ints, bounds: Ints, rng: np.random.Generator) -> EpochPlan:
+    """Put the groups in random order; the last one, which may be smaller, stays last."""
+    groups = np.split(order, bounds[1:-1])
+    shuffled = [groups[i] for i in rng.permutation(len(groups) - 1)] + groups[-1:]
+    sizes = np.array([len(group) for group in shuffled], dtype=np.int64)
+    return EpochPlan(np.concatenate(shuffled), np.append(0, np.cumsum(sizes)))
+
+
+def micro_batches(
+    lengths: Ints, *, sequences: int, tokens: int | None, rank: int = 0, world: int = 1
+) -> list[Ints]:
+    """Cut a step into this rank's micro-batches, of like lengths each.
+
+    Args:
+        lengths: `(n,)` tokens of the step's sequences.
+        sequences: Most sequences of a micro-batch.
+        tokens: Most padded tokens of a micro-batch; takes the place of `sequences`.
+        rank: Of this process.
+        world: Number of processes; each takes every `world`-th sequence in order of length.
+
+    Returns:
+        Positions within the step, one array a micro-batch; at least one array, which may be empty.
+    """
+    mine = np.argsort(lengths, kind="stable")[rank::world]
+    bounds = _even_bounds(len(mine), sequences) if tokens is None else _budget_bounds(lengths[mine], tokens)
+    return np.split(mine, bounds[1:-1])

@@ -1,0 +1,279 @@
+"""Binarization: texts to a store of token ids, in parallel and in constant memory.
+
+The store has the same bytes for any number of workers.
+"""
+
+import multiprocessing
+import os
+import sys
+import threading
+import types
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from potstill.data.corpus.sources import TextSource
+from potstill.data.corpus.store import StoreWriter, TokenStore, build_once, store_key, token_dtype
+from potstill.data.corpus.tokenizers import Vocabulary, load_backend
+from potstill.errors import DataError
+
+# Large enough that passing a batch costs nothing next to encoding it, small enough for memory: the encoder
+# holds about a kilobyte a token.
+BATCH_CHARACTERS = 2**18
+# Batches under way per worker: one at work, one waiting.
+WINDOW = 2
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How token ids become sequences: the special tokens around them and the limits they keep.
+
+    Attributes:
+        start_id: First token of every sequence, if the tokenizer has one.
+        end_id: Last token of every sequence, if the tokenizer has one.
+        unk_id: The unknown token, if the tokenizer has one.
+        max_length: Longest sequence in tokens, special tokens counted.
+        min_length: Shorter sequences are dropped, special tokens counted.
+        max_unknown: Sequences with this share of unknown tokens or more are dropped.
+    """
+
+    start_id: int | None
+    end_id: int | None
+    unk_id: int | None
+    max_length: int
+    min_length: int
+    max_unknown: float
+
+    @property
+    def specials(self) -> int:
+        """How many special tokens frame a sequence."""
+        return (self.start_id is not None) + (self.end_id is not None)
+
+
+@dataclass
+class Tally:
+    """Counts: texts read, sequences and tokens kept, texts split, sequences dropped."""
+
+    texts: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    split: int = 0
+    dropped_short: int = 0
+    dropped_unknown: int = 0
+
+    def add(self, other: "Tally") -> None:
+        """Add the counts of `other`."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+Encoded = tuple[npt.NDArray[Any], npt.NDArray[np.int32], Tally]
+
+
+def frame(ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], framing: Framing) -> Encoded:
+    """Cut texts into sequences of at most `max_length` and put the special tokens around each.
+
+    As in the data preparation of DistilBERT (Sanh et al. 2019), too short and mostly unknown sequences are dropped.
+
+    Args:
+        ids: (tokens,) ids of the texts end to end, without special tokens.
+        lengths: (texts,) how many tokens each text has.
+        framing: Special tokens and limits.
+
+    Returns:
+        (kept tokens,) ids with special tokens, (sequences,) int32 lengths, and the counts.
+    """
+    body = framing.max_length - framing.specials
+    pieces = np.maximum(1, -(-lengths // body))
+    # For each piece: which one of its text it is, where it starts in `ids`, and how many tokens it takes.
+    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    offsets = np.repeat(np.cumsum(lengths) - lengths, pieces) + number * body
+    taken = np.minimum(body, np.repeat(lengths, pieces) - number * body)
+    framed = taken + framing.specials
+
+    long_enough = (framed >= framing.min_length) & (taken > 0)
+    known = np.ones(len(taken), dtype=bool)
+    if framing.unk_id is not None:
+        unknown_before = np.concatenate([[0], np.cumsum(ids == framing.unk_id)])
+        unknown = unknown_before[offsets + taken] - unknown_before[offsets]
+        known = unknown < framing.max_unknown * framed
+    kept = long_enough & known
+    offsets, framed = offsets[kept], framed[kept]
+
+    ends = np.cumsum(framed)
+    starts = ends - framed
+    total = int(framed.sum())
+    # Places of special tokens read a neighbour here and are overwritten below.
+    places = np.arange(total) + np.repeat(offsets - starts - (framing.start_id is not None), framed)
+    framed_ids = ids.take(places, mode="clip") if total else ids[:0]
+    if framing.start_id is not None:
+        framed_ids[starts] = framing.start_id
+    if framing.end_id is not None:
+        framed_ids[ends - 1] = framing.end_id
+    tally = Tally(
+        texts=len(lengths),
+        sequences=len(framed),
+        tokens=total,
+        split=int((pieces > 1).sum()),
+        dropped_short=int((~long_enough).sum()),
+        dropped_unknown=int((long_enough & ~known).sum()),
+    )
+    return framed_ids, framed.astype(np.int32), tally
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Texts to framed sequences."""
+
+    tokenizer: Tokenizer
+    framing: Framing
+    dtype: np.dtype[Any]
+
+    def __call__(self, texts: list[str]) -> Encoded:
+        """Encode and frame a batch of texts."""
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+        tokens = chain.from_iterable(encoding.ids for encoding in encodings)
+        return frame(np.fromiter(tokens, dtype=self.dtype, count=int(lengths.sum())), lengths, self.framing)
+
+
+def binarize(
+    source: TextSource,
+    vocabulary: Vocabulary,
+    *,
+    cache: Path,
+    max_length: int,
+    min_length: int = 12,
+    max_unknown: float = 0.5,
+    num_proc: int,
+    progress: Callable[[int], None] | None = None,
+) -> TokenStore:
+    """The store of a source's sequences: opened where it exists, built where it does not.
+
+    Args:
+        source: The texts.
+        vocabulary: The tokenizer.
+        cache: The store lies in its `stores` folder.
+        max_length: Longest sequence in tokens, special tokens counted; longer texts are split.
+        min_length: Shorter sequences are dropped, special tokens counted.
+        max_unknown: Sequences with this share of unknown tokens or more are dropped.
+        num_proc: Worker processes; 1 works in this process. The result does not depend on it.
+        progress: Called with the number of texts done.
+
+    Raises:
+        DataError: Nothing is left of the source, it cannot be read, or the cache cannot be written.
+    """
+    framing = Framing(
+        vocabulary.start_id, vocabulary.end_id, vocabulary.unk_id, max_length, min_length, max_unknown
+    )
+    if max_length <= framing.specials:
+        raise DataError(
+            f"data.max_length: {max_length} leaves no room beside {framing.specials} special tokens; "
+            f"give at least {framing.specials + 1}"
+        )
+    fingerprint, options = source.fingerprint(), asdict(framing)
+    folder = cache / "stores" / store_key(fingerprint, vocabulary.digest, options)
+
+    def build(temporary: Path) -> None:
+        writer = StoreWriter(temporary, vocabulary.size)
+        encoder = Encoder(load_backend(vocabulary.path), framing, token_dtype(vocabulary.size))
+        tally = Tally()
+        with closing(_encoded(encoder, source.batches(BATCH_CHARACTERS), num_proc)) as encoded:
+            for ids, lengths, counts in encoded:
+                writer.add(ids, lengths)
+                tally.add(counts)
+                if progress:
+                    progress(tally.texts)
+        if not tally.sequences:
+            raise DataError(
+                f"{source.name}: none of {tally.texts} texts is left: {tally.dropped_short} sequences have fewer than "
+                f"{min_length} tokens and {tally.dropped_unknown} are mostly unknown to the tokenizer "
+                f"'{vocabulary.path}'; give longer texts, a lower data.min_length or another data.tokenizer"
+            )
+        writer.close(fingerprint, vocabulary.digest, options, asdict(tally))
+
+    build_once(folder, build)
+    return TokenStore.open(folder)
+
+
+def _encoded(encoder: Encoder, batches: Iterable[list[str]], num_proc: int) -> Generator[Encoded, None, None]:
+    """Encode batches in order, with a bounded number of them under way."""
+    if num_proc == 1:
+        yield from map(encoder, batches)
+        return
+    # The tokenizer travels as its serialized text: what a worker uses is what the parent has read.
+    arguments = (encoder.tokenizer.to_str(), encoder.framing, encoder.dtype)
+    pending: deque[Future[Encoded]] = deque()
+    try:
+        with worker_pool(num_proc, _start_encoder, arguments) as pool:
+            for batch in batches:
+                pending.append(pool.submit(_encode, batch))
+                if len(pending) >= WINDOW * num_proc:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"data.num_proc: a worker process of {num_proc} was killed, most likely for want of memory; give fewer"
+        ) from error
+
+
+_worker_encoder: Encoder
+
+
+def _start_encoder(tokenizer: str, framing: Framing, dtype: np.dtype[Any]) -> None:
+    global _worker_encoder
+    # The processes are the parallelism; threads on top of them would only compete.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _worker_encoder = Encoder(Tokenizer.from_str(tokenizer), framing, dtype)
+
+
+def _encode(texts: list[str]) -> Encoded:
+    return _worker_encoder(texts)
+
+
+@contextmanager
+def worker_pool(
+    num_proc: int, initializer: Callable[..., object], arguments: tuple[Any, ...] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """Spawned worker processes that start fast and end with their parent.
+
+    A spawned process imports the main script again, which here would be seconds of torch for every worker. The workers
+    need nothing of it, so they are started while an empty module stands in its place.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_proc, spawn, _start_worker, (initializer, arguments)) as pool:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            for _ in range(num_proc):  # each task that finds no idle worker starts one
+                pool.submit(int)
+        finally:
+            sys.modules["__main__"] = main
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_worker(initializer: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    initializer(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

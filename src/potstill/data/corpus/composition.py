@@ -1,0 +1,129 @@
+"""Which sources a data configuration names: what is trained on and what is held out. No torch."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from potstill.data.corpus.sources import Docstrings, HubDataset, SavedDataset, TextFiles, TextSource
+from potstill.errors import ConfigError
+
+
+class Parts(NamedTuple):
+    """The sources of training and of evaluation; `held_out` says that evaluation is a share of training."""
+
+    train: list[TextSource]
+    eval: list[TextSource]
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The texts of a source that are held out (`part="eval"`), or the others (`part="train"`).
+
+    A text's own bytes decide, so equal texts are never on both sides, whatever tokenizer or machine reads them.
+    """
+
+    source: TextSource
+    share: float
+    part: str
+
+    @property
+    def name(self) -> str:
+        """What messages call this source."""
+        return self.source.name if self.part == "train" else f"{self.source.name} ({self.share:.2%} held out)"
+
+    def check(self) -> None:
+        """As the source's."""
+        self.source.check()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The source's, the share and the part."""
+        return {"held_out": self.share, "part": self.part, "source": self.source.fingerprint()}
+
+    def batches(self, size: int) -> Iterator[list[str]]:
+        """Batches of the source, less the texts of the other part."""
+        wanted, border = self.part == "eval", int(self.share * 2**32)
+        for batch in self.source.batches(size):
+            kept = [text for text in batch if (zlib.crc32(text.encode()) < border) == wanted]
+            if kept:
+                yield kept
+
+
+def sources_of(data: DictConfig, *, eval_file: str | None = None) -> Parts:
+    """The sources that `data` names.
+
+    `train_files` / `eval_files` (or a benchmark's `eval_file`) take the place of the option's own; without any
+    evaluation source, `eval_share` of the training texts is held out.
+
+    Raises:
+        ConfigError: no source at all, or one that names none or several of files, hub, folder, docstrings.
+    """
+    files = [eval_file] if eval_file is not None else data.eval_files
+    train = _local(data, data.train_files, "data.train_files") or _listed(data, data.train, "data.train")
+    evaluation = _local(data, files, "data.eval_files") or _listed(data, data.eval, "data.eval")
+    if not train and not evaluation:
+        raise ConfigError(
+            f"data.train_files=null: data={data.name} needs text, data.train_files=[a.txt,b.txt.gz] "
+            "(and data.eval_files=[c.txt])"
+        )
+    if evaluation or not data.eval_share:
+        return Parts(train, evaluation, held_out=False)
+    return Parts(
+        [HeldOut(source, data.eval_share, "train") for source in train],
+        [HeldOut(source, data.eval_share, "eval") for source in train],
+        held_out=True,
+    )
+
+
+def _local(data: DictConfig, files: Any, key: str) -> list[TextSource]:
+    if files is None:
+        return []
+    if not len(files):
+        raise ConfigError(f"{key}=[]: name at least one text file")
+    return [TextFiles(_paths(files), data.unit, data.skip, data.max_examples, _cache(data), key)]
+
+
+def _listed(data: DictConfig, sources: Any, key: str) -> list[TextSource]:
+    return [_source(data, source, f"{key}.{i}") for i, source in enumerate(sources)]
+
+
+def _source(data: DictConfig, source: DictConfig, key: str) -> TextSource:
+    given = [name for name in ("files", "hub", "folder", "docstrings") if source[name]]
+    if len(given) != 1:
+        raise ConfigError(
+            f"{key}: names {', '.join(given) or 'nothing'}; give one of files, hub, folder, docstrings"
+        )
+    if source.files:
+        unit = source.unit or data.unit
+        return TextFiles(
+            _paths(source.files), unit, data.skip, data.max_examples, _cache(data), f"{key}.files"
+        )
+    if source.hub:
+        return HubDataset(
+            source.hub,
+            source.config,
+            source.split or "train",
+            source.column,
+            source.revision,
+            data.max_examples,
+            key,
+        )
+    if source.folder:
+        folder = str(Path(source.folder).expanduser().absolute())
+        return SavedDataset(folder, source.split, source.column, data.max_examples, key)
+    packages = tuple(source.packages) if source.packages else None
+    return Docstrings(packages, data.max_examples, _cache(data))
+
+
+def _paths(files: Any) -> tuple[str, ...]:
+    return tuple(str(Path(file).expanduser().absolute()) for file in files)
+
+
+def _cache(data: DictConfig) -> Path:
+    return Path(data.cache).expanduser()

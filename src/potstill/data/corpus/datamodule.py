@@ -1,0 +1,286 @@
+"""The data module of language models: binarization, batches of like length, masking on the model's device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from potstill.data.batching import EpochPlan, derive_seed, micro_batches, plan_epoch
+from potstill.data.corpus.masking import IGNORED, mask_tokens, next_tokens, token_weights
+from potstill.data.corpus.store import Corpus
+from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.errors import CheckpointError
+
+EVALUATION = 2**32 - 1  # stands for the epoch where evaluation draws its masks: the same at every time
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How sequences become steps, micro-batches and masks; the keys of `data` with the same names."""
+
+    seed: int
+    batch_size: int
+    accumulate: int = 1
+    max_tokens: int | None = None
+    eval_batch_size: int = 32
+    group_size: int | None = None
+    length_bin: int = 4
+    mlm_share: float = 0.15
+    mlm_smoothing: float = 0.7
+    mlm_replace: tuple[float, ...] = (0.8, 0.1, 0.1)
+    num_workers: int = 0
+
+
+@dataclass
+class MicroBatch:
+    """Padded sequences and what is to be predicted.
+
+    Attributes:
+        input_ids: `(batch, length)`, masked where the objective masks.
+        attention_mask: `(batch, length)` int64, 0 at padding.
+        positions: `(n,)` indices of the real tokens into the flattened `(batch * length)`.
+        labels: `(n,)` what is to be predicted at these, or -100.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    positions: Tensor
+    labels: Tensor
+
+
+@dataclass
+class StepBatch:
+    """All that one optimizer step reads on this rank.
+
+    Attributes:
+        micro: The micro-batches.
+        tokens: Real tokens of the whole step, over all ranks.
+        labelled: Positions with a label of the whole step, over all ranks.
+        own_tokens: Real tokens of this rank's micro-batches.
+        seed: Of everything random in this step.
+    """
+
+    micro: list[MicroBatch]
+    tokens: int
+    labelled: int
+    own_tokens: int
+    seed: int = field(default=0)
+
+
+class CorpusDataModule(LightningDataModule):
+    """Batches of a binarized corpus for a masked (`kind="masked"`) or a causal language model.
+
+    One item of the loader is one optimizer step of all micro-batches; `on_after_batch_transfer` masks it as a whole
+    on the device and cuts it. The position of a resumed run in its epoch follows from the number of steps done.
+    """
+
+    def __init__(
+        self,
+        train: Corpus | None,
+        evaluation: Corpus | None,
+        vocabulary: Vocabulary,
+        kind: str,
+        settings: BatchSettings,
+    ):
+        super().__init__()
+        self.train, self.evaluation, self.vocabulary, self.kind = train, evaluation, vocabulary, kind
+        self.settings = settings
+        counts = (train or evaluation).token_counts  # type: ignore[union-attr]
+        self._weights = token_weights(counts, settings.mlm_smoothing, vocabulary.special_ids)
+        self._resumed_steps_an_epoch: int | None = None
+
+    def train_dataloader(self) -> DataLoader:
+        """Steps from the position that the trainer has reached."""
+        assert self.train is not None
+        s, world = self.settings, self.trainer.world_size if self.trainer else 1
+        steps = _TrainSteps(self.train, s, world)
+        if self._resumed_steps_an_epoch not in (None, len(steps.plan(0))):
+            raise CheckpointError(
+                f"ckpt_path: the checkpoint's epochs have {self._resumed_steps_an_epoch} steps, this run's "
+                f"{len(steps.plan(0))}; resume with the same data, data.batch_size, accumulation and devices"
+            )
+        done = self.trainer.global_step if self.trainer else 0
+        return self._loader(steps, _StepSampler(len(steps.plan(0)), done))
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Evaluation batches, sorted by length, the same every time."""
+        if self.evaluation is None:
+            return []
+        steps = _EvalSteps(self.evaluation, self.settings)
+        return self._loader(steps, list(range(len(steps.plan))))
+
+    def _loader(self, steps: Dataset, sampler: Any) -> DataLoader:
+        workers = self.settings.num_workers
+        return DataLoader(
+            steps,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+            persistent_workers=workers > 0,
+        )
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> StepBatch:
+        """Mask a step as a whole, then cut this rank's micro-batches out of it."""
+        ids, lengths = batch["ids"].long(), batch["lengths"].cpu().numpy()
+        seed = int(batch["seed"])
+        ends = np.cumsum(lengths) - 1
+        if self.kind == "masked":
+            assert self.vocabulary.mask_id is not None
+            self._weights = self._weights.to(ids.device)
+            generator = torch.Generator(ids.device).manual_seed(seed)
+            s = self.settings
+            inputs, labels = mask_tokens(
+                ids,
+                self._weights,
+                share=s.mlm_share,
+                replace=s.mlm_replace,
+                mask_id=self.vocabulary.mask_id,
+                generator=generator,
+            )
+            labelled = int((labels != IGNORED).sum())
+        else:
+            inputs, labels = ids, next_tokens(ids, torch.from_numpy(ends).to(ids.device))
+            labelled = len(ids) - len(lengths)
+        cuts = self._cuts(lengths, bool(batch["training"]))
+        micro = [
+            pad(inputs, labels, lengths[cut], ends[cut] - lengths[cut] + 1, self.vocabulary.pad_id)
+            for cut in cuts
+        ]
+        own = int(sum(lengths[cut].sum() for cut in cuts))
+        return StepBatch(micro, len(ids), labelled, own, seed)
+
+    def _cuts(self, lengths: NDArray[np.int64], training: bool) -> list[NDArray[np.int64]]:
+        trainer, s = self.trainer, self.settings
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if not training:
+            return micro_batches(lengths, sequences=len(lengths), tokens=None, rank=rank, world=world)
+        return micro_batches(lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world)
+
+    def state_dict(self) -> dict[str, int]:
+        """How long an epoch is: enough to know that a resumed run counts steps alike."""
+        return (
+            {"steps_an_epoch": len(_TrainSteps(self.train, self.settings, self._world()).plan(0))}
+            if self.train
+            else {}
+        )
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Remember the length of the interrupted run's epochs, to be compared with this run's."""
+        self._resumed_steps_an_epoch = state_dict.get("steps_an_epoch")
+
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return len(_TrainSteps(self.train, self.settings, self._world()).plan(0)) if self.train else 0
+
+
+def pad(
+    inputs: Tensor, labels: Tensor, lengths: NDArray[np.int64], starts: NDArray[np.int64], pad_id: int
+) -> MicroBatch:
+    """Cut sequences out of flat ids into a padded micro-batch.
+
+    Args:
+        inputs: `(tokens,)` ids of a whole step.
+        labels: `(tokens,)`.
+        lengths: `(batch,)` of the wanted sequences.
+        starts: `(batch,)` where they start in `inputs`.
+        pad_id: What fills up.
+    """
+    width = int(lengths.max()) if len(lengths) else 0
+    columns = np.arange(width)
+    real = columns < lengths[:, None]
+    device = inputs.device
+    source = torch.from_numpy((starts[:, None] + columns)[real]).to(device)
+    positions = torch.from_numpy(np.flatnonzero(real)).to(device)
+    input_ids = torch.full((len(lengths) * width,), pad_id, dtype=torch.long, device=device)
+    input_ids[positions] = inputs[source]
+    mask = torch.from_numpy(real.astype(np.int64)).to(device)
+    return MicroBatch(input_ids.view(len(lengths), width), mask, positions, labels[source])
+
+
+class _StepSampler(Sampler):
+    """(epoch, step) pairs of one epoch, starting where `done` steps of training lead to.
+
+    Lightning tells the epoch through `set_epoch`, so a later epoch starts at its first step.
+    """
+
+    def __init__(self, steps: int, done: int):
+        self.steps = steps
+        self.epoch, self.start = divmod(done, steps) if steps else (0, 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch > self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for step in range(self.start, self.steps):
+            yield self.epoch, step
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+def _item(corpus: Corpus, wanted: NDArray[np.int64], seed: int, training: bool) -> dict[str, Any]:
+    ids, lengths = corpus.gather(wanted)
+    return {
+        "ids": torch.from_numpy(ids.astype(np.int32, copy=False)),
+        "lengths": torch.from_numpy(lengths.astype(np.int64)),
+        "seed": seed,
+        "training": training,
+    }
+
+
+class _TrainSteps(Dataset):
+    def __init__(self, corpus: Corpus, settings: BatchSettings, world: int):
+        self.corpus, self.settings, self.world = corpus, settings, world
+        self._planned: tuple[int, EpochPlan] | None = None
+
+    def plan(self, epoch: int) -> EpochPlan:
+        if self._planned is None or self._planned[0] != epoch:
+            s = self.settings
+            times = s.accumulate * self.world
+            plan = plan_epoch(
+                self.corpus.lengths,
+                seed=s.seed,
+                epoch=epoch,
+                sequences=s.batch_size * times,
+                tokens=s.max_tokens * times if s.max_tokens else None,
+                group_size=s.group_size,
+                length_bin=s.length_bin,
+            )
+            self._planned = (epoch, plan)
+        return self._planned[1]
+
+    def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:
+        epoch, step = at
+        return _item(
+            self.corpus,
+            self.plan(epoch).step(step),
+            derive_seed(self.settings.seed, epoch, step),
+            training=True,
+        )
+
+
+class _EvalSteps(Dataset):
+    def __init__(self, corpus: Corpus, settings: BatchSettings):
+        self.corpus, self.settings = corpus, settings
+        order = np.argsort(corpus.lengths, kind="stable")
+        size = settings.eval_batch_size
+        self.plan = [order[start : start + size] for start in range(0, len(order), size)]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return _item(
+            self.corpus, self.plan[index], derive_seed(self.settings.seed, EVALUATION, index), training=False
+        )

@@ -1,0 +1,251 @@
+"""The English in the docstrings of the installed libraries: a corpus that every environment carries along.
+
+The sources are read with `ast` and nothing is imported. What is kept are paragraphs of prose: no doctests,
+code, tables, directives or parameter headers.
+"""
+
+import ast
+import gc
+import hashlib
+import inspect
+import json
+import platform
+import re
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+from typing import Any
+
+from potstill.data.corpus.binarize import worker_pool
+from potstill.data.corpus.store import build_once
+from potstill.errors import DataError
+
+# The rules of this file, as part of the corpus's identity: raise it when they change.
+RULES_VERSION = 1
+STANDARD_LIBRARY = "python"
+SKIPPED_FOLDERS = frozenset(
+    {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "_vendor", "__pycache__"}
+)
+# Larger sources are generated tables; those that say so repeat the prose of what they were generated from.
+LARGEST_SOURCE_BYTES = 2**20
+GENERATED = b"automatically generated"
+FILES_PER_TASK = 64
+TEXT_FILE = "paragraphs.txt"
+
+# Installed distributions by name; the standard library has none.
+Packages = dict[str, Distribution | None]
+
+MIN_WORDS = 8
+MIN_LETTER_SHARE = 0.75
+MIN_WORD_SHARE = 0.7
+
+_FENCE = re.compile(r"^\s*(```|~~~)")
+_DIRECTIVE = re.compile(r"^\s*(\.\. |:\w[\w -]*:|@\w+)")
+_RULE = re.compile(r"^\s*([-=~^*#+_.`\"'])\1{2,}\s*$")
+_TABLE = re.compile(r"^\s*[|+]|\s\|\s|={3,}|-{3,}|\s{3,}\S")
+_PROMPT = re.compile(r"^\s*(>>>|\.\.\. |\.\.\.$|In \[|Out\[|\$ |%)")
+_BULLET = re.compile(r"^\s*([-*•]|\d+[.)]|#+)\s+")
+# `name (type, optional): text` of Google style and `name : type` of numpy style; the text after the colon stays.
+_PARAMETER = re.compile(
+    r"^\s*[-*]{0,2}\s*[`*]*[A-Za-z_][\w.*`, \[\]]{0,40}?\s*(\([^()]*(\([^()]*\)[^()]*)*\))?[`*]*\s*:(\s+|$)"
+)
+_NUMPY_PARAMETER = re.compile(r"^\s*[*]{0,2}[A-Za-z_][\w, *]*\s+:\s")
+_HEADING = re.compile(r"^\s*[A-Z][\w ]{0,40}:\s*$")
+_ROLE = re.compile(r":[\w:+-]+:`~?!?([^`<]*?)(?:\s*<[^`>]*>)?`")
+_LINK = re.compile(r"`([^`<]*?)\s*<[^`>]*>`_{1,2}|\[([^\]]*)\]\([^)]*\)")
+_TRIPLE_QUOTE = re.compile(rb"\"\"\"|'''")
+_WORD = re.compile(r"[A-Za-z]+(?:['\u2019-][A-Za-z]+)*[.,;:!?)\"'\]]*")
+
+
+def prose(docstring: str) -> list[str]:
+    """Paragraphs of a docstring that read as English, each on one line."""
+    kept = []
+    for block in _blocks(inspect.cleandoc(docstring).split("\n")):
+        text = _plain(" ".join(line.strip() for line in block))
+        if _reads_as_english(text):
+            kept.append(text)
+    return kept
+
+
+def _blocks(lines: Sequence[str]) -> Iterator[list[str]]:
+    """Runs of lines that belong together; code, tables, headings and parameter headers are left out."""
+    block: list[str] = []
+    # While set, lines that are indented deeper than this belong to code or to a directive.
+    skip_deeper_than: int | None = None
+    fenced = False
+    for line in [*lines, ""]:
+        if _FENCE.match(line):
+            fenced = not fenced
+            line = ""
+        elif fenced:
+            continue
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and skip_deeper_than is not None:
+            if indent > skip_deeper_than:
+                continue
+            skip_deeper_than = None
+        cut = not line.strip() or bool(
+            _RULE.match(line) or _HEADING.match(line) or _NUMPY_PARAMETER.match(line)
+        )
+        if _PROMPT.match(line) or _DIRECTIVE.match(line):
+            # What follows a prompt without a blank line is its output.
+            skip_deeper_than = indent if _DIRECTIVE.match(line) else indent - 1
+            cut = True
+        start = _BULLET.match(line) or _PARAMETER.match(line)
+        if block and (cut or start):
+            yield block
+            block = []
+        if cut:
+            if not line.strip() and skip_deeper_than == indent - 1:
+                skip_deeper_than = None
+            continue
+        text = line[start.end() :] if start else line
+        if text.rstrip().endswith("::"):
+            text, skip_deeper_than = text.rstrip()[:-1], indent
+        block.append(text)
+
+
+def _plain(text: str) -> str:
+    """Text without markup of links and roles, single-spaced."""
+    text = _ROLE.sub(r"`\1`", text)
+    text = _LINK.sub(lambda match: match[1] or match[2] or "", text)
+    return " ".join(text.replace("``", "`").replace("**", "").split())
+
+
+def _reads_as_english(text: str) -> bool:
+    words = text.split()
+    if len(words) < MIN_WORDS or _TABLE.search(text):
+        return False
+    letters = sum(map(str.isalpha, text))
+    if letters < MIN_LETTER_SHARE * (len(text) - len(words) + 1):
+        return False
+    return sum(_WORD.fullmatch(word) is not None for word in words) >= MIN_WORD_SHARE * len(words)
+
+
+def read_source(path: str) -> list[str]:
+    """Paragraphs of prose of one Python file; none where it does not parse."""
+    try:
+        source = Path(path).read_bytes()
+        if (
+            len(source) > LARGEST_SOURCE_BYTES
+            or GENERATED in source[:1024]
+            or not _TRIPLE_QUOTE.search(source)
+        ):
+            return []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in the docstrings of others
+            tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    return [paragraph for docstring in dict.fromkeys(_docstrings(tree)) for paragraph in prose(docstring)]
+
+
+def _docstrings(node: ast.Module | ast.stmt | ast.ExceptHandler | ast.match_case) -> Iterator[str]:
+    """Docstrings in source order; unlike `ast.walk`, no expression is looked into."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        docstring = ast.get_docstring(node, clean=False)
+        if docstring:
+            yield docstring
+    for block in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for statement in getattr(node, block, ()):
+            yield from _docstrings(statement)
+
+
+def installed(packages: Sequence[str] | None, key: str) -> Packages:
+    """The installed packages by name, sorted; the standard library is called `python`.
+
+    Args:
+        packages: Names as pip lists them; None means all.
+        key: The config key, for messages.
+
+    Raises:
+        DataError: A package is not installed.
+    """
+    site = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    found: Packages = {STANDARD_LIBRARY: None}
+    for distribution in distributions(path=sorted(site)):
+        found[_normal(distribution.metadata["Name"])] = distribution
+    chosen = sorted(found) if packages is None else sorted({_normal(name) for name in packages})
+    for name in chosen:
+        if name not in found:
+            raise DataError(
+                f"{key}: the package '{name}' is not installed; "
+                f"name packages as `pip list` shows them, or '{STANDARD_LIBRARY}'"
+            )
+    return {name: found[name] for name in chosen}
+
+
+def source_files(packages: Packages) -> list[str]:
+    """The .py files of packages, package by package, without tests."""
+    files: list[str] = []
+    for distribution in packages.values():
+        if distribution is None:
+            root = Path(sysconfig.get_path("stdlib"))
+            names = [path.relative_to(root).as_posix() for path in root.rglob("*.py")]
+        else:
+            root = Path(str(distribution.locate_file("")))
+            # path,digest,size; `distribution.files` says the same, much slower.
+            names = [line.split(",")[0] for line in (distribution.read_text("RECORD") or "").splitlines()]
+        kept = {
+            name for name in names if name.endswith(".py") and SKIPPED_FOLDERS.isdisjoint(name.split("/"))
+        }
+        files += [f"{root}/{name}" for name in sorted(kept)]
+    return list(dict.fromkeys(files))
+
+
+def identity(packages: Packages) -> dict[str, Any]:
+    """What determines the text of packages: their versions, Python's, and the rules of this file."""
+    versions = {
+        name: found.version if found else platform.python_version() for name, found in packages.items()
+    }
+    return {
+        "kind": "docstrings",
+        "rules": RULES_VERSION,
+        "versions": versions,
+        "python": platform.python_version(),
+    }
+
+
+def materialise(
+    packages: Packages, cache: Path, num_proc: int, progress: Callable[[int, int], None] | None
+) -> Path:
+    """The text file of the prose of packages, a paragraph a line; written on the first call.
+
+    Args:
+        packages: What `installed` gives.
+        cache: The folder of the file's folder.
+        num_proc: How many processes read; the result does not depend on it.
+        progress: Called with the number of files read and their total.
+    """
+    key = json.dumps(identity(packages), sort_keys=True)
+    folder = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
+    build_once(folder, lambda at: _write(source_files(packages), at / TEXT_FILE, num_proc, progress))
+    return folder / TEXT_FILE
+
+
+def _write(files: list[str], path: Path, num_proc: int, progress: Callable[[int, int], None] | None) -> None:
+    """Write the prose of source files without repeats, in their order."""
+    tasks = [files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)]
+    seen: set[bytes] = set()
+    done = 0
+    with worker_pool(num_proc, gc.disable) as pool, path.open("w", encoding="utf-8") as stream:
+        for task, paragraphs in zip(tasks, pool.map(_read_sources, tasks), strict=True):
+            for paragraph in paragraphs:
+                digest = hashlib.blake2b(paragraph.encode("utf-8", "replace"), digest_size=16).digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    stream.write(paragraph + "\n")
+            done += len(task)
+            if progress:
+                progress(done, len(files))
+
+
+def _read_sources(paths: Sequence[str]) -> list[str]:
+    # Reference counts free the trees; the cycle collector would walk them again and again (it is off in a worker).
+    return [paragraph for path in paths for paragraph in read_source(path)]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,29 @@
+"""The faults that a user can mend: the command line prints one line and exits with code 2.
+
+A message names the key, the value and what would be right. Anything else that is raised is a bug of ours (exit
+code 1, with a traceback).
+"""
+
+
+class PotstillError(Exception):
+    """Base of all faults of the user's; never raised itself."""
+
+
+class ConfigError(PotstillError):
+    """A configuration that cannot be run."""
+
+
+class DataError(PotstillError):
+    """Input text, a tokenizer or a store that cannot be used."""
+
+
+class ModelError(PotstillError):
+    """A model, or a pair of models, that does not fit."""
+
+
+class CheckpointError(PotstillError):
+    """A checkpoint that is missing, broken or of another run."""
+
+
+class TrainingError(PotstillError):
+    """A run that cannot go on, such as a loss that is not a number."""

@@ -1,0 +1,1 @@
+"""Judging models: perplexity, efficiency, reports."""

@@ -1,0 +1,212 @@
+"""The report of a run: one HTML file that opens anywhere, without network and at any width."""
+
+import csv
+import html
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import DataError
+
+# Legible on white and on near-black alike.
+SERIES_COLOURS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#ca8a04", "#0891b2", "#db2777")
+# Drawn in this colour, replaced by the page's own text colour.
+TEXT_COLOUR = "#010203"
+
+STYLE = """
+:root { color-scheme: light dark; --text: #1c1c1e; --page: #fff; --line: #d4d4d8; --soft: #f4f4f5; --note: #63636b }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e8e8ea; --page: #161618; --line: #3f3f46; --soft: #232327; --note: #a1a1aa }
+}
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: var(--text); background: var(--page);
+  font: 16px/1.5 system-ui, sans-serif }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
+th { background: var(--soft) } td.number { text-align: right }
+svg { max-width: 100%; height: auto; color: var(--text) }
+pre { overflow-x: auto; padding: .7rem; background: var(--soft); font-size: .85rem }
+summary { cursor: pointer; font-weight: 600 } details { margin: 2rem 0 }
+p { overflow-wrap: anywhere; white-space: pre-line } .note { color: var(--note); font-size: .9rem }
+"""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; line breaks are kept."""
+
+    title: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values: numbers are rounded to four digits, None is left empty."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A plot of named (xs, ys)."""
+
+    title: str
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    x_label: str = "step"
+    y_label: str = ""
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class Collapsible:
+    """Preformatted text that is closed at first, such as a configuration."""
+
+    title: str
+    body: str
+
+
+Section = Text | Table | Curves | Collapsible
+
+
+def write_report(folder: str | Path, *, title: str, sections: Sequence[Section]) -> Path:
+    """Writes `folder/report.html` and returns its path.
+
+    The file is complete or absent: it is written under another name and renamed. All text is escaped.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{html.escape(title)}</h1>\n" + "\n".join(map(render, sections)) + "\n</body>\n</html>\n"
+    )
+    partial = folder / f".report.html.{os.getpid()}"
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(folder / "report.html")
+    finally:
+        partial.unlink(missing_ok=True)
+    return folder / "report.html"
+
+
+def render(section: Section) -> str:
+    """A section as HTML."""
+    title = html.escape(section.title)
+    if isinstance(section, Collapsible):
+        return f"<details><summary>{title}</summary><pre>{html.escape(section.body)}</pre></details>"
+    if isinstance(section, Text):
+        return f"<h2>{title}</h2>\n<p>{html.escape(section.body)}</p>"
+    if isinstance(section, Table):
+        return f"<h2>{title}</h2>\n{_table(section)}"
+    drawn = any(len(xs) for xs, _ in section.series.values())
+    return f"<h2>{title}</h2>\n" + (_plot(section) if drawn else '<p class="note">No values.</p>')
+
+
+def print_table(table: Table) -> None:
+    """Prints a table to the terminal."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text as RichText
+
+    # Text objects, so that square brackets in a cell are no markup.
+    drawn = RichTable(title=RichText(table.title), caption=RichText(table.note) if table.note else None)
+    for index, column in enumerate(table.columns):
+        numeric = any(_is_number(row[index]) for row in table.rows)
+        drawn.add_column(RichText(column), justify="right" if numeric else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(RichText(format_cell(cell)) for cell in row))
+    Console().print(drawn)
+
+
+def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Reads the metrics.csv of Lightning's CSVLogger: (steps, values) of each metric that has a value.
+
+    Raises:
+        DataError: the file is missing, has no `step` column, or a cell is no number.
+    """
+    metrics: dict[str, tuple[list[int], list[float]]] = {}
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            for line, row in enumerate(csv.DictReader(file), start=2):
+                # A killed run can leave a last line that is cut short: its missing cells are None.
+                cells = {k: v for k, v in row.items() if k not in ("step", "epoch", None) and v}
+                for name, value in cells.items():
+                    steps, values = metrics.setdefault(name, ([], []))
+                    try:
+                        step, number = int(float(row["step"])), float(value)
+                    except (KeyError, TypeError, ValueError) as error:
+                        message = f"{path}, line {line}: {name}={value} needs a number and a step"
+                        raise DataError(message) from error
+                    steps.append(step)
+                    values.append(number)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return metrics
+
+
+def format_cell(value: object) -> str:
+    """A value for people: four significant digits, thousands apart, None as nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+    return str(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(value: object) -> str:
+    kind = ' class="number"' if _is_number(value) else ""
+    return f"<td{kind}>{html.escape(format_cell(value))}</td>"
+
+
+def _table(table: Table) -> str:
+    """A table that scrolls sideways where the page is narrow."""
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
+    note = f'\n<p class="note">{html.escape(table.note)}</p>' if table.note else ""
+    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>{note}'
+
+
+def _plot(curves: Curves) -> str:
+    """The plot as an inline SVG without background, its text in the page's colour and font."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": curves.title,
+        "text.parse_math": False,
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), TEXT_COLOUR),
+        **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), TEXT_COLOUR),
+    }
+    with mpl.rc_context(settings):
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for index, (name, (xs, ys)) in enumerate(curves.series.items()):
+            marker = "o" if len(xs) == 1 else ""
+            colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
+            axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.6, label=name)
+        axes.set(xlabel=curves.x_label, ylabel=curves.y_label, yscale="log" if curves.log_y else "linear")
+        axes.grid(alpha=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+        # Handles given outright: a name that starts with an underscore would be left out.
+        axes.legend(axes.get_lines(), list(curves.series), frameon=False)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    svg = drawn.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    return svg.replace(TEXT_COLOUR, "currentColor")

@@ -1,0 +1,1 @@
+"""One view of every architecture, and where teachers and students come from."""

@@ -1,0 +1,217 @@
+"""Language models from and to disk, with every fault of a checkpoint as one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from potstill.errors import ModelError
+from potstill.models.specs import Kind, hub_answers, local_folder, no_network, read_spec
+
+logger = logging.getLogger(__name__)
+
+AUTO_CLASSES = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM}
+# What a checkpoint that is missing, damaged, truncated or not plain tensors raises. A RuntimeError is torch's
+# word for a broken archive; an ImportError comes of an attention implementation that is not installed; a
+# KeyError and a StrictDataclassError of values in config.json that transformers does not take.
+_LOADING_FAULTS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    ImportError,
+    KeyError,
+    EOFError,
+    BadZipFile,
+    SafetensorError,
+    StrictDataclassError,
+    pickle.UnpicklingError,
+)
+
+
+def load_language_model(
+    key: str,
+    value: str,
+    *,
+    kind: Kind | None = None,
+    need_head: bool,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+) -> PreTrainedModel:
+    """Load a masked or causal language model, in evaluation mode as transformers gives it.
+
+    Weights are read from safetensors, or from a PyTorch file that holds nothing but tensors; code that comes
+    with a checkpoint is never run.
+
+    Args:
+        key: configuration key that names the model, for messages (`teacher.model`).
+        value: folder, or hub id.
+        kind: the kind that is needed; default the architecture's own.
+        need_head: the checkpoint must bring a trained head (teachers). Otherwise a missing one is newly
+            initialised from torch's generator, and that is logged.
+        dtype: of the weights.
+        attention: attention implementation of transformers (`sdpa`, `eager`, `flash_attention_2`, ...).
+
+    Raises:
+        ModelError: no such model, another kind, a damaged checkpoint, weights missing or of another shape
+            than config.json says, or no trained head where one is needed.
+    """
+    spec = read_spec(key, value)
+    if kind is not None and kind != spec.kind:
+        raise ModelError(
+            f"{key}={value}: is a {spec.kind} language model ({spec.model_type}); expected a {kind} one"
+        )
+    settings = {"dtype": dtype, "attn_implementation": attention}
+    with _quiet_transformers():
+        model, report = _from_pretrained(key, value, spec.kind, settings)
+    _check_report(f"{key}={value}", model, report, need_head)
+    return model
+
+
+def save_student(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path, folder: str | Path, card: str
+) -> Path:
+    """Write a folder that `transformers.AutoModel*.from_pretrained` opens without this package.
+
+    The folder appears, or replaces an earlier one, in one step: a reader never meets half a model.
+
+    Args:
+        model: the student.
+        tokenizer: the tokenizer, or the folder that holds it.
+        folder: where to.
+        card: text of the model card (README.md).
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: the tokenizer's folder holds none.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir()
+        with _quiet_transformers():
+            model.save_pretrained(fresh)
+            _tokenizer(tokenizer).save_pretrained(fresh)
+        (fresh / "README.md").write_text(card, encoding="utf-8")
+        _replace(folder, fresh)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def _from_pretrained(
+    key: str, value: str, kind: Kind, settings: dict[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    folder = local_folder(key, value)
+    source = str(folder) if folder else value
+
+    def load(local_files_only: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+        return AUTO_CLASSES[kind].from_pretrained(
+            source,
+            output_loading_info=True,
+            # Reported by us, by name; transformers would raise without saying which.
+            ignore_mismatched_sizes=True,
+            local_files_only=local_files_only,
+            trust_remote_code=False,
+            weights_only=True,
+            **settings,
+        )
+
+    try:
+        try:
+            # The local hub cache first: a run that was downloaded once needs no network.
+            return load(local_files_only=True)
+        except OSError:
+            if folder:
+                raise
+            if not hub_answers():
+                raise no_network(key, value) from None
+            return load(local_files_only=False)
+    except _LOADING_FAULTS as error:
+        raise ModelError(f"{key}={value}: cannot be loaded ({_one_line(error)})") from error
+
+
+def _check_report(label: str, model: PreTrainedModel, report: dict[str, Any], need_head: bool) -> None:
+    """Judge what was missing: the encoder must be complete, the head only where it is needed."""
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise ModelError(
+            f"{label}: {len(mismatched)} weights are of another shape than config.json says, "
+            f"e.g. {name}: {tuple(found)}, expected {tuple(expected)}"
+        )
+    # Tied weights are not saved and not in the report.
+    missing = sorted(report["missing_keys"])
+    base = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
+    if base:
+        raise ModelError(f"{label}: {len(base)} weights are missing from the checkpoint, e.g. {base[0]}")
+    if missing and need_head:
+        raise ModelError(
+            f"{label}: has no trained LM head ({missing[0]} is missing): "
+            f"train one with objective=mlm student.model={label.partition('=')[2]}"
+        )
+    if missing:
+        logger.warning("%s: no trained LM head in the checkpoint; a new one is initialised", label)
+
+
+def _tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
+    try:
+        return AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{tokenizer}: holds no tokenizer ({_one_line(error)})") from error
+
+
+def _replace(folder: Path, fresh: Path) -> None:
+    # A folder cannot be renamed over a full one, so the old one steps aside.
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No reports, warnings or progress bars of transformers; the settings are put back."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,346 @@
+"""What a model is, read from its config.json alone.
+
+Nothing here imports torch or transformers, so a faulty configuration is refused before those seconds are
+spent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from potstill.errors import ConfigError, ModelError
+
+Kind = Literal["masked", "causal"]
+
+HUB_TIMEOUT_SECONDS = 2.0
+# A head is padded up to a multiple of 8 (tensor cores) at least, and never by more than a few hundred rows.
+HEAD_MULTIPLE = 8
+MAX_HEAD_PADDING = 1024
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_STANDARD_NAMES = {
+    "depth": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "positions": "max_position_embeddings",
+    "vocab": "vocab_size",
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one `model_type` writes its sizes in config.json.
+
+    Attributes:
+        kind: `masked` (bidirectional, MLM head) or `causal` (CLM head).
+        defaults: the sizes that apply where config.json leaves them out, as transformers has them.
+        names: the architecture's own keys where they differ from the standard ones.
+        offset_positions: positions are counted from `pad_token_id + 1`, so that many are not usable.
+    """
+
+    kind: Kind
+    defaults: Mapping[str, int]
+    names: Mapping[str, str] = field(default_factory=dict)
+    offset_positions: bool = False
+
+
+def _sizes(depth: int, width: int, heads: int, positions: int, vocab: int) -> dict[str, int]:
+    return {"depth": depth, "width": width, "heads": heads, "positions": positions, "vocab": vocab}
+
+
+_ROBERTA_LIKE = Architecture("masked", _sizes(12, 768, 12, 512, 30522), offset_positions=True)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": Architecture("masked", _sizes(12, 768, 12, 512, 30522)),
+    "roberta": Architecture("masked", _sizes(12, 768, 12, 512, 50265), offset_positions=True),
+    "xlm-roberta": _ROBERTA_LIKE,
+    "camembert": _ROBERTA_LIKE,
+    "distilbert": Architecture(
+        "masked",
+        _sizes(6, 768, 12, 512, 30522),
+        names={"depth": "n_layers", "width": "dim", "heads": "n_heads"},
+    ),
+    "electra": Architecture("masked", _sizes(12, 256, 4, 512, 30522)),
+    "gpt2": Architecture(
+        "causal",
+        _sizes(12, 768, 12, 1024, 50257),
+        names={"depth": "n_layer", "width": "n_embd", "heads": "n_head", "positions": "n_positions"},
+    ),
+    "llama": Architecture("causal", _sizes(32, 4096, 32, 2048, 32000)),
+    "mistral": Architecture("causal", _sizes(32, 4096, 32, 131072, 32000)),
+    "qwen2": Architecture("causal", _sizes(32, 4096, 32, 32768, 151936)),
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The facts of a model that a configuration is checked against.
+
+    Attributes:
+        model_type: the architecture, a key of `ARCHITECTURES`.
+        kind: `masked` or `causal`.
+        depth: number of blocks.
+        width: dimension of the residual stream.
+        heads: number of attention heads (query heads where keys are shared).
+        vocab_size: rows of the vocabulary head.
+        max_length: the longest sequence, in tokens.
+    """
+
+    model_type: str
+    kind: Kind
+    depth: int
+    width: int
+    heads: int
+    vocab_size: int
+    max_length: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head's slice of the residual stream."""
+        return self.width // self.heads
+
+
+def read_spec(key: str, value: str) -> ModelSpec:
+    """Read the facts of a model without loading it.
+
+    Args:
+        key: configuration key that names the model, for messages (`teacher.model`).
+        value: folder with a config.json, or a hub id (`name` or `owner/name`).
+
+    Raises:
+        ModelError: no such folder, no or a broken config.json, an unknown architecture, or a hub id that is
+            neither in the local hub cache nor to be had from the hub.
+    """
+    folder = local_folder(key, value)
+    path = folder / "config.json" if folder else _hub_config(key, value)
+    if not path.is_file():
+        raise ModelError(
+            f"{key}={value}: the folder has no config.json; expected a folder written by save_pretrained"
+        )
+    return spec_from_settings(_read_json(path, f"{key}={value}"), f"{key}={value}")
+
+
+def spec_from_settings(settings: Mapping[str, Any], label: str) -> ModelSpec:
+    """Turn the content of a config.json into a spec.
+
+    Args:
+        settings: the decoded config.json.
+        label: how messages name the model.
+
+    Raises:
+        ModelError: an unknown architecture, or sizes that are no positive integers or do not go together.
+    """
+    model_type = settings.get("model_type")
+    if model_type not in ARCHITECTURES:
+        raise ModelError(f"{label}: {unknown_architecture(model_type)}")
+    architecture = ARCHITECTURES[model_type]
+    size = {name: _size(settings, architecture, name, label) for name in _STANDARD_NAMES}
+    if size["width"] % size["heads"]:
+        raise ModelError(
+            f"{label}: config.json has width {size['width']}, which {size['heads']} heads do not divide"
+        )
+    if architecture.kind == "masked" and settings.get("is_decoder"):
+        raise ModelError(
+            f"{label}: is_decoder is true in config.json; {model_type} is supported as an encoder only"
+        )
+    max_length = size["positions"]
+    if architecture.offset_positions:
+        max_length -= _integer(settings.get("pad_token_id", 1), "pad_token_id", label, least=0) + 1
+    return ModelSpec(
+        model_type=model_type,
+        kind=architecture.kind,
+        depth=size["depth"],
+        width=size["width"],
+        heads=size["heads"],
+        vocab_size=size["vocab"],
+        max_length=max_length,
+    )
+
+
+def unknown_architecture(model_type: object) -> str:
+    """Say which architectures there are and how one is added."""
+    known = ", ".join(ARCHITECTURES)
+    return f"unknown model_type {model_type!r}; known: {known} (to add one: add a view in models/trunk.py)"
+
+
+def local_folder(key: str, value: str) -> Path | None:
+    """Tell a folder from a hub id.
+
+    Returns:
+        The folder, or None for a hub id.
+
+    Raises:
+        ModelError: `value` is a path that is no folder, or empty.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise ModelError(f"{key}={value}: expected a folder or a hub id, e.g. {key}=bert-base-uncased")
+    folder = Path(value).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ModelError(
+            f"{key}={value}: is a file; expected the folder that holds config.json and the weights"
+        )
+    if not _HUB_ID.fullmatch(value):
+        raise ModelError(
+            f"{key}={value}: no such folder; "
+            "expected a folder with a config.json, or a hub id (name or owner/name)"
+        )
+    return None
+
+
+def hub_answers(timeout: float = HUB_TIMEOUT_SECONDS) -> bool:
+    """Whether the hub can be reached within `timeout` seconds; offline mode counts as unreachable."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        from huggingface_hub import constants
+        from huggingface_hub.utils import get_session
+
+        # Whatever goes wrong here means one thing: the hub does not answer.
+        with suppress(Exception):
+            get_session().head(constants.ENDPOINT, timeout=timeout)
+            answered.set()
+
+    # In a thread, because name resolution knows no timeout; huggingface_hub itself would retry for half a
+    # minute.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return answered.is_set()
+
+
+def no_network(key: str, value: str) -> ModelError:
+    """The fault of a hub id without a hub."""
+    return ModelError(
+        f"{key}={value}: no such folder, and no network for the hub: pass a folder, e.g. {key}=/path/to/model"
+    )
+
+
+def check_layers(layers: Sequence[int], depth: int, key: str) -> list[int]:
+    """Check a choice of blocks.
+
+    Args:
+        layers: block indices, counted from 0.
+        depth: number of blocks there are.
+        key: configuration key, for messages.
+
+    Returns:
+        The indices as a plain list.
+
+    Raises:
+        ConfigError: empty, not integers, out of range, or not increasing.
+    """
+    chosen = list(layers)
+    given = f"{key}={chosen}".replace(" ", "")
+    if not chosen:
+        raise ConfigError(f"{given}: no layers; expected some of 0 to {depth - 1}")
+    for layer in chosen:
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise ConfigError(f"{given}: {layer!r} is no integer; expected some of 0 to {depth - 1}")
+        if not 0 <= layer < depth:
+            raise ConfigError(f"{given}: {layer} is out of range; the {depth} layers are 0 to {depth - 1}")
+    if any(later <= earlier for earlier, later in pairwise(chosen)):
+        raise ConfigError(f"{given}: must be increasing, e.g. {sorted(set(chosen))}")
+    return chosen
+
+
+def default_layers(depth: int, count: int | None = None) -> list[int]:
+    """Blocks spread evenly over the depth, with the first and the last (DistilBERT: 0 2 4 7 9 11 of 12).
+
+    Args:
+        depth: number of blocks to choose from.
+        count: how many; default half of them.
+
+    Raises:
+        ConfigError: `count` is not between 1 and `depth`.
+    """
+    count = max(1, depth // 2) if count is None else count
+    if not 1 <= count <= depth:
+        raise ConfigError(f"{count} layers cannot be chosen from {depth}; expected 1 to {depth}")
+    if count == 1:
+        return [0]
+    return [round(i * (depth - 1) / (count - 1)) for i in range(count)]
+
+
+def vocabularies_fit(one: int, other: int) -> bool:
+    """Whether two head sizes can belong to one tokenizer.
+
+    Heads may be padded up: equal, or the larger is a multiple of 8 and fewer than 1024 rows larger. (GPT-2's
+    50257 and 50304 fit; GPT-2's 50257 and RoBERTa's 50265 do not.)
+    """
+    larger = max(one, other)
+    return one == other or (larger % HEAD_MULTIPLE == 0 and abs(one - other) < MAX_HEAD_PADDING)
+
+
+def check_pair(teacher: ModelSpec, student: ModelSpec, length: int | None = None) -> list[str]:
+    """List what keeps a student from being distilled from a teacher; empty if nothing does.
+
+    Args:
+        teacher: facts of the teacher.
+        student: facts of the student.
+        length: the longest sequence of the data in tokens, where it is known.
+    """
+    faults = []
+    if teacher.kind != student.kind:
+        faults.append(
+            f"student.model is a {student.kind} language model ({student.model_type}), "
+            f"teacher.model a {teacher.kind} one ({teacher.model_type}): both must be of one kind"
+        )
+    if not vocabularies_fit(teacher.vocab_size, student.vocab_size):
+        faults.append(
+            f"student.model has a vocabulary of {student.vocab_size}, "
+            f"teacher.model one of {teacher.vocab_size}: both must use one tokenizer"
+        )
+    for key, spec in (("teacher.model", teacher), ("student.model", student)):
+        if length is not None and length > spec.max_length:
+            faults.append(f"{key} has {spec.max_length} positions, the sequences have up to {length} tokens")
+    return faults
+
+
+def _size(settings: Mapping[str, Any], architecture: Architecture, name: str, label: str) -> int:
+    standard = _STANDARD_NAMES[name]
+    for key in (architecture.names.get(name, standard), standard):
+        if key in settings:
+            return _integer(settings[key], key, label, least=1)
+    return architecture.defaults[name]
+
+
+def _integer(value: object, name: str, label: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ModelError(f"{label}: {name}={value!r} in config.json; expected an integer of at least {least}")
+    return value
+
+
+def _read_json(path: Path, label: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{label}: config.json cannot be read ({error}); expected a JSON object") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{label}: config.json holds a {type(content).__name__}; expected a JSON object")
+    return content
+
+
+def _hub_config(key: str, value: str) -> Path:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(value, "config.json")
+        if isinstance(cached, str):
+            return Path(cached)
+        if not hub_answers():
+            raise no_network(key, value)
+        return Path(hf_hub_download(value, "config.json", etag_timeout=HUB_TIMEOUT_SECONDS))
+    # Its errors (no such repository, gated, no such file, bad id) are OSErrors or ValueErrors.
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{key}={value}: no such folder, and no such model on the hub ({reason})") from error

@@ -1,0 +1,317 @@
+"""Students made from a teacher's layers or from a configuration, and which of their parameters train."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from potstill.errors import ConfigError, ModelError
+from potstill.models.load import AUTO_CLASSES
+from potstill.models.specs import ARCHITECTURES, check_layers, unknown_architecture, vocabularies_fit
+from potstill.models.trunk import view_of
+
+State = dict[str, Tensor]
+
+# DistilBERT's layer norms have this epsilon built in.
+_DISTILBERT_NORM_EPS = 1e-12
+_BERT_TO_DISTILBERT_BLOCK = {
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+_BERT_TO_DISTILBERT = {
+    "bert.embeddings.word_embeddings": "distilbert.embeddings.word_embeddings",
+    "bert.embeddings.LayerNorm": "distilbert.embeddings.LayerNorm",
+    "cls.predictions.transform.dense": "vocab_transform",
+    "cls.predictions.transform.LayerNorm": "vocab_layer_norm",
+    "cls.predictions.decoder": "vocab_projector",
+}
+
+
+def student_from_layers(
+    teacher: PreTrainedModel,
+    layers: Sequence[int],
+    *,
+    architecture: str | None = None,
+    vocab_transform: bool = True,
+    key: str = "student.layers",
+) -> PreTrainedModel:
+    """Make a shallower student out of a teacher's blocks, embeddings and head (Sanh et al. 2019, section 3).
+
+    With all layers the student computes what the teacher computes, up to rounding. Its weights are float32
+    copies.
+
+    Args:
+        teacher: a language model.
+        layers: blocks of the teacher, increasing, counted from 0.
+        architecture: `model_type` of the student; default the teacher's. BERT can also give `distilbert`.
+        vocab_transform: copy the head's transform; otherwise it stays newly initialised from torch's
+            generator.
+        key: configuration key of the layers, for messages.
+
+    Returns:
+        The student, in training mode.
+
+    Raises:
+        ConfigError: the layers are not the teacher's, or `vocab_transform` is false where there is no
+            transform.
+        ModelError: there is no conversion between the two architectures.
+    """
+    source, target = teacher.config.model_type, architecture or teacher.config.model_type
+    chosen = check_layers(layers, teacher.config.num_hidden_layers, key)
+    if source == target:
+        student, state = _same_architecture(teacher, chosen)
+    elif convert := CONVERSIONS.get((source, target)):
+        student, state = convert(teacher, chosen)
+    else:
+        known = ", ".join(f"{a} -> {b}" for a, b in CONVERSIONS)
+        raise ModelError(
+            f"student.architecture={target}: a {source} teacher's layers cannot be turned into it; "
+            f"expected {source} itself, or one of: {known}"
+        )
+    transform = tuple(f"{name}." for name in view_of(student).head_modules)
+    if not (vocab_transform or transform):
+        raise ConfigError(f"student.vocab_transform=false: the head of {target} has no transform")
+    fresh = () if vocab_transform else transform
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(fresh)}
+    missing, unexpected = student.load_state_dict(state, strict=False)
+    if unexpected or not all(name.startswith(fresh) for name in missing):
+        raise RuntimeError(f"{source} -> {target}: missing {missing}, unexpected {unexpected}")
+    return student
+
+
+def student_from_config(
+    settings: Mapping[str, Any],
+    *,
+    vocab_size: int,
+    pad_token_id: int | None,
+    bos_token_id: int | None = None,
+    eos_token_id: int | None = None,
+    cls_token_id: int | None = None,
+    sep_token_id: int | None = None,
+    key: str = "student.config",
+) -> PreTrainedModel:
+    """Make a student from scratch, initialised from torch's generator.
+
+    Args:
+        settings: `model_type` and any argument of that architecture's transformers configuration; they win
+            over what the tokenizer says.
+        vocab_size: of the tokenizer.
+        pad_token_id: of the tokenizer, like the further ids. Encoders take their begin and end of sequence
+            from `cls_token_id` and `sep_token_id` where the tokenizer has no others.
+        bos_token_id: begin of sequence.
+        eos_token_id: end of sequence.
+        cls_token_id: classification token.
+        sep_token_id: separator.
+        key: configuration key of the settings, for messages.
+
+    Returns:
+        The student, in training mode.
+
+    Raises:
+        ConfigError: an unknown architecture or argument, or a value that transformers refuses.
+    """
+    arguments = dict(settings)
+    model_type = arguments.pop("model_type", None)
+    if model_type not in ARCHITECTURES:
+        raise ConfigError(f"{key}.model_type={model_type}: {unknown_architecture(model_type)}")
+    config_class = CONFIG_MAPPING[model_type]
+    _check_arguments(arguments, config_class, model_type, key)
+    tokens = {
+        "vocab_size": vocab_size,
+        "pad_token_id": pad_token_id,
+        "bos_token_id": cls_token_id if bos_token_id is None else bos_token_id,
+        "eos_token_id": sep_token_id if eos_token_id is None else eos_token_id,
+    }
+    try:
+        config = AutoConfig.for_model(model_type, **(tokens | arguments))
+        return AUTO_CLASSES[ARCHITECTURES[model_type].kind].from_config(config)
+    # A KeyError is the table of activations', an AssertionError nn.Embedding's (padding index).
+    except (ValueError, TypeError, KeyError, AssertionError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{key}={dict(settings)}: {config_class.__name__} cannot be built ({reason})"
+        ) from error
+
+
+def freeze(model: PreTrainedModel, *, positions: bool, token_types: bool) -> None:
+    """Keep position or token-type embeddings as they are; what is false is left alone.
+
+    Raises:
+        ModelError: the architecture has no such embeddings.
+    """
+    view = view_of(model)
+    wanted = (("position", positions, view.positions), ("token-type", token_types, view.token_types))
+    for what, chosen, name in wanted:
+        if chosen and name is None:
+            raise ModelError(
+                f"{model.config.model_type} has no {what} embeddings to freeze; "
+                "expected the setting to be false"
+            )
+        if chosen and name is not None:
+            model.base_model.get_submodule(name).requires_grad_(False)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters: biases and norms are not decayed (DistilBERT's recipe).
+
+    Args:
+        model: any module; shared parameters are counted once.
+        weight_decay: of all other parameters.
+
+    Returns:
+        Up to two groups, `{"params": [...], "weight_decay": ...}`, decayed first; none of them is empty.
+
+    Raises:
+        ModelError: nothing trains.
+    """
+    norms = {id(p) for m in model.modules() if _is_norm(m) for p in m.parameters(recurse=False)}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ModelError(f"{type(model).__name__} has no parameter that trains")
+    undecayed = [p for p in trainable if p.ndim < 2 or id(p) in norms]
+    decayed = [p for p in trainable if p.ndim >= 2 and id(p) not in norms]
+    groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
+def check_tokens(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
+    """Check that two models can read the same token ids.
+
+    Heads may be padded up (see `specs.vocabularies_fit`); the padding token must be the same where both name
+    one.
+
+    Raises:
+        ModelError: they cannot.
+    """
+    ours, theirs = student.config.vocab_size, teacher.config.vocab_size
+    if not vocabularies_fit(ours, theirs):
+        raise ModelError(
+            f"student.model has a vocabulary of {ours}, teacher.model one of {theirs}: "
+            "both must use one tokenizer"
+        )
+    pads = (student.config.pad_token_id, teacher.config.pad_token_id)
+    if None not in pads and pads[0] != pads[1]:
+        raise ModelError(
+            f"student.model has pad_token_id {pads[0]}, teacher.model {pads[1]}: both must use one tokenizer"
+        )
+
+
+def _same_architecture(teacher: PreTrainedModel, layers: list[int]) -> tuple[PreTrainedModel, State]:
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = len(layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [teacher.config.layer_types[layer] for layer in layers]
+    # The student is no copy of the teacher's folder, and is float32 whatever the teacher is.
+    config.name_or_path, config.dtype = "", "float32"
+    blocks = _blocks_prefix(teacher)
+    return type(teacher)(config), _renumber(teacher.state_dict(), blocks, blocks, layers)
+
+
+def _bert_to_distilbert(teacher: PreTrainedModel, layers: list[int]) -> tuple[PreTrainedModel, State]:
+    """DistilBERT out of BERT's layers (Sanh et al. 2019, `extract_distilbert`).
+
+    DistilBERT has no token types: that of a first sentence is added to the positions, so that its embeddings
+    are BERT's. (The published script drops it.)
+    """
+    config = teacher.config
+    if config.layer_norm_eps != _DISTILBERT_NORM_EPS:
+        raise ModelError(
+            f"the teacher's layer_norm_eps is {config.layer_norm_eps}, "
+            f"DistilBERT's is {_DISTILBERT_NORM_EPS}: its layers would compute "
+            "something else; expected student.architecture=bert"
+        )
+    student = DistilBertForMaskedLM(
+        DistilBertConfig(
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.max_position_embeddings,
+            n_layers=len(layers),
+            n_heads=config.num_attention_heads,
+            dim=config.hidden_size,
+            hidden_dim=config.intermediate_size,
+            dropout=config.hidden_dropout_prob,
+            attention_dropout=config.attention_probs_dropout_prob,
+            activation=config.hidden_act,
+            initializer_range=config.initializer_range,
+            pad_token_id=config.pad_token_id,
+            bos_token_id=config.bos_token_id,
+            eos_token_id=config.eos_token_id,
+            tie_word_embeddings=config.tie_word_embeddings,
+        )
+    )
+    student.config._attn_implementation = config._attn_implementation
+    blocks = _blocks_prefix(student)
+    old = _renumber(teacher.state_dict(), _blocks_prefix(teacher), blocks, layers)
+    state = {}
+    for name, tensor in old.items():
+        module, _, leaf = name.rpartition(".")
+        if module.startswith(blocks):
+            number, _, part = module.removeprefix(blocks).partition(".")
+            state[f"{blocks}{number}.{_BERT_TO_DISTILBERT_BLOCK[part]}.{leaf}"] = tensor
+        elif module in _BERT_TO_DISTILBERT:
+            state[f"{_BERT_TO_DISTILBERT[module]}.{leaf}"] = tensor
+    first_sentence = old["bert.embeddings.token_type_embeddings.weight"][0]
+    state["distilbert.embeddings.position_embeddings.weight"] = (
+        old["bert.embeddings.position_embeddings.weight"] + first_sentence
+    )
+    return student, state
+
+
+CONVERSIONS: dict[tuple[str, str], Callable[[PreTrainedModel, list[int]], tuple[PreTrainedModel, State]]] = {
+    ("bert", "distilbert"): _bert_to_distilbert,
+}
+
+
+def _blocks_prefix(model: PreTrainedModel) -> str:
+    return f"{model.base_model_prefix}.{view_of(model).blocks}."
+
+
+def _renumber(state: State, old: str, new: str, layers: list[int]) -> State:
+    """Keep the chosen blocks under their new numbers, and everything that belongs to no block."""
+    number_of = {str(layer): str(number) for number, layer in enumerate(layers)}
+    renumbered = {}
+    for name, tensor in state.items():
+        if not name.startswith(old):
+            renumbered[name] = tensor
+            continue
+        layer, _, rest = name.removeprefix(old).partition(".")
+        if layer in number_of:
+            renumbered[f"{new}{number_of[layer]}.{rest}"] = tensor
+    return renumbered
+
+
+def _check_arguments(
+    arguments: Mapping[str, Any], config_class: type[PreTrainedConfig], model_type: str, key: str
+) -> None:
+    known = {entry.name for entry in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+    for name in arguments:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            own = ", ".join(inspect.get_annotations(config_class))
+            hint = f"did you mean {' or '.join(close)}?" if close else f"known: {own}"
+            raise ConfigError(f"{key}.{name}={arguments[name]}: {model_type} has no such argument; {hint}")
+
+
+def _is_norm(module: nn.Module) -> bool:
+    # Architectures bring their own RMSNorm classes, with no common base but the name.
+    return isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")

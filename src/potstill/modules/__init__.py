@@ -1,0 +1,1 @@
+"""LightningModules: thin wrappers that step, log and configure optimizers."""

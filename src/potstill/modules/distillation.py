@@ -1,0 +1,203 @@
+"""The LightningModule of a language model that learns, from a teacher or alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from transformers import PreTrainedModel
+
+from potstill.data.corpus.datamodule import StepBatch
+from potstill.errors import CheckpointError, TrainingError
+from potstill.models.trunk import trunk_of
+from potstill.objectives.language import HARD, LanguageObjective, label_nll
+
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
+
+TEACHER_PREFIX = "teacher."
+
+
+class LanguageDistillation(LightningModule):
+    """A teacher-student pair, or a single student, under a `LanguageObjective`.
+
+    One `training_step` is one optimizer step: it runs the step's micro-batches itself, so that every loss is divided
+    by the positions of the whole step (Lightning's own accumulation would divide by each micro-batch's).
+
+    Args:
+        student: trained.
+        teacher: frozen, in evaluation mode, absent from checkpoints; None where no term reads it.
+        objective: the weighted terms.
+        optimizer: makes the optimizer of the student's parameters.
+        schedule: makes the learning-rate schedule from the optimizer and the number of steps.
+        clip: largest norm of the gradient; None for none.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel | None,
+        objective: LanguageObjective,
+        *,
+        optimizer: MakeOptimizer | None = None,
+        schedule: MakeSchedule | None = None,
+        clip: float | None = None,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.student, self.teacher = student, teacher
+        self.objective, self.clip = objective, clip
+        self._make_optimizer, self._make_schedule = optimizer, schedule
+        self._student_trunk = trunk_of(student)
+        self._teacher_trunk = trunk_of(teacher) if teacher is not None else None
+        if teacher is not None:
+            teacher.requires_grad_(False).eval()
+        self._hard = HARD[objective.kind]
+        names = {*objective.active, self._hard, "teacher"}
+        self._means = {name: MeanMetric(nan_strategy="disable") for name in sorted(names)}
+        self._registered = nn.ModuleList(self._means.values())  # so that they move with the module
+        self._teacher_perplexity: float | None = None
+
+    def train(self, mode: bool = True) -> LanguageDistillation:
+        """The student's mode; the teacher stays in evaluation mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def on_train_start(self) -> None:
+        """`from_pretrained` gives evaluation mode, and Lightning's fit keeps what it finds: set both, and check."""
+        self.train()
+        assert self.student.training
+        assert self.teacher is None or not (
+            self.teacher.training or any(p.requires_grad for p in self.teacher.parameters())
+        )
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """One optimizer step over all micro-batches of `batch`."""
+        torch.manual_seed(
+            batch.seed + self.global_rank
+        )  # dropout is a function of the step: resuming is exact
+        optimizer = self.optimizers()
+        world = self.trainer.world_size
+        denominators = self.objective.denominators(batch)
+        totals: dict[str, Tensor] = {}
+        for i, micro in enumerate(batch.micro):
+            with self._sync(last=i == len(batch.micro) - 1):
+                share = self.objective(self._student_trunk, self._teacher_trunk, micro, denominators)
+                # Data parallelism averages gradients over ranks, but the shares add up.
+                self.manual_backward(share.loss * world)
+            for name, value in {"loss": share.loss.detach(), **share.terms}.items():
+                totals[name] = totals[name] + value if name in totals else value
+        self._step(optimizer, totals)
+
+    def _step(self, optimizer: Any, totals: dict[str, Tensor]) -> None:
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.clip or math.inf)
+        names = [*totals, "grad_norm"]
+        values = dict(
+            zip(names, torch.stack([*totals.values(), norm]).tolist(), strict=True)
+        )  # one wait for the device
+        bad = [
+            name for name in [*self.objective.active, "loss", "grad_norm"] if not math.isfinite(values[name])
+        ]
+        if bad:
+            what = "gradient norm" if bad[0] == "grad_norm" else f"term {bad[0]}"
+            raise TrainingError(
+                f"step {self.global_step + 1}: {what} is {values[bad[0]]}; try a smaller optimizer.lr, a smaller "
+                "trainer.gradient_clip_val, or trainer.precision=32-true"
+            )
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule = self.lr_schedulers()
+        if schedule is not None:
+            schedule.step()  # type: ignore[union-attr,call-arg]
+        logged = {f"train/loss_{name}": values[name] for name in totals if name != "loss"}
+        logged |= {"train/loss": values["loss"], "train/grad_norm": values["grad_norm"], "train/lr": rate}
+        self.log_dict(logged, on_step=True, on_epoch=False)
+        self.log("loss", values["loss"], prog_bar=True, logger=False)
+
+    def _sync(self, last: bool) -> Any:
+        """Ranks exchange gradients with the last micro-batch only."""
+        parallel = self.trainer.strategy.model
+        if not last and isinstance(parallel, nn.parallel.DistributedDataParallel):
+            return parallel.no_sync()
+        return torch.enable_grad()
+
+    def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """Adds one batch to the means of every term and to the perplexities."""
+        denominators = self.objective.denominators(batch)
+        for micro in batch.micro:
+            terms = self.objective(self._student_trunk, self._teacher_trunk, micro, denominators).terms
+            if self._hard not in terms:
+                terms[self._hard] = label_nll(self._student_trunk, micro) / max(batch.labelled, 1)
+            for name, value in terms.items():
+                # A mean over the batch's positions, weighted by how many they are, is the mean over all.
+                self._means[name].update(value, denominators.get(name, batch.labelled))
+            if self._teacher_trunk is not None and self._teacher_perplexity is None:
+                nll = label_nll(self._teacher_trunk, micro) / max(batch.labelled, 1)
+                self._means["teacher"].update(nll, batch.labelled)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/loss`, `val/loss_<term>`, `val/perplexity`, and the teacher's perplexity, which stays as it is."""
+        means = {
+            name: float(metric.compute()) for name, metric in self._means.items() if metric.update_called
+        }
+        for metric in self._means.values():
+            metric.reset()
+        if self._hard not in means or self.trainer.sanity_checking:
+            return
+        weights = self.objective.weights
+        logged = {f"val/loss_{name}": means[name] for name in self.objective.active}
+        logged["val/loss"] = sum(weights[name] * means[name] for name in self.objective.active)
+        logged["val/perplexity"] = _exp(means[self._hard])
+        if "teacher" in means:
+            self._teacher_perplexity = _exp(means["teacher"])
+        if self._teacher_perplexity is not None:
+            logged["val/teacher_perplexity"] = self._teacher_perplexity
+        self.log_dict(logged)
+        self.log("ppl", logged["val/perplexity"], prog_bar=True, logger=False)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the student's trainable parameters, with its schedule."""
+        assert self._make_optimizer is not None
+        optimizer = self._make_optimizer(self.student)
+        if self._make_schedule is None:
+            return optimizer
+        return [optimizer], [self._make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The teacher is not part of a checkpoint."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(TEACHER_PREFIX)}
+        checkpoint["objective"] = sorted(self.objective.active)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another objective; put the teacher's weights where a strict load looks for them."""
+        terms = checkpoint.get("objective")
+        if terms != sorted(self.objective.active):
+            raise CheckpointError(
+                f"ckpt_path: the checkpoint is of terms {terms}, this run of {sorted(self.objective.active)}"
+            )
+        own, saved = self.state_dict(), checkpoint["state_dict"]
+        for key, value in own.items():
+            if key.startswith(TEACHER_PREFIX):
+                saved[key] = value
+            elif key not in saved or saved[key].shape != value.shape:
+                found = tuple(saved[key].shape) if key in saved else "nothing"
+                raise CheckpointError(
+                    f"ckpt_path: a checkpoint of another model: {key} is {found} there and {tuple(value.shape)} here"
+                )
+        if unknown := sorted(set(saved) - set(own)):
+            raise CheckpointError(
+                f"ckpt_path: a checkpoint of another model: {unknown[0]} is not in this one"
+            )
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf

@@ -1,0 +1,288 @@
+"""A whole run: build, train or evaluate, and leave its results in the output folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import subprocess
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel
+
+import potstill
+from potstill.build import (
+    Training,
+    build_callbacks,
+    build_evaluation,
+    build_loggers,
+    build_trainer,
+    build_training,
+)
+from potstill.callbacks import progress_bar
+from potstill.errors import CheckpointError
+from potstill.evaluation.efficiency import count_parameters, latency_ms, size_mb
+from potstill.evaluation.report import (
+    Collapsible,
+    Curves,
+    Section,
+    Table,
+    print_table,
+    read_metrics,
+    write_report,
+)
+from potstill.models.load import save_student
+from potstill.models.specs import local_folder
+from potstill.tracking import finish, log_summary
+from potstill.validation import models_of
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig, folder: Path) -> float | None:
+    """Train as configured; writes summary.json, metrics.csv, student/, checkpoints/ and report.html.
+
+    Returns:
+        The validation perplexity where there is one, else None: what a sweep minimises.
+    """
+    _quiet()
+    started = time.perf_counter()
+    training = build_training(config)
+    bar = config.trainer.enable_progress_bar
+    callbacks, throughput = build_callbacks(config, folder, bar)
+    loggers = build_loggers(config, folder)
+    failed = True
+    try:
+        validate = training.data.evaluation is not None
+        trainer = build_trainer(
+            config.trainer, folder, callbacks=callbacks, loggers=loggers, validate=validate
+        )
+        if config.trainer.max_steps != 0:
+            _fit(trainer, training, config.ckpt_path)
+        metrics = _final_metrics(trainer, training) if validate else {}
+        summary = {
+            **{k: float(v) for k, v in trainer.logged_metrics.items() if k.startswith("train/")},
+            **throughput.summary(),
+            **metrics,
+            "train/steps": trainer.global_step,
+            "student/parameters": count_parameters(training.module.student)["total"],
+            **({"teacher/parameters": training.teacher_parameters} if training.teacher_parameters else {}),
+            "seconds": time.perf_counter() - started,
+            **_provenance(config),
+        }
+        if trainer.is_global_zero:
+            save_student(
+                training.module.student, training.vocabulary.path, folder / "student", _card(config, summary)
+            )
+            _write_json(folder / "summary.json", summary)
+            OmegaConf.save(config, folder / "config.yaml", resolve=True)
+            log_summary(loggers, summary)
+            for logger in loggers:
+                logger.save()
+            _train_report(config, folder, summary)
+        failed = False
+    finally:
+        finish(loggers, failed=failed)
+    log.info("%s", folder / "report.html")
+    return summary.get("val/perplexity")
+
+
+def evaluate(config: DictConfig, folder: Path) -> float | None:
+    """Judge the models as configured; writes summary.json and report.html, prints the table.
+
+    Returns:
+        The benchmark's monitored metric of the first model.
+    """
+    _quiet()
+    models = models_of(config)
+    names = list(config.names) if config.names is not None else _row_names(models)
+    rows = [_judge(config, name, model, folder) for name, model in zip(names, models, strict=True)]
+    monitor = config.benchmark.monitor
+    summary: dict[str, Any] = {}
+    for row in rows:
+        prefix = "" if len(rows) == 1 else f"{row.name}/"
+        summary |= {f"{prefix}{name}": value for name, value in row.metrics.items()}
+    summary |= _provenance(config)
+    _write_json(folder / "summary.json", summary)
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    table = _comparison(config, rows)
+    blocks: list[Section] = [table, Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True))]
+    write_report(folder, title=f"benchmark={config.benchmark.name}", sections=blocks)
+    print_table(table)
+    log.info("%s", folder / "report.html")
+    return rows[0].metrics.get(monitor)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model and its figures."""
+
+    name: str
+    metrics: dict[str, Any]
+
+
+def _judge(config: DictConfig, name: str, model: str, folder: Path) -> Row:
+    evaluation = build_evaluation(config, model)
+    callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
+    trainer = build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
+    metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)[0]
+    student = evaluation.module.student
+    evaluation.module.to(trainer.strategy.root_device)
+    latency = latency_ms(student, batch=1, length=min(128, evaluation.length))
+    counts = count_parameters(student)
+    return Row(
+        name,
+        {
+            **{key.removeprefix("val/"): value for key, value in metrics.items()},
+            "parameters": counts["total"],
+            "parameters_without_embeddings": counts["without_embeddings"],
+            "size_mb": _size_mb(model, student),
+            "latency_ms": latency["p50"],
+        },
+    )
+
+
+def _size_mb(model: str, loaded: PreTrainedModel) -> float:
+    """On disk where the model is a folder, else as loaded."""
+    folder = local_folder("model", model)
+    return size_mb(folder) if folder else sum(p.nbytes for p in loaded.parameters()) / 1e6
+
+
+def _row_names(models: list[str]) -> list[str]:
+    """The shortest ends of the paths that tell the models apart."""
+    parts = [Path(model).parts for model in models]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{model} #{i + 1}" for i, model in enumerate(models)]
+
+
+def _fit(trainer: Trainer, training: Training, ckpt_path: str | None) -> None:
+    path = str(Path(ckpt_path).expanduser()) if ckpt_path else None
+    if path:
+        _check_readable(path)
+    trainer.fit(training.module, datamodule=training.data, ckpt_path=path, weights_only=True)
+
+
+def _check_readable(path: str) -> None:
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as fault:  # whatever is in the file, torch's own words are no help
+        raise CheckpointError(f"ckpt_path={path}: no readable checkpoint ({type(fault).__name__})") from fault
+    if "objective" not in saved or "state_dict" not in saved:
+        raise CheckpointError(
+            f"ckpt_path={path}: no checkpoint of this program; name a checkpoints/last.ckpt"
+        )
+
+
+def _final_metrics(trainer: Trainer, training: Training) -> dict[str, float]:
+    metrics = trainer.validate(training.module, datamodule=training.data, verbose=False)
+    return dict(metrics[0]) if metrics else {}
+
+
+def _quiet() -> None:
+    # What Lightning and torch advise here is either done elsewhere or does not apply.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*`training_step` returned `None`.*",
+        ".*lr_scheduler.step.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _provenance(config: DictConfig) -> dict[str, Any]:
+    packages = ("torch", "lightning", "transformers", "tokenizers")
+    versions = {
+        "potstill": potstill.__version__,
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+    return {
+        "seed": config.seed,
+        "git_commit": _git_commit(),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit that this code is checked out at, `-dirty` where it was changed; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fresh.write_text(json.dumps(content, indent=2) + "\n")
+    fresh.replace(path)
+
+
+def _card(config: DictConfig, summary: dict[str, Any]) -> str:
+    teacher = config.teacher.model or "none"
+    figures = "\n".join(
+        f"- {name}: {value:.4g}" for name, value in summary.items() if isinstance(value, float)
+    )
+    return (
+        "---\nlibrary_name: transformers\ntags: [distillation, potstill]\n---\n\n"
+        f"# Student\n\nTrained with `objective={config.objective.name}` on `{config.data.name}`; teacher: {teacher}; "
+        f"seed {config.seed}.\n\n{figures}\n\n"
+        "Open it with `transformers.AutoModel.from_pretrained` (or the class for its head).\n"
+    )
+
+
+def _train_report(config: DictConfig, folder: Path, summary: dict[str, Any]) -> None:
+    figures = [[name, value] for name, value in summary.items()]
+    blocks: list[Section] = [Table("Final figures", ["figure", "value"], figures, "")]
+    metrics = read_metrics(folder / "metrics.csv")
+    losses = {name: series for name, series in metrics.items() if name.startswith("train/loss")}
+    perplexities = {name: series for name, series in metrics.items() if name.endswith("perplexity")}
+    if losses:
+        blocks.append(Curves("Training loss", losses, "step", "loss", True))
+    if perplexities:
+        blocks.append(Curves("Validation perplexity", perplexities, "step", "perplexity", True))
+    blocks.append(Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True)))
+    write_report(folder, title=f"objective={config.objective.name}, {config.data.name}", sections=blocks)
+
+
+def _comparison(config: DictConfig, rows: list[Any]) -> Table:
+    monitor, mode = config.benchmark.monitor, config.benchmark.mode
+    reference = rows[0].metrics[monitor]
+    columns = ["model", "parameters", "MB", "latency ms", monitor, f"share of {rows[0].name}"]
+    cells = []
+    for row in rows:
+        value = row.metrics[monitor]
+        share = reference / value if mode == "min" else value / reference
+        size, latency = row.metrics["size_mb"], row.metrics["latency_ms"]
+        cells.append(
+            [
+                row.name,
+                f"{row.metrics['parameters']:,}",
+                f"{size:.1f}",
+                f"{latency:.2f}",
+                f"{value:.2f}",
+                f"{share:.1%}",
+            ]
+        )
+    note = f"{monitor} on {config.data.name}; latency: one sequence, median. Share: " + (
+        f"the reference's {monitor} over the model's."
+        if mode == "min"
+        else f"the model's {monitor} over the reference's."
+    )
+    return Table(f"benchmark={config.benchmark.name}", columns, cells, note)

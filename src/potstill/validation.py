@@ -1,0 +1,283 @@
+"""Every fault of a composed configuration that can be seen without torch, together in one message.
+
+What needs text or weights read (an unusable file, a damaged checkpoint) is found by the part that reads it; what is
+checked here are ranges, combinations, files, and whether the models fit each other, from their config.json.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.data.corpus.composition import sources_of
+from potstill.errors import ConfigError, PotstillError
+from potstill.models.specs import ModelSpec, check_layers, check_pair, read_spec
+
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
+SUPERVISED = ("mlm", "clm")
+
+
+def validate_train(config: DictConfig) -> None:
+    """Raise one ConfigError that holds every fault of a training configuration."""
+    _check_known(config, TrainConfig)
+    faults = [
+        *_objective_faults(config.objective),
+        *_data_faults(config.data),
+        *_trainer_faults(config.trainer),
+        *_optimizer_faults(config),
+        *_model_faults(config),
+        *_checkpoint_faults(config),
+        *_launch_faults(config),
+    ]
+    _raise(faults)
+
+
+def validate_evaluate(config: DictConfig) -> None:
+    """Raise one ConfigError that holds every fault of an evaluation configuration."""
+    _check_known(config, EvaluateConfig)
+    faults = _trainer_faults(config.trainer)
+    models = models_of(config)
+    if not models:
+        faults.append("model=[]: name at least one folder or hub id")
+    if config.names is not None and len(config.names) != len(models):
+        faults.append(f"names={list(config.names)}: {len(models)} models need as many names")
+    for file in (config.benchmark.train_file, config.benchmark.eval_file):
+        if file is not None and not Path(file).expanduser().is_file():
+            faults.append(f"benchmark file {file}: no such file")
+    faults += _data_faults(config.data, evaluating=True, eval_file=config.benchmark.eval_file)
+    kind = {"mlm": "masked", "clm": "causal"}.get(config.benchmark.name)
+    for model in models:
+        spec = _spec("model", model, faults)
+        if spec and kind and spec.kind != kind:
+            right = "clm" if spec.kind == "causal" else "mlm"
+            faults.append(
+                f"benchmark={config.benchmark.name}: {model} is a {spec.kind} language model; use {right}"
+            )
+    _raise(faults)
+
+
+def models_of(config: DictConfig) -> list[str]:
+    """`model=` as a list of folders or hub ids."""
+    return [str(m) for m in config.model] if OmegaConf.is_list(config.model) else [str(config.model)]
+
+
+def _raise(faults: list[str]) -> None:
+    if faults:
+        raise ConfigError("; ".join(dict.fromkeys(faults)))
+
+
+def _check_known(config: DictConfig, schema: type) -> None:
+    # `+key=value` opens the struct; whatever is not in the schema would be ignored, so it is refused.
+    unknown = [key for key in config if key not in OmegaConf.structured(schema)]
+    if unknown:
+        raise ConfigError(f"{unknown[0]!s}={config[unknown[0]]}: no such key; `--cfg job` shows all keys")
+
+
+def _objective_faults(objective: DictConfig) -> list[str]:
+    faults = []
+    if not (objective.temperature > 0 and math.isfinite(objective.temperature)):
+        faults.append(f"objective.temperature={objective.temperature}: must be above 0")
+    if objective.positions not in ("all", "masked"):
+        faults.append(f"objective.positions={objective.positions}: all or masked")
+    weights = {name: term.weight for name, term in objective.terms.items()}
+    for name, weight in weights.items():
+        if weight is not None and not (weight >= 0 and math.isfinite(weight)):
+            faults.append(f"objective.terms.{name}.weight={weight}: must be 0 or more")
+    if all(weight == 0 for weight in weights.values()):
+        faults.append(
+            f"objective.terms: all weights are 0; give one of {', '.join(weights)} a weight above 0"
+        )
+    if objective.name in SUPERVISED:
+        faults += [
+            f"objective.terms.{name}.weight={weight}: objective={objective.name} has no teacher; use objective=kd"
+            for name, weight in weights.items()
+            if weight and name != objective.name
+        ]
+    return faults
+
+
+def _data_faults(data: DictConfig, *, evaluating: bool = False, eval_file: str | None = None) -> list[str]:
+    faults = []
+    for name, low in (
+        ("batch_size", 1), ("eval_batch_size", 1), ("max_tokens", 1), ("group_size", 1), ("length_bin", 0),
+        ("max_length", 8), ("min_length", 1), ("max_examples", 1), ("num_proc", 1), ("num_workers", 0),
+        ("vocabulary_size", 100),
+    ):  # fmt: skip
+        value = data[name]
+        if value is not None and value < low:
+            faults.append(f"data.{name}={value}: must be {low} or more")
+    for name in ("mlm_share", "max_unknown"):
+        if not 0 < data[name] <= 1:
+            faults.append(f"data.{name}={data[name]}: a share, above 0 and at most 1")
+    if not 0 <= data.eval_share < 1:
+        faults.append(f"data.eval_share={data.eval_share}: a share, from 0 to below 1")
+    if data.mlm_smoothing < 0:
+        faults.append(f"data.mlm_smoothing={data.mlm_smoothing}: must be 0 or more (0.7 in the recipe)")
+    replace = list(data.mlm_replace)
+    if len(replace) != 3 or min(replace) < 0 or abs(sum(replace) - 1) > 1e-6:
+        faults.append(f"data.mlm_replace={replace}: three shares (mask, random, kept) that add up to 1")
+    if data.unit not in ("line", "paragraph"):
+        faults.append(f"data.unit={data.unit}: line or paragraph")
+    if data.skip is not None:
+        try:
+            re.compile(data.skip)
+        except re.error as fault:
+            faults.append(f"data.skip={data.skip}: not a regular expression ({fault})")
+    if faults:
+        return faults
+    try:
+        parts = sources_of(data, eval_file=eval_file)
+        wanted = [*parts.train, *parts.eval] if not evaluating else parts.eval or parts.train
+        for source in wanted:
+            source.check()
+    except PotstillError as fault:
+        faults.append(str(fault))
+    faults += _writable("data.cache", Path(data.cache).expanduser())
+    return faults
+
+
+def _trainer_faults(trainer: DictConfig) -> list[str]:
+    faults = []
+    if trainer.max_steps < -1:
+        faults.append(f"trainer.max_steps={trainer.max_steps}: 0 or more, or -1 for no bound")
+    if trainer.max_epochs is not None and trainer.max_epochs < 1:
+        faults.append(f"trainer.max_epochs={trainer.max_epochs}: 1 or more, or null")
+    if trainer.accumulate_grad_batches < 1:
+        faults.append(f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: 1 or more")
+    for name in ("val_check_interval", "limit_val_batches", "log_every_n_steps"):
+        if trainer[name] is not None and trainer[name] < 1:
+            faults.append(f"trainer.{name}={trainer[name]}: 1 or more")
+    clip = trainer.gradient_clip_val
+    if clip is not None and clip <= 0:
+        faults.append(f"trainer.gradient_clip_val={clip}: above 0, or null for no clipping")
+    if trainer.precision not in PRECISIONS:
+        faults.append(f"trainer.precision={trainer.precision}: one of {', '.join(PRECISIONS)}")
+    return faults
+
+
+def _optimizer_faults(config: DictConfig) -> list[str]:
+    faults = []
+    optimizer, schedule = config.optimizer, config.schedule
+    for name, low in (("lr", 0.0), ("eps", 0.0), ("weight_decay", 0.0)):
+        value = optimizer.get(name)
+        if value is not None and not (isinstance(value, int | float) and value >= low):
+            faults.append(f"optimizer.{name}={value}: a number, {low:g} or more")
+    if not 0 <= schedule.warmup_share <= 1:
+        faults.append(f"schedule.warmup_share={schedule.warmup_share}: a share, from 0 to 1")
+    if schedule.warmup_steps is not None and schedule.warmup_steps < 0:
+        faults.append(f"schedule.warmup_steps={schedule.warmup_steps}: 0 or more")
+    if config.trainer.max_steps == -1 and config.trainer.max_epochs is None:
+        faults.append("trainer.max_steps=-1 with trainer.max_epochs=null never ends; give one of them")
+    every = config.checkpoint.every_n_steps
+    if every is not None and every < 1:
+        faults.append(f"checkpoint.every_n_steps={every}: 1 or more, or null for the end only")
+    if config.logger.mode not in (None, "online", "offline", "disabled"):
+        faults.append(f"logger.mode={config.logger.mode}: online, offline, disabled, or null")
+    return faults
+
+
+def _spec(key: str, value: str, faults: list[str]) -> ModelSpec | None:
+    try:
+        return read_spec(key, value)
+    except PotstillError as fault:
+        faults.append(str(fault))
+        return None
+
+
+def _model_faults(config: DictConfig) -> list[str]:
+    faults: list[str] = []
+    objective, student, name = config.objective, config.student, config.objective.name
+    teacher = _spec("teacher.model", config.teacher.model, faults) if config.teacher.model else None
+    learner = _spec("student.model", student.model, faults) if student.model else None
+    if faults:
+        return faults
+    if student.model and (student.layers or student.config):
+        both = "student.layers" if student.layers else "student.config"
+        faults.append(
+            f"student.model={student.model} with {both}={student[both.split('.')[1]]}: give one of them"
+        )
+    needs_layers = not student.model and student.config is None
+    if teacher is None and name not in SUPERVISED:
+        faults.append(
+            f"teacher.model=null: objective={name} needs a teacher, a folder or hub id; "
+            "train one with `objective=mlm student=bert_small`"
+        )
+    elif teacher is None and needs_layers:
+        faults.append(
+            f"student.model=null: objective={name} trains student.model=<folder or hub id>, or a model from scratch "
+            "(student=bert_small), or one made of the layers of teacher.model"
+        )
+    if teacher and needs_layers and student.layers is not None:
+        try:
+            check_layers(list(student.layers), teacher.depth, "student.layers")
+        except PotstillError as fault:
+            faults.append(str(fault))
+    if teacher and learner and name not in SUPERVISED:
+        faults += check_pair(teacher, learner)
+    spec = learner or (teacher if needs_layers else None)
+    kind = spec.kind if spec else _config_kind(student.config)
+    if kind:
+        wrong = "clm" if kind == "masked" else "mlm"
+        if objective.terms[wrong].weight:
+            right = "mlm" if kind == "masked" else "clm"
+            faults.append(
+                f"objective.terms.{wrong}.weight={objective.terms[wrong].weight}: the student is a {kind} language "
+                f"model; use {right}"
+            )
+        if kind == "causal" and objective.positions == "masked":
+            faults.append("objective.positions=masked: a causal language model masks nothing; use all")
+    return faults
+
+
+def _config_kind(settings: Any) -> str | None:
+    from potstill.models.specs import ARCHITECTURES
+
+    known = ARCHITECTURES.get(settings.get("model_type", "")) if settings is not None else None
+    return known.kind if known else None
+
+
+def _checkpoint_faults(config: DictConfig) -> list[str]:
+    path = config.ckpt_path
+    if path is None or Path(path).expanduser().is_file():
+        return []
+    return [f"ckpt_path={path}: no such file; a run writes checkpoints/last.ckpt into its folder"]
+
+
+def _launch_faults(config: DictConfig) -> list[str]:
+    """A sweep in one process would be entered again by each process that DDP starts."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return []
+    trainer = config.trainer
+    if (
+        trainer.strategy.startswith("ddp")
+        and "spawn" not in trainer.strategy
+        and trainer.devices not in (1, "1")
+    ):
+        return [
+            f"trainer.strategy={trainer.strategy} with -m: each process would start the sweep again; use "
+            "trainer.devices=1, trainer.strategy=ddp_spawn, or a launcher"
+        ]
+    return []
+
+
+def _writable(key: str, folder: Path) -> list[str]:
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        return [f"{key}={folder}: {existing} is a file; name a folder"]
+    if not os.access(existing, os.W_OK):
+        return [f"{key}={folder}: not writable; name a folder that is"]
+    if shutil.disk_usage(existing).free < 1 << 20:
+        return [f"{key}={folder}: the disk is full; name a folder with room"]
+    return []

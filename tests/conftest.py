@@ -1,0 +1,163 @@
+"""Small real things that many tests need: text, a tokenizer, models in folders. No network, no weights."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WORDS = (
+    "the of and to a in that is was he for it with as his on be at by i this had not are but from or have an they "
+    "which one you were her all she there would their we him been has when who will more no if out so said what up "
+    "its about into than them can only other new some could time these two may then do first any my now such like our "
+    "over man me even most made after also did many before must through years where much your way well down should"
+).split()
+
+
+def sentences(count, seed=0, length=(12, 40)):
+    """Deterministic text with some structure: each word prefers its neighbours in the list."""
+    state, lines = seed * 7919 + 1, []
+    for _ in range(count):
+        words, at = [], state % len(WORDS)
+        state = (state * 1103515245 + 12345) % 2**31
+        for _ in range(length[0] + state % (length[1] - length[0])):
+            state = (state * 1103515245 + 12345) % 2**31
+            at = (at + 1 + (state >> 16) % 3) % len(WORDS)
+            words.append(WORDS[at])
+        lines.append(" ".join(words))
+    return lines
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "train.txt"
+    path.write_text("\n".join(sentences(120)) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def eval_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "eval.txt"
+    path.write_text("\n".join(sentences(16, seed=5)) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def bert_tokenizer(tmp_path_factory):
+    """A folder with a WordPiece tokenizer of 120 words."""
+    from transformers import BertTokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)) + "\n")
+    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), model_max_length=64)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer(tmp_path_factory):
+    """A folder with a byte-level BPE tokenizer of a few hundred pieces."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import GPT2TokenizerFast
+
+    folder = tmp_path_factory.mktemp("bpe")
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(sentences(200), vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False)
+    bpe.save_model(str(folder))
+    GPT2TokenizerFast.from_pretrained(folder, model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+def save_bert(folder, tokenizer, seed=0, layers=4, **settings):
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+
+    torch.manual_seed(seed)
+    fast = AutoTokenizer.from_pretrained(tokenizer)
+    shape = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.3}
+    BertForMaskedLM(
+        BertConfig(vocab_size=len(fast), num_hidden_layers=layers, **{**shape, **settings})
+    ).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert_teacher(tmp_path_factory, bert_tokenizer):
+    return save_bert(tmp_path_factory.mktemp("bert"), bert_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def gpt2_teacher(tmp_path_factory, gpt2_tokenizer):
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("gpt2")
+    torch.manual_seed(0)
+    fast = AutoTokenizer.from_pretrained(gpt2_tokenizer)
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(fast), n_embd=32, n_layer=4, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0)
+    ).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def run_command(script, *overrides, cache=None, timeout=300, **environment):
+    """Run train.py or evaluate.py as a user does; returns the finished process."""
+    variables = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "WANDB_MODE": os.environ.get("WANDB_MODE", "offline"),
+        **({"POTSTILL_CACHE": str(cache)} if cache else {}),
+        **environment,
+    }
+    command = [sys.executable, str(ROOT / script), *map(str, overrides)]
+    return subprocess.run(
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture
+def command(shared_cache):
+    """Call `command("train.py", "key=value", ...)`; its cache is the session's."""
+    return lambda script, *overrides, **kwargs: run_command(script, *overrides, **{"cache": shared_cache, **kwargs})
+
+
+def composed(*overrides, name="train"):
+    """A composed configuration, as the command line makes it."""
+    from hydra import compose, initialize_config_dir
+
+    from potstill.cli import config_folder
+    from potstill.config import register
+
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose(name, overrides=[str(o) for o in overrides], return_hydra_config=False)
+
+
+@pytest.fixture
+def compose_config():
+    return composed
+
+
+@pytest.fixture
+def data_dir():
+    folder = os.environ.get("POTSTILL_DATA_DIR")
+    if not folder:
+        pytest.skip("POTSTILL_DATA_DIR is not set: no real data")
+    return Path(folder)

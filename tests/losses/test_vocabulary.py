@@ -1,0 +1,291 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
+from potstill.losses.vocabulary import TERMS, VocabularyLosses, vocabulary_losses
+
+
+def make(
+    n: int,
+    vocab: int = 29,
+    teacher_vocab: int | None = None,
+    width: int = 5,
+    teacher_width: int = 7,
+    bias: bool = True,
+    labelled: float = 0.5,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> dict:
+    g = torch.Generator().manual_seed(seed)
+    teacher_vocab = teacher_vocab or vocab
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=dtype)
+
+    labels = torch.randint(vocab, (n,), generator=g)
+    return {
+        "student": normal(n, width).requires_grad_(),
+        "weight": normal(vocab, width).requires_grad_(),
+        "bias": normal(vocab).requires_grad_() if bias else None,
+        "labels": labels.masked_fill(torch.rand(n, generator=g) >= labelled, -100),
+        "teacher": normal(n, teacher_width),
+        "teacher_weight": normal(teacher_vocab, teacher_width),
+        "teacher_bias": normal(teacher_vocab) if bias else None,
+    }
+
+
+def fused(
+    x: dict, weights: dict, denominators: dict, temperature: float = 1.0, chunk_rows: int | None = None
+) -> VocabularyLosses:
+    return vocabulary_losses(
+        x["student"],
+        x["weight"],
+        x["bias"],
+        labels_N=x["labels"],
+        teacher_NE=x["teacher"],
+        teacher_weight_VE=x["teacher_weight"],
+        teacher_bias_V=x["teacher_bias"],
+        temperature=temperature,
+        weights=weights,
+        denominators=denominators,
+        chunk_rows=chunk_rows,
+    )
+
+
+def reference(x: dict, weights: dict, denominators: dict, temperature: float = 1.0) -> VocabularyLosses:
+    student = torch.nn.functional.linear(x["student"], x["weight"], x["bias"])
+    teacher = torch.nn.functional.linear(x["teacher"], x["teacher_weight"], x["teacher_bias"])
+    width = min(student.shape[1], teacher.shape[1])
+    pair = student[:, :width], teacher[:, :width]
+    losses = {
+        "ce": kl_divergence(*pair, temperature, denominator=1),
+        "mse": logit_mse(*pair, denominator=1),
+        "nll": cross_entropy(student, x["labels"], denominator=1),
+    }
+    active = {k: losses[k] for k in TERMS if weights.get(k)}
+    total = sum((weights[k] / denominators[k] * loss for k, loss in active.items()), torch.zeros(()))
+    return VocabularyLosses(total, active)
+
+
+def leaves(x: dict) -> list[Tensor]:
+    return [t for t in (x["student"], x["weight"], x["bias"]) if t is not None]
+
+
+def gradients(total: Tensor, x: dict) -> list[Tensor]:
+    return list(torch.autograd.grad(total, leaves(x)))
+
+
+class BiggestTensor(TorchDispatchMode):
+    """Records the most elements that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.elements = max(self.elements, leaf.numel())
+        return out
+
+
+DENOMINATORS = {"ce": 11.0, "mse": 7.0, "nll": 3.0}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 12),
+    vocab=st.integers(2, 40),
+    teacher_vocab=st.integers(2, 40),
+    chunk_rows=st.integers(1, 12),
+    temperature=st.sampled_from([0.5, 1.0, 2.0, 8.0]),
+    weights=st.fixed_dictionaries({k: st.sampled_from([0.0, 0.5, 2.0]) for k in TERMS}).filter(
+        lambda w: any(w.values())
+    ),
+    bias=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_equals_the_reference(n, vocab, teacher_vocab, chunk_rows, temperature, weights, bias, seed):
+    x = make(n, vocab, teacher_vocab, bias=bias, seed=seed)
+    ours = fused(x, weights, DENOMINATORS, temperature, chunk_rows)
+    # The reference in float64 separates our rounding from its own.
+    x64 = {k: v if v is None or k == "labels" else v.detach().double() for k, v in x.items()}
+    for leaf in leaves(x64):
+        leaf.requires_grad_()
+    theirs = reference(x64, weights, DENOMINATORS, temperature)
+    assert ours.sums.keys() == theirs.sums.keys()
+    # A divergence is a difference of log-sum-exps, so its absolute error has the size of theirs.
+    floor = n * temperature**2 * 3e-6
+    torch.testing.assert_close(ours.total.double(), theirs.total, rtol=1e-6, atol=floor)
+    for term, value in ours.sums.items():
+        assert not value.requires_grad
+        torch.testing.assert_close(value.double(), theirs.sums[term], rtol=1e-6, atol=floor)
+    for mine, other in zip(gradients(ours.total, x), gradients(theirs.total, x64), strict=True):
+        torch.testing.assert_close(mine.double(), other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("teacher_vocab", [29, 23, 31])
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_gradcheck(temperature, teacher_vocab):
+    x = make(6, teacher_vocab=teacher_vocab, dtype=torch.float64)
+
+    def total(student: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y = {**x, "student": student, "weight": weight, "bias": bias}
+        return fused(y, {"ce": 0.3, "mse": 0.2, "nll": 0.5}, DENOMINATORS, temperature, 4).total
+
+    assert torch.autograd.gradcheck(total, (x["student"], x["weight"], x["bias"]))
+
+
+@pytest.mark.parametrize("teacher", [True, False])
+@pytest.mark.parametrize("denominator", [0, 5.0, torch.tensor(0)])
+def test_all_labels_ignored_gives_zero(teacher, denominator):
+    x = make(6, labelled=0.0)
+    weights = {"nll": 1.0} | ({"ce": 1e-30} if teacher else {})
+    losses = fused(x, weights, {"nll": denominator, "ce": 6})
+    assert losses.sums["nll"].item() == 0
+    torch.testing.assert_close(losses.total, torch.zeros(()))
+    for gradient in gradients(losses.total, x):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
+def test_no_rows():
+    x = make(0)
+    losses = fused(x, {"ce": 1.0, "mse": 1.0, "nll": 1.0}, {"ce": 0, "mse": 0, "nll": 0})
+    assert losses.total.item() == 0
+    assert all(not gradient.any() for gradient in gradients(losses.total, x))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_identical_models_have_no_divergence(temperature):
+    x = make(9, vocab=501)
+    x |= {"teacher": x["student"], "teacher_weight": x["weight"], "teacher_bias": x["bias"]}
+    losses = fused(x, {"ce": 1.0, "mse": 1.0}, {"ce": 9, "mse": 9}, temperature, chunk_rows=4)
+    assert losses.total.item() == 0
+    assert all(not gradient.any() for gradient in gradients(losses.total, x))
+
+
+def test_scaled_repeated_and_tied_use_accumulates():
+    x = make(8, width=29, dtype=torch.float64)
+
+    def once(losses) -> Tensor:
+        # The weight takes part twice, as that of a tied embedding does.
+        tied = {**x, "student": x["student"] @ x["weight"]}
+        return losses(tied, {"ce": 1.0, "nll": 2.0}, DENOMINATORS, 2.0).total
+
+    def twice(losses) -> Tensor:
+        return 0.25 * once(losses) + 3 * once(losses) ** 2
+
+    torch.testing.assert_close(gradients(twice(fused), x), gradients(twice(reference), x))
+
+
+def test_retained_graph_gives_the_same_gradient_again():
+    x = make(8)
+    total = fused(x, {"ce": 1.0}, {"ce": 8}).total
+    total.backward(retain_graph=True)
+    first = x["weight"].grad.clone()
+    (2 * total).backward()
+    torch.testing.assert_close(x["weight"].grad, 3 * first)
+
+
+def test_frozen_head_still_passes_gradients_on():
+    x = make(8)
+    frozen = {**x, "weight": x["weight"].detach(), "bias": x["bias"].detach()}
+    mine = fused(frozen, {"ce": 1.0}, {"ce": 8}).total
+    other = reference(x, {"ce": 1.0}, {"ce": 8}).total
+    torch.testing.assert_close(
+        torch.autograd.grad(mine, x["student"]), torch.autograd.grad(other, x["student"])
+    )
+
+
+def test_nothing_flows_to_the_teacher():
+    x = make(8)
+    x["teacher"].requires_grad_()
+    fused(x, {"ce": 1.0, "mse": 1.0}, DENOMINATORS).total.backward()
+    assert x["teacher"].grad is None
+
+
+def test_without_gradient():
+    x = make(8)
+    weights = {"ce": 1.0, "mse": 1.0, "nll": 1.0}
+    expected = fused(x, weights, DENOMINATORS, 2.0)
+    with torch.no_grad():
+        losses = fused(x, weights, DENOMINATORS, 2.0)
+    assert not losses.total.requires_grad
+    torch.testing.assert_close(losses.total, expected.total.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    x = make(16, vocab=301, width=16)
+    weights = {"ce": 1.0, "mse": 0.01, "nll": 0.5}
+    # Denominators of a large global batch: float16 gradients must not vanish.
+    denominators = {"ce": 1e9, "mse": torch.tensor(1e9), "nll": 1e9}
+    with torch.autocast("cpu", dtype=dtype):
+        mine = fused(x, weights, denominators, 2.0, chunk_rows=5)
+    other = reference(x, weights, denominators, 2.0)
+    assert mine.total.dtype == torch.float32
+    torch.testing.assert_close(mine.total, other.total, rtol=2e-2, atol=0)
+    for a, b in zip(gradients(mine.total, x), gradients(other.total, x), strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).norm() < 0.03 * b.norm()
+
+
+def test_half_precision_weights():
+    x = make(16, dtype=torch.bfloat16)
+    losses = fused(x, {"ce": 1.0, "nll": 1.0}, DENOMINATORS, 2.0)
+    assert losses.total.dtype == torch.float32
+    assert [g.dtype for g in gradients(losses.total, x)] == [torch.bfloat16] * 3
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_no_tensor_of_all_logits(grad):
+    n, vocab = 64, 301
+    x = make(n, vocab=vocab)
+    with BiggestTensor() as biggest, torch.set_grad_enabled(grad):
+        losses = fused(x, {"ce": 1.0, "mse": 1.0, "nll": 1.0}, DENOMINATORS, 2.0, chunk_rows=8)
+        if grad:
+            losses.total.backward()
+    assert biggest.elements <= 8 * vocab
+
+
+def test_hard_labels_alone_need_no_teacher_and_only_labelled_rows():
+    x = make(40, vocab=301, labelled=0.2)
+    weights, denominators = {"nll": 1.0, "ce": 0.0}, {"nll": 8}
+    with BiggestTensor() as biggest:
+        mine = vocabulary_losses(
+            x["student"],
+            x["weight"],
+            x["bias"],
+            labels_N=x["labels"],
+            weights=weights,
+            denominators=denominators,
+        )
+    assert biggest.elements <= 301 * max(5, int((x["labels"] != -100).sum()))
+    other = reference(x, weights, denominators)
+    torch.testing.assert_close(mine.total, other.total)
+    for a, b in zip(gradients(mine.total, x), gradients(other.total, x), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("weights", "denominators", "message"),
+    [
+        ({"cosine": 1.0}, {"cosine": 1}, "needs weights of"),
+        ({"ce": 0.0}, {"ce": 1}, "needs weights of"),
+        ({"ce": 1.0}, {"ce": 1}, "ce lacks teacher"),
+        ({"nll": 1.0}, {"nll": 1}, "nll lacks labels_N"),
+    ],
+)
+def test_refuses(weights, denominators, message):
+    x = make(4)
+    with pytest.raises(ValueError, match=message):
+        vocabulary_losses(x["student"], x["weight"], x["bias"], weights=weights, denominators=denominators)
+
+
+def test_refuses_a_term_without_denominator():
+    with pytest.raises(ValueError, match="ce has no denominator"):
+        fused(make(4), {"ce": 1.0}, {})

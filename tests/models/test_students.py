@@ -1,0 +1,297 @@
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, DistilBertForMaskedLM
+
+from potstill.errors import ConfigError, ModelError
+from potstill.models.specs import ARCHITECTURES
+from potstill.models.students import (
+    check_tokens,
+    freeze,
+    parameter_groups,
+    student_from_config,
+    student_from_layers,
+)
+from potstill.models.trunk import VIEWS, trunk_of
+
+STANDARD = {
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+SIZES = dict.fromkeys(ARCHITECTURES, STANDARD) | {
+    "distilbert": {"dim": 16, "n_layers": 4, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 32},
+    "electra": STANDARD | {"embedding_size": 8},
+    "gpt2": {"n_embd": 16, "n_layer": 4, "n_head": 4, "n_positions": 32},
+    "mistral": STANDARD | {"num_key_value_heads": 2},
+    "qwen2": STANDARD
+    | {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2},
+}
+TRANSFORMED = [model_type for model_type, view in VIEWS.items() if view.head]
+IDS = torch.tensor([[0, 5, 6, 7, 8, 9, 2], [0, 9, 8, 2, 1, 1, 1]])
+MASK = IDS.ne(1).long()
+
+
+def teacher_of(model_type, **settings):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        model_type,
+        **(
+            {"vocab_size": 40, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+            | SIZES[model_type]
+            | settings
+        ),
+    )
+    auto = AutoModelForMaskedLM if ARCHITECTURES[model_type].kind == "masked" else AutoModelForCausalLM
+    model = auto.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@torch.no_grad()
+def logits_of(model):
+    return model.eval()(IDS, attention_mask=MASK).logits
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [(name, name) for name in ARCHITECTURES] + [("bert", "distilbert")]
+)
+def test_a_student_with_all_layers_is_the_teacher(source, target):
+    teacher = teacher_of(source)
+    student = student_from_layers(teacher, range(4), architecture=target)
+    assert student.config.model_type == target
+    assert student.training
+    assert_close(logits_of(student), logits_of(teacher), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [(name, name) for name in ARCHITECTURES] + [("bert", "distilbert")]
+)
+@torch.no_grad()
+def test_a_student_runs_the_chosen_blocks(source, target):
+    teacher = teacher_of(source)
+    student = student_from_layers(teacher, [0, 3], architecture=target).eval()
+    assert trunk_of(student).depth == len(student.base_model.get_submodule(VIEWS[target].blocks)) == 2
+
+    whole = trunk_of(teacher)
+    flow = whole.embed(IDS, MASK)
+    first, _ = whole.blocks(flow, stop=1)
+    last, _ = whole.blocks(flow.resume(first), start=3)
+    expected = nn.functional.linear(whole.head(whole.finish(last)), *whole.decoder)
+    assert_close(logits_of(student), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [(name, name) for name in ARCHITECTURES] + [("bert", "distilbert")]
+)
+def test_no_tensor_is_shared_and_words_stay_tied(source, target):
+    teacher = teacher_of(source)
+    student = student_from_layers(teacher, [1, 2], architecture=target)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.fill_(3.0)
+    assert_close(teacher.state_dict(), before, atol=0, rtol=0)
+    tied = student.get_input_embeddings().weight is student.get_output_embeddings().weight
+    assert tied == teacher.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_the_transform_of_the_head_can_stay_new(name):
+    teacher = teacher_of(name)
+
+    def student(seed):
+        torch.manual_seed(seed)
+        return student_from_layers(teacher, [0, 3], vocab_transform=False)
+
+    one, same, other = student(1).state_dict(), student(1).state_dict(), student(2).state_dict()
+    copied = student_from_layers(teacher, [0, 3]).state_dict()
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    differing = {key for key in one if not torch.equal(one[key], copied[key])}
+    assert differing
+    assert all(key.startswith(VIEWS[name].head_modules) for key in differing)
+    assert any(not torch.equal(one[key], other[key]) for key in differing)
+
+
+def test_a_head_without_transform_cannot_leave_it_out():
+    with pytest.raises(ConfigError, match="vocab_transform=false: the head of gpt2 has no transform"):
+        student_from_layers(teacher_of("gpt2"), [0], vocab_transform=False)
+
+
+def test_distilbert_takes_over_activation_dropout_and_ids(tmp_path):
+    teacher = teacher_of(
+        "bert",
+        hidden_act="relu",
+        hidden_dropout_prob=0.2,
+        attention_probs_dropout_prob=0.3,
+        initializer_range=0.05,
+    )
+    student = student_from_layers(teacher, [0, 2], architecture="distilbert")
+    config = student.config
+    assert isinstance(student, DistilBertForMaskedLM)
+    assert (config.activation, config.dropout, config.attention_dropout) == ("relu", 0.2, 0.3)
+    assert (config.initializer_range, config.pad_token_id, config.eos_token_id) == (0.05, 1, 2)
+    assert config._attn_implementation == teacher.config._attn_implementation
+    whole = student_from_layers(teacher, range(4), architecture="distilbert")
+    assert_close(logits_of(whole), logits_of(teacher), atol=1e-5, rtol=1e-5)
+    whole.save_pretrained(tmp_path)
+    again = DistilBertForMaskedLM.from_pretrained(tmp_path)
+    assert torch.equal(logits_of(again), logits_of(whole))
+
+
+def test_distilbert_refuses_what_it_cannot_compute():
+    with pytest.raises(ModelError, match=r"layer_norm_eps is 1e-05, DistilBERT's is 1e-12"):
+        student_from_layers(teacher_of("bert", layer_norm_eps=1e-5), [0], architecture="distilbert")
+
+
+@pytest.mark.parametrize(("source", "target"), [("roberta", "distilbert"), ("bert", "gpt2"), ("bert", "x")])
+def test_other_conversions_are_refused(source, target):
+    with pytest.raises(
+        ModelError, match=f"architecture={target}: .*{source} itself, or one of: bert -> distilbert"
+    ):
+        student_from_layers(teacher_of(source), [0], architecture=target)
+
+
+@pytest.mark.parametrize("layers", [[], [4], [1, 0], [0.0]])
+def test_faulty_layers(layers):
+    with pytest.raises(ConfigError, match=r"student\.layers="):
+        student_from_layers(teacher_of("bert"), layers)
+
+
+def test_a_low_precision_teacher_gives_a_float32_student_without_its_path(tmp_path):
+    teacher_of("bert").bfloat16().save_pretrained(tmp_path / "teacher")
+    teacher = AutoModelForMaskedLM.from_pretrained(tmp_path / "teacher", dtype=torch.bfloat16)
+    student = student_from_layers(teacher, [0, 1])
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+    student.save_pretrained(tmp_path / "student")
+    text = (tmp_path / "student" / "config.json").read_text()
+    assert str(tmp_path) not in text
+    assert '"dtype": "float32"' in text
+    assert teacher.config.num_hidden_layers == 4
+
+
+def test_window_and_full_attention_follow_their_blocks():
+    student = student_from_layers(teacher_of("qwen2"), [1, 2])
+    assert student.config.layer_types == ["full_attention", "sliding_attention"]
+
+
+TOKENS = {"vocab_size": 50, "pad_token_id": 3, "cls_token_id": 4, "sep_token_id": 5}
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_from_scratch_takes_the_tokenizers_facts(model_type):
+    settings = {"model_type": model_type} | SIZES[model_type]
+    torch.manual_seed(1)
+    model = student_from_config(settings, **TOKENS)
+    config = model.config
+    assert model.training
+    assert (config.vocab_size, config.pad_token_id) == (50, 3)
+    assert (config.bos_token_id, config.eos_token_id) == (4, 5)
+    assert trunk_of(model).kind == ARCHITECTURES[model_type].kind
+    torch.manual_seed(1)
+    again = student_from_config(settings, **TOKENS)
+    assert_close(again.state_dict(), model.state_dict(), atol=0, rtol=0)
+
+
+def test_what_the_settings_give_wins():
+    settings = {"model_type": "roberta", "vocab_size": 64, "pad_token_id": 0, "num_hidden_layers": 1}
+    config = student_from_config(settings | {"hidden_size": 12}, **TOKENS, bos_token_id=8).config
+    assert (config.vocab_size, config.pad_token_id, config.bos_token_id, config.num_hidden_layers) == (
+        64,
+        0,
+        8,
+        1,
+    )
+
+
+def test_standard_names_are_taken_too():
+    model = student_from_config(
+        {"model_type": "distilbert", "hidden_size": 24, "num_hidden_layers": 1}, **TOKENS
+    )
+    assert (model.config.dim, model.config.n_layers) == (24, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"hidden_size": 8}, "student.config.model_type=None: unknown model_type None; known: bert"),
+        ({"model_type": "t5"}, "unknown model_type 't5'"),
+        ({"model_type": "bert", "n_layer": 2}, "student.config.n_layer=2: bert has no such argument"),
+        ({"model_type": "distilbert", "intermediate_size": 2}, "known: .*hidden_dim"),
+        ({"model_type": "bert", "hiden_size": 2}, "did you mean hidden_size"),
+        ({"model_type": "bert", "hidden_size": 10, "num_attention_heads": 3}, "not a multiple of the number"),
+        ({"model_type": "bert", "hidden_size": "wide"}, "BertConfig cannot be built .*hidden_size"),
+        ({"model_type": "bert", "hidden_size": 12, "hidden_act": "jelu"}, "cannot be built .*jelu"),
+        ({"model_type": "bert", "hidden_size": 12, "pad_token_id": 99}, "cannot be built .*[Pp]adding_idx"),
+    ],
+)
+def test_faulty_settings(settings, expected):
+    with pytest.raises(ConfigError, match=expected) as caught:
+        student_from_config(settings, **TOKENS)
+    assert "\n" not in str(caught.value)
+
+
+def test_freezing():
+    model = student_from_layers(teacher_of("bert"), [0])
+    freeze(model, positions=False, token_types=False)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    freeze(model, positions=True, token_types=True)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {
+        "bert.embeddings.position_embeddings.weight",
+        "bert.embeddings.token_type_embeddings.weight",
+    }
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_only_what_there_is_can_be_frozen(model_type):
+    view = VIEWS[model_type]
+    for what, name, setting in (
+        ("position", view.positions, {"positions": True, "token_types": False}),
+        ("token-type", view.token_types, {"positions": False, "token_types": True}),
+    ):
+        model = teacher_of(model_type)
+        if name is None:
+            with pytest.raises(ModelError, match=f"{model_type} has no {what} embeddings"):
+                freeze(model, **setting)
+        else:
+            freeze(model, **setting)
+            assert sum(not parameter.requires_grad for parameter in model.parameters()) == 1
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_parameter_groups(model_type):
+    model = teacher_of(model_type)
+    model.get_input_embeddings().weight.requires_grad_(False)
+    decayed, undecayed = parameter_groups(model, 0.01)
+    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.01, 0.0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    no_decay = {names[id(p)] for p in undecayed["params"]}
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert no_decay == {
+        name for name in trainable if name.endswith("bias") or "norm" in name.lower() or "ln_" in name
+    }
+    assert {names[id(p)] for p in decayed["params"]} == trainable - no_decay
+    assert len(decayed["params"]) + len(undecayed["params"]) == len(trainable)
+
+
+def test_empty_groups_are_left_out():
+    assert len(parameter_groups(nn.Linear(2, 2, bias=False), 0.1)) == 1
+    with pytest.raises(ModelError, match="no parameter that trains"):
+        parameter_groups(nn.Linear(2, 2).requires_grad_(False), 0.1)
+
+
+def test_tokens():
+    teacher = teacher_of("bert")
+    check_tokens(teacher, teacher_of("distilbert"))
+    check_tokens(teacher, teacher_of("bert", vocab_size=48))
+    check_tokens(teacher_of("gpt2", pad_token_id=None), teacher_of("gpt2"))
+    with pytest.raises(ModelError, match=r"vocabulary of 43, teacher\.model one of 40"):
+        check_tokens(teacher, teacher_of("bert", vocab_size=43))
+    with pytest.raises(ModelError, match=r"pad_token_id 0, teacher\.model 1"):
+        check_tokens(teacher, teacher_of("bert", pad_token_id=0))

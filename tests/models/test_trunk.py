@@ -1,0 +1,212 @@
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    GPTNeoXConfig,
+)
+
+from potstill.errors import ModelError
+from potstill.models.specs import ARCHITECTURES
+from potstill.models.trunk import VIEWS, trunk_of
+
+PAD = 1
+STANDARD = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+CASES = {
+    "bert": ("bert", STANDARD),
+    "roberta": ("roberta", STANDARD),
+    "xlm-roberta": ("xlm-roberta", STANDARD),
+    "camembert": ("camembert", STANDARD),
+    "distilbert": ("distilbert", {"dim": 16, "n_layers": 3, "n_heads": 4, "hidden_dim": 24}),
+    "electra": ("electra", STANDARD | {"embedding_size": 16}),
+    "electra-narrow": ("electra", STANDARD | {"embedding_size": 8}),
+    "gpt2": ("gpt2", {"n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 32}),
+    "llama": ("llama", STANDARD | {"num_key_value_heads": 2, "attention_dropout": 0.1}),
+    "llama-tied": ("llama", STANDARD | {"tie_word_embeddings": True}),
+    "mistral": ("mistral", STANDARD | {"num_key_value_heads": 2, "sliding_window": None}),
+    "mistral-window": ("mistral", STANDARD | {"num_key_value_heads": 2, "sliding_window": 3}),
+    "qwen2": ("qwen2", STANDARD | {"num_key_value_heads": 2}),
+    "qwen2-window": (
+        "qwen2",
+        STANDARD
+        | {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+    ),
+}
+
+
+def tiny(case, attention="sdpa"):
+    model_type, settings = CASES[case]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        model_type, vocab_size=40, pad_token_id=PAD, bos_token_id=0, eos_token_id=2, **settings
+    )
+    auto = AutoModelForMaskedLM if ARCHITECTURES[model_type].kind == "masked" else AutoModelForCausalLM
+    model = auto.from_config(config, attn_implementation=attention).eval()
+    # Fresh biases are zero and norms one: randomise, so that a forgotten one shows.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def padded_batch():
+    generator = torch.Generator().manual_seed(3)
+    input_ids = torch.randint(4, 40, (3, 9), generator=generator)
+    attention_mask = torch.ones_like(input_ids)
+    for row, length in enumerate((9, 5, 7)):
+        input_ids[row, length:] = PAD
+        attention_mask[row, length:] = 0
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def logits_of(trunk, batch, **kwargs):
+    output = trunk.encode(batch["input_ids"], batch["attention_mask"], **kwargs)
+    return torch.nn.functional.linear(trunk.head(output.last_hidden_BLD), *trunk.decoder), output
+
+
+def test_every_known_architecture_has_a_view_and_a_case():
+    assert set(VIEWS) == set(ARCHITECTURES) == {model_type for model_type, _ in CASES.values()}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_agrees_with_the_whole_model(case, attention):
+    model, batch = tiny(case, attention), padded_batch()
+    trunk = trunk_of(model)
+    expected = model(**batch, output_hidden_states=True)
+
+    logits, output = logits_of(trunk, batch, keep=range(trunk.depth))
+
+    assert_close(logits, expected.logits, atol=1e-5, rtol=1e-5)
+    assert_close(output.last_hidden_BLD, expected.hidden_states[-1], atol=1e-5, rtol=1e-5)
+    assert sorted(output.hidden) == list(range(trunk.depth))
+    for index in range(trunk.depth - 1):
+        assert_close(output.hidden[index], expected.hidden_states[index + 1], atol=1e-5, rtol=1e-5)
+    assert_close(trunk.finish(output.hidden[trunk.depth - 1]), output.last_hidden_BLD)
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_without_padding_no_mask_is_needed(case):
+    model, ids = tiny(case), padded_batch()["input_ids"][:1]
+    trunk = trunk_of(model)
+    assert_close(trunk.encode(ids).last_hidden_BLD, trunk.encode(ids, torch.ones_like(ids)).last_hidden_BLD)
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_resuming_after_any_block_is_exact(case):
+    trunk, batch = trunk_of(tiny(case)), padded_batch()
+    flow = trunk.embed(**{f"{name}_BL": value for name, value in batch.items()})
+    whole, kept = trunk.blocks(flow, keep=range(trunk.depth))
+    for k in range(trunk.depth):
+        upto, _ = trunk.blocks(flow, stop=k + 1)
+        rest, kept_later = trunk.blocks(flow.resume(upto), start=k + 1, keep=range(k + 1, trunk.depth))
+        assert torch.equal(upto, kept[k])
+        assert torch.equal(rest, whole)
+        assert all(torch.equal(kept_later[i], kept[i]) for i in kept_later)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_mode_and_gradients_agree(case, checkpointing):
+    model, batch = tiny(case).train(), padded_batch()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    trunk = trunk_of(model)
+    model(**batch)  # a first pass, so that one-time warnings draw nothing below
+
+    torch.manual_seed(7)
+    expected = model(**batch).logits
+    expected.square().mean().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+
+    torch.manual_seed(7)
+    logits, _ = logits_of(trunk, batch)
+    logits.square().mean().backward()
+
+    assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert_close(found, gradients, atol=1e-5, rtol=1e-4)
+
+
+def test_dropout_is_on_in_training_mode():
+    trunk, batch = trunk_of(tiny("bert").train()), padded_batch()
+    assert not torch.equal(logits_of(trunk, batch)[0], logits_of(trunk, batch)[0])
+
+
+def test_hooks_on_blocks_fire():
+    model = tiny("gpt2")
+    seen = []
+    model.transformer.h[1].register_forward_hook(lambda *_: seen.append(1))
+    trunk_of(model).encode(padded_batch()["input_ids"])
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_facts(case):
+    trunk = trunk_of(tiny(case))
+    assert (trunk.depth, trunk.width, trunk.heads, trunk.head_dim, trunk.vocab_size) == (3, 16, 4, 4, 40)
+    assert trunk.kind == ARCHITECTURES[CASES[case][0]].kind
+    offset = PAD + 1 if ARCHITECTURES[CASES[case][0]].offset_positions else 0
+    assert trunk.max_length == (512 if case == "distilbert" else 32 - offset)
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_max_length_is_the_last_usable_length(case):
+    if case == "distilbert":
+        pytest.skip("512 positions")
+    trunk = trunk_of(tiny(case))
+    trunk.encode(torch.full((1, trunk.max_length), 5))
+    if trunk.view.positions:
+        with pytest.raises((IndexError, RuntimeError)):
+            trunk.encode(torch.full((1, trunk.max_length + 1), 5))
+
+
+def test_the_decoder_is_live_and_the_head_takes_any_leading_shape():
+    model = tiny("electra-narrow")
+    trunk = trunk_of(model)
+    weight, bias = trunk.decoder
+    assert weight is model.get_input_embeddings().weight
+    assert bias is model.generator_lm_head.bias
+    assert trunk.head(torch.randn(16)).shape == (8,)
+    assert trunk.head(torch.randn(2, 3, 5, 16)).shape == (2, 3, 5, 8)
+
+
+def test_keeping_a_block_that_is_not_run_is_refused():
+    trunk = trunk_of(tiny("bert"))
+    flow = trunk.embed(padded_batch()["input_ids"])
+    with pytest.raises(ValueError, match="not among those run"):
+        trunk.blocks(flow, start=1, keep=[0])
+
+
+def test_unknown_architecture_is_named():
+    settings = STANDARD | {"vocab_size": 40}
+    with pytest.raises(ModelError, match=r"gpt_neox.*known: bert, .*add a view in models/trunk\.py"):
+        trunk_of(AutoModelForCausalLM.from_config(GPTNeoXConfig(**settings)))
+
+
+def test_a_model_without_a_head_encodes_only():
+    trunk = trunk_of(AutoModel.from_config(BertConfig(**STANDARD, vocab_size=40)))
+    hidden = trunk.encode(padded_batch()["input_ids"]).last_hidden_BLD
+    for use in (lambda: trunk.head(hidden), lambda: trunk.decoder):
+        with pytest.raises(ModelError, match="BertModel has no language-model head"):
+            use()
+
+
+def test_an_encoder_set_to_decode_is_refused():
+    with pytest.raises(ModelError, match="is_decoder"):
+        trunk_of(AutoModelForMaskedLM.from_config(BertConfig(**STANDARD, vocab_size=40, is_decoder=True)))
