@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other; set before torch is imported
+
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 WORDS = (

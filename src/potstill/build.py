@@ -180,7 +180,7 @@ def _build_student(
     s = config.student
     if s.model:
         return load_language_model("student.model", s.model, need_head=False, attention=s.attention)
-    if s.config is not None:
+    if s.config:
         return student_from_config(
             OmegaConf.to_container(s.config, resolve=True),  # type: ignore[arg-type]
             vocab_size=vocabulary.size,

@@ -58,7 +58,7 @@ class DataConfig:
     mlm_share: float = 0.15
     mlm_smoothing: float = 0.7
     mlm_replace: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])  # mask, random, kept
-    num_workers: int = 1  # processes that read batches; 0: none
+    num_workers: int = 0  # processes that read batches; memory-mapped reads take microseconds, so 0 is fine
 
 
 @dataclass
@@ -102,7 +102,7 @@ class StudentConfig:
     """The model that learns: pretrained, made of the teacher's layers, or from scratch."""
 
     model: str | None = None  # folder or hub id
-    config: dict[str, Any] | None = None  # a model from scratch: arguments of its transformers config
+    config: dict[str, Any] = field(default_factory=dict)  # from scratch: arguments of its transformers config
     layers: list[int] | None = None  # of the teacher's; null: half of them, first and last included
     architecture: str | None = None  # of a student of teacher layers; null: the teacher's
     vocab_transform: bool = True  # copy the teacher's head transform too

@@ -67,9 +67,10 @@ def train(config: DictConfig, folder: Path) -> float | None:
         )
         if config.trainer.max_steps != 0:
             _fit(trainer, training, config.ckpt_path)
+        last_step = {k: float(v) for k, v in trainer.logged_metrics.items() if k.startswith("train/")}
         metrics = _final_metrics(trainer, training) if validate else {}
         summary = {
-            **{k: float(v) for k, v in trainer.logged_metrics.items() if k.startswith("train/")},
+            **last_step,
             **throughput.summary(),
             **metrics,
             "train/steps": trainer.global_step,

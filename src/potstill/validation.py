@@ -203,7 +203,7 @@ def _model_faults(config: DictConfig) -> list[str]:
         faults.append(
             f"student.model={student.model} with {both}={student[both.split('.')[1]]}: give one of them"
         )
-    needs_layers = not student.model and student.config is None
+    needs_layers = not student.model and not student.config
     if teacher is None and name not in SUPERVISED:
         faults.append(
             f"teacher.model=null: objective={name} needs a teacher, a folder or hub id; "
@@ -239,7 +239,7 @@ def _model_faults(config: DictConfig) -> list[str]:
 def _config_kind(settings: Any) -> str | None:
     from potstill.models.specs import ARCHITECTURES
 
-    known = ARCHITECTURES.get(settings.get("model_type", "")) if settings is not None else None
+    known = ARCHITECTURES.get(settings.get("model_type", "")) if settings else None
     return known.kind if known else None
 
 

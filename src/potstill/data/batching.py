@@ -77,7 +77,9 @@ def plan_epoch(
     if tokens is not None:
         # The bin's upper end counts for each of its sequences, so that every epoch has as many steps.
         width = max(length_bin, 1)
-        return _shuffle_groups(order, _budget_bounds(((lengths[order] // width + 1) * width - 1).astype(np.int64), tokens), rng)
+        return _shuffle_groups(
+            order, _budget_bounds(((lengths[order] // width + 1) * width - 1).astype(np.int64), tokens), rng
+        )
     group = min(group_size or sequences, sequences)
     grouped = (
         _shuffle_groups(order, _even_bounds(len(order), group), rng)

@@ -93,8 +93,8 @@ def test_a_run_goes_on_where_it_was(corpus, vocabulary):
     assert len(loader) == an_epoch
     rest = [resumed.on_after_batch_transfer(item, 0) for item in loader]
     assert [flat(s) for s in rest] == [flat(s) for s in through[4:]]
-    # In the next epoch, as Lightning announces it, other batches from the first on.
-    loader.sampler.set_epoch(1)
+    # In the next epoch other batches, from the first on.
+    resumed.trainer.global_step = an_epoch
     second = [resumed.on_after_batch_transfer(item, 0) for item in loader]
     assert len(second) == an_epoch
     assert [flat(s) for s in second] != [flat(s) for s in through]
@@ -107,3 +107,25 @@ def test_evaluation_is_always_the_same(corpus, vocabulary):
     )
     assert [flat(s) for s in first] == [flat(s) for s in second]
     assert sum(s.tokens for s in first) == int(corpus.lengths.sum())
+
+
+def test_labels_are_the_hidden_tokens(corpus, vocabulary):
+    """With the labels put back, every sequence is one of the corpus."""
+    ids, lengths = corpus.gather(np.arange(len(corpus)))
+    known = {tuple(s.tolist()) for s in np.split(ids, np.cumsum(lengths)[:-1])}
+    for step in steps(module(corpus, vocabulary, batch_size=6, accumulate=2)):
+        for sequence, labels in flat(step):
+            assert tuple(label if label != -100 else token for token, label in zip(sequence, labels, strict=True)) in known
+    for step in steps(module(corpus, vocabulary, kind="causal")):
+        for sequence, labels in flat(step):
+            assert sequence in known
+            assert labels == (*sequence[1:], -100)
+
+
+def test_evaluation_masks_do_not_depend_on_the_training_corpus(corpus, vocabulary):
+    alone = CorpusDataModule(None, corpus, vocabulary, "masked", BatchSettings(seed=1, batch_size=8))
+    first, second = (
+        [data.on_after_batch_transfer(item, 0) for item in data.val_dataloader()]
+        for data in (alone, module(corpus, vocabulary, mlm_smoothing=2.0))
+    )
+    assert [flat(s) for s in first] == [flat(s) for s in second]

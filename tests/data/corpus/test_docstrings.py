@@ -25,6 +25,11 @@ def test_paragraphs_are_joined_and_the_rest_is_left_out():
         >>> mean([1, 2, 3]) and some words that would read as English otherwise
         2 and this output belongs to the prompt above, so it is left out
 
+            >>> indented(1) and more words that would read as English otherwise
+            and an indented output that would read as English otherwise
+
+            The indented paragraph after a doctest is prose again and it is kept.
+
         For example::
 
             this is code that reads like a sentence but it is indented as code
@@ -43,6 +48,7 @@ def test_paragraphs_are_joined_and_the_rest_is_left_out():
         "The result is a number, or a row of numbers where an axis is given, and the input is never changed.",
         "The axis along which the mean is taken; by default it is the first one.",
         "The values of which the mean shall be taken here.",
+        "The indented paragraph after a doctest is prose again and it is kept.",
         "The first item of a list, which is long enough to be kept here. "
         "See `module.Thing` and the manual for more words about it.",
     ]

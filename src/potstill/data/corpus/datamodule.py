@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,21 +94,24 @@ class CorpusDataModule(LightningDataModule):
         self.train, self.evaluation, self.vocabulary, self.kind = train, evaluation, vocabulary, kind
         self.settings = settings
         counts = (train or evaluation).token_counts  # type: ignore[union-attr]
-        self._weights = token_weights(counts, settings.mlm_smoothing, vocabulary.special_ids)
+        self._steps = _TrainSteps(train, settings) if train is not None else None
+        # Smoothing is a device of training. Evaluation hides all tokens alike, so that a perplexity does not depend on
+        # the corpus that a model was trained on.
+        self._chances = {
+            True: token_weights(counts, settings.mlm_smoothing, vocabulary.special_ids),
+            False: token_weights(counts, 0.0, vocabulary.special_ids),
+        }
         self._resumed_steps_an_epoch: int | None = None
 
     def train_dataloader(self) -> DataLoader:
         """Steps from the position that the trainer has reached."""
-        assert self.train is not None
-        s, world = self.settings, self.trainer.world_size if self.trainer else 1
-        steps = _TrainSteps(self.train, s, world)
-        if self._resumed_steps_an_epoch not in (None, len(steps.plan(0))):
+        assert self._steps is not None
+        if self._resumed_steps_an_epoch not in (None, self.steps_an_epoch):
             raise CheckpointError(
                 f"ckpt_path: the checkpoint's epochs have {self._resumed_steps_an_epoch} steps, this run's "
-                f"{len(steps.plan(0))}; resume with the same data, data.batch_size, accumulation and devices"
+                f"{self.steps_an_epoch}; resume with the same data, data.batch_size, accumulation and devices"
             )
-        done = self.trainer.global_step if self.trainer else 0
-        return self._loader(steps, _StepSampler(len(steps.plan(0)), done))
+        return self._loader(self._steps, _StepSampler(self.steps_an_epoch, self._done))
 
     def val_dataloader(self) -> DataLoader | list:
         """Evaluation batches, sorted by length, the same every time."""
@@ -131,16 +134,16 @@ class CorpusDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> StepBatch:
         """Mask a step as a whole, then cut this rank's micro-batches out of it."""
         ids, lengths = batch["ids"].long(), batch["lengths"].cpu().numpy()
-        seed = int(batch["seed"])
+        seed, training = int(batch["seed"]), bool(batch["training"])
         ends = np.cumsum(lengths) - 1
         if self.kind == "masked":
             assert self.vocabulary.mask_id is not None
-            self._weights = self._weights.to(ids.device)
+            chances = self._chances[training] = self._chances[training].to(ids.device)
             generator = torch.Generator(ids.device).manual_seed(seed)
             s = self.settings
             inputs, labels = mask_tokens(
                 ids,
-                self._weights,
+                chances,
                 share=s.mlm_share,
                 replace=s.mlm_replace,
                 mask_id=self.vocabulary.mask_id,
@@ -150,7 +153,7 @@ class CorpusDataModule(LightningDataModule):
         else:
             inputs, labels = ids, next_tokens(ids, torch.from_numpy(ends).to(ids.device))
             labelled = len(ids) - len(lengths)
-        cuts = self._cuts(lengths, bool(batch["training"]))
+        cuts = self._cuts(lengths, training)
         micro = [
             pad(inputs, labels, lengths[cut], ends[cut] - lengths[cut] + 1, self.vocabulary.pad_id)
             for cut in cuts
@@ -167,23 +170,22 @@ class CorpusDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """How long an epoch is: enough to know that a resumed run counts steps alike."""
-        return (
-            {"steps_an_epoch": len(_TrainSteps(self.train, self.settings, self._world()).plan(0))}
-            if self.train
-            else {}
-        )
+        return {"steps_an_epoch": self.steps_an_epoch}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Remember the length of the interrupted run's epochs, to be compared with this run's."""
         self._resumed_steps_an_epoch = state_dict.get("steps_an_epoch")
 
-    def _world(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
+    def _done(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
 
     @property
     def steps_an_epoch(self) -> int:
-        """Optimizer steps of an epoch."""
-        return len(_TrainSteps(self.train, self.settings, self._world()).plan(0)) if self.train else 0
+        """Optimizer steps of an epoch; 0 without training data."""
+        if self._steps is None:
+            return 0
+        self._steps.world = self.trainer.world_size if self.trainer else 1
+        return len(self._steps.plan(0))
 
 
 def pad(
@@ -211,22 +213,18 @@ def pad(
 
 
 class _StepSampler(Sampler):
-    """(epoch, step) pairs of one epoch, starting where `done` steps of training lead to.
+    """(epoch, step) pairs of one epoch, from where the steps already done lead to.
 
-    Lightning tells the epoch through `set_epoch`, so a later epoch starts at its first step.
+    They are asked for when iteration begins: Lightning may build the loader before it restores a checkpoint.
     """
 
-    def __init__(self, steps: int, done: int):
-        self.steps = steps
-        self.epoch, self.start = divmod(done, steps) if steps else (0, 0)
-
-    def set_epoch(self, epoch: int) -> None:
-        if epoch > self.epoch:
-            self.epoch, self.start = epoch, 0
+    def __init__(self, steps: int, done: Callable[[], int]):
+        self.steps, self.done = steps, done
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        for step in range(self.start, self.steps):
-            yield self.epoch, step
+        epoch, start = divmod(self.done(), self.steps)
+        for step in range(start, self.steps):
+            yield epoch, step
 
     def __len__(self) -> int:
         return self.steps
@@ -243,12 +241,12 @@ def _item(corpus: Corpus, wanted: NDArray[np.int64], seed: int, training: bool) 
 
 
 class _TrainSteps(Dataset):
-    def __init__(self, corpus: Corpus, settings: BatchSettings, world: int):
-        self.corpus, self.settings, self.world = corpus, settings, world
-        self._planned: tuple[int, EpochPlan] | None = None
+    def __init__(self, corpus: Corpus, settings: BatchSettings):
+        self.corpus, self.settings, self.world = corpus, settings, 1
+        self._planned: tuple[tuple[int, int], EpochPlan] | None = None
 
     def plan(self, epoch: int) -> EpochPlan:
-        if self._planned is None or self._planned[0] != epoch:
+        if self._planned is None or self._planned[0] != (epoch, self.world):
             s = self.settings
             times = s.accumulate * self.world
             plan = plan_epoch(
@@ -260,7 +258,7 @@ class _TrainSteps(Dataset):
                 group_size=s.group_size,
                 length_bin=s.length_bin,
             )
-            self._planned = (epoch, plan)
+            self._planned = ((epoch, self.world), plan)
         return self._planned[1]
 
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:

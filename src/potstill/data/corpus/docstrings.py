@@ -53,6 +53,7 @@ _PARAMETER = re.compile(
 )
 _NUMPY_PARAMETER = re.compile(r"^\s*[*]{0,2}[A-Za-z_][\w, *]*\s+:\s")
 _HEADING = re.compile(r"^\s*[A-Z][\w ]{0,40}:\s*$")
+_NO_PROSE = (_RULE, _HEADING, _NUMPY_PARAMETER, _DIRECTIVE)
 _ROLE = re.compile(r":[\w:+-]+:`~?!?([^`<]*?)(?:\s*<[^`>]*>)?`")
 _LINK = re.compile(r"`([^`<]*?)\s*<[^`>]*>`_{1,2}|\[([^\]]*)\]\([^)]*\)")
 _TRIPLE_QUOTE = re.compile(rb"\"\"\"|'''")
@@ -74,32 +75,28 @@ def _blocks(lines: Sequence[str]) -> Iterator[list[str]]:
     block: list[str] = []
     # While set, lines that are indented deeper than this belong to code or to a directive.
     skip_deeper_than: int | None = None
-    fenced = False
+    fenced = in_doctest = False
     for line in [*lines, ""]:
         if _FENCE.match(line):
             fenced = not fenced
             line = ""
         elif fenced:
             continue
+        # What follows a prompt without a blank line is its output.
+        in_doctest = bool(line.strip()) and (in_doctest or bool(_PROMPT.match(line)))
         indent = len(line) - len(line.lstrip())
         if line.strip() and skip_deeper_than is not None:
             if indent > skip_deeper_than:
                 continue
             skip_deeper_than = None
-        cut = not line.strip() or bool(
-            _RULE.match(line) or _HEADING.match(line) or _NUMPY_PARAMETER.match(line)
-        )
-        if _PROMPT.match(line) or _DIRECTIVE.match(line):
-            # What follows a prompt without a blank line is its output.
-            skip_deeper_than = indent if _DIRECTIVE.match(line) else indent - 1
-            cut = True
+        if _DIRECTIVE.match(line):
+            skip_deeper_than = indent
+        cut = in_doctest or not line.strip() or any(pattern.match(line) for pattern in _NO_PROSE)
         start = _BULLET.match(line) or _PARAMETER.match(line)
         if block and (cut or start):
             yield block
             block = []
         if cut:
-            if not line.strip() and skip_deeper_than == indent - 1:
-                skip_deeper_than = None
             continue
         text = line[start.end() :] if start else line
         if text.rstrip().endswith("::"):
@@ -166,7 +163,8 @@ def installed(packages: Sequence[str] | None, key: str) -> Packages:
     site = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     found: Packages = {STANDARD_LIBRARY: None}
     for distribution in distributions(path=sorted(site)):
-        found[_normal(distribution.metadata["Name"])] = distribution
+        if name := distribution.metadata["Name"]:  # a broken installation has none
+            found[_normal(name)] = distribution
     chosen = sorted(found) if packages is None else sorted({_normal(name) for name in packages})
     for name in chosen:
         if name not in found:
@@ -230,7 +228,10 @@ def _write(files: list[str], path: Path, num_proc: int, progress: Callable[[int,
     tasks = [files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)]
     seen: set[bytes] = set()
     done = 0
-    with worker_pool(num_proc, gc.disable) as pool, path.open("w", encoding="utf-8") as stream:
+    with (
+        worker_pool(num_proc, gc.disable) as pool,
+        path.open("w", encoding="utf-8", errors="replace") as stream,
+    ):
         for task, paragraphs in zip(tasks, pool.map(_read_sources, tasks), strict=True):
             for paragraph in paragraphs:
                 digest = hashlib.blake2b(paragraph.encode("utf-8", "replace"), digest_size=16).digest()

@@ -1,0 +1,54 @@
+# make quickstart: from nothing to a distilled student.   make test: everything is checked.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+RUNS   ?= runs/quickstart
+TRAIN  := $(BIN)/python train.py
+
+.PHONY: help install quickstart test check format bench dashboard build clean
+
+help:            ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+install: $(VENV)/installed   ## environment with pinned versions
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Teacher, student as it starts, distilled, and trained as long without a teacher; then one table of all four.
+quickstart: install   ## corpus -> teacher -> student -> report, under 10 minutes on 2 cores
+	$(TRAIN) experiment=quickstart_teacher hydra.run.dir=$(RUNS)/teacher
+	$(TRAIN) experiment=quickstart teacher.model=$(RUNS)/teacher/student trainer.max_steps=0 hydra.run.dir=$(RUNS)/before
+	$(TRAIN) experiment=quickstart teacher.model=$(RUNS)/teacher/student hydra.run.dir=$(RUNS)/distilled
+	$(TRAIN) experiment=quickstart objective=mlm teacher.model=$(RUNS)/teacher/student hydra.run.dir=$(RUNS)/alone
+	$(BIN)/python evaluate.py experiment=quickstart hydra.run.dir=$(RUNS)/report \
+	  model=[$(RUNS)/teacher/student,$(RUNS)/before/student,$(RUNS)/distilled/student,$(RUNS)/alone/student] \
+	  names=[teacher,before,distilled,alone]
+
+test: install   ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: install   ## ruff, formatting, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install   ## put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install   ## ratios against textbook implementations, each in one run
+	$(BIN)/python tests/benchmarks/bench_binarize.py
+	$(BIN)/python tests/benchmarks/bench_kd_step.py
+	$(BIN)/python tests/benchmarks/bench_loop.py
+
+dashboard: install   ## offline wandb runs in wandb's own terminal viewer
+	$(BIN)/wandb beta leet $(shell ls -td runs/*/wandb runs/*/*/wandb 2>/dev/null | head -1)
+
+build: install   ## wheel and source archive
+	$(BIN)/python -m build --no-isolation
+
+clean:           ## runs and builds; the environment stays
+	rm -rf runs dist build

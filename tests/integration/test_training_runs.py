@@ -1,0 +1,169 @@
+"""Whole runs, in this process: what they leave, resuming, accumulation, distillation that learns."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from potstill import runs
+from potstill.errors import CheckpointError, ModelError, TrainingError
+from potstill.validation import validate_train
+
+pytestmark = pytest.mark.integration
+
+SMALL = ["data.max_length=32", "data.num_proc=1", "data.batch_size=8", "logger=csv", "optimizer.lr=1e-3"]
+QUIET = ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
+
+
+@pytest.fixture
+def run(text_file, eval_file, shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+    source = ["data=text_files", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]"]
+
+    def start(name, *overrides):
+        config = compose_config(*source, *SMALL, *QUIET, *overrides)
+        validate_train(config)
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        runs.train(config, folder)
+        return folder
+
+    return start
+
+
+def student(folder):
+    return load_file(folder / "student" / "model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_kd_leaves_what_the_contract_says(run, bert_teacher):
+    folder = run("kd", f"teacher.model={bert_teacher}", "trainer.max_steps=12")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {
+        "train/tokens_per_second", "train/step_seconds", "train/peak_memory_gb", "git_commit", "seed", "versions",
+        "val/perplexity", "val/loss_ce", "val/loss_mlm", "val/loss_cos", "val/teacher_perplexity", "train/loss",
+    } <= summary.keys()  # fmt: skip
+    assert all(isinstance(value, int | float | str | None) for value in summary.values())
+    assert summary["train/steps"] == 12
+    header = (folder / "metrics.csv").read_text().splitlines()[0]
+    assert {"step", "train/loss_ce", "train/loss_mlm", "train/lr", "train/grad_norm"} <= set(header.split(","))
+    for name in ("report.html", "config.yaml", "checkpoints/last.ckpt", "student/tokenizer.json", "student/README.md"):
+        assert (folder / name).is_file(), name
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not [key for key in checkpoint["state_dict"] if key.startswith("teacher.")]
+    assert checkpoint["global_step"] == 12
+
+
+def test_distillation_brings_the_student_to_the_teacher(run, bert_teacher):
+    start = run("before", f"teacher.model={bert_teacher}", "trainer.max_steps=0")
+    end = run("after", f"teacher.model={bert_teacher}", "trainer.max_epochs=12")
+    before, after = (json.loads((f / "summary.json").read_text()) for f in (start, end))
+    assert after["val/loss_ce"] < 0.7 * before["val/loss_ce"]
+    assert after["val/loss_cos"] < 0.7 * before["val/loss_cos"]
+
+
+def test_causal_models_learn_the_next_token(run, gpt2_teacher):
+    folder = run("gpt2", f"teacher.model={gpt2_teacher}", "trainer.max_steps=4", "student.freeze_positions=true")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "val/loss_clm" in summary
+    assert "val/loss_mlm" not in summary
+    from transformers import AutoModelForCausalLM
+
+    teacher = AutoModelForCausalLM.from_pretrained(gpt2_teacher)
+    learnt = AutoModelForCausalLM.from_pretrained(folder / "student")
+    assert torch.equal(learnt.transformer.wpe.weight, teacher.transformer.wpe.weight)
+    assert not torch.equal(learnt.transformer.wte.weight, teacher.transformer.wte.weight)
+    assert learnt.config.n_layer == 2
+
+
+@pytest.mark.parametrize("objective", ["kd", "mlm"])
+def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objective):
+    """Dropout, masks, order, optimizer and schedule all go on as if nothing had happened, over an epoch's border."""
+    common = [f"objective={objective}", f"teacher.model={bert_teacher}", "data.batch_size=4"]
+    steps = ["trainer.max_steps=50", "checkpoint.every_n_steps=20", "trainer.val_check_interval=8"]
+    whole = run("whole", *common, *steps)  # 30 steps an epoch
+
+    from potstill.callbacks import LastCheckpoint
+
+    class Killed(Exception):
+        pass
+
+    original = LastCheckpoint._save
+
+    def save_and_die(self, trainer):
+        original(self, trainer)
+        if trainer.global_step == 20:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LastCheckpoint, "_save", save_and_die)
+        with pytest.raises(Killed):
+            run("half", *common, *steps)
+    half = whole.parent / "half" / "checkpoints" / "last.ckpt"
+    resumed = run("resumed", *common, *steps, f"ckpt_path={half}")
+    assert same(student(whole), student(resumed))
+    ends = [json.loads((f / "summary.json").read_text()) for f in (whole, resumed)]
+    assert ends[0]["val/loss"] == ends[1]["val/loss"]
+    assert ends[0]["train/loss"] == ends[1]["train/loss"]
+    assert ends[1]["train/steps"] == 50
+
+
+def test_the_same_global_batch_gives_the_same_update_however_it_is_split(run, bert_teacher):
+    calm = [f"teacher.model={bert_teacher}", "trainer.max_steps=4", "optimizer.lr=1e-2"]
+    dropout = ["hidden_dropout_prob", "attention_probs_dropout_prob"]
+    settings = ", ".join(f"{name}: 0.0" for name in dropout)
+    shape = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64"
+    calm.append(f"+student.config={{model_type: bert, max_position_embeddings: 64, {shape}, {settings}}}")
+    once = student(run("once", *calm, "data.batch_size=12"))
+    for size, times in ((6, 2), (4, 3)):
+        split = student(
+            run(f"split{times}", *calm, f"data.batch_size={size}", f"trainer.accumulate_grad_batches={times}")
+        )
+        for key, value in once.items():
+            torch.testing.assert_close(split[key], value, rtol=0, atol=2e-5, msg=key)
+
+
+def test_a_checkpoint_of_another_model_is_refused(run, bert_teacher):
+    first = run("first", f"teacher.model={bert_teacher}", "trainer.max_steps=2")
+    ckpt = f"ckpt_path={first}/checkpoints/last.ckpt"
+    with pytest.raises(CheckpointError, match="another model"):
+        run("other", f"teacher.model={bert_teacher}", "student.layers=[0]", "trainer.max_steps=4", ckpt)
+    with pytest.raises(CheckpointError, match="terms"):
+        run("terms", f"teacher.model={bert_teacher}", "objective=mlm", "trainer.max_steps=4", ckpt)
+    with pytest.raises(CheckpointError, match="steps"):
+        run("batch", f"teacher.model={bert_teacher}", "data.batch_size=4", "trainer.max_steps=4", ckpt)
+    (first / "broken.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        run("broken", f"teacher.model={bert_teacher}", f"ckpt_path={first}/broken.ckpt")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(run, bert_teacher, monkeypatch):
+    from potstill.objectives import language
+
+    monkeypatch.setattr(language, "cosine_distance", lambda *a, **k: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(TrainingError, match=r"step 1: term cos is nan"):
+        run("nan", f"teacher.model={bert_teacher}", "trainer.max_steps=2")
+
+
+def test_an_encoder_without_head_is_no_teacher_but_can_be_trained(run, tmp_path, bert_teacher):
+    from transformers import AutoTokenizer, BertModel
+
+    BertModel.from_pretrained(bert_teacher).save_pretrained(tmp_path / "encoder")
+    AutoTokenizer.from_pretrained(bert_teacher).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ModelError, match="head"):
+        run("kd", f"teacher.model={tmp_path}/encoder", "trainer.max_steps=2")
+    folder = run("mlm", "objective=mlm", f"student.model={tmp_path}/encoder", "trainer.max_steps=2")
+    assert json.loads((folder / "summary.json").read_text())["train/steps"] == 2
+
+
+def test_token_budget_and_held_out_share(run, bert_teacher):
+    folder = run(
+        "budget", f"teacher.model={bert_teacher}", "data.max_tokens=128", "trainer.max_steps=6",
+        "data.eval_files=null", "data.eval_share=0.2", "trainer.accumulate_grad_batches=2",
+    )  # fmt: skip
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["val/perplexity"] > 1
