@@ -23,7 +23,7 @@ quickstart: install   ## corpus -> teacher -> student -> report, under 10 minute
 	$(TRAIN) experiment=quickstart teacher.model=$(RUNS)/teacher/student trainer.max_steps=0 hydra.run.dir=$(RUNS)/before
 	$(TRAIN) experiment=quickstart teacher.model=$(RUNS)/teacher/student hydra.run.dir=$(RUNS)/distilled
 	$(TRAIN) experiment=quickstart objective=mlm teacher.model=$(RUNS)/teacher/student hydra.run.dir=$(RUNS)/alone
-	$(BIN)/python evaluate.py experiment=quickstart hydra.run.dir=$(RUNS)/report \
+	$(BIN)/python evaluate.py hydra.run.dir=$(RUNS)/report \
 	  model=[$(RUNS)/teacher/student,$(RUNS)/before/student,$(RUNS)/distilled/student,$(RUNS)/alone/student] \
 	  names=[teacher,before,distilled,alone]
 
@@ -44,8 +44,12 @@ bench: install   ## ratios against textbook implementations, each in one run
 	$(BIN)/python tests/benchmarks/bench_kd_step.py
 	$(BIN)/python tests/benchmarks/bench_loop.py
 
+# Every run keeps its own wandb folder; the viewer wants them in one, so links are gathered.
 dashboard: install   ## offline wandb runs in wandb's own terminal viewer
-	$(BIN)/wandb beta leet $(shell ls -td runs/*/wandb runs/*/*/wandb 2>/dev/null | head -1)
+	@mkdir -p runs/wandb
+	@for run in $$(find $(CURDIR)/runs -path $(CURDIR)/runs/wandb -prune -o -type d -name '*run-*' -path '*/wandb/*' -print); do \
+	  ln -sfn $$run runs/wandb/$$(basename $$run); done
+	$(BIN)/wandb leet runs/wandb
 
 build: install   ## wheel and source archive
 	$(BIN)/python -m build --no-isolation

@@ -67,7 +67,9 @@ def gpt2_tokenizer(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("bpe")
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(sentences(200), vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False)
+    bpe.train_from_iterator(
+        sentences(200), vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False
+    )
     bpe.save_model(str(folder))
     GPT2TokenizerFast.from_pretrained(folder, model_max_length=64).save_pretrained(folder)
     return folder
@@ -79,7 +81,13 @@ def save_bert(folder, tokenizer, seed=0, layers=4, **settings):
 
     torch.manual_seed(seed)
     fast = AutoTokenizer.from_pretrained(tokenizer)
-    shape = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.3}
+    shape = {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.3,
+    }
     BertForMaskedLM(
         BertConfig(vocab_size=len(fast), num_hidden_layers=layers, **{**shape, **settings})
     ).save_pretrained(folder)
@@ -101,7 +109,15 @@ def gpt2_teacher(tmp_path_factory, gpt2_tokenizer):
     torch.manual_seed(0)
     fast = AutoTokenizer.from_pretrained(gpt2_tokenizer)
     GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(fast), n_embd=32, n_layer=4, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0)
+        GPT2Config(
+            vocab_size=len(fast),
+            n_embd=32,
+            n_layer=4,
+            n_head=4,
+            n_positions=64,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
     ).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
@@ -137,7 +153,9 @@ def run_command(script, *overrides, cache=None, timeout=300, **environment):
 @pytest.fixture
 def command(shared_cache):
     """Call `command("train.py", "key=value", ...)`; its cache is the session's."""
-    return lambda script, *overrides, **kwargs: run_command(script, *overrides, **{"cache": shared_cache, **kwargs})
+    return lambda script, *overrides, **kwargs: run_command(
+        script, *overrides, **{"cache": shared_cache, **kwargs}
+    )
 
 
 def composed(*overrides, name="train"):

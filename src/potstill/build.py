@@ -53,6 +53,7 @@ class Training:
     module: LanguageDistillation
     data: CorpusDataModule
     vocabulary: Vocabulary
+    corpus: Corpus
     teacher_parameters: int | None
 
 
@@ -68,10 +69,13 @@ def build_training(config: DictConfig) -> Training:
     vocabulary = build_vocabulary(config.data, parts, [config.teacher.model, config.student.model])
     teacher, student = build_models(config, vocabulary)
     objective = build_objective(config.objective, trunk_of(student).kind)
+    # Made once for nothing: a fault in its arguments should not wait for the corpus.
+    build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
     if not objective.needs_teacher:
         teacher = None  # it only gave its layers
     length = sequence_length(config.data, vocabulary, [m for m in (teacher, student) if m is not None])
     train, evaluation = build_corpora(config.data, parts, vocabulary, length)
+    assert train is not None
     data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, batch_settings(config))
     if config.compile:
         for model in (teacher, student):
@@ -85,7 +89,9 @@ def build_training(config: DictConfig) -> Training:
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,
     )
-    return Training(module, data, vocabulary, teacher.num_parameters() if teacher is not None else None)
+    return Training(
+        module, data, vocabulary, train, teacher.num_parameters() if teacher is not None else None
+    )
 
 
 def build_vocabulary(data: DictConfig, parts: Parts, models: list[str | None]) -> Vocabulary:
@@ -259,6 +265,10 @@ def _corpus(
                 progress=progress,
             )
         stores.append(store)
+        counts = ", ".join(
+            f"{count:,} {name.replace('_', ' ')}" for name, count in Corpus([store]).describe().items()
+        )
+        log.info("%s: %s", source.name, counts)
     return Corpus(stores) if stores else None
 
 

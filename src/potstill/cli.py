@@ -11,14 +11,16 @@ import errno
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,6 +36,15 @@ _DISK_FAULTS = {
     errno.EROFS,
     errno.ENOTDIR,
     errno.EEXIST,
+}
+
+TYPES = {
+    "integer": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list, [a,b]",
+    "dict": "a dictionary, {key: value}",
 }
 
 
@@ -72,7 +83,8 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
     # `experiment` is in the defaults list (as null), so that it composes late; both spellings are welcome.
     sys.argv[1:] = [re.sub(r"^\+(experiment|debug|sweep)=", r"\1=", argument) for argument in sys.argv[1:]]
-
+    # Hydra takes no overrides on both sides of a flag.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     started = False
 
     def job(config: DictConfig) -> Any:
@@ -91,10 +103,14 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)
     try:
         main(job)()
-    except (HydraException, OmegaConfBaseException, PotstillError) as fault:
+    except (HydraException, OmegaConfBaseException, PotstillError, yaml.YAMLError) as fault:
         _refuse(fault)
-    except OSError as fault:
-        if started:  # a fault of the disk was caught in the job; this one is ours
+    except BrokenPipeError:
+        if started:
+            raise
+        _leave_pipe()
+    except (OSError, ValueError) as fault:  # a ValueError is Hydra's of an override, such as `optimizer=null`
+        if started:  # the user's faults were caught in the job; this one is ours
             raise
         _refuse(fault)
     except KeyboardInterrupt:
@@ -117,38 +133,95 @@ def _refuse(fault: Exception) -> None:
     raise SystemExit(2)
 
 
+def _leave_pipe() -> None:
+    """End quietly where the reader of `--help | head` has gone, as the shell reports a closed pipe."""
+    # Python flushes stdout once more on its way out, and would complain then.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(128 + signal.SIGPIPE)
+
+
 def one_line(fault: Exception) -> str:
     """A fault as one line that names the key, the value and what is right."""
-    if isinstance(fault, PotstillError):
-        return " ".join(str(fault).split())
-    if isinstance(fault, OSError) and not isinstance(fault, HydraException):
+    if isinstance(fault, MissingConfigException):
+        return _unknown_option(fault)
+    if isinstance(fault, OverrideParseException):
+        return f"{fault.override}: not of the form key=value or group=option; quote what the shell would take"
+    if isinstance(fault, OSError):
         what = os.strerror(fault.errno) if fault.errno else str(fault)
-        return (
-            f"cannot write {fault.filename or 'to the output folder'}: {what}; choose another hydra.run.dir"
-        )
+        where = fault.filename or "the output folder"
+        return f"hydra.run.dir: cannot write {where}: {what}; name a folder that can be written"
+    if isinstance(fault, HydraException | OmegaConfBaseException):
+        return _composing(fault)
+    return _flat(str(fault))
+
+
+def _unknown_option(fault: MissingConfigException) -> str:
+    """Hydra's own message lists its search path; the options are what a user needs."""
+    if not fault.missing_cfg_file or not fault.options:
+        return _flat(str(fault).partition("Config search path")[0])
+    group, _, option = fault.missing_cfg_file.rpartition("/")
+    close = difflib.get_close_matches(option, fault.options, n=1)
+    guess = f"; did you mean `{group}={close[0]}`?" if close else ""
+    return f"{group}={option}: no such option; one of {', '.join(fault.options)}{guess}"
+
+
+def _composing(fault: Exception) -> str:
+    """What Hydra says of an override that does not fit the schema, without its advice for developers."""
     text = str(fault)
-    cause = fault.__cause__
-    if cause is not None and str(cause) not in text:
-        text = f"{text} {cause}"
-    # OmegaConf adds lines for its own developers; the key is all that a user needs of them.
-    key = re.search(r"full_key: (\S+)", text)
-    text = re.sub(r"(Config search path:|To append to your config).*?(?=\n\S|$)", "", text)
-    text = re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", text)
-    text = " ".join(text.split())
-    if key and key.group(1) not in text:
-        text = f"{key.group(1)}: {text}"
-    return text.replace("Could not override", "no such key:") + _closest(text)
+    if unknown := re.match(r"Could not override '(.+)'\.\s+To append to your config use \+(.*)", text):
+        if free := _free_dictionary(unknown[1]):
+            return f"{unknown[2]}: not in {free} yet; to add it, write +{unknown[2]}"
+        return f"{unknown[2]}: no such key{_closest(unknown[1])}"
+    if sweep := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'", text):
+        return (
+            f"{sweep[1]}: several values are a sweep, with -m; one value that is a list is written key=[a,b]"
+        )
+    cause = _first_line(fault.__cause__) if fault.__cause__ else ""
+    if wrong := re.match(r"Error merging override (.*)", text):
+        return f"{wrong[1].lstrip('+')}: {_expected(cause)}"
+    key = re.search(r"full_key: (\S+)", f"{text}\n{fault.__cause__}")
+    text = _flat(f"{_first_line(fault)} {cause}")
+    return f"{key[1]}: {text}" if key and key[1] not in text else text
 
 
-def _closest(text: str) -> str:
-    unknown = re.search(r"Could not override '([\w./-]+)'|Key '([\w.]+)' (?:is )?not in", text)
-    if not unknown:
-        return ""
-    wanted = (unknown.group(1) or unknown.group(2)).split("@")[0]
-    known = _known_keys() + [str(path.name) for path in config_folder().iterdir() if path.is_dir()]
+def _expected(text: str) -> str:
+    """OmegaConf's words about a type, as what is expected."""
+    if kind := re.search(r"could not be converted to (\w+)|is not a valid (\w+)", text):
+        name = (kind[1] or kind[2]).lower()
+        return f"expected {TYPES.get(name, f'a value of type {name}')}"
+    if "is not a ListConfig" in text:
+        return f"expected {TYPES['list']}"
+    return "expected a value, not null" if "is not Optional" in text else text
+
+
+def _first_line(fault: BaseException) -> str:
+    return str(fault).strip().partition("\n")[0]
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _closest(wanted: str) -> str:
+    wanted = wanted.partition("@")[0]
+    known = _known_keys() + [path.name for path in config_folder().iterdir() if path.is_dir()]
     # A key is misspelled in its last part more often than misplaced, so compare whole paths.
     close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.6)
     return f"; did you mean `{close[0]}`?" if close else "; --help lists the groups, `--cfg job` all keys"
+
+
+def _free_dictionary(key: str) -> str | None:
+    """The section that takes any key, such as `student.config`, where `key` is in one."""
+    from potstill.config import EvaluateConfig, TrainConfig
+
+    parts = key.split(".")
+    for schema in map(OmegaConf.structured, (TrainConfig, EvaluateConfig)):
+        for depth in range(1, len(parts) + 1):
+            section = ".".join(parts[:depth])
+            node = OmegaConf.select(schema, section)
+            if isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict:
+                return section
+    return None
 
 
 def _known_keys() -> list[str]:

@@ -185,7 +185,6 @@ class BenchmarkConfig:
     """What a model is judged on: data, metrics, and which metric decides."""
 
     name: str = MISSING
-    train_file: str | None = None
     eval_file: str | None = None  # takes the place of data.eval_files
     monitor: str = MISSING
     mode: str = MISSING  # min | max

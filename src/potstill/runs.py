@@ -55,6 +55,8 @@ def train(config: DictConfig, folder: Path) -> float | None:
     """
     _quiet()
     started = time.perf_counter()
+    # Devices that this machine lacks should be found before the corpus is read.
+    build_trainer(config.trainer, folder, callbacks=[], loggers=False)
     training = build_training(config)
     bar = config.trainer.enable_progress_bar
     callbacks, throughput = build_callbacks(config, folder, bar)
@@ -74,6 +76,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
             **throughput.summary(),
             **metrics,
             "train/steps": trainer.global_step,
+            **{f"data/{name}": count for name, count in training.corpus.describe().items()},
             "student/parameters": count_parameters(training.module.student)["total"],
             **({"teacher/parameters": training.teacher_parameters} if training.teacher_parameters else {}),
             "seconds": time.perf_counter() - started,
@@ -88,11 +91,12 @@ def train(config: DictConfig, folder: Path) -> float | None:
             log_summary(loggers, summary)
             for logger in loggers:
                 logger.save()
+            _ensure_metrics(folder / "metrics.csv")
             _train_report(config, folder, summary)
+            log.info("%s", folder / "report.html")
         failed = False
     finally:
         finish(loggers, failed=failed)
-    log.info("%s", folder / "report.html")
     return summary.get("val/perplexity")
 
 
@@ -197,6 +201,9 @@ def _quiet() -> None:
         ".*does not have many workers.*",
         ".*`training_step` returned `None`.*",
         ".*lr_scheduler.step.*",
+        ".*Experiment logs directory .* exists and is not empty.*",  # Hydra's record is in it
+        ".*smaller than the logging interval.*",
+        r".*module\(s\) in eval mode at the start of training.*",  # the teacher's
     ):
         warnings.filterwarnings("ignore", message)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -233,6 +240,12 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fresh.write_text(json.dumps(content, indent=2) + "\n")
     fresh.replace(path)
+
+
+def _ensure_metrics(path: Path) -> None:
+    """Its header alone, where a run ended before it logged anything."""
+    if not path.exists():
+        path.write_text("epoch,step\n")
 
 
 def _card(config: DictConfig, summary: dict[str, Any]) -> str:

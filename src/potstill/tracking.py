@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from potstill.errors import ConfigError
@@ -44,7 +45,11 @@ def make_loggers(name: str, folder: Path, **wandb_settings: Any) -> list[Logger]
             raise ConfigError("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
     elif name == "wandb":
-        loggers.append(_wandb(folder, **wandb_settings))
+        if rank_zero_only.rank in (
+            0,
+            None,
+        ):  # the other processes of a distributed run have no run of their own
+            loggers.append(_wandb(folder, **wandb_settings))
     elif name != "csv":
         raise ConfigError(f"logger.name={name}: wandb, csv or tensorboard")
     return loggers
@@ -93,6 +98,6 @@ def finish(loggers: list[Logger], *, failed: bool) -> None:
     """Close every logger; a failed wandb run is marked as failed."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=1 if failed else 0, quiet=True)
+            logger.experiment.finish(exit_code=1 if failed else 0)
         else:
             logger.finalize("failed" if failed else "success")

@@ -6,10 +6,13 @@ checked here are ranges, combinations, files, and whether the models fit each ot
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,19 @@ from omegaconf import DictConfig, OmegaConf
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.data.corpus.composition import sources_of
 from potstill.errors import ConfigError, PotstillError
-from potstill.models.specs import ModelSpec, check_layers, check_pair, read_spec
+from potstill.models.specs import ModelSpec, check_layers, check_pair, read_spec, spec_from_settings
 
+LOGGERS = ("wandb", "tensorboard", "csv")
+# What transformers.get_scheduler makes without further arguments.
+SCHEDULES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 SUPERVISED = ("mlm", "clm")
 
@@ -34,7 +48,9 @@ def validate_train(config: DictConfig) -> None:
         *_optimizer_faults(config),
         *_model_faults(config),
         *_checkpoint_faults(config),
+        *_logger_faults(config.logger),
         *_launch_faults(config),
+        *_output_faults(),
     ]
     _raise(faults)
 
@@ -45,26 +61,27 @@ def validate_evaluate(config: DictConfig) -> None:
     faults = _trainer_faults(config.trainer)
     models = models_of(config)
     if not models:
-        faults.append("model=[]: name at least one folder or hub id")
+        faults.append("model=: name at least one folder or hub id, model=<folder> or model=[a,b]")
     if config.names is not None and len(config.names) != len(models):
         faults.append(f"names={list(config.names)}: {len(models)} models need as many names")
-    for file in (config.benchmark.train_file, config.benchmark.eval_file):
-        if file is not None and not Path(file).expanduser().is_file():
-            faults.append(f"benchmark file {file}: no such file")
     faults += _data_faults(config.data, evaluating=True, eval_file=config.benchmark.eval_file)
     kind = {"mlm": "masked", "clm": "causal"}.get(config.benchmark.name)
     for model in models:
         spec = _spec("model", model, faults)
+        faults += _length_faults(config.data, {f"model={model}": spec})
         if spec and kind and spec.kind != kind:
             right = "clm" if spec.kind == "causal" else "mlm"
             faults.append(
                 f"benchmark={config.benchmark.name}: {model} is a {spec.kind} language model; use {right}"
             )
+    faults += _output_faults()
     _raise(faults)
 
 
 def models_of(config: DictConfig) -> list[str]:
-    """`model=` as a list of folders or hub ids."""
+    """`model=` as a list of folders or hub ids; empty where none is given."""
+    if OmegaConf.is_missing(config, "model") or config.model is None:
+        return []
     return [str(m) for m in config.model] if OmegaConf.is_list(config.model) else [str(config.model)]
 
 
@@ -74,10 +91,20 @@ def _raise(faults: list[str]) -> None:
 
 
 def _check_known(config: DictConfig, schema: type) -> None:
+    OmegaConf.to_container(config, resolve=True)  # an interpolation that leads nowhere is a fault of now
     # `+key=value` opens the struct; whatever is not in the schema would be ignored, so it is refused.
-    unknown = [key for key in config if key not in OmegaConf.structured(schema)]
-    if unknown:
-        raise ConfigError(f"{unknown[0]!s}={config[unknown[0]]}: no such key; `--cfg job` shows all keys")
+    for key, value in _unknown(config, OmegaConf.structured(schema)):
+        raise ConfigError(f"{key}={value}: no such key; `--cfg job` shows all keys")
+
+
+def _unknown(config: DictConfig, schema: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    known = set(schema.keys())  # `in` is false of a key without a default
+    for key in map(str, config):
+        if key not in known:
+            yield f"{prefix}{key}", OmegaConf.select(config, key)
+        # A free dictionary (`optimizer`, `student.config`) takes any key; a section takes its own.
+        elif is_dataclass(OmegaConf.get_type(schema, key)):
+            yield from _unknown(config[key], schema[key], f"{prefix}{key}.")
 
 
 def _objective_faults(objective: DictConfig) -> list[str]:
@@ -165,10 +192,14 @@ def _trainer_faults(trainer: DictConfig) -> list[str]:
 def _optimizer_faults(config: DictConfig) -> list[str]:
     faults = []
     optimizer, schedule = config.optimizer, config.schedule
+    if not optimizer.get("_target_"):
+        faults.append("optimizer._target_=null: name an optimizer, such as torch.optim.AdamW")
     for name, low in (("lr", 0.0), ("eps", 0.0), ("weight_decay", 0.0)):
         value = optimizer.get(name)
         if value is not None and not (isinstance(value, int | float) and value >= low):
             faults.append(f"optimizer.{name}={value}: a number, {low:g} or more")
+    if schedule.name not in SCHEDULES:
+        faults.append(f"schedule.name={schedule.name}: one of {', '.join(SCHEDULES)}")
     if not 0 <= schedule.warmup_share <= 1:
         faults.append(f"schedule.warmup_share={schedule.warmup_share}: a share, from 0 to 1")
     if schedule.warmup_steps is not None and schedule.warmup_steps < 0:
@@ -178,8 +209,17 @@ def _optimizer_faults(config: DictConfig) -> list[str]:
     every = config.checkpoint.every_n_steps
     if every is not None and every < 1:
         faults.append(f"checkpoint.every_n_steps={every}: 1 or more, or null for the end only")
-    if config.logger.mode not in (None, "online", "offline", "disabled"):
-        faults.append(f"logger.mode={config.logger.mode}: online, offline, disabled, or null")
+    return faults
+
+
+def _logger_faults(logger: DictConfig) -> list[str]:
+    faults = []
+    if logger.name not in LOGGERS:
+        faults.append(f"logger.name={logger.name}: one of {', '.join(LOGGERS)}")
+    if logger.name == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        faults.append("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
+    if logger.mode not in (None, "online", "offline", "disabled"):
+        faults.append(f"logger.mode={logger.mode}: online, offline, disabled, or null")
     return faults
 
 
@@ -195,7 +235,7 @@ def _model_faults(config: DictConfig) -> list[str]:
     faults: list[str] = []
     objective, student, name = config.objective, config.student, config.objective.name
     teacher = _spec("teacher.model", config.teacher.model, faults) if config.teacher.model else None
-    learner = _spec("student.model", student.model, faults) if student.model else None
+    learner = _learner(student, faults)
     if faults:
         return faults
     if student.model and (student.layers or student.config):
@@ -219,11 +259,16 @@ def _model_faults(config: DictConfig) -> list[str]:
             check_layers(list(student.layers), teacher.depth, "student.layers")
         except PotstillError as fault:
             faults.append(str(fault))
-    if teacher and learner and name not in SUPERVISED:
+    if teacher and learner and student.model and name not in SUPERVISED:
         faults += check_pair(teacher, learner)
+    needed = {
+        "teacher.model": teacher if name not in SUPERVISED or needs_layers else None,
+        "the student": learner,
+    }
+    faults += _length_faults(config.data, needed)
     spec = learner or (teacher if needs_layers else None)
-    kind = spec.kind if spec else _config_kind(student.config)
-    if kind:
+    if spec:
+        kind = spec.kind
         wrong = "clm" if kind == "masked" else "mlm"
         if objective.terms[wrong].weight:
             right = "mlm" if kind == "masked" else "clm"
@@ -236,11 +281,26 @@ def _model_faults(config: DictConfig) -> list[str]:
     return faults
 
 
-def _config_kind(settings: Any) -> str | None:
-    from potstill.models.specs import ARCHITECTURES
+def _learner(student: DictConfig, faults: list[str]) -> ModelSpec | None:
+    """The student's facts where it is a model of its own; None where it is made of the teacher's layers."""
+    if student.model:
+        return _spec("student.model", student.model, faults)
+    if not student.config:
+        return None
+    try:
+        settings = OmegaConf.to_container(student.config, resolve=True)
+        return spec_from_settings(settings, "student.config")  # type: ignore[arg-type]
+    except PotstillError as fault:
+        faults.append(str(fault))
+        return None
 
-    known = ARCHITECTURES.get(settings.get("model_type", "")) if settings else None
-    return known.kind if known else None
+
+def _length_faults(data: DictConfig, models: dict[str, ModelSpec | None]) -> list[str]:
+    return [
+        f"data.max_length={data.max_length}: {key} reads at most {spec.max_length} tokens"
+        for key, spec in models.items()
+        if spec and data.max_length is not None and data.max_length > spec.max_length
+    ]
 
 
 def _checkpoint_faults(config: DictConfig) -> list[str]:
@@ -268,6 +328,15 @@ def _launch_faults(config: DictConfig) -> list[str]:
             "trainer.devices=1, trainer.strategy=ddp_spawn, or a launcher"
         ]
     return []
+
+
+def _output_faults() -> list[str]:
+    """Hydra has made the output folder, which works on a full disk too."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return []
+    return _writable("hydra.run.dir", Path(HydraConfig.get().runtime.output_dir))
 
 
 def _writable(key: str, folder: Path) -> list[str]:

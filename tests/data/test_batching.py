@@ -9,7 +9,9 @@ lengths_of = st.lists(st.integers(3, 60), min_size=1, max_size=200).map(np.array
 
 
 @settings(deadline=None, max_examples=60)
-@given(lengths_of, st.integers(1, 17), st.integers(0, 3), st.sampled_from([0, 1, 4]), st.sampled_from([None, 3]))
+@given(
+    lengths_of, st.integers(1, 17), st.integers(0, 3), st.sampled_from([0, 1, 4]), st.sampled_from([None, 3])
+)
 def test_every_sequence_comes_once_an_epoch(lengths, size, epoch, length_bin, group):
     plan = plan_epoch(lengths, seed=1, epoch=epoch, sequences=size, length_bin=length_bin, group_size=group)
     assert sorted(plan.order) == list(range(len(lengths)))

@@ -50,8 +50,16 @@ def test_kd_leaves_what_the_contract_says(run, bert_teacher):
     assert all(isinstance(value, int | float | str | None) for value in summary.values())
     assert summary["train/steps"] == 12
     header = (folder / "metrics.csv").read_text().splitlines()[0]
-    assert {"step", "train/loss_ce", "train/loss_mlm", "train/lr", "train/grad_norm"} <= set(header.split(","))
-    for name in ("report.html", "config.yaml", "checkpoints/last.ckpt", "student/tokenizer.json", "student/README.md"):
+    assert {"step", "train/loss_ce", "train/loss_mlm", "train/lr", "train/grad_norm"} <= set(
+        header.split(",")
+    )
+    for name in (
+        "report.html",
+        "config.yaml",
+        "checkpoints/last.ckpt",
+        "student/tokenizer.json",
+        "student/README.md",
+    ):
         assert (folder / name).is_file(), name
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert not [key for key in checkpoint["state_dict"] if key.startswith("teacher.")]
@@ -67,7 +75,9 @@ def test_distillation_brings_the_student_to_the_teacher(run, bert_teacher):
 
 
 def test_causal_models_learn_the_next_token(run, gpt2_teacher):
-    folder = run("gpt2", f"teacher.model={gpt2_teacher}", "trainer.max_steps=4", "student.freeze_positions=true")
+    folder = run(
+        "gpt2", f"teacher.model={gpt2_teacher}", "trainer.max_steps=4", "student.freeze_positions=true"
+    )
     summary = json.loads((folder / "summary.json").read_text())
     assert "val/loss_clm" in summary
     assert "val/loss_mlm" not in summary
@@ -144,7 +154,9 @@ def test_a_checkpoint_of_another_model_is_refused(run, bert_teacher):
 def test_a_loss_that_is_no_number_stops_the_run(run, bert_teacher, monkeypatch):
     from potstill.objectives import language
 
-    monkeypatch.setattr(language, "cosine_distance", lambda *a, **k: torch.tensor(float("nan"), requires_grad=True))
+    monkeypatch.setattr(
+        language, "cosine_distance", lambda *a, **k: torch.tensor(float("nan"), requires_grad=True)
+    )
     with pytest.raises(TrainingError, match=r"step 1: term cos is nan"):
         run("nan", f"teacher.model={bert_teacher}", "trainer.max_steps=2")
 

@@ -46,7 +46,8 @@ def test_equals_the_textbook(pair, positions):
     found = objective(trunk_of(student), trunk_of(teacher), micro, objective.denominators(step))
     with torch.no_grad():
         s, t = (
-            m(micro.input_ids, attention_mask=micro.attention_mask, output_hidden_states=True) for m in (student, teacher)
+            m(micro.input_ids, attention_mask=micro.attention_mask, output_hidden_states=True)
+            for m in (student, teacher)
         )
         rows = micro.positions if positions == "all" else micro.positions[micro.labels != -100]
         s_rows, t_rows = s.logits.flatten(0, 1)[rows], t.logits.flatten(0, 1)[rows]

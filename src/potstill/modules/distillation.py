@@ -99,9 +99,11 @@ class LanguageDistillation(LightningModule):
     def _step(self, optimizer: Any, totals: dict[str, Tensor]) -> None:
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.clip or math.inf)
         names = [*totals, "grad_norm"]
-        values = dict(
-            zip(names, torch.stack([*totals.values(), norm]).tolist(), strict=True)
-        )  # one wait for the device
+        shares = torch.stack(list(totals.values()))
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(shares)  # each rank has its share of the step's means
+        # One wait for the device.
+        values = dict(zip(names, [*shares.tolist(), float(norm)], strict=True))
         bad = [
             name for name in [*self.objective.active, "loss", "grad_norm"] if not math.isfinite(values[name])
         ]
@@ -137,11 +139,15 @@ class LanguageDistillation(LightningModule):
             if self._hard not in terms:
                 terms[self._hard] = label_nll(self._student_trunk, micro) / max(batch.labelled, 1)
             for name, value in terms.items():
-                # A mean over the batch's positions, weighted by how many they are, is the mean over all.
-                self._means[name].update(value, denominators.get(name, batch.labelled))
+                self._add(name, value, denominators.get(name, batch.labelled))
             if self._teacher_trunk is not None and self._teacher_perplexity is None:
                 nll = label_nll(self._teacher_trunk, micro) / max(batch.labelled, 1)
-                self._means["teacher"].update(nll, batch.labelled)
+                self._add("teacher", nll, batch.labelled)
+
+    def _add(self, name: str, share: Tensor, positions: float) -> None:
+        """Add this rank's share of a batch's mean to the mean over all batches, weighted by the batch's positions."""
+        world = self.trainer.world_size
+        self._means[name].update(share * world, positions / world)
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/loss`, `val/loss_<term>`, `val/perplexity`, and the teacher's perplexity, which stays as it is."""

@@ -51,7 +51,9 @@ def flat(step):
 def test_a_step_is_the_same_however_it_is_cut(corpus, vocabulary):
     whole = steps(module(corpus, vocabulary, batch_size=12))
     for size, times in ((6, 2), (4, 3), (2, 6)):
-        for one, cut in zip(whole, steps(module(corpus, vocabulary, batch_size=size, accumulate=times)), strict=True):
+        for one, cut in zip(
+            whole, steps(module(corpus, vocabulary, batch_size=size, accumulate=times)), strict=True
+        ):
             assert flat(one) == flat(cut)
             assert (one.tokens, one.labelled, one.seed) == (cut.tokens, cut.labelled, cut.seed)
             assert len(cut.micro) == times
@@ -65,7 +67,11 @@ def test_ranks_share_a_step(corpus, vocabulary):
         data.trainer = SimpleNamespace(world_size=2, global_rank=rank, global_step=0)
         halves.append(steps(data)[0])
     assert flat(halves[0]) | flat(halves[1]) == flat(one)
-    assert halves[0].labelled == one.labelled == sum(int((m.labels != -100).sum()) for h in halves for m in h.micro)
+    assert (
+        halves[0].labelled
+        == one.labelled
+        == sum(int((m.labels != -100).sum()) for h in halves for m in h.micro)
+    )
 
 
 def test_counts(corpus, vocabulary):
@@ -115,7 +121,12 @@ def test_labels_are_the_hidden_tokens(corpus, vocabulary):
     known = {tuple(s.tolist()) for s in np.split(ids, np.cumsum(lengths)[:-1])}
     for step in steps(module(corpus, vocabulary, batch_size=6, accumulate=2)):
         for sequence, labels in flat(step):
-            assert tuple(label if label != -100 else token for token, label in zip(sequence, labels, strict=True)) in known
+            assert (
+                tuple(
+                    label if label != -100 else token for token, label in zip(sequence, labels, strict=True)
+                )
+                in known
+            )
     for step in steps(module(corpus, vocabulary, kind="causal")):
         for sequence, labels in flat(step):
             assert sequence in known

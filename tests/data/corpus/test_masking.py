@@ -16,7 +16,9 @@ def test_weights_are_smoothed_counts_and_special_tokens_have_none():
     assert token_weights(np.array([0, 7, 9]), 0.0, []).tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize(("tokens", "share", "count"), [(20, 0.15, 3), (21, 0.15, 4), (1, 0.15, 1), (40, 0.1, 4)])
+@pytest.mark.parametrize(
+    ("tokens", "share", "count"), [(20, 0.15, 3), (21, 0.15, 4), (1, 0.15, 1), (40, 0.1, 4)]
+)
 def test_count_is_the_ceiling(tokens, share, count):
     assert masked_count(tokens, share) == count
 
@@ -71,7 +73,9 @@ def test_the_published_distribution():
     for i in range(draws):
         ours += (draw(ids, weights, seed=i)[1] != IGNORED).float()
         chances = weights[ids] / weights[ids].sum()
-        theirs[torch.multinomial(chances, masked_count(21, 0.15), replacement=False, generator=generator)] += 1
+        theirs[
+            torch.multinomial(chances, masked_count(21, 0.15), replacement=False, generator=generator)
+        ] += 1
     assert ours.sum() == theirs.sum() == 4 * draws
     # Both are counts of 4000 draws: the standard error of a frequency is below 0.008.
     assert torch.allclose(ours / draws, theirs / draws, atol=0.035)

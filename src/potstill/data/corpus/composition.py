@@ -64,9 +64,12 @@ def sources_of(data: DictConfig, *, eval_file: str | None = None) -> Parts:
     Raises:
         ConfigError: no source at all, or one that names none or several of files, hub, folder, docstrings.
     """
-    files = [eval_file] if eval_file is not None else data.eval_files
     train = _local(data, data.train_files, "data.train_files") or _listed(data, data.train, "data.train")
-    evaluation = _local(data, files, "data.eval_files") or _listed(data, data.eval, "data.eval")
+    evaluation = (
+        _local(data, [eval_file], "benchmark.eval_file")
+        if eval_file is not None
+        else _local(data, data.eval_files, "data.eval_files") or _listed(data, data.eval, "data.eval")
+    )
     if not train and not evaluation:
         raise ConfigError(
             f"data.train_files=null: data={data.name} needs text, data.train_files=[a.txt,b.txt.gz] "

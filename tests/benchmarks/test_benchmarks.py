@@ -1,0 +1,50 @@
+"""The benchmarks run, print their ratios and compare equal things. How fast anything is, is not tested."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+TINY = ["--layers=2", "--hidden=32", "--vocabulary=300", "--batch=2", "--rounds=2", "--threads=1"]
+RATIO = r"(\d+\.\d+) \((\d+\.\d+) to (\d+\.\d+)\)"
+
+
+def run(script, *flags):
+    result = subprocess.run(
+        [sys.executable, str(FOLDER / script), *TINY, *flags],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def ratio(output, label):
+    found = re.search(rf"{re.escape(label)}: {RATIO}", output)
+    assert found, output
+    median, least, most = map(float, found.groups())
+    assert 0 < least <= median <= most
+
+
+@pytest.mark.parametrize("precision", [[], ["--bf16", "--hidden=128"]], ids=["fp32", "bf16"])
+def test_kd_step(precision):
+    output = run("bench_kd_step.py", "--lengths", "8", "16", *precision)
+    ratio(output, "speed, ours / textbook")
+    assert re.search(r"memory, textbook / ours: \d+\.\d+", output)
+    assert len(re.findall(r"MB a sequence", output)) == 2
+    assert len(re.findall(r"tokens/s, median of 2 rounds", output)) == 2
+    assert "losses agree" in output
+
+
+def test_loop():
+    output = run("bench_loop.py", "--steps=5", "--accumulate=2")
+    ratio(output, "time, lightning / bare")
+    assert len(re.findall(r"s a step, mean of 2 x 5 steps", output)) == 2
+    assert "losses and weights agree" in output

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.integration
+
+
+def test_two_processes_make_the_update_of_one(command, text_file, eval_file, bert_teacher, tmp_path):
+    """The same global batch, shared by two processes (gloo) or not: same weights, same figures."""
+    still = (
+        "+student.config={model_type: bert, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, "
+    )
+    still += "intermediate_size: 64, max_position_embeddings: 64, hidden_dropout_prob: 0.0, "
+    still += "attention_probs_dropout_prob: 0.0}"
+    common = [
+        f"teacher.model={bert_teacher}", still, "data=text_files", f"data.train_files=[{text_file}]",
+        f"data.eval_files=[{eval_file}]", "data.max_length=32", "data.num_proc=1", "trainer.max_steps=4",
+        "optimizer.lr=1e-3", "trainer.enable_progress_bar=false", "logger=csv",
+    ]  # fmt: skip
+    two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+    runs = {
+        "one": ["data.batch_size=8"],
+        "two": [*two, "data.batch_size=2", "trainer.accumulate_grad_batches=2"],
+    }
+    for name, overrides in runs.items():
+        done = command("train.py", *common, *overrides, f"hydra.run.dir={tmp_path}/{name}")
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, both = (load_file(tmp_path / name / "student" / "model.safetensors") for name in runs)
+    for key, value in one.items():
+        torch.testing.assert_close(both[key], value, rtol=0, atol=1e-5, msg=key)
+    figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in runs]
+    for key in (
+        "train/loss",
+        "train/loss_ce",
+        "train/grad_norm",
+        "val/loss",
+        "val/perplexity",
+        "val/teacher_perplexity",
+    ):
+        assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-4), key

@@ -1,0 +1,101 @@
+"""evaluate.py: what it leaves, that it repeats itself, and that it agrees with the training run."""
+
+import json
+
+import pytest
+
+from potstill import runs
+from potstill.validation import validate_evaluate, validate_train
+
+pytestmark = pytest.mark.integration
+
+COMMON = ["data=text_files", "data.max_length=32", "data.num_proc=1", "trainer.enable_progress_bar=false"]
+
+
+@pytest.fixture
+def evaluate(eval_file, shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def run(name, *overrides):
+        config = compose_config(*COMMON, f"data.eval_files=[{eval_file}]", *overrides, name="evaluate")
+        validate_evaluate(config)
+        folder = tmp_path / name
+        folder.mkdir()
+        value = runs.evaluate(config, folder)
+        return value, json.loads((folder / "summary.json").read_text()), folder
+
+    return run
+
+
+@pytest.mark.parametrize("benchmark", ["mlm", "clm"])
+def test_a_folder_is_judged_and_twice_alike(benchmark, evaluate, bert_teacher, gpt2_teacher):
+    model = {"mlm": bert_teacher, "clm": gpt2_teacher}[benchmark]
+    value, summary, folder = evaluate("one", f"model={model}", f"benchmark={benchmark}")
+    again, second, _ = evaluate("two", f"model={model}", f"benchmark={benchmark}")
+    assert {
+        "perplexity",
+        "parameters",
+        "size_mb",
+        "latency_ms",
+        "seed",
+        "git_commit",
+        "versions",
+    } <= summary.keys()
+    assert all(isinstance(figure, int | float | str | None) for figure in summary.values())
+    assert value == again == summary["perplexity"] == second["perplexity"]
+    assert value > 1
+    assert "perplexity" in (folder / "report.html").read_text()
+
+
+def test_the_masks_are_a_function_of_the_seed(evaluate, bert_teacher):
+    values = [evaluate(f"seed{seed}", f"model={bert_teacher}", f"seed={seed}")[0] for seed in (1, 2)]
+    assert values[0] != values[1]
+
+
+def test_the_batch_size_does_not_matter(evaluate, gpt2_teacher):
+    """Of a causal model; masks are drawn over a whole batch, so a masked one's figure is of that batch size."""
+    model = [f"model={gpt2_teacher}", "benchmark=clm"]
+    values = [evaluate(f"size{size}", *model, f"data.eval_batch_size={size}")[0] for size in (3, 16)]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_several_models_with_names(evaluate, bert_teacher, capsys):
+    models = f"model=[{bert_teacher},{bert_teacher}]"
+    value, summary, folder = evaluate("named", models, "names=[teacher,student]")
+    assert value == summary["teacher/perplexity"] == summary["student/perplexity"]
+    assert "perplexity" not in summary
+    report = (folder / "report.html").read_text()
+    assert "student" in report
+    assert "100.0%" in report
+    table = capsys.readouterr().out
+    assert "teacher" in table
+
+
+def test_a_run_and_its_evaluation_agree(
+    evaluate, bert_teacher, text_file, eval_file, tmp_path, compose_config
+):
+    config = compose_config(
+        *COMMON, f"teacher.model={bert_teacher}", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]",
+        "trainer.max_steps=3", "logger=csv",
+    )  # fmt: skip
+    validate_train(config)
+    (tmp_path / "run").mkdir()
+    runs.train(config, tmp_path / "run")
+    trained = json.loads((tmp_path / "run" / "summary.json").read_text())
+    _, summary, _ = evaluate(
+        "judged", f"model=[{tmp_path}/run/student,{bert_teacher}]", "names=[student,teacher]"
+    )
+    assert summary["student/perplexity"] == pytest.approx(trained["val/perplexity"], rel=1e-5)
+    assert summary["teacher/perplexity"] == pytest.approx(trained["val/teacher_perplexity"], rel=1e-5)
+    assert summary["student/parameters"] == trained["student/parameters"]
+
+
+def test_a_causal_model_is_refused_by_the_masked_benchmark(command, gpt2_teacher, eval_file, tmp_path):
+    done = command(
+        "evaluate.py", f"model={gpt2_teacher}", "benchmark=mlm", "data=text_files", f"data.eval_files=[{eval_file}]",
+        f"hydra.run.dir={tmp_path}/run",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert f"benchmark=mlm: {gpt2_teacher} is a causal language model; use clm" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,445 @@
+"""The command line as a user meets it: faults are one line and exit code 2, `--help` is quick, sweeps have folders."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from potstill.errors import ConfigError, DataError, PotstillError
+from potstill.validation import SCHEDULES, validate_evaluate, validate_train
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def no_torch(tmp_path_factory):
+    """A folder for PYTHONPATH whose `torch` leaves a mark and cannot be imported."""
+    folder = tmp_path_factory.mktemp("no_torch")
+    (folder / "torch").mkdir()
+    (folder / "torch" / "__init__.py").write_text(
+        "import pathlib\n"
+        "pathlib.Path(__file__).with_name('imported').touch()\n"
+        "raise ImportError('torch was asked for too early')\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def faulty_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faulty")
+    (folder / "empty.txt").touch()
+    (folder / "binary.txt").write_bytes(b"PK\x03\x04\0\0\0\0")
+    (folder / "latin.txt").write_bytes("good line\ncafé au lait\n".encode("latin-1"))
+    (folder / "saved").mkdir()
+    info = {"features": {"body": {"dtype": "string", "_type": "Value"}}}
+    (folder / "saved" / "dataset_info.json").write_text(json.dumps(info))
+    (folder / "saved" / "state.json").write_text(json.dumps({"_fingerprint": "1", "_data_files": []}))
+    return folder
+
+
+@pytest.fixture
+def refused(no_torch, command, tmp_path):
+    """Run a command that must be refused; gives its one line."""
+
+    def run(script, *overrides, before_torch=True, **kwargs):
+        environment = {"PYTHONPATH": str(no_torch)} if before_torch else {}
+        folder = tmp_path / "run"
+        done = command(script, f"hydra.run.dir={folder}", *overrides, **environment, **kwargs)
+        assert done.returncode == 2, done.stderr
+        assert not (no_torch / "torch" / "imported").exists()
+        assert not folder.is_dir() or not list(folder.iterdir())
+        lines = done.stderr.splitlines()
+        if before_torch:
+            assert len(lines) == 1, done.stderr
+        assert lines[-1].startswith("error: ")
+        return lines[-1]
+
+    return run
+
+
+# What the user types, after a run that would work, and what the line has to say.
+FAULTS = {
+    "misspelled key": (["objective.temperatur=3"], ["objective.temperatur=3", "no such key", "objective.temperature`"]),
+    "misspelled group": (["studnet=bert_tiny"], ["studnet=bert_tiny", "no such key", "did you mean `student`"]),
+    "unknown option": (["objective=kdd"], ["objective=kdd", "clm, kd, mlm", "did you mean `objective=kd`"]),
+    "ill-typed": (["data.batch_size=many"], ["data.batch_size=many", "expected an integer"]),
+    "added key": (["++objective.tmeperature=3"], ["objective.tmeperature=3", "no such key"]),
+    "no override": (["data.train_files=["], ["data.train_files=[", "key=value"]),
+    "new key of a free dictionary": (
+        ["student.config.depth=2"],
+        ["student.config.depth=2", "write +student.config.depth=2"],
+    ),
+    "sweep without -m": (["seed=1,2"], ["seed=1,2", "-m"]),
+    "missing text": (["data.train_files=[nowhere.txt]"], ["data.train_files", "nowhere.txt", "does not exist"]),
+    "hub data offline": (
+        ["data=wikitext", "data.train_files=null", "data.eval_files=null"],
+        ["data.train.0", "Salesforce/wikitext", "data=text_files", "save_to_disk"],
+    ),
+    "hub teacher offline": (
+        ["teacher.model=bert-base-uncased"],
+        ["teacher.model=bert-base-uncased", "no network", "pass a folder"],
+    ),
+    "several": (
+        ["data.mlm_share=1.5", "trainer.max_steps=-3", "objective.temperature=0"],
+        ["data.mlm_share=1.5", "trainer.max_steps=-3", "objective.temperature=0"],
+    ),
+    "checkpoint": (["ckpt_path=nowhere.ckpt"], ["ckpt_path=nowhere.ckpt", "last.ckpt"]),
+    "logger": (["logger.name=wendb"], ["logger.name=wendb", "wandb, tensorboard, csv"]),
+    "schedule": (["schedule.name=linaer"], ["schedule.name=linaer", "linear, cosine"]),
+    "interpolation": (["data.name=${oc.env:POTSTILL_UNSET}"], ["data.name", "POTSTILL_UNSET"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_fault_is_one_line_before_torch(case, refused, text_file):
+    overrides, said = FAULTS[case]
+    base = {
+        "objective": "mlm", "student": "bert_tiny", "logger": "csv", "data": "text_files",
+        "data.train_files": f"[{text_file}]",
+    }  # fmt: skip
+    given = {override.partition("=")[0] for override in overrides}
+    line = refused("train.py", *(f"{k}={v}" for k, v in base.items() if k not in given), *overrides)
+    for part in said:
+        assert part in line
+
+
+def test_the_output_folder_must_be_a_folder_with_room(command, tmp_path, text_file):
+    taken = tmp_path / "taken"
+    taken.touch()
+    source = [
+        "data=text_files",
+        f"data.train_files=[{text_file}]",
+        "objective=mlm",
+        "student=bert_tiny",
+        "logger=csv",
+    ]
+    done = command("train.py", *source, f"hydra.run.dir={taken}")
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"error: hydra.run.dir: cannot write {taken}: File exists; name a folder that can be written\n"
+    )
+    assert taken.is_file()
+
+
+@pytest.mark.parametrize("place", ["hydra.run.dir", "data.cache"])
+def test_a_full_disk_is_found_before_torch(place, tmp_path, text_file, no_torch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=64k tmpfs {disk}"
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.run([*unshare, mount], capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    folders = {"hydra.run.dir": tmp_path / "run", "data.cache": tmp_path / "cache", place: disk / "inside"}
+    overrides = [
+        "data=text_files", f"data.train_files=[{text_file}]", "objective=mlm", "student=bert_tiny", "logger=csv",
+        *(f"{key}={folder}" for key, folder in folders.items()),
+    ]  # fmt: skip
+    train = " ".join([sys.executable, str(ROOT / "train.py"), *(f"'{override}'" for override in overrides)])
+    done = subprocess.run(
+        [*unshare, f"{mount} && {train}"],
+        env={**os.environ, "PYTHONPATH": str(no_torch)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == f"error: {place}={disk / 'inside'}: the disk is full; name a folder with room\n"
+
+
+def test_text_without_a_usable_sequence(refused, text_file, bert_teacher, tmp_path):
+    (tmp_path / "short.txt").write_text("too short\nfar too short\n")
+    line = refused(
+        "train.py", f"teacher.model={bert_teacher}", "logger=csv", "data=text_files", "data.num_proc=1",
+        f"data.train_files=[{tmp_path}/short.txt]", f"data.eval_files=[{text_file}]", before_torch=False,
+    )  # fmt: skip
+    for part in ("short.txt", "none of 2 texts is left", "data.min_length"):
+        assert part in line
+
+
+def test_evaluate_refuses_before_torch(refused, text_file, bert_teacher):
+    source = ["data=text_files", f"data.eval_files=[{text_file}]"]
+    assert "model=: name at least one" in refused("evaluate.py", *source)
+    line = refused("evaluate.py", *source, f"model={bert_teacher}", "benchmark=mnli")
+    assert "benchmark=mnli: no such option; one of clm, mlm" in line
+
+
+# From here on in this process: what a process does with a fault is tested above.
+
+
+@pytest.fixture
+def train_fault(compose_config):
+    def fault_of(*overrides):
+        with pytest.raises(PotstillError) as fault:
+            validate_train(compose_config(*overrides))
+        message = str(fault.value)
+        assert "\n" not in message
+        return message
+
+    return fault_of
+
+
+@pytest.fixture
+def source(text_file, shared_cache, monkeypatch):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return ["data=text_files", f"data.train_files=[{text_file}]", "logger=csv"]
+
+
+@pytest.fixture
+def kd(source, bert_teacher):
+    return [*source, f"teacher.model={bert_teacher}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("empty.txt", "is empty"),
+        ("binary.txt", "binary"),
+        ("latin.txt", "not UTF-8 (line 2)"),
+        ("saved", "a folder"),
+    ],
+)
+def test_text_files_that_are_none(name, said, kd, faulty_files, train_fault):
+    message = train_fault(*kd, f"data.train_files=[{faulty_files / name}]")
+    assert message.startswith("data.train_files: ")
+    assert name in message
+    assert said in message
+
+
+def test_saved_data_without_the_column(kd, faulty_files, train_fault, compose_config):
+    saved = ["data=saved", "data.train_files=null", f"data.train.0.folder={faulty_files / 'saved'}"]
+    message = train_fault(*kd, *saved)
+    assert "data.train.0.column: the column 'text'" in message
+    assert "give one of: body" in message
+    validate_train(compose_config(*kd, *saved, "data.train.0.column=body"))
+    assert "data.train.0: names nothing; give one of" in train_fault(
+        *kd, "data=saved", "data.train_files=null"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("objective.temperature=0", "must be above 0"),
+        ("objective.temperature=-1", "must be above 0"),
+        ("objective.temperature=nan", "must be above 0"),
+        ("objective.terms.ce.weight=-1", "must be 0 or more"),
+        ("objective.terms.clm.weight=1", "masked language model; use mlm"),
+        ("data.mlm_share=0", "above 0 and at most 1"),
+        ("data.mlm_share=1.5", "above 0 and at most 1"),
+        ("data.max_length=65", "teacher.model reads at most 64 tokens"),
+        ("data.max_length=4", "8 or more"),
+        ("student.layers=[0,4]", "the 4 layers are 0 to 3"),
+        ("student.layers=[2,1]", "must be increasing"),
+        ("trainer.precision=16", "one of 32-true, bf16-mixed"),
+        ("trainer.max_epochs=0", "1 or more, or null"),
+        ("optimizer._target_=null", "name an optimizer, such as torch.optim.AdamW"),
+        ("optimizer.lr=fast", "a number, 0 or more"),
+        ("logger.name=wandbb", "one of wandb, tensorboard, csv"),
+        ("logger.mode=on", "online, offline, disabled, or null"),
+        ("schedule.name=reduce_lr_on_plateau", "one of linear"),
+        ("schedule.warmup_share=2", "a share, from 0 to 1"),
+    ],
+)
+def test_values_that_cannot_be(override, said, kd, train_fault):
+    message = train_fault(*kd, override)
+    key, _, value = override.partition("=")
+    assert message.startswith(key)
+    assert said in message
+    assert value.strip("[]").split(",")[0] in message
+
+
+def test_a_causal_model_masks_nothing(source, gpt2_teacher, train_fault):
+    causal = [*source, f"teacher.model={gpt2_teacher}"]
+    assert "objective.terms.mlm.weight=1.0" in train_fault(*causal, "objective.terms.mlm.weight=1")
+    assert "objective.positions=masked" in train_fault(*causal, "objective.positions=masked")
+
+
+def test_all_weights_zero(kd, train_fault):
+    terms = [f"objective.terms.{name}.weight=0" for name in ("ce", "mlm", "clm", "cos")]
+    assert "objective.terms: all weights are 0; give one of" in train_fault(*kd, *terms)
+
+
+def test_what_an_objective_needs(source, bert_teacher, train_fault):
+    assert train_fault(*source).startswith("teacher.model=null: objective=kd needs a teacher")
+    message = train_fault(*source, "objective=mlm", "student.model=null", "student.layers=null")
+    assert message.startswith("student.model=null: objective=mlm trains")
+    message = train_fault(
+        *source, "objective=mlm", f"student.model={bert_teacher}", "objective.terms.cos.weight=1"
+    )
+    assert "objective.terms.cos.weight=1.0: objective=mlm has no teacher" in message
+    message = train_fault(*source, "objective=mlm", f"student.model={bert_teacher}", "student.layers=[0]")
+    assert "student.layers=[0]: give one of them" in message
+
+
+def test_teacher_and_student_of_different_vocabularies(kd, bert_teacher, gpt2_teacher, tmp_path, train_fault):
+    shutil.copytree(bert_teacher, tmp_path / "other")
+    settings = tmp_path / "other" / "config.json"
+    content = json.loads(settings.read_text())
+    other = content["vocab_size"] + (
+        9 if content["vocab_size"] % 8 != 7 else 8
+    )  # no head that is padded to 8
+    settings.write_text(json.dumps(content | {"vocab_size": other}))
+    message = train_fault(*kd, "student=pretrained", f"student.model={tmp_path}/other")
+    assert f"student.model has a vocabulary of {other}" in message
+    assert f"teacher.model one of {content['vocab_size']}" in message
+    message = train_fault(*kd, "student=pretrained", f"student.model={gpt2_teacher}")
+    assert "both must be of one kind" in message
+
+
+def test_lengths_beyond_a_student_from_scratch(source, train_fault, compose_config):
+    scratch = [*source, "objective=mlm", "student=bert_tiny"]
+    assert "data.max_length=513: the student reads at most 512 tokens" in train_fault(
+        *scratch, "data.max_length=513"
+    )
+    validate_train(compose_config(*scratch, "data.max_length=512"))
+    message = train_fault(*source, "objective=mlm", "+student.config={model_type: bret}")
+    assert "student.config: unknown model_type 'bret'" in message
+
+
+def test_the_teacher_of_layers_bounds_a_supervised_run_too(kd, train_fault, compose_config):
+    assert "teacher.model reads at most 64" in train_fault(*kd, "objective=mlm", "data.max_length=65")
+    # A teacher that is neither learned from nor taken layers of bounds nothing.
+    validate_train(compose_config(*kd, "objective=mlm", "student=bert_tiny", "data.max_length=65"))
+
+
+def test_the_cache_must_be_a_folder(kd, tmp_path, train_fault):
+    (tmp_path / "file").touch()
+    message = train_fault(*kd, f"data.cache={tmp_path}/file/inside")
+    assert message == f"data.cache={tmp_path}/file/inside: {tmp_path}/file is a file; name a folder"
+
+
+def test_evaluation_faults(text_file, shared_cache, bert_teacher, gpt2_teacher, monkeypatch, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+    source = ["data=text_files", f"data.eval_files=[{text_file}]"]
+
+    def fault(*overrides):
+        with pytest.raises(ConfigError) as found:
+            validate_evaluate(compose_config(*source, *overrides, name="evaluate"))
+        return str(found.value)
+
+    message = fault(f"model=[{bert_teacher},{gpt2_teacher}]", "names=[one]", "data.max_length=80")
+    assert "names=['one']: 2 models need as many names" in message
+    assert f"benchmark=mlm: {gpt2_teacher} is a causal language model; use clm" in message
+    assert f"data.max_length=80: model={bert_teacher} reads at most 64 tokens" in message
+    assert "nowhere.txt' does not exist" in fault(f"model={bert_teacher}", "benchmark.eval_file=nowhere.txt")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["optimizer._target_=torch.optim.Adamm"], "optimizer._target_=torch.optim.Adamm"),
+        (["+optimizer.momentun=1"], "momentun"),
+        (["trainer.accelerator=abacus"], "accelerator='abacus'"),
+        (["+trainer.extra={fast: 1}"], "trainer.extra.fast: not an argument of lightning.Trainer"),
+        (["callbacks=early_stopping", "callbacks.early_stopping.mode=up"], "callbacks.early_stopping"),
+    ],
+)
+def test_faults_that_need_torch_come_before_the_corpus(
+    overrides, said, kd, tmp_path, monkeypatch, compose_config
+):
+    from potstill import build, runs
+
+    def read(*_, **__):
+        raise AssertionError("the corpus was read")
+
+    if "callbacks" not in said:
+        monkeypatch.setattr(build, "build_corpora", read)
+    config = compose_config(*kd, *overrides, "data.max_length=32", "data.num_proc=1")
+    validate_train(config)
+    with pytest.raises(ConfigError) as fault:
+        runs.train(config, tmp_path)
+    assert said in str(fault.value)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_that_is_allowed_can_be_made(name, compose_config):
+    import torch
+
+    from potstill.build import build_schedule
+
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    settings = compose_config(f"schedule.name={name}").schedule
+    schedule = build_schedule(settings, optimizer, 10)
+    optimizer.step()
+    schedule.step()
+
+
+def test_a_broken_tokenizer_is_no_crash(kd, tmp_path, compose_config):
+    from potstill import runs
+
+    (tmp_path / "tokenizer").mkdir()
+    config = compose_config(*kd, f"data.tokenizer={tmp_path}/tokenizer")
+    with pytest.raises(DataError, match=r"data\.tokenizer"):
+        runs.train(config, tmp_path)
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_help_teaches_the_groups_without_torch(script, no_torch, command):
+    done = command(script, "--help", PYTHONPATH=str(no_torch))
+    assert done.returncode == 0, done.stderr
+    assert not (no_torch / "torch" / "imported").exists()
+    assert "group=option" in done.stdout
+    groups = {"train.py": "objective data teacher student strategy optimizer schedule callbacks logger sweep debug "
+              "experiment", "evaluate.py": "benchmark data strategy"}[script]  # fmt: skip
+    for group in groups.split():
+        assert f"\n{group}: " in done.stdout  # the list that Hydra makes
+
+
+def test_help_into_a_closed_pipe_is_no_fault(no_torch):
+    read, write = os.pipe()
+    os.close(read)
+    with suppress(OSError):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), "--help"],
+            cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    os.close(write)
+    assert done.returncode == 128 + 13
+    assert done.stderr == ""
+
+
+def test_both_spellings_of_an_experiment(no_torch, command):
+    for spelling in ("+experiment=distilbert", "experiment=distilbert"):
+        done = command("train.py", spelling, "--cfg", "job", PYTHONPATH=str(no_torch))
+        assert done.returncode == 0, done.stderr
+        assert "architecture: distilbert" in done.stdout
+        assert "accumulate_grad_batches: 50" in done.stdout
+
+
+def test_a_sweep_with_ddp_is_refused(refused, text_file, bert_teacher, tmp_path):
+    line = refused(
+        "train.py", "-m", "seed=1,2", "strategy=ddp", f"teacher.model={bert_teacher}", "data=text_files",
+        f"data.train_files=[{text_file}]", "logger=csv", f"hydra.sweep.dir={tmp_path}/sweep",
+    )  # fmt: skip
+    assert "trainer.strategy=ddp with -m" in line
+    assert "trainer.devices=1" in line
+
+
+@pytest.mark.integration
+def test_a_sweep_has_a_folder_a_job(command, text_file, eval_file, bert_teacher, tmp_path):
+    done = command(
+        "train.py", "-m", "seed=1,2", f"teacher.model={bert_teacher}", "data=text_files", "logger=csv",
+        f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]", "data.max_length=32",
+        "data.num_proc=1", "trainer.max_steps=1", f"hydra.sweep.dir={tmp_path}/sweep",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summaries = [json.loads((tmp_path / "sweep" / job / "summary.json").read_text()) for job in ("0", "1")]
+    assert [summary["seed"] for summary in summaries] == [1, 2]
+    assert summaries[0]["val/loss"] != summaries[1]["val/loss"]
+    assert (tmp_path / "sweep" / "1" / "student" / "model.safetensors").is_file()
+
+
+def test_a_run_too_short_to_log_and_without_evaluation_ends_well(kd, tmp_path, compose_config):
+    from potstill import runs
+
+    config = compose_config(
+        *kd, "data.eval_share=0", "trainer.max_steps=0", "data.max_length=32", "data.num_proc=1"
+    )
+    validate_train(config)
+    runs.train(config, tmp_path)
+    assert (tmp_path / "metrics.csv").read_text().startswith("epoch,step")
+    assert (tmp_path / "report.html").is_file()

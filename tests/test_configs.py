@@ -1,0 +1,129 @@
+"""Every file of conf/: it says which command uses it, it composes, and every recipe runs."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from potstill.validation import validate_train
+
+CONF = Path(__file__).parents[1] / "conf"
+# conf/local/ is git-ignored and its user's own.
+FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name != "local")
+OPTIONS = [path for path in FILES if path.parent != CONF]
+EXPERIMENTS = [path.stem for path in OPTIONS if path.parent.name == "experiment"]
+
+
+def name_of(path):
+    return path.relative_to(CONF).with_suffix("").as_posix()
+
+
+@pytest.fixture(scope="session")
+def roberta_teacher(tmp_path_factory, text_file):
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import RobertaConfig, RobertaForMaskedLM, RobertaTokenizerFast
+
+    folder = tmp_path_factory.mktemp("roberta")
+    bpe = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe.train([str(text_file)], vocab_size=400, special_tokens=special, show_progress=False)
+    bpe.save_model(str(folder))
+    tokenizer = RobertaTokenizerFast.from_pretrained(folder, model_max_length=64)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
+    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=66, type_vocab_size=1, **shape)
+    RobertaForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_config_begins_with_the_command_that_uses_it(path):
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    command = re.match(r"# python (train|evaluate)\.py (.+)", lines[0])
+    assert command, lines[0]
+    if path.parent != CONF and path.parent.name not in ("optimizer", "teacher"):
+        assert path.stem in command[2]
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=name_of)
+def test_an_option_composes(path, compose_config):
+    group, option = path.parent.name, path.stem
+    script = "evaluate" if group == "benchmark" else "train"
+    config = compose_config(f"{group}={option}", name=script)
+    assert config.seed == 42
+    if group in ("objective", "benchmark", "logger", "data"):
+        assert config[group].name == option
+    if group in ("data", "strategy"):
+        compose_config(f"{group}={option}", name="evaluate")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_runs(
+    experiment, compose_config, bert_teacher, gpt2_teacher, roberta_teacher, text_file, eval_file, shared_cache,
+    tmp_path,
+):  # fmt: skip
+    from potstill import runs
+
+    recipe = compose_config(f"experiment={experiment}")
+    local = {"gpt2": gpt2_teacher, "roberta-base": roberta_teacher}.get(recipe.teacher.model, bert_teacher)
+    small = [
+        "data=text_files", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]",
+        f"data.cache={shared_cache}", "data.max_length=32", "data.num_proc=1", "data.batch_size=4",
+        "trainer.accumulate_grad_batches=2", "trainer.max_steps=2", "trainer.val_check_interval=null", "logger=csv",
+        "trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    if recipe.objective.name == "kd":
+        small.append(f"teacher.model={local}")
+    if recipe.student.layers is not None:
+        small.append("student.layers=[0,1]")
+    config = compose_config(f"experiment={experiment}", *small)
+    validate_train(config)
+    runs.train(config, tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["train/steps"] == 2
+    assert summary["val/perplexity"] > 1
+    settings = json.loads((tmp_path / "student" / "config.json").read_text())
+    if experiment == "distilbert":
+        assert settings["model_type"] == "distilbert"
+
+
+def test_the_published_recipes_say_what_was_published(compose_config):
+    for name in ("distilbert", "distilroberta", "distilgpt2"):
+        config = compose_config(f"experiment={name}")
+        hard = "clm" if name == "distilgpt2" else "mlm"
+        weights = {term: settings.weight for term, settings in config.objective.terms.items()}
+        assert (weights["ce"], weights[hard], weights["cos"]) == (5.0, 2.0, 1.0)
+        assert config.objective.temperature == 2.0
+        assert config.student.layers == [0, 2, 4, 7, 9, 11]
+        assert config.optimizer.lr == 5e-4
+        assert config.optimizer.betas == [0.9, 0.98]
+        assert config.optimizer.eps == 1e-6
+        assert config.schedule.warmup_share == 0.05
+        assert config.trainer.gradient_clip_val == 5.0
+        assert (config.data.batch_size, config.trainer.accumulate_grad_batches) == (5, 50)
+
+
+def test_the_readme_has_a_line_an_option():
+    text = (CONF / "README.md").read_text()
+    sections = dict(re.findall(r"^## `(\w+)/`(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    assert set(sections) >= {path.parent.name for path in OPTIONS}
+    for path in OPTIONS:
+        assert re.search(rf"^- `{path.stem}`: \S", sections[path.parent.name], re.MULTILINE), name_of(path)
+    for group, section in sections.items():
+        for option in re.findall(r"^- `(\w+)`:", section, re.MULTILINE):
+            assert (CONF / group / f"{option}.yaml").is_file(), f"{group}/{option} is gone"
+
+
+@pytest.mark.parametrize(("script", "left_out"), [("train", {"benchmark"}), ("evaluate", {"strategy"})])
+def test_the_help_names_every_option(script, left_out):
+    """By hand, because it says what each is for; so it can grow old."""
+    text = (CONF / f"{script}.yaml").read_text()
+    groups = set(re.findall(r"^  - (?:optional )?(\w+): ", text, re.MULTILINE)) - {"local"} - left_out
+    for path in OPTIONS:
+        if path.parent.name in groups:
+            family = path.stem.partition("_")[0]  # `quickstart_*` stands for several
+            assert re.search(rf"\b{path.stem}\b|\b{family}_\*", text), name_of(path)
