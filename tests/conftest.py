@@ -7,15 +7,16 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other; set before torch is imported
 
-import pytest  # noqa: E402
+import pytest
 
 ROOT = Path(__file__).parents[1]
-WORDS = (
-    "the of and to a in that is was he for it with as his on be at by i this had not are but from or have an they "
-    "which one you were her all she there would their we him been has when who will more no if out so said what up "
-    "its about into than them can only other new some could time these two may then do first any my now such like our "
-    "over man me even most made after also did many before must through years where much your way well down should"
-).split()
+TEXT = """
+the of and to a in that is was he for it with as his on be at by i this had not are but from or have an they
+which one you were her all she there would their we him been has when who will more no if out so said what up
+its about into than them can only other new some could time these two may then do first any my now such like our
+over man me even most made after also did many before must through years where much your way well down should
+"""
+WORDS = TEXT.split()
 
 
 def sentences(count, seed=0, length=(12, 40)):

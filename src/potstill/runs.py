@@ -199,7 +199,9 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
-        ".*`training_step` returned `None`.*",
+        ".*LeafSpec.*",
+        ".*your dataloader is not resumable.*",  # its position follows from the number of steps
+        ".*sync_dist=True.*",  # the module's means are over all ranks already
         ".*lr_scheduler.step.*",
         ".*Experiment logs directory .* exists and is not empty.*",  # Hydra's record is in it
         ".*smaller than the logging interval.*",

@@ -59,6 +59,10 @@ def validate_evaluate(config: DictConfig) -> None:
     """Raise one ConfigError that holds every fault of an evaluation configuration."""
     _check_known(config, EvaluateConfig)
     faults = _trainer_faults(config.trainer)
+    if config.trainer.devices not in (1, "1"):
+        faults.append(
+            f"trainer.devices={config.trainer.devices}: evaluation runs on one device; trainer.devices=1"
+        )
     models = models_of(config)
     if not models:
         faults.append("model=: name at least one folder or hub id, model=<folder> or model=[a,b]")

@@ -99,7 +99,7 @@ def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objec
 
     from potstill.callbacks import LastCheckpoint
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     original = LastCheckpoint._save
@@ -107,11 +107,11 @@ def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objec
     def save_and_die(self, trainer):
         original(self, trainer)
         if trainer.global_step == 20:
-            raise Killed
+            raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LastCheckpoint, "_save", save_and_die)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             run("half", *common, *steps)
     half = whole.parent / "half" / "checkpoints" / "last.ckpt"
     resumed = run("resumed", *common, *steps, f"ckpt_path={half}")

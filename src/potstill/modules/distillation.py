@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
 from potstill.data.corpus.datamodule import StepBatch
@@ -59,8 +59,10 @@ class LanguageDistillation(LightningModule):
             teacher.requires_grad_(False).eval()
         self._hard = HARD[objective.kind]
         names = {*objective.active, self._hard, "teacher"}
-        self._means = {name: MeanMetric(nan_strategy="disable") for name in sorted(names)}
-        self._registered = nn.ModuleList(self._means.values())  # so that they move with the module
+        self._sums = {name: SumMetric(nan_strategy="disable") for name in sorted(names)}
+        self._positions = {name: SumMetric(nan_strategy="disable") for name in sorted(names)}
+        # So that they move with the module, and are summed over ranks.
+        self._registered = nn.ModuleList([*self._sums.values(), *self._positions.values()])
         self._teacher_perplexity: float | None = None
 
     def train(self, mode: bool = True) -> LanguageDistillation:
@@ -146,15 +148,17 @@ class LanguageDistillation(LightningModule):
 
     def _add(self, name: str, share: Tensor, positions: float) -> None:
         """Add this rank's share of a batch's mean to the mean over all batches, weighted by the batch's positions."""
-        world = self.trainer.world_size
-        self._means[name].update(share * world, positions / world)
+        self._sums[name].update(share * positions)
+        self._positions[name].update(positions / self.trainer.world_size)
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/loss`, `val/loss_<term>`, `val/perplexity`, and the teacher's perplexity, which stays as it is."""
         means = {
-            name: float(metric.compute()) for name, metric in self._means.items() if metric.update_called
+            name: float(total.compute()) / max(float(self._positions[name].compute()), 1.0)
+            for name, total in self._sums.items()
+            if total.update_called
         }
-        for metric in self._means.values():
+        for metric in (*self._sums.values(), *self._positions.values()):
             metric.reset()
         if self._hard not in means or self.trainer.sanity_checking:
             return

@@ -17,7 +17,7 @@ from potstill.data.batching import EpochPlan, derive_seed, micro_batches, plan_e
 from potstill.data.corpus.masking import IGNORED, mask_tokens, next_tokens, token_weights
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary
-from potstill.errors import CheckpointError
+from potstill.errors import CheckpointError, DataError
 
 EVALUATION = 2**32 - 1  # stands for the epoch where evaluation draws its masks: the same at every time
 
@@ -95,12 +95,8 @@ class CorpusDataModule(LightningDataModule):
         self.settings = settings
         counts = (train or evaluation).token_counts  # type: ignore[union-attr]
         self._steps = _TrainSteps(train, settings) if train is not None else None
-        # Smoothing is a device of training. Evaluation hides all tokens alike, so that a perplexity does not depend on
-        # the corpus that a model was trained on.
-        self._chances = {
-            True: token_weights(counts, settings.mlm_smoothing, vocabulary.special_ids),
-            False: token_weights(counts, 0.0, vocabulary.special_ids),
-        }
+        self._weights = token_weights(counts, settings.mlm_smoothing, vocabulary.special_ids)
+        self._alike = token_weights(counts, 0.0, vocabulary.special_ids)
         self._resumed_steps_an_epoch: int | None = None
 
     def train_dataloader(self) -> DataLoader:
@@ -132,34 +128,48 @@ class CorpusDataModule(LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> StepBatch:
-        """Mask a step as a whole, then cut this rank's micro-batches out of it."""
+        """Say what is to be predicted in the whole step, then cut this rank's micro-batches out of it."""
         ids, lengths = batch["ids"].long(), batch["lengths"].cpu().numpy()
-        seed, training = int(batch["seed"]), bool(batch["training"])
+        training = bool(batch["training"])
         ends = np.cumsum(lengths) - 1
-        if self.kind == "masked":
-            assert self.vocabulary.mask_id is not None
-            chances = self._chances[training] = self._chances[training].to(ids.device)
-            generator = torch.Generator(ids.device).manual_seed(seed)
-            s = self.settings
-            inputs, labels = mask_tokens(
-                ids,
-                chances,
-                share=s.mlm_share,
-                replace=s.mlm_replace,
-                mask_id=self.vocabulary.mask_id,
-                generator=generator,
-            )
-            labelled = int((labels != IGNORED).sum())
-        else:
+        if self.kind == "causal":
             inputs, labels = ids, next_tokens(ids, torch.from_numpy(ends).to(ids.device))
             labelled = len(ids) - len(lengths)
+        else:
+            if training:
+                generator = torch.Generator(ids.device).manual_seed(int(batch["seed"]))
+                self._weights = self._weights.to(ids.device)
+                inputs, labels = self._mask(ids, self._weights, generator)
+            else:
+                inputs, labels = self._mask_each(ids, lengths, batch["sequences"])
+            labelled = int((labels != IGNORED).sum())
         cuts = self._cuts(lengths, training)
+        starts = ends - lengths + 1
         micro = [
-            pad(inputs, labels, lengths[cut], ends[cut] - lengths[cut] + 1, self.vocabulary.pad_id)
-            for cut in cuts
+            pad(inputs, labels, lengths[cut], starts[cut], self.vocabulary.pad_id) for cut in cuts if len(cut)
         ]
         own = int(sum(lengths[cut].sum() for cut in cuts))
-        return StepBatch(micro, len(ids), labelled, own, seed)
+        return StepBatch(micro, len(ids), labelled, own, int(batch["seed"]))
+
+    def _mask(self, ids: Tensor, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        s, mask_id = self.settings, self.vocabulary.mask_id
+        assert mask_id is not None
+        return mask_tokens(
+            ids, weights, share=s.mlm_share, replace=s.mlm_replace, mask_id=mask_id, generator=generator
+        )
+
+    def _mask_each(self, ids: Tensor, lengths: NDArray[np.int64], sequences: Tensor) -> tuple[Tensor, Tensor]:
+        """Masks of evaluation: of each sequence by itself, on the CPU, all tokens alike.
+
+        So a perplexity depends neither on the batch size, nor on the device, nor on the corpus that a model was
+        trained on; smoothing by counts is a device of training.
+        """
+        masked = []
+        for part, sequence in zip(ids.cpu().split(lengths.tolist()), sequences.tolist(), strict=True):
+            seed = derive_seed(self.settings.seed, EVALUATION, sequence)
+            masked.append(self._mask(part, self._alike, torch.Generator().manual_seed(seed)))
+        inputs, labels = (torch.cat(parts).to(ids.device) for parts in zip(*masked, strict=True))
+        return inputs, labels
 
     def _cuts(self, lengths: NDArray[np.int64], training: bool) -> list[NDArray[np.int64]]:
         trainer, s = self.trainer, self.settings
@@ -235,6 +245,7 @@ def _item(corpus: Corpus, wanted: NDArray[np.int64], seed: int, training: bool) 
     return {
         "ids": torch.from_numpy(ids.astype(np.int32, copy=False)),
         "lengths": torch.from_numpy(lengths.astype(np.int64)),
+        "sequences": torch.from_numpy(wanted.astype(np.int64)),
         "seed": seed,
         "training": training,
     }
@@ -258,6 +269,13 @@ class _TrainSteps(Dataset):
                 group_size=s.group_size,
                 length_bin=s.length_bin,
             )
+            if plan.bounds[-1] - plan.bounds[-2] < self.world:  # a rank would be left without a sequence
+                plan = EpochPlan(plan.order, plan.bounds[:-1])
+            if not len(plan):
+                raise DataError(
+                    f"trainer.devices={self.world}: {len(self.corpus)} sequences are too few to share; "
+                    "use fewer devices or more text"
+                )
             self._planned = ((epoch, self.world), plan)
         return self._planned[1]
 

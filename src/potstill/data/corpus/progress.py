@@ -11,13 +11,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int], None]]:
-    """Show `what`, a running count and the time, on stderr; the block gets a function that sets the count."""
+    """Show `what`, a running count and the time on a terminal; the block gets a function that sets the count."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         TextColumn("{task.completed:,.0f}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done: bar.update(task, completed=done)
