@@ -45,10 +45,8 @@ def make_loggers(name: str, folder: Path, **wandb_settings: Any) -> list[Logger]
             raise ConfigError("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
     elif name == "wandb":
-        if rank_zero_only.rank in (
-            0,
-            None,
-        ):  # the other processes of a distributed run have no run of their own
+        # The other processes of a distributed run have no run of their own.
+        if getattr(rank_zero_only, "rank", 0) in (0, None):
             loggers.append(_wandb(folder, **wandb_settings))
     elif name != "csv":
         raise ConfigError(f"logger.name={name}: wandb, csv or tensorboard")
