@@ -1,0 +1,122 @@
+"""The only room that turns configuration into objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+
+from potstill.build.data import (
+    batch_settings,
+    build_corpora,
+    build_corpus,
+    build_vocabulary,
+    check_mask,
+    sequence_length,
+)
+from potstill.build.models import (
+    build_models,
+    build_objective,
+    build_optimizer,
+    build_schedule,
+    compile_blocks,
+)
+from potstill.build.trainer import build_callbacks, build_loggers, build_trainer
+from potstill.data.corpus.composition import sources_of
+from potstill.data.corpus.datamodule import CorpusDataModule
+from potstill.data.corpus.store import Corpus
+from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.errors import ConfigError
+from potstill.models.load import load_language_model
+from potstill.models.trunk import trunk_of
+from potstill.modules.distillation import LanguageDistillation
+from potstill.objectives.language import HARD, LanguageObjective
+
+__all__ = [
+    "Evaluation",
+    "Training",
+    "build_callbacks",
+    "build_evaluation",
+    "build_loggers",
+    "build_trainer",
+    "build_training",
+]
+
+
+@dataclass
+class Training:
+    """The parts of a training run."""
+
+    module: LanguageDistillation
+    data: CorpusDataModule
+    vocabulary: Vocabulary
+    corpus: Corpus
+    teacher_parameters: int | None
+
+
+def build_training(config: DictConfig) -> Training:
+    """Tokenizer, models, corpus and module of a training run; what can fail early comes first.
+
+    Raises:
+        PotstillError: text, tokenizer or models that cannot be used, or that do not fit each other.
+    """
+    parts = sources_of(config.data)
+    if not parts.train:
+        raise ConfigError("data.train_files=null: training needs text, data.train_files=[a.txt,b.txt.gz]")
+    models = {"teacher.model": config.teacher.model, "student.model": config.student.model}
+    vocabulary = build_vocabulary(config.data, parts, models)
+    teacher, student = build_models(config, vocabulary)
+    objective = build_objective(config.objective, trunk_of(student).kind)
+    check_mask(objective.kind, vocabulary)
+    # Made once for nothing: a fault in its arguments should not wait for the corpus.
+    build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
+    if not objective.needs_teacher:
+        teacher = None  # it only gave its layers
+    length = sequence_length(config.data, vocabulary, [m for m in (teacher, student) if m is not None])
+    train, evaluation = build_corpora(config.data, parts, vocabulary, length)
+    assert train is not None
+    data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, batch_settings(config))
+    if config.compile:
+        for model in (teacher, student):
+            if model is not None:
+                compile_blocks(model)
+    module = LanguageDistillation(
+        student,
+        teacher,
+        objective,
+        optimizer=lambda model: build_optimizer(config.optimizer, model),
+        schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
+        clip=config.trainer.gradient_clip_val,
+    )
+    return Training(
+        module, data, vocabulary, train, teacher.num_parameters() if teacher is not None else None
+    )
+
+
+@dataclass
+class Evaluation:
+    """A single model, what it is judged on, and the longest sequence in tokens."""
+
+    module: LanguageDistillation
+    data: CorpusDataModule
+    length: int
+
+
+def build_evaluation(config: DictConfig, model: str) -> Evaluation:
+    """A language model and its evaluation data, binarized with its own tokenizer.
+
+    Raises:
+        PotstillError: a model or text that cannot be used.
+    """
+    parts = sources_of(config.data, eval_file=config.benchmark.eval_file)
+    vocabulary = build_vocabulary(config.data, parts, {"model": model})
+    language_model = load_language_model("model", model, need_head=True)
+    kind = trunk_of(language_model).kind
+    check_mask(kind, vocabulary)
+    length = sequence_length(config.data, vocabulary, [language_model])
+    corpus = build_corpus(config.data, parts.eval or parts.train, vocabulary, length)
+    data = CorpusDataModule(None, corpus, vocabulary, kind, batch_settings(config))
+    if config.compile:
+        compile_blocks(language_model)
+    objective = LanguageObjective(kind, {HARD[kind]: 1.0})
+    return Evaluation(LanguageDistillation(language_model, None, objective), data, length)

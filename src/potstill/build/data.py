@@ -1,0 +1,138 @@
+"""Tokenizer, stores and batch settings from configuration."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig
+from transformers import PreTrainedModel
+
+from potstill.data.corpus.binarize import binarize
+from potstill.data.corpus.composition import Parts
+from potstill.data.corpus.datamodule import BatchSettings
+from potstill.data.corpus.progress import counting
+from potstill.data.corpus.sources import TextSource
+from potstill.data.corpus.store import Corpus
+from potstill.data.corpus.tokenizers import Vocabulary, describe, train_wordpiece
+from potstill.errors import ConfigError, DataError
+from potstill.models.trunk import trunk_of
+
+log = logging.getLogger(__name__)
+
+LONGEST = 512  # tokens of a sequence where neither data.max_length nor a model says less
+
+
+def build_vocabulary(data: DictConfig, parts: Parts, models: dict[str, str | None]) -> Vocabulary:
+    """The tokenizer: `data.tokenizer`, else that of the first model given, else one trained on the corpus."""
+    for key, value in {"data.tokenizer": data.tokenizer, **models}.items():
+        if value is not None:
+            return describe(local_tokenizer(key, value))
+    cache = Path(data.cache).expanduser()
+    with counting(f"training a tokenizer of {data.vocabulary_size} on {parts.train[0].name}"):
+        return describe(train_wordpiece(parts.train[0], data.vocabulary_size, cache))
+
+
+def local_tokenizer(key: str, value: str) -> str:
+    """A folder with the tokenizer of a folder or hub id.
+
+    Raises:
+        DataError: there is none, or no network for a hub id.
+    """
+    folder = Path(value).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(value, allow_patterns=["*.json", "*.txt", "*.model"], etag_timeout=3)
+    except Exception as fault:
+        raise DataError(
+            f"{key}={value}: no such folder, and the hub gives no tokenizer of that name "
+            f"({type(fault).__name__}); pass a folder, data.tokenizer=<folder>"
+        ) from fault
+
+
+def check_mask(kind: str, vocabulary: Vocabulary) -> None:
+    """A masked language model needs a token to mask with.
+
+    Raises:
+        DataError: the tokenizer has none.
+    """
+    if kind == "masked" and vocabulary.mask_id is None:
+        raise DataError(
+            f"data.tokenizer={vocabulary.path}: has no mask token, which a masked language model needs; "
+            "use the tokenizer that the model was trained with"
+        )
+
+
+def sequence_length(data: DictConfig, vocabulary: Vocabulary, models: list[PreTrainedModel]) -> int:
+    """Tokens of the longest sequence: `data.max_length`, within what the models can read.
+
+    Raises:
+        ConfigError: `data.max_length` is more than a model can read.
+    """
+    limit = min(trunk_of(model).max_length for model in models)
+    if data.max_length is not None and data.max_length > limit:
+        raise ConfigError(f"data.max_length={data.max_length}: the models read at most {limit} tokens")
+    return data.max_length or min(limit, vocabulary.max_length or limit, LONGEST)
+
+
+def build_corpora(
+    data: DictConfig, parts: Parts, vocabulary: Vocabulary, length: int
+) -> tuple[Corpus | None, Corpus | None]:
+    """Binarized training and evaluation corpora; a second run opens the stores of the first."""
+    if not parts.held_out:
+        return build_corpus(data, parts.train, vocabulary, length), build_corpus(
+            data, parts.eval, vocabulary, length
+        )
+    train = build_corpus(data, parts.train, vocabulary, length)
+    try:
+        return train, build_corpus(data, parts.eval, vocabulary, length)
+    except DataError as fault:
+        log.warning("no evaluation: %s; give data.eval_files or a larger data.eval_share", fault)
+        return train, None
+
+
+def build_corpus(
+    data: DictConfig, sources: list[TextSource], vocabulary: Vocabulary, length: int
+) -> Corpus | None:
+    """The stores of all sources, joined; their counts are reported. None where there is no source."""
+    stores = []
+    for source in sources:
+        with counting(f"binarizing {source.name}") as progress:
+            store = binarize(
+                source,
+                vocabulary,
+                cache=Path(data.cache).expanduser(),
+                max_length=length,
+                min_length=data.min_length,
+                max_unknown=data.max_unknown,
+                num_proc=data.num_proc or os.cpu_count() or 1,
+                progress=progress,
+            )
+        stores.append(store)
+        counts = ", ".join(
+            f"{count:,} {name.replace('_', ' ')}" for name, count in Corpus([store]).describe().items()
+        )
+        log.info("%s: %s", source.name, counts)
+    return Corpus(stores) if stores else None
+
+
+def batch_settings(config: DictConfig) -> BatchSettings:
+    """How sequences become batches and masks."""
+    data = config.data
+    return BatchSettings(
+        seed=config.seed,
+        batch_size=data.batch_size,
+        accumulate=config.trainer.accumulate_grad_batches,
+        max_tokens=data.max_tokens,
+        eval_batch_size=data.eval_batch_size,
+        group_size=data.group_size,
+        length_bin=data.length_bin,
+        mlm_share=data.mlm_share,
+        mlm_smoothing=data.mlm_smoothing,
+        mlm_replace=tuple(data.mlm_replace),
+        num_workers=data.num_workers,
+    )

@@ -1,0 +1,128 @@
+"""Teacher, student, objective, optimizer and schedule from configuration."""
+
+from __future__ import annotations
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from transformers import PreTrainedModel, get_scheduler
+
+from potstill.build.instantiate import make
+from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.errors import ConfigError, DataError
+from potstill.models.load import load_language_model
+from potstill.models.specs import default_layers
+from potstill.models.students import (
+    check_tokens,
+    freeze,
+    parameter_groups,
+    student_from_config,
+    student_from_layers,
+)
+from potstill.models.trunk import trunk_of
+from potstill.objectives.language import HARD, LanguageObjective
+
+
+def build_models(
+    config: DictConfig, vocabulary: Vocabulary
+) -> tuple[PreTrainedModel | None, PreTrainedModel]:
+    """Teacher, if one is named, and student."""
+    torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
+    teacher = None
+    if config.teacher.model:
+        supervised = config.objective.name in ("mlm", "clm")
+        teacher = load_language_model(
+            "teacher.model",
+            config.teacher.model,
+            need_head=not supervised,
+            attention=config.teacher.attention,
+        )
+    student = _build_student(config, teacher, vocabulary)
+    for key, model in (("teacher.model", teacher), ("student", student)):
+        if model is not None and vocabulary.size > model.config.vocab_size:
+            raise DataError(
+                f"data.tokenizer={vocabulary.path}: has {vocabulary.size} tokens, {key} knows "
+                f"{model.config.vocab_size}; use the tokenizer that the model was trained with"
+            )
+    if teacher is not None:
+        check_tokens(teacher, student)
+    s = config.student
+    freeze(student, positions=s.freeze_positions, token_types=s.freeze_token_types)
+    return teacher, student
+
+
+def _build_student(
+    config: DictConfig, teacher: PreTrainedModel | None, vocabulary: Vocabulary
+) -> PreTrainedModel:
+    s = config.student
+    if s.model:
+        return load_language_model("student.model", s.model, need_head=False, attention=s.attention)
+    if s.config:
+        return student_from_config(
+            OmegaConf.to_container(s.config, resolve=True),  # type: ignore[arg-type]
+            vocab_size=vocabulary.size,
+            pad_token_id=vocabulary.pad_id,
+            bos_token_id=vocabulary.start_id,
+            eos_token_id=vocabulary.end_id,
+        )
+    assert teacher is not None  # validation has seen to it
+    layers = list(s.layers) if s.layers is not None else default_layers(trunk_of(teacher).depth)
+    return student_from_layers(
+        teacher, layers, architecture=s.architecture, vocab_transform=s.vocab_transform
+    )
+
+
+def build_objective(settings: DictConfig, kind: str) -> LanguageObjective:
+    """The weighted terms for a masked or a causal language model.
+
+    Raises:
+        ConfigError: a term of the other kind of model has a weight, or no term has one.
+    """
+    weights = {name: term.weight for name, term in settings.terms.items()}
+    for own_kind, name in HARD.items():
+        if weights[name] is None:  # the recipe's weight, where the term applies
+            weights[name] = 2.0 if own_kind == kind else 0.0
+        if own_kind != kind and weights[name]:
+            raise ConfigError(
+                f"objective.terms.{name}.weight={weights[name]}: the student is a {kind} language model; "
+                f"use {HARD[kind]}"
+            )
+    weights = {name: float(weight or 0.0) for name, weight in weights.items()}
+    if not any(weights.values()):
+        raise ConfigError("objective.terms: all weights are 0; give one a weight above 0")
+    return LanguageObjective(kind, weights, settings.temperature, settings.positions)
+
+
+def build_optimizer(settings: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of the model's trainable parameters; biases and norms are not decayed.
+
+    Raises:
+        ConfigError: an unknown optimizer, or an argument that it does not take.
+    """
+    groups = parameter_groups(model, settings.get("weight_decay") or 0.0)
+    return make("optimizer", settings, groups)
+
+
+def build_schedule(
+    settings: DictConfig, optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate over `steps` optimizer steps.
+
+    Raises:
+        ConfigError: a name that transformers does not know.
+    """
+    warmup = (
+        settings.warmup_steps if settings.warmup_steps is not None else round(settings.warmup_share * steps)
+    )
+    try:
+        return get_scheduler(settings.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    except (ValueError, TypeError) as fault:
+        raise ConfigError(
+            f"schedule.name={settings.name}: linear, cosine, constant_with_warmup ({fault})"
+        ) from fault
+
+
+def compile_blocks(model: PreTrainedModel) -> None:
+    """Compile each block in place; parameter names stay as they are."""
+    for block in model.base_model.get_submodule(trunk_of(model).view.blocks).children():
+        block.compile(dynamic=True)

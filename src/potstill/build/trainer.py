@@ -1,0 +1,91 @@
+"""Trainer, callbacks and loggers from configuration."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from potstill.build.instantiate import make
+from potstill.callbacks import AtomicCheckpointIO, LastCheckpoint, Throughput, progress_bar
+from potstill.errors import ConfigError
+from potstill.tracking import make_loggers
+
+
+def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
+    """metrics.csv, and the logger that is asked for; close them with `tracking.finish`."""
+    logger = config.logger
+    return make_loggers(
+        logger.name,
+        folder,
+        project=logger.project,
+        run=logger.run,
+        group=logger.group,
+        tags=[*logger.tags, config.objective.name, config.data.name],
+        mode=logger.mode,
+        config=OmegaConf.to_container(config, resolve=True),
+    )
+
+
+def build_callbacks(
+    config: DictConfig, folder: Path, with_progress: bool
+) -> tuple[list[Callback], Throughput]:
+    """The run's own callbacks and the configured ones."""
+    throughput = Throughput()
+    callbacks: list[Callback] = [
+        throughput,
+        LastCheckpoint(folder / "checkpoints", config.checkpoint.every_n_steps),
+    ]
+    if with_progress:
+        callbacks.append(progress_bar())
+    callbacks += [make(f"callbacks.{name}", settings) for name, settings in config.callbacks.items()]
+    return callbacks, throughput
+
+
+def build_trainer(
+    settings: DictConfig, folder: Path, *, callbacks: list[Callback], loggers: Any, validate: bool = True
+) -> lightning.Trainer:
+    """Lightning's Trainer. Accumulation and clipping are the module's own (see `LanguageDistillation`).
+
+    Raises:
+        ConfigError: an unknown argument in trainer.extra, or devices that this machine lacks.
+    """
+    known = inspect.signature(lightning.Trainer.__init__).parameters
+    if unknown := [key for key in settings.extra if key not in known]:
+        raise ConfigError(f"trainer.extra.{unknown[0]}: not an argument of lightning.Trainer")
+    limit = settings.limit_val_batches
+    try:
+        return lightning.Trainer(
+            default_root_dir=folder,
+            max_steps=settings.max_steps,
+            max_epochs=settings.max_epochs if settings.max_epochs is not None else -1,
+            val_check_interval=settings.val_check_interval or 1.0,
+            check_val_every_n_epoch=None if settings.val_check_interval else 1,
+            limit_val_batches=0 if not validate else (limit if limit is not None else 1.0),
+            num_sanity_val_steps=0,
+            log_every_n_steps=settings.log_every_n_steps,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=settings.strategy,
+            precision=settings.precision,
+            enable_progress_bar=settings.enable_progress_bar,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            use_distributed_sampler=False,
+            plugins=[AtomicCheckpointIO()],
+            callbacks=callbacks,
+            logger=loggers,
+            **settings.extra,
+        )
+    except (
+        ValueError,
+        RuntimeError,
+        lightning.fabric.utilities.exceptions.MisconfigurationException,
+    ) as fault:
+        raise ConfigError(f"trainer: {fault}") from fault
