@@ -110,7 +110,7 @@ class CorpusDataModule(LightningDataModule):
         return self._loader(self._steps, _StepSampler(self.steps_an_epoch, self._done))
 
     def val_dataloader(self) -> DataLoader | list:
-        """Evaluation batches, sorted by length, the same every time."""
+        """Evaluation batches of like lengths, in an order that is the same every time."""
         if self.evaluation is None:
             return []
         steps = _EvalSteps(self.evaluation, self.settings)
@@ -294,7 +294,10 @@ class _EvalSteps(Dataset):
         self.corpus, self.settings = corpus, settings
         order = np.argsort(corpus.lengths, kind="stable")
         size = settings.eval_batch_size
-        self.plan = [order[start : start + size] for start in range(0, len(order), size)]
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        # Of all lengths from the first batch on, so that a limited validation is a fair sample.
+        shuffled = np.random.default_rng(derive_seed(settings.seed, EVALUATION, 0)).permutation(len(batches))
+        self.plan = [batches[i] for i in shuffled]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return _item(
