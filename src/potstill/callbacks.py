@@ -81,13 +81,14 @@ class Throughput(Callback):
             self.seconds.append(took)
             # Ranks take about equal shares, so this rank's tokens times their number are the step's.
             self.rates.append(batch.tokens / took)
-            pl_module.log_dict(
-                {
-                    "train/tokens_per_second": self.rates[-1],
-                    "train/step_seconds": took,
-                    "train/peak_memory_gb": peak_memory_gb(),
-                }
-            )
+            if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+                pl_module.log_dict(
+                    {
+                        "train/tokens_per_second": self.rates[-1],
+                        "train/step_seconds": took,
+                        "train/peak_memory_gb": peak_memory_gb(),
+                    }
+                )
         self._since = now
 
     def on_validation_start(self, *_: Any) -> None:

@@ -69,10 +69,9 @@ def train(config: DictConfig, folder: Path) -> float | None:
         )
         if config.trainer.max_steps != 0:
             _fit(trainer, training, config.ckpt_path)
-        last_step = {k: float(v) for k, v in trainer.logged_metrics.items() if k.startswith("train/")}
         metrics = _final_metrics(trainer, training) if validate else {}
         summary = {
-            **last_step,
+            **training.module.last_step,
             **throughput.summary(),
             **metrics,
             "train/steps": trainer.global_step,

@@ -161,7 +161,7 @@ class Turns(Callback):
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         begun = time.perf_counter()
         self.seconds["lightning"].append(begun - self._since)
-        self.losses["lightning"].append(float(trainer.callback_metrics["train/loss"]))
+        self.losses["lightning"].append(trainer.lightning_module.last_step["train/loss"])
         begun = time.perf_counter()
         self.losses["bare"].append(self.bare())
         self._since = time.perf_counter()
