@@ -79,8 +79,7 @@ class Throughput(Callback):
         if self._since is not None:
             took = now - self._since
             self.seconds.append(took)
-            # Ranks take about equal shares, so this rank's tokens times their number are the step's.
-            self.rates.append(batch.tokens / took)
+            self.rates.append(batch.tokens / took)  # of all ranks
             if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 pl_module.log_dict(
                     {

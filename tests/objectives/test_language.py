@@ -125,6 +125,15 @@ def test_a_term_of_weight_zero_costs_nothing(pair):
     assert sorted(calls(ce=1.0, mlm=0.0, cos=0.0)) == ["decoder", "encode", "head"]
 
 
+def test_a_step_with_nothing_to_predict_adds_nothing(pair):
+    _, student = pair
+    micro = micro_of([9, 6])
+    micro.labels.fill_(-100)
+    objective = LanguageObjective("masked", {"mlm": 1.0}, temperature=2.0)
+    found = objective(trunk_of(student), None, micro, objective.denominators(step_of(micro)))
+    assert found.loss.item() == found.terms["mlm"].item() == 0.0
+
+
 def test_causal_labels(gpt2_teacher):
     model = AutoModelForCausalLM.from_pretrained(gpt2_teacher).eval()
     micro = micro_of([9, 6], masked=False)

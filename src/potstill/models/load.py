@@ -43,7 +43,7 @@ _LOADING_FAULTS = (
     BadZipFile,
     SafetensorError,
     StrictDataclassError,
-    pickle.UnpicklingError,
+    pickle.UnpicklingError,  # what torch raises where a file is no plain tensors; nothing is unpickled here
 )
 
 

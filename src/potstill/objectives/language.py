@@ -69,7 +69,10 @@ class LanguageObjective:
     def denominators(self, step: StepBatch) -> dict[str, float]:
         """How many positions of the whole step each term is a mean over."""
         soft = step.tokens if self.positions == "all" else step.labelled
-        return {term: float(step.labelled if term in ("mlm", "clm") else soft) for term in self.active}
+        counts = {term: step.labelled if term in ("mlm", "clm") else soft for term in self.active}
+        return {
+            term: float(max(count, 1)) for term, count in counts.items()
+        }  # a step may have nothing to predict
 
     def __call__(
         self, student: Trunk, teacher: Trunk | None, micro: MicroBatch, denominators: Mapping[str, float]
