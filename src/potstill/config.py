@@ -108,6 +108,7 @@ class StudentConfig:
     vocab_transform: bool = True  # copy the teacher's head transform too
     freeze_positions: bool = False
     freeze_token_types: bool = False
+    dropout: float | None = None  # every dropout while training; null: as in the model's own config
     attention: str = "sdpa"
 
 

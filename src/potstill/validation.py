@@ -247,6 +247,8 @@ def _model_faults(config: DictConfig) -> list[str]:
         faults.append(
             f"student.model={student.model} with {both}={student[both.split('.')[1]]}: give one of them"
         )
+    if student.dropout is not None and not 0 <= student.dropout < 1:
+        faults.append(f"student.dropout={student.dropout}: a probability, from 0 to below 1, or null")
     needs_layers = not student.model and not student.config
     if teacher is None and name not in SUPERVISED:
         faults.append(

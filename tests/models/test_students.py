@@ -10,6 +10,7 @@ from potstill.models.students import (
     check_tokens,
     freeze,
     parameter_groups,
+    set_dropout,
     student_from_config,
     student_from_layers,
 )
@@ -246,6 +247,27 @@ def test_freezing():
         "bert.embeddings.position_embeddings.weight",
         "bert.embeddings.token_type_embeddings.weight",
     }
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_without_dropout_training_mode_computes_what_evaluation_does(model_type):
+    model = teacher_of(model_type)
+    saved = model.config.to_dict()
+    set_dropout(model, 0.0)
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        trained, judged = model.train()(ids).logits, model.eval()(ids).logits
+    assert torch.equal(trained, judged)
+    assert model.config.to_dict() == saved
+
+
+@pytest.mark.parametrize("model_type", ["bert", "gpt2", "llama"])
+def test_dropout_is_set_everywhere(model_type):
+    model = teacher_of(model_type)
+    set_dropout(model, 0.5)
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        assert not torch.equal(model.train()(ids).logits, model.eval()(ids).logits)
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)

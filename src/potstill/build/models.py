@@ -16,6 +16,7 @@ from potstill.models.students import (
     check_tokens,
     freeze,
     parameter_groups,
+    set_dropout,
     student_from_config,
     student_from_layers,
 )
@@ -48,6 +49,8 @@ def build_models(
         check_tokens(teacher, student)
     s = config.student
     freeze(student, positions=s.freeze_positions, token_types=s.freeze_token_types)
+    if s.dropout is not None:
+        set_dropout(student, s.dropout)
     return teacher, student
 
 

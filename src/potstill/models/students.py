@@ -172,6 +172,21 @@ def freeze(model: PreTrainedModel, *, positions: bool, token_types: bool) -> Non
             model.base_model.get_submodule(name).requires_grad_(False)
 
 
+def set_dropout(model: PreTrainedModel, probability: float) -> None:
+    """One probability for every dropout of the model; its configuration, which is what is saved, stays as it is.
+
+    Args:
+        model: changed in place.
+        probability: of dropping, in [0, 1).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        # Llama-style attention keeps a number.
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = probability
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split the trainable parameters: biases and norms are not decayed (DistilBERT's recipe).
 
