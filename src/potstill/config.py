@@ -63,7 +63,7 @@ class DataConfig:
 
 @dataclass
 class TermConfig:
-    """A named term of the loss; weight 0 costs nothing, null is the recipe's weight where the term applies."""
+    """A named term of the loss; weight 0 costs nothing, null (mlm, clm) is objective.hard_weight where it applies."""
 
     weight: float | None = 0.0
 
@@ -77,6 +77,22 @@ class TermsConfig:
     clm: TermConfig = field(default_factory=TermConfig)
     mse: TermConfig = field(default_factory=TermConfig)
     cos: TermConfig = field(default_factory=TermConfig)
+    causal_ce: TermConfig = field(default_factory=TermConfig)
+    causal_cos: TermConfig = field(default_factory=TermConfig)
+
+
+@dataclass
+class InterchangeConfig:
+    """What is swapped between inputs: which states, at which positions, from which source."""
+
+    mapping: Any = "single_middle"  # a layout, a .nm file, or a list of {teacher: [...], student: [...]}
+    proportion: float = 0.3
+    max_tokens: int | None = None
+    positions: str = "consecutive"  # consecutive | free | masked
+    pairing: str = "in_batch"  # in_batch | dataset
+    crossway: bool = False
+    data_augment: bool = False
+    read_site: str = "block_output"  # block_output | block_input
 
 
 @dataclass
@@ -85,8 +101,10 @@ class ObjectiveConfig:
 
     name: str = MISSING
     temperature: float = 2.0
-    positions: str = "all"  # of ce, mse and cos: all | masked
+    positions: str = "all"  # of ce, mse, cos and the causal terms: all | masked
+    hard_weight: float = 0.0  # of mlm or clm, whichever applies, where its own weight is null
     terms: TermsConfig = field(default_factory=TermsConfig)
+    interchange: InterchangeConfig | None = None  # of objective=diito
 
 
 @dataclass
@@ -187,6 +205,8 @@ class BenchmarkConfig:
 
     name: str = MISSING
     eval_file: str | None = None  # takes the place of data.eval_files
+    positions: str = "all"  # of benchmark=interchange: all | masked
+    interchange: InterchangeConfig | None = None  # of benchmark=interchange
     monitor: str = MISSING
     mode: str = MISSING  # min | max
 

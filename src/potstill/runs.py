@@ -33,6 +33,7 @@ from potstill.evaluation.efficiency import count_parameters, latency_ms, size_mb
 from potstill.evaluation.report import (
     Collapsible,
     Curves,
+    HeatMap,
     Section,
     Table,
     print_table,
@@ -41,6 +42,7 @@ from potstill.evaluation.report import (
 )
 from potstill.models.load import save_student
 from potstill.models.specs import local_folder
+from potstill.modules.distillation import AGREEMENT
 from potstill.tracking import finish, log_summary
 from potstill.validation import models_of
 
@@ -108,7 +110,11 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
     _quiet()
     models = models_of(config)
     names = list(config.names) if config.names is not None else _row_names(models)
-    rows = [_judge(config, name, model, folder) for name, model in zip(names, models, strict=True)]
+    reference = models[0] if config.benchmark.interchange is not None else None
+    rows = [
+        _judge(config, name, model, folder, reference)
+        for name, model in list(zip(names, models, strict=True))[reference is not None :]
+    ]
     monitor = config.benchmark.monitor
     summary: dict[str, Any] = {}
     for row in rows:
@@ -117,8 +123,15 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
     summary |= _provenance(config)
     _write_json(folder / "summary.json", summary)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
-    table = _comparison(config, rows)
-    blocks: list[Section] = [table, Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True))]
+    if reference is None:
+        table, pictures = _comparison(config, rows), []
+    else:
+        table, pictures = _agreement_table(config, rows, reference), [_agreement_map(row) for row in rows]
+    blocks: list[Section] = [
+        table,
+        *pictures,
+        Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True)),
+    ]
     write_report(folder, title=f"benchmark={config.benchmark.name}", sections=blocks)
     print_table(table)
     log.info("%s", folder / "report.html")
@@ -133,8 +146,8 @@ class Row:
     metrics: dict[str, Any]
 
 
-def _judge(config: DictConfig, name: str, model: str, folder: Path) -> Row:
-    evaluation = build_evaluation(config, model)
+def _judge(config: DictConfig, name: str, model: str, folder: Path, reference: str | None) -> Row:
+    evaluation = build_evaluation(config, model, reference)
     callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
     trainer = build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
     metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)[0]
@@ -301,3 +314,34 @@ def _comparison(config: DictConfig, rows: list[Any]) -> Table:
         else f"the model's {monitor} over the reference's."
     )
     return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
+
+
+def _agreement_table(config: DictConfig, rows: list[Row], reference: str) -> Table:
+    columns = ["model", "parameters", "MB", "latency ms", "agreement", "KL nats", "perplexity"]
+    keys = ("parameters", "size_mb", "latency_ms", *AGREEMENT, "perplexity")
+    cells = [[row.name, *(row.metrics.get(key) for key in keys)] for row in rows]
+    exchange = config.benchmark.interchange
+    note = (
+        f"Counterfactual predictions against those of {reference} on {config.data.name}, mean over the mappings "
+        f"({exchange.mapping}); {exchange.proportion:.0%} {exchange.positions} positions swapped within pairs."
+    )
+    return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
+
+
+def _agreement_map(row: Row) -> HeatMap:
+    """Agreement by the blocks of the teacher (down) and of the student (across)."""
+    prefix = f"{AGREEMENT[0]}_"
+    values = {
+        tuple(name.removeprefix(prefix).split("-")): value
+        for name, value in row.metrics.items()
+        if name.startswith(prefix)
+    }
+    down, across = (list(dict.fromkeys(names)) for names in zip(*values, strict=True))
+    return HeatMap(
+        f"{row.name}: interchange agreement",
+        "teacher / student block",
+        down,
+        across,
+        [[values.get((theirs, ours)) for ours in across] for theirs in down],
+        "Share of the positions that the intervention reaches on which both predict the same token.",
+    )

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,15 @@ from omegaconf import DictConfig, OmegaConf
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.data.corpus.composition import sources_of
 from potstill.errors import ConfigError, PotstillError
-from potstill.models.specs import ModelSpec, check_layers, check_pair, read_spec, spec_from_settings
+from potstill.interchange.mappings import read_mappings
+from potstill.models.specs import (
+    ModelSpec,
+    check_layers,
+    check_pair,
+    default_layers,
+    read_spec,
+    spec_from_settings,
+)
 
 LOGGERS = ("wandb", "tensorboard", "csv")
 # What transformers.get_scheduler makes without further arguments.
@@ -36,6 +44,7 @@ SCHEDULES = (
 )
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 SUPERVISED = ("mlm", "clm")
+CAUSAL = ("causal_ce", "causal_cos")
 
 
 def validate_train(config: DictConfig) -> None:
@@ -70,6 +79,7 @@ def validate_evaluate(config: DictConfig) -> None:
         faults.append(f"names={list(config.names)}: {len(models)} models need as many names")
     faults += _data_faults(config.data, evaluating=True, eval_file=config.benchmark.eval_file)
     kind = {"mlm": "masked", "clm": "causal"}.get(config.benchmark.name)
+    specs = []
     for model in models:
         spec = _spec("model", model, faults)
         faults += _length_faults(config.data, {f"model={model}": spec})
@@ -78,8 +88,30 @@ def validate_evaluate(config: DictConfig) -> None:
             faults.append(
                 f"benchmark={config.benchmark.name}: {model} is a {spec.kind} language model; use {right}"
             )
+        specs.append(spec)
+    if config.benchmark.interchange is not None:
+        faults += _comparison_faults(config, specs)
     faults += _output_faults()
     _raise(faults)
+
+
+def _comparison_faults(config: DictConfig, specs: list[ModelSpec | None]) -> list[str]:
+    """Of a benchmark that compares models with the first one."""
+    exchange, key = config.benchmark.interchange, "benchmark.interchange"
+    faults = _interchange_faults(exchange, key)
+    if config.benchmark.positions not in ("all", "masked"):
+        faults.append(f"benchmark.positions={config.benchmark.positions}: all or masked")
+    if len(specs) < 2:
+        faults.append(
+            f"model={','.join(models_of(config))}: benchmark={config.benchmark.name} compares students with a teacher; "
+            "model=[<teacher>,<student>]"
+        )
+    for spec in specs[1:]:
+        if specs[0] and spec:
+            faults += check_pair(specs[0], spec) or _mapping_faults(exchange, specs[0], spec, key)
+            if spec.kind == "causal" and config.benchmark.positions == "masked":
+                faults.append("benchmark.positions=masked: a causal language model masks nothing; use all")
+    return faults
 
 
 def models_of(config: DictConfig) -> list[str]:
@@ -125,12 +157,48 @@ def _objective_faults(objective: DictConfig) -> list[str]:
         faults.append(
             f"objective.terms: all weights are 0; give one of {', '.join(weights)} a weight above 0"
         )
+    swapping = [f"{name}.weight={weights[name]}" for name in CAUSAL if weights[name]]
+    if objective.interchange is not None:
+        faults += _interchange_faults(objective.interchange, "objective.interchange")
+    elif swapping:
+        faults.append(f"objective.terms.{swapping[0]}: swaps states between inputs; use objective=diito")
     if objective.name in SUPERVISED:
         faults += [
             f"objective.terms.{name}.weight={weight}: objective={objective.name} has no teacher; use objective=kd"
             for name, weight in weights.items()
             if weight and name != objective.name
         ]
+    return faults
+
+
+def _interchange_faults(interchange: DictConfig, key: str) -> list[str]:
+    faults = []
+    if not 0 < interchange.proportion <= 1:
+        faults.append(f"{key}.proportion={interchange.proportion}: a share, above 0 and at most 1")
+    if interchange.max_tokens is not None and interchange.max_tokens < 1:
+        faults.append(f"{key}.max_tokens={interchange.max_tokens}: 1 or more, or null for no bound")
+    for name, options in (
+        ("positions", ("consecutive", "free", "masked")),
+        ("pairing", ("in_batch", "dataset")),
+        ("read_site", ("block_output", "block_input")),
+    ):
+        if interchange[name] not in options:
+            faults.append(f"{key}.{name}={interchange[name]}: one of {', '.join(options)}")
+    return faults
+
+
+def _mapping_faults(interchange: DictConfig, teacher: ModelSpec, student: ModelSpec, key: str) -> list[str]:
+    """Faults of a mapping, and of positions that only a masked language model has."""
+    faults = []
+    try:
+        mapping = OmegaConf.to_container(OmegaConf.create({"of": interchange.mapping}), resolve=True)
+        read_mappings(mapping["of"], teacher, student, key=f"{key}.mapping")  # type: ignore[index,call-overload]
+    except PotstillError as fault:
+        faults.append(str(fault))
+    if student.kind == "causal" and interchange.positions == "masked":
+        faults.append(
+            f"{key}.positions=masked: a causal language model masks nothing; use consecutive or free"
+        )
     return faults
 
 
@@ -267,6 +335,12 @@ def _model_faults(config: DictConfig) -> list[str]:
             faults.append(str(fault))
     if teacher and learner and student.model and name not in SUPERVISED:
         faults += check_pair(teacher, learner)
+    if teacher and objective.interchange is not None and not faults:
+        layers = student.layers or default_layers(teacher.depth)
+        pupil = learner or replace(teacher, depth=len(layers))
+        faults += _mapping_faults(objective.interchange, teacher, pupil, "objective.interchange")
+        if objective.interchange.pairing == "in_batch" and config.data.max_tokens is None:
+            faults += _pair_faults(config.data.batch_size)
     needed = {
         "teacher.model": teacher if name not in SUPERVISED or needs_layers else None,
         "the student": learner,
@@ -285,6 +359,15 @@ def _model_faults(config: DictConfig) -> list[str]:
         if kind == "causal" and objective.positions == "masked":
             faults.append("objective.positions=masked: a causal language model masks nothing; use all")
     return faults
+
+
+def _pair_faults(batch_size: int) -> list[str]:
+    if batch_size > 1:
+        return []
+    return [
+        f"data.batch_size={batch_size}: with objective.interchange.pairing=in_batch a sequence's source is another "
+        "one of its batch; use data.batch_size=2 or more, or pairing=dataset"
+    ]
 
 
 def _learner(student: DictConfig, faults: list[str]) -> ModelSpec | None:

@@ -226,7 +226,7 @@ def batch(arguments: argparse.Namespace, longest: int, seed: int) -> tuple[Micro
         generator=torch.Generator().manual_seed(seed),
     )
     micro = pad(inputs, labels, lengths, ends - lengths, pad_id=0)
-    return micro, StepBatch([micro], len(ids), int((labels != IGNORED).sum()), len(ids), seed)
+    return micro, StepBatch([micro], len(ids), int((labels != IGNORED).sum()), seed)
 
 
 def allowed(vocabulary: int) -> Tensor:

@@ -119,7 +119,7 @@ class BareLoop:
         self.student, self.data = student, data
         self.clip = config.trainer.gradient_clip_val
         self.teacher_trunk, self.student_trunk = trunk_of(teacher), trunk_of(student)
-        self.objective = build_objective(config.objective, "masked")
+        self.objective = build_objective(config.objective, trunk_of(student), trunk_of(teacher))
         self.optimizer = build_optimizer(config.optimizer, student)
         self.schedule = build_schedule(config.schedule, self.optimizer, config.trainer.max_steps)
         self.batches: Iterator[Any] = iter(())
@@ -188,7 +188,7 @@ def module_of(config: DictConfig, teacher: PreTrainedModel, student: PreTrainedM
     return LanguageDistillation(
         student,
         teacher,
-        build_objective(config.objective, "masked"),
+        build_objective(config.objective, trunk_of(student), trunk_of(teacher)),
         optimizer=lambda model: build_optimizer(config.optimizer, model),
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,

@@ -3,11 +3,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
+from potstill.interchange.intervene import Swap, blocks_read, counterfactual, run
+from potstill.interchange.mappings import read_mappings
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
 from potstill.models.students import student_from_layers
 from potstill.models.trunk import trunk_of
-from potstill.objectives.language import LanguageObjective, label_nll
+from potstill.objectives.language import Interchange, LanguageObjective, label_nll
 
 ALL = {"ce": 5.0, "mlm": 2.0, "mse": 0.01, "cos": 1.0}
 
@@ -34,7 +36,7 @@ def micro_of(lengths, vocab=100, masked=True, seed=0):
 def step_of(*micro):
     labelled = sum(int((m.labels != -100).sum()) for m in micro)
     tokens = sum(len(m.positions) for m in micro)
-    return StepBatch(list(micro), tokens, labelled, tokens)
+    return StepBatch(list(micro), tokens, labelled)
 
 
 @pytest.mark.parametrize("positions", ["all", "masked"])
@@ -104,7 +106,7 @@ class Counting:
         self.trunk, self.calls = trunk, []
 
     def __getattr__(self, name):
-        if name in ("encode", "head", "decoder"):
+        if name in ("embed", "head", "decoder"):
             self.calls.append(name)
         return getattr(self.trunk, name)
 
@@ -121,8 +123,8 @@ def test_a_term_of_weight_zero_costs_nothing(pair):
         return watched.calls
 
     assert calls(ce=0.0, mlm=1.0, cos=0.0) == []
-    assert calls(ce=0.0, mlm=1.0, cos=1.0) == ["encode"]  # no vocabulary projection of the teacher
-    assert sorted(calls(ce=1.0, mlm=0.0, cos=0.0)) == ["decoder", "encode", "head"]
+    assert calls(ce=0.0, mlm=1.0, cos=1.0) == ["embed"]  # no vocabulary projection of the teacher
+    assert sorted(calls(ce=1.0, mlm=0.0, cos=0.0)) == ["decoder", "embed", "head"]
 
 
 def test_a_step_with_nothing_to_predict_adds_nothing(pair):
@@ -143,3 +145,162 @@ def test_causal_labels(gpt2_teacher):
         logits = model(micro.input_ids, attention_mask=micro.attention_mask).logits
         expected = cross_entropy(logits.flatten(0, 1), labels) * len(micro.positions)
         assert label_nll(trunk_of(model), micro).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+CAUSAL = {"ce": 1.0, "mlm": 0.5, "cos": 0.25, "causal_ce": 2.0, "causal_cos": 0.5}
+
+
+def swapping(micro, pairs, reached=None):
+    """The micro-batch with ((row, column), (source row, source column)) swaps."""
+    width = micro.input_ids.shape[1]
+    source_width = width if micro.sources is None else micro.sources.input_ids.shape[1]
+    micro.swap = Swap(
+        torch.tensor([r * width + c for (r, c), _ in pairs]),
+        torch.tensor([r * source_width + c for _, (r, c) in pairs]),
+    )
+    for part in (micro, micro.sources):
+        if part is not None:
+            part.reached = torch.ones_like(part.positions, dtype=torch.bool) if reached is None else reached
+    return micro
+
+
+def full_step(*micro):
+    parts = [part for m in micro for part in (m, m.sources) if part is not None]
+    labelled = sum(int((m.labels != -100).sum()) for m in parts)
+    tokens = sum(len(m.positions) for m in parts)
+    reached = sum(int(m.reached.sum()) for m in parts)
+    both = sum(int((m.reached & (m.labels != -100)).sum()) for m in parts)
+    return StepBatch(list(micro), tokens, labelled, reached=reached, reached_labelled=both)
+
+
+def interchange_of(pair, mapping="multilayer", **settings):
+    teacher, student = map(trunk_of, pair)
+    return Interchange(read_mappings(mapping, teacher, student), **settings)
+
+
+def counterfactual_rows(model, micro, sites, rows):
+    trunk = trunk_of(model)
+    with torch.no_grad():
+        base = run(
+            trunk,
+            trunk.embed(micro.input_ids, micro.attention_mask),
+            {sites[0].block, *blocks_read(sites, "")},
+        )
+        last = counterfactual(trunk, base, base, sites, micro.swap).flatten(0, 1)[rows]
+        return last, torch.nn.functional.linear(trunk.head(last), *trunk.decoder)
+
+
+@pytest.mark.parametrize("positions", ["all", "masked"])
+@pytest.mark.parametrize("draw", [0, 1])
+def test_causal_terms_equal_the_textbook(pair, positions, draw):
+    teacher, student = pair
+    micro = swapping(micro_of([9, 6, 7]), [((0, 2), (1, 5)), ((1, 0), (2, 6)), ((2, 3), (0, 8))])
+    micro.reached[:3] = False
+    micro.swap.draw = draw
+    exchange = interchange_of(pair)
+    objective = LanguageObjective("masked", CAUSAL, 2.0, positions, exchange)
+    found = objective(trunk_of(student), trunk_of(teacher), micro, objective.denominators(full_step(micro)))
+    wanted = micro.reached & (micro.labels != -100) if positions == "masked" else micro.reached
+    mapping = exchange.mappings[draw]
+    s_last, s_logits = counterfactual_rows(student, micro, mapping.student, micro.positions[wanted])
+    t_last, t_logits = counterfactual_rows(teacher, micro, mapping.teacher, micro.positions[wanted])
+    assert found.terms["causal_ce"].item() == pytest.approx(
+        kl_divergence(s_logits, t_logits, 2.0).item(), rel=1e-4
+    )
+    assert found.terms["causal_cos"].item() == pytest.approx(cosine_distance(s_last, t_last).item(), rel=1e-4)
+    assert found.loss.item() == pytest.approx(
+        sum(CAUSAL[k] * v.item() for k, v in found.terms.items()), rel=1e-4
+    )
+
+
+def test_pairing_in_batch_and_from_the_data_set_agree(pair):
+    teacher, student = map(trunk_of, pair)
+    inside = swapping(micro_of([9, 9]), [((0, 2), (1, 5)), ((1, 0), (0, 6))])
+    outside = micro_of([9, 9])
+    outside.sources = micro_of([9, 9])
+    swapping(outside, [((0, 2), (1, 5)), ((1, 0), (0, 6))])
+    values = []
+    for micro in (inside, outside):
+        objective = LanguageObjective("masked", CAUSAL, 2.0, interchange=interchange_of(pair))
+        denominators = dict.fromkeys(CAUSAL, 10.0)
+        values.append(objective(student, teacher, micro, denominators))
+    assert {k: v.item() for k, v in values[0].terms.items()} == pytest.approx(
+        {k: v.item() for k, v in values[1].terms.items()}, rel=1e-5
+    )
+
+
+def test_crossway_of_two_is_crossway_of_the_other_two(pair):
+    teacher, student = map(trunk_of, pair)
+    pairs = [((0, 2), (0, 5)), ((1, 0), (1, 6))]
+    found = []
+    for flip in (False, True):
+        parts = [micro_of([9, 6], seed=1), micro_of([8, 7], seed=2)][:: -1 if flip else 1]
+        parts[0].sources = parts[1]
+        micro = swapping(parts[0], [p[::-1] if flip else p for p in pairs])
+        objective = LanguageObjective("masked", CAUSAL, 2.0, interchange=interchange_of(pair, crossway=True))
+        found.append(objective(student, teacher, micro, objective.denominators(full_step(micro))))
+    assert found[0].loss.item() == pytest.approx(found[1].loss.item(), rel=1e-5)
+    one_way = LanguageObjective("masked", CAUSAL, 2.0, interchange=interchange_of(pair))
+    shares = []
+    for flip in (False, True):
+        parts = [micro_of([9, 6], seed=1), micro_of([8, 7], seed=2)][:: -1 if flip else 1]
+        parts[0].sources = parts[1]
+        micro = swapping(parts[0], [p[::-1] if flip else p for p in pairs])
+        shares.append(one_way(student, teacher, micro, one_way.denominators(full_step(micro))).loss.item())
+    assert sum(shares) == pytest.approx(found[0].loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dataset", [False, True])
+def test_augmentation_is_a_pass_over_swapped_tokens(pair, dataset):
+    teacher, student = pair
+    micro = micro_of([9, 9])
+    if dataset:
+        micro.sources = micro_of([9, 9], seed=4)
+    swapping(micro, [((0, 2), (1, 5)), ((1, 0), (0, 6))])
+    exchange = interchange_of(pair, data_augment=True)
+    objective = LanguageObjective("masked", {"causal_ce": 1.0}, 2.0, interchange=exchange)
+    denominators = {"causal_ce": float(len(micro.positions))}
+    found = objective(trunk_of(student), trunk_of(teacher), micro, denominators)
+    ids = micro.input_ids.clone()
+    source = micro.sources.input_ids if dataset else micro.input_ids
+    ids[0, 2], ids[1, 0] = source[1, 5], source[0, 6]
+    with torch.no_grad():
+        s, t = (
+            m(ids, attention_mask=micro.attention_mask).logits.flatten(0, 1)[micro.positions]
+            for m in (student, teacher)
+        )
+    assert found.terms["causal_ce"].item() == pytest.approx(kl_divergence(s, t, 2.0).item(), rel=1e-4)
+
+
+def test_student_equal_to_teacher_has_no_causal_loss(pair):
+    teacher = trunk_of(pair[0])
+    micro = swapping(micro_of([9, 6]), [((0, 2), (1, 5))])
+    exchange = Interchange(
+        read_mappings([{"teacher": {"layers": 1}, "student": {"layers": 1}}], teacher, teacher)
+    )
+    objective = LanguageObjective("masked", {"causal_ce": 1.0, "causal_cos": 1.0}, 3.0, interchange=exchange)
+    found = objective(teacher, teacher, micro, objective.denominators(full_step(micro)))
+    assert all(abs(value.item()) < 1e-5 for value in found.terms.values())
+
+
+def test_causal_terms_alone_run_no_base_to_the_end(pair):
+    """The base runs stop at the swapped block; the counterfactual ones go on from there."""
+    teacher, student = pair
+    micro = swapping(micro_of([9, 6]), [((0, 2), (1, 5))])
+    ran = []
+    handle = teacher.bert.encoder.layer[-1].register_forward_hook(lambda *_: ran.append("teacher"))
+    objective = LanguageObjective(
+        "masked", {"causal_ce": 1.0}, interchange=interchange_of(pair, "single_middle")
+    )
+    objective(trunk_of(student), trunk_of(teacher), micro, objective.denominators(full_step(micro)))
+    handle.remove()
+    assert ran == ["teacher"]
+
+
+def test_nothing_to_swap_costs_nothing_and_is_no_fault(pair):
+    teacher, student = map(trunk_of, pair)
+    micro = micro_of([9])
+    objective = LanguageObjective("masked", CAUSAL, interchange=interchange_of(pair))
+    found = objective(student, teacher, micro, objective.denominators(step_of(micro)))
+    assert found.terms.get("causal_ce", torch.zeros(())).item() == 0
+    found.loss.backward()

@@ -1,4 +1,4 @@
-"""The base losses of the published implementations, from full logits and from the fused computation."""
+"""The losses, logits and gradients of the published implementations, from full logits and from the objective."""
 
 import json
 import os
@@ -11,9 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
+from potstill.data.corpus.datamodule import MicroBatch, StepBatch
+from potstill.interchange.intervene import Swap, blocks_read, counterfactual, run
+from potstill.interchange.mappings import InterchangeMapping, read_mappings
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
 from potstill.losses.vocabulary import vocabulary_losses
+from potstill.models.trunk import trunk_of
+from potstill.objectives.language import Interchange, LanguageObjective
 
 FOLDER = os.environ.get("POTSTILL_PARITY_DIR")
 CASES = json.loads((Path(FOLDER) / "causal.json").read_text()) if FOLDER else {}
@@ -27,6 +32,21 @@ class Case:
     tensors: dict[str, Tensor]
     teacher: BertForMaskedLM
     student: DistilBertForMaskedLM
+    stated: dict
+
+    def mapping(self) -> InterchangeMapping:
+        sites = {side: self.stated[f"{side}_sites"] for side in ("teacher", "student")}
+        return read_mappings([sites], trunk_of(self.teacher), trunk_of(self.student))[0]
+
+    def swap(self) -> Swap:
+        masks = (self.tensors[name] for name in ("interchange_mask", "source_interchange_mask"))
+        return Swap(*(mask.flatten().nonzero().squeeze(1) for mask in masks))
+
+    def micro(self) -> MicroBatch:
+        base = micro_of(self.tensors["input_ids"], self.tensors["attention_mask"], self.tensors["labels"])
+        base.sources = micro_of(self.tensors["source_ids"], self.tensors["source_mask"])
+        base.swap = self.swap()
+        return base
 
     def hidden(self, model: torch.nn.Module) -> Tensor:
         ids, mask = self.tensors["input_ids"], self.tensors["attention_mask"]
@@ -46,6 +66,14 @@ class Case:
         return self.tensors["attention_mask"].bool()
 
 
+def micro_of(ids: Tensor, mask: Tensor, labels: Tensor | None = None) -> MicroBatch:
+    positions = mask.flatten().nonzero().squeeze(1)
+    wanted = torch.full_like(ids, -100) if labels is None else labels
+    return MicroBatch(
+        ids, mask, positions, wanted.flatten()[positions], torch.ones_like(positions, dtype=torch.bool)
+    )
+
+
 @pytest.fixture(scope="module", params=sorted(CASES) or ["none"])
 def case(request: pytest.FixtureRequest) -> Case:
     stated = CASES[request.param]
@@ -58,7 +86,7 @@ def case(request: pytest.FixtureRequest) -> Case:
         weights = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
         model.load_state_dict(weights)
         model.eval()
-    return Case(stated["temperature"], stated["losses"], tensors, teacher, student)
+    return Case(stated["temperature"], stated["losses"], tensors, teacher, student, stated)
 
 
 @torch.no_grad()
@@ -114,3 +142,50 @@ def test_fused_losses(case, masked_only):
     names = {"ce": f"ce{suffix}", "mse": f"mse{suffix}", "nll": "mlm"}
     ours = {k: (v / counts[k]).item() for k, v in losses.sums.items()}
     assert ours == pytest.approx({k: case.losses[name] for k, name in names.items()}, rel=1e-5)
+
+
+@torch.no_grad()
+def test_counterfactual_logits(case):
+    mapping, kept = case.mapping(), case.positions(masked_only=False)
+    for name, model in (("teacher", case.teacher), ("student", case.student)):
+        trunk, sites = trunk_of(model), getattr(mapping, name)
+        base, source = (
+            run(
+                trunk,
+                trunk.embed(case.tensors[ids], case.tensors[mask]),
+                {sites[0].block} | blocks_read(sites, "block_input"),
+            )
+            for ids, mask in (("input_ids", "attention_mask"), ("source_ids", "source_mask"))
+        )
+        last = counterfactual(trunk, base, source, sites, case.swap(), "block_input")
+        ours = torch.nn.functional.linear(trunk.head(last), *trunk.decoder)
+        stated = case.tensors[f"{name}_cf_logits"]
+        torch.testing.assert_close(ours[kept], stated[kept], rtol=0, atol=1e-4)
+
+
+def test_objective_with_gradients(case):
+    micro, weights = case.micro(), dict.fromkeys(("ce", "mlm", "cos", "causal_ce"), 0.25)
+    found = share(case, micro, weights)
+    assert {k: v.item() for k, v in found.terms.items()} == pytest.approx(
+        {k: case.losses[k] for k in weights}, rel=1e-4
+    )
+    assert found.loss.item() == pytest.approx(case.stated["total"], rel=1e-4)
+    case.student.zero_grad()
+    found.loss.backward()
+    norms = {name: case.student.get_parameter(name).grad.norm().item() for name in case.stated["grad_norms"]}
+    assert norms == pytest.approx(case.stated["grad_norms"], rel=1e-4, abs=1e-6)
+
+
+def test_further_terms(case):
+    found = share(case, case.micro(), {"mse": 1.0, "causal_cos": 1.0})
+    assert {k: v.item() for k, v in found.terms.items()} == pytest.approx(
+        {k: case.losses[k] for k in ("mse", "causal_cos")}, rel=1e-4
+    )
+
+
+def share(case, micro, weights):
+    tokens, labelled = len(micro.positions), int((micro.labels != -100).sum())
+    step = StepBatch([micro], tokens, labelled, reached=tokens, reached_labelled=labelled)
+    interchange = Interchange((case.mapping(),), "block_input")
+    objective = LanguageObjective("masked", weights, case.temperature, interchange=interchange)
+    return objective(trunk_of(case.student), trunk_of(case.teacher), micro, objective.denominators(step))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig
 
@@ -15,9 +15,11 @@ from potstill.build.data import (
     sequence_length,
 )
 from potstill.build.models import (
+    build_interchange,
     build_models,
     build_objective,
     build_optimizer,
+    build_plan,
     build_schedule,
     compile_blocks,
 )
@@ -28,6 +30,7 @@ from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary
 from potstill.errors import ConfigError
 from potstill.models.load import load_language_model
+from potstill.models.students import check_tokens
 from potstill.models.trunk import trunk_of
 from potstill.modules.distillation import LanguageDistillation
 from potstill.objectives.language import HARD, LanguageObjective
@@ -66,7 +69,9 @@ def build_training(config: DictConfig) -> Training:
     models = {"teacher.model": config.teacher.model, "student.model": config.student.model}
     vocabulary = build_vocabulary(config.data, parts, models)
     teacher, student = build_models(config, vocabulary)
-    objective = build_objective(config.objective, trunk_of(student).kind)
+    objective = build_objective(
+        config.objective, trunk_of(student), trunk_of(teacher) if teacher is not None else None
+    )
     check_mask(objective.kind, vocabulary)
     # Made once for nothing: a fault in its arguments should not wait for the corpus.
     build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
@@ -75,7 +80,8 @@ def build_training(config: DictConfig) -> Training:
     length = sequence_length(config.data, vocabulary, [m for m in (teacher, student) if m is not None])
     train, evaluation = build_corpora(config.data, parts, vocabulary, length)
     assert train is not None
-    data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, batch_settings(config))
+    settings = batch_settings(config, build_plan(config.objective.interchange))
+    data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, settings)
     if config.compile:
         for model in (teacher, student):
             if model is not None:
@@ -102,21 +108,41 @@ class Evaluation:
     length: int
 
 
-def build_evaluation(config: DictConfig, model: str) -> Evaluation:
+def build_evaluation(config: DictConfig, model: str, reference: str | None = None) -> Evaluation:
     """A language model and its evaluation data, binarized with its own tokenizer.
 
+    Args:
+        config: of `evaluate.py`.
+        model: judged.
+        reference: the teacher that it is compared with, where the benchmark swaps states.
+
     Raises:
-        PotstillError: a model or text that cannot be used.
+        PotstillError: a model or text that cannot be used, or two models that do not fit each other.
     """
     parts = sources_of(config.data, eval_file=config.benchmark.eval_file)
     vocabulary = build_vocabulary(config.data, parts, {"model": model})
-    language_model = load_language_model("model", model, need_head=True)
-    kind = trunk_of(language_model).kind
+    student = load_language_model("model", model, need_head=True)
+    teacher = load_language_model("model", reference, need_head=True) if reference else None
+    models = [m for m in (teacher, student) if m is not None]
+    if teacher is not None:
+        check_tokens(teacher, student)
+    kind = trunk_of(student).kind
     check_mask(kind, vocabulary)
-    length = sequence_length(config.data, vocabulary, [language_model])
+    length = sequence_length(config.data, vocabulary, models)
     corpus = build_corpus(config.data, parts.eval or parts.train, vocabulary, length)
-    data = CorpusDataModule(None, corpus, vocabulary, kind, batch_settings(config))
-    if config.compile:
-        compile_blocks(language_model)
+    exchange, plan = config.benchmark.interchange, None
     objective = LanguageObjective(kind, {HARD[kind]: 1.0})
-    return Evaluation(LanguageDistillation(language_model, None, objective), data, length)
+    if exchange is not None and teacher is not None:
+        plan = build_plan(exchange)
+        objective = replace(
+            objective,
+            positions=config.benchmark.positions,
+            interchange=build_interchange(
+                exchange, trunk_of(teacher), trunk_of(student), "benchmark.interchange"
+            ),
+        )
+    data = CorpusDataModule(None, corpus, vocabulary, kind, batch_settings(config, plan))
+    if config.compile:
+        for part in models:
+            compile_blocks(part)
+    return Evaluation(LanguageDistillation(student, teacher, objective), data, length)

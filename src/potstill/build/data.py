@@ -17,6 +17,7 @@ from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary, describe, train_wordpiece
 from potstill.errors import ConfigError, DataError
+from potstill.interchange.plans import PlanSettings
 from potstill.models.trunk import trunk_of
 
 log = logging.getLogger(__name__)
@@ -120,8 +121,8 @@ def build_corpus(
     return Corpus(stores) if stores else None
 
 
-def batch_settings(config: DictConfig) -> BatchSettings:
-    """How sequences become batches and masks."""
+def batch_settings(config: DictConfig, interchange: PlanSettings | None = None) -> BatchSettings:
+    """How sequences become batches, masks and swaps."""
     data = config.data
     return BatchSettings(
         seed=config.seed,
@@ -135,4 +136,5 @@ def batch_settings(config: DictConfig) -> BatchSettings:
         mlm_smoothing=data.mlm_smoothing,
         mlm_replace=tuple(data.mlm_replace),
         num_workers=data.num_workers,
+        interchange=interchange,
     )

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, get_scheduler
 from potstill.build.instantiate import make
 from potstill.data.corpus.tokenizers import Vocabulary
 from potstill.errors import ConfigError, DataError
+from potstill.interchange.mappings import read_mappings
+from potstill.interchange.plans import PlanSettings
 from potstill.models.load import load_language_model
 from potstill.models.specs import default_layers
 from potstill.models.students import (
@@ -20,8 +22,8 @@ from potstill.models.students import (
     student_from_config,
     student_from_layers,
 )
-from potstill.models.trunk import trunk_of
-from potstill.objectives.language import HARD, LanguageObjective
+from potstill.models.trunk import Trunk, trunk_of
+from potstill.objectives.language import HARD, Interchange, LanguageObjective
 
 
 def build_models(
@@ -75,16 +77,18 @@ def _build_student(
     )
 
 
-def build_objective(settings: DictConfig, kind: str) -> LanguageObjective:
+def build_objective(settings: DictConfig, student: Trunk, teacher: Trunk | None) -> LanguageObjective:
     """The weighted terms for a masked or a causal language model.
 
     Raises:
-        ConfigError: a term of the other kind of model has a weight, or no term has one.
+        ConfigError: a term of the other kind of model has a weight, no term has one, or the models lack what the
+            interchange mapping names.
     """
+    kind = student.kind
     weights = {name: term.weight for name, term in settings.terms.items()}
     for own_kind, name in HARD.items():
-        if weights[name] is None:  # the recipe's weight, where the term applies
-            weights[name] = 2.0 if own_kind == kind else 0.0
+        if weights[name] is None:
+            weights[name] = settings.hard_weight if own_kind == kind else 0.0
         if own_kind != kind and weights[name]:
             raise ConfigError(
                 f"objective.terms.{name}.weight={weights[name]}: the student is a {kind} language model; "
@@ -93,7 +97,37 @@ def build_objective(settings: DictConfig, kind: str) -> LanguageObjective:
     weights = {name: float(weight or 0.0) for name, weight in weights.items()}
     if not any(weights.values()):
         raise ConfigError("objective.terms: all weights are 0; give one a weight above 0")
-    return LanguageObjective(kind, weights, settings.temperature, settings.positions)
+    interchange = None
+    if settings.interchange is not None:
+        assert teacher is not None  # validation has seen to it
+        interchange = build_interchange(settings.interchange, teacher, student)
+    return LanguageObjective(kind, weights, settings.temperature, settings.positions, interchange)
+
+
+def build_interchange(
+    settings: DictConfig, teacher: Trunk, student: Trunk, key: str = "objective.interchange"
+) -> Interchange:
+    """What is swapped in both models.
+
+    Raises:
+        ConfigError: a mapping that one of them has no room for.
+    """
+    mapping = OmegaConf.to_container(OmegaConf.create({"mapping": settings.mapping}), resolve=True)
+    return Interchange(
+        read_mappings(mapping["mapping"], teacher, student, key=f"{key}.mapping"),  # type: ignore[index,call-overload]
+        settings.read_site,
+        settings.crossway,
+        settings.data_augment,
+    )
+
+
+def build_plan(settings: DictConfig | None) -> PlanSettings | None:
+    """At which positions, and from which source."""
+    if settings is None:
+        return None
+    return PlanSettings(
+        settings.proportion, settings.max_tokens, settings.positions, settings.pairing, settings.crossway
+    )
 
 
 def build_optimizer(settings: DictConfig, model: nn.Module) -> torch.optim.Optimizer:

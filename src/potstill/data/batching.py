@@ -52,6 +52,7 @@ def plan_epoch(
     tokens: int | None = None,
     group_size: int | None = None,
     length_bin: int = 4,
+    unit: int = 1,
 ) -> EpochPlan:
     """Shuffle, then bring sequences of like length together, then shuffle the groups.
 
@@ -66,6 +67,7 @@ def plan_epoch(
         tokens: Padded tokens of an optimizer step; takes the place of `sequences`.
         group_size: Sequences of like length drawn together; a step joins several groups. None: a whole step.
         length_bin: Width of a bin in tokens; 0 for no grouping by length.
+        unit: A step of `tokens` has at least so many sequences.
 
     Returns:
         The plan; its number of steps does not depend on the epoch.
@@ -77,9 +79,8 @@ def plan_epoch(
     if tokens is not None:
         # The bin's upper end counts for each of its sequences, so that every epoch has as many steps.
         width = max(length_bin, 1)
-        return _shuffle_groups(
-            order, _budget_bounds(((lengths[order] // width + 1) * width - 1).astype(np.int64), tokens), rng
-        )
+        upper = ((lengths[order] // width + 1) * width - 1).astype(np.int64)
+        return _shuffle_groups(order, _bounds(upper, sequences, tokens, unit), rng)
     group = min(group_size or sequences, sequences)
     grouped = (
         _shuffle_groups(order, _even_bounds(len(order), group), rng)
@@ -91,6 +92,16 @@ def plan_epoch(
 
 def _even_bounds(count: int, size: int) -> Ints:
     return np.append(np.arange(0, count, size), count)
+
+
+def _bounds(widths: Ints, sequences: int, tokens: int | None, unit: int) -> Ints:
+    """Cut ascending widths into parts of whole units; a remainder goes with the last unit."""
+    ends = widths[unit - 1 :: unit]
+    if tokens is None:
+        bounds = _even_bounds(len(ends), max(sequences // unit, 1))
+    else:
+        bounds = _budget_bounds(ends, tokens // unit)
+    return np.append(bounds[:-1] * unit, len(widths))
 
 
 def _budget_bounds(widths: Ints, tokens: int) -> Ints:
@@ -113,7 +124,7 @@ def _shuffle_groups(order: Ints, bounds: Ints, rng: np.random.Generator) -> Epoc
 
 
 def micro_batches(
-    lengths: Ints, *, sequences: int, tokens: int | None, rank: int = 0, world: int = 1
+    lengths: Ints, *, sequences: int, tokens: int | None, rank: int = 0, world: int = 1, unit: int = 1
 ) -> list[Ints]:
     """Cut a step into this rank's micro-batches, of like lengths each.
 
@@ -122,11 +133,13 @@ def micro_batches(
         sequences: Most sequences of a micro-batch.
         tokens: Most padded tokens of a micro-batch; takes the place of `sequences`.
         rank: Of this process.
-        world: Number of processes; each takes every `world`-th sequence in order of length.
+        world: Number of processes; each takes every `world`-th unit in order of length.
+        unit: Neighbours in order of length that stay together, and so far a micro-batch may be too large.
 
     Returns:
         Positions within the step, one array a micro-batch; at least one array, which may be empty.
     """
-    mine = np.argsort(lengths, kind="stable")[rank::world]
-    bounds = _even_bounds(len(mine), sequences) if tokens is None else _budget_bounds(lengths[mine], tokens)
-    return np.split(mine, bounds[1:-1])
+    order = np.argsort(lengths, kind="stable")
+    unit_of = np.minimum(np.arange(len(order)) // unit, max(len(order) // unit - 1, 0))
+    mine = order[unit_of % world == rank]
+    return np.split(mine, _bounds(lengths[mine], sequences, tokens, unit)[1:-1])

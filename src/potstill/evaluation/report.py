@@ -66,6 +66,18 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class HeatMap:
+    """Values over rows and columns, the larger the deeper the colour; None is left empty."""
+
+    title: str
+    corner: str  # what rows and columns are
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Collapsible:
     """Preformatted text that is closed at first, such as a configuration."""
 
@@ -73,7 +85,7 @@ class Collapsible:
     body: str
 
 
-Section = Text | Table | Curves | Collapsible
+Section = Text | Table | HeatMap | Curves | Collapsible
 
 
 def write_report(folder: str | Path, *, title: str, sections: Sequence[Section]) -> Path:
@@ -107,6 +119,8 @@ def render(section: Section) -> str:
         return f"<h2>{title}</h2>\n<p>{html.escape(section.body)}</p>"
     if isinstance(section, Table):
         return f"<h2>{title}</h2>\n{_table(section)}"
+    if isinstance(section, HeatMap):
+        return f"<h2>{title}</h2>\n{_heat_map(section)}"
     drawn = any(len(xs) for xs, _ in section.series.values())
     return f"<h2>{title}</h2>\n" + (_plot(section) if drawn else '<p class="note">No values.</p>')
 
@@ -178,6 +192,27 @@ def _table(table: Table) -> str:
     head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
     body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
     note = f'\n<p class="note">{html.escape(table.note)}</p>' if table.note else ""
+    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>{note}'
+
+
+def _heat_map(heat: HeatMap) -> str:
+    """A table whose cells are coloured from the least to the greatest value."""
+    known = [value for row in heat.values for value in row if value is not None]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+
+    def cell(value: float | None) -> str:
+        if value is None:
+            return "<td></td>"
+        depth = 0.05 + 0.75 * (value - low) / ((high - low) or 1.0)
+        style = f"background: rgba(59, 130, 246, {depth:.2f})"
+        return f'<td class="number" style="{style}">{html.escape(format_cell(value))}</td>'
+
+    head = "".join(f"<th>{html.escape(label)}</th>" for label in (heat.corner, *heat.columns))
+    body = "\n".join(
+        f"<tr><th>{html.escape(label)}</th>{''.join(map(cell, row))}</tr>"
+        for label, row in zip(heat.rows, heat.values, strict=True)
+    )
+    note = f'\n<p class="note">{html.escape(heat.note)}</p>' if heat.note else ""
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>{note}'
 
 

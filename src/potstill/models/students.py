@@ -184,7 +184,7 @@ def set_dropout(model: PreTrainedModel, probability: float) -> None:
             module.p = probability
         # Llama-style attention keeps a number.
         elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = probability
+            module.attention_dropout = probability  # type: ignore[assignment]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

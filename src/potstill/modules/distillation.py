@@ -12,15 +12,18 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
-from potstill.data.corpus.datamodule import StepBatch
+from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.errors import CheckpointError, TrainingError
+from potstill.interchange.agreement import interchange_agreement
+from potstill.interchange.mappings import mapping_names
 from potstill.models.trunk import trunk_of
-from potstill.objectives.language import HARD, LanguageObjective, label_nll
+from potstill.objectives.language import HARD, LanguageObjective, label_nll, reached_positions
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
 
 TEACHER_PREFIX = "teacher."
+AGREEMENT = ("interchange_agreement", "interchange_kl")
 
 
 class LanguageDistillation(LightningModule):
@@ -59,6 +62,10 @@ class LanguageDistillation(LightningModule):
             teacher.requires_grad_(False).eval()
         self._hard = HARD[objective.kind]
         names = {*objective.active, self._hard, "teacher"}
+        exchange = objective.interchange if teacher is not None else None
+        self._mappings = exchange.mappings if exchange is not None else ()
+        self._mapping_names = mapping_names(self._mappings)
+        names |= {f"{what}_{name}" for what in AGREEMENT for name in self._mapping_names}
         self._sums = {name: SumMetric(nan_strategy="disable") for name in sorted(names)}
         self._positions = {name: SumMetric(nan_strategy="disable") for name in sorted(names)}
         # So that they move with the module, and are summed over ranks.
@@ -152,6 +159,28 @@ class LanguageDistillation(LightningModule):
             if self._teacher_trunk is not None and self._teacher_perplexity is None:
                 nll = label_nll(self._teacher_trunk, micro) / max(batch.labelled, 1)
                 self._add("teacher", nll, batch.labelled)
+            self._add_agreement(batch, micro)
+
+    def _add_agreement(self, batch: StepBatch, micro: MicroBatch) -> None:
+        masked = self.objective.positions == "masked"
+        reached = batch.reached_labelled if masked else batch.reached
+        if not (self._mappings and reached and micro.swap is not None):
+            return
+        assert self._teacher_trunk is not None
+        assert self.objective.interchange is not None
+        sums = interchange_agreement(
+            self._teacher_trunk,
+            self._student_trunk,
+            micro.input_ids,
+            micro.attention_mask,
+            micro.swap,
+            reached_positions(micro, self.objective.positions),
+            self._mappings,
+            self.objective.interchange.read_site,
+        )
+        for what, sums_M in zip(AGREEMENT, sums, strict=True):
+            for name, total in zip(self._mapping_names, sums_M, strict=True):
+                self._add(f"{what}_{name}", total / reached, reached)
 
     def _add(self, name: str, share: Tensor, positions: float) -> None:
         """Add this rank's share of a batch's mean to the mean over all batches, weighted by the batch's positions."""
@@ -159,7 +188,12 @@ class LanguageDistillation(LightningModule):
         self._positions[name].update(positions / self.trainer.world_size)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/loss`, `val/loss_<term>`, `val/perplexity`, and the teacher's perplexity, which stays as it is."""
+        """Logs `val/loss`, `val/loss_<term>`, `val/perplexity`, and the teacher's perplexity, which stays as it is.
+
+        With interventions also, for each mapping and as their mean, `val/interchange_agreement` (the share of the
+        positions that an intervention reaches on which both counterfactual predictions are the same token) and
+        `val/interchange_kl` (KL(teacher || student) there, in nats).
+        """
         means = {
             name: float(total.compute()) / max(float(self._positions[name].compute()), 1.0)
             for name, total in self._sums.items()
@@ -173,6 +207,11 @@ class LanguageDistillation(LightningModule):
         logged = {f"val/loss_{name}": means[name] for name in self.objective.active}
         logged["val/loss"] = sum(weights[name] * means[name] for name in self.objective.active)
         logged["val/perplexity"] = _exp(means[self._hard])
+        for what in AGREEMENT:
+            by_mapping = {name: means[name] for name in means if name.startswith(what)}
+            if by_mapping:
+                logged |= {f"val/{name}": mean for name, mean in by_mapping.items()}
+                logged[f"val/{what}"] = sum(by_mapping.values()) / len(by_mapping)
         if "teacher" in means:
             self._teacher_perplexity = _exp(means["teacher"])
         if self._teacher_perplexity is not None:

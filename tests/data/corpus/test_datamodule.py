@@ -9,6 +9,8 @@ from potstill.data.corpus.datamodule import BatchSettings, CorpusDataModule
 from potstill.data.corpus.sources import TextFiles
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import describe
+from potstill.errors import DataError
+from potstill.interchange.plans import PlanSettings
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_ranks_share_a_step(corpus, vocabulary):
 
 def test_counts(corpus, vocabulary):
     step = steps(module(corpus, vocabulary))[0]
-    assert step.tokens == sum(len(m.positions) for m in step.micro) == step.own_tokens
+    assert step.tokens == sum(len(m.positions) for m in step.micro)
     assert step.labelled == sum(int((m.labels != -100).sum()) for m in step.micro)
     assert step.labelled == int(np.ceil(0.15 * step.tokens))
     causal = steps(module(corpus, vocabulary, kind="causal"))[0]
@@ -152,3 +154,116 @@ def test_a_few_evaluation_batches_are_a_fair_sample(vocabulary):
     assert sorted(np.concatenate(plan)) == list(range(1000))
     assert all(np.ptp(batch) == 9 for batch in plan)
     assert abs(Lengths.lengths[np.concatenate(plan[:20])].mean() - Lengths.lengths.mean()) < 150
+
+
+def exchanges(step, data):
+    """All swaps of a step as ((base sequence, column), (source sequence, column)), whatever its micro-batches."""
+    found = set()
+    for micro in step.micro:
+        sources = micro if micro.sources is None else micro.sources
+        ends = []
+        for part, flat_index in ((micro, micro.swap.base), (sources, micro.swap.source)):
+            width = part.input_ids.shape[1]
+            rows, columns = flat_index // width, flat_index % width
+            assert part.attention_mask[rows, columns].all()
+            lengths = part.attention_mask.sum(1)
+            ends.append(
+                [
+                    (tuple(part.input_ids[r, : lengths[r]].tolist()), c)
+                    for r, c in zip(rows.tolist(), columns.tolist(), strict=True)
+                ]
+            )
+        found |= set(zip(*ends, strict=True))
+    return found
+
+
+PLANS = {
+    "in batch": PlanSettings(),
+    "crossway": PlanSettings(0.5, positions="free", crossway=True),
+    "masked": PlanSettings(0.9, positions="masked"),
+    "data set": PlanSettings(pairing="dataset"),
+    "data set, crossway": PlanSettings(pairing="dataset", crossway=True, max_tokens=4),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_swaps_are_the_same_however_a_step_is_cut(corpus, vocabulary, plan, kind):
+    if kind == "causal" and plan == "masked":
+        pytest.skip("a causal model masks nothing")
+    settings = {"interchange": PLANS[plan], "kind": kind}
+    whole = steps(module(corpus, vocabulary, batch_size=12, **settings))
+    for size, times in ((6, 2), (4, 3), (3, 4), (2, 6)):
+        data = module(corpus, vocabulary, batch_size=size, accumulate=times, **settings)
+        for one, cut in zip(whole, steps(data), strict=True):
+            assert exchanges(one, data) == exchanges(cut, data) != set()
+            assert flat(one) == flat(cut)
+            for name in ("tokens", "labelled", "reached", "reached_labelled", "seed"):
+                assert getattr(one, name) == getattr(cut, name), name
+            parts = [
+                p
+                for m in cut.micro
+                for p in (m, m.sources if PLANS[plan].crossway else None)
+                if p is not None
+            ]
+            assert cut.reached == sum(int(p.reached.sum()) for p in parts)
+            assert cut.reached_labelled == sum(int((p.reached & (p.labels != -100)).sum()) for p in parts)
+            assert cut.tokens == sum(len(p.positions) for p in parts)
+
+
+@pytest.mark.parametrize("plan", ["in batch", "data set"])
+def test_ranks_share_the_swaps(corpus, vocabulary, plan):
+    one = steps(module(corpus, vocabulary, batch_size=8, interchange=PLANS[plan]))[0]
+    halves = []
+    for rank in range(2):
+        data = module(corpus, vocabulary, batch_size=4, interchange=PLANS[plan])
+        data.trainer = SimpleNamespace(world_size=2, global_rank=rank, global_step=0)
+        halves.append(steps(data)[0])
+    assert flat(halves[0]) | flat(halves[1]) == flat(one)
+    parts = [exchanges(half, data) for half in halves]
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == exchanges(one, data)
+    assert {half.reached for half in halves} == {one.reached}
+
+
+def test_a_token_budget_leaves_nobody_alone(corpus, vocabulary):
+    data = module(corpus, vocabulary, max_tokens=40, interchange=PlanSettings())
+    for step in steps(data, data.steps_an_epoch):
+        assert all(len(micro.input_ids) >= 2 for micro in step.micro)
+
+
+def test_sources_from_the_data_set_are_others_of_like_length(corpus, vocabulary):
+    data = module(corpus, vocabulary, interchange=PLANS["data set"])
+    for step in steps(data):
+        for (base, _), (source, _) in exchanges(step, data):
+            assert base != source
+        for micro in step.micro:
+            ours, theirs = (part.attention_mask.sum(1) for part in (micro, micro.sources))
+            assert (ours - theirs).abs().float().mean() < 12
+
+
+def test_a_causal_model_is_reached_from_the_first_swapped_position_on(corpus, vocabulary):
+    for step in steps(module(corpus, vocabulary, kind="causal", interchange=PlanSettings())):
+        for micro in step.micro:
+            width = micro.input_ids.shape[1]
+            first = {}
+            for at in micro.swap.base.tolist():
+                first[at // width] = min(first.get(at // width, width), at % width)
+            expected = [int(at) % width >= first[int(at) // width] for at in micro.positions]
+            assert micro.reached.tolist() == expected
+
+
+def test_evaluation_swaps_do_not_depend_on_the_batch_size(corpus, vocabulary):
+    found = []
+    for size in (4, 8, 9):
+        data = module(corpus, vocabulary, eval_batch_size=size, interchange=PLANS["data set, crossway"])
+        batches = [data.on_after_batch_transfer(item, 0) for item in data.val_dataloader()]
+        assert all(len(m.input_ids) >= 2 for step in batches for m in step.micro)
+        found.append(set().union(*(exchanges(step, data) for step in batches)))
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_corpus_that_cannot_swap(corpus, vocabulary):
+    longest = int(corpus.lengths.max())
+    with pytest.raises(DataError, match=f"all {len(corpus)} sequences are too short .* has {longest}"):
+        module(corpus, vocabulary, interchange=PlanSettings(0.9 / longest))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,23 @@ from potstill.data.corpus.masking import IGNORED, mask_tokens, next_tokens, toke
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary
 from potstill.errors import CheckpointError, DataError
+from potstill.interchange.intervene import Swap
+from potstill.interchange.plans import (
+    PAIR,
+    PlanSettings,
+    Swaps,
+    cut_swaps,
+    draw_swaps,
+    partners,
+    reached_tokens,
+    swappable,
+)
 
+# What a derived random stream is for, beside masks and order.
+_SWAPS, _SOURCES = 2, 3
+NEIGHBOURS = (
+    512  # a source from the data set is drawn among so many sequences of the next lengths on either side
+)
 EVALUATION = 2**32 - 1  # stands for the epoch where evaluation draws its masks: the same at every time
 
 
@@ -37,23 +53,35 @@ class BatchSettings:
     mlm_smoothing: float = 0.7
     mlm_replace: tuple[float, ...] = (0.8, 0.1, 0.1)
     num_workers: int = 0
+    interchange: PlanSettings | None = None
+
+    @property
+    def unit(self) -> int:
+        """Sequences that stay together wherever a step is cut: sources in the batch come in pairs."""
+        return PAIR if self.interchange is not None and self.interchange.pairing == "in_batch" else 1
 
 
 @dataclass
 class MicroBatch:
-    """Padded sequences and what is to be predicted.
+    """Padded sequences, what is to be predicted, and what is to be swapped.
 
     Attributes:
         input_ids: `(batch, length)`, masked where the objective masks.
         attention_mask: `(batch, length)` int64, 0 at padding.
         positions: `(n,)` indices of the real tokens into the flattened `(batch * length)`.
         labels: `(n,)` what is to be predicted at these, or -100.
+        reached: `(n,)` whether an intervention can change the prediction there; None without interventions.
+        swap: the positions that swap; None without interventions.
+        sources: the sources, where they are not in this micro-batch.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     positions: Tensor
     labels: Tensor
+    reached: Tensor | None = None
+    swap: Swap | None = None
+    sources: MicroBatch | None = None
 
 
 @dataclass
@@ -62,17 +90,19 @@ class StepBatch:
 
     Attributes:
         micro: The micro-batches.
-        tokens: Real tokens of the whole step, over all ranks.
-        labelled: Positions with a label of the whole step, over all ranks.
-        own_tokens: Real tokens of this rank's micro-batches.
+        tokens: Real tokens of the whole step, over all ranks; with crossway those of drawn sources too.
+        labelled: Positions with a label, of the same tokens.
         seed: Of everything random in this step.
+        reached: Positions that an intervention reaches, of the same tokens.
+        reached_labelled: Those with a label.
     """
 
     micro: list[MicroBatch]
     tokens: int
     labelled: int
-    own_tokens: int
-    seed: int = field(default=0)
+    seed: int = 0
+    reached: int = 0
+    reached_labelled: int = 0
 
 
 class CorpusDataModule(LightningDataModule):
@@ -128,28 +158,112 @@ class CorpusDataModule(LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> StepBatch:
-        """Say what is to be predicted in the whole step, then cut this rank's micro-batches out of it."""
+        """Say what is to be predicted and swapped in the whole step, then cut this rank's micro-batches out of it."""
         ids, lengths = batch["ids"].long(), batch["lengths"].cpu().numpy()
+        bases = int(batch["bases"])  # what follows them are sources
         training = bool(batch["training"])
-        ends = np.cumsum(lengths) - 1
+        inputs, labels = self._predicted(ids, lengths, batch, training)
+        swaps = self._swaps(lengths, bases, batch, labels) if self.settings.interchange else None
+        reached = self._reached(lengths, bases, swaps).to(ids.device) if swaps else None
+        starts = np.cumsum(lengths) - lengths
+
+        def cut(rows: NDArray[np.int64]) -> MicroBatch:
+            return pad(inputs, labels, lengths[rows], starts[rows], self.vocabulary.pad_id, reached)
+
+        micro = []
+        for rows in self._cuts(lengths[:bases], training):
+            if len(rows):
+                micro.append(cut(rows))
+                if swaps is not None:
+                    self._add_swap(micro[-1], swaps, rows, bases, batch, cut)
+        used = slice(None) if self._both else slice(int(lengths[:bases].sum()))
+        labelled = labels[used] != IGNORED
+        step = StepBatch(micro, len(labelled), int(labelled.sum()), int(batch["seed"]))
+        if reached is not None:
+            step.reached = int(reached[used].sum())
+            step.reached_labelled = int((reached[used] & labelled).sum())
+        return step
+
+    @property
+    def _both(self) -> bool:
+        """Whether drawn sources are bases too."""
+        plan = self.settings.interchange
+        return plan is not None and plan.crossway
+
+    def _predicted(
+        self, ids: Tensor, lengths: NDArray[np.int64], batch: dict[str, Any], training: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of all tokens."""
         if self.kind == "causal":
-            inputs, labels = ids, next_tokens(ids, torch.from_numpy(ends).to(ids.device))
-            labelled = len(ids) - len(lengths)
+            return ids, next_tokens(ids, torch.from_numpy(np.cumsum(lengths) - 1).to(ids.device))
+        if not training:
+            return self._mask_each(ids, lengths, batch["sequences"])
+        generator = torch.Generator(ids.device).manual_seed(int(batch["seed"]))
+        self._weights = self._weights.to(ids.device)
+        return self._mask(ids, self._weights, generator)
+
+    def _swaps(self, lengths: NDArray[np.int64], bases: int, batch: dict[str, Any], labels: Tensor) -> Swaps:
+        """The swaps of the whole step, drawn before it is cut.
+
+        In evaluation sources are always in the batch, and each pair's positions are a function of the seed and the
+        pair, so an agreement does not depend on the batch size.
+        """
+        plan, seed = self.settings.interchange, int(batch["seed"])
+        assert plan is not None
+        masked = None
+        if plan.positions == "masked":
+            ends = np.cumsum(lengths)[:-1]
+            masked = [np.flatnonzero(part) for part in np.split((labels != IGNORED).cpu().numpy(), ends)]
+        order = np.argsort(lengths[:bases], kind="stable")
+        if not batch["training"]:
+            sequences = batch["sequences"].tolist()
+            parts = []
+            for unit in micro_batches(lengths, sequences=PAIR, tokens=None, unit=PAIR):
+                rng = np.random.default_rng(
+                    derive_seed(self.settings.seed, EVALUATION, sequences[unit[0]], _SWAPS)
+                )
+                own = replace(plan, pairing="in_batch", crossway=False)
+                parts.append(_drawn_in_batch(lengths, unit, own, rng, masked))
+            return Swaps(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        rng = np.random.default_rng([seed, _SWAPS])
+        if plan.pairing == "in_batch":
+            return _drawn_in_batch(lengths, order, plan, rng, masked)
+        return draw_swaps(
+            lengths[:bases],
+            np.arange(bases),
+            plan,
+            rng,
+            source_lengths=lengths[bases:],
+            masked=masked[:bases] if masked else None,
+            source_masked=masked[bases:] if masked else None,
+        )
+
+    def _reached(self, lengths: NDArray[np.int64], bases: int, swaps: Swaps) -> Tensor:
+        causal = self.kind == "causal"
+        parts = [reached_tokens(lengths[:bases], swaps.base_row, swaps.base_column, causal=causal)]
+        if bases < len(lengths):
+            parts.append(
+                reached_tokens(lengths[bases:], swaps.source_row, swaps.source_column, causal=causal)
+            )
+        return torch.from_numpy(np.concatenate(parts))
+
+    def _add_swap(
+        self,
+        micro: MicroBatch,
+        swaps: Swaps,
+        rows: NDArray[np.int64],
+        bases: int,
+        batch: dict[str, Any],
+        cut: Callable[[NDArray[np.int64]], MicroBatch],
+    ) -> None:
+        width, device = micro.input_ids.shape[1], micro.input_ids.device
+        if bases == len(batch["lengths"]):
+            places = cut_swaps(swaps, rows, width)
         else:
-            if training:
-                generator = torch.Generator(ids.device).manual_seed(int(batch["seed"]))
-                self._weights = self._weights.to(ids.device)
-                inputs, labels = self._mask(ids, self._weights, generator)
-            else:
-                inputs, labels = self._mask_each(ids, lengths, batch["sequences"])
-            labelled = int((labels != IGNORED).sum())
-        cuts = self._cuts(lengths, training)
-        starts = ends - lengths + 1
-        micro = [
-            pad(inputs, labels, lengths[cut], starts[cut], self.vocabulary.pad_id) for cut in cuts if len(cut)
-        ]
-        own = int(sum(lengths[cut].sum() for cut in cuts))
-        return StepBatch(micro, len(ids), labelled, own, int(batch["seed"]))
+            micro.sources = cut(rows + bases)
+            places = cut_swaps(swaps, rows, width, rows, micro.sources.input_ids.shape[1])
+        base, source = (torch.from_numpy(indices).to(device) for indices in places)
+        micro.swap = Swap(base, source, int(batch["seed"]))
 
     def _mask(self, ids: Tensor, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         s, mask_id = self.settings, self.vocabulary.mask_id
@@ -175,8 +289,13 @@ class CorpusDataModule(LightningDataModule):
         trainer, s = self.trainer, self.settings
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if not training:
-            return micro_batches(lengths, sequences=len(lengths), tokens=None, rank=rank, world=world)
-        return micro_batches(lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world)
+            unit = 1 if s.interchange is None else PAIR
+            return micro_batches(
+                lengths, sequences=len(lengths), tokens=None, rank=rank, world=world, unit=unit
+            )
+        return micro_batches(
+            lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world, unit=s.unit
+        )
 
     def state_dict(self) -> dict[str, int]:
         """How long an epoch is: enough to know that a resumed run counts steps alike."""
@@ -199,7 +318,12 @@ class CorpusDataModule(LightningDataModule):
 
 
 def pad(
-    inputs: Tensor, labels: Tensor, lengths: NDArray[np.int64], starts: NDArray[np.int64], pad_id: int
+    inputs: Tensor,
+    labels: Tensor,
+    lengths: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    pad_id: int,
+    reached: Tensor | None = None,
 ) -> MicroBatch:
     """Cut sequences out of flat ids into a padded micro-batch.
 
@@ -209,6 +333,7 @@ def pad(
         lengths: `(batch,)` of the wanted sequences.
         starts: `(batch,)` where they start in `inputs`.
         pad_id: What fills up.
+        reached: `(tokens,)` what an intervention can change, if there is one.
     """
     width = int(lengths.max()) if len(lengths) else 0
     columns = np.arange(width)
@@ -219,7 +344,31 @@ def pad(
     input_ids = torch.full((len(lengths) * width,), pad_id, dtype=torch.long, device=device)
     input_ids[positions] = inputs[source]
     mask = torch.from_numpy(real.astype(np.int64)).to(device)
-    return MicroBatch(input_ids.view(len(lengths), width), mask, positions, labels[source])
+    return MicroBatch(
+        input_ids.view(len(lengths), width),
+        mask,
+        positions,
+        labels[source],
+        None if reached is None else reached[source],
+    )
+
+
+def _drawn_in_batch(
+    lengths: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    plan: PlanSettings,
+    rng: np.random.Generator,
+    masked: list[NDArray[np.int64]] | None,
+) -> Swaps:
+    """Swaps among some rows of a step, given in order of their lengths."""
+    swaps = draw_swaps(
+        lengths[rows],
+        partners(len(rows), crossway=plan.crossway),
+        plan,
+        rng,
+        masked=[masked[row] for row in rows] if masked else None,
+    )
+    return swaps._replace(base_row=rows[swaps.base_row], source_row=rows[swaps.source_row])
 
 
 class _StepSampler(Sampler):
@@ -240,9 +389,13 @@ class _StepSampler(Sampler):
         return self.steps
 
 
-def _item(corpus: Corpus, wanted: NDArray[np.int64], seed: int, training: bool) -> dict[str, Any]:
+def _item(
+    corpus: Corpus, bases: NDArray[np.int64], sources: NDArray[np.int64], seed: int, training: bool
+) -> dict[str, Any]:
+    wanted = np.concatenate([bases, sources])
     ids, lengths = corpus.gather(wanted)
     return {
+        "bases": len(bases),
         "ids": torch.from_numpy(ids.astype(np.int32, copy=False)),
         "lengths": torch.from_numpy(lengths.astype(np.int64)),
         "sequences": torch.from_numpy(wanted.astype(np.int64)),
@@ -254,7 +407,25 @@ def _item(corpus: Corpus, wanted: NDArray[np.int64], seed: int, training: bool) 
 class _TrainSteps(Dataset):
     def __init__(self, corpus: Corpus, settings: BatchSettings):
         self.corpus, self.settings, self.world = corpus, settings, 1
+        self._rank: NDArray[np.int64] | None = None
+        if settings.interchange is not None:
+            self._check_swappable(settings.interchange)
+            if settings.interchange.pairing == "dataset":
+                self._by_length = np.argsort(corpus.lengths, kind="stable")
+                self._rank = np.argsort(self._by_length)
         self._planned: tuple[tuple[int, int], EpochPlan] | None = None
+
+    def _check_swappable(self, plan: PlanSettings) -> None:
+        lengths = self.corpus.lengths.astype(np.int64)
+        if len(lengths) < PAIR:
+            raise DataError(
+                f"objective.interchange: {len(lengths)} sequence cannot swap with another; use more text"
+            )
+        if plan.positions != "masked" and not swappable(lengths, plan):
+            raise DataError(
+                f"objective.interchange.proportion={plan.proportion}: all {len(lengths):,} sequences are too short to "
+                f"swap one token (the longest has {lengths.max()}); use a larger proportion or longer sequences"
+            )
 
     def plan(self, epoch: int) -> EpochPlan:
         if self._planned is None or self._planned[0] != (epoch, self.world):
@@ -268,8 +439,10 @@ class _TrainSteps(Dataset):
                 tokens=s.max_tokens * times if s.max_tokens else None,
                 group_size=s.group_size,
                 length_bin=s.length_bin,
+                unit=s.unit,
             )
-            if plan.bounds[-1] - plan.bounds[-2] < self.world:  # a rank would be left without a sequence
+            # A rank would be left without a sequence, or a sequence without a source.
+            if plan.bounds[-1] - plan.bounds[-2] < self.world * s.unit:
                 plan = EpochPlan(plan.order, plan.bounds[:-1])
             if not len(plan):
                 raise DataError(
@@ -281,12 +454,21 @@ class _TrainSteps(Dataset):
 
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:
         epoch, step = at
-        return _item(
-            self.corpus,
-            self.plan(epoch).step(step),
-            derive_seed(self.settings.seed, epoch, step),
-            training=True,
-        )
+        bases = self.plan(epoch).step(step)
+        seed = derive_seed(self.settings.seed, epoch, step)
+        return _item(self.corpus, bases, self._sources(bases, epoch, step), seed, training=True)
+
+    def _sources(self, bases: NDArray[np.int64], epoch: int, step: int) -> NDArray[np.int64]:
+        """Of each base another sequence of like length, where sources are drawn from the data set."""
+        if self._rank is None:
+            return bases[:0]
+        rng = np.random.default_rng(derive_seed(self.settings.seed, epoch, step, _SOURCES))
+        count = len(self.corpus)
+        far = min(NEIGHBOURS, count // 2)
+        offsets = rng.integers(1, far + 1, len(bases)) * rng.choice([-1, 1], len(bases))
+        ranks = self._rank[bases]
+        outside = (ranks + offsets < 0) | (ranks + offsets >= count)
+        return self._by_length[ranks + np.where(outside, -offsets, offsets)]
 
 
 class _EvalSteps(Dataset):
@@ -294,12 +476,14 @@ class _EvalSteps(Dataset):
         self.corpus, self.settings = corpus, settings
         order = np.argsort(corpus.lengths, kind="stable")
         size = settings.eval_batch_size
+        if settings.interchange is not None:  # pairs of neighbours in length, whatever the batch size
+            size = max(size - size % PAIR, PAIR)
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         # Of all lengths from the first batch on, so that a limited validation is a fair sample.
         shuffled = np.random.default_rng(derive_seed(settings.seed, EVALUATION, 0)).permutation(len(batches))
         self.plan = [batches[i] for i in shuffled]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return _item(
-            self.corpus, self.plan[index], derive_seed(self.settings.seed, EVALUATION, index), training=False
-        )
+        wanted = self.plan[index]
+        seed = derive_seed(self.settings.seed, EVALUATION, index)
+        return _item(self.corpus, wanted, wanted[:0], seed, training=False)

@@ -1,0 +1,132 @@
+"""The counterfactual run: a base run that goes on from swapped states.
+
+A swap at block k leaves the blocks 0 to k untouched, so the counterfactual run resumes from the base run's own state
+after block k instead of starting again; in evaluation mode the result is that of a full second run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from potstill.interchange.mappings import Site
+from potstill.models.trunk import Flow, Trunk
+
+READ_SITES = ("block_output", "block_input")
+
+
+@dataclass
+class Swap:
+    """Positions of one padded micro-batch that take a value from the source, on the model's device.
+
+    Attributes:
+        base: `(swaps,)` indices into the flattened `(batch * length)` of the base.
+        source: `(swaps,)` indices into the flattened positions of the source, which is the base's own micro-batch
+            where sources are in the batch.
+        draw: a random number of the step; a step's mapping is `mappings[draw % len(mappings)]`.
+    """
+
+    base: Tensor
+    source: Tensor
+    draw: int = 0
+
+    def reverse(self) -> Swap:
+        """The other direction, at the same positions."""
+        return Swap(self.source, self.base, self.draw)
+
+
+class Run(NamedTuple):
+    """A model's run over a micro-batch.
+
+    Attributes:
+        flow: the embedded sequences, with masks.
+        kept: residual stream after each block that was asked for, `(batch, length, width)`.
+        last_BLD: after the final norm, `(batch, length, width)`; None where the run stopped early.
+    """
+
+    flow: Flow
+    kept: dict[int, Tensor]
+    last_BLD: Tensor | None
+
+    def state(self, block: int) -> Tensor:
+        """The residual stream after a block; after block -1 are the embeddings."""
+        return self.flow.hidden_BLD if block < 0 else self.kept[block]
+
+
+def run(trunk: Trunk, flow: Flow, keep: Collection[int] = (), *, whole: bool = True) -> Run:
+    """Run a model from its embeddings, keeping what interventions read.
+
+    Args:
+        trunk: the model.
+        flow: embedded sequences.
+        keep: blocks whose output is kept; -1, the embeddings, always is.
+        whole: to the end; otherwise up to the last block that is kept.
+    """
+    keep = {block for block in keep if block >= 0}
+    stop = trunk.depth if whole else max(keep, default=-1) + 1
+    hidden_BLD, kept = trunk.blocks(flow, stop=stop, keep=keep)
+    return Run(flow, kept, trunk.finish(hidden_BLD) if whole else None)
+
+
+def blocks_read(sites: Iterable[Site], read_site: str) -> set[int]:
+    """The blocks whose output the source must keep; -1 stands for its embeddings."""
+    return {read_block(site, read_site) for site in sites}
+
+
+def read_block(site: Site, read_site: str) -> int:
+    """The block whose output is the value that is written after `site.block`.
+
+    `block_output` is the definition (Geiger et al. 2022, arXiv:2112.00826); `block_input` reads one block earlier, as
+    the published code of Wu et al. 2022 does.
+    """
+    return site.block - (read_site == "block_input")
+
+
+def counterfactual(
+    trunk: Trunk, base: Run, source: Run, sites: Sequence[Site], swap: Swap, read_site: str = "block_output"
+) -> Tensor:
+    """The last hidden states of the base run, were its sites to hold the source's values at the swapped positions.
+
+    Gradients flow into both runs.
+
+    Args:
+        trunk: the model.
+        base: has kept the first site's block.
+        source: has kept what `blocks_read` says; the same run as `base` where sources are in the batch.
+        sites: in order of their blocks; all are set.
+        swap: positions.
+        read_site: `block_output`, or `block_input` for parity with the published code.
+
+    Returns:
+        `(batch, length, width)`, after the final norm.
+    """
+    hidden_BLD, start = base.state(sites[0].block), sites[0].block + 1
+    for site in sites:
+        hidden_BLD, _ = trunk.blocks(base.flow.resume(hidden_BLD), start, site.block + 1)
+        hidden_BLD = write(hidden_BLD, source.state(read_block(site, read_site)), site, swap)
+        start = site.block + 1
+    hidden_BLD, _ = trunk.blocks(base.flow.resume(hidden_BLD), start)
+    return trunk.finish(hidden_BLD)
+
+
+def write(hidden_BLD: Tensor, source_BLD: Tensor, site: Site, swap: Swap) -> Tensor:
+    """A copy of the base's states with the site's columns, at the swapped positions, from the source."""
+    base_ND, source_ND = hidden_BLD.flatten(0, 1), source_BLD.flatten(0, 1)
+    values_SD = source_ND.index_select(0, swap.source).to(base_ND.dtype)
+    if site.columns != ((0, base_ND.shape[1]),):
+        own_SD = base_ND.index_select(0, swap.base)
+        swapped_D = torch.zeros(base_ND.shape[1], dtype=torch.bool, device=base_ND.device)
+        for start, stop in site.columns:
+            swapped_D[start:stop] = True
+        values_SD = torch.where(swapped_D, values_SD, own_SD)
+    return base_ND.index_copy(0, swap.base, values_SD).view_as(hidden_BLD)
+
+
+def swap_tokens(base_ids_BL: Tensor, source_ids_BL: Tensor, swap: Swap) -> Tensor:
+    """Token ids of the base with the source's tokens at the swapped positions: augmentation instead of intervention."""
+    flat = base_ids_BL.flatten()
+    return flat.index_copy(0, swap.base, source_ids_BL.flatten()[swap.source]).view_as(base_ids_BL)

@@ -1,0 +1,283 @@
+"""Variable mappings: which slices of the teacher's and the student's residual streams are the same variable.
+
+A variable is written `$L:6$H:[0:12]$[0:64]`: block 6, heads 0 to 11, dimensions 0 to 63 of each head's slice of the
+residual stream. Ranges are half open; a lone number is a range of one. Source: Wu et al. 2022 (arXiv:2112.02505),
+section 3, and the published variable names. Nothing here imports torch, so a faulty mapping is refused at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from potstill.errors import ConfigError
+
+KEY = "objective.interchange.mapping"
+LAYOUTS = ("single_middle", "middle_late", "multilayer", "grid")
+EXAMPLE = "$L:6$H:[0:12]$[0:64]"
+
+_RANGE = r"\d+|\[\d+:\d+\]"
+_VARIABLE = re.compile(rf"\$L:({_RANGE})\$H:({_RANGE})\$({_RANGE})")
+
+
+class Sizes(Protocol):
+    """What a mapping needs to know of a model; `ModelSpec` and `Trunk` both do."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+
+    @property
+    def width(self) -> int:
+        """Dimension of the residual stream."""
+
+    @property
+    def heads(self) -> int:
+        """Number of heads."""
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head's slice of the residual stream."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A slice of the residual stream after some blocks, as written; None stands for all.
+
+    Attributes:
+        layers: half-open range of blocks.
+        heads: half-open range of heads.
+        dims: half-open range of dimensions of each head's slice.
+    """
+
+    layers: tuple[int, int]
+    heads: tuple[int, int] | None = None
+    dims: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """Columns of the residual stream after one block.
+
+    Attributes:
+        block: index of the block.
+        columns: half-open ranges, ascending, apart from each other.
+    """
+
+    block: int
+    columns: tuple[tuple[int, int], ...]
+
+    @property
+    def size(self) -> int:
+        """Number of columns."""
+        return sum(stop - start for start, stop in self.columns)
+
+
+@dataclass(frozen=True)
+class InterchangeMapping:
+    """Sites that are set together, in order of their blocks.
+
+    Attributes:
+        teacher: of the teacher.
+        student: of the student.
+    """
+
+    teacher: tuple[Site, ...]
+    student: tuple[Site, ...]
+
+    @property
+    def name(self) -> str:
+        """Blocks of the teacher and of the student, such as `6-3` or `0,1-0`."""
+        return "-".join(",".join(str(site.block) for site in side) for side in (self.teacher, self.student))
+
+
+def read_mappings(
+    value: Any, teacher: Sizes, student: Sizes, *, key: str = KEY
+) -> tuple[InterchangeMapping, ...]:
+    """The mappings that a configuration names, checked against both models.
+
+    Args:
+        value: a layout (`single_middle`, `middle_late`, `multilayer`: the published ones and their analogues at
+            other depths and widths; `grid`: every block of the teacher with every block of the student), a published
+            `.nm` JSON file, or a list of `{teacher: [...], student: [...]}` whose variables are strings or
+            `{layers: , heads: , dims: }`.
+        teacher: sizes of the teacher.
+        student: sizes of the student.
+        key: configuration key, for messages.
+
+    Returns:
+        One or more mappings; a step draws one of them.
+
+    Raises:
+        ConfigError: no such layout or file, a variable that cannot be read, is not in its model, or has another size
+            than its counterpart; an empty mapping.
+    """
+    if isinstance(value, str) and value in LAYOUTS:
+        return _layout(value, teacher, student, key)
+    label = f"{key}={value if isinstance(value, str) else '[...]'}"
+    entries = _read_file(value, label) if isinstance(value, str) else value
+    if not isinstance(entries, Sequence) or not entries:
+        raise ConfigError(
+            f"{label}: an empty mapping; give a list of {{teacher: [{EXAMPLE}], student: [...]}} or a layout: "
+            + ", ".join(LAYOUTS)
+        )
+    return tuple(_mapping(entry, teacher, student, label) for entry in entries)
+
+
+def mapping_names(mappings: Sequence[InterchangeMapping]) -> list[str]:
+    """A name for each, by its blocks; those that differ in columns only are numbered."""
+    names = [mapping.name for mapping in mappings]
+    return [
+        name if names.count(name) == 1 else f"{name}#{names[: i + 1].count(name)}"
+        for i, name in enumerate(names)
+    ]
+
+
+def parse_variable(value: Any, label: str = KEY) -> Variable:
+    """One variable, from its published name or from a dictionary of `layers`, `heads` and `dims`.
+
+    Raises:
+        ConfigError: it is neither, or a range is empty.
+    """
+    if isinstance(value, str):
+        match = _VARIABLE.fullmatch(value.replace(" ", ""))
+        if not match:
+            raise ConfigError(f"{label}: {value!r} is no variable; write {EXAMPLE}, ranges half open")
+        layers, heads, dims = (_range(part, value, label) for part in match.groups())
+        return Variable(layers, heads, dims)
+    if not isinstance(value, Mapping) or "layers" not in value or set(value) - {"layers", "heads", "dims"}:
+        raise ConfigError(
+            f"{label}: {value!r} is no variable; write {EXAMPLE} or {{layers: 6, heads: [0, 12]}}"
+        )
+    ranges = {
+        name: None if value.get(name) is None else _range(value[name], value, label)
+        for name in ("layers", "heads", "dims")
+    }
+    assert ranges["layers"] is not None
+    return Variable(ranges["layers"], ranges["heads"], ranges["dims"])
+
+
+def _range(part: Any, variable: Any, label: str) -> tuple[int, int]:
+    numbers = re.findall(r"\d+", part) if isinstance(part, str) else part
+    numbers = [numbers] if isinstance(numbers, int) else numbers
+    try:
+        start, *rest = (int(n) for n in numbers)
+        stop = rest[0] if len(rest) == 1 else start + (not rest)
+    except (TypeError, ValueError):
+        start = stop = 0
+    if not 0 <= start < stop:
+        raise ConfigError(
+            f"{label}: {part!r} in {variable!r} is an empty range; write [start:stop], half open"
+        )
+    return start, stop
+
+
+def _read_file(value: str, label: str) -> Any:
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"{label}: no such layout or file; one of {', '.join(LAYOUTS)}, or a .nm JSON file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["interchange_variable_mappings"] if isinstance(content, dict) else content
+    except (ValueError, KeyError) as fault:
+        raise ConfigError(
+            f"{label}: no mapping file; expected JSON with interchange_variable_mappings, a list of "
+            "{teacher_variable_names: [...], student_variable_names: [...]}"
+        ) from fault
+
+
+def _mapping(entry: Any, teacher: Sizes, student: Sizes, label: str) -> InterchangeMapping:
+    sides = []
+    for name, sizes in (("teacher", teacher), ("student", student)):
+        names = None
+        if isinstance(entry, Mapping):
+            names = entry.get(name, entry.get(f"{name}_variable_names"))
+        if isinstance(names, str | Mapping):
+            names = [names]
+        if not names:
+            raise ConfigError(
+                f"{label}: {entry!r} names no variable of the {name}; "
+                f"write {{teacher: [{EXAMPLE}], student: [...]}}"
+            )
+        variables = [parse_variable(variable, label) for variable in names]
+        sides.append(_sites(variables, sizes, f"{label}: the {name}"))
+    mapping = InterchangeMapping(*sides)
+    widths = {
+        name: {site.size for site in side} for name, side in zip(("teacher", "student"), sides, strict=True)
+    }
+    if len(widths["teacher"] | widths["student"]) > 1:
+        said = " and ".join(f"{sorted(sizes)} of the {name}" for name, sizes in widths.items())
+        raise ConfigError(
+            f"{label}: {entry!r} swaps {said} dimensions in a block; name slices of equal size on both sides"
+        )
+    return mapping
+
+
+def _sites(variables: Sequence[Variable], sizes: Sizes, label: str) -> tuple[Site, ...]:
+    columns: dict[int, list[tuple[int, int]]] = {}
+    for variable in variables:
+        heads, dims = variable.heads or (0, sizes.heads), variable.dims or (0, sizes.head_dim)
+        for what, (start, stop), limit in (
+            ("block", variable.layers, sizes.depth),
+            ("head", heads, sizes.heads),
+            ("dimension", dims, sizes.head_dim),
+        ):
+            if stop > limit:
+                raise ConfigError(f"{label} has no {what} {max(start, limit)}: {what}s 0 to {limit - 1}")
+        for block in range(*variable.layers):
+            columns.setdefault(block, []).extend(
+                (head * sizes.head_dim + dims[0], head * sizes.head_dim + dims[1]) for head in range(*heads)
+            )
+    return tuple(Site(block, tuple(_merged(ranges))) for block, ranges in sorted(columns.items()))
+
+
+def _merged(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Touching and overlapping ranges as one."""
+    start, stop = min(ranges)
+    for left, right in sorted(ranges):
+        if left > stop:
+            yield start, stop
+            start, stop = left, right
+        stop = max(stop, right)
+    yield start, stop
+
+
+def _layout(name: str, teacher: Sizes, student: Sizes, key: str) -> tuple[InterchangeMapping, ...]:
+    """A published layout, or its analogue at these depths.
+
+    The published ones are for teachers of 12 blocks. `single_middle`: the middle blocks. `middle_late`: the last but
+    two and the last but one of both. `multilayer`: the teacher's blocks in as many runs as the student has blocks, the
+    longer runs first; all blocks of a run are set together. Between unequal widths the first columns that both have.
+    """
+    ours, theirs = student.depth, teacher.depth
+    if name == "single_middle":
+        pairs = [(range(theirs // 2, theirs // 2 + 1), ours // 2)]
+    elif name == "middle_late":
+        pairs = [
+            (range(theirs - back, theirs - back + 1), ours - back)
+            for back in (3, 2)
+            if min(ours, theirs) >= back
+        ]
+        if not pairs:
+            raise ConfigError(f"{key}={name}: needs 2 blocks or more on both sides; use single_middle")
+    elif name == "multilayer":
+        if theirs < ours:
+            raise ConfigError(
+                f"{key}={name}: the teacher's {theirs} blocks are fewer than the student's {ours}; use single_middle"
+            )
+        short, longer = divmod(theirs, ours)
+        ends = [short * (i + 1) + min(i + 1, longer) for i in range(ours)]
+        pairs = [
+            (range(start, end), i) for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True))
+        ]
+    else:
+        pairs = [(range(t, t + 1), s) for t in range(theirs) for s in range(ours)]
+    common = ((0, min(teacher.width, student.width)),)
+    return tuple(
+        InterchangeMapping(tuple(Site(block, common) for block in blocks), (Site(block, common),))
+        for blocks, block in pairs
+    )
