@@ -66,7 +66,7 @@ def refused(no_torch, command, tmp_path):
 FAULTS = {
     "misspelled key": (["objective.temperatur=3"], ["objective.temperatur=3", "no such key", "objective.temperature`"]),
     "misspelled group": (["studnet=bert_tiny"], ["studnet=bert_tiny", "no such key", "did you mean `student`"]),
-    "unknown option": (["objective=kdd"], ["objective=kdd", "clm, kd, mlm", "did you mean `objective=kd`"]),
+    "unknown option": (["objective=kdd"], ["objective=kdd", "clm, diito, kd, mlm", "did you mean `objective=kd`"]),
     "ill-typed": (["data.batch_size=many"], ["data.batch_size=many", "expected an integer"]),
     "added key": (["++objective.tmeperature=3"], ["objective.tmeperature=3", "no such key"]),
     "no override": (["data.train_files=["], ["data.train_files=[", "key=value"]),
@@ -163,7 +163,9 @@ def test_evaluate_refuses_before_torch(refused, text_file, bert_teacher):
     source = ["data=text_files", f"data.eval_files=[{text_file}]"]
     assert "model=: name at least one" in refused("evaluate.py", *source)
     line = refused("evaluate.py", *source, f"model={bert_teacher}", "benchmark=mnli")
-    assert "benchmark=mnli: no such option; one of clm, mlm" in line
+    assert "benchmark=mnli: no such option; one of clm, interchange, mlm" in line
+    line = refused("evaluate.py", *source, f"model={bert_teacher}", "benchmark=interchange")
+    assert "compares students with a teacher; model=[<teacher>,<student>]" in line
 
 
 # From here on in this process: what a process does with a fault is tested above.
@@ -263,6 +265,59 @@ def test_all_weights_zero(kd, train_fault):
     assert "objective.terms: all weights are 0; give one of" in train_fault(*kd, *terms)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("proportion=0", "a share, above 0 and at most 1"),
+        ("proportion=1.5", "a share, above 0 and at most 1"),
+        ("max_tokens=0", "1 or more, or null for no bound"),
+        ("positions=spans", "one of consecutive, free, masked"),
+        ("pairing=batch", "one of in_batch, dataset"),
+        ("read_site=output", "one of block_output, block_input"),
+        ("mapping=[]", "an empty mapping"),
+        ("mapping=middle", "no such layout or file; one of single_middle, middle_late, multilayer, grid"),
+        ("mapping=[{teacher: {layers: 4}, student: {layers: 0}}]", "the teacher has no block 4: blocks 0 to 3"),
+        ("mapping=[{teacher: {layers: 0}, student: {layers: 2}}]", "the student has no block 2: blocks 0 to 1"),
+        ("mapping=[{teacher: {layers: 0, heads: [0,2]}, student: {layers: 0}}]", "name slices of equal size"),
+    ],
+)
+def test_interventions_that_cannot_be(override, said, kd, train_fault):
+    message = train_fault(*kd, "objective=diito", f"objective.interchange.{override}")
+    key, _, value = override.partition("=")
+    assert message.startswith(f"objective.interchange.{key}=")
+    assert said in message
+
+
+def test_the_published_syntax_on_the_command_line(kd, train_fault, compose_config):
+    name = "[{teacher: ['$L:[1:3]$H:[0:4]$[0:8]'], student: ['$L:0$H:[0:4]$[0:8]']}]"
+    validate_train(compose_config(*kd, "objective=diito", f"objective.interchange.mapping={name}"))
+    wrong = name.replace("H:[0:4]", "H:[0:5]")
+    message = train_fault(*kd, "objective=diito", f"objective.interchange.mapping={wrong}")
+    assert "the teacher has no head 4: heads 0 to 3" in message
+
+
+def test_what_interventions_need(kd, source, gpt2_teacher, train_fault, compose_config):
+    message = train_fault(*kd, "objective=diito", "data.batch_size=1")
+    assert message.startswith("data.batch_size=1: with objective.interchange.pairing=in_batch")
+    alone = ["objective=diito", "data.batch_size=1", "objective.interchange.pairing=dataset"]
+    validate_train(compose_config(*kd, *alone))
+    message = train_fault(*kd, "objective.terms.causal_ce.weight=1")
+    assert message == "objective.terms.causal_ce.weight=1.0: swaps states between inputs; use objective=diito"
+    causal = [*source, f"teacher.model={gpt2_teacher}", "objective=diito", "objective.interchange.positions=masked"]
+    assert "objective.interchange.positions=masked: a causal language model masks nothing" in train_fault(*causal)
+    assert "teacher.model=null: objective=diito needs a teacher" in train_fault(*source, "objective=diito")
+
+
+def test_a_corpus_too_short_to_swap(refused, text_file, bert_teacher):
+    line = refused(
+        "train.py", "objective=diito", f"teacher.model={bert_teacher}", "logger=csv", "data=text_files",
+        "data.num_proc=1", f"data.train_files=[{text_file}]", "objective.interchange.proportion=0.01",
+        before_torch=False,
+    )  # fmt: skip
+    assert "objective.interchange.proportion=0.01: all " in line
+    assert "sequences are too short to swap one token (the longest has" in line
+
+
 def test_what_an_objective_needs(source, bert_teacher, train_fault):
     assert train_fault(*source).startswith("teacher.model=null: objective=kd needs a teacher")
     message = train_fault(*source, "objective=mlm", "student.model=null", "student.layers=null")
@@ -325,6 +380,11 @@ def test_evaluation_faults(text_file, shared_cache, bert_teacher, gpt2_teacher, 
     assert "names=['one']: 2 models need as many names" in message
     assert f"benchmark=mlm: {gpt2_teacher} is a causal language model; use clm" in message
     assert f"data.max_length=80: model={bert_teacher} reads at most 64 tokens" in message
+    swap = [f"model=[{bert_teacher},{bert_teacher}]", "benchmark=interchange"]
+    assert "benchmark.interchange.proportion=2.0" in fault(*swap, "benchmark.interchange.proportion=2")
+    message = fault(*swap, "benchmark.interchange.mapping=[{teacher: {layers: 9}, student: {layers: 0}}]")
+    assert message.startswith("benchmark.interchange.mapping=[...]: the teacher has no block 9")
+    assert "benchmark.positions=some" in fault(*swap, "benchmark.positions=some")
     assert "nowhere.txt' does not exist" in fault(f"model={bert_teacher}", "benchmark.eval_file=nowhere.txt")
 
 

@@ -76,7 +76,7 @@ def test_an_experiment_runs(
         "trainer.accumulate_grad_batches=2", "trainer.max_steps=2", "trainer.val_check_interval=null", "logger=csv",
         "trainer.enable_progress_bar=false",
     ]  # fmt: skip
-    if recipe.objective.name == "kd":
+    if recipe.objective.name in ("kd", "diito"):
         small.append(f"teacher.model={local}")
     if recipe.student.layers is not None:
         small.append("student.layers=[0,1]")
@@ -105,6 +105,26 @@ def test_the_published_recipes_say_what_was_published(compose_config):
         assert config.schedule.warmup_share == 0.05
         assert config.trainer.gradient_clip_val == 5.0
         assert (config.data.batch_size, config.trainer.accumulate_grad_batches) == (5, 50)
+
+
+def test_the_published_interventions_say_what_was_published(compose_config):
+    for name in ("diito", "diito_naacl", "diito_3layer"):
+        config = compose_config(f"experiment={name}")
+        weights = {
+            term: settings.weight for term, settings in config.objective.terms.items() if settings.weight
+        }
+        names = ["ce", "mlm", "cos", "causal_ce", *(["causal_cos"] if name == "diito_naacl" else [])]
+        assert weights == dict.fromkeys(names, 0.2 if name == "diito_naacl" else 0.25)
+        exchange = config.objective.interchange
+        assert (exchange.proportion, exchange.positions, exchange.read_site) == (
+            0.3,
+            "consecutive",
+            "block_output",
+        )
+        assert exchange.mapping == ("multilayer" if name == "diito_naacl" else "single_middle")
+        assert config.data.batch_size * config.trainer.accumulate_grad_batches == 240
+        assert config.trainer.max_epochs == 3
+        assert len(config.student.layers) == (3 if name == "diito_3layer" else 6)
 
 
 def test_the_readme_has_a_line_an_option():

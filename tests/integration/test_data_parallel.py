@@ -7,7 +7,10 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.integration
 
 
-def test_two_processes_make_the_update_of_one(command, text_file, eval_file, bert_teacher, tmp_path):
+@pytest.mark.parametrize("objective", ["kd", "diito"])
+def test_two_processes_make_the_update_of_one(
+    objective, command, text_file, eval_file, bert_teacher, tmp_path
+):
     """The same global batch, shared by two processes (gloo) or not: same weights, same figures."""
     still = (
         "+student.config={model_type: bert, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, "
@@ -15,8 +18,8 @@ def test_two_processes_make_the_update_of_one(command, text_file, eval_file, ber
     still += "intermediate_size: 64, max_position_embeddings: 64, hidden_dropout_prob: 0.0, "
     still += "attention_probs_dropout_prob: 0.0}"
     common = [
-        f"teacher.model={bert_teacher}", still, "data=text_files", f"data.train_files=[{text_file}]",
-        f"data.eval_files=[{eval_file}]", "data.max_length=32", "data.num_proc=1", "trainer.max_steps=4",
+        f"objective={objective}", f"teacher.model={bert_teacher}", still, "data=text_files",
+        f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]", "data.max_length=32", "data.num_proc=1", "trainer.max_steps=4",
         "optimizer.lr=1e-3", "trainer.enable_progress_bar=false", "logger=csv",
     ]  # fmt: skip
     two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
@@ -31,7 +34,13 @@ def test_two_processes_make_the_update_of_one(command, text_file, eval_file, ber
     for key, value in one.items():
         torch.testing.assert_close(both[key], value, rtol=0, atol=1e-5, msg=key)
     figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in runs]
+    causal = (
+        ("train/loss_causal_ce", "val/interchange_agreement", "val/interchange_kl")
+        if objective == "diito"
+        else ()
+    )
     for key in (
+        *causal,
         "train/loss",
         "train/loss_ce",
         "train/grad_norm",

@@ -99,3 +99,30 @@ def test_a_causal_model_is_refused_by_the_masked_benchmark(command, gpt2_teacher
     assert len(done.stderr.splitlines()) == 1
     assert f"benchmark=mlm: {gpt2_teacher} is a causal language model; use clm" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_interchange_agreement_by_block(evaluate, bert_teacher, tmp_path):
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    from potstill.models.load import save_student
+    from potstill.models.students import student_from_layers
+
+    teacher = AutoModelForMaskedLM.from_pretrained(bert_teacher)
+    for name, layers in (("half", [0, 3]), ("all", [0, 1, 2, 3])):
+        student = student_from_layers(teacher, layers)
+        save_student(student, AutoTokenizer.from_pretrained(bert_teacher), tmp_path / name, "")
+    models = f"model=[{bert_teacher},{tmp_path}/half,{tmp_path}/all]"
+    value, summary, folder = evaluate(
+        "agreement", models, "names=[teacher,half,all]", "benchmark=interchange"
+    )
+    for block in range(4):
+        assert summary[f"all/interchange_agreement_{block}-{block}"] == 1.0
+        assert summary[f"all/interchange_kl_{block}-{block}"] < 1e-6
+    assert {f"half/interchange_agreement_{t}-{s}" for t in range(4) for s in range(2)} <= summary.keys()
+    assert 0 < value == summary["half/interchange_agreement"] < 1
+    assert not any(name.startswith("teacher/") for name in summary)
+    report = (folder / "report.html").read_text()
+    assert "half: interchange agreement" in report
+    assert "teacher / student block" in report
+    again, *_ = evaluate("again", models, "benchmark=interchange", "data.eval_batch_size=4")
+    assert again == pytest.approx(value, rel=1e-6)

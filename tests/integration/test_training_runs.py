@@ -90,7 +90,7 @@ def test_causal_models_learn_the_next_token(run, gpt2_teacher):
     assert learnt.config.n_layer == 2
 
 
-@pytest.mark.parametrize("objective", ["kd", "mlm"])
+@pytest.mark.parametrize("objective", ["kd", "mlm", "diito"])
 def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objective):
     """Dropout, masks, order, optimizer and schedule all go on as if nothing had happened, over an epoch's border."""
     common = [f"objective={objective}", f"teacher.model={bert_teacher}", "data.batch_size=4"]
@@ -122,8 +122,14 @@ def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objec
     assert ends[1]["train/steps"] == 50
 
 
-def test_the_same_global_batch_gives_the_same_update_however_it_is_split(run, bert_teacher):
-    calm = [f"teacher.model={bert_teacher}", "trainer.max_steps=4", "optimizer.lr=1e-2"]
+@pytest.mark.parametrize("objective", ["kd", "diito"])
+def test_the_same_global_batch_gives_the_same_update_however_it_is_split(run, bert_teacher, objective):
+    calm = [
+        f"objective={objective}",
+        f"teacher.model={bert_teacher}",
+        "trainer.max_steps=4",
+        "optimizer.lr=1e-2",
+    ]
     dropout = ["hidden_dropout_prob", "attention_probs_dropout_prob"]
     settings = ", ".join(f"{name}: 0.0" for name in dropout)
     shape = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64"
@@ -179,3 +185,77 @@ def test_token_budget_and_held_out_share(run, bert_teacher):
     )  # fmt: skip
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["val/perplexity"] > 1
+
+
+def test_diito_leaves_terms_and_agreement(run, bert_teacher):
+    teacher = f"teacher.model={bert_teacher}"
+    folder = run(
+        "diito", "objective=diito", teacher, "objective.interchange.mapping=multilayer", "trainer.max_steps=6"
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["train/loss_causal_ce"] > 0
+    names = ("0,1-0", "2,3-1")
+    assert {
+        f"val/interchange_{what}_{name}" for what in ("agreement", "kl") for name in names
+    } <= summary.keys()
+    for what in ("agreement", "kl"):
+        mean = sum(summary[f"val/interchange_{what}_{name}"] for name in names) / 2
+        assert summary[f"val/interchange_{what}"] == pytest.approx(mean)
+    assert 0 < summary["val/interchange_agreement"] < 1
+    header = (folder / "metrics.csv").read_text().splitlines()[0]
+    assert "train/loss_causal_ce" in header
+
+
+def test_interventions_teach_the_student_to_react(run, bert_teacher):
+    teacher = f"teacher.model={bert_teacher}"
+    terms = ["objective=diito", teacher, "objective.terms.causal_ce.weight=5"]
+    before = run("before", *terms, "trainer.max_steps=0")
+    after = run("after", *terms, "trainer.max_epochs=12")
+    start, end = (json.loads((f / "summary.json").read_text()) for f in (before, after))
+    assert end["val/loss_causal_ce"] < 0.7 * start["val/loss_causal_ce"]
+    assert end["val/interchange_kl"] < start["val/interchange_kl"]
+    assert end["val/interchange_agreement"] > start["val/interchange_agreement"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["objective.interchange.pairing=dataset"],
+        ["objective.interchange.pairing=dataset", "objective.interchange.crossway=true"],
+        ["objective.interchange.crossway=true", "objective.interchange.positions=free"],
+        ["objective.interchange.positions=masked", "objective.positions=masked"],
+        ["objective.interchange.data_augment=true"],
+        ["objective.interchange.max_tokens=3", "objective.interchange.read_site=block_input"],
+        [
+            "objective.terms.causal_cos.weight=1",
+            "objective.terms.ce.weight=0",
+            "objective.terms.mlm.weight=0",
+        ],
+        ["data.max_tokens=80", "objective.interchange.mapping=grid"],
+    ],
+    ids=lambda o: ",".join(o).replace("objective.", ""),
+)
+def test_every_way_to_swap_runs(run, bert_teacher, overrides):
+    folder = run(
+        "swap", "objective=diito", f"teacher.model={bert_teacher}", "trainer.max_steps=3", *overrides
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["train/steps"] == 3
+    assert summary["val/interchange_kl"] > 0
+
+
+def test_a_causal_model_learns_with_interventions(run, gpt2_teacher):
+    folder = run("gpt2", "objective=diito", f"teacher.model={gpt2_teacher}", "trainer.max_steps=3")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {"val/loss_clm", "val/loss_causal_ce", "val/interchange_agreement_2-1"} <= summary.keys()
+
+
+def test_a_student_of_another_architecture_and_width(run, bert_teacher):
+    config = "+student.config={model_type: distilbert, n_layers: 2, dim: 16, n_heads: 2, hidden_dim: 32}"
+    half = "objective.interchange.mapping=[{teacher: {layers: 1, heads: [0,2]}, student: {layers: 0}}]"
+    for name, mapping in (("whole", []), ("half", [half])):
+        folder = run(
+            name, "objective=diito", f"teacher.model={bert_teacher}", config, "trainer.max_steps=2",
+            "objective.terms.cos.weight=0", *mapping,
+        )  # fmt: skip
+        assert json.loads((folder / "summary.json").read_text())["train/loss_causal_ce"] > 0
