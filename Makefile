@@ -41,7 +41,8 @@ format: install   ## put the code in shape
 
 bench: install   ## ratios against textbook implementations, each in one run
 	$(BIN)/python tests/benchmarks/bench_binarize.py
-	$(BIN)/python tests/benchmarks/bench_kd_step.py
+	for objective in kd diito; do for precision in fp32 bf16 bf16-over-fp32; do \
+	  $(BIN)/python tests/benchmarks/bench_step.py $$objective --precision $$precision || exit 1; done; done
 	$(BIN)/python tests/benchmarks/bench_loop.py
 
 # Every run keeps its own wandb folder; the viewer wants them in one, so links are gathered.

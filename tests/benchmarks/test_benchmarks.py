@@ -33,9 +33,11 @@ def ratio(output, label):
     assert 0 < least <= median <= most
 
 
-@pytest.mark.parametrize("precision", [[], ["--bf16", "--hidden=128"]], ids=["fp32", "bf16"])
-def test_kd_step(precision):
-    output = run("bench_kd_step.py", "--lengths", "8", "16", *precision)
+@pytest.mark.parametrize("objective", ["kd", "diito"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-over-fp32"])
+def test_step(objective, precision):
+    wide = [] if precision == "fp32" else ["--hidden=128"]
+    output = run("bench_step.py", objective, "--lengths", "8", "16", f"--precision={precision}", *wide)
     ratio(output, "speed, ours / textbook")
     assert re.search(r"memory, textbook / ours: \d+\.\d+", output)
     assert len(re.findall(r"MB a sequence", output)) == 2

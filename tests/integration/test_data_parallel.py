@@ -19,8 +19,8 @@ def test_two_processes_make_the_update_of_one(
     still += "attention_probs_dropout_prob: 0.0}"
     common = [
         f"objective={objective}", f"teacher.model={bert_teacher}", still, "data=text_files",
-        f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]", "data.max_length=32", "data.num_proc=1", "trainer.max_steps=4",
-        "optimizer.lr=1e-3", "trainer.enable_progress_bar=false", "logger=csv",
+        f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]", "data.max_length=32", "data.num_proc=1",
+        "trainer.max_steps=4", "optimizer.lr=1e-3", "trainer.enable_progress_bar=false", "logger=csv",
     ]  # fmt: skip
     two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
     runs = {

@@ -1,10 +1,11 @@
 """One distillation step of ours against the textbook's: tokens a second, peak memory, and that the losses agree.
 
-Run `python tests/benchmarks/bench_kd_step.py`. Ours is what `modules/distillation.py` does with a micro-batch: the
-trunks of both models, the fused vocabulary losses, the backward pass; the textbook's is `textbook.kd_step`. Teacher
-(BERT) and student (a DistilBERT of half its layers) have random weights; ce, mlm and cos are weighted 5, 2 and 1 at
-T 2, over all real tokens. Both run on the same batches in turns, since a machine's own speed varies; the batches of
-the rounds differ in length, the sequences of a batch hardly. Memory is measured in a process of its own for each.
+Run `python tests/benchmarks/bench_step.py kd` (or `diito`). Ours is what `modules/distillation.py` does with a
+micro-batch: the trunks of both models, the fused vocabulary losses, the backward pass; the textbook's is in
+`textbook.py`. Teacher (BERT) and student (a DistilBERT of half its layers) have random weights; the losses are over all
+real tokens. Both run on the same batches in turns, since a machine's own speed varies; the batches of the rounds differ
+in length, the sequences of a batch hardly. Dropout is on while speed is measured and off while the losses are compared.
+Memory is measured in a process of its own for each.
 """
 
 import argparse
@@ -20,33 +21,41 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from textbook import kd_step
+from textbook import diito_step, kd_step
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch, pad
 from potstill.data.corpus.masking import IGNORED, mask_tokens
+from potstill.interchange.intervene import Swap
+from potstill.interchange.mappings import read_mappings
+from potstill.interchange.plans import PlanSettings, cut_swaps, draw_swaps, partners
 from potstill.models.specs import default_layers
 from potstill.models.students import student_from_layers
 from potstill.models.trunk import trunk_of
-from potstill.objectives.language import LanguageObjective
+from potstill.objectives.language import Interchange, LanguageObjective
 
 TEMPERATURE = 2.0
-WEIGHTS = {"ce": 5.0, "mlm": 2.0, "cos": 1.0}
+WEIGHTS = {
+    "kd": {"ce": 5.0, "mlm": 2.0, "cos": 1.0},
+    "diito": {"ce": 0.25, "mlm": 0.25, "cos": 0.25, "causal_ce": 0.25},
+}
+LAYOUT = "single_middle"
 LENGTH_BIN = 4
 SPECIAL_TOKENS = 5  # ids below are never drawn; the first pads, the last masks
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+TOLERANCE = {False: 1e-4, True: 5e-2}  # by whether bf16 takes part
 
-Step = Callable[[PreTrainedModel, PreTrainedModel, MicroBatch, StepBatch], dict[str, float]]
+
+Step = Callable[[str, PreTrainedModel, PreTrainedModel, MicroBatch, StepBatch], dict[str, float]]
 
 
 def main() -> None:
     """Print the peaks of memory, then the speeds and how far apart the losses are."""
     arguments = parse()
     print(
-        f"BERT of {arguments.layers} layers -> DistilBERT of {arguments.layers // 2}, width {arguments.hidden}, "
-        f"vocabulary {arguments.vocabulary:,}, batch {arguments.batch}, {arguments.threads} threads, "
-        f"{'bf16' if arguments.bf16 else 'fp32'}",
+        f"{arguments.objective}: BERT of {arguments.layers} layers -> DistilBERT of {arguments.layers // 2}, width "
+        f"{arguments.hidden}, vocabulary {arguments.vocabulary:,}, batch {arguments.batch}, {arguments.threads} "
+        f"threads, {arguments.precision}",
         flush=True,
     )
     memory(arguments)
@@ -57,6 +66,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("objective", choices=tuple(WEIGHTS))
     parser.add_argument("--layers", type=int, default=12, help="of the teacher; the student has half of them")
     parser.add_argument("--hidden", type=int, default=768, help="width; there is a head for every 64, or one")
     parser.add_argument("--vocabulary", type=int, default=30_522)
@@ -66,25 +76,39 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16, as precision=bf16-mixed")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "bf16-over-fp32"),
+        default="fp32",
+        help="bf16: autocast, as precision=bf16-mixed; the last: ours in bf16 against the textbook's in fp32",
+    )
     return parser.parse_args()
 
 
 def ours(
-    teacher: PreTrainedModel, student: PreTrainedModel, micro: MicroBatch, step: StepBatch
+    name: str, teacher: PreTrainedModel, student: PreTrainedModel, micro: MicroBatch, step: StepBatch
 ) -> dict[str, float]:
-    objective = LanguageObjective("masked", WEIGHTS, TEMPERATURE)
-    share = objective(trunk_of(student), trunk_of(teacher), micro, objective.denominators(step))
+    trunks = trunk_of(student), trunk_of(teacher)
+    interchange = Interchange(read_mappings(LAYOUT, trunks[1], trunks[0]))
+    objective = LanguageObjective("masked", WEIGHTS[name], TEMPERATURE, interchange=interchange)
+    share = objective(*trunks, micro, objective.denominators(step))
     share.loss.backward()
     return {name: float(value) for name, value in {**share.terms, "total": share.loss.detach()}.items()}
 
 
 def textbook(
-    teacher: PreTrainedModel, student: PreTrainedModel, micro: MicroBatch, step: StepBatch
+    name: str, teacher: PreTrainedModel, student: PreTrainedModel, micro: MicroBatch, step: StepBatch
 ) -> dict[str, float]:
     labels = torch.full_like(micro.input_ids, IGNORED)
     labels.view(-1)[micro.positions] = micro.labels
-    losses = kd_step(teacher, student, micro.input_ids, micro.attention_mask, labels, TEMPERATURE, WEIGHTS)
+    inputs = (teacher, student, micro.input_ids, micro.attention_mask, labels)
+    if name == "kd":
+        losses = kd_step(*inputs, TEMPERATURE, WEIGHTS[name])
+    else:
+        (mapping,) = read_mappings(LAYOUT, trunk_of(teacher), trunk_of(student))
+        blocks = mapping.teacher[0].block, mapping.student[0].block
+        assert micro.swap is not None
+        losses = diito_step(*inputs, (micro.swap.base, micro.swap.source), blocks, TEMPERATURE, WEIGHTS[name])
     return {name: float(value) for name, value in losses.items()}
 
 
@@ -92,48 +116,49 @@ STEPS: dict[str, Step] = {"ours": ours, "textbook": textbook}
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    """Rounds of one step each; the first round is not counted."""
+    """Compare the losses without dropout, then time rounds of one step each with it."""
     torch.set_num_threads(arguments.threads)
     teacher, student = models(arguments)
     rates: dict[str, list[float]] = {name: [] for name in STEPS}
-    apart = 0.0
     shortest, longest = arguments.lengths
-    for number in range(-1, arguments.rounds):
-        share = (number + 0.5) / arguments.rounds if number >= 0 else 1.0
-        length = round(shortest + share * (longest - shortest))
+    micro, step = batch(arguments, longest, seed=0)
+    student.eval()
+    losses = [timed(name, arguments, teacher, student, micro, step)[1] for name in STEPS]
+    apart = difference(*losses)
+    student.train()
+    for number in range(arguments.rounds):
+        length = round(shortest + (number + 0.5) / arguments.rounds * (longest - shortest))
         micro, step = batch(arguments, length, seed=number + 1)
-        losses = {}
-        for name, run in STEPS.items():
-            seconds, losses[name] = timed(run, teacher, student, micro, step, arguments.bf16)
-            if number >= 0:
-                rates[name].append(step.tokens / seconds)
-        apart = max(apart, difference(losses["ours"], losses["textbook"]))
+        for name in STEPS:
+            seconds, _ = timed(name, arguments, teacher, student, micro, step)
+            rates[name].append(step.tokens / seconds)
     for name, found in rates.items():
         print(f"  {name:9s} {statistics.median(found):10,.1f} tokens/s, median of {arguments.rounds} rounds")
     ratios = [one / other for one, other in zip(rates["ours"], rates["textbook"], strict=True)]
     print(
         f"  speed, ours / textbook: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     )
-    tolerance = TOLERANCE[torch.bfloat16 if arguments.bf16 else torch.float32]
+    tolerance = TOLERANCE[arguments.precision != "fp32"]
     verdict = "agree" if apart <= tolerance else "DIFFER"
     print(f"  losses {verdict}: largest relative difference {apart:.1e}, allowed {tolerance:.0e}")
 
 
 def timed(
-    run: Step,
+    name: str,
+    arguments: argparse.Namespace,
     teacher: PreTrainedModel,
     student: PreTrainedModel,
     micro: MicroBatch,
     step: StepBatch,
-    bf16: bool,
 ) -> tuple[float, dict[str, float]]:
-    """Seconds and losses of a step; dropout is the same for both ways."""
+    """Seconds and losses of a step."""
     student.zero_grad(set_to_none=True)
     gc.collect()
     torch.manual_seed(step.seed)
     begun = time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
-        losses = run(teacher, student, micro, step)
+    half = arguments.precision == "bf16" or (arguments.precision == "bf16-over-fp32" and name == "ours")
+    with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
+        losses = STEPS[name](arguments.objective, teacher, student, micro, step)
     return time.perf_counter() - begun, losses
 
 
@@ -174,7 +199,7 @@ def measure(
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     level = fresh_level()
-    timed(STEPS[name], teacher, student, micro, step, arguments.bf16)
+    timed(name, arguments, teacher, student, micro, step)
     sender.send(max(peak() - level, 1e-3))
 
 
@@ -226,7 +251,11 @@ def batch(arguments: argparse.Namespace, longest: int, seed: int) -> tuple[Micro
         generator=torch.Generator().manual_seed(seed),
     )
     micro = pad(inputs, labels, lengths, ends - lengths, pad_id=0)
-    return micro, StepBatch([micro], len(ids), int((labels != IGNORED).sum()), seed)
+    swaps = draw_swaps(lengths, partners(len(lengths)), PlanSettings(), rng)
+    places = cut_swaps(swaps, np.arange(len(lengths)), micro.input_ids.shape[1])
+    micro.swap = Swap(*(torch.from_numpy(indices) for indices in places))
+    micro.reached = torch.ones_like(micro.positions, dtype=torch.bool)
+    return micro, StepBatch([micro], len(ids), int((labels != IGNORED).sum()), seed, reached=len(ids))
 
 
 def allowed(vocabulary: int) -> Tensor:
