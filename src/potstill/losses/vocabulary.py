@@ -30,11 +30,17 @@ class VocabularyLosses(NamedTuple):
 
     Attributes:
         total: scalar with gradient, the sum over terms of weight * sum / denominator.
-        sums: for each term with a weight its detached, unweighted sum over rows.
+        rows: for each term with a weight its detached, unweighted values by row, in float32 at least. Of `nll` alone
+            on a CPU only the labelled rows; else 0 for a row without a label.
     """
 
     total: Tensor
-    sums: dict[str, Tensor]
+    rows: dict[str, Tensor]
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """Sums over rows."""
+        return {term: values.sum() for term, values in self.rows.items()}
 
 
 class _Head(NamedTuple):
@@ -55,7 +61,7 @@ class _Gradients(NamedTuple):
 
 @dataclass(frozen=True)
 class _Task:
-    """What stays the same from chunk to chunk; a coefficient is a term's weight / denominator."""
+    """What stays the same from chunk to chunk; a coefficient is weight / denominator, (rows, 1) or a number."""
 
     teacher: _Head | None
     labels: Tensor | None
@@ -74,7 +80,7 @@ def vocabulary_losses(
     teacher_weight_VE: Tensor | None = None,
     teacher_bias_V: Tensor | None = None,
     temperature: float = 1.0,
-    weights: Mapping[str, float],
+    weights: Mapping[str, Tensor | float],
     denominators: Mapping[str, Tensor | float],
     chunk_rows: int | None = None,
 ) -> VocabularyLosses:
@@ -100,8 +106,8 @@ def vocabulary_losses(
         teacher_weight_VE: (teacher vocab, teacher width).
         teacher_bias_V: (teacher vocab,) or None.
         temperature: T of `ce`.
-        weights: by term; a term that is absent or 0 is not computed.
-        denominators: by term, the rows of the global batch that count.
+        weights: by term; a term that is absent or 0 is not computed. Of `ce` and `mse` also (rows,), a weight a row.
+        denominators: by term, the rows of the global batch that count; (rows,) likewise.
         chunk_rows: rows whose logits exist at a time; None: as many as fit `CHUNK_BYTES` for each model.
 
     Raises:
@@ -111,7 +117,11 @@ def vocabulary_losses(
     the gradient in the forward pass: Hsu et al. 2024 (Liger Kernel, arXiv:2410.10989).
     """
     teacher = None
-    if (weights.get("ce") or weights.get("mse")) and teacher_NE is not None and teacher_weight_VE is not None:
+    if (
+        (_given(weights.get("ce")) or _given(weights.get("mse")))
+        and teacher_NE is not None
+        and teacher_weight_VE is not None
+    ):
         teacher = _head(teacher_NE, teacher_weight_VE, teacher_bias_V)
     available = {"ce": teacher is not None, "mse": teacher is not None, "nll": labels_N is not None}
     coefficients = _coefficients(weights, denominators, available)
@@ -122,10 +132,10 @@ def vocabulary_losses(
     task = _Task(teacher, labels_N if "nll" in coefficients else None, temperature, coefficients, chunk_rows)
     parts = (student_ND, student_weight_VD, student_bias_V)
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts):
-        total, sums_K = _FusedLosses.apply(*parts, task)
+        total, losses_KN = _FusedLosses.apply(*parts, task)
     else:
-        total, sums_K, _ = _run(*parts, task, (False, False, False))
-    return VocabularyLosses(total, dict(zip(coefficients, sums_K.unbind(), strict=True)))
+        total, losses_KN, _ = _run(*parts, task, (False, False, False))
+    return VocabularyLosses(total, dict(zip(coefficients, losses_KN.unbind(), strict=True)))
 
 
 class _FusedLosses(torch.autograd.Function):
@@ -136,14 +146,14 @@ class _FusedLosses(torch.autograd.Function):
         ctx: Any, student_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, task: _Task
     ) -> tuple[Tensor, Tensor]:
         """Computes the losses and keeps the gradients."""
-        total, sums_K, gradients = _run(student_ND, weight_VD, bias_V, task, ctx.needs_input_grad[:3])
+        total, losses_KN, gradients = _run(student_ND, weight_VD, bias_V, task, ctx.needs_input_grad[:3])
         ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(sums_K)
-        return total, sums_K
+        ctx.mark_non_differentiable(losses_KN)
+        return total, losses_KN
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, _grad_sums_K: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_total: Tensor, _grad_losses_KN: Tensor) -> tuple[Tensor | None, ...]:
         """Scales the kept gradients by that of the total."""
         # On the CPU the scalar can be looked at for free, and a factor of 1 spares a copy of the weight's size.
         unscaled = grad_total.device.type == "cpu" and grad_total.item() == 1
@@ -155,13 +165,13 @@ class _FusedLosses(torch.autograd.Function):
 def _run(
     student_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, task: _Task, needs: tuple[bool, ...]
 ) -> tuple[Tensor, Tensor, _Gradients]:
-    """The total, the unweighted sums (terms,) and the needed gradients of the total."""
+    """The total, the unweighted losses (terms, rows) and the needed gradients of the total."""
     student = _head(student_ND, weight_VD, bias_V)
     n_rows, dtype, device = student_ND.shape[0], student.weight.dtype, student_ND.device
     wide = torch.promote_types(dtype, torch.float32)
     # float16 cannot hold gradients divided by the rows of a large batch: those are divided at the end.
     late = dtype == torch.float16
-    unit = sum(task.coefficients.values()) if late else 1.0
+    unit = sum(c.max() if isinstance(c, Tensor) else c for c in task.coefficients.values()) if late else 1.0
     scaled = replace(task, coefficients={term: c / unit for term, c in task.coefficients.items()})
     gradients = _Gradients(
         torch.empty_like(student.hidden) if needs[0] else None,
@@ -178,14 +188,17 @@ def _run(
         for start in range(0, n_rows, step):
             rows = slice(start, min(start + step, n_rows))
             _run_chunk(student, scaled, rows, [r[: rows.stop - start] for r in room], losses_KN, gradients)
-    sums_K = losses_KN.sum(dim=1)
-    terms = (c * sums_K[k] for k, c in enumerate(task.coefficients.values()))
-    total = sum(terms, sums_K.new_zeros(()))
+    # A coefficient is a number or (rows, 1).
+    weighted = [
+        (losses_N * c.squeeze(-1)).sum() if isinstance(c, Tensor) else losses_N.sum() * c
+        for losses_N, c in zip(losses_KN, task.coefficients.values(), strict=True)
+    ]
+    total = torch.stack(weighted).sum()
     kept = (
         None if g is None or part is None else g.to(part.dtype) * unit if late else g.to(part.dtype)
         for g, part in zip(gradients, (student_ND, weight_VD, bias_V), strict=True)
     )
-    return total, sums_K, _Gradients(*kept)
+    return total, losses_KN, _Gradients(*kept)
 
 
 def _run_chunk(
@@ -207,7 +220,8 @@ def _run_chunk(
         )
         in_batch = slice(rows.start + start, rows.start + start + block_RV.shape[0])
         labels_R = None if task.labels is None else task.labels[in_batch]
-        losses = _losses_and_gradient(block_RV, soft[0] if soft else None, labels_R, task, wants_gradient)
+        here = replace(task, coefficients={k: _rows_of(c, in_batch) for k, c in task.coefficients.items()})
+        losses = _losses_and_gradient(block_RV, soft[0] if soft else None, labels_R, here, wants_gradient)
         for k, term in enumerate(task.coefficients):
             losses_KN[k, in_batch] = losses[term]
         if gradients.bias is not None:
@@ -220,6 +234,12 @@ def _run_chunk(
         gradients.weight.addmm_(chunk_RV.t(), student.hidden[rows])
     elif gradients.weight is not None:
         gradients.weight.add_(chunk_RV.t() @ student.hidden[rows])
+
+
+def _rows_of(coefficient: Tensor | float, rows: slice) -> Tensor | float:
+    """The coefficients of some rows, where each row has its own."""
+    by_row = isinstance(coefficient, Tensor) and coefficient.dim() > 0
+    return coefficient[rows] if by_row else coefficient  # type: ignore[index]
 
 
 def _losses_and_gradient(
@@ -331,10 +351,12 @@ def _block_rows(logits_RV: Tensor) -> int:
 
 
 def _coefficients(
-    weights: Mapping[str, float], denominators: Mapping[str, Tensor | float], available: Mapping[str, bool]
+    weights: Mapping[str, Tensor | float],
+    denominators: Mapping[str, Tensor | float],
+    available: Mapping[str, bool],
 ) -> dict[str, Tensor | float]:
     """Weight / denominator of the terms to compute; refuses terms that are unknown or lack an input."""
-    active = [term for term in TERMS if weights.get(term)]
+    active = [term for term in TERMS if _given(weights.get(term))]
     if not active or not set(weights) <= set(TERMS):
         raise ValueError(f"vocabulary_losses needs weights of {list(TERMS)}, not {dict(weights)}")
     for term in active:
@@ -344,4 +366,12 @@ def _coefficients(
             )
         if term not in denominators:
             raise ValueError(f"{term} has no denominator")
-    return {term: weights[term] / nonzero(denominators[term]) for term in active}
+    coefficients = {term: weights[term] / nonzero(denominators[term]) for term in active}
+    return {
+        term: c.unsqueeze(-1) if isinstance(c, Tensor) and c.dim() else c for term, c in coefficients.items()
+    }
+
+
+def _given(weight: Tensor | float | None) -> bool:
+    """Whether a term is to be computed; of weights by row that is not looked at."""
+    return isinstance(weight, Tensor) or bool(weight)

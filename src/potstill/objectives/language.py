@@ -124,10 +124,12 @@ class LanguageObjective:
             assert teacher is not None
             with torch.no_grad():
                 theirs = self._hidden("teacher", teacher, micro, whole=self._any(SOFT))
-        loss = student.decoder[0].new_zeros(())
-        terms: dict[str, Tensor] = {}
-        for add in (self._base_terms, self._causal_terms):
-            share, own = add(student, teacher, ours, theirs, parts, denominators)
+        segments = [*self._base(ours, theirs, parts), *self._causal(ours, theirs, parts)]
+        loss, terms = self._cosines(segments, denominators)
+        soft = [segment for segment in segments if segment.teacher_NE is not None]
+        hard = [segment for segment in segments if segment.teacher_NE is None]
+        for group in (soft, hard):
+            share, own = self._vocabulary(student, teacher, group, denominators)
             loss, terms = loss + share, terms | own
         return TermSums(loss, terms)
 
@@ -168,89 +170,120 @@ class LanguageObjective:
         ]
         return _Hidden([_flat(r) for r in runs[: len(parts)]] if whole else [], outputs)
 
-    def _base_terms(
-        self,
-        student: Trunk,
-        teacher: Trunk | None,
-        ours: _Hidden,
-        theirs: _Hidden,
-        parts: list[MicroBatch],
-        denominators: Mapping[str, float],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        hard = HARD[self.kind]
-        names = {"ce": "ce", "mse": "mse", "nll": hard, "cos": "cos"}
-        if not self._any(tuple(names.values())):
-            return student.decoder[0].new_zeros(()), {}
+    def _base(self, ours: _Hidden, theirs: _Hidden, parts: list[MicroBatch]) -> list[_Segment]:
+        names = {"ce": "ce", "mse": "mse", "nll": HARD[self.kind], "cos": "cos"}
+        if not ours.base:
+            return []
         labels = torch.cat([part.labels for part in parts])
-        labelled = labels != IGNORED
         rows = [part.positions for part in parts]
         if self.positions == "masked" or not self._any(SOFT):
             rows = [part.positions[part.labels != IGNORED] for part in parts]
-            labels = labels[labelled]
+            labels = labels[labels != IGNORED]
         student_ND = _rows(ours.base, rows)
+        if not self._any(("ce", "mse")) and self._any(
+            SOFT
+        ):  # without soft targets the head runs on labelled rows only
+            wanted = labels != IGNORED
+            hard = _Segment({"nll": names["nll"]}, student_ND[wanted], None, labels[wanted])
+            return [_Segment({"cos": "cos"}, student_ND, _rows(theirs.base, rows), None), hard]
         teacher_NE = _rows(theirs.base, rows) if self._any(SOFT) else None
-        return self._compared(student, teacher, student_ND, teacher_NE, labels, names, denominators)
+        return [_Segment(names, student_ND, teacher_NE, labels)]
 
-    def _causal_terms(
-        self,
-        student: Trunk,
-        teacher: Trunk | None,
-        ours: _Hidden,
-        theirs: _Hidden,
-        parts: list[MicroBatch],
-        denominators: Mapping[str, float],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _causal(self, ours: _Hidden, theirs: _Hidden, parts: list[MicroBatch]) -> list[_Segment]:
         if not ours.causal:
-            return student.decoder[0].new_zeros(()), {}
+            return []
         rows = [reached_positions(part, self.positions) for part in parts]
         names = {"ce": "causal_ce", "cos": "causal_cos"}
-        return self._compared(
-            student, teacher, _rows(ours.causal, rows), _rows(theirs.causal, rows), None, names, denominators
-        )
+        return [_Segment(names, _rows(ours.causal, rows), _rows(theirs.causal, rows), None)]
 
-    def _compared(
+    def _cosines(
+        self, segments: list[_Segment], denominators: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = segments[0].student_ND.new_zeros(()) if segments else torch.zeros(())
+        terms = {}
+        for segment in segments:
+            term = segment.names.get("cos", "")
+            if self.weights.get(term):
+                assert segment.teacher_NE is not None
+                distance = cosine_distance(
+                    segment.student_ND, segment.teacher_NE, denominator=denominators[term]
+                )
+                loss, terms[term] = loss + self.weights[term] * distance, distance.detach()
+        return loss, terms
+
+    def _vocabulary(
         self,
         student: Trunk,
         teacher: Trunk | None,
-        student_ND: Tensor,
-        teacher_NE: Tensor | None,
-        labels: Tensor | None,
-        names: Mapping[str, str],
+        segments: list[_Segment],
         denominators: Mapping[str, float],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted terms on rows of last hidden states; `names` says which term each kind of loss is."""
-        weights = {kind: self.weights[term] for kind, term in names.items() if self.weights.get(term)}
-        loss, terms = student_ND.new_zeros(()), {}
-        cosine = weights.pop("cos", 0.0)
-        if cosine:
-            assert teacher_NE is not None
-            distance = cosine_distance(student_ND, teacher_NE, denominator=denominators[names["cos"]])
-            loss, terms[names["cos"]] = cosine * distance, distance.detach()
-        if not weights:
-            return loss, terms
-        soft = teacher is not None and ("ce" in weights or "mse" in weights)
-        if not soft:  # without soft targets the head runs on the labelled rows only
-            assert labels is not None
-            wanted = labels != IGNORED
-            student_ND, labels = student_ND[wanted], labels[wanted]
-        with torch.no_grad():
-            teacher_head = teacher.head(teacher_NE) if soft else None  # type: ignore[union-attr,arg-type]
-        teacher_weight, teacher_bias = teacher.decoder if soft else (None, None)  # type: ignore[union-attr]
+    ) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """The terms over the vocabulary in one pass: its weight and their gradients exist once, not once a segment."""
+        names = [
+            {kind: term for kind, term in segment.names.items() if kind != "cos" and self.weights.get(term)}
+            for segment in segments
+        ]
+        segments = [segment for segment, own in zip(segments, names, strict=True) if own]
+        names = [own for own in names if own]
+        if not segments:
+            return 0.0, {}
+        sizes = [len(segment.student_ND) for segment in segments]
+        student_ND = _cat([segment.student_ND for segment in segments])
+        teacher_head = teacher_weight = teacher_bias = None
+        if segments[0].teacher_NE is not None:
+            assert teacher is not None
+            with torch.no_grad():
+                teacher_head = teacher.head(_cat([segment.teacher_NE for segment in segments]))  # type: ignore[misc]
+            teacher_weight, teacher_bias = teacher.decoder
+        weights: dict[str, Tensor | float] = {}
+        for kind in {kind: None for own in names for kind in own}:
+            shares = [
+                self.weights[own[kind]] / denominators[own[kind]] if kind in own else 0.0 for own in names
+            ]
+            by_row = [
+                student_ND.new_full((n,), w, dtype=torch.float32) for n, w in zip(sizes, shares, strict=True)
+            ]
+            weights[kind] = sum(shares) if kind == "nll" or len(shares) == 1 else torch.cat(by_row)
+        labels = [
+            torch.full((n,), IGNORED, device=student_ND.device) if segment.labels is None else segment.labels
+            for n, segment in zip(sizes, segments, strict=True)
+        ]
         weight, bias = student.decoder
         losses = vocabulary_losses(
             student.head(student_ND),
             weight,
             bias,
-            labels_N=labels,
+            labels_N=_cat(labels) if "nll" in weights else None,
             teacher_NE=teacher_head,
             teacher_weight_VE=teacher_weight,
             teacher_bias_V=teacher_bias,
             temperature=self.temperature,
             weights=weights,
-            denominators={kind: denominators[names[kind]] for kind in weights},
+            denominators=dict.fromkeys(weights, 1.0),
         )
-        sums = {names[kind]: total / denominators[names[kind]] for kind, total in losses.sums.items()}
-        return loss + losses.total, terms | sums
+        parts = {kind: values.split(sizes) for kind, values in losses.rows.items()} if len(sizes) > 1 else {}
+        terms = {
+            term: (parts[kind][i] if parts else losses.rows[kind]).sum() / denominators[term]
+            for i, own in enumerate(names)
+            for kind, term in own.items()
+        }
+        return losses.total, terms
+
+
+class _Segment(NamedTuple):
+    """Rows of last hidden states of one kind of run, and which term each kind of loss is there.
+
+    Attributes:
+        names: terms by kind of loss: `ce`, `mse`, `nll`, `cos`.
+        student_ND: (rows, width).
+        teacher_NE: (rows, teacher width); None where no term reads the teacher.
+        labels: (rows,); None where there are none.
+    """
+
+    names: dict[str, str]
+    student_ND: Tensor
+    teacher_NE: Tensor | None
+    labels: Tensor | None
 
 
 class _Hidden(NamedTuple):
@@ -278,8 +311,11 @@ def _flat(base: Run) -> Tensor:
 
 def _rows(hidden: list[Tensor], rows: list[Tensor]) -> Tensor:
     """The wanted positions of each part, one after the other."""
-    taken = [part[wanted] for part, wanted in zip(hidden, rows, strict=True)]
-    return taken[0] if len(taken) == 1 else torch.cat(taken)
+    return _cat([part[wanted] for part, wanted in zip(hidden, rows, strict=True)])
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def label_nll(trunk: Trunk, micro: MicroBatch) -> Tensor:
