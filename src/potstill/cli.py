@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from potstill.config import register
 from potstill.errors import PotstillError
+from potstill.process import prepare
 from potstill.validation import validate_evaluate, validate_train
 
 _DISK_FAULTS = {
@@ -66,6 +67,7 @@ def evaluate() -> None:
 
 def _train(config: DictConfig) -> Any:
     validate_train(config)
+    prepare()
     from potstill.runs import train as run  # torch, lightning and transformers are imported only now
 
     return run(config, _output_folder())
@@ -73,6 +75,7 @@ def _train(config: DictConfig) -> Any:
 
 def _evaluate(config: DictConfig) -> Any:
     validate_evaluate(config)
+    prepare()
     from potstill.runs import evaluate as run
 
     return run(config, _output_folder())

@@ -34,6 +34,7 @@ from potstill.models.specs import default_layers
 from potstill.models.students import student_from_layers
 from potstill.models.trunk import trunk_of
 from potstill.objectives.language import Interchange, LanguageObjective
+from potstill.process import prepare
 
 TEMPERATURE = 2.0
 WEIGHTS = {
@@ -52,6 +53,7 @@ Step = Callable[[str, PreTrainedModel, PreTrainedModel, MicroBatch, StepBatch], 
 def main() -> None:
     """Print the peaks of memory, then the speeds and how far apart the losses are."""
     arguments = parse()
+    prepare()  # as train.py does; it serves both
     print(
         f"{arguments.objective}: BERT of {arguments.layers} layers -> DistilBERT of {arguments.layers // 2}, width "
         f"{arguments.hidden}, vocabulary {arguments.vocabulary:,}, batch {arguments.batch}, {arguments.threads} "

@@ -1,0 +1,45 @@
+"""What the process asks of the C runtime: once, before torch, and never against the user's own settings."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+ALLOCATE = """
+import sys
+from potstill.process import prepare
+prepare()
+assert 'torch' not in sys.modules
+import ctypes, os, re
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+block = libc.malloc(ctypes.c_size_t(64 << 20))
+heap = next(line for line in open('/proc/self/maps') if line.rstrip().endswith('[heap]'))
+start, stop = (int(part, 16) for part in re.match(r'([0-9a-f]+)-([0-9a-f]+)', heap).groups())
+print(start <= block < stop, os.environ['GOMP_SPINCOUNT'])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, "True 20000"),
+        ({"GOMP_SPINCOUNT": "7"}, "True 7"),
+        ({"MALLOC_TOP_PAD_": "131072"}, "False 20000"),
+    ],
+)
+def test_large_blocks_come_from_the_heap_unless_the_user_says_otherwise(own, expected):
+    clean = {
+        k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GOMP_")) and k != "LD_PRELOAD"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ALLOCATE],
+        env={**clean, **own},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.strip() == expected, done.stderr
