@@ -200,8 +200,12 @@ class BenchmarkConfig:
     layouts: list[LayoutConfig] = field(default_factory=list)  # the first whose columns a file has is taken
     text_columns: list[str] | None = None  # take the place of `layouts`, with label_column
     label_column: str | None = None
-    labels: list[str] | None = None  # by number; null: those of the training file, or of the model that is judged
-    aliases: list[str] = field(default_factory=list)  # other spellings in files: `contradictory=contradiction`
+    labels: list[str] | None = (
+        None  # by number; null: those of the training file, or of the model that is judged
+    )
+    aliases: list[str] = field(
+        default_factory=list
+    )  # other spellings in files: `contradictory=contradiction`
     skip_broken: bool = False  # leave out rows with a wrong number of columns instead of refusing the file
     metrics: list[str] = field(default_factory=list)
     monitor: str = MISSING

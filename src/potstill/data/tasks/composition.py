@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -51,7 +51,9 @@ def task_of(benchmark: DictConfig) -> Task:
             "use f1_macro"
         )
     if benchmark.monitor not in metrics:
-        raise ConfigError(f"benchmark.monitor={benchmark.monitor}: one of benchmark.metrics, {', '.join(metrics)}")
+        raise ConfigError(
+            f"benchmark.monitor={benchmark.monitor}: one of benchmark.metrics, {', '.join(metrics)}"
+        )
     if benchmark.mode not in ("min", "max"):
         raise ConfigError(f"benchmark.mode={benchmark.mode}: min or max")
     return Task(name, kind, labels, metrics, benchmark.monitor, benchmark.mode, _aliases(benchmark))
@@ -86,7 +88,7 @@ def judged_parts(benchmark: DictConfig, max_examples: int | None) -> dict[str, R
 def _evaluation(
     benchmark: DictConfig, layouts: tuple[Layout, ...], max_examples: int | None, labelled: bool
 ) -> dict[str, RowSource]:
-    options = {"labelled": labelled, "max_examples": max_examples}
+    options: dict[str, Any] = {"labelled": labelled, "max_examples": max_examples}
     sets = {MAIN: _part(benchmark, "eval", layouts, **options)}
     if benchmark.eval_file:  # a set of the user's own, alone
         return sets
@@ -110,14 +112,16 @@ def _part(
     """A part's own file, else its file in the folder, else its split on the hub."""
     given = benchmark[f"{part}_file"] if place is None else None
     place = benchmark[part] if place is None else place
-    options = {"layouts": layouts, "labelled": labelled, "max_examples": max_examples}
+    options: dict[str, Any] = {"layouts": layouts, "labelled": labelled, "max_examples": max_examples}
     if given:
         path = Path(given).expanduser().absolute()
         return TaskFile(path, key=f"benchmark.{part}_file", skip_broken=benchmark.skip_broken, **options)
     if benchmark.folder and place.file:
         folder = Path(benchmark.folder).expanduser().absolute()
         if not folder.is_dir():
-            raise ConfigError(f"benchmark.folder={benchmark.folder}: no such folder; give that of the task's files")
+            raise ConfigError(
+                f"benchmark.folder={benchmark.folder}: no such folder; give that of the task's files"
+            )
         path = find_file(folder, place.file) or folder
         if path == folder:
             raise ConfigError(
@@ -172,5 +176,7 @@ def _texts(count: int) -> str:
 def _aliases(benchmark: DictConfig) -> dict[str, str]:
     pairs = [str(alias).partition("=") for alias in benchmark.aliases]
     if wrong := [spelling for spelling, equals, _ in pairs if not equals]:
-        raise ConfigError(f"benchmark.aliases=[{wrong[0]}]: spelling=label, such as contradictory=contradiction")
+        raise ConfigError(
+            f"benchmark.aliases=[{wrong[0]}]: spelling=label, such as contradictory=contradiction"
+        )
     return {spelling.strip(): label.strip() for spelling, _, label in pairs}

@@ -100,7 +100,9 @@ def _score(rows: Rows, at: int, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{rows.key}: '{rows.name}' {rows.places[at]}: score '{text}' is no number; give one such as 2.5")
+        raise DataError(
+            f"{rows.key}: '{rows.name}' {rows.places[at]}: score '{text}' is no number; give one such as 2.5"
+        )
     return value
 
 

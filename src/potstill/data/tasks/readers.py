@@ -119,7 +119,9 @@ class TaskFile:
             raise DataError(f"{self.key}: '{self.path}' {fault}; give a TSV, CSV or JSON file, plain or gzip")
         if _suffix(self.path) not in TABLES + OBJECTS:
             known = " ".join(TABLES + OBJECTS)
-            raise DataError(f"{self.key}: '{self.path}' is of no known kind; give one of {known}, plain or .gz")
+            raise DataError(
+                f"{self.key}: '{self.path}' is of no known kind; give one of {known}, plain or .gz"
+            )
         self._read(LOOK)
 
     def rows(self) -> Rows:
@@ -148,7 +150,9 @@ class TaskFile:
             # Not the csv module: a quote is a character like any other in these files.
             yield from ((f"line {n}", line.split("\t")) for n, line in enumerate(lines, 1) if line)
         elif suffix == ".jsonl":
-            yield from ((f"line {n}", self._object(line, f"line {n}")) for n, line in enumerate(lines, 1) if line)
+            yield from (
+                (f"line {n}", self._object(line, f"line {n}")) for n, line in enumerate(lines, 1) if line
+            )
         else:
             yield from self._document("\n".join(lines))
 
@@ -167,12 +171,16 @@ class TaskFile:
         """JSON lines under another name, a list of objects, or an object of objects."""
         lines = text.split("\n")
         if text.lstrip()[:1] == "{" and lines[0].rstrip()[-1:] == "}" and len(lines) > 1:
-            yield from ((f"line {n}", self._object(line, f"line {n}")) for n, line in enumerate(lines, 1) if line)
+            yield from (
+                (f"line {n}", self._object(line, f"line {n}")) for n, line in enumerate(lines, 1) if line
+            )
             return
         content = self._decoded(text, "")
         entries = content.values() if isinstance(content, dict) else content
         if not isinstance(content, dict | list) or not all(isinstance(entry, dict) for entry in entries):
-            raise DataError(f"{self.key}: '{self.path}' holds no rows; give a JSON list of objects, or JSON lines")
+            raise DataError(
+                f"{self.key}: '{self.path}' holds no rows; give a JSON list of objects, or JSON lines"
+            )
         yield from ((f"row {n}", entry) for n, entry in enumerate(entries, 1))
 
     def _object(self, line: str, place: str) -> Mapping[str, Any]:
@@ -185,7 +193,9 @@ class TaskFile:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise DataError(f"{self.key}: '{self.path}'{place}: no JSON ({error}); give an object a line") from error
+            raise DataError(
+                f"{self.key}: '{self.path}'{place}: no JSON ({error}); give an object a line"
+            ) from error
 
     def _layout(self, first: Record) -> Layout:
         """The first layout whose columns are all there; where labels may be missing, whose texts are there."""
