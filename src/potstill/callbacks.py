@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressB
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from potstill.data.corpus.datamodule import StepBatch
+from potstill.data.tasks.datamodule import TaskStep
 
 WARMUP_STEPS = 5
 
@@ -59,6 +60,56 @@ class LastCheckpoint(Callback):
             self._saved_at = trainer.global_step
 
 
+class BestStudent(Callback):
+    """Keeps the weights of the student that validated best; they and their figure go into every checkpoint."""
+
+    def __init__(self, metric: str, mode: str):
+        """Watch a metric.
+
+        Args:
+            metric: as it is logged, `val/accuracy`.
+            mode: `min` or `max`.
+        """
+        self.metric, self.sign = metric, 1.0 if mode == "max" else -1.0
+        self.value: float | None = None
+        self.step: int | None = None
+        self._validated_at: int | None = None
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the student where it is better than ever; of equals the first stays."""
+        self._validated_at = trainer.global_step
+        if self.metric not in trainer.callback_metrics:
+            return
+        value = float(trainer.callback_metrics[self.metric])
+        if self.value is None or self.sign * value > self.sign * self.value:
+            self.value, self.step = value, trainer.global_step
+            self._weights = {
+                name: tensor.detach().to("cpu", copy=True) for name, tensor in _student(pl_module).items()
+            }
+
+    def is_validated(self, trainer: Trainer) -> bool:
+        """Whether the student as it is now has been validated."""
+        return self._validated_at == trainer.global_step
+
+    def restore(self, pl_module: LightningModule) -> None:
+        """Give the student its best weights back; as it is where it was never validated."""
+        if self._weights:
+            pl_module.student.load_state_dict(self._weights)  # type: ignore[union-attr,operator]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Figure, step and weights."""
+        return {"value": self.value, "step": self.step, "weights": self._weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from an interrupted run's best."""
+        self.value, self.step, self._weights = (state_dict[name] for name in ("value", "step", "weights"))
+
+
+def _student(pl_module: LightningModule) -> dict[str, torch.Tensor]:
+    return pl_module.student.state_dict()  # type: ignore[union-attr,operator,return-value]
+
+
 class Throughput(Callback):
     """Seconds a step and tokens a second, loading included, validation and checkpoints not."""
 
@@ -72,7 +123,12 @@ class Throughput(Callback):
         self._since = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: StepBatch, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: StepBatch | TaskStep,
+        batch_idx: int,
     ) -> None:
         """Take the time since the last step, where nothing else came between."""
         now = time.perf_counter()

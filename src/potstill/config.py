@@ -163,6 +163,26 @@ class LoggerConfig:
 
 
 @dataclass
+class TrainConfig:
+    """The whole of `train.py`."""
+
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    benchmark: BenchmarkConfig | None = None  # of a task model
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    compile: bool = False
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    seed: int = 42
+    ckpt_path: str | None = None
+
+
+@dataclass
 class PartConfig:
     """A part of a benchmark: its split on the hub, its file in `benchmark.folder`."""
 
@@ -201,35 +221,13 @@ class BenchmarkConfig:
     text_columns: list[str] | None = None  # take the place of `layouts`, with label_column
     label_column: str | None = None
     labels: list[str] | None = (
-        None  # by number; null: those of the training file, or of the model that is judged
+        None  # by number; null: the training file's, or those of the model that is judged
     )
-    aliases: list[str] = field(
-        default_factory=list
-    )  # other spellings in files: `contradictory=contradiction`
+    aliases: list[str] = field(default_factory=list)  # other spellings: `contradictory=contradiction`
     skip_broken: bool = False  # leave out rows with a wrong number of columns instead of refusing the file
     metrics: list[str] = field(default_factory=list)
     monitor: str = MISSING
     mode: str = MISSING  # min | max
-
-
-@dataclass
-class TrainConfig:
-    """The whole of `train.py`."""
-
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    benchmark: BenchmarkConfig | None = None  # of a task model
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    student: StudentConfig = field(default_factory=StudentConfig)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    compile: bool = False
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    callbacks: dict[str, Any] = field(default_factory=dict)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    seed: int = 42
-    ckpt_path: str | None = None
 
 
 @dataclass

@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 from potstill.errors import ModelError
 from potstill.models.specs import (
     Kind,
+    head_fault,
     hub_answers,
     label_order,
     labels_from_settings,
@@ -166,18 +167,6 @@ def name_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
     config.problem_type = "single_label_classification" if labels else "regression"
-
-
-def head_fault(found: Sequence[str] | None, labels: Sequence[str]) -> str:
-    """Why a model's head is not one of a data set's labels, and what to do."""
-    wanted = ", ".join(labels) or "one score"
-    if found is None:
-        return f"has no trained classification head; train one with objective=finetune ({wanted})"
-    return (
-        f"its labels are {', '.join(found)}, the data set's {wanted}: they cannot be matched by name; "
-        "use a model of the same labels"
-        + (", or name them in the model's order by benchmark.labels" if len(found) == len(labels) else "")
-    )
 
 
 def save_student(

@@ -191,6 +191,18 @@ def label_order(found: Sequence[str], wanted: Sequence[str]) -> list[int] | None
     return [plain_found.index(name) for name in plain_wanted]
 
 
+def head_fault(found: Sequence[str] | None, labels: Sequence[str] | None) -> str:
+    """Why a model's head is not one of a data set's labels (None: not known), and what to do."""
+    if found is None or labels is None:
+        return "has no trained classification head; train one with objective=finetune"
+    wanted = ", ".join(labels) or "one score"
+    return (
+        f"its labels are {', '.join(found)}, the data set's {wanted}: they cannot be matched by name; "
+        "use a model of the same labels"
+        + (", or name them in the model's order by benchmark.labels" if len(found) == len(labels) else "")
+    )
+
+
 def unnamed(labels: Sequence[str]) -> bool:
     """Whether labels are numbers alone, `LABEL_0` or `0`."""
     return all(name in (f"LABEL_{number}", str(number)) for number, name in enumerate(labels))

@@ -26,6 +26,11 @@ def is_task(benchmark: DictConfig | None) -> bool:
     return benchmark is not None and benchmark.task in METRICS
 
 
+def text_name(config: DictConfig) -> str:
+    """What reports call the text of a run: the benchmark of a task model, else the corpus."""
+    return str(config.benchmark.name if is_task(config.benchmark) else config.data.name)
+
+
 def task_of(benchmark: DictConfig) -> Task:
     """The task of a benchmark's configuration.
 
@@ -45,18 +50,14 @@ def task_of(benchmark: DictConfig) -> Task:
         raise ConfigError(
             f"benchmark.metrics={list(metrics)}: some of {', '.join(METRICS[kind])}, the metrics of a {kind}"
         )
-    if "f1" in metrics and labels and len(labels) != 2:
-        raise ConfigError(
-            f"benchmark.metrics={list(metrics)}: f1 is of the second of two labels, {name} has {len(labels)}; "
-            "use f1_macro"
-        )
     if benchmark.monitor not in metrics:
         raise ConfigError(
             f"benchmark.monitor={benchmark.monitor}: one of benchmark.metrics, {', '.join(metrics)}"
         )
     if benchmark.mode not in ("min", "max"):
         raise ConfigError(f"benchmark.mode={benchmark.mode}: min or max")
-    return Task(name, kind, labels, metrics, benchmark.monitor, benchmark.mode, _aliases(benchmark))
+    task = Task(name, kind, (), metrics, benchmark.monitor, benchmark.mode, _aliases(benchmark))
+    return task.with_labels(labels) if labels else task
 
 
 def training_parts(benchmark: DictConfig, max_examples: int | None) -> TaskParts:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.data.tasks.readers import Rows
-from potstill.errors import DataError
+from potstill.errors import ConfigError, DataError
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
 # What a model can be judged by; evaluation/metrics.py computes them.
@@ -48,7 +48,16 @@ class Task:
         return 1 if self.kind == REGRESSION else len(self.labels)
 
     def with_labels(self, labels: tuple[str, ...]) -> Task:
-        """The same task, of these labels."""
+        """The same task, of these labels.
+
+        Raises:
+            ConfigError: a metric is not one of so many labels.
+        """
+        if "f1" in self.metrics and len(labels) != 2:
+            raise ConfigError(
+                f"benchmark.metrics=[{', '.join(self.metrics)}]: f1 is of the second of two labels, {self.name} has "
+                f"{len(labels)}; use f1_macro"
+            )
         return replace(self, labels=labels)
 
 
