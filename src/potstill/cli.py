@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from potstill.config import register
-from potstill.errors import PotstillError
+from potstill.errors import ConfigError, PotstillError
 from potstill.validation import validate_evaluate, validate_train
 
 _DISK_FAULTS = {
@@ -109,6 +109,10 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         if started:
             raise
         _leave_pipe()
+    except AssertionError:  # OmegaConf's, of a key in a section that is null
+        if started or not (fault_of_null := _in_null_section(sys.argv[1:])):
+            raise
+        _refuse(ConfigError(fault_of_null))
     except (OSError, ValueError) as fault:  # a ValueError is Hydra's of an override, such as `optimizer=null`
         if started:  # the user's faults were caught in the job; this one is ours
             raise
@@ -192,6 +196,24 @@ def _expected(text: str) -> str:
     if "is not a ListConfig" in text:
         return f"expected {TYPES['list']}"
     return "expected a value, not null" if "is not Optional" in text else text
+
+
+def _in_null_section(overrides: list[str]) -> str | None:
+    """What is wrong with the first override of a key whose section is null unless an option fills it."""
+    from potstill.config import EvaluateConfig, TrainConfig
+
+    for override in overrides:
+        parts = override.partition("=")[0].lstrip("+").split(".")
+        for depth in range(1, len(parts)):
+            section = ".".join(parts[:depth])
+            for schema in map(OmegaConf.structured, (TrainConfig, EvaluateConfig)):
+                node = OmegaConf.select(schema, ".".join(parts[: depth - 1])) if depth > 1 else schema
+                inner = node._get_node(parts[depth - 1]) if isinstance(node, DictConfig) else None
+                if isinstance(inner, DictConfig) and inner._is_none():
+                    return (
+                        f"{override}: `{section}` is null here; choose an option of `{parts[0]}` that has it"
+                    )
+    return None
 
 
 def _first_line(fault: BaseException) -> str:

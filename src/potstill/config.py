@@ -186,9 +186,15 @@ class TrainConfig:
 class PartConfig:
     """A part of a benchmark: its split on the hub, its file in `benchmark.folder`."""
 
-    name: str | None = None  # of a further evaluation set; its metrics end in it: accuracy_mismatched
     split: str | None = None
     file: str | None = None  # less its suffix: .tsv .txt .csv .jsonl .json, plain or .gz
+
+
+@dataclass
+class FurtherConfig(PartConfig):
+    """An evaluation set beside `benchmark.eval`; its metrics end in its name: `accuracy_mismatched`."""
+
+    name: str = MISSING
 
 
 @dataclass
@@ -216,7 +222,7 @@ class BenchmarkConfig:
     train: PartConfig = field(default_factory=PartConfig)
     eval: PartConfig = field(default_factory=PartConfig)
     test: PartConfig = field(default_factory=PartConfig)
-    further: list[PartConfig] = field(default_factory=list)  # evaluation sets beside `eval`
+    further: list[FurtherConfig] = field(default_factory=list)
     layouts: list[LayoutConfig] = field(default_factory=list)  # the first whose columns a file has is taken
     text_columns: list[str] | None = None  # take the place of `layouts`, with label_column
     label_column: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from potstill.data.tasks.labels import CLASSIFICATION, METRICS, REGRESSION, Task
 from potstill.data.tasks.readers import OBJECTS, TABLES, HubRows, Layout, RowSource, TaskFile, find_file
@@ -95,8 +95,8 @@ def _evaluation(
         return sets
     for number, further in enumerate(benchmark.further):
         key = f"further.{number}"
-        if not further.name:
-            raise ConfigError(f"benchmark.{key}.name=null: name the set, such as mismatched")
+        if OmegaConf.is_missing(further, "name"):
+            raise ConfigError(f"benchmark.{key}.name=???: name the set, such as mismatched")
         sets[further.name] = _part(benchmark, key, layouts, place=further, **options)
     return sets
 

@@ -335,7 +335,7 @@ def _has(first: Record) -> str:
     if isinstance(first, Mapping):
         return f"its rows have {', '.join(map(str, first))}"
     shown = [cell if len(cell) <= 24 else f"{cell[:24]}..." for cell in first]
-    return f"its first line has {len(first)} columns: {', '.join(shown)}"
+    return f"its first line holds {', '.join(shown)}"
 
 
 def _written(label: Any, names: list[str] | None) -> str:
