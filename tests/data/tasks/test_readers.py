@@ -179,8 +179,7 @@ def test_labels_are_found_in_order(write):
 def test_configurations_that_cannot_be(overrides, said, compose_config):
     benchmark = compose_config(*overrides, name="evaluate").benchmark
     with pytest.raises(ConfigError) as caught:
-        task_of(benchmark)
-        judged_parts(benchmark, None)
+        task_of(benchmark), judged_parts(benchmark, None)
     assert said in str(caught.value)
 
 
