@@ -13,6 +13,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 
 from potstill.data.corpus.datamodule import StepBatch
 from potstill.data.tasks.datamodule import TaskStep
@@ -54,6 +55,11 @@ class LastCheckpoint(Callback):
         """Save the end, if the last step was not saved just now."""
         self._save(trainer)
 
+    def renew(self, trainer: Trainer) -> None:
+        """Write the checkpoint of this very step again, where there is one: a validation after it has changed it."""
+        if self._saved_at == trainer.global_step:
+            trainer.save_checkpoint(self.path)
+
     def _save(self, trainer: Trainer) -> None:
         if self._saved_at != trainer.global_step:
             trainer.save_checkpoint(self.path)
@@ -87,6 +93,9 @@ class BestStudent(Callback):
             self._weights = {
                 name: tensor.detach().to("cpu", copy=True) for name, tensor in _student(pl_module).items()
             }
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, LastCheckpoint) and trainer.state.fn == TrainerFn.FITTING:
+                    callback.renew(trainer)
 
     def is_validated(self, trainer: Trainer) -> bool:
         """Whether the student as it is now has been validated."""

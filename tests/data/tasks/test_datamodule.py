@@ -1,6 +1,3 @@
-import functools
-import operator
-
 import numpy as np
 import pytest
 import torch
@@ -71,8 +68,8 @@ def test_evaluation_sets_have_a_loader_each_in_a_fixed_order():
         [m.rows.tolist() for s in steps(data, loader) for m in s.micro] for loader in (first, first, second)
     ]
     assert orders[0] == orders[1]
-    assert sorted(functools.reduce(operator.iadd, orders[0], [])) == list(range(20))
-    assert sorted(functools.reduce(operator.iadd, orders[2], [])) == list(range(9))
+    assert sorted(row for micro in orders[0] for row in micro) == list(range(20))
+    assert sorted(row for micro in orders[2] for row in micro) == list(range(9))
     assert all(m.labels is None and m.token_type_ids is None for s in steps(data, second) for m in s.micro)
 
 
