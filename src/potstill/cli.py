@@ -204,15 +204,20 @@ def _in_null_section(overrides: list[str]) -> str | None:
 
     for override in overrides:
         parts = override.partition("=")[0].lstrip("+").split(".")
-        for depth in range(1, len(parts)):
-            section = ".".join(parts[:depth])
-            for schema in map(OmegaConf.structured, (TrainConfig, EvaluateConfig)):
-                node = OmegaConf.select(schema, ".".join(parts[: depth - 1])) if depth > 1 else schema
-                inner = node._get_node(parts[depth - 1]) if isinstance(node, DictConfig) else None
-                if isinstance(inner, DictConfig) and inner._is_none():
-                    return (
-                        f"{override}: `{section}` is null here; choose an option of `{parts[0]}` that has it"
-                    )
+        for schema in (TrainConfig, EvaluateConfig):
+            if section := _null_section(OmegaConf.structured(schema), parts):
+                return f"{override}: `{section}` is null here; choose an option of `{parts[0]}` that has it"
+    return None
+
+
+def _null_section(node: DictConfig, parts: list[str]) -> str | None:
+    for depth, part in enumerate(parts[:-1], 1):
+        inner = node._get_node(part) if part in set(node.keys()) else None
+        if not isinstance(inner, DictConfig):
+            return None
+        if inner._is_none():
+            return ".".join(parts[:depth])
+        node = inner
     return None
 
 
