@@ -97,6 +97,17 @@ def save_bert(folder, tokenizer, seed=0, layers=4, **settings):
 
 
 @pytest.fixture(scope="session")
+def make_bert():
+    """Call `make_bert(folder, tokenizer, layers=2, ...)` for a BERT in a folder."""
+    return save_bert
+
+
+@pytest.fixture(scope="session")
+def words():
+    return WORDS
+
+
+@pytest.fixture(scope="session")
 def bert_teacher(tmp_path_factory, bert_tokenizer):
     return save_bert(tmp_path_factory.mktemp("bert"), bert_tokenizer)
 

@@ -66,7 +66,7 @@ def refused(no_torch, command, tmp_path):
 FAULTS = {
     "misspelled key": (["objective.temperatur=3"], ["objective.temperatur=3", "no such key", "objective.temperature`"]),
     "misspelled group": (["studnet=bert_tiny"], ["studnet=bert_tiny", "no such key", "did you mean `student`"]),
-    "unknown option": (["objective=kdd"], ["objective=kdd", "clm, diito, kd, mlm", "did you mean `objective=kd`"]),
+    "unknown option": (["objective=kdd"], ["objective=kdd", "one of clm, ", "did you mean `objective=kd`"]),
     "ill-typed": (["data.batch_size=many"], ["data.batch_size=many", "expected an integer"]),
     "added key": (["++objective.tmeperature=3"], ["objective.tmeperature=3", "no such key"]),
     "no override": (["data.train_files=["], ["data.train_files=[", "key=value"]),
@@ -91,6 +91,18 @@ FAULTS = {
     "checkpoint": (["ckpt_path=nowhere.ckpt"], ["ckpt_path=nowhere.ckpt", "last.ckpt"]),
     "logger": (["logger.name=wendb"], ["logger.name=wendb", "wandb, tensorboard, csv"]),
     "schedule": (["schedule.name=linaer"], ["schedule.name=linaer", "linear, cosine"]),
+    "benchmark key without a benchmark": (
+        ["benchmark.train_file=a.tsv"],
+        ["benchmark.train_file=a.tsv", "`benchmark` is null here; choose an option of `benchmark`"],
+    ),
+    "task file": (
+        ["objective=finetune", "benchmark=text_classification", "benchmark.train_file=nowhere.tsv"],
+        ["benchmark.eval_file=null", "needs its eval part"],
+    ),
+    "hub task offline": (
+        ["objective=finetune", "benchmark=sst2"],
+        ["benchmark.hub", "nyu-mll/glue (sst2, train)", "benchmark.folder=<folder>"],
+    ),
     "interpolation": (["data.name=${oc.env:POTSTILL_UNSET}"], ["data.name", "POTSTILL_UNSET"]),
 }  # fmt: skip
 
@@ -162,8 +174,9 @@ def test_text_without_a_usable_sequence(refused, text_file, bert_teacher, tmp_pa
 def test_evaluate_refuses_before_torch(refused, text_file, bert_teacher):
     source = ["data=text_files", f"data.eval_files=[{text_file}]"]
     assert "model=: name at least one" in refused("evaluate.py", *source)
-    line = refused("evaluate.py", *source, f"model={bert_teacher}", "benchmark=mnli")
-    assert "benchmark=mnli: no such option; one of clm, interchange, mlm" in line
+    line = refused("evaluate.py", *source, f"model={bert_teacher}", "benchmark=mnil")
+    assert "benchmark=mnil: no such option; one of clm, cola" in line
+    assert "did you mean `benchmark=mnli`" in line
     line = refused("evaluate.py", *source, f"model={bert_teacher}", "benchmark=interchange")
     assert "compares students with a teacher; model=[<teacher>,<student>]" in line
 
@@ -401,6 +414,62 @@ def test_evaluation_faults(text_file, shared_cache, bert_teacher, gpt2_teacher, 
     assert "nowhere.txt' does not exist" in fault(f"model={bert_teacher}", "benchmark.eval_file=nowhere.txt")
 
 
+@pytest.fixture
+def rows(tmp_path):
+    """Keys of a benchmark of two small files."""
+    (tmp_path / "rows.tsv").write_text("text\tlabel\nthe man\tyes\none other\tno\n")
+    return [
+        "benchmark=text_classification",
+        *(f"benchmark.{p}_file={tmp_path}/rows.tsv" for p in ("train", "eval")),
+    ]
+
+
+def test_what_a_task_needs(source, rows, bert_teacher, train_fault, compose_config, tmp_path):
+    finetune = ["objective=finetune", "data.max_length=32", "logger=csv", f"student.model={bert_teacher}"]
+    validate_train(compose_config(*finetune, *rows))
+    assert train_fault(*finetune).startswith(
+        "benchmark=null: objective=finetune trains on a task; benchmark=sst2"
+    )
+    assert "benchmark=mlm: objective=finetune trains on a task" in train_fault(*finetune, "benchmark=mlm")
+    kd = [*source, f"teacher.model={bert_teacher}"]
+    assert "benchmark=text_classification: objective=kd trains on a corpus" in train_fault(*kd, *rows)
+    message = train_fault(*finetune, *rows, "objective.terms.cos.weight=1")
+    assert message == "objective.terms.cos.weight=1.0: objective=finetune learns from the labels alone"
+    message = train_fault(*finetune, *rows, "benchmark.label_column=gold")
+    assert "benchmark.train_file: " in message
+    assert "has no column 'gold' for its labels; its first line holds text, label" in message
+    scratch = ["objective=finetune", "student=bert_tiny", "logger=csv", *rows]
+    assert "data.tokenizer=null: objective=finetune of a model from scratch" in train_fault(*scratch)
+    assert train_fault("objective=finetune", *rows, "logger=csv").startswith(
+        "student.model=null: objective=finetune"
+    )
+    assert "student.layers=[4]: 4 is out of range" in train_fault(
+        "objective=finetune", *rows, "logger=csv", "data.max_length=32", f"teacher.model={bert_teacher}",
+        "student.layers=[4]",
+    )  # fmt: skip
+
+
+def test_a_model_that_is_judged_on_a_task_has_a_head_for_it(rows, bert_teacher, tmp_path, compose_config):
+    shutil.copytree(bert_teacher, tmp_path / "judge")
+    settings = tmp_path / "judge" / "config.json"
+    head = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "bad", "1": "good"}}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | head))
+
+    def judge(*overrides):
+        config = compose_config(*rows, "data.max_length=32", *overrides, name="evaluate")
+        validate_evaluate(config)
+
+    with pytest.raises(ConfigError, match=f"model={bert_teacher}: has no trained classification head"):
+        judge(f"model={bert_teacher}")
+    judge(f"model={tmp_path}/judge")  # labels that only the model names are taken from it
+    with pytest.raises(
+        ConfigError, match="its labels are bad, good, the data set's yes, no: they cannot be matched"
+    ):
+        judge(f"model={tmp_path}/judge", "benchmark.labels=['yes','no']")
+    with pytest.raises(ConfigError, match=r"benchmark.eval_file: .* lacks columns: \[sentence\] wanted"):
+        judge(f"model={tmp_path}/judge", "benchmark=sst2", "benchmark.labels=[bad,good]")
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -457,7 +526,7 @@ def test_help_teaches_the_groups_without_torch(script, no_torch, command):
     assert not (no_torch / "torch" / "imported").exists()
     assert "group=option" in done.stdout
     groups = {"train.py": "objective data teacher student strategy optimizer schedule callbacks logger sweep debug "
-              "experiment", "evaluate.py": "benchmark data strategy"}[script]  # fmt: skip
+              "experiment benchmark", "evaluate.py": "benchmark data strategy"}[script]  # fmt: skip
     for group in groups.split():
         assert f"\n{group}: " in done.stdout  # the list that Hydra makes
 

@@ -13,8 +13,10 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 
 from potstill.data.corpus.datamodule import StepBatch
+from potstill.data.tasks.datamodule import TaskStep
 
 WARMUP_STEPS = 5
 
@@ -53,10 +55,68 @@ class LastCheckpoint(Callback):
         """Save the end, if the last step was not saved just now."""
         self._save(trainer)
 
+    def renew(self, trainer: Trainer) -> None:
+        """Write the checkpoint of this very step again, where there is one: a validation after it has changed it."""
+        if self._saved_at == trainer.global_step:
+            trainer.save_checkpoint(self.path)
+
     def _save(self, trainer: Trainer) -> None:
         if self._saved_at != trainer.global_step:
             trainer.save_checkpoint(self.path)
             self._saved_at = trainer.global_step
+
+
+class BestStudent(Callback):
+    """Keeps the weights of the student that validated best; they and their figure go into every checkpoint."""
+
+    def __init__(self, metric: str, mode: str):
+        """Watch a metric.
+
+        Args:
+            metric: as it is logged, `val/accuracy`.
+            mode: `min` or `max`.
+        """
+        self.metric, self.sign = metric, 1.0 if mode == "max" else -1.0
+        self.value: float | None = None
+        self.step: int | None = None
+        self._validated_at: int | None = None
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the student where it is better than ever; of equals the first stays."""
+        self._validated_at = trainer.global_step
+        if self.metric not in trainer.callback_metrics:
+            return
+        value = float(trainer.callback_metrics[self.metric])
+        if self.value is None or self.sign * value > self.sign * self.value:
+            self.value, self.step = value, trainer.global_step
+            self._weights = {
+                name: tensor.detach().to("cpu", copy=True) for name, tensor in _student(pl_module).items()
+            }
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, LastCheckpoint) and trainer.state.fn == TrainerFn.FITTING:
+                    callback.renew(trainer)
+
+    def is_validated(self, trainer: Trainer) -> bool:
+        """Whether the student as it is now has been validated."""
+        return self._validated_at == trainer.global_step
+
+    def restore(self, pl_module: LightningModule) -> None:
+        """Give the student its best weights back; as it is where it was never validated."""
+        if self._weights:
+            pl_module.student.load_state_dict(self._weights)  # type: ignore[union-attr,operator]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Figure, step and weights."""
+        return {"value": self.value, "step": self.step, "weights": self._weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from an interrupted run's best."""
+        self.value, self.step, self._weights = (state_dict[name] for name in ("value", "step", "weights"))
+
+
+def _student(pl_module: LightningModule) -> dict[str, torch.Tensor]:
+    return pl_module.student.state_dict()  # type: ignore[union-attr,operator,return-value]
 
 
 class Throughput(Callback):
@@ -72,7 +132,12 @@ class Throughput(Callback):
         self._since = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: StepBatch, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: StepBatch | TaskStep,
+        batch_idx: int,
     ) -> None:
         """Take the time since the last step, where nothing else came between."""
         now = time.perf_counter()

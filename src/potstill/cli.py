@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from potstill.config import register
-from potstill.errors import PotstillError
+from potstill.errors import ConfigError, PotstillError
 from potstill.process import prepare
 from potstill.validation import validate_evaluate, validate_train
 
@@ -112,6 +112,10 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         if started:
             raise
         _leave_pipe()
+    except AssertionError:  # OmegaConf's, of a key in a section that is null
+        if started or not (fault_of_null := _in_null_section(sys.argv[1:])):
+            raise
+        _refuse(ConfigError(fault_of_null))
     except (OSError, ValueError) as fault:  # a ValueError is Hydra's of an override, such as `optimizer=null`
         if started:  # the user's faults were caught in the job; this one is ours
             raise
@@ -195,6 +199,29 @@ def _expected(text: str) -> str:
     if "is not a ListConfig" in text:
         return f"expected {TYPES['list']}"
     return "expected a value, not null" if "is not Optional" in text else text
+
+
+def _in_null_section(overrides: list[str]) -> str | None:
+    """What is wrong with the first override of a key whose section is null unless an option fills it."""
+    from potstill.config import EvaluateConfig, TrainConfig
+
+    for override in overrides:
+        parts = override.partition("=")[0].lstrip("+").split(".")
+        for schema in (TrainConfig, EvaluateConfig):
+            if section := _null_section(OmegaConf.structured(schema), parts):
+                return f"{override}: `{section}` is null here; choose an option of `{parts[0]}` that has it"
+    return None
+
+
+def _null_section(node: DictConfig, parts: list[str]) -> str | None:
+    for depth, part in enumerate(parts[:-1], 1):
+        inner = node._get_node(part) if part in set(node.keys()) else None
+        if not isinstance(inner, DictConfig):
+            return None
+        if inner._is_none():
+            return ".".join(parts[:depth])
+        node = inner
+    return None
 
 
 def _first_line(fault: BaseException) -> str:

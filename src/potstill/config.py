@@ -186,6 +186,7 @@ class TrainConfig:
 
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    benchmark: BenchmarkConfig | None = None  # of a task model
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     optimizer: dict[str, Any] = field(default_factory=dict)
@@ -200,11 +201,55 @@ class TrainConfig:
 
 
 @dataclass
-class BenchmarkConfig:
-    """What a model is judged on: data, metrics, and which metric decides."""
+class PartConfig:
+    """A part of a benchmark: its split on the hub, its file in `benchmark.folder`."""
+
+    split: str | None = None
+    file: str | None = None  # less its suffix: .tsv .txt .csv .jsonl .json, plain or .gz
+
+
+@dataclass
+class FurtherConfig(PartConfig):
+    """An evaluation set beside `benchmark.eval`; its metrics end in its name: `accuracy_mismatched`."""
 
     name: str = MISSING
-    eval_file: str | None = None  # takes the place of data.eval_files
+
+
+@dataclass
+class LayoutConfig:
+    """Where a row has its texts and its label: names of columns, or numbers where a file has no header."""
+
+    texts: list[str] = field(default_factory=list)
+    label: str | None = None
+
+
+@dataclass
+class BenchmarkConfig:
+    """What a task model is trained for, and what a model is judged on: data, head, metrics, which metric decides."""
+
+    name: str = MISSING
+    task: str = "language_model"  # language_model | classification | regression
+    hub: str | None = None  # a data set of the hub: `nyu-mll/glue`
+    config: str | None = None
+    revision: str | None = None
+    folder: str | None = None  # of the task's own files; takes the place of the hub
+    train_file: str | None = None  # takes the place of the folder's, like the two below
+    eval_file: str | None = None  # of a language model: takes the place of data.eval_files
+    test_file: str | None = None  # may be without labels
+    part: str | None = None  # what evaluate.py judges: eval | test; null: test where a test_file is named
+    train: PartConfig = field(default_factory=PartConfig)
+    eval: PartConfig = field(default_factory=PartConfig)
+    test: PartConfig = field(default_factory=PartConfig)
+    further: list[FurtherConfig] = field(default_factory=list)
+    layouts: list[LayoutConfig] = field(default_factory=list)  # the first whose columns a file has is taken
+    text_columns: list[str] | None = None  # take the place of `layouts`, with label_column
+    label_column: str | None = None
+    labels: list[str] | None = (
+        None  # by number; null: the training file's, or those of the model that is judged
+    )
+    aliases: list[str] = field(default_factory=list)  # other spellings: `contradictory=contradiction`
+    skip_broken: bool = False  # leave out rows with a wrong number of columns instead of refusing the file
+    metrics: list[str] = field(default_factory=list)
     positions: str = "all"  # of benchmark=interchange: all | masked
     interchange: InterchangeConfig | None = None  # of benchmark=interchange
     monitor: str = MISSING

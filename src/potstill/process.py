@@ -1,4 +1,4 @@
-"""What this process asks of the C runtime before torch is loaded: it makes steps on a CPU faster, and changes no result.
+"""What this process asks of the C runtime before torch is loaded; steps on a CPU are faster, and no result changes.
 
 A step allocates and frees tensors of the vocabulary's size. glibc maps such blocks afresh each time, and the kernel
 clears every page of them: a quarter to a third of a step. And OpenMP's threads spin while they wait; where other work

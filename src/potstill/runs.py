@@ -6,10 +6,12 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import subprocess
 import time
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,23 @@ from transformers import PreTrainedModel
 
 import potstill
 from potstill.build import (
+    Evaluation,
+    TaskEvaluation,
+    TaskTraining,
     Training,
     build_callbacks,
     build_evaluation,
     build_loggers,
+    build_task_evaluation,
+    build_task_training,
     build_trainer,
     build_training,
 )
-from potstill.callbacks import progress_bar
+from potstill.callbacks import BestStudent, progress_bar
+from potstill.data.tasks.composition import is_task, text_name
 from potstill.errors import CheckpointError
 from potstill.evaluation.efficiency import count_parameters, latency_ms, size_mb
+from potstill.evaluation.predictions import write_predictions
 from potstill.evaluation.report import (
     Collapsible,
     Curves,
@@ -53,31 +62,39 @@ def train(config: DictConfig, folder: Path) -> float | None:
     """Train as configured; writes summary.json, metrics.csv, student/, checkpoints/ and report.html.
 
     Returns:
-        The validation perplexity where there is one, else None: what a sweep minimises.
+        The validation perplexity, or a benchmark's monitored metric, where there is one, else None: what a sweep is
+        told of the run.
     """
     _quiet()
     started = time.perf_counter()
     # Devices that this machine lacks should be found before the corpus is read.
     build_trainer(config.trainer, folder, callbacks=[], loggers=False)
-    training = build_training(config)
+    is_task_run = is_task(config.benchmark)
+    training = build_task_training(config) if is_task_run else build_training(config)
     bar = config.trainer.enable_progress_bar
     callbacks, throughput = build_callbacks(config, folder, bar)
+    monitor = f"val/{config.benchmark.monitor}" if is_task_run else "val/perplexity"
+    best = BestStudent(monitor, config.benchmark.mode) if is_task_run else None
+    callbacks += [best] if best is not None else []
     loggers = build_loggers(config, folder)
     failed = True
     try:
-        validate = training.data.evaluation is not None
+        validate = bool(training.data.evaluation)
         trainer = build_trainer(
             config.trainer, folder, callbacks=callbacks, loggers=loggers, validate=validate
         )
         if config.trainer.max_steps != 0:
             _fit(trainer, training, config.ckpt_path)
+        if best is not None:
+            _take_best(trainer, training, best)
         metrics = _final_metrics(trainer, training) if validate else {}
         summary = {
             **training.module.last_step,
             **throughput.summary(),
             **metrics,
             "train/steps": trainer.global_step,
-            **{f"data/{name}": count for name, count in training.corpus.describe().items()},
+            **({"train/best_step": best.step} if best is not None else {}),
+            **{f"data/{name}": count for name, count in training.figures.items()},
             "student/parameters": count_parameters(training.module.student)["total"],
             **({"teacher/parameters": training.teacher_parameters} if training.teacher_parameters else {}),
             "seconds": time.perf_counter() - started,
@@ -98,7 +115,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
         failed = False
     finally:
         finish(loggers, failed=failed)
-    return summary.get("val/perplexity")
+    return summary.get(monitor)
 
 
 def evaluate(config: DictConfig, folder: Path) -> float | None:
@@ -111,11 +128,12 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
     models = models_of(config)
     names = list(config.names) if config.names is not None else _row_names(models)
     reference = models[0] if config.benchmark.interchange is not None else None
+    judge = _judge_task if is_task(config.benchmark) else partial(_judge, reference=reference)
     rows = [
-        _judge(config, name, model, folder, reference)
+        judge(config, name, model, folder)
         for name, model in list(zip(names, models, strict=True))[reference is not None :]
     ]
-    monitor = config.benchmark.monitor
+    monitor = _monitored(config)
     summary: dict[str, Any] = {}
     for row in rows:
         prefix = "" if len(rows) == 1 else f"{row.name}/"
@@ -123,10 +141,13 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
     summary |= _provenance(config)
     _write_json(folder / "summary.json", summary)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
-    if reference is None:
-        table, pictures = _comparison(config, rows), []
-    else:
+    pictures: list[Section] = []
+    if reference is not None:
         table, pictures = _agreement_table(config, rows, reference), [_agreement_map(row) for row in rows]
+    elif is_task(config.benchmark):
+        table = _task_comparison(config, rows)
+    else:
+        table = _comparison(config, rows)
     blocks: list[Section] = [
         table,
         *pictures,
@@ -151,20 +172,46 @@ def _judge(config: DictConfig, name: str, model: str, folder: Path, reference: s
     callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
     trainer = build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
     metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)[0]
+    own = {key.removeprefix("val/"): value for key, value in metrics.items()}
+    return Row(name, own | _efficiency(trainer, evaluation, model))
+
+
+def _judge_task(config: DictConfig, name: str, model: str, folder: Path) -> Row:
+    evaluation = build_task_evaluation(config, model)
+    callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
+    trainer = build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
+    metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)
+    own = {key.replace("val/", "test/", 1): value for part in metrics for key, value in part.items()}
+    only = len(models_of(config)) == 1
+    for part, rows in evaluation.rows.items():
+        ends = ([] if only else [re.sub(r"[^\w.-]", "_", name)]) + ([part] if part else [])
+        path = folder / f"{'_'.join(['predictions', *ends])}.tsv"
+        numbers, logits, _ = evaluation.module.predicted(part)
+        write_predictions(path, evaluation.module.task, rows, numbers, logits)
+        if rows.labels is None:
+            log.warning(
+                "%s: has no labels; %s is only predicted, in %s", rows.name, config.benchmark.name, path
+            )
+    return Row(name, own | _efficiency(trainer, evaluation, model))
+
+
+def _efficiency(trainer: Trainer, evaluation: Evaluation | TaskEvaluation, model: str) -> dict[str, Any]:
+    """Parameters, size and latency of a model."""
     student = evaluation.module.student
     evaluation.module.to(trainer.strategy.root_device)
     latency = latency_ms(student, batch=1, length=min(128, evaluation.length))
     counts = count_parameters(student)
-    return Row(
-        name,
-        {
-            **{key.removeprefix("val/"): value for key, value in metrics.items()},
-            "parameters": counts["total"],
-            "parameters_without_embeddings": counts["without_embeddings"],
-            "size_mb": _size_mb(model, student),
-            "latency_ms": latency["p50"],
-        },
-    )
+    return {
+        "parameters": counts["total"],
+        "parameters_without_embeddings": counts["without_embeddings"],
+        "size_mb": _size_mb(model, student),
+        "latency_ms": latency["p50"],
+    }
+
+
+def _monitored(config: DictConfig) -> str:
+    """The metric that decides, as a row has it."""
+    return f"{'test/' if is_task(config.benchmark) else ''}{config.benchmark.monitor}"
 
 
 def _size_mb(model: str, loaded: PreTrainedModel) -> float:
@@ -183,7 +230,7 @@ def _row_names(models: list[str]) -> list[str]:
     return [f"{model} #{i + 1}" for i, model in enumerate(models)]
 
 
-def _fit(trainer: Trainer, training: Training, ckpt_path: str | None) -> None:
+def _fit(trainer: Trainer, training: Training | TaskTraining, ckpt_path: str | None) -> None:
     path = str(Path(ckpt_path).expanduser()) if ckpt_path else None
     if path:
         _check_readable(path)
@@ -201,7 +248,14 @@ def _check_readable(path: str) -> None:
         )
 
 
-def _final_metrics(trainer: Trainer, training: Training) -> dict[str, float]:
+def _take_best(trainer: Trainer, training: Training | TaskTraining, best: BestStudent) -> None:
+    """Judge the student as it ended, where that was not done, and give it back its best weights."""
+    if not best.is_validated(trainer):
+        trainer.validate(training.module, datamodule=training.data, verbose=False)
+    best.restore(training.module)
+
+
+def _final_metrics(trainer: Trainer, training: Training | TaskTraining) -> dict[str, float]:
     metrics = trainer.validate(training.module, datamodule=training.data, verbose=False)
     return dict(metrics[0]) if metrics else {}
 
@@ -267,11 +321,14 @@ def _card(config: DictConfig, summary: dict[str, Any]) -> str:
     figures = "\n".join(
         f"- {name}: {value:.4g}" for name, value in summary.items() if isinstance(value, float)
     )
+    judged = is_task(config.benchmark)
+    opener = "AutoModelForSequenceClassification" if judged else "AutoModel"
+    more = "" if judged else " (or the class for its head)"
     return (
         "---\nlibrary_name: transformers\ntags: [distillation, potstill]\n---\n\n"
-        f"# Student\n\nTrained with `objective={config.objective.name}` on `{config.data.name}`; teacher: {teacher}; "
+        f"# Student\n\nTrained with `objective={config.objective.name}` on `{text_name(config)}`; teacher: {teacher}; "
         f"seed {config.seed}.\n\n{figures}\n\n"
-        "Open it with `transformers.AutoModel.from_pretrained` (or the class for its head).\n"
+        f"Open it with `transformers.{opener}.from_pretrained`{more}.\n"
     )
 
 
@@ -280,13 +337,20 @@ def _train_report(config: DictConfig, folder: Path, summary: dict[str, Any]) -> 
     blocks: list[Section] = [Table("Final figures", ["figure", "value"], figures, "")]
     metrics = read_metrics(folder / "metrics.csv")
     losses = {name: series for name, series in metrics.items() if name.startswith("train/loss")}
-    perplexities = {name: series for name, series in metrics.items() if name.endswith("perplexity")}
+    judged = is_task(config.benchmark)
+    validated = {
+        name: series
+        for name, series in metrics.items()
+        if (name.startswith("val/") and "loss" not in name if judged else name.endswith("perplexity"))
+    }
     if losses:
         blocks.append(Curves("Training loss", losses, "step", "loss", True))
-    if perplexities:
-        blocks.append(Curves("Validation perplexity", perplexities, "step", "perplexity", True))
+    if validated and judged:
+        blocks.append(Curves("Validation", validated, "step", "metric"))
+    elif validated:
+        blocks.append(Curves("Validation perplexity", validated, "step", "perplexity", True))
     blocks.append(Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True)))
-    write_report(folder, title=f"objective={config.objective.name}, {config.data.name}", sections=blocks)
+    write_report(folder, title=f"objective={config.objective.name}, {text_name(config)}", sections=blocks)
 
 
 def _comparison(config: DictConfig, rows: list[Any]) -> Table:
@@ -345,3 +409,26 @@ def _agreement_map(row: Row) -> HeatMap:
         [[values.get((theirs, ours)) for ours in across] for theirs in down],
         "Share of the positions that the intervention reaches on which both predict the same token.",
     )
+
+
+def _task_comparison(config: DictConfig, rows: list[Row]) -> Table:
+    """Every metric of every model; the share is of the monitored one, where there are labels."""
+    monitor = _monitored(config)
+    metrics = [name for name in rows[0].metrics if name.startswith("test/")]
+    columns = ["model", "parameters", "MB", "latency ms", *(name.removeprefix("test/") for name in metrics)]
+    cells = [
+        [row.name, *(row.metrics.get(key) for key in ("parameters", "size_mb", "latency_ms", *metrics))]
+        for row in rows
+    ]
+    note = f"{config.benchmark.name}; latency: one sequence, median."
+    reference = rows[0].metrics.get(monitor)
+    if reference:
+        columns.append(f"share of {rows[0].name}")
+        for row, cell in zip(rows, cells, strict=True):
+            value = row.metrics[monitor]
+            share = value / reference if config.benchmark.mode == "max" else reference / value
+            cell.append(f"{share:.1%}")
+        note += f" Share: of the reference's {config.benchmark.monitor}."
+    elif not metrics:
+        note += " No labels, so no metrics: predictions.tsv holds what is predicted."
+    return Table(f"benchmark={config.benchmark.name}", columns, cells, note)

@@ -20,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.data.corpus.composition import sources_of
+from potstill.data.tasks.composition import is_task, judged_parts, task_of, training_parts
+from potstill.data.tasks.labels import REGRESSION
 from potstill.errors import ConfigError, PotstillError
 from potstill.interchange.mappings import read_mappings
 from potstill.models.specs import (
@@ -27,6 +29,9 @@ from potstill.models.specs import (
     check_layers,
     check_pair,
     default_layers,
+    head_fault,
+    label_order,
+    read_labels,
     read_spec,
     spec_from_settings,
 )
@@ -45,6 +50,7 @@ SCHEDULES = (
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 SUPERVISED = ("mlm", "clm")
 CAUSAL = ("causal_ce", "causal_cos")
+TASKS = ("finetune",)  # objectives of task models; they train on a benchmark, not on a corpus
 
 
 def validate_train(config: DictConfig) -> None:
@@ -52,7 +58,8 @@ def validate_train(config: DictConfig) -> None:
     _check_known(config, TrainConfig)
     faults = [
         *_objective_faults(config.objective),
-        *_data_faults(config.data),
+        *_benchmark_faults(config),
+        *_data_faults(config.data, corpus=config.objective.name not in TASKS),
         *_trainer_faults(config.trainer),
         *_optimizer_faults(config),
         *_model_faults(config),
@@ -77,7 +84,12 @@ def validate_evaluate(config: DictConfig) -> None:
         faults.append("model=: name at least one folder or hub id, model=<folder> or model=[a,b]")
     if config.names is not None and len(config.names) != len(models):
         faults.append(f"names={list(config.names)}: {len(models)} models need as many names")
-    faults += _data_faults(config.data, evaluating=True, eval_file=config.benchmark.eval_file)
+    tasked = is_task(config.benchmark)
+    faults += _data_faults(
+        config.data, evaluating=True, eval_file=config.benchmark.eval_file, corpus=not tasked
+    )
+    if tasked:
+        faults += _judged_faults(config, models)
     kind = {"mlm": "masked", "clm": "causal"}.get(config.benchmark.name)
     specs = []
     for model in models:
@@ -153,6 +165,12 @@ def _objective_faults(objective: DictConfig) -> list[str]:
     for name, weight in weights.items():
         if weight is not None and not (weight >= 0 and math.isfinite(weight)):
             faults.append(f"objective.terms.{name}.weight={weight}: must be 0 or more")
+    if objective.name in TASKS:
+        return faults + [
+            f"objective.terms.{name}.weight={weight}: objective={objective.name} learns from the labels alone"
+            for name, weight in weights.items()
+            if weight
+        ]
     if all(weight == 0 for weight in weights.values()):
         faults.append(
             f"objective.terms: all weights are 0; give one of {', '.join(weights)} a weight above 0"
@@ -202,7 +220,56 @@ def _mapping_faults(interchange: DictConfig, teacher: ModelSpec, student: ModelS
     return faults
 
 
-def _data_faults(data: DictConfig, *, evaluating: bool = False, eval_file: str | None = None) -> list[str]:
+def _benchmark_faults(config: DictConfig) -> list[str]:
+    """Of what a task model is trained on, and of an objective that has or lacks a benchmark."""
+    name, benchmark = config.objective.name, config.benchmark
+    if name not in TASKS:
+        if benchmark is None:
+            return []
+        given = benchmark.get("name") or "null"
+        return [
+            f"benchmark={given}: objective={name} trains on a corpus; use objective=finetune, or benchmark=null"
+        ]
+    if not is_task(benchmark):
+        given = "null" if benchmark is None else benchmark.name
+        return [
+            f"benchmark={given}: objective={name} trains on a task; benchmark=sst2, or your own files by "
+            "benchmark=text_classification benchmark.train_file=a.tsv benchmark.eval_file=b.tsv"
+        ]
+    try:
+        task_of(benchmark)
+        parts = training_parts(benchmark, config.data.max_examples)
+        for source in (parts.train, *parts.eval.values()):
+            source.check()
+    except PotstillError as fault:
+        return [str(fault)]
+    return []
+
+
+def _judged_faults(config: DictConfig, models: list[str]) -> list[str]:
+    """Of what a task model is judged on, and of models without a head for it."""
+    faults = []
+    labels: tuple[str, ...] | None = None
+    try:
+        task = task_of(config.benchmark)
+        labels = task.labels if task.labels or task.kind == REGRESSION else None
+        for source in judged_parts(config.benchmark, config.data.max_examples).values():
+            source.check()
+    except PotstillError as fault:
+        faults.append(str(fault))
+    for model in models:
+        try:
+            found = read_labels("model", model)
+        except PotstillError:
+            continue  # told where its sizes are read
+        if found is None or (labels is not None and label_order(found, labels) is None):
+            faults.append(f"model={model}: {head_fault(found, labels)}")
+    return faults
+
+
+def _data_faults(
+    data: DictConfig, *, evaluating: bool = False, eval_file: str | None = None, corpus: bool = True
+) -> list[str]:
     faults = []
     for name, low in (
         ("batch_size", 1), ("eval_batch_size", 1), ("max_tokens", 1), ("group_size", 1), ("length_bin", 0),
@@ -231,6 +298,9 @@ def _data_faults(data: DictConfig, *, evaluating: bool = False, eval_file: str |
             faults.append(f"data.skip={data.skip}: not a regular expression ({fault})")
     if faults:
         return faults
+    faults += _writable("data.cache", Path(data.cache).expanduser())
+    if not corpus:
+        return faults
     try:
         parts = sources_of(data, eval_file=eval_file)
         wanted = [*parts.train, *parts.eval] if not evaluating else parts.eval or parts.train
@@ -238,7 +308,6 @@ def _data_faults(data: DictConfig, *, evaluating: bool = False, eval_file: str |
             source.check()
     except PotstillError as fault:
         faults.append(str(fault))
-    faults += _writable("data.cache", Path(data.cache).expanduser())
     return faults
 
 
@@ -318,7 +387,7 @@ def _model_faults(config: DictConfig) -> list[str]:
     if student.dropout is not None and not 0 <= student.dropout < 1:
         faults.append(f"student.dropout={student.dropout}: a probability, from 0 to below 1, or null")
     needs_layers = not student.model and not student.config
-    if teacher is None and name not in SUPERVISED:
+    if teacher is None and name not in SUPERVISED + TASKS:
         faults.append(
             f"teacher.model=null: objective={name} needs a teacher, a folder or hub id; "
             "train one with `objective=mlm student=bert_small`"
@@ -328,12 +397,17 @@ def _model_faults(config: DictConfig) -> list[str]:
             f"student.model=null: objective={name} trains student.model=<folder or hub id>, or a model from scratch "
             "(student=bert_small), or one made of the layers of teacher.model"
         )
+    if name in TASKS and student.config and not student.model and not (teacher or config.data.tokenizer):
+        faults.append(
+            f"data.tokenizer=null: objective={name} of a model from scratch needs a tokenizer; "
+            "data.tokenizer=<folder or hub id>"
+        )
     if teacher and needs_layers and student.layers is not None:
         try:
             check_layers(list(student.layers), teacher.depth, "student.layers")
         except PotstillError as fault:
             faults.append(str(fault))
-    if teacher and learner and student.model and name not in SUPERVISED:
+    if teacher and learner and student.model and name not in SUPERVISED + TASKS:
         faults += check_pair(teacher, learner)
     if teacher and objective.interchange is not None and not faults:
         layers = student.layers or default_layers(teacher.depth)
@@ -342,7 +416,7 @@ def _model_faults(config: DictConfig) -> list[str]:
         if objective.interchange.pairing == "in_batch" and config.data.max_tokens is None:
             faults += _pair_faults(config.data.batch_size)
     needed = {
-        "teacher.model": teacher if name not in SUPERVISED or needs_layers else None,
+        "teacher.model": teacher if name not in SUPERVISED + TASKS or needs_layers else None,
         "the student": learner,
     }
     faults += _length_faults(config.data, needed)

@@ -7,26 +7,33 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
+from torch.testing import assert_close
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     GPT2Config,
+    GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     GPT2Model,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 from transformers.utils import logging as transformers_logging
 
 from potstill.errors import ModelError
 from potstill.models import load
-from potstill.models.load import load_language_model, save_student
+from potstill.models.load import load_classifier, load_language_model, name_labels, save_student
 
 BERT = BertConfig(
     vocab_size=30,
@@ -285,3 +292,147 @@ def test_safetensors_written_elsewhere_load(save, tmp_path):
 def edit(folder, **settings):
     path = Path(folder) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+# Classifiers.
+
+NLI = ("entailment", "neutral", "contradiction")
+
+
+def classifier(model_class, config, labels):
+    torch.manual_seed(3)
+    config = type(config)(**{**config.to_dict(), "num_labels": max(len(labels), 1), "pad_token_id": 0})
+    name_labels(config, labels)
+    return model_class(config).eval()
+
+
+def logits_of(model):
+    with torch.no_grad():
+        return model(torch.tensor([[2, 5, 7, 3]])).logits
+
+
+def classifier_fault(folder, labels, need_head=True):
+    with pytest.raises(ModelError) as caught:
+        load_classifier("model", folder, labels=labels, need_head=need_head)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"model={folder}: ")
+    return message
+
+
+CLASSIFIERS = [
+    (BertForSequenceClassification, BERT),
+    (RobertaForSequenceClassification, RobertaConfig(**{**BERT.to_dict(), "model_type": "roberta"})),
+    (GPT2ForSequenceClassification, GPT2),
+]
+
+
+@pytest.mark.parametrize(("model_class", "config"), CLASSIFIERS)
+def test_a_trained_head_is_put_into_the_order_of_the_labels(save, model_class, config):
+    model = classifier(model_class, config, NLI)
+    folder = save(model)
+    same = load_classifier("model", folder, labels=NLI, need_head=True)
+    assert_close(logits_of(same), logits_of(model), atol=1e-6, rtol=0)
+    turned = load_classifier(
+        "model", folder, labels=("Contradiction", "neutral", "entailment"), need_head=True
+    )
+    assert_close(logits_of(turned), logits_of(model).flip(-1), atol=1e-6, rtol=0)
+    assert turned.config.id2label == {0: "Contradiction", 1: "neutral", 2: "entailment"}
+    assert turned.config.label2id["entailment"] == 2
+
+
+def test_labels_without_names_are_taken_in_order_and_that_is_logged(save, caplog):
+    folder = save(classifier(BertForSequenceClassification, BERT, ("LABEL_0", "LABEL_1")))
+    caplog.set_level(logging.WARNING, logger="potstill")
+    model = load_classifier("model", folder, labels=("no", "yes"), need_head=True)
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    assert caplog.messages == [
+        f"model={folder}: its labels have no names; taken to be no, yes, in this order"
+    ]
+
+
+def test_heads_of_other_labels_are_refused_where_a_trained_one_is_needed(save):
+    folder = save(classifier(BertForSequenceClassification, BERT, ("bad", "good")))
+    message = classifier_fault(folder, ("no", "yes"))
+    assert "its labels are bad, good, the data set's no, yes: they cannot be matched by name" in message
+    assert "name them in the model's order by benchmark.labels" in message
+    assert "benchmark.labels" not in classifier_fault(folder, NLI)
+    assert "the data set's one score" in classifier_fault(folder, ())
+    assert "has no trained classification head" in classifier_fault(save(BertForMaskedLM(BERT)), NLI)
+    tagging = BertForTokenClassification(BertConfig(**{**BERT.to_dict(), "num_labels": 3}))
+    assert "has no trained classification head" in classifier_fault(save(tagging), NLI)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BertForMaskedLM(BERT),
+        BertModel(BERT),
+        classifier(BertForSequenceClassification, BERT, ("a", "b")),
+        classifier(BertForSequenceClassification, BERT, ("a", "b", "c")),
+        BertForTokenClassification(BertConfig(**{**BERT.to_dict(), "num_labels": 3})),
+        classifier(RobertaForSequenceClassification, CLASSIFIERS[1][1], ("a", "b", "c")),
+        GPT2LMHeadModel(GPT2),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_another_head_is_replaced_by_a_new_one_from_the_generator(save, model, caplog):
+    folder = save(model)
+    caplog.set_level(logging.WARNING, logger="potstill")
+    heads = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        loaded = load_classifier("student.model", folder, labels=NLI, need_head=False)
+        assert loaded.config.num_labels == 3
+        heads.append(loaded.state_dict())
+    assert len(caplog.records) == 3
+    assert "a new one is initialised" in caplog.messages[0]
+    own = model.state_dict()
+    if isinstance(model, BertModel):
+        own = {f"bert.{name}": tensor for name, tensor in own.items()}
+    fresh = [
+        name for name in heads[0] if name.rpartition(".")[0] in ("classifier", "classifier.out_proj", "score")
+    ]
+    weights = [name for name in fresh if name.endswith("weight")]
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+    assert any(not torch.equal(heads[0][name], heads[2][name]) for name in weights)
+    for name in weights:
+        assert (
+            name not in own
+            or own[name].shape != heads[0][name].shape
+            or not torch.equal(own[name], heads[0][name])
+        )
+    kept = [
+        name for name in own if name in heads[0] and name not in fresh and not name.startswith("classifier")
+    ]
+    assert kept
+    assert all(torch.equal(own[name], heads[0][name]) for name in kept)
+
+
+def test_a_regression_has_one_score(save):
+    folder = save(BertForMaskedLM(BERT))
+    model = load_classifier("student.model", folder, labels=(), need_head=False)
+    assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
+    folder = save(classifier(BertForSequenceClassification, BERT, ()))
+    assert load_classifier("model", folder, labels=(), need_head=True).classifier.out_features == 1
+
+
+def test_a_classifier_with_weights_missing_is_refused(save, tmp_path):
+    folder = save(classifier(BertForSequenceClassification, BERT, NLI))
+    path = tmp_path / "model" / "model.safetensors"
+    whole = load_file(path)
+    save_file({name: tensor for name, tensor in whole.items() if name != "classifier.bias"}, path)
+    assert "1 weights are missing from the checkpoint, e.g. classifier.bias" in classifier_fault(folder, NLI)
+    layer = "bert.encoder.layer.0.output.dense.weight"
+    save_file({name: tensor for name, tensor in whole.items() if name != layer}, path)
+    assert layer in classifier_fault(folder, ("a", "b"), need_head=False)
+    edit(folder, intermediate_size=24)
+    assert "of another shape than config.json says" in classifier_fault(folder, ("a", "b"), need_head=False)
+
+
+def test_a_saved_classifier_opens_without_this_package(save, tmp_path):
+    model = load_classifier("model", save(BertForMaskedLM(BERT)), labels=NLI, need_head=False)
+    folder = save_student(model, tokenizer(), tmp_path / "student", "# A student\n")
+    opened = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert_close(logits_of(opened), logits_of(model), atol=1e-6, rtol=0)
+    assert opened.config.id2label == dict(enumerate(NLI))

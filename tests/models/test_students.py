@@ -2,9 +2,16 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, DistilBertForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    DistilBertForMaskedLM,
+)
 
 from potstill.errors import ConfigError, ModelError
+from potstill.models.load import name_labels
 from potstill.models.specs import ARCHITECTURES
 from potstill.models.students import (
     check_tokens,
@@ -181,6 +188,35 @@ def test_window_and_full_attention_follow_their_blocks():
     assert student.config.layer_types == ["full_attention", "sliding_attention"]
 
 
+@pytest.mark.parametrize("source", ARCHITECTURES)
+def test_a_classifier_of_all_layers_is_the_teacher(source):
+    teacher = classifier_of(source)
+    student = student_from_layers(teacher, range(4))
+    assert type(student) is type(teacher)
+    assert student.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+    assert_close(logits_of(student), logits_of(teacher), atol=1e-5, rtol=1e-5)
+
+
+def test_a_distilbert_of_a_classifier_has_its_last_layer_and_its_labels():
+    teacher = classifier_of("bert")
+    student = student_from_layers(teacher, [0, 3], architecture="distilbert")
+    assert student.config.architectures is None or "Distil" in student.config.architectures[0]
+    assert type(student).__name__ == "DistilBertForSequenceClassification"
+    assert student.config.id2label == teacher.config.id2label
+    assert torch.equal(student.classifier.weight, teacher.classifier.weight)
+    assert logits_of(student).shape == (2, 3)
+    with pytest.raises(ConfigError, match="vocab_transform=false"):
+        student_from_layers(teacher, [0, 3], vocab_transform=False)
+
+
+def classifier_of(model_type):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, vocab_size=40, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+                                  num_labels=3, **SIZES[model_type])  # fmt: skip
+    name_labels(config, ["no", "yes", "maybe"])
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
 TOKENS = {"vocab_size": 50, "pad_token_id": 3, "cls_token_id": 4, "sep_token_id": 5}
 
 
@@ -197,6 +233,17 @@ def test_from_scratch_takes_the_tokenizers_facts(model_type):
     torch.manual_seed(1)
     again = student_from_config(settings, **TOKENS)
     assert_close(again.state_dict(), model.state_dict(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"), [(("a", "b", "c"), "single_label_classification"), ((), "regression")]
+)
+def test_a_classifier_from_scratch(labels, problem):
+    model = student_from_config({"model_type": "bert"} | SIZES["bert"], **TOKENS, labels=labels)
+    assert type(model).__name__ == "BertForSequenceClassification"
+    assert model.classifier.out_features == model.config.num_labels == max(len(labels), 1)
+    assert model.config.problem_type == problem
+    assert tuple(model.config.id2label.values()) == (labels or ("score",))
 
 
 def test_what_the_settings_give_wins():

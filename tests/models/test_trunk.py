@@ -6,6 +6,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     BertConfig,
     GPTNeoXConfig,
 )
@@ -44,13 +45,14 @@ CASES = {
 }
 
 
-def tiny(case, attention="sdpa"):
+def tiny(case, attention="sdpa", auto=None, **further):
     model_type, settings = CASES[case]
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        model_type, vocab_size=40, pad_token_id=PAD, bos_token_id=0, eos_token_id=2, **settings
+        model_type, vocab_size=40, pad_token_id=PAD, bos_token_id=0, eos_token_id=2, **settings, **further
     )
-    auto = AutoModelForMaskedLM if ARCHITECTURES[model_type].kind == "masked" else AutoModelForCausalLM
+    masked = ARCHITECTURES[model_type].kind == "masked"
+    auto = auto or (AutoModelForMaskedLM if masked else AutoModelForCausalLM)
     model = auto.from_config(config, attn_implementation=attention).eval()
     # Fresh biases are zero and norms one: randomise, so that a forgotten one shows.
     with torch.no_grad():
@@ -94,6 +96,50 @@ def test_agrees_with_the_whole_model(case, attention):
     for index in range(trunk.depth - 1):
         assert_close(output.hidden[index], expected.hidden_states[index + 1], atol=1e-5, rtol=1e-5)
     assert_close(trunk.finish(output.hidden[trunk.depth - 1]), output.last_hidden_BLD)
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_the_classification_head_agrees_with_the_whole_model(case):
+    model = tiny(case, auto=AutoModelForSequenceClassification, num_labels=3)
+    trunk, batch = trunk_of(model), padded_batch()
+    types = torch.randint(0, 2, batch["input_ids"].shape, generator=torch.Generator().manual_seed(5))
+    for given in ({}, {"token_type_ids": types} if trunk.token_types > 1 else {}):
+        output = trunk.encode(*batch.values(), token_type_ids_BL=given.get("token_type_ids"))
+        logits = trunk.classify(output.last_hidden_BLD, batch["attention_mask"])
+        assert logits.shape == (3, 3)
+        assert_close(logits, model(**batch, **given).logits, atol=1e-5, rtol=1e-5)
+    whole = {"input_ids": batch["input_ids"][:1]}
+    assert_close(
+        trunk.classify(trunk.encode(input_ids_BL=whole["input_ids"]).last_hidden_BLD),
+        model(**whole).logits, atol=1e-5, rtol=1e-5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["bert", "roberta", "distilbert", "gpt2"])
+def test_gradients_of_a_classifier_agree(case):
+    model, batch = tiny(case, auto=AutoModelForSequenceClassification, num_labels=2).train(), padded_batch()
+    trunk = trunk_of(model)
+
+    def gradients(logits):
+        model.zero_grad()
+        logits.square().sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    torch.manual_seed(7)
+    expected = gradients(model(**batch).logits)
+    torch.manual_seed(7)
+    found = gradients(trunk.classify(trunk.encode(*batch.values()).last_hidden_BLD, batch["attention_mask"]))
+    assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_without_the_head_or_without_token_types_says_so():
+    batch = padded_batch()
+    trunk = trunk_of(tiny("bert"))
+    with pytest.raises(ModelError, match="BertForMaskedLM has no head for sequence classification"):
+        trunk.classify(trunk.encode(*batch.values()).last_hidden_BLD)
+    with pytest.raises(ModelError, match="distilbert has no token types"):
+        trunk_of(tiny("distilbert")).embed(*batch.values(), torch.zeros_like(batch["input_ids"]))
 
 
 @pytest.mark.parametrize("case", CASES)

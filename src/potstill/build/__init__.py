@@ -23,6 +23,7 @@ from potstill.build.models import (
     build_schedule,
     compile_blocks,
 )
+from potstill.build.tasks import TaskEvaluation, TaskTraining, build_task_evaluation, build_task_training
 from potstill.build.trainer import build_callbacks, build_loggers, build_trainer
 from potstill.data.corpus.composition import sources_of
 from potstill.data.corpus.datamodule import CorpusDataModule
@@ -37,10 +38,14 @@ from potstill.objectives.language import HARD, LanguageObjective
 
 __all__ = [
     "Evaluation",
+    "TaskEvaluation",
+    "TaskTraining",
     "Training",
     "build_callbacks",
     "build_evaluation",
     "build_loggers",
+    "build_task_evaluation",
+    "build_task_training",
     "build_trainer",
     "build_training",
 ]
@@ -55,6 +60,11 @@ class Training:
     vocabulary: Vocabulary
     corpus: Corpus
     teacher_parameters: int | None
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """Counts of the corpus."""
+        return self.corpus.describe()
 
 
 def build_training(config: DictConfig) -> Training:

@@ -41,19 +41,33 @@ def build_models(
             attention=config.teacher.attention,
         )
     student = _build_student(config, teacher, vocabulary)
-    for key, model in (("teacher.model", teacher), ("student", student)):
-        if model is not None and vocabulary.size > model.config.vocab_size:
-            raise DataError(
-                f"data.tokenizer={vocabulary.path}: has {vocabulary.size} tokens, {key} knows "
-                f"{model.config.vocab_size}; use the tokenizer that the model was trained with"
-            )
+    if teacher is not None:
+        check_vocabulary(vocabulary, "teacher.model", teacher)
+    check_vocabulary(vocabulary, "student", student)
     if teacher is not None:
         check_tokens(teacher, student)
-    s = config.student
-    freeze(student, positions=s.freeze_positions, token_types=s.freeze_token_types)
-    if s.dropout is not None:
-        set_dropout(student, s.dropout)
+    prepare_student(config.student, student)
     return teacher, student
+
+
+def check_vocabulary(vocabulary: Vocabulary, key: str, model: PreTrainedModel) -> None:
+    """A model has to know every token.
+
+    Raises:
+        DataError: the tokenizer has more than the model.
+    """
+    if vocabulary.size > model.config.vocab_size:
+        raise DataError(
+            f"data.tokenizer={vocabulary.path}: has {vocabulary.size} tokens, {key} knows "
+            f"{model.config.vocab_size}; use the tokenizer that the model was trained with"
+        )
+
+
+def prepare_student(settings: DictConfig, student: PreTrainedModel) -> None:
+    """Freeze what stays as it is, and set the dropout."""
+    freeze(student, positions=settings.freeze_positions, token_types=settings.freeze_token_types)
+    if settings.dropout is not None:
+        set_dropout(student, settings.dropout)
 
 
 def _build_student(

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from potstill.build.instantiate import make
 from potstill.callbacks import AtomicCheckpointIO, LastCheckpoint, Throughput, progress_bar
+from potstill.data.tasks.composition import text_name
 from potstill.errors import ConfigError
 from potstill.tracking import make_loggers
 
@@ -26,7 +27,7 @@ def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
         project=logger.project,
         run=logger.run,
         group=logger.group,
-        tags=[*logger.tags, config.objective.name, config.data.name],
+        tags=[*logger.tags, config.objective.name, text_name(config)],
         mode=logger.mode,
         config=OmegaConf.to_container(config, resolve=True),
     )

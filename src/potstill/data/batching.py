@@ -7,6 +7,7 @@ or ranks, and a run resumes at any step.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,6 +122,25 @@ def _shuffle_groups(order: Ints, bounds: Ints, rng: np.random.Generator) -> Epoc
     shuffled = [groups[i] for i in rng.permutation(len(groups) - 1)] + groups[-1:]
     sizes = np.array([len(group) for group in shuffled], dtype=np.int64)
     return EpochPlan(np.concatenate(shuffled), np.append(0, np.cumsum(sizes)))
+
+
+class StepSampler:
+    """(epoch, step) pairs of one epoch, from where the steps already done lead to.
+
+    They are asked for when iteration begins: Lightning may build the loader before it restores a checkpoint.
+    """
+
+    def __init__(self, steps: int, done: Callable[[], int]):
+        """Go through epochs of `steps` steps; `done()` says how many steps lie behind."""
+        self.steps, self.done = steps, done
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, start = divmod(self.done(), self.steps)
+        for step in range(start, self.steps):
+            yield epoch, step
+
+    def __len__(self) -> int:
+        return self.steps
 
 
 def micro_batches(

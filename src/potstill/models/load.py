@@ -1,4 +1,4 @@
-"""Language models from and to disk, with every fault of a checkpoint as one line."""
+"""Language models and classifiers from and to disk, with every fault of a checkpoint as one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,29 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
 from potstill.errors import ModelError
-from potstill.models.specs import Kind, hub_answers, local_folder, no_network, read_spec
+from potstill.models.specs import (
+    Kind,
+    head_fault,
+    hub_answers,
+    label_order,
+    labels_from_settings,
+    local_folder,
+    no_network,
+    read_settings,
+    read_spec,
+    spec_from_settings,
+    unnamed,
+)
+from potstill.models.trunk import view_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +96,77 @@ def load_language_model(
         )
     settings = {"dtype": dtype, "attn_implementation": attention}
     with _quiet_transformers():
-        model, report = _from_pretrained(key, value, spec.kind, settings)
+        model, report = _from_pretrained(key, value, AUTO_CLASSES[spec.kind], settings)
     _check_report(f"{key}={value}", model, report, need_head)
     return model
+
+
+def load_classifier(
+    key: str,
+    value: str,
+    *,
+    labels: Sequence[str],
+    need_head: bool,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+) -> PreTrainedModel:
+    """Load a model with a head for sequence classification, in evaluation mode as transformers gives it.
+
+    A trained head that tells the same labels apart is kept; where its order is another one, its rows are put into the
+    order of `labels`, by name. Weights are read as by `load_language_model`.
+
+    Args:
+        key: configuration key that names the model, for messages.
+        value: folder, or hub id.
+        labels: names of the data set's labels, by number; empty for a regression, whose head gives one score.
+        need_head: the checkpoint must bring a trained head of these labels (teachers, models that are judged).
+            Otherwise one that is missing or of other labels is newly initialised from torch's generator, and that is
+            logged.
+        dtype: of the weights.
+        attention: attention implementation of transformers.
+
+    Raises:
+        ModelError: as `load_language_model`; no trained head of these labels where one is needed.
+    """
+    label = f"{key}={value}"
+    settings = read_settings(key, value)
+    spec_from_settings(settings, label)
+    found = labels_from_settings(settings)
+    order = None if found is None else label_order(found, labels)
+    if order is None and need_head:
+        raise ModelError(f"{label}: {head_fault(found, labels)}")
+    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+    if order is None:
+        arguments["num_labels"] = max(len(labels), 1)
+    with _quiet_transformers():
+        model, report = _from_pretrained(key, value, AutoModelForSequenceClassification, arguments)
+        _check_classifier_report(label, model, report, trained=order is not None)
+        if order is None:
+            _new_head(model)
+    if order is None:
+        old = (
+            "no trained classification head"
+            if found is None
+            else f"a head of other labels ({', '.join(found)})"
+        )
+        logger.warning("%s: %s in the checkpoint; a new one is initialised", label, old)
+    elif labels and found is not None and unnamed(found):
+        logger.warning(
+            "%s: its labels have no names; taken to be %s, in this order", label, ", ".join(labels)
+        )
+    elif order != sorted(order):
+        _reorder_head(model, order)
+        logger.info("%s: its labels are put into the order %s", label, ", ".join(labels))
+    name_labels(model.config, labels)
+    return model
+
+
+def name_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
+    """Have a model's configuration say what its head tells apart; empty labels are a regression's."""
+    names = list(labels) or ["score"]
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    config.problem_type = "single_label_classification" if labels else "regression"
 
 
 def save_student(
@@ -122,13 +205,13 @@ def save_student(
 
 
 def _from_pretrained(
-    key: str, value: str, kind: Kind, settings: dict[str, Any]
+    key: str, value: str, auto_class: Any, settings: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     folder = local_folder(key, value)
     source = str(folder) if folder else value
 
     def load(local_files_only: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
-        return AUTO_CLASSES[kind].from_pretrained(
+        return auto_class.from_pretrained(
             source,
             output_loading_info=True,
             # Reported by us, by name; transformers would raise without saying which.
@@ -155,17 +238,10 @@ def _from_pretrained(
 
 def _check_report(label: str, model: PreTrainedModel, report: dict[str, Any], need_head: bool) -> None:
     """Judge what was missing: the encoder must be complete, the head only where it is needed."""
-    if mismatched := sorted(report["mismatched_keys"]):
-        name, found, expected = mismatched[0]
-        raise ModelError(
-            f"{label}: {len(mismatched)} weights are of another shape than config.json says, "
-            f"e.g. {name}: {tuple(found)}, expected {tuple(expected)}"
-        )
+    _check_shapes(label, report["mismatched_keys"])
     # Tied weights are not saved and not in the report.
     missing = sorted(report["missing_keys"])
-    base = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
-    if base:
-        raise ModelError(f"{label}: {len(base)} weights are missing from the checkpoint, e.g. {base[0]}")
+    _check_complete(label, [name for name in missing if name.startswith(f"{model.base_model_prefix}.")])
     if missing and need_head:
         raise ModelError(
             f"{label}: has no trained LM head ({missing[0]} is missing): "
@@ -173,6 +249,52 @@ def _check_report(label: str, model: PreTrainedModel, report: dict[str, Any], ne
         )
     if missing:
         logger.warning("%s: no trained LM head in the checkpoint; a new one is initialised", label)
+
+
+def _check_classifier_report(
+    label: str, model: PreTrainedModel, report: dict[str, Any], trained: bool
+) -> None:
+    """Judge what was missing: all but the classification head must be there, and that too where it is a trained one."""
+    head = () if trained else tuple(f"{name}." for name in view_of(model).classifier_modules)
+    _check_shapes(label, [entry for entry in report["mismatched_keys"] if not entry[0].startswith(head)])
+    _check_complete(label, sorted(name for name in report["missing_keys"] if not name.startswith(head)))
+
+
+def _check_shapes(label: str, mismatched: Collection[Any]) -> None:
+    if mismatched:
+        name, found, expected = sorted(mismatched)[0]
+        raise ModelError(
+            f"{label}: {len(mismatched)} weights are of another shape than config.json says, "
+            f"e.g. {name}: {tuple(found)}, expected {tuple(expected)}"
+        )
+
+
+def _check_complete(label: str, missing: list[str]) -> None:
+    if missing:
+        raise ModelError(
+            f"{label}: {len(missing)} weights are missing from the checkpoint, e.g. {missing[0]}"
+        )
+
+
+def _new_head(model: PreTrainedModel) -> None:
+    """Initialise the classification head anew: a checkpoint of another task may have filled it.
+
+    A pooler that the checkpoint has stays: it is part of the base model.
+    """
+    fresh = type(model)(model.config)
+    base = f"{model.base_model_prefix}."
+    for name in view_of(model).classifier_modules:
+        if not name.startswith(base):
+            model.get_submodule(name).load_state_dict(fresh.get_submodule(name).state_dict())
+
+
+def _reorder_head(model: PreTrainedModel, order: list[int]) -> None:
+    """Put the rows of the head's last layer into another order."""
+    last = model.get_submodule(view_of(model).classifier_modules[-1])
+    rows: Any = getattr(last, "out_proj", last)
+    for parameter in (rows.weight, rows.bias):
+        if parameter is not None:
+            parameter.data = parameter.data[order].clone()
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:

@@ -13,17 +13,19 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    AutoModelForSequenceClassification,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    DistilBertForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from potstill.errors import ConfigError, ModelError
-from potstill.models.load import AUTO_CLASSES
+from potstill.models.load import AUTO_CLASSES, name_labels
 from potstill.models.specs import ARCHITECTURES, check_layers, unknown_architecture, vocabularies_fit
-from potstill.models.trunk import view_of
+from potstill.models.trunk import is_classifier, view_of
 
 State = dict[str, Tensor]
 
@@ -45,7 +47,10 @@ _BERT_TO_DISTILBERT = {
     "cls.predictions.transform.dense": "vocab_transform",
     "cls.predictions.transform.LayerNorm": "vocab_layer_norm",
     "cls.predictions.decoder": "vocab_projector",
+    "classifier": "classifier",
 }
+# Parts of a classification head that have no counterpart in the teacher's.
+_OWN_HEAD = {"distilbert": ("pre_classifier.",)}
 
 
 def student_from_layers(
@@ -59,10 +64,11 @@ def student_from_layers(
     """Make a shallower student out of a teacher's blocks, embeddings and head (Sanh et al. 2019, section 3).
 
     With all layers the student computes what the teacher computes, up to rounding. Its weights are float32
-    copies.
+    copies. (The classification heads of BERT and DistilBERT differ: there the student gets the last layer, and its
+    `pre_classifier` stays newly initialised.)
 
     Args:
-        teacher: a language model.
+        teacher: a language model, or a classifier.
         layers: blocks of the teacher, increasing, counted from 0.
         architecture: `model_type` of the student; default the teacher's. BERT can also give `distilbert`.
         vocab_transform: copy the head's transform; otherwise it stays newly initialised from torch's
@@ -89,10 +95,13 @@ def student_from_layers(
             f"student.architecture={target}: a {source} teacher's layers cannot be turned into it; "
             f"expected {source} itself, or one of: {known}"
         )
-    transform = tuple(f"{name}." for name in view_of(student).head_modules)
+    judges = is_classifier(teacher)
+    transform = () if judges else tuple(f"{name}." for name in view_of(student).head_modules)
     if not (vocab_transform or transform):
         raise ConfigError(f"student.vocab_transform=false: the head of {target} has no transform")
     fresh = () if vocab_transform else transform
+    if judges and source != target:
+        fresh = _OWN_HEAD[target]
     state = {name: tensor for name, tensor in state.items() if not name.startswith(fresh)}
     missing, unexpected = student.load_state_dict(state, strict=False)
     if unexpected or not all(name.startswith(fresh) for name in missing):
@@ -109,6 +118,7 @@ def student_from_config(
     eos_token_id: int | None = None,
     cls_token_id: int | None = None,
     sep_token_id: int | None = None,
+    labels: Sequence[str] | None = None,
     key: str = "student.config",
 ) -> PreTrainedModel:
     """Make a student from scratch, initialised from torch's generator.
@@ -123,6 +133,7 @@ def student_from_config(
         eos_token_id: end of sequence.
         cls_token_id: classification token.
         sep_token_id: separator.
+        labels: make a classifier of these, or, where empty, one that gives a score; None: a language model.
         key: configuration key of the settings, for messages.
 
     Returns:
@@ -144,8 +155,13 @@ def student_from_config(
         "eos_token_id": sep_token_id if eos_token_id is None else eos_token_id,
     }
     try:
-        config = AutoConfig.for_model(model_type, **(tokens | arguments))
-        return AUTO_CLASSES[ARCHITECTURES[model_type].kind].from_config(config)
+        if labels is None:
+            config = AutoConfig.for_model(model_type, **(tokens | arguments))
+            return AUTO_CLASSES[ARCHITECTURES[model_type].kind].from_config(config)
+        outputs = {"num_labels": max(len(labels), 1)}
+        config = AutoConfig.for_model(model_type, **(tokens | outputs | arguments))
+        name_labels(config, labels)
+        return AutoModelForSequenceClassification.from_config(config)
     # A KeyError is the table of activations', an AssertionError nn.Embedding's (padding index).
     except (ValueError, TypeError, KeyError, AssertionError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
@@ -256,7 +272,8 @@ def _bert_to_distilbert(teacher: PreTrainedModel, layers: list[int]) -> tuple[Pr
             f"DistilBERT's is {_DISTILBERT_NORM_EPS}: its layers would compute "
             "something else; expected student.architecture=bert"
         )
-    student = DistilBertForMaskedLM(
+    student_class = DistilBertForSequenceClassification if is_classifier(teacher) else DistilBertForMaskedLM
+    student = student_class(
         DistilBertConfig(
             vocab_size=config.vocab_size,
             max_position_embeddings=config.max_position_embeddings,
@@ -272,6 +289,9 @@ def _bert_to_distilbert(teacher: PreTrainedModel, layers: list[int]) -> tuple[Pr
             bos_token_id=config.bos_token_id,
             eos_token_id=config.eos_token_id,
             tie_word_embeddings=config.tie_word_embeddings,
+            id2label=config.id2label,
+            label2id=config.label2id,
+            problem_type=config.problem_type,
         )
     )
     student.config._attn_implementation = config._attn_implementation

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, arange
 from torch.nn.attention.flex_attention import BlockMask
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, relu
 from transformers import PreTrainedModel
 from transformers.masking_utils import (
     create_bidirectional_mask,
@@ -23,8 +23,15 @@ from transformers.masking_utils import (
 )
 
 from potstill.errors import ModelError
-from potstill.models.specs import Kind, ModelSpec, spec_from_settings, unknown_architecture
+from potstill.models.specs import (
+    CLASSIFIER_SUFFIX,
+    Kind,
+    ModelSpec,
+    spec_from_settings,
+    unknown_architecture,
+)
 
+Step = str | Callable[[Tensor], Tensor]
 # In the form the attention implementation takes; None where it needs none.
 Mask = Tensor | BlockMask | None
 
@@ -67,18 +74,23 @@ class View:
     """Where an architecture keeps its parts.
 
     Attributes:
-        embed: (base model, ids, mask) -> flow.
+        embed: (base model, ids, mask, token types) -> flow; token types are None where there are none.
         blocks: name of the list of blocks in the base model.
         norm: name of the final norm in the base model, if it has one.
         head: steps before the vocabulary projection: names in the whole model, or plain functions.
+        classifier: steps of the head for sequence classification, likewise; the first takes the last hidden states
+            (batch, length, width), or those of each sequence's last token (batch, width) where `pools_last`.
+        pools_last: the classification head reads the last token of a sequence, not the first.
         positions: name of the learnt position embeddings in the base model, if it has them.
         token_types: name of the token-type embeddings in the base model, if it has them.
     """
 
-    embed: Callable[[Any, Tensor, Tensor | None], Flow]
+    embed: Callable[[Any, Tensor, Tensor | None, Tensor | None], Flow]
     blocks: str
     norm: str | None = None
-    head: tuple[str | Callable[[Tensor], Tensor], ...] = ()
+    head: tuple[Step, ...] = ()
+    classifier: tuple[Step, ...] = ()
+    pools_last: bool = False
     positions: str | None = None
     token_types: str | None = None
 
@@ -87,9 +99,17 @@ class View:
         """Names of the steps of the head that have parameters or are modules."""
         return tuple(step for step in self.head if isinstance(step, str))
 
+    @property
+    def classifier_modules(self) -> tuple[str, ...]:
+        """Names of the steps of the classification head that have parameters or are modules."""
+        return tuple(step for step in self.classifier if isinstance(step, str))
 
-def _embed_encoder(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None) -> Flow:
-    hidden = base.embeddings(input_ids=input_ids_BL)
+
+def _embed_encoder(
+    base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, token_type_ids_BL: Tensor | None
+) -> Flow:
+    types = {} if token_type_ids_BL is None else {"token_type_ids": token_type_ids_BL}
+    hidden = base.embeddings(input_ids=input_ids_BL, **types)
     # ELECTRA's embeddings may be narrower than its blocks.
     if hasattr(base, "embeddings_project"):
         hidden = base.embeddings_project(hidden)
@@ -99,7 +119,7 @@ def _embed_encoder(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | 
     return Flow(hidden, (mask,) * base.config.num_hidden_layers, {})
 
 
-def _embed_gpt2(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None) -> Flow:
+def _embed_gpt2(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, _: Tensor | None) -> Flow:
     inputs = base.wte(input_ids_BL)
     position_ids = arange(inputs.shape[1], device=inputs.device)[None]
     mask = create_causal_mask(
@@ -113,7 +133,9 @@ def _embed_gpt2(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | Non
     return Flow(hidden, (mask,) * base.config.num_hidden_layers, {"position_ids": position_ids})
 
 
-def _embed_rotary(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None) -> Flow:
+def _embed_rotary(
+    base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, _: Tensor | None
+) -> Flow:
     config = base.config
     hidden = base.embed_tokens(input_ids_BL)
     position_ids = arange(hidden.shape[1], device=hidden.device)[None]
@@ -142,14 +164,31 @@ def _attention_kinds(config: Any) -> list[str]:
     return ["full_attention" if window is None else "sliding_attention"] * config.num_hidden_layers
 
 
-_ENCODER = {"positions": "embeddings.position_embeddings", "token_types": "embeddings.token_type_embeddings"}
+def _first_token(hidden_BLD: Tensor) -> Tensor:
+    return hidden_BLD[:, 0]
+
+
+_ENCODER: dict[str, Any] = {
+    "positions": "embeddings.position_embeddings",
+    "token_types": "embeddings.token_type_embeddings",
+}
 _ROBERTA = View(
-    _embed_encoder, "encoder.layer", head=("lm_head.dense", gelu, "lm_head.layer_norm"), **_ENCODER
+    _embed_encoder,
+    "encoder.layer",
+    head=("lm_head.dense", gelu, "lm_head.layer_norm"),
+    classifier=("classifier",),
+    **_ENCODER,
 )
-_LLAMA = View(_embed_rotary, "layers", norm="norm")
+_LLAMA = View(_embed_rotary, "layers", norm="norm", classifier=("score",), pools_last=True)
 
 VIEWS: dict[str, View] = {
-    "bert": View(_embed_encoder, "encoder.layer", head=("cls.predictions.transform",), **_ENCODER),
+    "bert": View(
+        _embed_encoder,
+        "encoder.layer",
+        head=("cls.predictions.transform",),
+        classifier=("bert.pooler", "dropout", "classifier"),
+        **_ENCODER,
+    ),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
@@ -157,10 +196,17 @@ VIEWS: dict[str, View] = {
         _embed_encoder,
         "transformer.layer",
         head=("vocab_transform", "activation", "vocab_layer_norm"),
+        classifier=(_first_token, "pre_classifier", relu, "dropout", "classifier"),
         positions="embeddings.position_embeddings",
     ),
-    "electra": View(_embed_encoder, "encoder.layer", head=("generator_predictions",), **_ENCODER),
-    "gpt2": View(_embed_gpt2, "h", norm="ln_f", positions="wpe"),
+    "electra": View(
+        _embed_encoder,
+        "encoder.layer",
+        head=("generator_predictions",),
+        classifier=("classifier",),
+        **_ENCODER,
+    ),
+    "gpt2": View(_embed_gpt2, "h", norm="ln_f", positions="wpe", classifier=("score",), pools_last=True),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
@@ -225,14 +271,33 @@ class Trunk:
         """The longest sequence, in tokens."""
         return self.spec.max_length
 
-    def embed(self, input_ids_BL: Tensor, attention_mask_BL: Tensor | None = None) -> Flow:
+    @property
+    def token_types(self) -> int:
+        """How many types of tokens the embeddings tell apart; 0 where they know none."""
+        if self.view.token_types is None:
+            return 0
+        table: Any = self.model.base_model.get_submodule(self.view.token_types)
+        return int(table.num_embeddings)
+
+    def embed(
+        self,
+        input_ids_BL: Tensor,
+        attention_mask_BL: Tensor | None = None,
+        token_type_ids_BL: Tensor | None = None,
+    ) -> Flow:
         """Embed token ids and prepare what the blocks need.
 
         Args:
             input_ids_BL: token ids, (batch, length).
             attention_mask_BL: 1 for tokens, 0 for padding, (batch, length); None if nothing is padded.
+            token_type_ids_BL: 0 for the first text, 1 for the second, (batch, length); None: all are of the first.
+
+        Raises:
+            ModelError: token types are given and the architecture has none.
         """
-        return self.view.embed(self.model.base_model, input_ids_BL, attention_mask_BL)
+        if token_type_ids_BL is not None and self.view.token_types is None:
+            raise ModelError(f"{self.spec.model_type} has no token types; give none")
+        return self.view.embed(self.model.base_model, input_ids_BL, attention_mask_BL, token_type_ids_BL)
 
     def blocks(
         self, flow: Flow, start: int = 0, stop: int | None = None, keep: Collection[int] = ()
@@ -300,8 +365,32 @@ class Trunk:
         projection = self._projection()
         return projection.weight, projection.bias
 
+    def classify(self, last_hidden_BLD: Tensor, attention_mask_BL: Tensor | None = None) -> Tensor:
+        """The model's own head for sequence classification.
+
+        Args:
+            last_hidden_BLD: after the final norm, (batch, length, width).
+            attention_mask_BL: 1 for tokens, 0 for padding, (batch, length); None if nothing is padded. Tells a causal
+                model where a sequence ends.
+
+        Returns:
+            Logits of the labels, or a score, (batch, labels).
+
+        Raises:
+            ModelError: the model has no head for sequence classification.
+        """
+        if not is_classifier(self.model):
+            raise ModelError(f"{type(self.model).__name__} has no head for sequence classification")
+        hidden = _last_token(last_hidden_BLD, attention_mask_BL) if self.view.pools_last else last_hidden_BLD
+        steps = [self.model.get_submodule(s) if isinstance(s, str) else s for s in self.view.classifier]
+        return reduce(lambda state, step: step(state), steps, hidden)
+
     def encode(
-        self, input_ids_BL: Tensor, attention_mask_BL: Tensor | None = None, keep: Collection[int] = ()
+        self,
+        input_ids_BL: Tensor,
+        attention_mask_BL: Tensor | None = None,
+        keep: Collection[int] = (),
+        token_type_ids_BL: Tensor | None = None,
     ) -> TrunkOutput:
         """Embed, run all blocks, finish.
 
@@ -309,8 +398,10 @@ class Trunk:
             input_ids_BL: token ids, (batch, length).
             attention_mask_BL: 1 for tokens, 0 for padding, (batch, length); None if nothing is padded.
             keep: blocks whose output is wanted.
+            token_type_ids_BL: as for `embed`.
         """
-        hidden_BLD, kept = self.blocks(self.embed(input_ids_BL, attention_mask_BL), keep=keep)
+        flow = self.embed(input_ids_BL, attention_mask_BL, token_type_ids_BL)
+        hidden_BLD, kept = self.blocks(flow, keep=keep)
         return TrunkOutput(self.finish(hidden_BLD), kept)
 
     def _projection(self) -> Any:
@@ -318,6 +409,20 @@ class Trunk:
         if projection is None:
             raise ModelError(f"{type(self.model).__name__} has no language-model head")
         return projection
+
+
+def _last_token(hidden_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
+    """States of the last real token of each sequence, (batch, width)."""
+    if attention_mask_BL is None:
+        return hidden_BLD[:, -1]
+    places = arange(hidden_BLD.shape[1], device=hidden_BLD.device)
+    last = (places * attention_mask_BL.ne(0)).argmax(-1)
+    return hidden_BLD[arange(len(last), device=last.device), last]
+
+
+def is_classifier(model: PreTrainedModel) -> bool:
+    """Whether a model has a head for sequence classification."""
+    return type(model).__name__.endswith(CLASSIFIER_SUFFIX)
 
 
 def trunk_of(model: PreTrainedModel) -> Trunk:

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
-import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
-from potstill.errors import CheckpointError, TrainingError
 from potstill.interchange.agreement import interchange_agreement
 from potstill.interchange.mappings import mapping_names
 from potstill.models.trunk import trunk_of
+from potstill.modules.steps import MakeOptimizer, MakeSchedule, StudentModule
 from potstill.objectives.language import HARD, LanguageObjective, label_nll, reached_positions
 
-MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
-MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
-
-TEACHER_PREFIX = "teacher."
 AGREEMENT = ("interchange_agreement", "interchange_kl")
 
 
-class LanguageDistillation(LightningModule):
+class LanguageDistillation(StudentModule):
     """A teacher-student pair, or a single student, under a `LanguageObjective`.
 
-    One `training_step` is one optimizer step: it runs the step's micro-batches itself, so that every loss is divided
-    by the positions of the whole step (Lightning's own accumulation would divide by each micro-batch's).
+    One `training_step` is one optimizer step.
 
     Args:
         student: trained.
@@ -51,11 +42,8 @@ class LanguageDistillation(LightningModule):
         schedule: MakeSchedule | None = None,
         clip: float | None = None,
     ):
-        super().__init__()
-        self.automatic_optimization = False
-        self.student, self.teacher = student, teacher
-        self.objective, self.clip = objective, clip
-        self._make_optimizer, self._make_schedule = optimizer, schedule
+        super().__init__(student, objective, optimizer=optimizer, schedule=schedule, clip=clip)
+        self.teacher = teacher
         self._student_trunk = trunk_of(student)
         self._teacher_trunk = trunk_of(teacher) if teacher is not None else None
         if teacher is not None:
@@ -71,7 +59,6 @@ class LanguageDistillation(LightningModule):
         # So that they move with the module, and are summed over ranks.
         self._registered = nn.ModuleList([*self._sums.values(), *self._positions.values()])
         self._teacher_perplexity: float | None = None
-        self.last_step: dict[str, float] = {}
 
     def train(self, mode: bool = True) -> LanguageDistillation:
         """The student's mode; the teacher stays in evaluation mode."""
@@ -81,71 +68,19 @@ class LanguageDistillation(LightningModule):
         return self
 
     def on_train_start(self) -> None:
-        """`from_pretrained` gives evaluation mode, and Lightning's fit keeps what it finds: set both, and check."""
-        self.train()
-        assert self.student.training
+        """Set and check the modes of both."""
+        super().on_train_start()
         assert self.teacher is None or not (
             self.teacher.training or any(p.requires_grad for p in self.teacher.parameters())
         )
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step over all micro-batches of `batch`."""
-        torch.manual_seed(
-            batch.seed + self.global_rank
-        )  # dropout is a function of the step: resuming is exact
-        optimizer = self.optimizers()
-        world = self.trainer.world_size
         denominators = self.objective.denominators(batch)
-        totals: dict[str, Tensor] = {}
-        for i, micro in enumerate(batch.micro):
-            with self._sync(last=i == len(batch.micro) - 1):
-                share = self.objective(self._student_trunk, self._teacher_trunk, micro, denominators)
-                # Data parallelism averages gradients over ranks, but the shares add up.
-                self.manual_backward(share.loss * world)
-            for name, value in {"loss": share.loss.detach(), **share.terms}.items():
-                totals[name] = totals[name] + value if name in totals else value
-        self._step(optimizer, totals)
-
-    def _step(self, optimizer: Any, totals: dict[str, Tensor]) -> None:
-        norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.clip or math.inf)
-        names = [*totals, "grad_norm"]
-        shares = torch.stack(list(totals.values()))
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(shares)  # each rank has its share of the step's means
-        # One wait for the device.
-        values = dict(zip(names, [*shares.tolist(), float(norm)], strict=True))
-        bad = [
-            name for name in [*self.objective.active, "loss", "grad_norm"] if not math.isfinite(values[name])
-        ]
-        if bad:
-            what = "gradient norm" if bad[0] == "grad_norm" else f"term {bad[0]}"
-            raise TrainingError(
-                f"step {self.global_step + 1}: {what} is {values[bad[0]]}; try a smaller optimizer.lr, a smaller "
-                "trainer.gradient_clip_val, or trainer.precision=32-true"
-            )
-        rate = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule = self.lr_schedulers()
-        if schedule is not None:
-            schedule.step()  # type: ignore[union-attr,call-arg]
-        self.last_step = {f"train/loss_{name}": values[name] for name in totals if name != "loss"}
-        self.last_step |= {
-            "train/loss": values["loss"],
-            "train/grad_norm": values["grad_norm"],
-            "train/lr": rate,
-        }
-        # Lightning's log costs milliseconds, and writes at these steps only.
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log_dict(self.last_step, on_step=True, on_epoch=False)
-            self.log("loss", values["loss"], prog_bar=True, logger=False)
-
-    def _sync(self, last: bool) -> Any:
-        """Ranks exchange gradients with the last micro-batch only."""
-        parallel = self.trainer.strategy.model
-        if not last and isinstance(parallel, nn.parallel.DistributedDataParallel):
-            return parallel.no_sync()
-        return torch.enable_grad()
+        self.optimizer_step_over(
+            batch,
+            lambda micro: self.objective(self._student_trunk, self._teacher_trunk, micro, denominators),
+        )
 
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Adds one batch to the means of every term and to the perplexities."""
@@ -218,41 +153,6 @@ class LanguageDistillation(LightningModule):
             logged["val/teacher_perplexity"] = self._teacher_perplexity
         self.log_dict(logged)
         self.log("ppl", logged["val/perplexity"], prog_bar=True, logger=False)
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer over the student's trainable parameters, with its schedule."""
-        assert self._make_optimizer is not None
-        optimizer = self._make_optimizer(self.student)
-        if self._make_schedule is None:
-            return optimizer
-        return [optimizer], [self._make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The teacher is not part of a checkpoint."""
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(TEACHER_PREFIX)}
-        checkpoint["objective"] = sorted(self.objective.active)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another objective; put the teacher's weights where a strict load looks for them."""
-        terms = checkpoint.get("objective")
-        if terms != sorted(self.objective.active):
-            raise CheckpointError(
-                f"ckpt_path: the checkpoint is of terms {terms}, this run of {sorted(self.objective.active)}"
-            )
-        own, saved = self.state_dict(), checkpoint["state_dict"]
-        for key, value in own.items():
-            if key.startswith(TEACHER_PREFIX):
-                saved[key] = value
-            elif key not in saved or saved[key].shape != value.shape:
-                found = tuple(saved[key].shape) if key in saved else "nothing"
-                raise CheckpointError(
-                    f"ckpt_path: a checkpoint of another model: {key} is {found} there and {tuple(value.shape)} here"
-                )
-        if unknown := sorted(set(saved) - set(own)):
-            raise CheckpointError(
-                f"ckpt_path: a checkpoint of another model: {unknown[0]} is not in this one"
-            )
 
 
 def _exp(nats: float) -> float:

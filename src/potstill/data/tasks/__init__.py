@@ -1,0 +1,1 @@
+"""Benchmarks as rows, features and batches of a task model."""

@@ -1,0 +1,252 @@
+"""The data module of task models: batches of like length; one item is one optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from potstill.data.batching import EpochPlan, StepSampler, derive_seed, micro_batches, plan_epoch
+from potstill.data.corpus.datamodule import EVALUATION, BatchSettings
+from potstill.data.tasks.features import Features
+from potstill.errors import CheckpointError, DataError
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Features and labels of a part.
+
+    Attributes:
+        features: of its rows.
+        labels: `(rows,)` int64 or float32; None where the part has none.
+    """
+
+    features: Features
+    labels: NDArray[np.int64] | NDArray[np.float32] | None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass
+class TaskBatch:
+    """Padded rows and their labels.
+
+    Attributes:
+        input_ids: `(batch, length)`.
+        attention_mask: `(batch, length)` int64, 0 at padding.
+        token_type_ids: `(batch, length)`; None where the model has none.
+        labels: `(batch,)` int64 numbers of labels, or float32 scores; None where there are none.
+        rows: `(batch,)` numbers of the rows in their part.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor | None
+    labels: Tensor | None
+    rows: Tensor
+
+
+@dataclass
+class TaskStep:
+    """All that one optimizer step, or one step of evaluation, reads on this rank.
+
+    Attributes:
+        micro: The micro-batches.
+        examples: Rows of the whole step, over all ranks.
+        tokens: Real tokens of the whole step, over all ranks.
+        seed: Of everything random in this step.
+    """
+
+    micro: list[TaskBatch]
+    examples: int
+    tokens: int
+    seed: int = field(default=0)
+
+
+class TaskDataModule(LightningDataModule):
+    """Batches of a benchmark's rows.
+
+    One item of the loader is one optimizer step of all micro-batches; the position of a resumed run in its epoch
+    follows from the number of steps done, as in `CorpusDataModule`.
+    """
+
+    def __init__(
+        self,
+        train: TaskSet | None,
+        evaluation: Mapping[str, TaskSet],
+        *,
+        pad_id: int,
+        token_types: bool,
+        settings: BatchSettings,
+    ):
+        """Put parts into batches.
+
+        Args:
+            train: what is trained on.
+            evaluation: sets by name, a loader each.
+            pad_id: what fills up.
+            token_types: whether the model tells first and second texts apart by token types.
+            settings: the keys of `data`; those of masking are not used.
+        """
+        super().__init__()
+        self.train, self.evaluation = train, dict(evaluation)
+        self.pad_id, self.token_types, self.settings = pad_id, token_types, settings
+        self._steps = _TrainSteps(train, settings) if train is not None else None
+        self._resumed_steps_an_epoch: int | None = None
+
+    def train_dataloader(self) -> DataLoader:
+        """Steps from the position that the trainer has reached."""
+        assert self._steps is not None
+        if self._resumed_steps_an_epoch not in (None, self.steps_an_epoch):
+            raise CheckpointError(
+                f"ckpt_path: the checkpoint's epochs have {self._resumed_steps_an_epoch} steps, this run's "
+                f"{self.steps_an_epoch}; resume with the same data, data.batch_size, accumulation and devices"
+            )
+        return self._loader(self._steps, StepSampler(self.steps_an_epoch, self._done))
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """A loader for each evaluation set, in an order that is the same every time."""
+        sets = [_EvalSteps(part, self.settings) for part in self.evaluation.values()]
+        return [self._loader(steps, list(range(len(steps.plan)))) for steps in sets]
+
+    def _loader(self, steps: Dataset, sampler: Any) -> DataLoader:
+        workers = self.settings.num_workers
+        return DataLoader(
+            steps,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+            persistent_workers=workers > 0,
+        )
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> TaskStep:
+        """Cut this rank's micro-batches out of a step."""
+        lengths = batch["lengths"].cpu().numpy()
+        cuts = self._cuts(lengths, bool(batch["training"]))
+        starts = np.cumsum(lengths) - lengths
+        micro = [self._padded(batch, lengths[cut], starts[cut], cut) for cut in cuts if len(cut)]
+        return TaskStep(micro, len(lengths), int(lengths.sum()), int(batch["seed"]))
+
+    def _padded(
+        self, batch: dict[str, Any], lengths: NDArray, starts: NDArray, cut: NDArray[np.int64]
+    ) -> TaskBatch:
+        columns = np.arange(int(lengths.max()))
+        real = columns < lengths[:, None]
+        device = batch["ids"].device
+        source = torch.from_numpy(np.where(real, starts[:, None] + columns, 0)).to(device)
+        mask = torch.from_numpy(real).to(device)
+        rows = torch.from_numpy(cut).to(device)
+        return TaskBatch(
+            batch["ids"].long()[source].masked_fill(~mask, self.pad_id),
+            mask.long(),
+            batch["types"].long()[source].masked_fill(~mask, 0) if self.token_types else None,
+            batch["labels"][rows] if "labels" in batch else None,
+            batch["rows"][rows],
+        )
+
+    def _cuts(self, lengths: NDArray[np.int64], training: bool) -> list[NDArray[np.int64]]:
+        trainer, s = self.trainer, self.settings
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if not training:
+            return micro_batches(lengths, sequences=len(lengths), tokens=None, rank=rank, world=world)
+        return micro_batches(lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world)
+
+    def state_dict(self) -> dict[str, int]:
+        """How long an epoch is: enough to know that a resumed run counts steps alike."""
+        return {"steps_an_epoch": self.steps_an_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Remember the length of the interrupted run's epochs, to be compared with this run's."""
+        self._resumed_steps_an_epoch = state_dict.get("steps_an_epoch")
+
+    def _done(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Optimizer steps of an epoch; 0 without training data."""
+        if self._steps is None:
+            return 0
+        self._steps.world = self.trainer.world_size if self.trainer else 1
+        return len(self._steps.plan(0))
+
+
+class _TrainSteps(Dataset):
+    def __init__(self, part: TaskSet, settings: BatchSettings):
+        self.part, self.settings, self.world = _Flat(part), settings, 1
+        self._planned: tuple[tuple[int, int], EpochPlan] | None = None
+
+    def plan(self, epoch: int) -> EpochPlan:
+        if self._planned is None or self._planned[0] != (epoch, self.world):
+            s = self.settings
+            times = s.accumulate * self.world
+            plan = plan_epoch(
+                self.part.lengths,
+                seed=s.seed,
+                epoch=epoch,
+                sequences=s.batch_size * times,
+                tokens=s.max_tokens * times if s.max_tokens else None,
+                group_size=s.group_size,
+                length_bin=s.length_bin,
+            )
+            if plan.bounds[-1] - plan.bounds[-2] < self.world:  # a rank would be left without a row
+                plan = EpochPlan(plan.order, plan.bounds[:-1])
+            if not len(plan):
+                raise DataError(
+                    f"trainer.devices={self.world}: {len(self.part.lengths)} rows are too few to share; use fewer "
+                    "devices or more rows"
+                )
+            self._planned = ((epoch, self.world), plan)
+        return self._planned[1]
+
+    def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:
+        epoch, step = at
+        seed = derive_seed(self.settings.seed, epoch, step)
+        return self.part.item(self.plan(epoch).step(step), seed, training=True)
+
+
+class _EvalSteps(Dataset):
+    def __init__(self, part: TaskSet, settings: BatchSettings):
+        self.part = _Flat(part)
+        order = np.argsort(self.part.lengths, kind="stable")
+        size = settings.eval_batch_size
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        # Of all lengths from the first batch on, so that a limited validation is a fair sample.
+        shuffled = np.random.default_rng(derive_seed(settings.seed, EVALUATION, 0)).permutation(len(batches))
+        self.plan = [batches[i] for i in shuffled]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.part.item(self.plan[index], 0, training=False)
+
+
+class _Flat:
+    """A part whose rows are gathered out of its flat arrays."""
+
+    def __init__(self, part: TaskSet):
+        self.part, self.lengths = part, part.features.lengths
+        self.starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+
+    def item(self, wanted: NDArray[np.int64], seed: int, training: bool) -> dict[str, Any]:
+        lengths = self.lengths[wanted].astype(np.int64)
+        ends = np.cumsum(lengths)
+        places = np.repeat(self.starts[wanted] - (ends - lengths), lengths) + np.arange(int(ends[-1]))
+        item = {
+            "ids": torch.from_numpy(self.part.features.ids[places]),
+            "types": torch.from_numpy(self.part.features.types[places]),
+            "lengths": torch.from_numpy(lengths),
+            "rows": torch.from_numpy(wanted.astype(np.int64)),
+            "seed": seed,
+            "training": training,
+        }
+        if self.part.labels is not None:
+            item["labels"] = torch.from_numpy(self.part.labels[wanted])
+        return item

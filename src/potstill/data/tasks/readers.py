@@ -1,0 +1,344 @@
+"""Reading the rows of a benchmark: texts and labels, from the task's own files or from a data set of the hub.
+
+A source is checked before any work. Labels stay as they are written; `labels.py` turns them into numbers, which needs
+to know all of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from potstill.data.corpus.sources import HubDataset
+from potstill.data.corpus.textfiles import fault_of, read_lines
+from potstill.errors import DataError
+
+TABLES = (".tsv", ".txt", ".csv")
+OBJECTS = (".jsonl", ".json")
+LOOK = 1000  # rows that a check reads
+UNLABELLED = ("", "-1")  # what stands for a label where a part has none
+
+Record = Sequence[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a row has its texts and its label: names of columns, or numbers where the file has no header."""
+
+    texts: tuple[str, ...]
+    label: str | None
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the columns are numbers, counted from 0."""
+        return all(column.isdigit() for column in self.texts)
+
+    def __str__(self) -> str:
+        return ", ".join([*self.texts, *([self.label] if self.label is not None else [])])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a part, column by column.
+
+    Attributes:
+        texts: one or two columns of as many texts.
+        labels: as written; None where the part has none.
+        places: where each row stands, such as `line 7`.
+        name: what messages call the part.
+        key: the config key that messages name.
+        broken: rows that were left out because of their number of columns.
+    """
+
+    texts: tuple[list[str], ...]
+    labels: list[str] | None
+    places: list[str]
+    name: str
+    key: str
+    broken: int = 0
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+class RowSource(Protocol):
+    """A part of a benchmark."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    def check(self) -> None:
+        """Cheap look at the source before any work.
+
+        Raises:
+            DataError: it cannot be used; the message names the config key, the value and what would be right.
+        """
+
+    def rows(self) -> Rows:
+        """All rows.
+
+        Raises:
+            DataError: there are none, or some row cannot be used; the message says where.
+        """
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A file of a task: TSV (`.tsv`, `.txt`; quotes are literal), CSV, JSON lines or one JSON document, or gzip of it.
+
+    Attributes:
+        path: the file.
+        layouts: where its columns may be; the first that fits is taken.
+        labelled: the rows must have labels.
+        skip_broken: leave out rows with a wrong number of columns, instead of refusing the file.
+        max_examples: only so many rows.
+        key: the config key that messages name.
+    """
+
+    path: Path
+    layouts: tuple[Layout, ...]
+    labelled: bool
+    skip_broken: bool = False
+    max_examples: int | None = None
+    key: str = "benchmark.train_file"
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.path.name
+
+    def check(self) -> None:
+        """See `RowSource`; reads the first rows."""
+        if fault := fault_of(self.path):
+            raise DataError(f"{self.key}: '{self.path}' {fault}; give a TSV, CSV or JSON file, plain or gzip")
+        if _suffix(self.path) not in TABLES + OBJECTS:
+            known = " ".join(TABLES + OBJECTS)
+            raise DataError(
+                f"{self.key}: '{self.path}' is of no known kind; give one of {known}, plain or .gz"
+            )
+        self._read(LOOK)
+
+    def rows(self) -> Rows:
+        """See `RowSource`."""
+        return self._read(self.max_examples)
+
+    def _read(self, limit: int | None) -> Rows:
+        records = self._records()
+        first = next(records, None)
+        if first is None:
+            raise DataError(f"{self.key}: '{self.path}' has no rows; give a file with rows")
+        layout = self._layout(first[1])
+        if layout.numbered or isinstance(first[1], Mapping):  # no header: the first line is a row
+            records = chain([first], records)
+        read = _Columns(self, layout, first[1])
+        for place, record in islice(records, limit):
+            read.add(place, record)
+        return read.rows()
+
+    def _records(self) -> Iterator[tuple[str, Record]]:
+        suffix = _suffix(self.path)
+        lines = (line.removesuffix("\r") for line in read_lines(self.path, self.key))
+        if suffix == ".csv":
+            yield from self._csv(lines)
+        elif suffix in TABLES:
+            # Not the csv module: a quote is a character like any other in these files.
+            yield from ((f"line {n}", line.split("\t")) for n, line in enumerate(lines, 1) if line)
+        elif suffix == ".jsonl":
+            yield from (
+                (f"line {n}", self._object(line, f"line {n}")) for n, line in enumerate(lines, 1) if line
+            )
+        else:
+            yield from self._document("\n".join(lines))
+
+    def _csv(self, lines: Iterator[str]) -> Iterator[tuple[str, Record]]:
+        reader = csv.reader((f"{line}\n" for line in lines), strict=True)
+        try:
+            for cells in reader:
+                if cells:
+                    yield f"line {reader.line_num}", cells
+        except csv.Error as error:
+            raise DataError(
+                f"{self.key}: '{self.path}' line {reader.line_num}: no CSV ({error}); a quote in a text is doubled"
+            ) from error
+
+    def _document(self, text: str) -> Iterator[tuple[str, Record]]:
+        """JSON lines under another name, a list of objects, or an object of objects."""
+        lines = text.split("\n")
+        if text.lstrip()[:1] == "{" and lines[0].rstrip()[-1:] == "}" and len(lines) > 1:
+            yield from (
+                (f"line {n}", self._object(line, f"line {n}")) for n, line in enumerate(lines, 1) if line
+            )
+            return
+        content = self._decoded(text, "")
+        entries = content.values() if isinstance(content, dict) else content
+        if not isinstance(content, dict | list) or not all(isinstance(entry, dict) for entry in entries):
+            raise DataError(
+                f"{self.key}: '{self.path}' holds no rows; give a JSON list of objects, or JSON lines"
+            )
+        yield from ((f"row {n}", entry) for n, entry in enumerate(entries, 1))
+
+    def _object(self, line: str, place: str) -> Mapping[str, Any]:
+        content = self._decoded(line, f" {place}")
+        if not isinstance(content, dict):
+            raise DataError(f"{self.key}: '{self.path}' {place}: no JSON object; give one a line")
+        return content
+
+    def _decoded(self, text: str, place: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise DataError(
+                f"{self.key}: '{self.path}'{place}: no JSON ({error}); give an object a line"
+            ) from error
+
+    def _layout(self, first: Record) -> Layout:
+        """The first layout whose columns are all there; where labels may be missing, whose texts are there."""
+        named = set(first) if isinstance(first, Mapping) else {cell.strip() for cell in first}
+        numbers = set() if isinstance(first, Mapping) else {str(n) for n in range(len(first))}
+
+        def fits(layout: Layout, columns: tuple[str | None, ...]) -> bool:
+            return set(columns) <= (numbers if layout.numbered else named)
+
+        for layout in self.layouts:
+            if fits(layout, (*layout.texts, layout.label)):
+                return layout
+        for layout in self.layouts:
+            if fits(layout, layout.texts):
+                if not self.labelled:
+                    return Layout(layout.texts, None)
+                raise DataError(
+                    f"{self.key}: '{self.path}' has no column '{layout.label}' for its labels; {_has(first)}; "
+                    "name it by benchmark.label_column"
+                )
+        wanted = " or ".join(f"[{', '.join(layout.texts)}]" for layout in self.layouts)
+        raise DataError(
+            f"{self.key}: '{self.path}' lacks columns: {wanted} wanted; {_has(first)}; "
+            "name them by benchmark.text_columns and benchmark.label_column"
+        )
+
+
+class _Columns:
+    """Takes records apart into the columns of a layout."""
+
+    def __init__(self, file: TaskFile, layout: Layout, first: Record):
+        self.file, self.layout, self.width = file, layout, len(first)
+        wanted = [*layout.texts, *([layout.label] if layout.label is not None else [])]
+        self.columns: list[Any] = list(wanted)
+        if not isinstance(first, Mapping):
+            header = [cell.strip() for cell in first]
+            self.columns = [int(c) if layout.numbered else header.index(c) for c in wanted]
+        self.values: list[list[str]] = [[] for _ in wanted]
+        self.places: list[str] = []
+        self.broken = 0
+
+    def add(self, place: str, record: Record) -> None:
+        file = self.file
+        if not isinstance(record, Mapping) and len(record) != self.width:
+            if not file.skip_broken:
+                raise DataError(
+                    f"{file.key}: '{file.path}' {place}: {len(record)} columns, the first line has {self.width}; "
+                    "mend the row, or leave such rows out by benchmark.skip_broken=true"
+                )
+            self.broken += 1
+            return
+        for number, column in enumerate(self.columns):
+            self.values[number].append(self._text(place, record, column, number < len(self.layout.texts)))
+        self.places.append(place)
+
+    def _text(self, place: str, record: Any, column: Any, is_text: bool) -> str:
+        if not isinstance(record, Mapping):
+            return str(record[column])
+        file = self.file
+        if column not in record:
+            raise DataError(f"{file.key}: '{file.path}' {place}: no '{column}', as the first row has")
+        value = record[column]
+        if is_text and not isinstance(value, str):
+            raise DataError(f"{file.key}: '{file.path}' {place}: '{column}' is no text ({value!r})")
+        return "" if value is None else str(value)
+
+    def rows(self) -> Rows:
+        file = self.file
+        if not self.places:
+            raise DataError(f"{file.key}: '{file.path}' has no rows; give a file with rows")
+        texts = len(self.layout.texts)
+        labels = self.values[texts] if self.layout.label is not None else None
+        if labels is not None and not file.labelled and set(labels) <= set(UNLABELLED):
+            labels = None
+        return Rows(tuple(self.values[:texts]), labels, self.places, file.name, file.key, self.broken)
+
+
+@dataclass(frozen=True)
+class HubRows(HubDataset):
+    """A split of a data set on the hub; `column` is that of its first text.
+
+    Attributes:
+        layouts: where its columns may be; the first that fits is taken.
+        labelled: the rows must have labels.
+    """
+
+    layouts: tuple[Layout, ...] = ()
+    labelled: bool = True
+
+    def rows(self) -> Rows:
+        """See `RowSource`; a class label is given by its name, a missing one (-1) is none."""
+        dataset = self._load()
+        if self.max_examples is not None:
+            dataset = dataset.select(range(min(self.max_examples, len(dataset))))
+        layout = next((lay for lay in self.layouts if {*lay.texts, lay.label} <= set(dataset.features)), None)
+        if layout is None or layout.label is None:
+            wanted = " or ".join(f"[{lay}]" for lay in self.layouts if not lay.numbered)
+            raise DataError(
+                f"{self.key}: '{self.name}' lacks columns: {wanted} wanted; it has {', '.join(dataset.features)}; "
+                "name them by benchmark.text_columns and benchmark.label_column"
+            )
+        if not len(dataset):
+            raise DataError(f"{self.key}: '{self.name}' has no rows; choose another split")
+        texts = tuple([text or "" for text in dataset[column]] for column in layout.texts)
+        names = getattr(dataset.features[layout.label], "names", None)
+        labels: list[str] | None = [_written(label, names) for label in dataset[layout.label]]
+        if set(labels or ()) <= set(UNLABELLED):
+            labels = None
+        if labels is None and self.labelled:
+            raise DataError(f"{self.key}: '{self.name}' has no labels; choose another split")
+        places = [f"row {number}" for number in range(1, len(dataset) + 1)]
+        return Rows(texts, labels, places, self.name, self.key)
+
+    def _guarded(self, call: Any) -> Any:
+        try:
+            return call()
+        except Exception as error:  # the hub's client raises errors of many libraries
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise DataError(
+                f"{self.key}: '{self.name}' cannot be loaded ({reason}); check the network (HF_HUB_OFFLINE=1 where it "
+                "is downloaded already), or use local files: benchmark.folder=<folder>, or benchmark.train_file and "
+                "benchmark.eval_file"
+            ) from error
+
+
+def find_file(folder: Path, stem: str) -> Path | None:
+    """The file of a folder that is called `stem` and a known suffix, plain or gzip."""
+    names = [f"{stem}{suffix}{packed}" for suffix in TABLES + OBJECTS for packed in ("", ".gz")]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _suffix(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix
+
+
+def _has(first: Record) -> str:
+    if isinstance(first, Mapping):
+        return f"its rows have {', '.join(map(str, first))}"
+    shown = [cell if len(cell) <= 24 else f"{cell[:24]}..." for cell in first]
+    return f"its first line holds {', '.join(shown)}"
+
+
+def _written(label: Any, names: list[str] | None) -> str:
+    if names is not None and isinstance(label, int) and 0 <= label < len(names):
+        return names[label]
+    return "" if label is None else str(label)

@@ -1,0 +1,131 @@
+"""Metrics of task models, computed over a whole set at once, and the predictions that they are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional import pearson_corrcoef
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.utilities.data import dim_zero_cat
+
+from potstill.data.tasks.labels import REGRESSION, Task
+
+
+class Predictions(Metric):
+    """Logits, labels and row numbers of a set, gathered over all ranks and put into the order of the rows."""
+
+    full_state_update = False
+    rows: list[Tensor]
+    logits: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("rows", "logits", "labels"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, rows: Tensor, logits: Tensor, labels: Tensor | None) -> None:
+        """Add a batch.
+
+        Args:
+            rows: `(batch,)` row numbers.
+            logits: `(batch, labels)`, or `(batch, 1)` scores.
+            labels: `(batch,)`; None where there are none.
+        """
+        self.rows.append(rows)
+        self.logits.append(logits.float())
+        # Labels and scores alike, so that a rank without a batch has the same kinds of tensors.
+        self.labels.append((rows.new_full(rows.shape, -1) if labels is None else labels).double())
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows in order `(rows,)`, their logits `(rows, labels)` and labels `(rows,)` as float64 (-1: none)."""
+        rows, logits, labels = (dim_zero_cat(state) for state in (self.rows, self.logits, self.labels))
+        order = rows.argsort()
+        return rows[order], logits[order], labels[order]
+
+
+def task_metrics(task: Task, logits_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
+    """The metrics of a task by name.
+
+    Args:
+        task: says which, and how many labels there are.
+        logits_NC: `(rows, labels)`, or `(rows, 1)` scores.
+        labels_N: `(rows,)` numbers of labels, or scores.
+    """
+    if task.kind == REGRESSION:
+        scores, gold = logits_NC[:, 0].double(), labels_N.double()
+        return {name: REGRESSIONS[name](scores, gold) for name in task.metrics}
+    confusion = multiclass_confusion_matrix(logits_NC.argmax(-1), labels_N.long(), num_classes=task.outputs)
+    return {name: CLASSIFICATIONS[name](confusion.double()) for name in task.metrics}
+
+
+def accuracy(confusion: Tensor) -> float:
+    """Share of the rows whose label is predicted, of a `(labels, labels)` matrix of gold by predicted."""
+    return _share(confusion.trace(), confusion.sum())
+
+
+def f1(confusion: Tensor) -> float:
+    """F1 of the second of two labels, as GLUE has it."""
+    return float(_f1_each(confusion)[1])
+
+
+def f1_macro(confusion: Tensor) -> float:
+    """Mean F1 over the labels that occur, in the data or among the predictions."""
+    occurs = (confusion.sum(0) + confusion.sum(1)) > 0
+    return float(_f1_each(confusion)[occurs].mean())
+
+
+def matthews(confusion: Tensor) -> float:
+    """Matthews' correlation (Gorodkin 2004 for more than two labels); 0 where one label is all there is."""
+    gold, predicted, total = confusion.sum(1), confusion.sum(0), confusion.sum()
+    covariance = confusion.trace() * total - gold @ predicted
+    spread = (total**2 - predicted @ predicted) * (total**2 - gold @ gold)
+    return _share(covariance, spread.sqrt())
+
+
+def pearson(scores: Tensor, gold: Tensor) -> float:
+    """Pearson's correlation; 0 where the scores are all alike."""
+    if len(gold) < 2 or scores.std() == 0 or gold.std() == 0:
+        return 0.0
+    return float(pearson_corrcoef(scores, gold))
+
+
+def spearman(scores: Tensor, gold: Tensor) -> float:
+    """Spearman's correlation: Pearson's of the ranks, ties sharing their mean."""
+    return pearson(_ranks(scores), _ranks(gold))
+
+
+def mse(scores: Tensor, gold: Tensor) -> float:
+    """Mean squared error."""
+    return float((scores - gold).square().mean())
+
+
+CLASSIFICATIONS: dict[str, Callable[[Tensor], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "f1_macro": f1_macro,
+    "matthews": matthews,
+}
+REGRESSIONS: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "pearson": pearson,
+    "spearman": spearman,
+    "mse": mse,
+}
+
+
+def _f1_each(confusion: Tensor) -> Tensor:
+    hits, both = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
+    return torch.where(both > 0, 2 * hits / both.clamp(min=1), 0.0)
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    return float(part / whole) if float(whole) else 0.0
+
+
+def _ranks(values: Tensor) -> Tensor:
+    _, place, count = values.unique(sorted=True, return_inverse=True, return_counts=True)
+    last = count.cumsum(0).double()
+    return (last - (count - 1) / 2)[place]

@@ -1,0 +1,46 @@
+"""What a task model predicts, as a table that people and scripts read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from potstill.data.tasks.labels import REGRESSION, Task
+from potstill.data.tasks.readers import Rows
+
+
+def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, logits_NC: Tensor) -> None:
+    """Write a TSV file: `index` (from 0), `prediction`, `label` where there are labels, and the share of each label.
+
+    The file is complete or absent: it is written under another name and renamed.
+
+    Args:
+        path: where to.
+        task: names the labels; a regression has `index`, `prediction` and `label` only.
+        rows: that were judged, with their labels as written.
+        numbers_N: `(n,)` numbers of the rows that the logits are of.
+        logits_NC: `(n, labels)`, or `(n, 1)` scores.
+    """
+    numbers = numbers_N.tolist()
+    columns: dict[str, list[str]] = {"index": [str(number) for number in numbers]}
+    if task.kind == REGRESSION:
+        columns["prediction"] = [f"{score:.4f}" for score in logits_NC[:, 0].tolist()]
+    else:
+        columns["prediction"] = [task.labels[number] for number in logits_NC.argmax(-1).tolist()]
+    if rows.labels is not None:
+        columns["label"] = [rows.labels[number].strip() for number in numbers]
+    if task.kind != REGRESSION:
+        shares = logits_NC.double().softmax(-1).T.tolist()
+        columns |= {
+            f"p({label})": [f"{share:.4f}" for share in own]
+            for label, own in zip(task.labels, shares, strict=True)
+        }
+    lines = ["\t".join(columns), *map("\t".join, zip(*columns.values(), strict=True))]
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)

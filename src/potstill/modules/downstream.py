@@ -1,0 +1,92 @@
+"""The LightningModule of a task model that learns from the labels of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from potstill.data.tasks.datamodule import TaskStep
+from potstill.data.tasks.labels import Task
+from potstill.evaluation.metrics import Predictions, task_metrics
+from potstill.models.trunk import trunk_of
+from potstill.modules.steps import MakeOptimizer, MakeSchedule, StudentModule
+from potstill.objectives.task import TaskObjective, label_loss, logits_of
+
+
+class Downstream(StudentModule):
+    """A classifier, or a regressor, under a `TaskObjective`.
+
+    One `training_step` is one optimizer step. Metrics are computed from the predictions of a whole evaluation set,
+    gathered over all ranks.
+
+    Args:
+        student: has a head for sequence classification.
+        objective: the terms.
+        task: says what is measured.
+        sets: names of the evaluation sets, in the order of their loaders; metrics of a set with a name end in it.
+        optimizer: makes the optimizer of the student's parameters.
+        schedule: makes the learning-rate schedule from the optimizer and the number of steps.
+        clip: largest norm of the gradient; None for none.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        objective: TaskObjective,
+        task: Task,
+        sets: Sequence[str],
+        *,
+        optimizer: MakeOptimizer | None = None,
+        schedule: MakeSchedule | None = None,
+        clip: float | None = None,
+    ):
+        super().__init__(student, objective, optimizer=optimizer, schedule=schedule, clip=clip)
+        self.task, self.sets = task, tuple(sets)
+        self._student_trunk = trunk_of(student)
+        self._predictions = [Predictions() for _ in self.sets]
+        self._registered = nn.ModuleList(self._predictions)  # so that they move with the module
+
+    def training_step(self, batch: TaskStep, batch_idx: int) -> None:
+        """One optimizer step over all micro-batches of `batch`."""
+        denominators = self.objective.denominators(batch)
+        self.optimizer_step_over(
+            batch, lambda micro: self.objective(self._student_trunk, micro, denominators)
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the predictions of an earlier pass; a rank without a batch still has tensors of the right kind."""
+        for predictions in self._predictions:
+            predictions.reset()
+            empty = next(self.student.parameters()).new_zeros((0, max(self.task.outputs, 1)))
+            rows = empty.new_zeros(0).long()
+            predictions.update(rows, empty, rows)
+
+    def validation_step(self, batch: TaskStep, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keep the predictions of one batch."""
+        for micro in batch.micro:
+            logits = logits_of(self._student_trunk, micro)
+            self._predictions[dataloader_idx].update(micro.rows, logits, micro.labels)
+
+    def predicted(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """What was predicted of a set in the last pass over it; see `Predictions.compute`."""
+        return self._predictions[self.sets.index(name)].compute()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/loss` and `val/<metric>` of the first set, `val/<metric>_<name>` of the others.
+
+        A set without labels has predictions and no metrics.
+        """
+        logged: dict[str, float] = {}
+        for name in self.sets:
+            rows, logits, labels = self.predicted(name)
+            if not len(rows) or bool((labels < 0).any() and self.task.outputs > 1):
+                continue
+            end = f"_{name}" if name else ""
+            metrics = task_metrics(self.task, logits, labels)
+            metrics["loss"] = float(label_loss(self.task.kind, logits.double(), labels)) / len(rows)
+            logged |= {f"val/{metric}{end}": value for metric, value in metrics.items()}
+        self.log_dict(logged)
+        if (decides := f"val/{self.task.monitor}") in logged:
+            self.log(self.task.monitor, logged[decides], prog_bar=True, logger=False)

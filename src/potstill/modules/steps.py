@@ -1,0 +1,170 @@
+"""One `training_step` is one optimizer step: what every module that trains a student does alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from potstill.errors import CheckpointError, TrainingError
+
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
+
+TEACHER_PREFIX = "teacher."
+
+
+class _Objective(Protocol):
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Terms with a weight."""
+
+
+class _Step(Protocol):
+    micro: list[Any]
+    seed: int
+
+
+class _Share(Protocol):
+    @property
+    def loss(self) -> Tensor:
+        """With gradient: the micro-batch's share of the step's loss."""
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The micro-batch's share of each term's mean, detached."""
+
+
+class StudentModule(LightningModule):
+    """Trains a student by manual optimisation: micro-batches, clipping, the step, its log, guarded checkpoints.
+
+    A step runs its micro-batches itself, so that every loss is divided by the positions of the whole step (Lightning's
+    own accumulation would divide by each micro-batch's).
+
+    Args:
+        student: trained.
+        objective: its active terms name what a checkpoint is of.
+        optimizer: makes the optimizer of the student's parameters.
+        schedule: makes the learning-rate schedule from the optimizer and the number of steps.
+        clip: largest norm of the gradient; None for none.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        objective: _Objective,
+        *,
+        optimizer: MakeOptimizer | None,
+        schedule: MakeSchedule | None,
+        clip: float | None,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.student = student
+        self.objective: Any = objective
+        self.clip = clip
+        self._make_optimizer, self._make_schedule = optimizer, schedule
+        self.last_step: dict[str, float] = {}
+
+    def on_train_start(self) -> None:
+        """`from_pretrained` gives evaluation mode, and Lightning's fit keeps what it finds: set it, and check."""
+        self.train()
+        assert self.student.training
+
+    def optimizer_step_over(self, batch: _Step, share_of: Callable[[Any], _Share]) -> None:
+        """One optimizer step over all micro-batches of `batch`, each of which gives its share."""
+        torch.manual_seed(
+            batch.seed + self.global_rank
+        )  # dropout is a function of the step: resuming is exact
+        optimizer = self.optimizers()
+        world = self.trainer.world_size
+        totals: dict[str, Tensor] = {}
+        for i, micro in enumerate(batch.micro):
+            with self._sync(last=i == len(batch.micro) - 1):
+                share = share_of(micro)
+                # Data parallelism averages gradients over ranks, but the shares add up.
+                self.manual_backward(share.loss * world)
+            for name, value in {"loss": share.loss.detach(), **share.terms}.items():
+                totals[name] = totals[name] + value if name in totals else value
+        self._step(optimizer, totals)
+
+    def _step(self, optimizer: Any, totals: dict[str, Tensor]) -> None:
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.clip or math.inf)
+        names = [*totals, "grad_norm"]
+        shares = torch.stack(list(totals.values()))
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(shares)  # each rank has its share of the step's means
+        # One wait for the device.
+        values = dict(zip(names, [*shares.tolist(), float(norm)], strict=True))
+        bad = [
+            name for name in [*self.objective.active, "loss", "grad_norm"] if not math.isfinite(values[name])
+        ]
+        if bad:
+            what = "gradient norm" if bad[0] == "grad_norm" else f"term {bad[0]}"
+            raise TrainingError(
+                f"step {self.global_step + 1}: {what} is {values[bad[0]]}; try a smaller optimizer.lr, a smaller "
+                "trainer.gradient_clip_val, or trainer.precision=32-true"
+            )
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule = self.lr_schedulers()
+        if schedule is not None:
+            schedule.step()  # type: ignore[union-attr,call-arg]
+        self.last_step = {f"train/loss_{name}": values[name] for name in totals if name != "loss"}
+        self.last_step |= {
+            "train/loss": values["loss"],
+            "train/grad_norm": values["grad_norm"],
+            "train/lr": rate,
+        }
+        # Lightning's log costs milliseconds, and writes at these steps only.
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log_dict(self.last_step, on_step=True, on_epoch=False)
+            self.log("loss", values["loss"], prog_bar=True, logger=False)
+
+    def _sync(self, last: bool) -> Any:
+        """Ranks exchange gradients with the last micro-batch only."""
+        parallel = self.trainer.strategy.model
+        if not last and isinstance(parallel, nn.parallel.DistributedDataParallel):
+            return parallel.no_sync()
+        return torch.enable_grad()
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the student's trainable parameters, with its schedule."""
+        assert self._make_optimizer is not None
+        optimizer = self._make_optimizer(self.student)
+        if self._make_schedule is None:
+            return optimizer
+        return [optimizer], [self._make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The teacher is not part of a checkpoint."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(TEACHER_PREFIX)}
+        checkpoint["objective"] = sorted(self.objective.active)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another objective; put the teacher's weights where a strict load looks for them."""
+        terms = checkpoint.get("objective")
+        if terms != sorted(self.objective.active):
+            raise CheckpointError(
+                f"ckpt_path: the checkpoint is of terms {terms}, this run of {sorted(self.objective.active)}"
+            )
+        own, saved = self.state_dict(), checkpoint["state_dict"]
+        for key, value in own.items():
+            if key.startswith(TEACHER_PREFIX):
+                saved[key] = value
+            elif key not in saved or saved[key].shape != value.shape:
+                found = tuple(saved[key].shape) if key in saved else "nothing"
+                raise CheckpointError(
+                    f"ckpt_path: a checkpoint of another model: {key} is {found} there and {tuple(value.shape)} here"
+                )
+        if unknown := sorted(set(saved) - set(own)):
+            raise CheckpointError(
+                f"ckpt_path: a checkpoint of another model: {unknown[0]} is not in this one"
+            )

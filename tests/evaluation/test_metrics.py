@@ -1,0 +1,93 @@
+"""Metrics equal scikit-learn's and scipy's, on whole sets and in their corners."""
+
+import numpy as np
+import pytest
+import torch
+
+from potstill.data.tasks.labels import METRICS, Task
+from potstill.data.tasks.readers import Rows
+from potstill.evaluation.metrics import CLASSIFICATIONS, REGRESSIONS, Predictions, task_metrics
+from potstill.evaluation.predictions import write_predictions
+
+judges = pytest.importorskip("sklearn.metrics")
+stats = pytest.importorskip("scipy.stats")
+
+
+def task(kind, labels=(), metrics=None):
+    return Task("t", kind, labels, metrics or METRICS[kind], "accuracy", "max")
+
+
+def one_hot(predicted, labels):
+    return torch.nn.functional.one_hot(torch.as_tensor(predicted), labels).float()
+
+
+def test_every_metric_that_can_be_asked_for_is_there():
+    assert tuple(CLASSIFICATIONS) == METRICS["classification"]
+    assert tuple(REGRESSIONS) == METRICS["regression"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "corner",
+    ["random", "all right", "all wrong", "one predicted", "one gold", "one of each", "never predicted"],
+)
+def test_classification_is_that_of_sklearn(corner):
+    rng = np.random.default_rng(3)
+    for labels in (2, 3):
+        gold = rng.integers(0, labels, 60)
+        predicted = {
+            "random": rng.integers(0, labels, 60), "all right": gold, "all wrong": (gold + 1) % labels,
+            "one predicted": np.ones(60, int), "one gold": rng.integers(0, labels, 60),
+            "one of each": np.ones(60, int), "never predicted": np.minimum(gold, labels - 2),
+        }[corner]  # fmt: skip
+        gold = np.ones(60, int) if corner.startswith("one") and corner != "one predicted" else gold
+        metrics = tuple(m for m in METRICS["classification"] if labels == 2 or m != "f1")
+        names = tuple(map(str, range(labels)))
+        found = task_metrics(
+            task("classification", names, metrics), one_hot(predicted, labels), torch.as_tensor(gold)
+        )
+        expected = {
+            "accuracy": judges.accuracy_score(gold, predicted),
+            "f1": judges.f1_score(gold, predicted, zero_division=0) if labels == 2 else None,
+            "f1_macro": judges.f1_score(gold, predicted, average="macro", zero_division=0),
+            "matthews": judges.matthews_corrcoef(gold, predicted),
+        }
+        assert found == pytest.approx({name: expected[name] for name in metrics}, abs=1e-12)
+
+
+def test_regression_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    gold = rng.integers(0, 26, 200) / 5  # ties, as in STS-B
+    scores = np.round(gold + rng.normal(0, 1, 200), 1)
+    found = task_metrics(task("regression"), torch.as_tensor(scores)[:, None], torch.as_tensor(gold))
+    assert found == pytest.approx(
+        {
+            "pearson": stats.pearsonr(scores, gold)[0],
+            "spearman": stats.spearmanr(scores, gold)[0],
+            "mse": judges.mean_squared_error(gold, scores),
+        },
+        abs=1e-9,
+    )
+    alike = task_metrics(task("regression"), torch.ones(200, 1), torch.as_tensor(gold))
+    assert (alike["pearson"], alike["spearman"]) == (0.0, 0.0)
+
+
+def test_predictions_come_in_the_order_of_the_rows():
+    kept = Predictions()
+    kept.update(torch.tensor([2, 0]), torch.tensor([[2.0], [0.0]]), torch.tensor([20, 0]))
+    kept.update(torch.tensor([1]), torch.tensor([[1.0]]), None)
+    rows, logits, labels = kept.compute()
+    assert (rows.tolist(), logits[:, 0].tolist(), labels.tolist()) == ([0, 1, 2], [0, 1, 2], [0, -1, 20])
+
+
+def test_the_table_of_predictions(tmp_path):
+    rows = Rows((["a", "b"],), ["no", "yes"], ["line 1", "line 2"], "a.tsv", "key")
+    path = tmp_path / "predictions.tsv"
+    logits = torch.tensor([[0.0, 0.0], [0.0, np.log(3)]])
+    write_predictions(path, task("classification", ("no", "yes")), rows, torch.tensor([0, 1]), logits)
+    assert path.read_text() == (
+        "index\tprediction\tlabel\tp(no)\tp(yes)\n0\tno\tno\t0.5000\t0.5000\n1\tyes\tyes\t0.2500\t0.7500\n"
+    )
+    unlabelled = Rows((["a"],), None, ["line 1"], "a.tsv", "key")
+    write_predictions(path, task("regression"), unlabelled, torch.tensor([0]), torch.tensor([[2.5]]))
+    assert path.read_text() == "index\tprediction\n0\t2.5000\n"

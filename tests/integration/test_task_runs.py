@@ -1,0 +1,273 @@
+"""Task models from end to end, in this process: what a run leaves, the best student, resuming, judging."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from potstill import runs
+from potstill.errors import CheckpointError
+from potstill.validation import validate_evaluate, validate_train
+
+pytestmark = pytest.mark.integration
+
+QUIET = ["logger=csv", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
+SMALL = ["data.max_length=32", "data.batch_size=8", "optimizer.lr=3e-3", "data.eval_batch_size=16"]
+
+
+@pytest.fixture(scope="module")
+def lines(words):
+    """Rows of words of one half of the list: `yes` where the text, or a pair's second one, is of the first half."""
+    half = len(words) // 2
+
+    def make(count, seed, pair=False, labels=("no", "yes")):
+        draw, rows = random.Random(seed), []
+
+        def text(first):
+            return " ".join(draw.choices(words[:half] if first else words[half:], k=draw.randint(4, 12)))
+
+        for _ in range(count):
+            label = draw.random() < 0.5
+            texts = [text(draw.random() < 0.5), text(label)] if pair else [text(label)]
+            rows.append("\t".join([*texts, labels[label]]))
+        return rows
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, lines):
+    folder = tmp_path_factory.mktemp("task")
+    for name, pair, header in (("single", False, "text\tlabel"), ("pair", True, "a\tb\tlabel")):
+        for part, count in (("train", 200), ("dev", 60)):
+            rows = lines(count, f"{name}{part}", pair)
+            (folder / f"{name}_{part}.tsv").write_text("\n".join([header, *rows]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory, bert_tokenizer, make_bert):
+    return make_bert(tmp_path_factory.mktemp("encoder"), bert_tokenizer, layers=2, initializer_range=0.05)
+
+
+@pytest.fixture
+def run(files, encoder, shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def start(name, *overrides, task="single"):
+        parts = [
+            f"benchmark.train_file={files}/{task}_train.tsv",
+            f"benchmark.eval_file={files}/{task}_dev.tsv",
+        ]
+        own = (
+            []
+            if any(o.startswith(("student", "+student")) for o in overrides)
+            else [f"student.model={encoder}"]
+        )
+        config = compose_config(
+            "objective=finetune", "benchmark=text_classification", *parts, *SMALL, *QUIET, *own, *overrides
+        )
+        validate_train(config)
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        runs.train(config, folder)
+        return folder, json.loads((folder / "summary.json").read_text())
+
+    return start
+
+
+@pytest.fixture
+def judge(shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def start(name, *overrides):
+        quiet = ["trainer.enable_progress_bar=false", "data.max_length=32"]
+        config = compose_config("benchmark=text_classification", *quiet, *overrides, name="evaluate")
+        validate_evaluate(config)
+        folder = tmp_path / name
+        folder.mkdir()
+        value = runs.evaluate(config, folder)
+        return value, json.loads((folder / "summary.json").read_text()), folder
+
+    return start
+
+
+def student(folder):
+    return load_file(folder / "student" / "model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_task_is_learnt_and_transformers_opens_the_student(run, files):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder, summary = run("learnt", "trainer.max_epochs=3")
+    assert summary["val/accuracy"] > 0.95
+    assert {
+        "val/f1_macro",
+        "val/loss",
+        "train/loss_label",
+        "train/best_step",
+        "data/train_examples",
+    } <= summary.keys()
+    for name in ("metrics.csv", "report.html", "config.yaml", "checkpoints/last.ckpt"):
+        assert (folder / name).is_file()
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "student").eval()
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    tokenizer = AutoTokenizer.from_pretrained(folder / "student")
+    rows = [line.split("\t") for line in (files / "single_dev.tsv").read_text().splitlines()[1:]]
+    batch = tokenizer([text for text, _ in rows], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        predicted = model(**batch).logits.argmax(-1).tolist()
+    right = [
+        model.config.id2label[number] == label for number, (_, label) in zip(predicted, rows, strict=True)
+    ]
+    assert np.mean(right) == pytest.approx(summary["val/accuracy"])
+
+
+def test_pairs_are_told_apart_by_token_types(run):
+    _, summary = run("pairs", "benchmark.text_columns=[a,b]", "trainer.max_epochs=6", task="pair")
+    assert summary["val/accuracy"] > 0.9  # the label is of the second text alone
+
+
+def test_a_score_is_learnt(run, lines, tmp_path, judge):
+    for part in ("train", "dev"):
+        rows = lines(120, f"score{part}", labels=("1.0", "4.5"))
+        (tmp_path / f"{part}.tsv").write_text(
+            "\n".join(["sentence1\tsentence2\tscore", *(f"same\t{r}" for r in rows)])
+        )
+    folder, summary = run(
+        "score", "benchmark=stsb", f"benchmark.train_file={tmp_path}/train.tsv", "trainer.max_epochs=6",
+        f"benchmark.eval_file={tmp_path}/dev.tsv",
+    )  # fmt: skip
+    assert summary["val/pearson"] > 0.9
+    assert {"val/spearman", "val/loss"} <= summary.keys()
+    keys = [f"model={folder}/student", "benchmark=stsb", f"benchmark.test_file={tmp_path}/dev.tsv"]
+    _, judged, where = judge("judged", *keys)
+    assert judged["test/pearson"] == pytest.approx(summary["val/pearson"], abs=1e-6)
+    assert (where / "predictions.tsv").read_text().startswith("index\tprediction\tlabel\n")
+
+
+def test_students_of_layers_and_from_scratch(run, encoder, bert_tokenizer, gpt2_tokenizer):
+    two = ["trainer.max_steps=2"]
+    for name, overrides, architecture in (
+        ("layers", [f"teacher.model={encoder}", "student.layers=[1]"], "BertForSequenceClassification"),
+        (
+            "distilbert",
+            [f"teacher.model={encoder}", "student=distilbert"],
+            "DistilBertForSequenceClassification",
+        ),
+        (
+            "scratch",
+            ["student=gpt2_tiny", f"data.tokenizer={gpt2_tokenizer}"],
+            "GPT2ForSequenceClassification",
+        ),
+    ):
+        folder, summary = run(name, *overrides, *two)
+        settings = json.loads((folder / "student" / "config.json").read_text())
+        assert settings["architectures"] == [architecture]
+        assert settings["pad_token_id"] is not None
+        assert summary["train/steps"] == 2
+        assert "val/accuracy" in summary
+
+
+@pytest.mark.parametrize("every", [20, 24])  # between two validations, and together with one
+def test_resuming_in_mid_epoch_ends_in_the_same_best_student(run, every):
+    """Dropout, order, optimizer, schedule and the best so far go on as if nothing had happened."""
+    from potstill.callbacks import LastCheckpoint
+
+    steps = ["trainer.max_steps=60", f"checkpoint.every_n_steps={every}", "trainer.val_check_interval=8"]
+    whole, summary = run("whole", *steps)  # 25 steps an epoch
+
+    class KilledError(Exception):
+        pass
+
+    original = LastCheckpoint.on_train_batch_end
+
+    def die_a_step_later(self, trainer, *rest):
+        original(self, trainer, *rest)
+        if trainer.global_step == every + 1:
+            raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LastCheckpoint, "on_train_batch_end", die_a_step_later)
+        with pytest.raises(KilledError):
+            run("half", *steps)
+    resumed, again = run("resumed", *steps, f"ckpt_path={whole.parent}/half/checkpoints/last.ckpt")
+    assert same(student(whole), student(resumed))
+    for key in ("val/accuracy", "val/loss", "train/loss", "train/steps", "train/best_step"):
+        assert summary[key] == again[key], key
+
+
+def test_the_same_global_batch_gives_the_same_update_however_it_is_split(
+    run, tmp_path, bert_tokenizer, make_bert
+):
+    calm = make_bert(
+        tmp_path / "calm", bert_tokenizer, layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    common = [f"student.model={calm}", "trainer.max_steps=4", "optimizer.lr=1e-2", "optimizer.eps=1e-3"]
+    once = student(run("once", *common, "data.batch_size=12")[0])
+    for size, times in ((6, 2), (4, 3)):
+        cut = [f"data.batch_size={size}", f"trainer.accumulate_grad_batches={times}"]
+        split = student(run(f"split{times}", *common, *cut)[0])
+        for key, value in once.items():
+            torch.testing.assert_close(split[key], value, rtol=0, atol=2e-5, msg=key)
+
+
+def test_a_checkpoint_of_another_task_is_refused(run, bert_teacher):
+    first, _ = run("first", "trainer.max_steps=2")
+    ckpt = f"ckpt_path={first}/checkpoints/last.ckpt"
+    with pytest.raises(CheckpointError, match="another model"):
+        run("other", f"student.model={bert_teacher}", "trainer.max_steps=4", ckpt)
+    with pytest.raises(CheckpointError, match="steps"):
+        run("batch", "data.batch_size=4", "trainer.max_steps=4", ckpt)
+
+
+def test_several_models_and_sets_are_judged(run, judge, files, lines, tmp_path):
+    folder, summary = run("learnt", "trainer.max_epochs=1")
+    keys = [f"model=[{folder}/student,{folder}/student]", "names=[one,of/two]"]
+    value, judged, where = judge("several", *keys, f"benchmark.eval_file={files}/single_dev.tsv")
+    assert value == judged["one/test/accuracy"] == judged["of/two/test/accuracy"]
+    assert value == pytest.approx(summary["val/accuracy"])
+    assert {"one/parameters", "one/latency_ms", "one/size_mb"} <= judged.keys()
+    assert {"predictions_one.tsv", "predictions_of_two.tsv"} <= {path.name for path in where.iterdir()}
+    assert "100.0%" in (where / "report.html").read_text()
+
+    (tmp_path / "sets").mkdir()
+    for name, seed in (("dev_matched", 1), ("dev_mismatched", 2)):
+        rows = lines(30, seed)
+        (tmp_path / "sets" / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    _, judged, where = judge(
+        "both", f"model={folder}/student", f"benchmark.folder={tmp_path}/sets", "benchmark.eval.file=dev_matched",
+        "benchmark.further=[{name: mismatched, file: dev_mismatched}]",
+    )  # fmt: skip
+    assert {"test/accuracy", "test/accuracy_mismatched", "test/loss_mismatched"} <= judged.keys()
+    for name, end in (("dev_matched", ""), ("dev_mismatched", "_mismatched")):
+        table = [line.split("\t") for line in (where / f"predictions{end}.tsv").read_text().splitlines()]
+        gold = [
+            line.split("\t")[1] for line in (tmp_path / "sets" / f"{name}.tsv").read_text().splitlines()[1:]
+        ]
+        assert [row[2] for row in table[1:]] == gold
+        right = np.mean([row[1] == row[2] for row in table[1:]])
+        assert judged[f"test/accuracy{end}"] == pytest.approx(right)
+
+
+def test_labels_in_another_order_and_rows_without_labels(run, judge, files, tmp_path, caplog):
+    folder, _ = run("learnt", "trainer.max_epochs=1")
+    model, dev = f"model={folder}/student", f"benchmark.eval_file={files}/single_dev.tsv"
+    first = judge("first", model, dev)[0]
+    assert judge("turned", model, dev, "benchmark.labels=[yes,no]")[0] == first
+    texts = [line.split("\t")[0] for line in (files / "single_dev.tsv").read_text().splitlines()]
+    (tmp_path / "test.tsv").write_text("\n".join(texts) + "\n")
+    value, summary, where = judge("unlabelled", model, f"benchmark.test_file={tmp_path}/test.tsv")
+    assert value is None
+    assert not [name for name in summary if name.startswith("test/")]
+    assert "test.tsv: has no labels; text_classification is only predicted" in caplog.text
+    columns = (where / "predictions.tsv").read_text().splitlines()
+    assert columns[0] == "index\tprediction\tp(no)\tp(yes)"
+    assert len(columns) == 61
