@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,25 +17,17 @@ from potstill.data.batching import EpochPlan, derive_seed, micro_batches, plan_e
 from potstill.data.corpus.masking import IGNORED, mask_tokens, next_tokens, token_weights
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.data.exchange import (
+    EVALUATION,
+    Exchange,
+    Neighbours,
+    check_swappable,
+    evaluation_exchange,
+    training_exchange,
+)
 from potstill.errors import CheckpointError, DataError
 from potstill.interchange.intervene import Swap
-from potstill.interchange.plans import (
-    PAIR,
-    PlanSettings,
-    Swaps,
-    cut_swaps,
-    draw_swaps,
-    partners,
-    reached_tokens,
-    swappable,
-)
-
-# What a derived random stream is for, beside masks and order.
-_SWAPS, _SOURCES = 2, 3
-NEIGHBOURS = (
-    512  # a source from the data set is drawn among so many sequences of the next lengths on either side
-)
-EVALUATION = 2**32 - 1  # stands for the epoch where evaluation draws its masks: the same at every time
+from potstill.interchange.plans import PAIR, PlanSettings
 
 
 @dataclass(frozen=True)
@@ -163,8 +155,8 @@ class CorpusDataModule(LightningDataModule):
         bases = int(batch["bases"])  # what follows them are sources
         training = bool(batch["training"])
         inputs, labels = self._predicted(ids, lengths, batch, training)
-        swaps = self._swaps(lengths, bases, batch, labels) if self.settings.interchange else None
-        reached = self._reached(lengths, bases, swaps).to(ids.device) if swaps else None
+        exchange = self._exchange(lengths, batch, labels)
+        reached = None if exchange is None else torch.from_numpy(exchange.reached).to(ids.device)
         starts = np.cumsum(lengths) - lengths
 
         def cut(rows: NDArray[np.int64]) -> MicroBatch:
@@ -172,11 +164,17 @@ class CorpusDataModule(LightningDataModule):
 
         micro = []
         for rows in self._cuts(lengths[:bases], training):
-            if len(rows):
-                micro.append(cut(rows))
-                if swaps is not None:
-                    self._add_swap(micro[-1], swaps, rows, bases, batch, cut)
-        used = slice(None) if self._both else slice(int(lengths[:bases].sum()))
+            if not len(rows):
+                continue
+            part = cut(rows)
+            if exchange is not None:
+                part.sources = cut(rows + bases) if bases < len(lengths) else None
+                source_width = None if part.sources is None else part.sources.input_ids.shape[1]
+                part.swap = exchange.cut(rows, part.input_ids.shape[1], ids.device, source_width)
+            micro.append(part)
+        plan = self.settings.interchange
+        both = plan is not None and plan.crossway  # drawn sources are bases too
+        used = slice(None) if both else slice(int(lengths[:bases].sum()))
         labelled = labels[used] != IGNORED
         step = StepBatch(micro, len(labelled), int(labelled.sum()), int(batch["seed"]))
         if reached is not None:
@@ -184,11 +182,19 @@ class CorpusDataModule(LightningDataModule):
             step.reached_labelled = int((reached[used] & labelled).sum())
         return step
 
-    @property
-    def _both(self) -> bool:
-        """Whether drawn sources are bases too."""
-        plan = self.settings.interchange
-        return plan is not None and plan.crossway
+    def _exchange(self, lengths: NDArray[np.int64], batch: dict[str, Any], labels: Tensor) -> Exchange | None:
+        plan, causal = self.settings.interchange, self.kind == "causal"
+        if plan is None:
+            return None
+        masked = None
+        if plan.positions == "masked":
+            parts = np.split((labels != IGNORED).cpu().numpy(), np.cumsum(lengths)[:-1])
+            masked = [np.flatnonzero(part) for part in parts]
+        if batch["training"]:
+            bases, seed = int(batch["bases"]), int(batch["seed"])
+            return training_exchange(plan, lengths, bases, seed, causal=causal, masked=masked)
+        sequences = batch["sequences"].cpu().numpy()
+        return evaluation_exchange(plan, lengths, sequences, self.settings.seed, causal=causal, masked=masked)
 
     def _predicted(
         self, ids: Tensor, lengths: NDArray[np.int64], batch: dict[str, Any], training: bool
@@ -201,69 +207,6 @@ class CorpusDataModule(LightningDataModule):
         generator = torch.Generator(ids.device).manual_seed(int(batch["seed"]))
         self._weights = self._weights.to(ids.device)
         return self._mask(ids, self._weights, generator)
-
-    def _swaps(self, lengths: NDArray[np.int64], bases: int, batch: dict[str, Any], labels: Tensor) -> Swaps:
-        """The swaps of the whole step, drawn before it is cut.
-
-        In evaluation sources are always in the batch, and each pair's positions are a function of the seed and the
-        pair, so an agreement does not depend on the batch size.
-        """
-        plan, seed = self.settings.interchange, int(batch["seed"])
-        assert plan is not None
-        masked = None
-        if plan.positions == "masked":
-            ends = np.cumsum(lengths)[:-1]
-            masked = [np.flatnonzero(part) for part in np.split((labels != IGNORED).cpu().numpy(), ends)]
-        order = np.argsort(lengths[:bases], kind="stable")
-        if not batch["training"]:
-            sequences = batch["sequences"].tolist()
-            parts = []
-            for unit in micro_batches(lengths, sequences=PAIR, tokens=None, unit=PAIR):
-                rng = np.random.default_rng(
-                    derive_seed(self.settings.seed, EVALUATION, sequences[unit[0]], _SWAPS)
-                )
-                own = replace(plan, pairing="in_batch", crossway=False)
-                parts.append(_drawn_in_batch(lengths, unit, own, rng, masked))
-            return Swaps(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-        rng = np.random.default_rng([seed, _SWAPS])
-        if plan.pairing == "in_batch":
-            return _drawn_in_batch(lengths, order, plan, rng, masked)
-        return draw_swaps(
-            lengths[:bases],
-            np.arange(bases),
-            plan,
-            rng,
-            source_lengths=lengths[bases:],
-            masked=masked[:bases] if masked else None,
-            source_masked=masked[bases:] if masked else None,
-        )
-
-    def _reached(self, lengths: NDArray[np.int64], bases: int, swaps: Swaps) -> Tensor:
-        causal = self.kind == "causal"
-        parts = [reached_tokens(lengths[:bases], swaps.base_row, swaps.base_column, causal=causal)]
-        if bases < len(lengths):
-            parts.append(
-                reached_tokens(lengths[bases:], swaps.source_row, swaps.source_column, causal=causal)
-            )
-        return torch.from_numpy(np.concatenate(parts))
-
-    def _add_swap(
-        self,
-        micro: MicroBatch,
-        swaps: Swaps,
-        rows: NDArray[np.int64],
-        bases: int,
-        batch: dict[str, Any],
-        cut: Callable[[NDArray[np.int64]], MicroBatch],
-    ) -> None:
-        width, device = micro.input_ids.shape[1], micro.input_ids.device
-        if bases == len(batch["lengths"]):
-            places = cut_swaps(swaps, rows, width)
-        else:
-            micro.sources = cut(rows + bases)
-            places = cut_swaps(swaps, rows, width, rows, micro.sources.input_ids.shape[1])
-        base, source = (torch.from_numpy(indices).to(device) for indices in places)
-        micro.swap = Swap(base, source, int(batch["seed"]))
 
     def _mask(self, ids: Tensor, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         s, mask_id = self.settings, self.vocabulary.mask_id
@@ -353,24 +296,6 @@ def pad(
     )
 
 
-def _drawn_in_batch(
-    lengths: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    plan: PlanSettings,
-    rng: np.random.Generator,
-    masked: list[NDArray[np.int64]] | None,
-) -> Swaps:
-    """Swaps among some rows of a step, given in order of their lengths."""
-    swaps = draw_swaps(
-        lengths[rows],
-        partners(len(rows), crossway=plan.crossway),
-        plan,
-        rng,
-        masked=[masked[row] for row in rows] if masked else None,
-    )
-    return swaps._replace(base_row=rows[swaps.base_row], source_row=rows[swaps.source_row])
-
-
 class _StepSampler(Sampler):
     """(epoch, step) pairs of one epoch, from where the steps already done lead to.
 
@@ -407,25 +332,12 @@ def _item(
 class _TrainSteps(Dataset):
     def __init__(self, corpus: Corpus, settings: BatchSettings):
         self.corpus, self.settings, self.world = corpus, settings, 1
-        self._rank: NDArray[np.int64] | None = None
+        self.neighbours: Neighbours | None = None
         if settings.interchange is not None:
-            self._check_swappable(settings.interchange)
+            check_swappable(settings.interchange, corpus.lengths)
             if settings.interchange.pairing == "dataset":
-                self._by_length = np.argsort(corpus.lengths, kind="stable")
-                self._rank = np.argsort(self._by_length)
+                self.neighbours = Neighbours(corpus.lengths, settings.seed)
         self._planned: tuple[tuple[int, int], EpochPlan] | None = None
-
-    def _check_swappable(self, plan: PlanSettings) -> None:
-        lengths = self.corpus.lengths.astype(np.int64)
-        if len(lengths) < PAIR:
-            raise DataError(
-                f"objective.interchange: {len(lengths)} sequence cannot swap with another; use more text"
-            )
-        if plan.positions != "masked" and not swappable(lengths, plan):
-            raise DataError(
-                f"objective.interchange.proportion={plan.proportion}: all {len(lengths):,} sequences are too short to "
-                f"swap one token (the longest has {lengths.max()}); use a larger proportion or longer sequences"
-            )
 
     def plan(self, epoch: int) -> EpochPlan:
         if self._planned is None or self._planned[0] != (epoch, self.world):
@@ -456,19 +368,9 @@ class _TrainSteps(Dataset):
         epoch, step = at
         bases = self.plan(epoch).step(step)
         seed = derive_seed(self.settings.seed, epoch, step)
-        return _item(self.corpus, bases, self._sources(bases, epoch, step), seed, training=True)
-
-    def _sources(self, bases: NDArray[np.int64], epoch: int, step: int) -> NDArray[np.int64]:
-        """Of each base another sequence of like length, where sources are drawn from the data set."""
-        if self._rank is None:
-            return bases[:0]
-        rng = np.random.default_rng(derive_seed(self.settings.seed, epoch, step, _SOURCES))
-        count = len(self.corpus)
-        far = min(NEIGHBOURS, count // 2)
-        offsets = rng.integers(1, far + 1, len(bases)) * rng.choice([-1, 1], len(bases))
-        ranks = self._rank[bases]
-        outside = (ranks + offsets < 0) | (ranks + offsets >= count)
-        return self._by_length[ranks + np.where(outside, -offsets, offsets)]
+        near = self.neighbours
+        sources = bases[:0] if near is None else near.sources(bases, epoch, step)
+        return _item(self.corpus, bases, sources, seed, training=True)
 
 
 class _EvalSteps(Dataset):

@@ -14,9 +14,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from potstill.data.batching import EpochPlan, StepSampler, derive_seed, micro_batches, plan_epoch
-from potstill.data.corpus.datamodule import EVALUATION, BatchSettings
+from potstill.data.corpus.datamodule import BatchSettings
+from potstill.data.exchange import (
+    EVALUATION,
+    Exchange,
+    Neighbours,
+    check_swappable,
+    evaluation_exchange,
+    training_exchange,
+)
 from potstill.data.tasks.features import Features
 from potstill.errors import CheckpointError, DataError
+from potstill.interchange.intervene import Swap
+from potstill.interchange.plans import PAIR
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,9 @@ class TaskBatch:
         token_type_ids: `(batch, length)`; None where the model has none.
         labels: `(batch,)` int64 numbers of labels, or float32 scores; None where there are none.
         rows: `(batch,)` numbers of the rows in their part.
+        reached: `(batch, length)` real tokens that an intervention can change; None without interventions.
+        swap: the positions that swap; None without interventions.
+        sources: the sources, where they are not in this micro-batch.
     """
 
     input_ids: Tensor
@@ -52,6 +65,15 @@ class TaskBatch:
     token_type_ids: Tensor | None
     labels: Tensor | None
     rows: Tensor
+    reached: Tensor | None = None
+    swap: Swap | None = None
+    sources: TaskBatch | None = None
+
+    @property
+    def reached_rows(self) -> Tensor:
+        """`(batch,)` whether an intervention can change what is predicted of a row."""
+        assert self.reached is not None
+        return self.reached.any(dim=1)
 
 
 @dataclass
@@ -63,12 +85,16 @@ class TaskStep:
         examples: Rows of the whole step, over all ranks.
         tokens: Real tokens of the whole step, over all ranks.
         seed: Of everything random in this step.
+        reached: Rows that an intervention reaches, and
+        reached_tokens: their tokens that it can change. All four count drawn sources too where these are bases.
     """
 
     micro: list[TaskBatch]
     examples: int
     tokens: int
     seed: int = field(default=0)
+    reached: int = 0
+    reached_tokens: int = 0
 
 
 class TaskDataModule(LightningDataModule):
@@ -86,6 +112,7 @@ class TaskDataModule(LightningDataModule):
         pad_id: int,
         token_types: bool,
         settings: BatchSettings,
+        causal: bool = False,
     ):
         """Put parts into batches.
 
@@ -95,10 +122,12 @@ class TaskDataModule(LightningDataModule):
             pad_id: what fills up.
             token_types: whether the model tells first and second texts apart by token types.
             settings: the keys of `data`; those of masking are not used.
+            causal: an intervention reaches later positions only.
         """
         super().__init__()
         self.train, self.evaluation = train, dict(evaluation)
         self.pad_id, self.token_types, self.settings = pad_id, token_types, settings
+        self.causal = causal
         self._steps = _TrainSteps(train, settings) if train is not None else None
         self._resumed_steps_an_epoch: int | None = None
 
@@ -129,15 +158,49 @@ class TaskDataModule(LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> TaskStep:
-        """Cut this rank's micro-batches out of a step."""
-        lengths = batch["lengths"].cpu().numpy()
-        cuts = self._cuts(lengths, bool(batch["training"]))
+        """Draw the swaps of a step, if there are any, and cut this rank's micro-batches out of it."""
+        lengths, bases = batch["lengths"].cpu().numpy(), int(batch["bases"])
         starts = np.cumsum(lengths) - lengths
-        micro = [self._padded(batch, lengths[cut], starts[cut], cut) for cut in cuts if len(cut)]
-        return TaskStep(micro, len(lengths), int(lengths.sum()), int(batch["seed"]))
+        exchange = self._exchange(lengths, batch)
+        reached = None if exchange is None else torch.from_numpy(exchange.reached).to(batch["ids"].device)
+        micro = []
+        for cut in self._cuts(lengths[:bases], bool(batch["training"])):
+            if not len(cut):
+                continue
+            part = self._padded(batch, lengths[cut], starts[cut], cut, reached)
+            if exchange is not None:
+                if bases < len(lengths):
+                    far = cut + bases
+                    part.sources = self._padded(batch, lengths[far], starts[far], far, reached)
+                source_width = None if part.sources is None else part.sources.input_ids.shape[1]
+                part.swap = exchange.cut(cut, part.input_ids.shape[1], batch["ids"].device, source_width)
+            micro.append(part)
+        plan = self.settings.interchange
+        used = len(lengths) if plan is not None and plan.crossway else bases  # drawn sources are bases too
+        step = TaskStep(micro, used, int(lengths[:used].sum()), int(batch["seed"]))
+        if exchange is not None:
+            counts = np.add.reduceat(exchange.reached.astype(np.int64), starts)[:used]
+            step.reached, step.reached_tokens = int((counts > 0).sum()), int(counts.sum())
+        return step
+
+    def _exchange(self, lengths: NDArray[np.int64], batch: dict[str, Any]) -> Exchange | None:
+        plan = self.settings.interchange
+        if plan is None:
+            return None
+        if batch["training"]:
+            return training_exchange(
+                plan, lengths, int(batch["bases"]), int(batch["seed"]), causal=self.causal
+            )
+        rows = batch["rows"].cpu().numpy()
+        return evaluation_exchange(plan, lengths, rows, self.settings.seed, causal=self.causal)
 
     def _padded(
-        self, batch: dict[str, Any], lengths: NDArray, starts: NDArray, cut: NDArray[np.int64]
+        self,
+        batch: dict[str, Any],
+        lengths: NDArray,
+        starts: NDArray,
+        cut: NDArray[np.int64],
+        reached: Tensor | None,
     ) -> TaskBatch:
         columns = np.arange(int(lengths.max()))
         real = columns < lengths[:, None]
@@ -151,14 +214,20 @@ class TaskDataModule(LightningDataModule):
             batch["types"].long()[source].masked_fill(~mask, 0) if self.token_types else None,
             batch["labels"][rows] if "labels" in batch else None,
             batch["rows"][rows],
+            None if reached is None else reached[source] & mask,
         )
 
     def _cuts(self, lengths: NDArray[np.int64], training: bool) -> list[NDArray[np.int64]]:
         trainer, s = self.trainer, self.settings
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if not training:
-            return micro_batches(lengths, sequences=len(lengths), tokens=None, rank=rank, world=world)
-        return micro_batches(lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world)
+            unit = 1 if s.interchange is None else PAIR
+            return micro_batches(
+                lengths, sequences=len(lengths), tokens=None, rank=rank, world=world, unit=unit
+            )
+        return micro_batches(
+            lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world, unit=s.unit
+        )
 
     def state_dict(self) -> dict[str, int]:
         """How long an epoch is: enough to know that a resumed run counts steps alike."""
@@ -183,6 +252,11 @@ class TaskDataModule(LightningDataModule):
 class _TrainSteps(Dataset):
     def __init__(self, part: TaskSet, settings: BatchSettings):
         self.part, self.settings, self.world = _Flat(part), settings, 1
+        self.neighbours: Neighbours | None = None
+        if settings.interchange is not None:
+            check_swappable(settings.interchange, self.part.lengths)
+            if settings.interchange.pairing == "dataset":
+                self.neighbours = Neighbours(self.part.lengths, settings.seed)
         self._planned: tuple[tuple[int, int], EpochPlan] | None = None
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -197,8 +271,10 @@ class _TrainSteps(Dataset):
                 tokens=s.max_tokens * times if s.max_tokens else None,
                 group_size=s.group_size,
                 length_bin=s.length_bin,
+                unit=s.unit,
             )
-            if plan.bounds[-1] - plan.bounds[-2] < self.world:  # a rank would be left without a row
+            # A rank would be left without a row, or a row without a source.
+            if plan.bounds[-1] - plan.bounds[-2] < self.world * s.unit:
                 plan = EpochPlan(plan.order, plan.bounds[:-1])
             if not len(plan):
                 raise DataError(
@@ -211,7 +287,9 @@ class _TrainSteps(Dataset):
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:
         epoch, step = at
         seed = derive_seed(self.settings.seed, epoch, step)
-        return self.part.item(self.plan(epoch).step(step), seed, training=True)
+        bases, near = self.plan(epoch).step(step), self.neighbours
+        sources = bases[:0] if near is None else near.sources(bases, epoch, step)
+        return self.part.item(bases, sources, seed, training=True)
 
 
 class _EvalSteps(Dataset):
@@ -219,13 +297,16 @@ class _EvalSteps(Dataset):
         self.part = _Flat(part)
         order = np.argsort(self.part.lengths, kind="stable")
         size = settings.eval_batch_size
+        if settings.interchange is not None:  # pairs of neighbours in length, whatever the batch size
+            size = max(size - size % PAIR, PAIR)
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         # Of all lengths from the first batch on, so that a limited validation is a fair sample.
         shuffled = np.random.default_rng(derive_seed(settings.seed, EVALUATION, 0)).permutation(len(batches))
         self.plan = [batches[i] for i in shuffled]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.part.item(self.plan[index], 0, training=False)
+        wanted = self.plan[index]
+        return self.part.item(wanted, wanted[:0], 0, training=False)
 
 
 class _Flat:
@@ -235,11 +316,15 @@ class _Flat:
         self.part, self.lengths = part, part.features.lengths
         self.starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
 
-    def item(self, wanted: NDArray[np.int64], seed: int, training: bool) -> dict[str, Any]:
+    def item(
+        self, bases: NDArray[np.int64], sources: NDArray[np.int64], seed: int, training: bool
+    ) -> dict[str, Any]:
+        wanted = np.concatenate([bases, sources])
         lengths = self.lengths[wanted].astype(np.int64)
         ends = np.cumsum(lengths)
         places = np.repeat(self.starts[wanted] - (ends - lengths), lengths) + np.arange(int(ends[-1]))
         item = {
+            "bases": len(bases),
             "ids": torch.from_numpy(self.part.features.ids[places]),
             "types": torch.from_numpy(self.part.features.types[places]),
             "lengths": torch.from_numpy(lengths),
