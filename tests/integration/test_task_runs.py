@@ -151,6 +151,11 @@ def test_a_score_is_learnt(run, lines, tmp_path, judge):
     _, judged, where = judge("judged", *keys)
     assert judged["test/pearson"] == pytest.approx(summary["val/pearson"], abs=1e-6)
     assert (where / "predictions.tsv").read_text().startswith("index\tprediction\tlabel\n")
+    texts = [line.rpartition("\t")[0] for line in (tmp_path / "dev.tsv").read_text().splitlines()]
+    (tmp_path / "test.tsv").write_text("\n".join(texts) + "\n")
+    _, judged, where = judge("unlabelled", *keys[:2], f"benchmark.test_file={tmp_path}/test.tsv")
+    assert not [name for name in judged if name.startswith("test/")]
+    assert len((where / "predictions.tsv").read_text().splitlines()) == 121
 
 
 def test_students_of_layers_and_from_scratch(run, encoder, bert_tokenizer, gpt2_tokenizer):

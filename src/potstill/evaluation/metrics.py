@@ -38,10 +38,16 @@ class Predictions(Metric):
         self.rows.append(rows)
         self.logits.append(logits.float())
         # Labels and scores alike, so that a rank without a batch has the same kinds of tensors.
-        self.labels.append((rows.new_full(rows.shape, -1) if labels is None else labels).double())
+        none = torch.full_like(rows, torch.nan, dtype=torch.float64)
+        self.labels.append(none if labels is None else labels.double())
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows in order `(rows,)`, their logits `(rows, labels)` and labels `(rows,)` as float64 (-1: none)."""
+        """Rows in order, their logits and labels.
+
+        Returns:
+            `(rows,)` row numbers, `(rows, labels)` float32 logits, and `(rows,)` float64 labels, not a number where
+            there is none.
+        """
         rows, logits, labels = (dim_zero_cat(state) for state in (self.rows, self.logits, self.labels))
         order = rows.argsort()
         return rows[order], logits[order], labels[order]
