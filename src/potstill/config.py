@@ -63,15 +63,16 @@ class DataConfig:
 
 @dataclass
 class TermConfig:
-    """A named term of the loss; weight 0 costs nothing, null (mlm, clm) is objective.hard_weight where it applies."""
+    """A named term of the loss; weight 0 costs nothing, null (mlm, clm, label) is hard_weight where it applies."""
 
     weight: float | None = 0.0
 
 
 @dataclass
 class TermsConfig:
-    """The terms of a language model's objective."""
+    """The terms of an objective; mlm and clm are of language models, label of task models."""
 
+    label: TermConfig = field(default_factory=TermConfig)
     ce: TermConfig = field(default_factory=TermConfig)
     mlm: TermConfig = field(default_factory=TermConfig)
     clm: TermConfig = field(default_factory=TermConfig)
@@ -102,7 +103,7 @@ class ObjectiveConfig:
     name: str = MISSING
     temperature: float = 2.0
     positions: str = "all"  # of ce, mse, cos and the causal terms: all | masked
-    hard_weight: float = 0.0  # of mlm or clm, whichever applies, where its own weight is null
+    hard_weight: float = 0.0  # of mlm, clm or label, whichever applies, where its own weight is null
     terms: TermsConfig = field(default_factory=TermsConfig)
     interchange: InterchangeConfig | None = None  # of objective=diito
 

@@ -49,9 +49,9 @@ from potstill.evaluation.report import (
     read_metrics,
     write_report,
 )
+from potstill.interchange.agreement import AGREEMENT
 from potstill.models.load import save_student
 from potstill.models.specs import local_folder
-from potstill.modules.distillation import AGREEMENT
 from potstill.tracking import finish, log_summary
 from potstill.validation import models_of
 

@@ -50,7 +50,8 @@ SCHEDULES = (
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 SUPERVISED = ("mlm", "clm")
 CAUSAL = ("causal_ce", "causal_cos")
-TASKS = ("finetune",)  # objectives of task models; they train on a benchmark, not on a corpus
+TASKS = ("finetune",)  # objectives of task models that learn from labels alone; they train on a benchmark
+EITHER = ("diito",)  # objectives of task models where a benchmark is given, else of language models
 
 
 def validate_train(config: DictConfig) -> None:
@@ -59,7 +60,7 @@ def validate_train(config: DictConfig) -> None:
     faults = [
         *_objective_faults(config.objective),
         *_benchmark_faults(config),
-        *_data_faults(config.data, corpus=config.objective.name not in TASKS),
+        *_data_faults(config.data, corpus=not _trains_task(config)),
         *_trainer_faults(config.trainer),
         *_optimizer_faults(config),
         *_model_faults(config),
@@ -69,6 +70,11 @@ def validate_train(config: DictConfig) -> None:
         *_output_faults(),
     ]
     _raise(faults)
+
+
+def _trains_task(config: DictConfig) -> bool:
+    name = config.objective.name
+    return name in TASKS or (name in EITHER and config.benchmark is not None)
 
 
 def validate_evaluate(config: DictConfig) -> None:
@@ -169,7 +175,7 @@ def _objective_faults(objective: DictConfig) -> list[str]:
         return faults + [
             f"objective.terms.{name}.weight={weight}: objective={objective.name} learns from the labels alone"
             for name, weight in weights.items()
-            if weight
+            if weight and name != "label"
         ]
     if all(weight == 0 for weight in weights.values()):
         faults.append(
@@ -223,7 +229,7 @@ def _mapping_faults(interchange: DictConfig, teacher: ModelSpec, student: ModelS
 def _benchmark_faults(config: DictConfig) -> list[str]:
     """Of what a task model is trained on, and of an objective that has or lacks a benchmark."""
     name, benchmark = config.objective.name, config.benchmark
-    if name not in TASKS:
+    if not _trains_task(config):
         if benchmark is None:
             return []
         given = benchmark.get("name") or "null"
@@ -421,7 +427,15 @@ def _model_faults(config: DictConfig) -> list[str]:
     }
     faults += _length_faults(config.data, needed)
     spec = learner or (teacher if needs_layers else None)
-    if spec:
+    if (
+        objective.interchange is not None
+        and _trains_task(config)
+        and objective.interchange.positions == "masked"
+    ):
+        faults.append(
+            "objective.interchange.positions=masked: a task model masks nothing; use consecutive or free"
+        )
+    if spec and not _trains_task(config):
         kind = spec.kind
         wrong = "clm" if kind == "masked" else "mlm"
         if objective.terms[wrong].weight:

@@ -3,7 +3,13 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
+from potstill.interchange.agreement import class_agreement
+from potstill.interchange.intervene import Swap
+from potstill.interchange.mappings import read_mappings
+from potstill.losses.hidden import cosine_distance
+from potstill.losses.soft_targets import kl_divergence, logit_mse
 from potstill.models.trunk import trunk_of
+from potstill.objectives.interchange import Interchange
 from potstill.objectives.task import TaskObjective
 
 BERT = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -17,7 +23,8 @@ def batch(labels):
 
 
 def part(micro, rows):
-    return TaskBatch(*(getattr(micro, name)[rows] for name in vars(micro)))
+    own = ("input_ids", "attention_mask", "token_type_ids", "labels", "rows")
+    return TaskBatch(*(getattr(micro, name)[rows] for name in own))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +45,127 @@ def test_the_shares_of_a_step_add_up_to_the_loss_of_transformers(kind, outputs, 
     objective = TaskObjective(kind)
     micro = [part(whole, slice(0, 4)), part(whole, slice(4, 6))]
     denominators = objective.denominators(TaskStep(micro, examples=6, tokens=30))
-    shares = [objective(trunk_of(model), one, denominators) for one in micro]
+    shares = [objective(trunk_of(model), None, one, denominators) for one in micro]
     torch.testing.assert_close(sum(share.loss for share in shares), expected)
     torch.testing.assert_close(sum(share.terms["label"] for share in shares), expected.detach())
     assert not shares[0].terms["label"].requires_grad
+
+
+SWAPS = [
+    ((0, 2), (1, 4)),
+    ((0, 3), (1, 0)),
+    ((1, 1), (0, 6)),
+    ((4, 0), (3, 5)),
+]  # (row, column) takes that of
+
+
+def pair(outputs=3):
+    models = []
+    for seed, depth in ((1, 4), (2, 2)):
+        torch.manual_seed(seed)
+        config = BertConfig(**{**BERT, "num_hidden_layers": depth}, intermediate_size=16, num_labels=outputs)
+        config.initializer_range = 0.3
+        models.append(BertForSequenceClassification(config).eval())
+    return models
+
+
+def swapping(micro):
+    width = micro.input_ids.shape[1]
+    base, source = (
+        torch.tensor([row * width + column for row, column in side]) for side in zip(*SWAPS, strict=True)
+    )
+    micro.swap = Swap(base, source)
+    rows = torch.zeros(len(micro.rows), dtype=torch.bool)
+    rows[[row for (row, _), _ in SWAPS]] = True
+    micro.reached = micro.attention_mask.bool() & rows[:, None]
+    return micro
+
+
+def hooked(model, micro, block):
+    """Last hidden states and logits of a full second pass whose hook writes what a first one recorded."""
+    layer, recorded = model.bert.encoder.layer[block], []
+
+    def write(_module, _args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        if not recorded:
+            recorded.append(hidden.clone())
+            return output
+        flat = hidden.clone().flatten(0, 1)
+        flat[micro.swap.base] = recorded[0].flatten(0, 1)[micro.swap.source]
+        flat = flat.view_as(hidden)
+        return (flat, *output[1:]) if isinstance(output, tuple) else flat
+
+    inputs = {name: getattr(micro, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    handle = layer.register_forward_hook(write)
+    with torch.no_grad():
+        model(**inputs)
+        output = model(**inputs, output_hidden_states=True)
+    handle.remove()
+    return output.hidden_states[-1], output.logits
+
+
+TERMS = {"label": 1.0, "ce": 0.5, "mse": 0.1, "cos": 0.25, "causal_ce": 2.0, "causal_cos": 0.5}
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_every_term_equals_the_textbook(kind):
+    outputs = 3 if kind == "classification" else 1
+    teacher, student = pair(outputs)
+    labels = torch.tensor([0, 2, 1, 1, 0, 2]) if outputs == 3 else torch.rand(6)
+    micro = swapping(batch(labels))
+    one, two = trunk_of(teacher), trunk_of(student)
+    exchange = Interchange(read_mappings("single_middle", one, two))
+    objective = TaskObjective(kind, TERMS, 2.0, exchange)
+    step = TaskStep([micro], 6, 30, reached=3, reached_tokens=int(micro.reached.sum()))
+    found = objective(two, one, micro, objective.denominators(step))
+    inputs = {name: getattr(micro, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    with torch.no_grad():
+        t, s = (model(**inputs, output_hidden_states=True) for model in (teacher, student))
+    t_last, t_logits = hooked(teacher, micro, 2)
+    s_last, s_logits = hooked(student, micro, 1)
+    real, rows = micro.attention_mask.bool(), [0, 1, 4]
+
+    def soft(ours, theirs):
+        return kl_divergence(ours, theirs, 2.0) if outputs == 3 else logit_mse(ours, theirs)
+
+    expected = {
+        "ce": soft(s.logits, t.logits),
+        "mse": logit_mse(s.logits, t.logits),
+        "cos": cosine_distance(s.hidden_states[-1][real], t.hidden_states[-1][real]),
+        "causal_ce": soft(s_logits[rows], t_logits[rows]),
+        "causal_cos": cosine_distance(s_last[micro.reached], t_last[micro.reached]),
+    }
+    for term, value in expected.items():
+        assert found.terms[term].item() == pytest.approx(value.item(), rel=1e-4), term
+    assert found.loss.item() == pytest.approx(
+        sum(TERMS[k] * v.item() for k, v in found.terms.items()), rel=1e-5
+    )
+    assert not torch.allclose(s_logits[rows], s.logits[rows], atol=1e-3)
+    found.loss.backward()
+    assert all(p.grad is not None for p in student.bert.encoder.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_class_agreement_equals_the_textbook():
+    teacher, student = pair()
+    micro = swapping(batch(None))
+    mappings = read_mappings("grid", trunk_of(teacher), trunk_of(student))
+    same, kl = class_agreement(
+        trunk_of(teacher), trunk_of(student), micro.input_ids, micro.attention_mask, micro.token_type_ids, micro.swap,
+        micro.reached_rows, mappings,
+    )  # fmt: skip
+    for mapping, found_same, found_kl in zip(mappings, same, kl, strict=True):
+        _, theirs = hooked(teacher, micro, mapping.teacher[0].block)
+        _, ours = hooked(student, micro, mapping.student[0].block)
+        theirs, ours = theirs[[0, 1, 4]], ours[[0, 1, 4]]
+        assert found_same == (theirs.argmax(-1) == ours.argmax(-1)).sum()
+        assert found_kl.item() == pytest.approx(3 * kl_divergence(ours, theirs, 1.0).item(), rel=1e-4)
+
+
+def test_a_student_equal_to_the_teacher_has_no_loss_but_that_of_the_labels():
+    teacher, _ = pair()
+    trunk, micro = trunk_of(teacher), swapping(batch(torch.tensor([0, 2, 1, 1, 0, 2])))
+    exchange = Interchange(read_mappings("multilayer", trunk, trunk))
+    objective = TaskObjective("classification", TERMS, 3.0, exchange)
+    found = objective(trunk, trunk, micro, dict.fromkeys(TERMS, 1.0))
+    assert all(abs(value.item()) < 1e-4 for term, value in found.terms.items() if term != "label")

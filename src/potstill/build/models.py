@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from potstill.build.instantiate import make
 from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.data.tasks.labels import Task
 from potstill.errors import ConfigError, DataError
 from potstill.interchange.mappings import read_mappings
 from potstill.interchange.plans import PlanSettings
@@ -23,7 +24,9 @@ from potstill.models.students import (
     student_from_layers,
 )
 from potstill.models.trunk import Trunk, trunk_of
-from potstill.objectives.language import HARD, Interchange, LanguageObjective
+from potstill.objectives.interchange import Interchange
+from potstill.objectives.language import HARD, LanguageObjective
+from potstill.objectives.task import LABEL, TaskObjective
 
 
 def build_models(
@@ -99,33 +102,56 @@ def build_objective(settings: DictConfig, student: Trunk, teacher: Trunk | None)
             interchange mapping names.
     """
     kind = student.kind
-    weights = {name: term.weight for name, term in settings.terms.items()}
-    for own_kind, name in HARD.items():
-        if weights[name] is None:
-            weights[name] = settings.hard_weight if own_kind == kind else 0.0
-        if own_kind != kind and weights[name]:
-            raise ConfigError(
-                f"objective.terms.{name}.weight={weights[name]}: the student is a {kind} language model; "
-                f"use {HARD[kind]}"
-            )
-    weights = {name: float(weight or 0.0) for name, weight in weights.items()}
-    if not any(weights.values()):
-        raise ConfigError("objective.terms: all weights are 0; give one a weight above 0")
-    interchange = None
-    if settings.interchange is not None:
-        assert teacher is not None  # validation has seen to it
-        interchange = build_interchange(settings.interchange, teacher, student)
+    weights = term_weights(settings, HARD[kind])
+    interchange = build_interchange(settings.interchange, teacher, student)
     return LanguageObjective(kind, weights, settings.temperature, settings.positions, interchange)
 
 
+def build_task_objective(
+    settings: DictConfig, task: Task, student: Trunk, teacher: Trunk | None
+) -> TaskObjective:
+    """The weighted terms for a task model.
+
+    Raises:
+        ConfigError: as `build_objective`.
+    """
+    weights = term_weights(settings, LABEL)
+    interchange = build_interchange(settings.interchange, teacher, student)
+    return TaskObjective(task.kind, weights, settings.temperature, interchange)
+
+
+def term_weights(settings: DictConfig, hard: str) -> dict[str, float]:
+    """The weight of each term; `hard` is the one on the data's own labels that suits the student.
+
+    Raises:
+        ConfigError: another student's hard term has a weight, or no term has one.
+    """
+    weights = {name: term.weight for name, term in settings.terms.items()}
+    for name in (*HARD.values(), LABEL):
+        if weights[name] is None:
+            weights[name] = settings.hard_weight if name == hard else 0.0
+        if name != hard and weights[name]:
+            raise ConfigError(
+                f"objective.terms.{name}.weight={weights[name]}: this student learns from {hard}; use that term"
+            )
+    if not any(weights.values()):
+        raise ConfigError("objective.terms: all weights are 0; give one a weight above 0")
+    return {name: float(weight or 0.0) for name, weight in weights.items()}
+
+
 def build_interchange(
-    settings: DictConfig, teacher: Trunk, student: Trunk, key: str = "objective.interchange"
-) -> Interchange:
-    """What is swapped in both models.
+    settings: DictConfig | None,
+    teacher: Trunk | None,
+    student: Trunk,
+    key: str = "objective.interchange",
+) -> Interchange | None:
+    """What is swapped in both models; None where nothing is.
 
     Raises:
         ConfigError: a mapping that one of them has no room for.
     """
+    if settings is None or teacher is None:
+        return None
     mapping = OmegaConf.to_container(OmegaConf.create({"mapping": settings.mapping}), resolve=True)
     return Interchange(
         read_mappings(mapping["mapping"], teacher, student, key=f"{key}.mapping"),  # type: ignore[index,call-overload]

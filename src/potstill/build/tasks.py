@@ -14,7 +14,9 @@ from transformers import PreTrainedModel
 from potstill.build.data import batch_settings, local_tokenizer, sequence_length
 from potstill.build.models import (
     build_optimizer,
+    build_plan,
     build_schedule,
+    build_task_objective,
     check_vocabulary,
     compile_blocks,
     prepare_student,
@@ -29,12 +31,14 @@ from potstill.data.tasks.preflight import oddities, overlap, warnings_of
 from potstill.data.tasks.readers import Rows, RowSource
 from potstill.models.load import load_classifier
 from potstill.models.specs import default_layers, read_labels
-from potstill.models.students import student_from_config, student_from_layers
+from potstill.models.students import check_tokens, student_from_config, student_from_layers
 from potstill.models.trunk import trunk_of
 from potstill.modules.downstream import Downstream
 from potstill.objectives.task import TaskObjective
 
 log = logging.getLogger(__name__)
+
+SUPERVISED_TASKS = ("finetune",)  # objectives that learn from labels alone; a teacher only gives its layers
 
 
 @dataclass
@@ -46,7 +50,7 @@ class TaskTraining:
     vocabulary: Vocabulary
     task: Task
     figures: dict[str, int]
-    teacher_parameters: None = None  # nothing is learned from one
+    teacher_parameters: int | None
 
 
 @dataclass
@@ -74,12 +78,28 @@ def build_task_training(config: DictConfig) -> TaskTraining:
     train_labels = encode_labels(train, task)
     vocabulary = describe(_tokenizer_folder(config))
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
-    student = _build_classifier(config, task, vocabulary)
+    teacher = None
+    if config.objective.name not in SUPERVISED_TASKS:
+        teacher = load_classifier(
+            "teacher.model",
+            config.teacher.model,
+            labels=task.labels,
+            need_head=True,
+            attention=config.teacher.attention,
+        )
+        check_vocabulary(vocabulary, "teacher.model", teacher)
+    student = _build_classifier(config, task, vocabulary, teacher)
     check_vocabulary(vocabulary, "the student", student)
+    if teacher is not None:
+        check_tokens(teacher, student)
     prepare_student(config.student, student)
+    objective = build_task_objective(
+        config.objective, task, trunk_of(student), trunk_of(teacher) if teacher is not None else None
+    )
     # Made once for nothing: a fault in its arguments should not wait for the features.
     build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
-    length = sequence_length(config.data, vocabulary, [student])
+    models = [m for m in (teacher, student) if m is not None]
+    length = sequence_length(config.data, vocabulary, models)
     tokenised = _Parts(config.data, vocabulary, length)
     train_set = TaskSet(tokenised.features("train", train), train_labels)
     data = TaskDataModule(
@@ -89,21 +109,25 @@ def build_task_training(config: DictConfig) -> TaskTraining:
             for name, rows in evaluation.items()
         },
         pad_id=vocabulary.pad_id,
-        token_types=trunk_of(student).token_types > 1,
-        settings=batch_settings(config),
+        token_types=any(trunk_of(m).token_types > 1 for m in models),
+        settings=batch_settings(config, build_plan(config.objective.interchange)),
+        causal=trunk_of(student).kind == "causal",
     )
     if config.compile:
-        compile_blocks(student)
+        for model in models:
+            compile_blocks(model)
     module = Downstream(
         student,
-        TaskObjective(task.kind),
+        teacher,
+        objective,
         task,
         list(evaluation),
         optimizer=lambda model: build_optimizer(config.optimizer, model),
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,
     )
-    return TaskTraining(module, data, vocabulary, task, tokenised.counts)
+    parameters = teacher.num_parameters() if teacher is not None else None
+    return TaskTraining(module, data, vocabulary, task, tokenised.counts, parameters)
 
 
 def build_task_evaluation(config: DictConfig, model: str) -> TaskEvaluation:
@@ -132,7 +156,7 @@ def build_task_evaluation(config: DictConfig, model: str) -> TaskEvaluation:
     )
     if config.compile:
         compile_blocks(classifier)
-    module = Downstream(classifier, TaskObjective(task.kind), task, list(rows))
+    module = Downstream(classifier, None, TaskObjective(task.kind), task, list(rows))
     return TaskEvaluation(module, data, rows, length)
 
 
@@ -181,7 +205,9 @@ def _tokenizer_folder(config: DictConfig) -> str:
     return local_tokenizer(*next((key, value) for key, value in given.items() if value is not None))
 
 
-def _build_classifier(config: DictConfig, task: Task, vocabulary: Vocabulary) -> PreTrainedModel:
+def _build_classifier(
+    config: DictConfig, task: Task, vocabulary: Vocabulary, teacher: PreTrainedModel | None
+) -> PreTrainedModel:
     s = config.student
     if s.model:
         student = load_classifier(
@@ -197,7 +223,7 @@ def _build_classifier(config: DictConfig, task: Task, vocabulary: Vocabulary) ->
             labels=task.labels,
         )
     else:
-        teacher = load_classifier(
+        teacher = teacher or load_classifier(
             "teacher.model",
             config.teacher.model,
             labels=task.labels,

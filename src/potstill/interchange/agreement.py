@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, run
-from potstill.interchange.mappings import InterchangeMapping, Site
-from potstill.models.trunk import Trunk
+from potstill.interchange.mappings import InterchangeMapping, Site, mapping_names
+from potstill.models.trunk import Flow, Trunk
 
+AGREEMENT = ("interchange_agreement", "interchange_kl")
 CHUNK_BYTES = 64 * 2**20
 
 
@@ -48,9 +50,9 @@ def interchange_agreement(
     """
     parts = []
     for trunk, side in ((teacher, "teacher"), (student, "student")):
-        variants = list(dict.fromkeys(getattr(mapping, side) for mapping in mappings))
-        inputs = _head_inputs(trunk, input_ids_BL, attention_mask_BL, swap, positions_N, variants, read_site)
-        parts.append((inputs, [variants.index(getattr(mapping, side)) for mapping in mappings]))
+        flow = trunk.embed(input_ids_BL, attention_mask_BL)
+        hidden, index = _counterfactuals(trunk, side, flow, swap, mappings, read_site)
+        parts.append(([trunk.head(last.flatten(0, 1)[positions_N]) for last in hidden], index))
     (teacher_in, teacher_of), (student_in, student_of) = parts
     same_M = torch.zeros(len(mappings), dtype=torch.float64, device=input_ids_BL.device)
     kl_M = torch.zeros_like(same_M)
@@ -62,30 +64,103 @@ def interchange_agreement(
         our_tokens, their_tokens = [x.argmax(-1) for x in ours], [x.argmax(-1) for x in theirs]
         probabilities = [x.exp() for x in theirs]
         entropies = [(p * x).sum() for p, x in zip(probabilities, theirs, strict=True)]
-        for index, (t, s) in enumerate(zip(teacher_of, student_of, strict=True)):
-            same_M[index] += (our_tokens[s] == their_tokens[t]).sum()
-            kl_M[index] += entropies[t] - torch.dot(probabilities[t].flatten(), ours[s].flatten())
+        for m, (t, s) in enumerate(zip(teacher_of, student_of, strict=True)):
+            same_M[m] += (our_tokens[s] == their_tokens[t]).sum()
+            kl_M[m] += entropies[t] - torch.dot(probabilities[t].flatten(), ours[s].flatten())
     return same_M, kl_M
 
 
-def _head_inputs(
-    trunk: Trunk,
+@torch.no_grad()
+def class_agreement(
+    teacher: Trunk,
+    student: Trunk,
     input_ids_BL: Tensor,
     attention_mask_BL: Tensor,
+    token_type_ids_BL: Tensor | None,
     swap: Swap,
-    positions_N: Tensor,
-    variants: list[tuple[Site, ...]],
+    rows_B: Tensor,
+    mappings: Sequence[InterchangeMapping],
+    read_site: str = "block_output",
+) -> tuple[Tensor, Tensor]:
+    """As `interchange_agreement`, of two classifiers: `(M,)` rows with the same label, and `(M,)` sums of KL in nats.
+
+    Args:
+        teacher: the reference.
+        student: compared with it.
+        input_ids_BL: `(batch, length)`.
+        attention_mask_BL: `(batch, length)`.
+        token_type_ids_BL: `(batch, length)` or None.
+        swap: what swaps.
+        rows_B: `(batch,)` bool, the rows to compare.
+        mappings: M of them.
+        read_site: as in `counterfactual`.
+    """
+    logits = []
+    for trunk, side in ((teacher, "teacher"), (student, "student")):
+        types = token_type_ids_BL if trunk.token_types > 1 else None
+        flow = trunk.embed(input_ids_BL, attention_mask_BL, types)
+        hidden, index = _counterfactuals(trunk, side, flow, swap, mappings, read_site)
+        classes = [
+            trunk.classify(last, attention_mask_BL)[rows_B].double().log_softmax(-1) for last in hidden
+        ]
+        logits.append(torch.stack([classes[i] for i in index]))  # (M, rows, labels)
+    theirs, ours = logits
+    same_M = (theirs.argmax(-1) == ours.argmax(-1)).sum(-1).double()
+    return same_M, (theirs.exp() * (theirs - ours)).sum((-1, -2))
+
+
+class AgreementMetric(Metric):
+    """Means of agreement and KL over an evaluation set, mapping by mapping, over all ranks.
+
+    Args:
+        mappings: M of them.
+    """
+
+    same: Tensor
+    kl: Tensor
+    count: Tensor
+
+    def __init__(self, mappings: Sequence[InterchangeMapping]):
+        super().__init__()
+        self.names = mapping_names(mappings)
+        for name in ("same", "kl"):
+            self.add_state(name, torch.zeros(len(self.names), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, same_M: Tensor, kl_M: Tensor, count: int) -> None:
+        """Add sums over `count` positions or rows."""
+        self.same += same_M
+        self.kl += kl_M
+        self.count += count
+
+    def compute(self) -> dict[str, float]:
+        """`interchange_agreement` and `interchange_kl`, each `_<mapping>` and the mean over mappings; {} of nothing."""
+        if not self.names or not self.count:
+            return {}
+        found: dict[str, float] = {}
+        for what, sums_M in zip(AGREEMENT, (self.same, self.kl), strict=True):
+            means = (sums_M / self.count).tolist()
+            found |= {f"{what}_{name}": mean for name, mean in zip(self.names, means, strict=True)}
+            found[what] = sum(means) / len(means)
+        return found
+
+
+def _counterfactuals(
+    trunk: Trunk,
+    side: str,
+    flow: Flow,
+    swap: Swap,
+    mappings: Sequence[InterchangeMapping],
     read_site: str,
-) -> list[Tensor]:
-    """Inputs of the vocabulary projection after each intervention, (positions, width) each."""
+) -> tuple[list[Tensor], list[int]]:
+    """Last hidden states after each different intervention of a side, and which of them each mapping's is."""
+    variants: list[tuple[Site, ...]] = list(dict.fromkeys(getattr(mapping, side) for mapping in mappings))
     keep = {sites[0].block for sites in variants} | set().union(
         *(blocks_read(sites, read_site) for sites in variants)
     )
-    base = run(trunk, trunk.embed(input_ids_BL, attention_mask_BL), keep, whole=False)
-    return [
-        trunk.head(counterfactual(trunk, base, base, sites, swap, read_site).flatten(0, 1)[positions_N])
-        for sites in variants
-    ]
+    base = run(trunk, flow, keep, whole=False)
+    hidden = [counterfactual(trunk, base, base, sites, swap, read_site) for sites in variants]
+    return hidden, [variants.index(getattr(mapping, side)) for mapping in mappings]
 
 
 def _log_probabilities(trunk: Trunk, inputs_ND: Tensor, width: int) -> Tensor:

@@ -9,13 +9,10 @@ from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
-from potstill.interchange.agreement import interchange_agreement
-from potstill.interchange.mappings import mapping_names
+from potstill.interchange.agreement import AgreementMetric, interchange_agreement
 from potstill.models.trunk import trunk_of
 from potstill.modules.steps import MakeOptimizer, MakeSchedule, StudentModule
 from potstill.objectives.language import HARD, LanguageObjective, label_nll, reached_positions
-
-AGREEMENT = ("interchange_agreement", "interchange_kl")
 
 
 class LanguageDistillation(StudentModule):
@@ -42,37 +39,18 @@ class LanguageDistillation(StudentModule):
         schedule: MakeSchedule | None = None,
         clip: float | None = None,
     ):
-        super().__init__(student, objective, optimizer=optimizer, schedule=schedule, clip=clip)
-        self.teacher = teacher
+        super().__init__(student, teacher, objective, optimizer=optimizer, schedule=schedule, clip=clip)
         self._student_trunk = trunk_of(student)
         self._teacher_trunk = trunk_of(teacher) if teacher is not None else None
-        if teacher is not None:
-            teacher.requires_grad_(False).eval()
         self._hard = HARD[objective.kind]
         names = {*objective.active, self._hard, "teacher"}
-        exchange = objective.interchange if teacher is not None else None
-        self._mappings = exchange.mappings if exchange is not None else ()
-        self._mapping_names = mapping_names(self._mappings)
-        names |= {f"{what}_{name}" for what in AGREEMENT for name in self._mapping_names}
+        self._exchange = objective.interchange if teacher is not None else None
+        self._agreement = AgreementMetric(self._exchange.mappings if self._exchange is not None else ())
         self._sums = {name: SumMetric(nan_strategy="disable") for name in sorted(names)}
         self._positions = {name: SumMetric(nan_strategy="disable") for name in sorted(names)}
         # So that they move with the module, and are summed over ranks.
         self._registered = nn.ModuleList([*self._sums.values(), *self._positions.values()])
         self._teacher_perplexity: float | None = None
-
-    def train(self, mode: bool = True) -> LanguageDistillation:
-        """The student's mode; the teacher stays in evaluation mode."""
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
-
-    def on_train_start(self) -> None:
-        """Set and check the modes of both."""
-        super().on_train_start()
-        assert self.teacher is None or not (
-            self.teacher.training or any(p.requires_grad for p in self.teacher.parameters())
-        )
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step over all micro-batches of `batch`."""
@@ -94,28 +72,24 @@ class LanguageDistillation(StudentModule):
             if self._teacher_trunk is not None and self._teacher_perplexity is None:
                 nll = label_nll(self._teacher_trunk, micro) / max(batch.labelled, 1)
                 self._add("teacher", nll, batch.labelled)
-            self._add_agreement(batch, micro)
+            self._add_agreement(micro)
 
-    def _add_agreement(self, batch: StepBatch, micro: MicroBatch) -> None:
-        masked = self.objective.positions == "masked"
-        reached = batch.reached_labelled if masked else batch.reached
-        if not (self._mappings and reached and micro.swap is not None):
+    def _add_agreement(self, micro: MicroBatch) -> None:
+        if self._exchange is None or micro.swap is None:
             return
         assert self._teacher_trunk is not None
-        assert self.objective.interchange is not None
+        positions = reached_positions(micro, self.objective.positions)
         sums = interchange_agreement(
             self._teacher_trunk,
             self._student_trunk,
             micro.input_ids,
             micro.attention_mask,
             micro.swap,
-            reached_positions(micro, self.objective.positions),
-            self._mappings,
-            self.objective.interchange.read_site,
+            positions,
+            self._exchange.mappings,
+            self._exchange.read_site,
         )
-        for what, sums_M in zip(AGREEMENT, sums, strict=True):
-            for name, total in zip(self._mapping_names, sums_M, strict=True):
-                self._add(f"{what}_{name}", total / reached, reached)
+        self._agreement.update(*sums, len(positions))
 
     def _add(self, name: str, share: Tensor, positions: float) -> None:
         """Add this rank's share of a batch's mean to the mean over all batches, weighted by the batch's positions."""
@@ -136,17 +110,15 @@ class LanguageDistillation(StudentModule):
         }
         for metric in (*self._sums.values(), *self._positions.values()):
             metric.reset()
+        agreement = self._agreement.compute()
+        self._agreement.reset()
         if self._hard not in means or self.trainer.sanity_checking:
             return
         weights = self.objective.weights
         logged = {f"val/loss_{name}": means[name] for name in self.objective.active}
         logged["val/loss"] = sum(weights[name] * means[name] for name in self.objective.active)
         logged["val/perplexity"] = _exp(means[self._hard])
-        for what in AGREEMENT:
-            by_mapping = {name: means[name] for name in means if name.startswith(what)}
-            if by_mapping:
-                logged |= {f"val/{name}": mean for name, mean in by_mapping.items()}
-                logged[f"val/{what}"] = sum(by_mapping.values()) / len(by_mapping)
+        logged |= {f"val/{name}": mean for name, mean in agreement.items()}
         if "teacher" in means:
             self._teacher_perplexity = _exp(means["teacher"])
         if self._teacher_perplexity is not None:

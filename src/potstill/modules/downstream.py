@@ -1,4 +1,4 @@
-"""The LightningModule of a task model that learns from the labels of a benchmark."""
+"""The LightningModule of a task model that learns from the labels of a benchmark, and from a teacher."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.data.tasks.datamodule import TaskStep
-from potstill.data.tasks.labels import Task
+from potstill.data.tasks.datamodule import TaskBatch, TaskStep
+from potstill.data.tasks.labels import CLASSIFICATION, Task
 from potstill.evaluation.metrics import Predictions, task_metrics
+from potstill.interchange.agreement import AgreementMetric, class_agreement
 from potstill.models.trunk import trunk_of
 from potstill.modules.steps import MakeOptimizer, MakeSchedule, StudentModule
 from potstill.objectives.task import TaskObjective, label_loss, logits_of
@@ -23,6 +24,7 @@ class Downstream(StudentModule):
 
     Args:
         student: has a head for sequence classification.
+        teacher: has one too; frozen, in evaluation mode, absent from checkpoints; None where no term reads it.
         objective: the terms.
         task: says what is measured.
         sets: names of the evaluation sets, in the order of their loaders; metrics of a set with a name end in it.
@@ -34,6 +36,7 @@ class Downstream(StudentModule):
     def __init__(
         self,
         student: PreTrainedModel,
+        teacher: PreTrainedModel | None,
         objective: TaskObjective,
         task: Task,
         sets: Sequence[str],
@@ -42,9 +45,14 @@ class Downstream(StudentModule):
         schedule: MakeSchedule | None = None,
         clip: float | None = None,
     ):
-        super().__init__(student, objective, optimizer=optimizer, schedule=schedule, clip=clip)
+        super().__init__(student, teacher, objective, optimizer=optimizer, schedule=schedule, clip=clip)
         self.task, self.sets = task, tuple(sets)
         self._student_trunk = trunk_of(student)
+        self._teacher_trunk = trunk_of(teacher) if teacher is not None else None
+        # A score is no prediction that two models could share.
+        comparable = teacher is not None and task.kind == CLASSIFICATION
+        self._exchange = objective.interchange if comparable else None
+        self._agreement = AgreementMetric(self._exchange.mappings if self._exchange is not None else ())
         self._predictions = [Predictions() for _ in self.sets]
         self._registered = nn.ModuleList(self._predictions)  # so that they move with the module
 
@@ -52,7 +60,8 @@ class Downstream(StudentModule):
         """One optimizer step over all micro-batches of `batch`."""
         denominators = self.objective.denominators(batch)
         self.optimizer_step_over(
-            batch, lambda micro: self.objective(self._student_trunk, micro, denominators)
+            batch,
+            lambda micro: self.objective(self._student_trunk, self._teacher_trunk, micro, denominators),
         )
 
     def on_validation_epoch_start(self) -> None:
@@ -68,6 +77,26 @@ class Downstream(StudentModule):
         for micro in batch.micro:
             logits = logits_of(self._student_trunk, micro)
             self._predictions[dataloader_idx].update(micro.rows, logits, micro.labels)
+            if dataloader_idx == 0:
+                self._add_agreement(micro)
+
+    def _add_agreement(self, micro: TaskBatch) -> None:
+        if self._exchange is None or micro.swap is None:
+            return
+        assert self._teacher_trunk is not None
+        rows = micro.reached_rows
+        sums = class_agreement(
+            self._teacher_trunk,
+            self._student_trunk,
+            micro.input_ids,
+            micro.attention_mask,
+            micro.token_type_ids,
+            micro.swap,
+            rows,
+            self._exchange.mappings,
+            self._exchange.read_site,
+        )
+        self._agreement.update(*sums, int(rows.sum()))
 
     def predicted(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         """What was predicted of a set in the last pass over it; see `Predictions.compute`."""
@@ -76,9 +105,12 @@ class Downstream(StudentModule):
     def on_validation_epoch_end(self) -> None:
         """Logs `val/loss` and `val/<metric>` of the first set, `val/<metric>_<name>` of the others.
 
-        A set without labels has predictions and no metrics.
+        With interventions also `val/interchange_agreement` (the share of the rows that an intervention reaches for
+        which both counterfactual predictions are the same label) and `val/interchange_kl`, for each mapping and as
+        their mean. A set without labels has predictions and no metrics.
         """
-        logged: dict[str, float] = {}
+        logged = {f"val/{name}": mean for name, mean in self._agreement.compute().items()}
+        self._agreement.reset()
         for name in self.sets:
             rows, logits, labels = self.predicted(name)
             if not len(rows) or bool(labels.isnan().any()):

@@ -48,6 +48,7 @@ class StudentModule(LightningModule):
 
     Args:
         student: trained.
+        teacher: frozen, in evaluation mode, absent from checkpoints; None where no term reads it.
         objective: its active terms name what a checkpoint is of.
         optimizer: makes the optimizer of the student's parameters.
         schedule: makes the learning-rate schedule from the optimizer and the number of steps.
@@ -57,6 +58,7 @@ class StudentModule(LightningModule):
     def __init__(
         self,
         student: PreTrainedModel,
+        teacher: PreTrainedModel | None,
         objective: _Objective,
         *,
         optimizer: MakeOptimizer | None,
@@ -65,16 +67,28 @@ class StudentModule(LightningModule):
     ):
         super().__init__()
         self.automatic_optimization = False
-        self.student = student
+        self.student, self.teacher = student, teacher
+        if teacher is not None:
+            teacher.requires_grad_(False).eval()
         self.objective: Any = objective
         self.clip = clip
         self._make_optimizer, self._make_schedule = optimizer, schedule
         self.last_step: dict[str, float] = {}
 
+    def train(self, mode: bool = True) -> StudentModule:
+        """The student's mode; the teacher stays in evaluation mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
     def on_train_start(self) -> None:
-        """`from_pretrained` gives evaluation mode, and Lightning's fit keeps what it finds: set it, and check."""
+        """`from_pretrained` gives evaluation mode, and Lightning's fit keeps what it finds: set both, and check."""
         self.train()
         assert self.student.training
+        assert self.teacher is None or not (
+            self.teacher.training or any(p.requires_grad for p in self.teacher.parameters())
+        )
 
     def optimizer_step_over(self, batch: _Step, share_of: Callable[[Any], _Share]) -> None:
         """One optimizer step over all micro-batches of `batch`, each of which gives its share."""

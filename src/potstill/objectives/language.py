@@ -15,32 +15,13 @@ from torch import Tensor
 
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.data.corpus.masking import IGNORED
-from potstill.interchange.intervene import Run, blocks_read, counterfactual, run, swap_tokens
-from potstill.interchange.mappings import InterchangeMapping, Site
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.vocabulary import vocabulary_losses
-from potstill.models.trunk import Flow, Trunk
+from potstill.models.trunk import Trunk
+from potstill.objectives.interchange import CAUSAL, Hidden, Interchange, bases_of, hidden_states
 
 SOFT = ("ce", "mse", "cos")  # terms that compare teacher and student on the base run
-CAUSAL = ("causal_ce", "causal_cos")  # terms that compare them on the counterfactual run
 HARD = {"masked": "mlm", "causal": "clm"}  # the term on the data's own labels
-
-
-@dataclass(frozen=True)
-class Interchange:
-    """What the causal terms swap.
-
-    Attributes:
-        mappings: one is drawn a step.
-        read_site: `block_output`, or `block_input` for parity with the published code.
-        crossway: both directions where sources are drawn from the data set (in a batch the plan sees to it).
-        data_augment: swap input tokens instead of states; no mapping is read.
-    """
-
-    mappings: tuple[InterchangeMapping, ...]
-    read_site: str = "block_output"
-    crossway: bool = False
-    data_augment: bool = False
 
 
 class TermSums(NamedTuple):
@@ -117,13 +98,14 @@ class LanguageObjective:
             micro: sequences, positions, labels and swaps.
             denominators: from `denominators`, of the whole step.
         """
-        parts = self._parts(micro)
-        ours = self._hidden("student", student, micro, whole=self._any((*SOFT, HARD[self.kind])))
-        theirs = _Hidden([], [])
+        exchange = self.interchange if self._any(CAUSAL) else None
+        parts = bases_of(micro, exchange)
+        ours = hidden_states(student, "student", micro, exchange, whole=self._any((*SOFT, HARD[self.kind])))
+        theirs = Hidden([], [])
         if self.needs_teacher:
             assert teacher is not None
             with torch.no_grad():
-                theirs = self._hidden("teacher", teacher, micro, whole=self._any(SOFT))
+                theirs = hidden_states(teacher, "teacher", micro, exchange, whole=self._any(SOFT))
         segments = [*self._base(ours, theirs, parts), *self._causal(ours, theirs, parts)]
         loss, terms = self._cosines(segments, denominators)
         soft = [segment for segment in segments if segment.teacher_NE is not None]
@@ -133,44 +115,7 @@ class LanguageObjective:
             loss, terms = loss + share, terms | own
         return TermSums(loss, terms)
 
-    def _parts(self, micro: MicroBatch) -> list[MicroBatch]:
-        """The micro-batches that are bases: drawn sources are too where the exchange goes both ways."""
-        both = self._any(CAUSAL) and self.interchange is not None and self.interchange.crossway
-        return [micro, micro.sources] if both and micro.sources is not None else [micro]
-
-    def _hidden(self, side: str, trunk: Trunk, micro: MicroBatch, *, whole: bool) -> _Hidden:
-        """Last hidden states of one model: of base runs if `whole`, of counterfactual runs if a term reads them."""
-        exchange, swap, parts = self.interchange, micro.swap, self._parts(micro)
-        if not self._any(CAUSAL) or exchange is None or swap is None:
-            return _Hidden([_flat(run(trunk, _embed(trunk, part))) for part in parts] if whole else [], [])
-        inputs = [micro] if micro.sources is None else [micro, micro.sources]
-        if exchange.data_augment:
-            runs = [run(trunk, _embed(trunk, part)) for part in parts if whole]
-            swapped = [
-                swap_tokens(part.input_ids, other.input_ids, way)
-                for part, other, way in zip(parts, inputs[::-1], (swap, swap.reverse()), strict=False)
-            ]
-            return _Hidden(
-                [_flat(r) for r in runs],
-                [
-                    _flat(run(trunk, trunk.embed(ids, part.attention_mask)))
-                    for ids, part in zip(swapped, parts, strict=True)
-                ],
-            )
-        sites: tuple[Site, ...] = getattr(exchange.mappings[swap.draw % len(exchange.mappings)], side)
-        first, read = {sites[0].block}, blocks_read(sites, exchange.read_site)
-        mutual = len(parts) == len(inputs)  # each is base and source
-        runs = [run(trunk, _embed(trunk, micro), first | read if mutual else first, whole=whole)]
-        if micro.sources is not None:
-            keep = first | read if mutual else read
-            runs.append(run(trunk, _embed(trunk, micro.sources), keep, whole=whole and mutual))
-        outputs = [
-            counterfactual(trunk, base, source, sites, way, exchange.read_site).flatten(0, 1)
-            for base, source, way in zip(runs[: len(parts)], runs[::-1], (swap, swap.reverse()), strict=False)
-        ]
-        return _Hidden([_flat(r) for r in runs[: len(parts)]] if whole else [], outputs)
-
-    def _base(self, ours: _Hidden, theirs: _Hidden, parts: list[MicroBatch]) -> list[_Segment]:
+    def _base(self, ours: Hidden, theirs: Hidden, parts: list[MicroBatch]) -> list[_Segment]:
         names = {"ce": "ce", "mse": "mse", "nll": HARD[self.kind], "cos": "cos"}
         if not ours.base:
             return []
@@ -189,7 +134,7 @@ class LanguageObjective:
         teacher_NE = _rows(theirs.base, rows) if self._any(SOFT) else None
         return [_Segment(names, student_ND, teacher_NE, labels)]
 
-    def _causal(self, ours: _Hidden, theirs: _Hidden, parts: list[MicroBatch]) -> list[_Segment]:
+    def _causal(self, ours: Hidden, theirs: Hidden, parts: list[MicroBatch]) -> list[_Segment]:
         if not ours.causal:
             return []
         rows = [reached_positions(part, self.positions) for part in parts]
@@ -286,13 +231,6 @@ class _Segment(NamedTuple):
     labels: Tensor | None
 
 
-class _Hidden(NamedTuple):
-    """One model's last hidden states, (batch * length, width), of each part; empty where no term reads them."""
-
-    base: list[Tensor]
-    causal: list[Tensor]
-
-
 def reached_positions(micro: MicroBatch, positions: str) -> Tensor:
     """Indices into the flattened micro-batch of what an intervention reaches; of the masked ones if so wanted."""
     assert micro.reached is not None
@@ -300,18 +238,9 @@ def reached_positions(micro: MicroBatch, positions: str) -> Tensor:
     return micro.positions[wanted]
 
 
-def _embed(trunk: Trunk, micro: MicroBatch) -> Flow:
-    return trunk.embed(micro.input_ids, micro.attention_mask)
-
-
-def _flat(base: Run) -> Tensor:
-    assert base.last_BLD is not None
-    return base.last_BLD.flatten(0, 1)
-
-
 def _rows(hidden: list[Tensor], rows: list[Tensor]) -> Tensor:
     """The wanted positions of each part, one after the other."""
-    return _cat([part[wanted] for part, wanted in zip(hidden, rows, strict=True)])
+    return _cat([part.flatten(0, 1)[wanted] for part, wanted in zip(hidden, rows, strict=True)])
 
 
 def _cat(parts: list[Tensor]) -> Tensor:
@@ -321,7 +250,8 @@ def _cat(parts: list[Tensor]) -> Tensor:
 def label_nll(trunk: Trunk, micro: MicroBatch) -> Tensor:
     """Sum over the labelled positions of -log p(label), in nats; the perplexity's raw material."""
     labelled = micro.labels != IGNORED
-    hidden_ND = _flat(run(trunk, _embed(trunk, micro)))[micro.positions[labelled]]
+    (last_BLD,) = hidden_states(trunk, "student", micro, None, whole=True).base
+    hidden_ND = last_BLD.flatten(0, 1)[micro.positions[labelled]]
     weight, bias = trunk.decoder
     return vocabulary_losses(
         trunk.head(hidden_ND),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,9 @@ import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from potstill.data.batching import EpochPlan, derive_seed, micro_batches, plan_epoch
+from potstill.data.batching import EpochPlan, StepSampler, derive_seed, micro_batches, plan_epoch
 from potstill.data.corpus.masking import IGNORED, mask_tokens, next_tokens, token_weights
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary
@@ -129,7 +128,7 @@ class CorpusDataModule(LightningDataModule):
                 f"ckpt_path: the checkpoint's epochs have {self._resumed_steps_an_epoch} steps, this run's "
                 f"{self.steps_an_epoch}; resume with the same data, data.batch_size, accumulation and devices"
             )
-        return self._loader(self._steps, _StepSampler(self.steps_an_epoch, self._done))
+        return self._loader(self._steps, StepSampler(self.steps_an_epoch, self._done))
 
     def val_dataloader(self) -> DataLoader | list:
         """Evaluation batches of like lengths, in an order that is the same every time."""
@@ -294,24 +293,6 @@ def pad(
         labels[source],
         None if reached is None else reached[source],
     )
-
-
-class _StepSampler(Sampler):
-    """(epoch, step) pairs of one epoch, from where the steps already done lead to.
-
-    They are asked for when iteration begins: Lightning may build the loader before it restores a checkpoint.
-    """
-
-    def __init__(self, steps: int, done: Callable[[], int]):
-        self.steps, self.done = steps, done
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, start = divmod(self.done(), self.steps)
-        for step in range(start, self.steps):
-            yield epoch, step
-
-    def __len__(self) -> int:
-        return self.steps
 
 
 def _item(
