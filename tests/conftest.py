@@ -182,7 +182,7 @@ def composed(*overrides, name="train"):
         return compose(name, overrides=[str(o) for o in overrides], return_hydra_config=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose_config():
     return composed
 

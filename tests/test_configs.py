@@ -80,14 +80,19 @@ def test_an_experiment_runs(
         "trainer.accumulate_grad_batches=2", "trainer.max_steps=2", "trainer.val_check_interval=null", "logger=csv",
         "trainer.enable_progress_bar=false",
     ]  # fmt: skip
-    if recipe.objective.name in ("kd", "diito"):
+    if recipe.objective.name in ("kd", "diito") and not is_task(recipe.benchmark):
         small.append(f"teacher.model={local}")
     if recipe.student.layers is not None:
         small.append("student.layers=[0,1]")
     if is_task(recipe.benchmark):
         (tmp_path / "rows.tsv").write_text("sentence\tlabel\n" + "the man\t1\none other\t0\n" * 12)
         small += [f"benchmark.{part}_file={tmp_path}/rows.tsv" for part in ("train", "eval")]
-        small.append(f"student.model={local}")
+        if recipe.objective.name == "finetune":
+            small.append(f"student.model={local}")
+        else:  # it needs a teacher that knows the task
+            fine = [f"benchmark={recipe.benchmark.name}", "objective=finetune", f"student.model={local}"]
+            runs.train(compose_config(*fine, *small), tmp_path / "teacher")
+            small.append(f"teacher.model={tmp_path}/teacher/student")
     config = compose_config(f"experiment={experiment}", *small)
     validate_train(config)
     runs.train(config, tmp_path)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from potstill import runs
-from potstill.errors import CheckpointError
+from potstill.errors import CheckpointError, ConfigError, ModelError
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -276,3 +276,126 @@ def test_labels_in_another_order_and_rows_without_labels(run, judge, files, tmp_
     columns = (where / "predictions.tsv").read_text().splitlines()
     assert columns[0] == "index\tprediction\tp(no)\tp(yes)"
     assert len(columns) == 61
+
+
+DIITO = ["objective=diito", "objective.interchange.proportion=0.5"]
+
+
+@pytest.fixture(scope="module")
+def task_teacher(tmp_path_factory, files, encoder, compose_config, shared_cache):
+    """A classifier of four blocks that knows the task of single texts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POTSTILL_CACHE", str(shared_cache))
+        folder = tmp_path_factory.mktemp("teacher")
+        config = compose_config(
+            "objective=finetune", "benchmark=text_classification", f"benchmark.train_file={files}/single_train.tsv",
+            f"benchmark.eval_file={files}/single_dev.tsv", f"student.model={encoder}", "trainer.max_epochs=3",
+            *SMALL, *QUIET,
+        )  # fmt: skip
+        runs.train(config, folder)
+    return folder / "student"
+
+
+def test_a_task_student_learns_to_react_like_its_teacher(run, task_teacher):
+    common = [
+        *DIITO,
+        f"teacher.model={task_teacher}",
+        "student.layers=[0]",
+        "objective.terms.causal_ce.weight=2",
+    ]
+    _, before = run("before", *common, "trainer.max_steps=0")
+    folder, after = run("after", *common, "trainer.max_epochs=4")
+    assert after["val/interchange_kl"] < before["val/interchange_kl"]
+    assert after["val/interchange_agreement"] > 0.9
+    assert after["val/accuracy"] > 0.9
+    for term in ("label", "ce", "cos", "causal_ce"):
+        assert f"train/loss_{term}" in after
+    assert "val/interchange_agreement_1-0" in after
+    assert after["teacher/parameters"] > after["student/parameters"]
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not [key for key in checkpoint["state_dict"] if key.startswith("teacher.")]
+    from transformers import AutoModelForSequenceClassification
+
+    assert (
+        AutoModelForSequenceClassification.from_pretrained(folder / "student").config.num_hidden_layers == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["objective.interchange.pairing=dataset", "objective.interchange.crossway=true"],
+        ["objective.interchange.crossway=true", "objective.terms.causal_cos.weight=1"],
+        ["objective.interchange.data_augment=true", "trainer.accumulate_grad_batches=2"],
+        ["student.architecture=distilbert", "objective.terms.mse.weight=0.1"],
+    ],
+    ids=lambda overrides: ",".join(overrides).replace("objective.", ""),
+)
+def test_every_way_to_swap_in_a_task_runs(run, task_teacher, overrides):
+    layers = ["student.layers=[1]", "trainer.max_steps=3"]
+    _, summary = run("swap", *DIITO, f"teacher.model={task_teacher}", *layers, *overrides)
+    assert summary["train/loss_causal_ce"] >= 0
+    assert summary["train/steps"] == 3
+
+
+def test_pairs_of_texts_and_scores_can_swap_too(run, task_teacher, files, lines):
+    rows = ["a\tb\tscore", *lines(40, "scored", pair=True, labels=("0.5", "4.5"))]
+    for name in ("train", "dev"):
+        (files / f"scored_{name}.tsv").write_text("\n".join(rows) + "\n")
+    regression = ["benchmark.task=regression", "benchmark.metrics=[pearson]", "benchmark.monitor=pearson"]
+    columns = ["benchmark.text_columns=[a,b]", "benchmark.label_column=score"]
+    folder, _ = run("scores", *regression, *columns, "trainer.max_steps=5", task="scored")
+    common = [*DIITO, *regression, *columns, f"teacher.model={folder}/student", "student.layers=[0]"]
+    _, summary = run("swapped", *common, "trainer.max_steps=3", task="scored")
+    assert summary["train/loss_causal_ce"] > 0
+    assert "val/interchange_agreement" not in summary  # two scores are never the same
+
+
+def test_resuming_task_interventions_ends_in_the_same_weights(run, task_teacher, monkeypatch):
+    from potstill.callbacks import LastCheckpoint
+
+    common = [
+        *DIITO, f"teacher.model={task_teacher}", "student.layers=[0]", "trainer.max_steps=20",
+        "checkpoint.every_n_steps=8", "data.batch_size=16",
+    ]  # fmt: skip
+    whole, _ = run("whole", *common)
+
+    class KilledError(Exception):
+        pass
+
+    original = LastCheckpoint._save
+
+    def save_and_die(self, trainer):
+        original(self, trainer)
+        if trainer.global_step == 8:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "_save", save_and_die)
+        with pytest.raises(KilledError):
+            run("half", *common)
+    resumed, _ = run("resumed", *common, f"ckpt_path={whole.parent}/half/checkpoints/last.ckpt")
+    assert same(student(whole), student(resumed))
+
+
+def test_what_a_task_of_interventions_needs(run, encoder, task_teacher):
+    with pytest.raises(ModelError, match=r"teacher\.model=.*has no"):
+        run("headless", *DIITO, f"teacher.model={encoder}", "student.layers=[0]", "trainer.max_steps=1")
+    with pytest.raises(ConfigError, match="positions=masked: a task model masks nothing"):
+        run(
+            "masked",
+            *DIITO,
+            f"teacher.model={task_teacher}",
+            "objective.interchange.positions=masked",
+            "student.layers=[0]",
+        )
+    with pytest.raises(
+        ConfigError, match=r"objective\.terms\.mlm\.weight=1\.0: this student learns from label"
+    ):
+        run(
+            "mlm",
+            *DIITO,
+            f"teacher.model={task_teacher}",
+            "objective.terms.mlm.weight=1",
+            "student.layers=[0]",
+        )

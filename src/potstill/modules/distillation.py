@@ -110,7 +110,7 @@ class LanguageDistillation(StudentModule):
         }
         for metric in (*self._sums.values(), *self._positions.values()):
             metric.reset()
-        agreement = self._agreement.compute()
+        agreement = self._agreement.compute() if self._exchange is not None else {}
         self._agreement.reset()
         if self._hard not in means or self.trainer.sanity_checking:
             return

@@ -109,7 +109,8 @@ class Downstream(StudentModule):
         which both counterfactual predictions are the same label) and `val/interchange_kl`, for each mapping and as
         their mean. A set without labels has predictions and no metrics.
         """
-        logged = {f"val/{name}": mean for name, mean in self._agreement.compute().items()}
+        agreement = self._agreement.compute() if self._exchange is not None else {}
+        logged = {f"val/{name}": mean for name, mean in agreement.items()}
         self._agreement.reset()
         for name in self.sets:
             rows, logits, labels = self.predicted(name)
