@@ -3,9 +3,9 @@
 Run `python tests/benchmarks/bench_step.py kd` (or `diito`). Ours is what `modules/distillation.py` does with a
 micro-batch: the trunks of both models, the fused vocabulary losses, the backward pass; the textbook's is in
 `textbook.py`. Teacher (BERT) and student (a DistilBERT of half its layers) have random weights; the losses are over all
-real tokens. Both run on the same batches in turns, since a machine's own speed varies; the batches of the rounds differ
+real tokens. Each has a process of its own, ours prepared as `train.py` prepares it (`process.py`), the textbook's
+as it comes. They run on the same batches in turns, since a machine's own speed varies; the batches of the rounds differ
 in length, the sequences of a batch hardly. Dropout is on while speed is measured and off while the losses are compared.
-Memory is measured in a process of its own for each.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,6 @@ Step = Callable[[str, PreTrainedModel, PreTrainedModel, MicroBatch, StepBatch], 
 def main() -> None:
     """Print the peaks of memory, then the speeds and how far apart the losses are."""
     arguments = parse()
-    prepare()  # as train.py does; it serves both
     print(
         f"{arguments.objective}: BERT of {arguments.layers} layers -> DistilBERT of {arguments.layers // 2}, width "
         f"{arguments.hidden}, vocabulary {arguments.vocabulary:,}, batch {arguments.batch}, {arguments.threads} "
@@ -119,21 +119,19 @@ STEPS: dict[str, Step] = {"ours": ours, "textbook": textbook}
 
 def speed(arguments: argparse.Namespace) -> None:
     """Compare the losses without dropout, then time rounds of one step each with it."""
-    torch.set_num_threads(arguments.threads)
-    teacher, student = models(arguments)
-    rates: dict[str, list[float]] = {name: [] for name in STEPS}
+    sides = {name: started(serve, name, arguments) for name in STEPS}
     shortest, longest = arguments.lengths
-    micro, step = batch(arguments, longest, seed=0)
-    student.eval()
-    losses = [timed(name, arguments, teacher, student, micro, step)[1] for name in STEPS]
+    losses = [asked(sides[name], name, longest, 0, False)[1] for name in STEPS]
     apart = difference(*losses)
-    student.train()
-    for number in range(arguments.rounds):
-        length = round(shortest + (number + 0.5) / arguments.rounds * (longest - shortest))
-        micro, step = batch(arguments, length, seed=number + 1)
-        for name in STEPS:
-            seconds, _ = timed(name, arguments, teacher, student, micro, step)
-            rates[name].append(step.tokens / seconds)
+    rates: dict[str, list[float]] = {name: [] for name in STEPS}
+    for number in range(-1, arguments.rounds):
+        length = round(shortest + (max(number, 0) + 0.5) / arguments.rounds * (longest - shortest))
+        for name, side in sides.items():
+            seconds, _, tokens = asked(side, name, length, number + 1, True)
+            if number >= 0:
+                rates[name].append(tokens / seconds)
+    for side in sides.values():
+        side.send(None)
     for name, found in rates.items():
         print(f"  {name:9s} {statistics.median(found):10,.1f} tokens/s, median of {arguments.rounds} rounds")
     ratios = [one / other for one, other in zip(rates["ours"], rates["textbook"], strict=True)]
@@ -143,6 +141,33 @@ def speed(arguments: argparse.Namespace) -> None:
     tolerance = TOLERANCE[arguments.precision != "fp32"]
     verdict = "agree" if apart <= tolerance else "DIFFER"
     print(f"  losses {verdict}: largest relative difference {apart:.1e}, allowed {tolerance:.0e}")
+
+
+def started(target: Callable[..., None], name: str, arguments: argparse.Namespace) -> Connection:
+    """A process of its own for one side; the libraries are imported already, but nothing has run."""
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe()
+    fork.Process(target=target, args=(name, arguments, there), daemon=True).start()
+    there.close()
+    return here
+
+
+def asked(side: Connection, name: str, *request: object) -> tuple[float, dict[str, float], int]:
+    side.send(request)
+    try:
+        return side.recv()
+    except EOFError:
+        raise SystemExit(f"the process that runs {name} died") from None
+
+
+def serve(name: str, arguments: argparse.Namespace, requests: Connection) -> None:
+    """Answers (length, seed, training) with seconds, losses and tokens, until it is told None."""
+    teacher, student = models(name, arguments)
+    while (request := requests.recv()) is not None:
+        length, seed, training = request
+        micro, step = batch(arguments, length, seed)
+        student.train(training)
+        requests.send((*timed(name, arguments, teacher, student, micro, step), step.tokens))
 
 
 def timed(
@@ -157,8 +182,8 @@ def timed(
     student.zero_grad(set_to_none=True)
     gc.collect()
     torch.manual_seed(step.seed)
-    begun = time.perf_counter()
     half = arguments.precision == "bf16" or (arguments.precision == "bf16-over-fp32" and name == "ours")
+    begun = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
         losses = STEPS[name](arguments.objective, teacher, student, micro, step)
     return time.perf_counter() - begun, losses
@@ -172,18 +197,13 @@ def difference(one: dict[str, float], other: dict[str, float]) -> float:
 
 def memory(arguments: argparse.Namespace) -> None:
     """Print what a step on the longest sequences adds to the memory of a process that holds both models."""
-    fork = multiprocessing.get_context("fork")  # the libraries are imported already, but nothing has run
     added = {}
     for name in STEPS:
-        receiver, sender = fork.Pipe(duplex=False)
-        child = fork.Process(target=measure, args=(name, arguments, sender))
-        child.start()
-        sender.close()
+        side = started(measure, name, arguments)
         try:
-            added[name] = receiver.recv()
+            added[name] = side.recv()
         except EOFError:
             raise SystemExit(f"the process that measures {name} died") from None
-        child.join()
     for name, megabytes in added.items():
         print(
             f"  {name:9s} {megabytes / arguments.batch:10,.1f} MB a sequence, {megabytes:,.0f} MB added by a step"
@@ -191,11 +211,8 @@ def memory(arguments: argparse.Namespace) -> None:
     print(f"  memory, textbook / ours: {added['textbook'] / added['ours']:.2f}", flush=True)
 
 
-def measure(
-    name: str, arguments: argparse.Namespace, sender: "multiprocessing.connection.Connection"
-) -> None:
-    torch.set_num_threads(arguments.threads)
-    teacher, student = models(arguments)
+def measure(name: str, arguments: argparse.Namespace, sender: Connection) -> None:
+    teacher, student = models(name, arguments)
     micro, step = batch(arguments, arguments.lengths[1], seed=0)
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
@@ -221,7 +238,11 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def models(arguments: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedModel]:
+def models(name: str, arguments: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Teacher and student, the same in both processes."""
+    if name == "ours":
+        prepare()
+    torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=arguments.vocabulary,

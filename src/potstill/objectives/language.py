@@ -100,12 +100,14 @@ class LanguageObjective:
         """
         exchange = self.interchange if self._any(CAUSAL) else None
         parts = bases_of(micro, exchange)
-        ours = hidden_states(student, "student", micro, exchange, whole=self._any((*SOFT, HARD[self.kind])))
         theirs = Hidden([], [])
-        if self.needs_teacher:
+        if (
+            self.needs_teacher
+        ):  # first: what it needs for a while is free again when the student's states pile up
             assert teacher is not None
             with torch.no_grad():
                 theirs = hidden_states(teacher, "teacher", micro, exchange, whole=self._any(SOFT))
+        ours = hidden_states(student, "student", micro, exchange, whole=self._any((*SOFT, HARD[self.kind])))
         segments = [*self._base(ours, theirs, parts), *self._causal(ours, theirs, parts)]
         loss, terms = self._cosines(segments, denominators)
         soft = [segment for segment in segments if segment.teacher_NE is not None]
