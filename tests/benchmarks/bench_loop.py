@@ -36,9 +36,10 @@ from potstill.build import (
 )
 from potstill.cli import config_folder
 from potstill.config import register
-from potstill.data.corpus.datamodule import BatchSettings, CorpusDataModule
+from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.store import Corpus, StoreWriter, TokenStore
 from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.data.steps import BatchSettings
 from potstill.models.specs import default_layers
 from potstill.models.students import student_from_layers
 from potstill.models.trunk import trunk_of

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from potstill.data.corpus.binarize import binarize
 from potstill.data.corpus.composition import Parts
-from potstill.data.corpus.datamodule import BatchSettings
 from potstill.data.corpus.progress import counting
 from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary, describe, train_wordpiece
+from potstill.data.steps import BatchSettings
 from potstill.errors import ConfigError, DataError
 from potstill.interchange.plans import PlanSettings
 from potstill.models.trunk import trunk_of

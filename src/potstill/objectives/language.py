@@ -101,9 +101,8 @@ class LanguageObjective:
         exchange = self.interchange if self._any(CAUSAL) else None
         parts = bases_of(micro, exchange)
         theirs = Hidden([], [])
-        if (
-            self.needs_teacher
-        ):  # first: what it needs for a while is free again when the student's states pile up
+        # The teacher first: what it needs for a while is free again when the student's states pile up.
+        if self.needs_teacher:
             assert teacher is not None
             with torch.no_grad():
                 theirs = hidden_states(teacher, "teacher", micro, exchange, whole=self._any(SOFT))
@@ -127,9 +126,8 @@ class LanguageObjective:
             rows = [part.positions[part.labels != IGNORED] for part in parts]
             labels = labels[labels != IGNORED]
         student_ND = _rows(ours.base, rows)
-        if not self._any(("ce", "mse")) and self._any(
-            SOFT
-        ):  # without soft targets the head runs on labelled rows only
+        # Without soft targets the head runs on the labelled rows only.
+        if not self._any(("ce", "mse")) and self._any(SOFT):
             wanted = labels != IGNORED
             hard = _Segment({"nll": names["nll"]}, student_ND[wanted], None, labels[wanted])
             return [_Segment({"cos": "cos"}, student_ND, _rows(theirs.base, rows), None), hard]

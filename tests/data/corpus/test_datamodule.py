@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from potstill.data.corpus.binarize import binarize
-from potstill.data.corpus.datamodule import BatchSettings, CorpusDataModule
+from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.sources import TextFiles
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import describe
+from potstill.data.steps import BatchSettings
 from potstill.errors import DataError
 from potstill.interchange.plans import PlanSettings
 

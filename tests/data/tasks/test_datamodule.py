@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from potstill.data.corpus.datamodule import BatchSettings
+from potstill.data.steps import BatchSettings
 from potstill.data.tasks.datamodule import TaskDataModule, TaskSet
 from potstill.data.tasks.features import Features
 

@@ -7,49 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from potstill.data.batching import EpochPlan, StepSampler, derive_seed, micro_batches, plan_epoch
+from potstill.data.batching import derive_seed
 from potstill.data.corpus.masking import IGNORED, mask_tokens, next_tokens, token_weights
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary
-from potstill.data.exchange import (
-    EVALUATION,
-    Exchange,
-    Neighbours,
-    check_swappable,
-    evaluation_exchange,
-    training_exchange,
-)
-from potstill.errors import CheckpointError, DataError
+from potstill.data.exchange import EVALUATION, Exchange, evaluation_exchange, training_exchange
+from potstill.data.steps import BatchSettings, StepDataModule
 from potstill.interchange.intervene import Swap
-from potstill.interchange.plans import PAIR, PlanSettings
-
-
-@dataclass(frozen=True)
-class BatchSettings:
-    """How sequences become steps, micro-batches and masks; the keys of `data` with the same names."""
-
-    seed: int
-    batch_size: int
-    accumulate: int = 1
-    max_tokens: int | None = None
-    eval_batch_size: int = 32
-    group_size: int | None = None
-    length_bin: int = 4
-    mlm_share: float = 0.15
-    mlm_smoothing: float = 0.7
-    mlm_replace: tuple[float, ...] = (0.8, 0.1, 0.1)
-    num_workers: int = 0
-    interchange: PlanSettings | None = None
-
-    @property
-    def unit(self) -> int:
-        """Sequences that stay together wherever a step is cut: sources in the batch come in pairs."""
-        return PAIR if self.interchange is not None and self.interchange.pairing == "in_batch" else 1
 
 
 @dataclass
@@ -96,11 +64,10 @@ class StepBatch:
     reached_labelled: int = 0
 
 
-class CorpusDataModule(LightningDataModule):
+class CorpusDataModule(StepDataModule):
     """Batches of a binarized corpus for a masked (`kind="masked"`) or a causal language model.
 
-    One item of the loader is one optimizer step of all micro-batches; `on_after_batch_transfer` masks it as a whole
-    on the device and cuts it. The position of a resumed run in its epoch follows from the number of steps done.
+    `on_after_batch_transfer` masks a step as a whole on the device, and cuts it.
     """
 
     def __init__(
@@ -111,42 +78,15 @@ class CorpusDataModule(LightningDataModule):
         kind: str,
         settings: BatchSettings,
     ):
-        super().__init__()
+        super().__init__(_Items(train) if train is not None else None, settings)
         self.train, self.evaluation, self.vocabulary, self.kind = train, evaluation, vocabulary, kind
-        self.settings = settings
         counts = (train or evaluation).token_counts  # type: ignore[union-attr]
-        self._steps = _TrainSteps(train, settings) if train is not None else None
         self._weights = token_weights(counts, settings.mlm_smoothing, vocabulary.special_ids)
         self._alike = token_weights(counts, 0.0, vocabulary.special_ids)
-        self._resumed_steps_an_epoch: int | None = None
-
-    def train_dataloader(self) -> DataLoader:
-        """Steps from the position that the trainer has reached."""
-        assert self._steps is not None
-        if self._resumed_steps_an_epoch not in (None, self.steps_an_epoch):
-            raise CheckpointError(
-                f"ckpt_path: the checkpoint's epochs have {self._resumed_steps_an_epoch} steps, this run's "
-                f"{self.steps_an_epoch}; resume with the same data, data.batch_size, accumulation and devices"
-            )
-        return self._loader(self._steps, StepSampler(self.steps_an_epoch, self._done))
 
     def val_dataloader(self) -> DataLoader | list:
         """Evaluation batches of like lengths, in an order that is the same every time."""
-        if self.evaluation is None:
-            return []
-        steps = _EvalSteps(self.evaluation, self.settings)
-        return self._loader(steps, list(range(len(steps.plan))))
-
-    def _loader(self, steps: Dataset, sampler: Any) -> DataLoader:
-        workers = self.settings.num_workers
-        return DataLoader(
-            steps,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=workers,
-            multiprocessing_context="spawn" if workers else None,
-            persistent_workers=workers > 0,
-        )
+        return [] if self.evaluation is None else self.evaluation_loader(_Items(self.evaluation))
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> StepBatch:
         """Say what is to be predicted and swapped in the whole step, then cut this rank's micro-batches out of it."""
@@ -162,7 +102,7 @@ class CorpusDataModule(LightningDataModule):
             return pad(inputs, labels, lengths[rows], starts[rows], self.vocabulary.pad_id, reached)
 
         micro = []
-        for rows in self._cuts(lengths[:bases], training):
+        for rows in self.cuts(lengths[:bases], training):
             if not len(rows):
                 continue
             part = cut(rows)
@@ -227,37 +167,6 @@ class CorpusDataModule(LightningDataModule):
         inputs, labels = (torch.cat(parts).to(ids.device) for parts in zip(*masked, strict=True))
         return inputs, labels
 
-    def _cuts(self, lengths: NDArray[np.int64], training: bool) -> list[NDArray[np.int64]]:
-        trainer, s = self.trainer, self.settings
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        if not training:
-            unit = 1 if s.interchange is None else PAIR
-            return micro_batches(
-                lengths, sequences=len(lengths), tokens=None, rank=rank, world=world, unit=unit
-            )
-        return micro_batches(
-            lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world, unit=s.unit
-        )
-
-    def state_dict(self) -> dict[str, int]:
-        """How long an epoch is: enough to know that a resumed run counts steps alike."""
-        return {"steps_an_epoch": self.steps_an_epoch}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Remember the length of the interrupted run's epochs, to be compared with this run's."""
-        self._resumed_steps_an_epoch = state_dict.get("steps_an_epoch")
-
-    def _done(self) -> int:
-        return self.trainer.global_step if self.trainer else 0
-
-    @property
-    def steps_an_epoch(self) -> int:
-        """Optimizer steps of an epoch; 0 without training data."""
-        if self._steps is None:
-            return 0
-        self._steps.world = self.trainer.world_size if self.trainer else 1
-        return len(self._steps.plan(0))
-
 
 def pad(
     inputs: Tensor,
@@ -295,78 +204,26 @@ def pad(
     )
 
 
-def _item(
-    corpus: Corpus, bases: NDArray[np.int64], sources: NDArray[np.int64], seed: int, training: bool
-) -> dict[str, Any]:
-    wanted = np.concatenate([bases, sources])
-    ids, lengths = corpus.gather(wanted)
-    return {
-        "bases": len(bases),
-        "ids": torch.from_numpy(ids.astype(np.int32, copy=False)),
-        "lengths": torch.from_numpy(lengths.astype(np.int64)),
-        "sequences": torch.from_numpy(wanted.astype(np.int64)),
-        "seed": seed,
-        "training": training,
-    }
+class _Items:
+    """A corpus as sequences to be put into steps."""
 
+    def __init__(self, corpus: Corpus):
+        self.corpus = corpus
 
-class _TrainSteps(Dataset):
-    def __init__(self, corpus: Corpus, settings: BatchSettings):
-        self.corpus, self.settings, self.world = corpus, settings, 1
-        self.neighbours: Neighbours | None = None
-        if settings.interchange is not None:
-            check_swappable(settings.interchange, corpus.lengths)
-            if settings.interchange.pairing == "dataset":
-                self.neighbours = Neighbours(corpus.lengths, settings.seed)
-        self._planned: tuple[tuple[int, int], EpochPlan] | None = None
+    @property
+    def lengths(self) -> NDArray[np.integer]:
+        return self.corpus.lengths
 
-    def plan(self, epoch: int) -> EpochPlan:
-        if self._planned is None or self._planned[0] != (epoch, self.world):
-            s = self.settings
-            times = s.accumulate * self.world
-            plan = plan_epoch(
-                self.corpus.lengths,
-                seed=s.seed,
-                epoch=epoch,
-                sequences=s.batch_size * times,
-                tokens=s.max_tokens * times if s.max_tokens else None,
-                group_size=s.group_size,
-                length_bin=s.length_bin,
-                unit=s.unit,
-            )
-            # A rank would be left without a sequence, or a sequence without a source.
-            if plan.bounds[-1] - plan.bounds[-2] < self.world * s.unit:
-                plan = EpochPlan(plan.order, plan.bounds[:-1])
-            if not len(plan):
-                raise DataError(
-                    f"trainer.devices={self.world}: {len(self.corpus)} sequences are too few to share; "
-                    "use fewer devices or more text"
-                )
-            self._planned = ((epoch, self.world), plan)
-        return self._planned[1]
-
-    def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:
-        epoch, step = at
-        bases = self.plan(epoch).step(step)
-        seed = derive_seed(self.settings.seed, epoch, step)
-        near = self.neighbours
-        sources = bases[:0] if near is None else near.sources(bases, epoch, step)
-        return _item(self.corpus, bases, sources, seed, training=True)
-
-
-class _EvalSteps(Dataset):
-    def __init__(self, corpus: Corpus, settings: BatchSettings):
-        self.corpus, self.settings = corpus, settings
-        order = np.argsort(corpus.lengths, kind="stable")
-        size = settings.eval_batch_size
-        if settings.interchange is not None:  # pairs of neighbours in length, whatever the batch size
-            size = max(size - size % PAIR, PAIR)
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        # Of all lengths from the first batch on, so that a limited validation is a fair sample.
-        shuffled = np.random.default_rng(derive_seed(settings.seed, EVALUATION, 0)).permutation(len(batches))
-        self.plan = [batches[i] for i in shuffled]
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        wanted = self.plan[index]
-        seed = derive_seed(self.settings.seed, EVALUATION, index)
-        return _item(self.corpus, wanted, wanted[:0], seed, training=False)
+    def item(
+        self, bases: NDArray[np.int64], sources: NDArray[np.int64], seed: int, training: bool
+    ) -> dict[str, Any]:
+        wanted = np.concatenate([bases, sources])
+        ids, lengths = self.corpus.gather(wanted)
+        return {
+            "bases": len(bases),
+            "ids": torch.from_numpy(ids.astype(np.int32, copy=False)),
+            "lengths": torch.from_numpy(lengths.astype(np.int64)),
+            "sequences": torch.from_numpy(wanted.astype(np.int64)),
+            "seed": seed,
+            "training": training,
+        }

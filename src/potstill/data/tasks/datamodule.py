@@ -8,25 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from potstill.data.batching import EpochPlan, StepSampler, derive_seed, micro_batches, plan_epoch
-from potstill.data.corpus.datamodule import BatchSettings
-from potstill.data.exchange import (
-    EVALUATION,
-    Exchange,
-    Neighbours,
-    check_swappable,
-    evaluation_exchange,
-    training_exchange,
-)
+from potstill.data.exchange import Exchange, evaluation_exchange, training_exchange
+from potstill.data.steps import BatchSettings, StepDataModule
 from potstill.data.tasks.features import Features
-from potstill.errors import CheckpointError, DataError
 from potstill.interchange.intervene import Swap
-from potstill.interchange.plans import PAIR
 
 
 @dataclass(frozen=True)
@@ -97,12 +86,8 @@ class TaskStep:
     reached_tokens: int = 0
 
 
-class TaskDataModule(LightningDataModule):
-    """Batches of a benchmark's rows.
-
-    One item of the loader is one optimizer step of all micro-batches; the position of a resumed run in its epoch
-    follows from the number of steps done, as in `CorpusDataModule`.
-    """
+class TaskDataModule(StepDataModule):
+    """Batches of a benchmark's rows."""
 
     def __init__(
         self,
@@ -124,38 +109,13 @@ class TaskDataModule(LightningDataModule):
             settings: the keys of `data`; those of masking are not used.
             causal: an intervention reaches later positions only.
         """
-        super().__init__()
+        super().__init__(_Flat(train) if train is not None else None, settings)
         self.train, self.evaluation = train, dict(evaluation)
-        self.pad_id, self.token_types, self.settings = pad_id, token_types, settings
-        self.causal = causal
-        self._steps = _TrainSteps(train, settings) if train is not None else None
-        self._resumed_steps_an_epoch: int | None = None
-
-    def train_dataloader(self) -> DataLoader:
-        """Steps from the position that the trainer has reached."""
-        assert self._steps is not None
-        if self._resumed_steps_an_epoch not in (None, self.steps_an_epoch):
-            raise CheckpointError(
-                f"ckpt_path: the checkpoint's epochs have {self._resumed_steps_an_epoch} steps, this run's "
-                f"{self.steps_an_epoch}; resume with the same data, data.batch_size, accumulation and devices"
-            )
-        return self._loader(self._steps, StepSampler(self.steps_an_epoch, self._done))
+        self.pad_id, self.token_types, self.causal = pad_id, token_types, causal
 
     def val_dataloader(self) -> list[DataLoader]:
         """A loader for each evaluation set, in an order that is the same every time."""
-        sets = [_EvalSteps(part, self.settings) for part in self.evaluation.values()]
-        return [self._loader(steps, list(range(len(steps.plan)))) for steps in sets]
-
-    def _loader(self, steps: Dataset, sampler: Any) -> DataLoader:
-        workers = self.settings.num_workers
-        return DataLoader(
-            steps,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=workers,
-            multiprocessing_context="spawn" if workers else None,
-            persistent_workers=workers > 0,
-        )
+        return [self.evaluation_loader(_Flat(part)) for part in self.evaluation.values()]
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> TaskStep:
         """Draw the swaps of a step, if there are any, and cut this rank's micro-batches out of it."""
@@ -164,7 +124,7 @@ class TaskDataModule(LightningDataModule):
         exchange = self._exchange(lengths, batch)
         reached = None if exchange is None else torch.from_numpy(exchange.reached).to(batch["ids"].device)
         micro = []
-        for cut in self._cuts(lengths[:bases], bool(batch["training"])):
+        for cut in self.cuts(lengths[:bases], bool(batch["training"])):
             if not len(cut):
                 continue
             part = self._padded(batch, lengths[cut], starts[cut], cut, reached)
@@ -216,97 +176,6 @@ class TaskDataModule(LightningDataModule):
             batch["rows"][rows],
             None if reached is None else reached[source] & mask,
         )
-
-    def _cuts(self, lengths: NDArray[np.int64], training: bool) -> list[NDArray[np.int64]]:
-        trainer, s = self.trainer, self.settings
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        if not training:
-            unit = 1 if s.interchange is None else PAIR
-            return micro_batches(
-                lengths, sequences=len(lengths), tokens=None, rank=rank, world=world, unit=unit
-            )
-        return micro_batches(
-            lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world, unit=s.unit
-        )
-
-    def state_dict(self) -> dict[str, int]:
-        """How long an epoch is: enough to know that a resumed run counts steps alike."""
-        return {"steps_an_epoch": self.steps_an_epoch}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Remember the length of the interrupted run's epochs, to be compared with this run's."""
-        self._resumed_steps_an_epoch = state_dict.get("steps_an_epoch")
-
-    def _done(self) -> int:
-        return self.trainer.global_step if self.trainer else 0
-
-    @property
-    def steps_an_epoch(self) -> int:
-        """Optimizer steps of an epoch; 0 without training data."""
-        if self._steps is None:
-            return 0
-        self._steps.world = self.trainer.world_size if self.trainer else 1
-        return len(self._steps.plan(0))
-
-
-class _TrainSteps(Dataset):
-    def __init__(self, part: TaskSet, settings: BatchSettings):
-        self.part, self.settings, self.world = _Flat(part), settings, 1
-        self.neighbours: Neighbours | None = None
-        if settings.interchange is not None:
-            check_swappable(settings.interchange, self.part.lengths)
-            if settings.interchange.pairing == "dataset":
-                self.neighbours = Neighbours(self.part.lengths, settings.seed)
-        self._planned: tuple[tuple[int, int], EpochPlan] | None = None
-
-    def plan(self, epoch: int) -> EpochPlan:
-        if self._planned is None or self._planned[0] != (epoch, self.world):
-            s = self.settings
-            times = s.accumulate * self.world
-            plan = plan_epoch(
-                self.part.lengths,
-                seed=s.seed,
-                epoch=epoch,
-                sequences=s.batch_size * times,
-                tokens=s.max_tokens * times if s.max_tokens else None,
-                group_size=s.group_size,
-                length_bin=s.length_bin,
-                unit=s.unit,
-            )
-            # A rank would be left without a row, or a row without a source.
-            if plan.bounds[-1] - plan.bounds[-2] < self.world * s.unit:
-                plan = EpochPlan(plan.order, plan.bounds[:-1])
-            if not len(plan):
-                raise DataError(
-                    f"trainer.devices={self.world}: {len(self.part.lengths)} rows are too few to share; use fewer "
-                    "devices or more rows"
-                )
-            self._planned = ((epoch, self.world), plan)
-        return self._planned[1]
-
-    def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:
-        epoch, step = at
-        seed = derive_seed(self.settings.seed, epoch, step)
-        bases, near = self.plan(epoch).step(step), self.neighbours
-        sources = bases[:0] if near is None else near.sources(bases, epoch, step)
-        return self.part.item(bases, sources, seed, training=True)
-
-
-class _EvalSteps(Dataset):
-    def __init__(self, part: TaskSet, settings: BatchSettings):
-        self.part = _Flat(part)
-        order = np.argsort(self.part.lengths, kind="stable")
-        size = settings.eval_batch_size
-        if settings.interchange is not None:  # pairs of neighbours in length, whatever the batch size
-            size = max(size - size % PAIR, PAIR)
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        # Of all lengths from the first batch on, so that a limited validation is a fair sample.
-        shuffled = np.random.default_rng(derive_seed(settings.seed, EVALUATION, 0)).permutation(len(batches))
-        self.plan = [batches[i] for i in shuffled]
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        wanted = self.plan[index]
-        return self.part.item(wanted, wanted[:0], 0, training=False)
 
 
 class _Flat:
