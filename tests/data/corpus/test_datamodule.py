@@ -146,12 +146,12 @@ def test_evaluation_masks_do_not_depend_on_the_training_corpus(corpus, vocabular
 
 
 def test_a_few_evaluation_batches_are_a_fair_sample(vocabulary):
-    from potstill.data.corpus.datamodule import _EvalSteps
+    from potstill.data.steps import EvalSteps
 
     class Lengths:
         lengths = np.arange(10, 1010)
 
-    plan = _EvalSteps(Lengths(), BatchSettings(seed=1, batch_size=8, eval_batch_size=10)).plan
+    plan = EvalSteps(Lengths(), BatchSettings(seed=1, batch_size=8, eval_batch_size=10)).plan
     assert sorted(np.concatenate(plan)) == list(range(1000))
     assert all(np.ptp(batch) == 9 for batch in plan)
     assert abs(Lengths.lengths[np.concatenate(plan[:20])].mean() - Lengths.lengths.mean()) < 150
