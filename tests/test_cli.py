@@ -321,7 +321,12 @@ def test_what_interventions_need(kd, source, gpt2_teacher, train_fault, compose_
     alone = ["objective=diito", "data.batch_size=1", "objective.interchange.pairing=dataset"]
     validate_train(compose_config(*kd, *alone))
     message = train_fault(*kd, "objective.terms.causal_ce.weight=1")
-    assert message == "objective.terms.causal_ce.weight=1.0: swaps states between inputs; use objective=diito"
+    assert message.startswith("objective.terms.causal_ce.weight=1.0: swaps states between inputs")
+    assert "use objective=diito" in message
+    swap = "objective.interchange.mapping=single_middle"
+    validate_train(compose_config(*kd, "objective.terms.causal_ce.weight=1", swap))
+    assert "objective=mlm has no teacher to compare with" in train_fault(*kd, "objective=mlm", swap)
+    assert "names none" in train_fault(*kd, "objective=diito", "objective.interchange.mapping=null")
     causal = [
         *source,
         f"teacher.model={gpt2_teacher}",

@@ -83,17 +83,23 @@ class TermsConfig:
 
 
 @dataclass
-class InterchangeConfig:
-    """What is swapped between inputs: which states, at which positions, from which source."""
+class SwapConfig:
+    """What is swapped between inputs: which states, and at which positions."""
 
-    mapping: Any = "single_middle"  # a layout, a .nm file, or a list of {teacher: [...], student: [...]}
+    mapping: Any = None  # a layout, a .nm file, or a list of {teacher: [...], student: [...]}; null: nothing
     proportion: float = 0.3
     max_tokens: int | None = None
     positions: str = "consecutive"  # consecutive | free | masked
+    read_site: str = "block_output"  # block_output | block_input
+
+
+@dataclass
+class InterchangeConfig(SwapConfig):
+    """The same, and from which source."""
+
     pairing: str = "in_batch"  # in_batch | dataset
     crossway: bool = False
     data_augment: bool = False
-    read_site: str = "block_output"  # block_output | block_input
 
 
 @dataclass
@@ -105,7 +111,7 @@ class ObjectiveConfig:
     positions: str = "all"  # of ce, mse, cos and the causal terms: all | masked
     hard_weight: float = 0.0  # of mlm, clm or label, whichever applies, where its own weight is null
     terms: TermsConfig = field(default_factory=TermsConfig)
-    interchange: InterchangeConfig | None = None  # of objective=diito
+    interchange: InterchangeConfig = field(default_factory=InterchangeConfig)
 
 
 @dataclass
@@ -252,7 +258,7 @@ class BenchmarkConfig:
     skip_broken: bool = False  # leave out rows with a wrong number of columns instead of refusing the file
     metrics: list[str] = field(default_factory=list)
     positions: str = "all"  # of benchmark=interchange: all | masked
-    interchange: InterchangeConfig | None = None  # of benchmark=interchange
+    interchange: SwapConfig = field(default_factory=SwapConfig)  # with a mapping: compared with the first
     monitor: str = MISSING
     mode: str = MISSING  # min | max
 

@@ -11,7 +11,6 @@ import subprocess
 import time
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +126,10 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
     _quiet()
     models = models_of(config)
     names = list(config.names) if config.names is not None else _row_names(models)
-    reference = models[0] if config.benchmark.interchange is not None else None
-    judge = _judge_task if is_task(config.benchmark) else partial(_judge, reference=reference)
+    reference = models[0] if config.benchmark.interchange.mapping is not None else None
+    judge = _judge_task if is_task(config.benchmark) else _judge
     rows = [
-        judge(config, name, model, folder)
+        judge(config, name, model, folder, reference)
         for name, model in list(zip(names, models, strict=True))[reference is not None :]
     ]
     monitor = _monitored(config)
@@ -143,9 +142,11 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     pictures: list[Section] = []
     if reference is not None:
-        table, pictures = _agreement_table(config, rows, reference), [_agreement_map(row) for row in rows]
-    elif is_task(config.benchmark):
+        pictures = [_agreement_map(config, row) for row in rows]
+    if is_task(config.benchmark):
         table = _task_comparison(config, rows)
+    elif reference is not None:
+        table = _agreement_table(config, rows, reference)
     else:
         table = _comparison(config, rows)
     blocks: list[Section] = [
@@ -176,8 +177,8 @@ def _judge(config: DictConfig, name: str, model: str, folder: Path, reference: s
     return Row(name, own | _efficiency(trainer, evaluation, model))
 
 
-def _judge_task(config: DictConfig, name: str, model: str, folder: Path) -> Row:
-    evaluation = build_task_evaluation(config, model)
+def _judge_task(config: DictConfig, name: str, model: str, folder: Path, reference: str | None) -> Row:
+    evaluation = build_task_evaluation(config, model, reference)
     callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
     trainer = build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
     metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)
@@ -392,9 +393,9 @@ def _agreement_table(config: DictConfig, rows: list[Row], reference: str) -> Tab
     return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
 
 
-def _agreement_map(row: Row) -> HeatMap:
+def _agreement_map(config: DictConfig, row: Row) -> HeatMap:
     """Agreement by the blocks of the teacher (down) and of the student (across)."""
-    prefix = f"{AGREEMENT[0]}_"
+    prefix = f"{'test/' if is_task(config.benchmark) else ''}{AGREEMENT[0]}_"
     values = {
         tuple(name.removeprefix(prefix).split("-")): value
         for name, value in row.metrics.items()
@@ -407,14 +408,19 @@ def _agreement_map(row: Row) -> HeatMap:
         down,
         across,
         [[values.get((theirs, ours)) for ours in across] for theirs in down],
-        "Share of the positions that the intervention reaches on which both predict the same token.",
+        "Share of what the intervention reaches (tokens, or rows of a task) on which both predict the same.",
     )
 
 
 def _task_comparison(config: DictConfig, rows: list[Row]) -> Table:
     """Every metric of every model; the share is of the monitored one, where there are labels."""
     monitor = _monitored(config)
-    metrics = [name for name in rows[0].metrics if name.startswith("test/")]
+    metrics = [  # the table has the means of agreement, the map each mapping's
+        name
+        for name in rows[0].metrics
+        if name.startswith("test/")
+        and not name.removeprefix("test/").startswith(tuple(f"{a}_" for a in AGREEMENT))
+    ]
     columns = ["model", "parameters", "MB", "latency ms", *(name.removeprefix("test/") for name in metrics)]
     cells = [
         [row.name, *(row.metrics.get(key) for key in ("parameters", "size_mb", "latency_ms", *metrics))]

@@ -107,7 +107,7 @@ def validate_evaluate(config: DictConfig) -> None:
                 f"benchmark={config.benchmark.name}: {model} is a {spec.kind} language model; use {right}"
             )
         specs.append(spec)
-    if config.benchmark.interchange is not None:
+    if config.benchmark.interchange.mapping is not None:
         faults += _comparison_faults(config, specs)
     faults += _output_faults()
     _raise(faults)
@@ -123,6 +123,12 @@ def _comparison_faults(config: DictConfig, specs: list[ModelSpec | None]) -> lis
         faults.append(
             f"model={','.join(models_of(config))}: benchmark={config.benchmark.name} compares students with a teacher; "
             "model=[<teacher>,<student>]"
+        )
+    if is_task(config.benchmark) and "masked" in (exchange.positions, config.benchmark.positions):
+        faults.append(f"{key}.positions=masked: a task model masks nothing; use consecutive or free")
+    if config.benchmark.task == REGRESSION:
+        faults.append(
+            f"{key}: two scores are never the same; agreement is of classifiers and language models"
         )
     for spec in specs[1:]:
         if specs[0] and spec:
@@ -171,6 +177,11 @@ def _objective_faults(objective: DictConfig) -> list[str]:
     for name, weight in weights.items():
         if weight is not None and not (weight >= 0 and math.isfinite(weight)):
             faults.append(f"objective.terms.{name}.weight={weight}: must be 0 or more")
+    if objective.name in (*SUPERVISED, *TASKS) and objective.interchange.mapping is not None:
+        faults.append(
+            f"objective.interchange.mapping={objective.interchange.mapping}: objective={objective.name} has no teacher "
+            "to compare with; use objective=diito or kd"
+        )
     if objective.name in TASKS:
         return faults + [
             f"objective.terms.{name}.weight={weight}: objective={objective.name} learns from the labels alone"
@@ -182,10 +193,13 @@ def _objective_faults(objective: DictConfig) -> list[str]:
             f"objective.terms: all weights are 0; give one of {', '.join(weights)} a weight above 0"
         )
     swapping = [f"{name}.weight={weights[name]}" for name in CAUSAL if weights[name]]
-    if objective.interchange is not None:
+    if objective.interchange.mapping is not None:
         faults += _interchange_faults(objective.interchange, "objective.interchange")
     elif swapping:
-        faults.append(f"objective.terms.{swapping[0]}: swaps states between inputs; use objective=diito")
+        faults.append(
+            f"objective.terms.{swapping[0]}: swaps states between inputs, and objective.interchange.mapping=null names "
+            "none; use objective=diito, or name a mapping"
+        )
     if objective.name in SUPERVISED:
         faults += [
             f"objective.terms.{name}.weight={weight}: objective={objective.name} has no teacher; use objective=kd"
@@ -206,7 +220,7 @@ def _interchange_faults(interchange: DictConfig, key: str) -> list[str]:
         ("pairing", ("in_batch", "dataset")),
         ("read_site", ("block_output", "block_input")),
     ):
-        if interchange[name] not in options:
+        if name in interchange and interchange[name] not in options:
             faults.append(f"{key}.{name}={interchange[name]}: one of {', '.join(options)}")
     return faults
 
@@ -415,7 +429,7 @@ def _model_faults(config: DictConfig) -> list[str]:
             faults.append(str(fault))
     if teacher and learner and student.model and name not in SUPERVISED + TASKS:
         faults += check_pair(teacher, learner)
-    if teacher and objective.interchange is not None and not faults:
+    if teacher and objective.interchange.mapping is not None and not faults:
         layers = student.layers or default_layers(teacher.depth)
         pupil = learner or replace(teacher, depth=len(layers))
         faults += _mapping_faults(objective.interchange, teacher, pupil, "objective.interchange")
@@ -428,7 +442,7 @@ def _model_faults(config: DictConfig) -> list[str]:
     faults += _length_faults(config.data, needed)
     spec = learner or (teacher if needs_layers else None)
     if (
-        objective.interchange is not None
+        objective.interchange.mapping is not None
         and _trains_task(config)
         and objective.interchange.positions == "masked"
     ):

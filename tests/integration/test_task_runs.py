@@ -399,3 +399,23 @@ def test_what_a_task_of_interventions_needs(run, encoder, task_teacher):
             "objective.terms.mlm.weight=1",
             "student.layers=[0]",
         )
+
+
+def test_classifiers_are_compared_block_by_block(run, judge, task_teacher, files):
+    common = [*DIITO, f"teacher.model={task_teacher}", "student.layers=[0,1]"]
+    same_folder, _ = run("same", *common, "trainer.max_steps=0")
+    other_folder, _ = run("other", *common[:-1], "student.layers=[1]", "trainer.max_steps=5")
+    models = f"model=[{task_teacher},{same_folder}/student,{other_folder}/student]"
+    rows = [f"benchmark.eval_file={files}/single_dev.tsv", "names=[teacher,same,other]"]
+    swap = ["benchmark.interchange.mapping=grid", "benchmark.interchange.proportion=0.5"]
+    _, summary, folder = judge("compared", models, *rows, *swap)
+    for block in range(2):
+        assert summary[f"same/test/interchange_agreement_{block}-{block}"] == 1.0
+        assert summary[f"same/test/interchange_kl_{block}-{block}"] < 1e-6
+    assert {f"other/test/interchange_kl_{block}-0" for block in range(2)} <= summary.keys()
+    assert not any(name.startswith("teacher/") for name in summary)
+    assert "other: interchange agreement" in (folder / "report.html").read_text()
+    with pytest.raises(
+        ConfigError, match=r"benchmark\.interchange\.positions=masked: a task model masks nothing"
+    ):
+        judge("masked", models, *rows, *swap, "benchmark.interchange.positions=masked")

@@ -142,7 +142,7 @@ def build_evaluation(config: DictConfig, model: str, reference: str | None = Non
     corpus = build_corpus(config.data, parts.eval or parts.train, vocabulary, length)
     exchange, plan = config.benchmark.interchange, None
     objective = LanguageObjective(kind, {HARD[kind]: 1.0})
-    if exchange is not None and teacher is not None:
+    if teacher is not None:
         plan = build_plan(exchange)
         objective = replace(
             objective,

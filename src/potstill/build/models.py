@@ -140,7 +140,7 @@ def term_weights(settings: DictConfig, hard: str) -> dict[str, float]:
 
 
 def build_interchange(
-    settings: DictConfig | None,
+    settings: DictConfig,
     teacher: Trunk | None,
     student: Trunk,
     key: str = "objective.interchange",
@@ -150,23 +150,30 @@ def build_interchange(
     Raises:
         ConfigError: a mapping that one of them has no room for.
     """
-    if settings is None or teacher is None:
+    if settings.mapping is None or teacher is None:
         return None
     mapping = OmegaConf.to_container(OmegaConf.create({"mapping": settings.mapping}), resolve=True)
     return Interchange(
         read_mappings(mapping["mapping"], teacher, student, key=f"{key}.mapping"),  # type: ignore[index,call-overload]
         settings.read_site,
-        settings.crossway,
-        settings.data_augment,
+        settings.get("crossway", False),
+        settings.get("data_augment", False),
     )
 
 
-def build_plan(settings: DictConfig | None) -> PlanSettings | None:
-    """At which positions, and from which source."""
-    if settings is None:
+def build_plan(settings: DictConfig) -> PlanSettings | None:
+    """At which positions, and from which source; None where nothing is swapped.
+
+    A benchmark says nothing of the source: evaluation always has it in the batch.
+    """
+    if settings.mapping is None:
         return None
     return PlanSettings(
-        settings.proportion, settings.max_tokens, settings.positions, settings.pairing, settings.crossway
+        settings.proportion,
+        settings.max_tokens,
+        settings.positions,
+        settings.get("pairing", "in_batch"),
+        settings.get("crossway", False),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from potstill.build.data import batch_settings, local_tokenizer, sequence_length
 from potstill.build.models import (
+    build_interchange,
     build_optimizer,
     build_plan,
     build_schedule,
@@ -130,8 +131,13 @@ def build_task_training(config: DictConfig) -> TaskTraining:
     return TaskTraining(module, data, vocabulary, task, tokenised.counts, parameters)
 
 
-def build_task_evaluation(config: DictConfig, model: str) -> TaskEvaluation:
+def build_task_evaluation(config: DictConfig, model: str, reference: str | None = None) -> TaskEvaluation:
     """A task model and the rows that it is judged on, tokenised with its own tokenizer.
+
+    Args:
+        config: of `evaluate.py`.
+        model: judged.
+        reference: the teacher that it is compared with, where states are swapped.
 
     Raises:
         PotstillError: a model or files that cannot be used, or that do not fit each other.
@@ -143,20 +149,36 @@ def build_task_evaluation(config: DictConfig, model: str) -> TaskEvaluation:
     labels = {name: encode_labels(part, task) for name, part in rows.items()}
     given = ("model", model) if config.data.tokenizer is None else ("data.tokenizer", config.data.tokenizer)
     vocabulary = describe(local_tokenizer(*given))
-    classifier = load_classifier("model", model, labels=task.labels, need_head=True)
-    check_vocabulary(vocabulary, "model", classifier)
-    length = sequence_length(config.data, vocabulary, [classifier])
+    loaded = [
+        load_classifier("model", name, labels=task.labels, need_head=True)
+        for name in (model, reference)
+        if name is not None
+    ]
+    for part in loaded:
+        check_vocabulary(vocabulary, "model", part)
+    classifier, teacher = loaded[0], loaded[1] if reference else None
+    objective, plan = TaskObjective(task.kind), None
+    if teacher is not None:
+        check_tokens(teacher, classifier)
+        plan = build_plan(config.benchmark.interchange)
+        exchange = build_interchange(
+            config.benchmark.interchange, trunk_of(teacher), trunk_of(classifier), "benchmark.interchange"
+        )
+        objective = replace(objective, interchange=exchange)
+    length = sequence_length(config.data, vocabulary, loaded)
     tokenised = _Parts(config.data, vocabulary, length)
     data = TaskDataModule(
         None,
         {name: TaskSet(tokenised.features(part.name, part), labels[name]) for name, part in rows.items()},
         pad_id=vocabulary.pad_id,
-        token_types=trunk_of(classifier).token_types > 1,
-        settings=batch_settings(config),
+        token_types=any(trunk_of(m).token_types > 1 for m in loaded),
+        settings=batch_settings(config, plan),
+        causal=trunk_of(classifier).kind == "causal",
     )
     if config.compile:
-        compile_blocks(classifier)
-    module = Downstream(classifier, None, TaskObjective(task.kind), task, list(rows))
+        for part in loaded:
+            compile_blocks(part)
+    module = Downstream(classifier, teacher, objective, task, list(rows))
     return TaskEvaluation(module, data, rows, length)
 
 
