@@ -315,6 +315,16 @@ def test_the_published_syntax_on_the_command_line(kd, train_fault, compose_confi
     assert "the teacher has no head 4: heads 0 to 3" in message
 
 
+def test_what_checkpointing_needs(kd, train_fault, compose_config):
+    assert train_fault(*kd, "student.checkpointing=half") == (
+        "student.checkpointing=half: one of selective, full, or null"
+    )
+    assert "a compiled block hides its parts" in train_fault(
+        *kd, "student.checkpointing=selective", "compile=true"
+    )
+    validate_train(compose_config(*kd, "student.checkpointing=full", "compile=true"))
+
+
 def test_what_interventions_need(kd, source, gpt2_teacher, train_fault, compose_config):
     message = train_fault(*kd, "objective=diito", "data.batch_size=1")
     assert message.startswith("data.batch_size=1: with objective.interchange.pairing=in_batch")

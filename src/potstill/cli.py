@@ -68,16 +68,20 @@ def evaluate() -> None:
 def _train(config: DictConfig) -> Any:
     validate_train(config)
     prepare()
-    from potstill.runs import train as run  # torch, lightning and transformers are imported only now
+    from potstill.onednn import use_onednn  # torch, lightning and transformers are imported only now
+    from potstill.runs import train as run
 
+    use_onednn()
     return run(config, _output_folder())
 
 
 def _evaluate(config: DictConfig) -> Any:
     validate_evaluate(config)
     prepare()
+    from potstill.onednn import use_onednn
     from potstill.runs import evaluate as run
 
+    use_onednn()
     return run(config, _output_folder())
 
 

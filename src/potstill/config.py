@@ -134,6 +134,9 @@ class StudentConfig:
     freeze_positions: bool = False
     freeze_token_types: bool = False
     dropout: float | None = None  # every dropout while training; null: as in the model's own config
+    checkpointing: str | None = (
+        None  # selective | full: what the backward pass makes again instead of keeping it
+    )
     attention: str = "sdpa"
 
 

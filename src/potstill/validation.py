@@ -47,6 +47,7 @@ SCHEDULES = (
     "constant_with_warmup",
     "inverse_sqrt",
 )
+CHECKPOINTING = ("selective", "full")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 SUPERVISED = ("mlm", "clm")
 CAUSAL = ("causal_ce", "causal_cos")
@@ -406,6 +407,14 @@ def _model_faults(config: DictConfig) -> list[str]:
         )
     if student.dropout is not None and not 0 <= student.dropout < 1:
         faults.append(f"student.dropout={student.dropout}: a probability, from 0 to below 1, or null")
+    if student.checkpointing not in (None, *CHECKPOINTING):
+        faults.append(
+            f"student.checkpointing={student.checkpointing}: one of {', '.join(CHECKPOINTING)}, or null"
+        )
+    elif student.checkpointing == "selective" and config.compile:
+        faults.append(
+            "student.checkpointing=selective: a compiled block hides its parts; use full, or compile=false"
+        )
     needs_layers = not student.model and not student.config
     if teacher is None and name not in SUPERVISED + TASKS:
         faults.append(

@@ -32,9 +32,10 @@ from potstill.interchange.intervene import Swap
 from potstill.interchange.mappings import read_mappings
 from potstill.interchange.plans import PlanSettings, cut_swaps, draw_swaps, partners
 from potstill.models.specs import default_layers
-from potstill.models.students import student_from_layers
+from potstill.models.students import halve_products, set_checkpointing, student_from_layers
 from potstill.models.trunk import trunk_of
 from potstill.objectives.language import Interchange, LanguageObjective
+from potstill.onednn import use_onednn
 from potstill.process import prepare
 
 TEMPERATURE = 2.0
@@ -83,6 +84,12 @@ def parse() -> argparse.Namespace:
         choices=("fp32", "bf16", "bf16-over-fp32"),
         default="fp32",
         help="bf16: autocast, as precision=bf16-mixed; the last: ours in bf16 against the textbook's in fp32",
+    )
+    parser.add_argument(
+        "--checkpointing",
+        choices=("none", "selective", "full"),
+        default="selective",
+        help="student.checkpointing of ours",
     )
     return parser.parse_args()
 
@@ -182,11 +189,15 @@ def timed(
     student.zero_grad(set_to_none=True)
     gc.collect()
     torch.manual_seed(step.seed)
-    half = arguments.precision == "bf16" or (arguments.precision == "bf16-over-fp32" and name == "ours")
+    half = in_half(name, arguments)
     begun = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
         losses = STEPS[name](arguments.objective, teacher, student, micro, step)
     return time.perf_counter() - begun, losses
+
+
+def in_half(name: str, arguments: argparse.Namespace) -> bool:
+    return arguments.precision == "bf16" or (arguments.precision == "bf16-over-fp32" and name == "ours")
 
 
 def difference(one: dict[str, float], other: dict[str, float]) -> float:
@@ -242,6 +253,7 @@ def models(name: str, arguments: argparse.Namespace) -> tuple[PreTrainedModel, P
     """Teacher and student, the same in both processes."""
     if name == "ours":
         prepare()
+        use_onednn()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     config = BertConfig(
@@ -255,8 +267,14 @@ def models(name: str, arguments: argparse.Namespace) -> tuple[PreTrainedModel, P
         pad_token_id=0,
     )
     teacher = BertForMaskedLM(config).requires_grad_(False).eval()
-    layers = default_layers(arguments.layers)
-    return teacher, student_from_layers(teacher, layers, architecture="distilbert").train()
+    student = student_from_layers(
+        teacher, default_layers(arguments.layers), architecture="distilbert"
+    ).train()
+    if name == "ours" and in_half(name, arguments):
+        halve_products(teacher, torch.bfloat16)
+    if name == "ours" and arguments.checkpointing != "none":
+        set_checkpointing(student, arguments.checkpointing)
+    return teacher, student
 
 
 def batch(arguments: argparse.Namespace, longest: int, seed: int) -> tuple[MicroBatch, StepBatch]:

@@ -16,7 +16,9 @@ from potstill.models.specs import ARCHITECTURES
 from potstill.models.students import (
     check_tokens,
     freeze,
+    halve_products,
     parameter_groups,
+    set_checkpointing,
     set_dropout,
     student_from_config,
     student_from_layers,
@@ -315,6 +317,49 @@ def test_dropout_is_set_everywhere(model_type):
     ids = torch.arange(1, 9)[None]
     with torch.no_grad():
         assert not torch.equal(model.train()(ids).logits, model.eval()(ids).logits)
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_what_is_made_again_gives_the_same_gradients(model_type, mode):
+    models = [teacher_of(model_type) for _ in range(2)]
+    set_checkpointing(models[1], mode)
+    kept = []
+    for model in models:
+        trunk, sizes = trunk_of(model.train()), []
+        torch.manual_seed(3)  # of the dropout
+        flow = trunk.embed(IDS, MASK)
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t
+        ):
+            first, _ = trunk.blocks(flow, 0, 2)
+            second, _ = trunk.blocks(flow.resume(first), 2)
+        kept.append(sum(sizes))
+        (trunk.finish(second).square().sum() + first.square().sum()).backward()
+    assert kept[1] < kept[0] / 2
+    for name, parameter in models[0].named_parameters():
+        again = models[1].get_parameter(name).grad
+        assert (parameter.grad is None) == (again is None)
+        assert again is None or torch.equal(again, parameter.grad), name
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_halved_weights_give_the_products_of_autocast(model_type):
+    model = freeze_all(teacher_of(model_type))
+    embeddings = model.get_input_embeddings().weight.clone()
+    norms = {n: p.dtype for n, p in model.named_parameters() if "norm" in n.lower() or "ln_" in n}
+    with torch.autocast("cpu", torch.bfloat16):
+        before = model(IDS, attention_mask=MASK).logits
+        halve_products(model, torch.bfloat16)
+        after = model(IDS, attention_mask=MASK).logits
+    assert torch.equal(before, after)
+    assert torch.equal(model.get_input_embeddings().weight, embeddings)
+    assert {model.get_parameter(name).dtype for name in norms} == {torch.float32}
+    assert trunk_of(model).decoder[0].dtype == torch.bfloat16
+
+
+def freeze_all(model):
+    return model.requires_grad_(False).eval()
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)

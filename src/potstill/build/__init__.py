@@ -22,6 +22,7 @@ from potstill.build.models import (
     build_plan,
     build_schedule,
     compile_blocks,
+    suit_hardware,
 )
 from potstill.build.tasks import TaskEvaluation, TaskTraining, build_task_evaluation, build_task_training
 from potstill.build.trainer import build_callbacks, build_loggers, build_trainer
@@ -92,10 +93,8 @@ def build_training(config: DictConfig) -> Training:
     assert train is not None
     settings = batch_settings(config, build_plan(config.objective.interchange))
     data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, settings)
-    if config.compile:
-        for model in (teacher, student):
-            if model is not None:
-                compile_blocks(model)
+    parameters = teacher.num_parameters() if teacher is not None else None
+    suit_hardware(config, teacher, student)
     module = LanguageDistillation(
         student,
         teacher,
@@ -104,9 +103,7 @@ def build_training(config: DictConfig) -> Training:
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,
     )
-    return Training(
-        module, data, vocabulary, train, teacher.num_parameters() if teacher is not None else None
-    )
+    return Training(module, data, vocabulary, train, parameters)
 
 
 @dataclass

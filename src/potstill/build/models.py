@@ -18,7 +18,9 @@ from potstill.models.specs import default_layers
 from potstill.models.students import (
     check_tokens,
     freeze,
+    halve_products,
     parameter_groups,
+    set_checkpointing,
     set_dropout,
     student_from_config,
     student_from_layers,
@@ -67,10 +69,22 @@ def check_vocabulary(vocabulary: Vocabulary, key: str, model: PreTrainedModel) -
 
 
 def prepare_student(settings: DictConfig, student: PreTrainedModel) -> None:
-    """Freeze what stays as it is, and set the dropout."""
+    """Freeze what stays as it is; set the dropout, and what the backward pass makes again."""
     freeze(student, positions=settings.freeze_positions, token_types=settings.freeze_token_types)
     if settings.dropout is not None:
         set_dropout(student, settings.dropout)
+    if settings.checkpointing is not None:
+        set_checkpointing(student, settings.checkpointing)
+
+
+def suit_hardware(config: DictConfig, teacher: PreTrainedModel | None, student: PreTrainedModel) -> None:
+    """Half precision for the weights of a frozen teacher, where it computes in it; compiled blocks."""
+    if teacher is not None and config.trainer.precision == "bf16-mixed":
+        halve_products(teacher, torch.bfloat16)
+    if config.compile:
+        for model in (teacher, student):
+            if model is not None:
+                compile_blocks(model)
 
 
 def _build_student(

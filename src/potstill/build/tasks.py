@@ -21,6 +21,7 @@ from potstill.build.models import (
     check_vocabulary,
     compile_blocks,
     prepare_student,
+    suit_hardware,
 )
 from potstill.data.corpus.progress import counting
 from potstill.data.corpus.tokenizers import Vocabulary, describe
@@ -114,9 +115,8 @@ def build_task_training(config: DictConfig) -> TaskTraining:
         settings=batch_settings(config, build_plan(config.objective.interchange)),
         causal=trunk_of(student).kind == "causal",
     )
-    if config.compile:
-        for model in models:
-            compile_blocks(model)
+    parameters = teacher.num_parameters() if teacher is not None else None
+    suit_hardware(config, teacher, student)
     module = Downstream(
         student,
         teacher,
@@ -127,7 +127,6 @@ def build_task_training(config: DictConfig) -> TaskTraining:
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,
     )
-    parameters = teacher.num_parameters() if teacher is not None else None
     return TaskTraining(module, data, vocabulary, task, tokenised.counts, parameters)
 
 

@@ -20,8 +20,9 @@ from torch.autograd.function import once_differentiable
 
 from potstill.losses.soft_targets import IGNORED_LABEL, at_least_float32, nonzero
 
-CHUNK_BYTES = 48 * 2**20
+CHUNK_BYTES = 32 * 2**20
 BLOCK_BYTES_PER_CORE = 2**20
+SLICE_BYTES = 16 * 2**20
 TERMS = ("ce", "mse", "nll")
 
 
@@ -181,13 +182,11 @@ def _run(
     )
     losses_KN = torch.zeros(len(task.coefficients), n_rows, dtype=wide, device=device)
     step = _chunk_rows(n_rows, student, task)
-    weights = [head.weight for head in (student, task.teacher) if head is not None]
-    room = [weight.new_empty(step, weight.shape[0]) for weight in weights]
-    # Dtypes are settled already, and autocast passes by products that write to `out`.
+    # Dtypes are settled already.
     with torch.autocast(device.type, enabled=False):
         for start in range(0, n_rows, step):
             rows = slice(start, min(start + step, n_rows))
-            _run_chunk(student, scaled, rows, [r[: rows.stop - start] for r in room], losses_KN, gradients)
+            _run_chunk(student, scaled, rows, losses_KN, gradients)
     # A coefficient is a number or (rows, 1).
     weighted = [
         (losses_N * c.squeeze(-1)).sum() if isinstance(c, Tensor) else losses_N.sum() * c
@@ -201,22 +200,16 @@ def _run(
     return total, losses_KN, _Gradients(*kept)
 
 
-def _run_chunk(
-    student: _Head, task: _Task, rows: slice, room: list[Tensor], losses_KN: Tensor, gradients: _Gradients
-) -> None:
-    """Writes the losses of some rows to `losses_KN` and adds their gradients.
-
-    `room` holds (rows, vocab) for the student's logits and, where there is a teacher, for the teacher's.
-    """
+def _run_chunk(student: _Head, task: _Task, rows: slice, losses_KN: Tensor, gradients: _Gradients) -> None:
+    """Writes the losses of some rows to `losses_KN` and adds their gradients."""
     heads = (student,) if task.teacher is None else (student, task.teacher)
-    for head, logits_RV in zip(heads, room, strict=True):
-        torch.mm(head.hidden[rows], head.weight.t(), out=logits_RV)
+    logits = [torch.mm(head.hidden[rows], head.weight.t()) for head in heads]
     wants_gradient = any(g is not None for g in gradients)
-    chunk_RV, step = room[0], _block_rows(room[0])
+    chunk_RV, step = logits[0], _block_rows(logits[0])
     for start in range(0, chunk_RV.shape[0], step):
         # Biases are added here, in cache: as part of the product they would cost a pass over memory.
         block_RV, *soft = (
-            _with_bias(r[start : start + step], head.bias) for head, r in zip(heads, room, strict=True)
+            _with_bias(r[start : start + step], head.bias) for head, r in zip(heads, logits, strict=True)
         )
         in_batch = slice(rows.start + start, rows.start + start + block_RV.shape[0])
         labels_R = None if task.labels is None else task.labels[in_batch]
@@ -228,12 +221,19 @@ def _run_chunk(
             gradients.bias.add_(block_RV.sum(dim=0))
         if wants_gradient and block_RV.dtype != chunk_RV.dtype:
             chunk_RV[start : start + step] = block_RV
+    del logits  # the teacher's
     if gradients.hidden is not None:
-        torch.mm(chunk_RV, student.weight, out=gradients.hidden[rows])
-    if gradients.weight is not None and gradients.weight.dtype == chunk_RV.dtype:
-        gradients.weight.addmm_(chunk_RV.t(), student.hidden[rows])
-    elif gradients.weight is not None:
-        gradients.weight.add_(chunk_RV.t() @ student.hidden[rows])
+        gradients.hidden[rows] = chunk_RV @ student.weight
+    if gradients.weight is not None:
+        for columns in _column_slices(gradients.weight):
+            gradients.weight[columns].add_(chunk_RV[:, columns].t() @ student.hidden[rows])
+
+
+def _column_slices(weight_VD: Tensor) -> list[slice]:
+    """The vocabulary in parts whose products are small beside a chunk; on an accelerator the whole of it."""
+    n, width = weight_VD.shape
+    step = n if weight_VD.device.type != "cpu" else max(1, SLICE_BYTES // (4 * width))
+    return [slice(start, start + step) for start in range(0, n, step)]
 
 
 def _rows_of(coefficient: Tensor | float, rows: slice) -> Tensor | float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,7 +57,6 @@ _LOADING_FAULTS = (
     BadZipFile,
     SafetensorError,
     StrictDataclassError,
-    pickle.UnpicklingError,  # what torch raises where a file is no plain tensors; nothing is unpickled here
 )
 
 
@@ -232,7 +230,10 @@ def _from_pretrained(
             if not hub_answers():
                 raise no_network(key, value) from None
             return load(local_files_only=False)
-    except _LOADING_FAULTS as error:
+    except Exception as error:
+        # torch names a file that is no plain tensors after the format that it then refuses to read.
+        if not isinstance(error, _LOADING_FAULTS) and type(error).__name__ != "UnpicklingError":
+            raise
         raise ModelError(f"{key}={value}: cannot be loaded ({_one_line(error)})") from error
 
 

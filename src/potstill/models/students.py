@@ -6,11 +6,15 @@ import copy
 import dataclasses
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -21,6 +25,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from potstill.errors import ConfigError, ModelError
 from potstill.models.load import AUTO_CLASSES, name_labels
@@ -201,6 +206,45 @@ def set_dropout(model: PreTrainedModel, probability: float) -> None:
         # Llama-style attention keeps a number.
         elif isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = probability  # type: ignore[assignment]
+
+
+def set_checkpointing(model: PreTrainedModel, mode: str) -> None:
+    """Compute parts of every block again in the backward pass instead of keeping them; gradients stay the same.
+
+    Args:
+        model: changed in place; it takes effect in training mode.
+        mode: `selective` keeps the outputs of linear layers and makes the rest again (norms, activations, dropout,
+            attention): little time, and about half of the memory. `full` keeps each block's input alone.
+
+    Source: Chen et al. 2016 (arXiv:1604.06174); Korthikanti et al. 2022 (arXiv:2205.05198), section 5, for what is
+    cheap to make again.
+    """
+    arguments: dict[str, Any] = {"use_reentrant": False}
+    if mode == "selective":
+        kept = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
+        arguments["context_fn"] = partial(create_selective_checkpoint_contexts, kept)
+    with warnings.catch_warnings():
+        # The name is another one in the later releases of transformers 5, and this one works in all of them.
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
+
+
+def halve_products(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Keep the weights of a frozen model's linear layers in the dtype that autocast casts them to at every step.
+
+    The products are the same to the bit; embeddings, norms and the bias of the vocabulary projection stay in float32.
+
+    Args:
+        model: changed in place; only to be run under autocast to `dtype` from now on.
+        dtype: a half-precision one.
+    """
+    output = model.get_output_embeddings()
+    for module in model.modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            for name, part in list(module.named_parameters(recurse=False)):
+                # A new parameter: a decoder's weight is also that of the embeddings.
+                if module is not output or name == "weight":
+                    setattr(module, name, nn.Parameter(part.detach().to(dtype), requires_grad=False))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
