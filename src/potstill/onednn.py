@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -53,14 +52,14 @@ def _gains() -> bool:
     return False
 
 
-def _mm(own: Callable[..., Tensor], keys: Any, one: Tensor, other: Tensor) -> Tensor:
+def _mm(own: Any, keys: Any, one: Tensor, other: Tensor) -> Tensor:
     if _worth(one, other):
         return _product(one, other, None)
     return own.call_boxed(keys, one, other)
 
 
 def _addmm(
-    own: Callable[..., Tensor],
+    own: Any,
     keys: Any,
     bias: Tensor,
     one: Tensor,
