@@ -31,6 +31,19 @@ class SourceConfig:
 
 
 @dataclass
+class AugmentConfig:
+    """How the training rows of a task change from epoch to epoch."""
+
+    share: float = 0.0  # of the rows that change at all
+    mask: float = 0.1  # probability of a token of such a row; likewise delete
+    delete: float = 0.0
+    ngram: float = 0.0  # probability that each text of such a row is cut down to an n-gram
+    ngram_size: int = 5  # of 1 to this many tokens
+    disorder: float = 0.0  # probability that the tokens of such a row are moved
+    disorder_distance: int = 3  # by up to this many places
+
+
+@dataclass
 class DataConfig:
     """Where text comes from, how it is binarized, and how it is masked and batched."""
 
@@ -55,6 +68,7 @@ class DataConfig:
     eval_batch_size: int = 32
     length_bin: int = 4  # like lengths: within this many tokens; 0: no grouping
     group_size: int | None = None  # sequences of like length drawn together; null: an optimizer step's
+    augment: AugmentConfig = field(default_factory=AugmentConfig)  # of tasks
     mlm_share: float = 0.15
     mlm_smoothing: float = 0.7
     mlm_replace: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])  # mask, random, kept

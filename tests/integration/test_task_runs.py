@@ -183,10 +183,11 @@ def test_students_of_layers_and_from_scratch(run, encoder, bert_tokenizer, gpt2_
 
 @pytest.mark.parametrize("every", [20, 24])  # between two validations, and together with one
 def test_resuming_in_mid_epoch_ends_in_the_same_best_student(run, every):
-    """Dropout, order, optimizer, schedule and the best so far go on as if nothing had happened."""
+    """Dropout, order, noise, optimizer, schedule and the best so far go on as if nothing had happened."""
     from potstill.callbacks import LastCheckpoint
 
     steps = ["trainer.max_steps=60", f"checkpoint.every_n_steps={every}", "trainer.val_check_interval=8"]
+    steps += ["data.augment.share=0.5", "data.augment.disorder=0.5"]
     whole, summary = run("whole", *steps)  # 25 steps an epoch
 
     class KilledError(Exception):
@@ -328,6 +329,7 @@ def test_a_task_student_learns_to_react_like_its_teacher(run, task_teacher):
         ["objective.interchange.crossway=true", "objective.terms.causal_cos.weight=1"],
         ["objective.interchange.data_augment=true", "trainer.accumulate_grad_batches=2"],
         ["student.architecture=distilbert", "objective.terms.mse.weight=0.1"],
+        ["data.augment.share=0.8", "data.augment.delete=0.3", "data.augment.ngram=0.5"],
     ],
     ids=lambda overrides: ",".join(overrides).replace("objective.", ""),
 )

@@ -25,12 +25,14 @@ from potstill.build.models import (
 )
 from potstill.data.corpus.progress import counting
 from potstill.data.corpus.tokenizers import Vocabulary, describe
+from potstill.data.tasks.augment import Augmentation, Noise
 from potstill.data.tasks.composition import MAIN, judged_parts, task_of, training_parts
 from potstill.data.tasks.datamodule import TaskDataModule, TaskSet
 from potstill.data.tasks.features import Features, features_of
 from potstill.data.tasks.labels import CLASSIFICATION, Task, encode_labels, labels_of
 from potstill.data.tasks.preflight import oddities, overlap, warnings_of
 from potstill.data.tasks.readers import Rows, RowSource
+from potstill.errors import DataError
 from potstill.models.load import load_classifier
 from potstill.models.specs import default_layers, read_labels
 from potstill.models.students import check_tokens, student_from_config, student_from_layers
@@ -114,6 +116,7 @@ def build_task_training(config: DictConfig) -> TaskTraining:
         token_types=any(trunk_of(m).token_types > 1 for m in models),
         settings=batch_settings(config, build_plan(config.objective.interchange)),
         causal=trunk_of(student).kind == "causal",
+        noise=_noise(config.data.augment, vocabulary),
     )
     parameters = teacher.num_parameters() if teacher is not None else None
     suit_hardware(config, teacher, student)
@@ -183,6 +186,25 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
 
 def _read(sources: Mapping[str, RowSource]) -> dict[str, Rows]:
     return {name: source.rows() for name, source in sources.items()}
+
+
+def _noise(settings: DictConfig, vocabulary: Vocabulary) -> Noise | None:
+    """How training rows change.
+
+    Raises:
+        DataError: tokens are to be hidden, and the tokenizer has no mask token.
+    """
+    if not settings.share:
+        return None
+    if settings.mask and vocabulary.mask_id is None:
+        raise DataError(
+            f"data.augment.mask={settings.mask}: the tokenizer {vocabulary.path} has no mask token; "
+            "use data.augment.mask=0"
+        )
+    special = tuple(token for token in vocabulary.special_ids if token != vocabulary.unk_id)
+    return Noise(
+        Augmentation(**{str(key): value for key, value in settings.items()}), special, vocabulary.mask_id
+    )
 
 
 def _part_name(name: str) -> str:

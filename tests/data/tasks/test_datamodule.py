@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from potstill.data.batching import StepSampler
 from potstill.data.steps import BatchSettings
+from potstill.data.tasks.augment import Augmentation, Noise
 from potstill.data.tasks.datamodule import TaskDataModule, TaskSet
 from potstill.data.tasks.features import Features
 
@@ -91,3 +93,46 @@ def test_scores_stay_floating():
     scored = TaskSet(rows.features, rows.labels.astype(np.float32))
     data = module(scored)
     assert next(iter(steps(data, data.train_dataloader()))).micro[0].labels.dtype == torch.float32
+
+
+def test_noise_changes_training_rows_alone_and_anew_in_every_epoch():
+    rows = part(labels=True)
+    noise = Noise(
+        Augmentation(share=0.5, mask=0.3, delete=0.2, disorder=0.5), special_ids=(10, 11), mask_id=8
+    )
+    data = TaskDataModule(
+        rows, {"": rows}, pad_id=PAD, token_types=True, noise=noise,
+        settings=BatchSettings(seed=1, batch_size=4, eval_batch_size=4),
+    )  # fmt: skip
+    starts = np.cumsum(rows.features.lengths) - rows.features.lengths
+
+    def read(loader):
+        found = {}
+        for step in steps(data, loader):
+            assert step.tokens == sum(int(micro.attention_mask.sum()) for micro in step.micro)
+            for micro in step.micro:
+                for i, row in enumerate(micro.rows.tolist()):
+                    found[row] = micro.input_ids[i][micro.attention_mask[i].bool()].tolist()
+                    assert micro.labels[i] == rows.labels[row]
+        return found
+
+    whole = {
+        row: rows.features.ids[start : start + length].tolist()
+        for row, (start, length) in enumerate(
+            zip(starts.tolist(), rows.features.lengths.tolist(), strict=True)
+        )
+    }
+    (evaluation,) = data.val_dataloader()
+    assert read(evaluation) == whole
+    loader = data.train_dataloader()
+    first, again = read(loader), read(data.train_dataloader())
+    assert first == again
+    assert first.keys() == whole.keys()
+    changed = [row for row in whole if first[row] != whole[row]]
+    assert 0.2 < len(changed) / len(whole) < 0.7
+    for row in changed:
+        assert set(first[row]) <= {*whole[row], 8}
+    later = iter(StepSampler(data.steps_an_epoch, lambda: data.steps_an_epoch))
+    second = read([data._steps[at] for at in later])
+    assert second.keys() == whole.keys()
+    assert second != first

@@ -14,8 +14,11 @@ from torch.utils.data import DataLoader
 
 from potstill.data.exchange import Exchange, evaluation_exchange, training_exchange
 from potstill.data.steps import BatchSettings, StepDataModule
+from potstill.data.tasks.augment import Noise, augment
 from potstill.data.tasks.features import Features
 from potstill.interchange.intervene import Swap
+
+AUGMENTING = 1  # of a step's seed, beside what else it is used for
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class TaskDataModule(StepDataModule):
         token_types: bool,
         settings: BatchSettings,
         causal: bool = False,
+        noise: Noise | None = None,
     ):
         """Put parts into batches.
 
@@ -108,8 +112,9 @@ class TaskDataModule(StepDataModule):
             token_types: whether the model tells first and second texts apart by token types.
             settings: the keys of `data`; those of masking are not used.
             causal: an intervention reaches later positions only.
+            noise: how training rows change from epoch to epoch.
         """
-        super().__init__(_Flat(train) if train is not None else None, settings)
+        super().__init__(_Flat(train, noise) if train is not None else None, settings)
         self.train, self.evaluation = train, dict(evaluation)
         self.pad_id, self.token_types, self.causal = pad_id, token_types, causal
 
@@ -181,7 +186,8 @@ class TaskDataModule(StepDataModule):
 class _Flat:
     """A part whose rows are gathered out of its flat arrays."""
 
-    def __init__(self, part: TaskSet):
+    def __init__(self, part: TaskSet, noise: Noise | None = None):
+        self.noise = noise
         self.part, self.lengths = part, part.features.lengths
         self.starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
 
@@ -192,9 +198,15 @@ class _Flat:
         lengths = self.lengths[wanted].astype(np.int64)
         ends = np.cumsum(lengths)
         places = np.repeat(self.starts[wanted] - (ends - lengths), lengths) + np.arange(int(ends[-1]))
+        ids = self.part.features.ids[places]
+        if self.noise is not None and training:
+            special = np.isin(ids, self.noise.special_ids)
+            changed = augment(lengths, special, self.noise.how, np.random.default_rng((seed, AUGMENTING)))
+            places, lengths = places[changed.places], changed.lengths
+            ids = np.where(changed.masked, self.noise.mask_id or 0, ids[changed.places]).astype(np.int32)
         item = {
             "bases": len(bases),
-            "ids": torch.from_numpy(self.part.features.ids[places]),
+            "ids": torch.from_numpy(ids),
             "types": torch.from_numpy(self.part.features.types[places]),
             "lengths": torch.from_numpy(lengths),
             "rows": torch.from_numpy(wanted.astype(np.int64)),
