@@ -6,7 +6,7 @@ import torch
 
 from potstill.data.tasks.labels import METRICS, Task
 from potstill.data.tasks.readers import Rows
-from potstill.evaluation.metrics import CLASSIFICATIONS, REGRESSIONS, Predictions, task_metrics
+from potstill.evaluation.metrics import CLASSIFICATIONS, REGRESSIONS, Predictions, metric_of, task_metrics
 from potstill.evaluation.predictions import write_predictions
 
 judges = pytest.importorskip("sklearn.metrics")
@@ -70,6 +70,18 @@ def test_regression_is_that_of_scipy():
     )
     alike = task_metrics(task("regression"), torch.ones(200, 1), torch.as_tensor(gold))
     assert (alike["pearson"], alike["spearman"]) == (0.0, 0.0)
+
+
+def test_a_metric_of_some_rows_is_that_of_these_rows_alone():
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, 50, (80,), generator=rng)
+    labelled = task("classification", ("a", "b", "c"))
+    logits, gold = torch.randn(50, 3, generator=rng), torch.randint(0, 3, (50,), generator=rng).double()
+    for name, value in task_metrics(labelled, logits[rows], gold[rows]).items():
+        assert metric_of(labelled, name, logits, gold)(rows.numpy()) == pytest.approx(value)
+    scored, scores = task("regression"), torch.randn(50, 1, generator=rng)
+    for name, value in task_metrics(scored, scores[rows], gold[rows]).items():
+        assert metric_of(scored, name, scores, gold)(rows.numpy()) == pytest.approx(value)
 
 
 def test_predictions_come_in_the_order_of_the_rows():

@@ -11,6 +11,7 @@ from potstill.errors import DataError
 from potstill.evaluation.report import (
     Collapsible,
     Curves,
+    Points,
     Table,
     Text,
     format_cell,
@@ -67,6 +68,8 @@ def page(tmp_path: Path) -> str:
             Curves(HOSTILE, series, x_label=HOSTILE, y_label=HOSTILE),
             Curves("log", {"a": ([0, 1], [1e-3, 10.0])}, log_y=True),
             Curves("empty", {}),
+            Points(HOSTILE, {HOSTILE: (1.0, 0.5), "_small": (0.5, 0.4)}, HOSTILE, HOSTILE, note=HOSTILE),
+            Points("none", {}, "x", "y"),
             Collapsible(HOSTILE, HOSTILE),
         ],
     )
@@ -83,7 +86,8 @@ def test_opens_without_network_and_escapes_everything(page):
 
 
 def test_plots_take_the_colours_of_the_page(page):
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
+    assert "_small" in page
     assert "currentColor" in page
     assert "prefers-color-scheme: dark" in page
     assert "#ffffff" not in page

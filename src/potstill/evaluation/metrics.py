@@ -12,6 +12,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities.data import dim_zero_cat
 
 from potstill.data.tasks.labels import REGRESSION, Task
+from potstill.evaluation.bootstrap import Metric as RowsMetric
 
 
 class Predictions(Metric):
@@ -66,6 +67,23 @@ def task_metrics(task: Task, logits_NC: Tensor, labels_N: Tensor) -> dict[str, f
         return {name: REGRESSIONS[name](scores, gold) for name in task.metrics}
     confusion = multiclass_confusion_matrix(logits_NC.argmax(-1), labels_N.long(), num_classes=task.outputs)
     return {name: CLASSIFICATIONS[name](confusion.double()) for name in task.metrics}
+
+
+def metric_of(task: Task, name: str, logits_NC: Tensor, labels_N: Tensor) -> RowsMetric:
+    """One metric as a function of the rows that count, which may come up several times: what a bootstrap draws.
+
+    Args:
+        task: has the metric.
+        name: which.
+        logits_NC: as `task_metrics`.
+        labels_N: as `task_metrics`.
+    """
+    if task.kind == REGRESSION:
+        scores, gold = logits_NC[:, 0].double(), labels_N.double()
+        return lambda rows: REGRESSIONS[name](scores[rows], gold[rows])
+    # A pair of labels is a cell of the confusion matrix.
+    cells, n = labels_N.long() * task.outputs + logits_NC.argmax(-1), task.outputs
+    return lambda rows: CLASSIFICATIONS[name](cells[rows].bincount(minlength=n * n).view(n, n).double())
 
 
 def accuracy(confusion: Tensor) -> float:

@@ -66,6 +66,17 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Points:
+    """A plot of named points."""
+
+    title: str
+    points: Mapping[str, tuple[float, float]]
+    x_label: str
+    y_label: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class HeatMap:
     """Values over rows and columns, the larger the deeper the colour; None is left empty."""
 
@@ -85,7 +96,7 @@ class Collapsible:
     body: str
 
 
-Section = Text | Table | HeatMap | Curves | Collapsible
+Section = Text | Table | HeatMap | Points | Curves | Collapsible
 
 
 def write_report(folder: str | Path, *, title: str, sections: Sequence[Section]) -> Path:
@@ -121,8 +132,11 @@ def render(section: Section) -> str:
         return f"<h2>{title}</h2>\n{_table(section)}"
     if isinstance(section, HeatMap):
         return f"<h2>{title}</h2>\n{_heat_map(section)}"
-    drawn = any(len(xs) for xs, _ in section.series.values())
-    return f"<h2>{title}</h2>\n" + (_plot(section) if drawn else '<p class="note">No values.</p>')
+    note = f'\n<p class="note">{html.escape(section.note)}</p>' if isinstance(section, Points) else ""
+    drawn = (
+        section.points if isinstance(section, Points) else any(len(xs) for xs, _ in section.series.values())
+    )
+    return f"<h2>{title}</h2>\n" + (_plot(section) if drawn else '<p class="note">No values.</p>') + note
 
 
 def print_table(table: Table) -> None:
@@ -216,14 +230,14 @@ def _heat_map(heat: HeatMap) -> str:
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>{note}'
 
 
-def _plot(curves: Curves) -> str:
+def _plot(section: Curves | Points) -> str:
     """The plot as an inline SVG without background, its text in the page's colour and font."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "svg.hashsalt": curves.title,
+        "svg.hashsalt": section.title,
         "text.parse_math": False,
         **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), TEXT_COLOUR),
         **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), TEXT_COLOUR),
@@ -231,15 +245,20 @@ def _plot(curves: Curves) -> str:
     with mpl.rc_context(settings):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        for index, (name, (xs, ys)) in enumerate(curves.series.items()):
+        if isinstance(section, Points):
+            series = {name: ([x], [y]) for name, (x, y) in section.points.items()}
+        else:
+            series = section.series  # type: ignore[assignment]
+        for index, (xs, ys) in enumerate(series.values()):
             marker = "o" if len(xs) == 1 else ""
             colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
-            axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.6, label=name)
-        axes.set(xlabel=curves.x_label, ylabel=curves.y_label, yscale="log" if curves.log_y else "linear")
+            axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.6)
+        log_y = isinstance(section, Curves) and section.log_y
+        axes.set(xlabel=section.x_label, ylabel=section.y_label, yscale="log" if log_y else "linear")
         axes.grid(alpha=0.15)
         axes.spines[["top", "right"]].set_visible(False)
         # Handles given outright: a name that starts with an underscore would be left out.
-        axes.legend(axes.get_lines(), list(curves.series), frameon=False)
+        axes.legend(axes.get_lines(), list(series), frameon=False)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
     svg = drawn.getvalue()
