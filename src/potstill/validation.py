@@ -24,14 +24,12 @@ from potstill.data.tasks.composition import is_task, judged_parts, task_of, trai
 from potstill.data.tasks.labels import REGRESSION
 from potstill.errors import ConfigError, PotstillError
 from potstill.interchange.mappings import read_mappings
+from potstill.models.head_labels import head_fault, label_order, read_labels
 from potstill.models.specs import (
     ModelSpec,
     check_layers,
     check_pair,
     default_layers,
-    head_fault,
-    label_order,
-    read_labels,
     read_spec,
     spec_from_settings,
 )

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, run, swap_tokens
 from potstill.interchange.mappings import InterchangeMapping, Site
-from potstill.models.trunk import Flow, Trunk
+from potstill.models.trunk import Trunk
+from potstill.models.views import Flow
 
 CAUSAL = ("causal_ce", "causal_cos")  # terms that compare teacher and student on the counterfactual run
 
