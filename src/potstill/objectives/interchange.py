@@ -12,8 +12,6 @@ from potstill.interchange.mappings import InterchangeMapping, Site
 from potstill.models.trunk import Trunk
 from potstill.models.views import Flow
 
-CAUSAL = ("causal_ce", "causal_cos")  # terms that compare teacher and student on the counterfactual run
-
 
 @dataclass(frozen=True)
 class Interchange:
