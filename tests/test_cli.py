@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import ConfigError, DataError, PotstillError
-from potstill.validation import SCHEDULES, validate_evaluate, validate_train
+from potstill.validation import validate_evaluate, validate_train
+from potstill.validation.training import SCHEDULES
 
 ROOT = Path(__file__).parents[1]
 
