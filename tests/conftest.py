@@ -188,6 +188,20 @@ def compose_config():
 
 
 @pytest.fixture
+def source(text_file, shared_cache, monkeypatch):
+    """Overrides that a run on the session's text begins with; the hub is out of reach."""
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return ["data=text_files", f"data.train_files=[{text_file}]", "logger=csv"]
+
+
+@pytest.fixture
+def kd(source, bert_teacher):
+    """The same, with a teacher."""
+    return [*source, f"teacher.model={bert_teacher}"]
+
+
+@pytest.fixture
 def data_dir():
     folder = os.environ.get("POTSTILL_DATA_DIR")
     if not folder:

@@ -1,4 +1,4 @@
-"""The two commands: compose the configuration with Hydra, refuse what is faulty, hand over to `runs`.
+"""The two commands: compose the configuration, refuse what is faulty, hand over to `runs` or `judging`.
 
 Exit codes: 0 done; 2 a fault of the user's, one line on stderr; 1 a bug, with its traceback. Nothing here imports
 torch, so that a faulty configuration and `--help` take a second.
@@ -78,8 +78,8 @@ def _train(config: DictConfig) -> Any:
 def _evaluate(config: DictConfig) -> Any:
     validate_evaluate(config)
     prepare()
+    from potstill.judging import evaluate as run
     from potstill.onednn import use_onednn
-    from potstill.runs import evaluate as run
 
     use_onednn()
     return run(config, _output_folder())

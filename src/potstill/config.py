@@ -2,7 +2,7 @@
 
 The dataclasses are registered in Hydra's group `schema`, which no command line selects; `conf/train.yaml` and
 `conf/evaluate.yaml` start from them, so a misspelled or ill-typed key is refused while composing. What a type
-cannot say (ranges, files, models that fit) is in `validation.py`. Nothing here imports torch.
+cannot say (ranges, files, models that fit) is in `validation/`. Nothing here imports torch.
 """
 
 from __future__ import annotations

@@ -1,15 +1,18 @@
-"""What this process asks of the C runtime before torch is loaded; steps on a CPU are faster, and no result changes.
+"""How this process runs: what it asks of the C runtime before torch is loaded, and which warnings it leaves out.
 
-A step allocates and frees tensors of the vocabulary's size. glibc maps such blocks afresh each time, and the kernel
-clears every page of them: a quarter to a third of a step. And OpenMP's threads spin while they wait; where other work
-shares the cores, each of a step's many small parallel regions then waits for a thread that is not running.
+Steps on a CPU are faster, and no result changes. A step allocates and frees tensors of the vocabulary's size. glibc
+maps such blocks afresh each time, and the kernel clears every page of them: a quarter to a third of a step. And
+OpenMP's threads spin while they wait; where other work shares the cores, each of a step's many small parallel regions
+then waits for a thread that is not running.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
+import warnings
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 SPINS = "20000"  # about as fast as the default (300,000) alone, several times faster beside other work
@@ -24,3 +27,21 @@ def prepare() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def quiet() -> None:
+    """Keep to the log what a user can act on."""
+    # What Lightning and torch advise here is either done elsewhere or does not apply.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*your dataloader is not resumable.*",  # its position follows from the number of steps
+        ".*sync_dist=True.*",  # the module's means are over all ranks already
+        ".*lr_scheduler.step.*",
+        ".*Experiment logs directory .* exists and is not empty.*",  # Hydra's record is in it
+        ".*smaller than the logging interval.*",
+        r".*module\(s\) in eval mode at the start of training.*",  # the teacher's
+    ):
+        warnings.filterwarnings("ignore", message)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

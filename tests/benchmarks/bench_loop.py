@@ -44,7 +44,7 @@ from potstill.models.specs import default_layers
 from potstill.models.students import student_from_layers
 from potstill.models.trunk import trunk_of
 from potstill.modules.distillation import LanguageDistillation
-from potstill.runs import _quiet
+from potstill.process import quiet
 
 TARGET = 1.05
 WARMUP = 3  # steps at the start of a round that are not counted
@@ -53,7 +53,7 @@ SPECIAL_TOKENS = 5
 
 def main() -> None:
     arguments = parse()
-    _quiet()
+    quiet()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory(prefix="bench-loop-") as at:
         run(arguments, Path(at))

@@ -34,7 +34,8 @@ from potstill.interchange.plans import PlanSettings, cut_swaps, draw_swaps, part
 from potstill.models.specs import default_layers
 from potstill.models.students import halve_products, set_checkpointing, student_from_layers
 from potstill.models.trunk import trunk_of
-from potstill.objectives.language import Interchange, LanguageObjective
+from potstill.objectives.interchange import Interchange
+from potstill.objectives.language import LanguageObjective
 from potstill.onednn import use_onednn
 from potstill.process import prepare
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from potstill import runs
+from potstill import judging, runs
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -21,7 +21,7 @@ def evaluate(eval_file, shared_cache, monkeypatch, tmp_path, compose_config):
         validate_evaluate(config)
         folder = tmp_path / name
         folder.mkdir()
-        value = runs.evaluate(config, folder)
+        value = judging.evaluate(config, folder)
         return value, json.loads((folder / "summary.json").read_text()), folder
 
     return run

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill import runs
+from potstill import judging, runs
 from potstill.errors import CheckpointError, ConfigError, ModelError
 from potstill.validation import validate_evaluate, validate_train
 
@@ -89,7 +89,7 @@ def judge(shared_cache, monkeypatch, tmp_path, compose_config):
         validate_evaluate(config)
         folder = tmp_path / name
         folder.mkdir()
-        value = runs.evaluate(config, folder)
+        value = judging.evaluate(config, folder)
         return value, json.loads((folder / "summary.json").read_text()), folder
 
     return start

@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from potstill.interchange.agreement import interchange_agreement
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, read_block, run, swap_tokens
 from potstill.interchange.mappings import Site, read_mappings
-from potstill.models.trunk import VIEWS, trunk_of
+from potstill.models.trunk import trunk_of
+from potstill.models.views import VIEWS
 
 LENGTHS = (7, 10, 4)
 WHOLE = ((0, 16),)

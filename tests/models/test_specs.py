@@ -17,8 +17,6 @@ from potstill.models.specs import (
     check_pair,
     default_layers,
     hub_answers,
-    label_order,
-    read_labels,
     read_spec,
     spec_from_settings,
     vocabularies_fit,
@@ -102,7 +100,7 @@ def test_an_empty_value():
         ({}, "unknown model_type None"),
         (
             {"model_type": "t5"},
-            "unknown model_type 't5'; known: bert, roberta, .*add a view in models/trunk.py",
+            "unknown model_type 't5'; known: bert, roberta, .*add a view in models/views.py",
         ),
         (BERT | {"num_hidden_layers": "4"}, "num_hidden_layers='4'"),
         (BERT | {"num_hidden_layers": 0}, "num_hidden_layers=0"),
@@ -230,44 +228,3 @@ def test_pairs():
         f"{key} has 1024 positions, the sequences have up to 2048 tokens"
         for key in ("teacher.model", "student.model")
     ]
-
-
-@pytest.mark.parametrize(
-    ("settings", "labels"),
-    [
-        (BERT, None),
-        (BERT | {"architectures": ["BertForMaskedLM"]}, None),
-        (BERT | {"architectures": ["BertForTokenClassification"], "id2label": {"0": "O"}}, None),
-        (BERT | {"architectures": ["BertForSequenceClassification"]}, ("LABEL_0", "LABEL_1")),
-        (
-            BERT
-            | {
-                "architectures": ["BertForSequenceClassification"],
-                "id2label": {"1": "b", "0": "a", "10": "k"},
-            },
-            ("a", "b", "k"),
-        ),
-    ],
-)
-def test_the_labels_of_a_head(settings, labels, tmp_path):
-    assert read_labels("model", write_config(tmp_path, settings)) == labels
-
-
-@pytest.mark.parametrize(
-    ("found", "wanted", "order"),
-    [
-        (("no", "yes"), ("no", "yes"), [0, 1]),
-        (("yes", "no"), ("no", "yes"), [1, 0]),
-        (("CONTRADICTION", "Neutral", "entailment"), ("entailment", "neutral", "contradiction"), [2, 1, 0]),
-        (("Not Entailment", "entailment"), ("entailment", "not_entailment"), [1, 0]),
-        (("LABEL_0", "LABEL_1"), ("no", "yes"), [0, 1]),
-        (("0", "1"), ("no", "yes"), [0, 1]),
-        (("LABEL_0",), (), [0]),
-        (("no", "yes"), (), None),
-        (("NEG", "POS"), ("negative", "positive"), None),
-        (("no", "yes", "maybe"), ("no", "yes"), None),
-        (("a_b", "a-b"), ("ab", "c"), None),
-    ],
-)
-def test_labels_are_matched_by_name_or_not_at_all(found, wanted, order):
-    assert label_order(found, wanted) == order

@@ -23,7 +23,8 @@ from potstill.models.students import (
     student_from_config,
     student_from_layers,
 )
-from potstill.models.trunk import VIEWS, trunk_of
+from potstill.models.trunk import trunk_of
+from potstill.models.views import VIEWS
 
 STANDARD = {
     "hidden_size": 16,

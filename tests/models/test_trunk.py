@@ -13,7 +13,8 @@ from transformers import (
 
 from potstill.errors import ModelError
 from potstill.models.specs import ARCHITECTURES
-from potstill.models.trunk import VIEWS, trunk_of
+from potstill.models.trunk import trunk_of
+from potstill.models.views import VIEWS
 
 PAD = 1
 STANDARD = {
@@ -71,9 +72,18 @@ def padded_batch():
     return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
-def logits_of(trunk, batch, **kwargs):
-    output = trunk.encode(batch["input_ids"], batch["attention_mask"], **kwargs)
-    return torch.nn.functional.linear(trunk.head(output.last_hidden_BLD), *trunk.decoder), output
+def encode(trunk, *inputs, keep=()):
+    """Embed, run all blocks, finish: the last hidden states, and those after the blocks to keep."""
+    hidden_BLD, kept = trunk.blocks(trunk.embed(*inputs), keep=keep)
+    return trunk.finish(hidden_BLD), kept
+
+
+def last_hidden(trunk, *inputs):
+    return encode(trunk, *inputs)[0]
+
+
+def logits_of(trunk, last_hidden_BLD):
+    return torch.nn.functional.linear(trunk.head(last_hidden_BLD), *trunk.decoder)
 
 
 def test_every_known_architecture_has_a_view_and_a_case():
@@ -88,14 +98,14 @@ def test_agrees_with_the_whole_model(case, attention):
     trunk = trunk_of(model)
     expected = model(**batch, output_hidden_states=True)
 
-    logits, output = logits_of(trunk, batch, keep=range(trunk.depth))
+    last, kept = encode(trunk, *batch.values(), keep=range(trunk.depth))
 
-    assert_close(logits, expected.logits, atol=1e-5, rtol=1e-5)
-    assert_close(output.last_hidden_BLD, expected.hidden_states[-1], atol=1e-5, rtol=1e-5)
-    assert sorted(output.hidden) == list(range(trunk.depth))
+    assert_close(logits_of(trunk, last), expected.logits, atol=1e-5, rtol=1e-5)
+    assert_close(last, expected.hidden_states[-1], atol=1e-5, rtol=1e-5)
+    assert sorted(kept) == list(range(trunk.depth))
     for index in range(trunk.depth - 1):
-        assert_close(output.hidden[index], expected.hidden_states[index + 1], atol=1e-5, rtol=1e-5)
-    assert_close(trunk.finish(output.hidden[trunk.depth - 1]), output.last_hidden_BLD)
+        assert_close(kept[index], expected.hidden_states[index + 1], atol=1e-5, rtol=1e-5)
+    assert_close(trunk.finish(kept[trunk.depth - 1]), last)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -105,13 +115,13 @@ def test_the_classification_head_agrees_with_the_whole_model(case):
     trunk, batch = trunk_of(model), padded_batch()
     types = torch.randint(0, 2, batch["input_ids"].shape, generator=torch.Generator().manual_seed(5))
     for given in ({}, {"token_type_ids": types} if trunk.token_types > 1 else {}):
-        output = trunk.encode(*batch.values(), token_type_ids_BL=given.get("token_type_ids"))
-        logits = trunk.classify(output.last_hidden_BLD, batch["attention_mask"])
+        last = last_hidden(trunk, *batch.values(), *given.values())
+        logits = trunk.classify(last, batch["attention_mask"])
         assert logits.shape == (3, 3)
         assert_close(logits, model(**batch, **given).logits, atol=1e-5, rtol=1e-5)
     whole = {"input_ids": batch["input_ids"][:1]}
     assert_close(
-        trunk.classify(trunk.encode(input_ids_BL=whole["input_ids"]).last_hidden_BLD),
+        trunk.classify(last_hidden(trunk, whole["input_ids"])),
         model(**whole).logits, atol=1e-5, rtol=1e-5,
     )  # fmt: skip
 
@@ -129,7 +139,7 @@ def test_gradients_of_a_classifier_agree(case):
     torch.manual_seed(7)
     expected = gradients(model(**batch).logits)
     torch.manual_seed(7)
-    found = gradients(trunk.classify(trunk.encode(*batch.values()).last_hidden_BLD, batch["attention_mask"]))
+    found = gradients(trunk.classify(last_hidden(trunk, *batch.values()), batch["attention_mask"]))
     assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -137,7 +147,7 @@ def test_a_model_without_the_head_or_without_token_types_says_so():
     batch = padded_batch()
     trunk = trunk_of(tiny("bert"))
     with pytest.raises(ModelError, match="BertForMaskedLM has no head for sequence classification"):
-        trunk.classify(trunk.encode(*batch.values()).last_hidden_BLD)
+        trunk.classify(last_hidden(trunk, *batch.values()))
     with pytest.raises(ModelError, match="distilbert has no token types"):
         trunk_of(tiny("distilbert")).embed(*batch.values(), torch.zeros_like(batch["input_ids"]))
 
@@ -147,7 +157,7 @@ def test_a_model_without_the_head_or_without_token_types_says_so():
 def test_without_padding_no_mask_is_needed(case):
     model, ids = tiny(case), padded_batch()["input_ids"][:1]
     trunk = trunk_of(model)
-    assert_close(trunk.encode(ids).last_hidden_BLD, trunk.encode(ids, torch.ones_like(ids)).last_hidden_BLD)
+    assert_close(last_hidden(trunk, ids), last_hidden(trunk, ids, torch.ones_like(ids)))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -180,7 +190,7 @@ def test_training_mode_and_gradients_agree(case, checkpointing):
     model.zero_grad()
 
     torch.manual_seed(7)
-    logits, _ = logits_of(trunk, batch)
+    logits = logits_of(trunk, last_hidden(trunk, *batch.values()))
     logits.square().mean().backward()
 
     assert_close(logits, expected, atol=1e-5, rtol=1e-5)
@@ -190,14 +200,14 @@ def test_training_mode_and_gradients_agree(case, checkpointing):
 
 def test_dropout_is_on_in_training_mode():
     trunk, batch = trunk_of(tiny("bert").train()), padded_batch()
-    assert not torch.equal(logits_of(trunk, batch)[0], logits_of(trunk, batch)[0])
+    assert not torch.equal(last_hidden(trunk, *batch.values()), last_hidden(trunk, *batch.values()))
 
 
 def test_hooks_on_blocks_fire():
     model = tiny("gpt2")
     seen = []
     model.transformer.h[1].register_forward_hook(lambda *_: seen.append(1))
-    trunk_of(model).encode(padded_batch()["input_ids"])
+    last_hidden(trunk_of(model), padded_batch()["input_ids"])
     assert seen == [1]
 
 
@@ -216,10 +226,10 @@ def test_max_length_is_the_last_usable_length(case):
     if case == "distilbert":
         pytest.skip("512 positions")
     trunk = trunk_of(tiny(case))
-    trunk.encode(torch.full((1, trunk.max_length), 5))
+    last_hidden(trunk, torch.full((1, trunk.max_length), 5))
     if trunk.view.positions:
         with pytest.raises((IndexError, RuntimeError)):
-            trunk.encode(torch.full((1, trunk.max_length + 1), 5))
+            last_hidden(trunk, torch.full((1, trunk.max_length + 1), 5))
 
 
 def test_the_decoder_is_live_and_the_head_takes_any_leading_shape():
@@ -241,13 +251,13 @@ def test_keeping_a_block_that_is_not_run_is_refused():
 
 def test_unknown_architecture_is_named():
     settings = STANDARD | {"vocab_size": 40}
-    with pytest.raises(ModelError, match=r"gpt_neox.*known: bert, .*add a view in models/trunk\.py"):
+    with pytest.raises(ModelError, match=r"gpt_neox.*known: bert, .*add a view in models/views\.py"):
         trunk_of(AutoModelForCausalLM.from_config(GPTNeoXConfig(**settings)))
 
 
 def test_a_model_without_a_head_encodes_only():
     trunk = trunk_of(AutoModel.from_config(BertConfig(**STANDARD, vocab_size=40)))
-    hidden = trunk.encode(padded_batch()["input_ids"]).last_hidden_BLD
+    hidden = last_hidden(trunk, padded_batch()["input_ids"])
     for use in (lambda: trunk.head(hidden), lambda: trunk.decoder):
         with pytest.raises(ModelError, match="BertModel has no language-model head"):
             use()

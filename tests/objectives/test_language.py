@@ -9,7 +9,8 @@ from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
 from potstill.models.students import student_from_layers
 from potstill.models.trunk import trunk_of
-from potstill.objectives.language import Interchange, LanguageObjective, label_nll
+from potstill.objectives.interchange import Interchange
+from potstill.objectives.language import LanguageObjective, label_nll
 
 ALL = {"ce": 5.0, "mlm": 2.0, "mse": 0.01, "cos": 1.0}
 

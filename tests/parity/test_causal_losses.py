@@ -18,7 +18,8 @@ from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.trunk import trunk_of
-from potstill.objectives.language import Interchange, LanguageObjective
+from potstill.objectives.interchange import Interchange
+from potstill.objectives.language import LanguageObjective
 
 FOLDER = os.environ.get("POTSTILL_PARITY_DIR")
 CASES = json.loads((Path(FOLDER) / "causal.json").read_text()) if FOLDER else {}

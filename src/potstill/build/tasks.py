@@ -33,8 +33,9 @@ from potstill.data.tasks.labels import CLASSIFICATION, Task, encode_labels, labe
 from potstill.data.tasks.preflight import oddities, overlap, warnings_of
 from potstill.data.tasks.readers import Rows, RowSource
 from potstill.errors import DataError
+from potstill.models.head_labels import read_labels
 from potstill.models.load import load_classifier
-from potstill.models.specs import default_layers, read_labels
+from potstill.models.specs import default_layers
 from potstill.models.students import check_tokens, student_from_config, student_from_layers
 from potstill.models.trunk import trunk_of
 from potstill.modules.downstream import Downstream

@@ -10,7 +10,8 @@ from torchmetrics import Metric
 
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, run
 from potstill.interchange.mappings import InterchangeMapping, Site, mapping_names
-from potstill.models.trunk import Flow, Trunk
+from potstill.models.trunk import Trunk
+from potstill.models.views import Flow
 
 AGREEMENT = ("interchange_agreement", "interchange_kl")
 CHUNK_BYTES = 64 * 2**20

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from potstill.interchange.mappings import Site
-from potstill.models.trunk import Flow, Trunk
+from potstill.models.trunk import Trunk
+from potstill.models.views import Flow
 
 READ_SITES = ("block_output", "block_input")
 

@@ -26,20 +26,17 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from potstill.errors import ModelError
+from potstill.models.head_labels import head_fault, label_order, labels_from_settings, unnamed
 from potstill.models.specs import (
     Kind,
-    head_fault,
     hub_answers,
-    label_order,
-    labels_from_settings,
     local_folder,
     no_network,
     read_settings,
     read_spec,
     spec_from_settings,
-    unnamed,
 )
-from potstill.models.trunk import view_of
+from potstill.models.views import view_of
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,8 @@ from transformers.pytorch_utils import Conv1D
 from potstill.errors import ConfigError, ModelError
 from potstill.models.load import AUTO_CLASSES, name_labels
 from potstill.models.specs import ARCHITECTURES, check_layers, unknown_architecture, vocabularies_fit
-from potstill.models.trunk import is_classifier, view_of
+from potstill.models.trunk import is_classifier
+from potstill.models.views import view_of
 
 State = dict[str, Tensor]
 

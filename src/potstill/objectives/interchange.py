@@ -9,9 +9,8 @@ from torch import Tensor
 
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, run, swap_tokens
 from potstill.interchange.mappings import InterchangeMapping, Site
-from potstill.models.trunk import Flow, Trunk
-
-CAUSAL = ("causal_ce", "causal_cos")  # terms that compare teacher and student on the counterfactual run
+from potstill.models.trunk import Trunk
+from potstill.models.views import Flow
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ hard labels go through one fused pass over the vocabulary (`losses.vocabulary`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,26 +18,14 @@ from potstill.data.corpus.masking import IGNORED
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.trunk import Trunk
-from potstill.objectives.interchange import CAUSAL, Hidden, Interchange, bases_of, hidden_states
+from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
+from potstill.objectives.terms import CAUSAL, SOFT, TermSums, WeightedTerms
 
-SOFT = ("ce", "mse", "cos")  # terms that compare teacher and student on the base run
 HARD = {"masked": "mlm", "causal": "clm"}  # the term on the data's own labels
 
 
-class TermSums(NamedTuple):
-    """What one micro-batch adds to a step.
-
-    Attributes:
-        loss: scalar with gradient, the micro-batch's share of the step's weighted loss.
-        terms: each active term, detached, its share of the step's mean (unweighted).
-    """
-
-    loss: Tensor
-    terms: dict[str, Tensor]
-
-
 @dataclass(frozen=True)
-class LanguageObjective:
+class LanguageObjective(WeightedTerms):
     """sum_k weight_k * mean of term k over its positions in the whole step.
 
     Terms on the base run: `ce` KL(teacher || student) * T^2 and `mse` squared distance of logits summed over the
@@ -56,24 +44,8 @@ class LanguageObjective:
         interchange: what the causal terms swap; needed where one of them has a weight.
     """
 
-    kind: str
-    weights: Mapping[str, float]
-    temperature: float = 1.0
     positions: str = "all"
     interchange: Interchange | None = None
-
-    @property
-    def active(self) -> tuple[str, ...]:
-        """Terms with a weight."""
-        return tuple(term for term, weight in self.weights.items() if weight)
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any active term reads the teacher."""
-        return self._any(SOFT + CAUSAL)
-
-    def _any(self, terms: Sequence[str]) -> bool:
-        return any(self.weights.get(term) for term in terms)
 
     def denominators(self, step: StepBatch) -> dict[str, float]:
         """How many positions of the whole step each term is a mean over; 1 where there is nothing to predict."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,14 +14,14 @@ from potstill.data.tasks.labels import REGRESSION
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import kl_divergence, logit_mse
 from potstill.models.trunk import Trunk
-from potstill.objectives.interchange import CAUSAL, Hidden, Interchange, bases_of, hidden_states
-from potstill.objectives.language import SOFT, TermSums
+from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
+from potstill.objectives.terms import CAUSAL, SOFT, TermSums, WeightedTerms
 
 LABEL = "label"  # the term on the data's own labels
 
 
 @dataclass(frozen=True)
-class TaskObjective:
+class TaskObjective(WeightedTerms):
     """sum_k weight_k * mean of term k over the rows, or the tokens, of the whole step.
 
     Over rows: `label` is the cross entropy of the labels in nats, or the squared error of the scores; `ce` is
@@ -40,23 +40,8 @@ class TaskObjective:
         interchange: what the causal terms swap; needed where one of them has a weight.
     """
 
-    kind: str
     weights: Mapping[str, float] = field(default_factory=lambda: {LABEL: 1.0})
-    temperature: float = 1.0
     interchange: Interchange | None = None
-
-    @property
-    def active(self) -> tuple[str, ...]:
-        """Terms with a weight."""
-        return tuple(term for term, weight in self.weights.items() if weight)
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any active term reads the teacher."""
-        return self._any(SOFT + CAUSAL)
-
-    def _any(self, terms: Sequence[str]) -> bool:
-        return any(self.weights.get(term) for term in terms)
 
     def denominators(self, step: TaskStep) -> dict[str, float]:
         """How many rows, or tokens, of the whole step each term is a mean over; 1 where there are none."""

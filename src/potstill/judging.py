@@ -1,0 +1,233 @@
+"""An evaluation: judge each model, compare them, and leave the results in the output folder."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel
+
+from potstill.build import (
+    Evaluation,
+    TaskEvaluation,
+    build_evaluation,
+    build_task_evaluation,
+    build_trainer,
+)
+from potstill.callbacks import progress_bar
+from potstill.data.tasks.composition import is_task
+from potstill.evaluation.efficiency import count_parameters, latency_ms, size_mb
+from potstill.evaluation.predictions import write_predictions
+from potstill.evaluation.report import Collapsible, HeatMap, Section, Table, print_table, write_report
+from potstill.interchange.agreement import AGREEMENT
+from potstill.models.specs import local_folder
+from potstill.process import quiet
+from potstill.summary import provenance, write_summary
+from potstill.validation import models_of
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: DictConfig, folder: Path) -> float | None:
+    """Judge the models as configured; writes summary.json and report.html, prints the table.
+
+    Returns:
+        The benchmark's monitored metric of the first model.
+    """
+    quiet()
+    models = models_of(config)
+    names = list(config.names) if config.names is not None else _row_names(models)
+    reference = models[0] if config.benchmark.interchange.mapping is not None else None
+    judge = _judge_task if is_task(config.benchmark) else _judge
+    rows = [
+        judge(config, name, model, folder, reference)
+        for name, model in list(zip(names, models, strict=True))[reference is not None :]
+    ]
+    monitor = _monitored(config)
+    summary: dict[str, Any] = {}
+    for row in rows:
+        prefix = "" if len(rows) == 1 else f"{row.name}/"
+        summary |= {f"{prefix}{name}": value for name, value in row.metrics.items()}
+    summary |= provenance(config)
+    write_summary(folder, summary)
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    pictures: list[Section] = []
+    if reference is not None:
+        pictures = [_agreement_map(config, row) for row in rows]
+    if is_task(config.benchmark):
+        table = _task_comparison(config, rows)
+    elif reference is not None:
+        table = _agreement_table(config, rows, reference)
+    else:
+        table = _comparison(config, rows)
+    blocks: list[Section] = [
+        table,
+        *pictures,
+        Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True)),
+    ]
+    write_report(folder, title=f"benchmark={config.benchmark.name}", sections=blocks)
+    print_table(table)
+    log.info("%s", folder / "report.html")
+    return rows[0].metrics.get(monitor)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model and its figures."""
+
+    name: str
+    metrics: dict[str, Any]
+
+
+def _judge(config: DictConfig, name: str, model: str, folder: Path, reference: str | None) -> Row:
+    evaluation = build_evaluation(config, model, reference)
+    callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
+    trainer = build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
+    metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)[0]
+    own = {key.removeprefix("val/"): value for key, value in metrics.items()}
+    return Row(name, own | _efficiency(trainer, evaluation, model))
+
+
+def _judge_task(config: DictConfig, name: str, model: str, folder: Path, reference: str | None) -> Row:
+    evaluation = build_task_evaluation(config, model, reference)
+    callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
+    trainer = build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
+    metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)
+    own = {key.replace("val/", "test/", 1): value for part in metrics for key, value in part.items()}
+    only = len(models_of(config)) == 1
+    for part, rows in evaluation.rows.items():
+        ends = ([] if only else [re.sub(r"[^\w.-]", "_", name)]) + ([part] if part else [])
+        path = folder / f"{'_'.join(['predictions', *ends])}.tsv"
+        numbers, logits, _ = evaluation.module.predicted(part)
+        write_predictions(path, evaluation.module.task, rows, numbers, logits)
+        if rows.labels is None:
+            log.warning(
+                "%s: has no labels; %s is only predicted, in %s", rows.name, config.benchmark.name, path
+            )
+    return Row(name, own | _efficiency(trainer, evaluation, model))
+
+
+def _efficiency(trainer: Trainer, evaluation: Evaluation | TaskEvaluation, model: str) -> dict[str, Any]:
+    """Parameters, size and latency of a model."""
+    student = evaluation.module.student
+    evaluation.module.to(trainer.strategy.root_device)
+    latency = latency_ms(student, batch=1, length=min(128, evaluation.length))
+    counts = count_parameters(student)
+    return {
+        "parameters": counts["total"],
+        "parameters_without_embeddings": counts["without_embeddings"],
+        "size_mb": _size_mb(model, student),
+        "latency_ms": latency["p50"],
+    }
+
+
+def _monitored(config: DictConfig) -> str:
+    """The metric that decides, as a row has it."""
+    return f"{'test/' if is_task(config.benchmark) else ''}{config.benchmark.monitor}"
+
+
+def _size_mb(model: str, loaded: PreTrainedModel) -> float:
+    """On disk where the model is a folder, else as loaded."""
+    folder = local_folder("model", model)
+    return size_mb(folder) if folder else sum(p.nbytes for p in loaded.parameters()) / 1e6
+
+
+def _row_names(models: list[str]) -> list[str]:
+    """The shortest ends of the paths that tell the models apart."""
+    parts = [Path(model).parts for model in models]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{model} #{i + 1}" for i, model in enumerate(models)]
+
+
+def _comparison(config: DictConfig, rows: list[Any]) -> Table:
+    monitor, mode = config.benchmark.monitor, config.benchmark.mode
+    reference = rows[0].metrics[monitor]
+    columns = ["model", "parameters", "MB", "latency ms", monitor, f"share of {rows[0].name}"]
+    cells = []
+    for row in rows:
+        value = row.metrics[monitor]
+        share = reference / value if mode == "min" else value / reference
+        size, latency = row.metrics["size_mb"], row.metrics["latency_ms"]
+        cells.append(
+            [
+                row.name,
+                f"{row.metrics['parameters']:,}",
+                f"{size:.1f}",
+                f"{latency:.2f}",
+                f"{value:.2f}",
+                f"{share:.1%}",
+            ]
+        )
+    note = f"{monitor} on {config.data.name}; latency: one sequence, median. Share: " + (
+        f"the reference's {monitor} over the model's."
+        if mode == "min"
+        else f"the model's {monitor} over the reference's."
+    )
+    return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
+
+
+def _agreement_table(config: DictConfig, rows: list[Row], reference: str) -> Table:
+    columns = ["model", "parameters", "MB", "latency ms", "agreement", "KL nats", "perplexity"]
+    keys = ("parameters", "size_mb", "latency_ms", *AGREEMENT, "perplexity")
+    cells = [[row.name, *(row.metrics.get(key) for key in keys)] for row in rows]
+    exchange = config.benchmark.interchange
+    note = (
+        f"Counterfactual predictions against those of {reference} on {config.data.name}, mean over the mappings "
+        f"({exchange.mapping}); {exchange.proportion:.0%} {exchange.positions} positions swapped within pairs."
+    )
+    return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
+
+
+def _agreement_map(config: DictConfig, row: Row) -> HeatMap:
+    """Agreement by the blocks of the teacher (down) and of the student (across)."""
+    prefix = f"{'test/' if is_task(config.benchmark) else ''}{AGREEMENT[0]}_"
+    values = {
+        tuple(name.removeprefix(prefix).split("-")): value
+        for name, value in row.metrics.items()
+        if name.startswith(prefix)
+    }
+    down, across = (list(dict.fromkeys(names)) for names in zip(*values, strict=True))
+    return HeatMap(
+        f"{row.name}: interchange agreement",
+        "teacher / student block",
+        down,
+        across,
+        [[values.get((theirs, ours)) for ours in across] for theirs in down],
+        "Share of what the intervention reaches (tokens, or rows of a task) on which both predict the same.",
+    )
+
+
+def _task_comparison(config: DictConfig, rows: list[Row]) -> Table:
+    """Every metric of every model; the share is of the monitored one, where there are labels."""
+    monitor = _monitored(config)
+    metrics = [  # the table has the means of agreement, the map each mapping's
+        name
+        for name in rows[0].metrics
+        if name.startswith("test/")
+        and not name.removeprefix("test/").startswith(tuple(f"{a}_" for a in AGREEMENT))
+    ]
+    columns = ["model", "parameters", "MB", "latency ms", *(name.removeprefix("test/") for name in metrics)]
+    cells = [
+        [row.name, *(row.metrics.get(key) for key in ("parameters", "size_mb", "latency_ms", *metrics))]
+        for row in rows
+    ]
+    note = f"{config.benchmark.name}; latency: one sequence, median."
+    reference = rows[0].metrics.get(monitor)
+    if reference:
+        columns.append(f"share of {rows[0].name}")
+        for row, cell in zip(rows, cells, strict=True):
+            value = row.metrics[monitor]
+            share = value / reference if config.benchmark.mode == "max" else reference / value
+            cell.append(f"{share:.1%}")
+        note += f" Share: of the reference's {config.benchmark.monitor}."
+    elif not metrics:
+        note += " No labels, so no metrics: predictions.tsv holds what is predicted."
+    return Table(f"benchmark={config.benchmark.name}", columns, cells, note)

@@ -1,0 +1,50 @@
+"""summary.json: the figures of a run, and what they came of."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+import potstill
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json: whole, or not at all."""
+    path = folder / "summary.json"
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fresh.write_text(json.dumps(summary, indent=2) + "\n")
+    fresh.replace(path)
+
+
+def provenance(config: DictConfig) -> dict[str, Any]:
+    """What a run's figures came of: the seed, the code's commit, the versions of the packages."""
+    packages = ("torch", "lightning", "transformers", "tokenizers")
+    versions = {
+        "potstill": potstill.__version__,
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+    return {
+        "seed": config.seed,
+        "git_commit": _git_commit(),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit that this code is checked out at, `-dirty` where it was changed; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,112 @@
+"""Every fault of a composed configuration that can be seen without torch, together in one message.
+
+What needs text or weights read (an unusable file, a damaged checkpoint) is found by the part that reads it; what is
+checked here are ranges, combinations, files, and whether the models fit each other, from their config.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.data.tasks.composition import is_task
+from potstill.errors import ConfigError
+from potstill.validation.benchmarks import benchmark_faults, comparison_faults, judged_faults
+from potstill.validation.data import data_faults
+from potstill.validation.folders import output_faults
+from potstill.validation.models import length_faults, model_faults, spec_of
+from potstill.validation.objectives import objective_faults, trains_task
+from potstill.validation.training import (
+    checkpoint_faults,
+    launch_faults,
+    logger_faults,
+    optimizer_faults,
+    trainer_faults,
+)
+
+
+def validate_train(config: DictConfig) -> None:
+    """Raise one ConfigError that holds every fault of a training configuration."""
+    _check_known(config, TrainConfig)
+    faults = [
+        *objective_faults(config.objective),
+        *benchmark_faults(config),
+        *data_faults(config.data, corpus=not trains_task(config)),
+        *trainer_faults(config.trainer),
+        *optimizer_faults(config),
+        *model_faults(config),
+        *checkpoint_faults(config),
+        *logger_faults(config.logger),
+        *launch_faults(config),
+        *output_faults(),
+    ]
+    _raise(faults)
+
+
+def validate_evaluate(config: DictConfig) -> None:
+    """Raise one ConfigError that holds every fault of an evaluation configuration."""
+    _check_known(config, EvaluateConfig)
+    faults = trainer_faults(config.trainer)
+    if config.trainer.devices not in (1, "1"):
+        faults.append(
+            f"trainer.devices={config.trainer.devices}: evaluation runs on one device; trainer.devices=1"
+        )
+    models = models_of(config)
+    if not models:
+        faults.append("model=: name at least one folder or hub id, model=<folder> or model=[a,b]")
+    if config.names is not None and len(config.names) != len(models):
+        faults.append(f"names={list(config.names)}: {len(models)} models need as many names")
+    tasked = is_task(config.benchmark)
+    faults += data_faults(
+        config.data, evaluating=True, eval_file=config.benchmark.eval_file, corpus=not tasked
+    )
+    if tasked:
+        faults += judged_faults(config, models)
+    kind = {"mlm": "masked", "clm": "causal"}.get(config.benchmark.name)
+    specs = []
+    for model in models:
+        spec = spec_of("model", model, faults)
+        faults += length_faults(config.data, {f"model={model}": spec})
+        if spec and kind and spec.kind != kind:
+            right = "clm" if spec.kind == "causal" else "mlm"
+            faults.append(
+                f"benchmark={config.benchmark.name}: {model} is a {spec.kind} language model; use {right}"
+            )
+        specs.append(spec)
+    if config.benchmark.interchange.mapping is not None:
+        faults += comparison_faults(config, models, specs)
+    faults += output_faults()
+    _raise(faults)
+
+
+def models_of(config: DictConfig) -> list[str]:
+    """`model=` as a list of folders or hub ids; empty where none is given."""
+    if OmegaConf.is_missing(config, "model") or config.model is None:
+        return []
+    return [str(m) for m in config.model] if OmegaConf.is_list(config.model) else [str(config.model)]
+
+
+def _raise(faults: list[str]) -> None:
+    if faults:
+        raise ConfigError("; ".join(dict.fromkeys(faults)))
+
+
+def _check_known(config: DictConfig, schema: type) -> None:
+    OmegaConf.to_container(config, resolve=True)  # an interpolation that leads nowhere is a fault of now
+    # `+key=value` opens the struct; whatever is not in the schema would be ignored, so it is refused.
+    for key, value in _unknown(config, OmegaConf.structured(schema)):
+        raise ConfigError(f"{key}={value}: no such key; `--cfg job` shows all keys")
+
+
+def _unknown(config: DictConfig, schema: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    known = set(schema.keys())  # `in` is false of a key without a default
+    for key in map(str, config):
+        if key not in known:
+            yield f"{prefix}{key}", OmegaConf.select(config, key)
+        # A free dictionary (`optimizer`, `student.config`) takes any key; a section takes its own.
+        elif is_dataclass(OmegaConf.get_type(schema, key)):
+            yield from _unknown(config[key], schema[key], f"{prefix}{key}.")

@@ -1,0 +1,85 @@
+"""Faults of a benchmark: to train a task model on, to judge models on, to compare them on."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from potstill.data.tasks.composition import is_task, judged_parts, task_of, training_parts
+from potstill.data.tasks.labels import REGRESSION
+from potstill.errors import PotstillError
+from potstill.models.head_labels import head_fault, label_order, read_labels
+from potstill.models.specs import ModelSpec, check_pair
+from potstill.validation.interchange import interchange_faults, mapping_faults
+from potstill.validation.objectives import trains_task
+
+
+def benchmark_faults(config: DictConfig) -> list[str]:
+    """Of what a task model is trained on, and of an objective that has or lacks a benchmark."""
+    name, benchmark = config.objective.name, config.benchmark
+    if not trains_task(config):
+        if benchmark is None:
+            return []
+        given = benchmark.get("name") or "null"
+        return [
+            f"benchmark={given}: objective={name} trains on a corpus; use objective=finetune, or benchmark=null"
+        ]
+    if not is_task(benchmark):
+        given = "null" if benchmark is None else benchmark.name
+        return [
+            f"benchmark={given}: objective={name} trains on a task; benchmark=sst2, or your own files by "
+            "benchmark=text_classification benchmark.train_file=a.tsv benchmark.eval_file=b.tsv"
+        ]
+    try:
+        task_of(benchmark)
+        parts = training_parts(benchmark, config.data.max_examples)
+        for source in (parts.train, *parts.eval.values()):
+            source.check()
+    except PotstillError as fault:
+        return [str(fault)]
+    return []
+
+
+def judged_faults(config: DictConfig, models: list[str]) -> list[str]:
+    """Of what a task model is judged on, and of models without a head for it."""
+    faults = []
+    labels: tuple[str, ...] | None = None
+    try:
+        task = task_of(config.benchmark)
+        labels = task.labels if task.labels or task.kind == REGRESSION else None
+        for source in judged_parts(config.benchmark, config.data.max_examples).values():
+            source.check()
+    except PotstillError as fault:
+        faults.append(str(fault))
+    for model in models:
+        try:
+            found = read_labels("model", model)
+        except PotstillError:
+            continue  # told where its sizes are read
+        if found is None or (labels is not None and label_order(found, labels) is None):
+            faults.append(f"model={model}: {head_fault(found, labels)}")
+    return faults
+
+
+def comparison_faults(config: DictConfig, models: list[str], specs: list[ModelSpec | None]) -> list[str]:
+    """Of a benchmark that compares models with the first one."""
+    exchange, key = config.benchmark.interchange, "benchmark.interchange"
+    faults = interchange_faults(exchange, key)
+    if config.benchmark.positions not in ("all", "masked"):
+        faults.append(f"benchmark.positions={config.benchmark.positions}: all or masked")
+    if len(specs) < 2:
+        faults.append(
+            f"model={','.join(models)}: benchmark={config.benchmark.name} compares students with a teacher; "
+            "model=[<teacher>,<student>]"
+        )
+    if is_task(config.benchmark) and "masked" in (exchange.positions, config.benchmark.positions):
+        faults.append(f"{key}.positions=masked: a task model masks nothing; use consecutive or free")
+    if config.benchmark.task == REGRESSION:
+        faults.append(
+            f"{key}: two scores are never the same; agreement is of classifiers and language models"
+        )
+    for spec in specs[1:]:
+        if specs[0] and spec:
+            faults += check_pair(specs[0], spec) or mapping_faults(exchange, specs[0], spec, key)
+            if spec.kind == "causal" and config.benchmark.positions == "masked":
+                faults.append("benchmark.positions=masked: a causal language model masks nothing; use all")
+    return faults

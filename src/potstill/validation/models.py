@@ -1,0 +1,142 @@
+"""Faults of teacher and student, from their config.json."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from omegaconf import DictConfig, OmegaConf
+
+from potstill.errors import PotstillError
+from potstill.models.specs import (
+    ModelSpec,
+    check_layers,
+    check_pair,
+    default_layers,
+    read_spec,
+    spec_from_settings,
+)
+from potstill.validation.interchange import mapping_faults
+from potstill.validation.objectives import SUPERVISED, TASKS, trains_task
+
+CHECKPOINTING = ("selective", "full")
+
+
+def spec_of(key: str, value: str, faults: list[str]) -> ModelSpec | None:
+    """A model's facts; None, and one more fault, where they cannot be read."""
+    try:
+        return read_spec(key, value)
+    except PotstillError as fault:
+        faults.append(str(fault))
+        return None
+
+
+def model_faults(config: DictConfig) -> list[str]:
+    """Of teacher and student: each by itself, together, and with the objective and the data."""
+    faults: list[str] = []
+    objective, student, name = config.objective, config.student, config.objective.name
+    teacher = spec_of("teacher.model", config.teacher.model, faults) if config.teacher.model else None
+    learner = _learner(student, faults)
+    if faults:
+        return faults
+    if student.model and (student.layers or student.config):
+        both = "student.layers" if student.layers else "student.config"
+        faults.append(
+            f"student.model={student.model} with {both}={student[both.split('.')[1]]}: give one of them"
+        )
+    if student.dropout is not None and not 0 <= student.dropout < 1:
+        faults.append(f"student.dropout={student.dropout}: a probability, from 0 to below 1, or null")
+    if student.checkpointing not in (None, *CHECKPOINTING):
+        faults.append(
+            f"student.checkpointing={student.checkpointing}: one of {', '.join(CHECKPOINTING)}, or null"
+        )
+    elif student.checkpointing == "selective" and config.compile:
+        faults.append(
+            "student.checkpointing=selective: a compiled block hides its parts; use full, or compile=false"
+        )
+    needs_layers = not student.model and not student.config
+    if teacher is None and name not in SUPERVISED + TASKS:
+        faults.append(
+            f"teacher.model=null: objective={name} needs a teacher, a folder or hub id; "
+            "train one with `objective=mlm student=bert_small`"
+        )
+    elif teacher is None and needs_layers:
+        faults.append(
+            f"student.model=null: objective={name} trains student.model=<folder or hub id>, or a model from scratch "
+            "(student=bert_small), or one made of the layers of teacher.model"
+        )
+    if name in TASKS and student.config and not student.model and not (teacher or config.data.tokenizer):
+        faults.append(
+            f"data.tokenizer=null: objective={name} of a model from scratch needs a tokenizer; "
+            "data.tokenizer=<folder or hub id>"
+        )
+    if teacher and needs_layers and student.layers is not None:
+        try:
+            check_layers(list(student.layers), teacher.depth, "student.layers")
+        except PotstillError as fault:
+            faults.append(str(fault))
+    if teacher and learner and student.model and name not in SUPERVISED + TASKS:
+        faults += check_pair(teacher, learner)
+    if teacher and objective.interchange.mapping is not None and not faults:
+        layers = student.layers or default_layers(teacher.depth)
+        pupil = learner or replace(teacher, depth=len(layers))
+        faults += mapping_faults(objective.interchange, teacher, pupil, "objective.interchange")
+        if objective.interchange.pairing == "in_batch" and config.data.max_tokens is None:
+            faults += _pair_faults(config.data.batch_size)
+    needed = {
+        "teacher.model": teacher if name not in SUPERVISED + TASKS or needs_layers else None,
+        "the student": learner,
+    }
+    faults += length_faults(config.data, needed)
+    spec = learner or (teacher if needs_layers else None)
+    if (
+        objective.interchange.mapping is not None
+        and trains_task(config)
+        and objective.interchange.positions == "masked"
+    ):
+        faults.append(
+            "objective.interchange.positions=masked: a task model masks nothing; use consecutive or free"
+        )
+    if spec and not trains_task(config):
+        kind = spec.kind
+        wrong = "clm" if kind == "masked" else "mlm"
+        if objective.terms[wrong].weight:
+            right = "mlm" if kind == "masked" else "clm"
+            faults.append(
+                f"objective.terms.{wrong}.weight={objective.terms[wrong].weight}: the student is a {kind} language "
+                f"model; use {right}"
+            )
+        if kind == "causal" and objective.positions == "masked":
+            faults.append("objective.positions=masked: a causal language model masks nothing; use all")
+    return faults
+
+
+def _pair_faults(batch_size: int) -> list[str]:
+    if batch_size > 1:
+        return []
+    return [
+        f"data.batch_size={batch_size}: with objective.interchange.pairing=in_batch a sequence's source is another "
+        "one of its batch; use data.batch_size=2 or more, or pairing=dataset"
+    ]
+
+
+def _learner(student: DictConfig, faults: list[str]) -> ModelSpec | None:
+    """The student's facts where it is a model of its own; None where it is made of the teacher's layers."""
+    if student.model:
+        return spec_of("student.model", student.model, faults)
+    if not student.config:
+        return None
+    try:
+        settings = OmegaConf.to_container(student.config, resolve=True)
+        return spec_from_settings(settings, "student.config")  # type: ignore[arg-type]
+    except PotstillError as fault:
+        faults.append(str(fault))
+        return None
+
+
+def length_faults(data: DictConfig, models: dict[str, ModelSpec | None]) -> list[str]:
+    """Of sequences that are longer than models read."""
+    return [
+        f"data.max_length={data.max_length}: {key} reads at most {spec.max_length} tokens"
+        for key, spec in models.items()
+        if spec and data.max_length is not None and data.max_length > spec.max_length
+    ]

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from potstill.models.head_labels import label_order, read_labels
+
+BERT = {"model_type": "bert"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels"),
+    [
+        (BERT, None),
+        (BERT | {"architectures": ["BertForMaskedLM"]}, None),
+        (BERT | {"architectures": ["BertForTokenClassification"], "id2label": {"0": "O"}}, None),
+        (BERT | {"architectures": ["BertForSequenceClassification"]}, ("LABEL_0", "LABEL_1")),
+        (
+            BERT
+            | {
+                "architectures": ["BertForSequenceClassification"],
+                "id2label": {"1": "b", "0": "a", "10": "k"},
+            },
+            ("a", "b", "k"),
+        ),
+    ],
+)
+def test_the_labels_of_a_head(settings, labels, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert read_labels("model", str(tmp_path)) == labels
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "order"),
+    [
+        (("no", "yes"), ("no", "yes"), [0, 1]),
+        (("yes", "no"), ("no", "yes"), [1, 0]),
+        (("CONTRADICTION", "Neutral", "entailment"), ("entailment", "neutral", "contradiction"), [2, 1, 0]),
+        (("Not Entailment", "entailment"), ("entailment", "not_entailment"), [1, 0]),
+        (("LABEL_0", "LABEL_1"), ("no", "yes"), [0, 1]),
+        (("0", "1"), ("no", "yes"), [0, 1]),
+        (("LABEL_0",), (), [0]),
+        (("no", "yes"), (), None),
+        (("NEG", "POS"), ("negative", "positive"), None),
+        (("no", "yes", "maybe"), ("no", "yes"), None),
+        (("a_b", "a-b"), ("ab", "c"), None),
+    ],
+)
+def test_labels_are_matched_by_name_or_not_at_all(found, wanted, order):
+    assert label_order(found, wanted) == order

@@ -1,0 +1,49 @@
+"""Training: what is refused before the corpus is read, and a run of no steps; whole runs are in integration/."""
+
+import pytest
+
+from potstill import build, runs
+from potstill.errors import ConfigError, DataError
+from potstill.validation import validate_train
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["optimizer._target_=torch.optim.Adamm"], "optimizer._target_=torch.optim.Adamm"),
+        (["+optimizer.momentun=1"], "momentun"),
+        (["trainer.accelerator=abacus"], "accelerator='abacus'"),
+        (["+trainer.extra={fast: 1}"], "trainer.extra.fast: not an argument of lightning.Trainer"),
+        (["callbacks=early_stopping", "callbacks.early_stopping.mode=up"], "callbacks.early_stopping"),
+    ],
+)
+def test_faults_that_need_torch_come_before_the_corpus(
+    overrides, said, kd, tmp_path, monkeypatch, compose_config
+):
+    def read(*_, **__):
+        raise AssertionError("the corpus was read")
+
+    if "callbacks" not in said:
+        monkeypatch.setattr(build, "build_corpora", read)
+    config = compose_config(*kd, *overrides, "data.max_length=32", "data.num_proc=1")
+    validate_train(config)
+    with pytest.raises(ConfigError) as fault:
+        runs.train(config, tmp_path)
+    assert said in str(fault.value)
+
+
+def test_a_broken_tokenizer_is_no_crash(kd, tmp_path, compose_config):
+    (tmp_path / "tokenizer").mkdir()
+    config = compose_config(*kd, f"data.tokenizer={tmp_path}/tokenizer")
+    with pytest.raises(DataError, match=r"data\.tokenizer"):
+        runs.train(config, tmp_path)
+
+
+def test_a_run_too_short_to_log_and_without_evaluation_ends_well(kd, tmp_path, compose_config):
+    config = compose_config(
+        *kd, "data.eval_share=0", "trainer.max_steps=0", "data.max_length=32", "data.num_proc=1"
+    )
+    validate_train(config)
+    runs.train(config, tmp_path)
+    assert (tmp_path / "metrics.csv").read_text().startswith("epoch,step")
+    assert (tmp_path / "report.html").is_file()
