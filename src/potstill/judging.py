@@ -20,10 +20,12 @@ from potstill.build import (
     build_trainer,
 )
 from potstill.callbacks import progress_bar
-from potstill.data.tasks.composition import is_task
+from potstill.data.tasks.composition import MAIN, is_task
+from potstill.evaluation.bootstrap import LEVEL, Metric, paired_bootstrap
 from potstill.evaluation.efficiency import count_parameters, latency_ms, size_mb
+from potstill.evaluation.metrics import metric_of
 from potstill.evaluation.predictions import write_predictions
-from potstill.evaluation.report import Collapsible, HeatMap, Section, Table, print_table, write_report
+from potstill.evaluation.report import Collapsible, HeatMap, Points, Section, Table, print_table, write_report
 from potstill.interchange.agreement import AGREEMENT
 from potstill.models.specs import local_folder
 from potstill.process import quiet
@@ -31,6 +33,8 @@ from potstill.summary import provenance, write_summary
 from potstill.validation import models_of
 
 log = logging.getLogger(__name__)
+
+DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
 def evaluate(config: DictConfig, folder: Path) -> float | None:
@@ -49,6 +53,7 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
         for name, model in list(zip(names, models, strict=True))[reference is not None :]
     ]
     monitor = _monitored(config)
+    _add_differences(rows, monitor)
     summary: dict[str, Any] = {}
     for row in rows:
         prefix = "" if len(rows) == 1 else f"{row.name}/"
@@ -65,6 +70,8 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
         table = _agreement_table(config, rows, reference)
     else:
         table = _comparison(config, rows)
+    if len(rows) > 1:
+        pictures.insert(0, _quality_against_latency(config, rows))
     blocks: list[Section] = [
         table,
         *pictures,
@@ -78,10 +85,12 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
 
 @dataclass(frozen=True)
 class Row:
-    """A model and its figures."""
+    """A model and its figures; of a task with labels, the deciding metric as a function of the examples too."""
 
     name: str
     metrics: dict[str, Any]
+    metric: Metric | None = None
+    examples: int = 0
 
 
 def _judge(config: DictConfig, name: str, model: str, folder: Path, reference: str | None) -> Row:
@@ -100,16 +109,44 @@ def _judge_task(config: DictConfig, name: str, model: str, folder: Path, referen
     metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)
     own = {key.replace("val/", "test/", 1): value for part in metrics for key, value in part.items()}
     only = len(models_of(config)) == 1
+    metric, examples = None, 0
     for part, rows in evaluation.rows.items():
         ends = ([] if only else [re.sub(r"[^\w.-]", "_", name)]) + ([part] if part else [])
         path = folder / f"{'_'.join(['predictions', *ends])}.tsv"
-        numbers, logits, _ = evaluation.module.predicted(part)
+        numbers, logits, labels = evaluation.module.predicted(part)
         write_predictions(path, evaluation.module.task, rows, numbers, logits)
         if rows.labels is None:
             log.warning(
                 "%s: has no labels; %s is only predicted, in %s", rows.name, config.benchmark.name, path
             )
-    return Row(name, own | _efficiency(trainer, evaluation, model))
+        elif part == MAIN:
+            examples = len(numbers)
+            metric = metric_of(evaluation.module.task, config.benchmark.monitor, logits, labels)
+    return Row(name, own | _efficiency(trainer, evaluation, model), metric, examples)
+
+
+def _add_differences(rows: list[Row], monitor: str) -> None:
+    """How far each model's deciding metric is from the first's, with its interval, where both were judged by row."""
+    first = rows[0]
+    for row in rows[1:]:
+        if first.metric is not None and row.metric is not None and row.examples == first.examples:
+            found = paired_bootstrap(row.metric, first.metric, row.examples)
+            for name, value in zip(DIFFERENCE, found, strict=True):
+                row.metrics[f"{monitor}_{name}"] = value
+
+
+def _quality_against_latency(config: DictConfig, rows: list[Row]) -> Points:
+    monitor = _monitored(config)
+    return Points(
+        "Quality against latency",
+        {
+            row.name: (row.metrics["latency_ms"], row.metrics[monitor])
+            for row in rows
+            if row.metrics.get(monitor) is not None
+        },
+        "latency of one sequence, ms",
+        config.benchmark.monitor,
+    )
 
 
 def _efficiency(trainer: Trainer, evaluation: Evaluation | TaskEvaluation, model: str) -> dict[str, Any]:
@@ -210,7 +247,7 @@ def _task_comparison(config: DictConfig, rows: list[Row]) -> Table:
     monitor = _monitored(config)
     metrics = [  # the table has the means of agreement, the map each mapping's
         name
-        for name in rows[0].metrics
+        for name in rows[0].metrics  # of the first, which differs from nothing
         if name.startswith("test/")
         and not name.removeprefix("test/").startswith(tuple(f"{a}_" for a in AGREEMENT))
     ]
@@ -228,6 +265,18 @@ def _task_comparison(config: DictConfig, rows: list[Row]) -> Table:
             share = value / reference if config.benchmark.mode == "max" else reference / value
             cell.append(f"{share:.1%}")
         note += f" Share: of the reference's {config.benchmark.monitor}."
+        if any(f"{monitor}_{DIFFERENCE[0]}" in row.metrics for row in rows):
+            columns.append("difference")
+            for row, cell in zip(rows, cells, strict=True):
+                found = [
+                    row.metrics[key] for name in DIFFERENCE if (key := f"{monitor}_{name}") in row.metrics
+                ]
+                cell.append(_signed(*found) if found else "")
+            note += f" Difference: to it, with the {LEVEL:.0%} interval of a paired bootstrap over the rows."
     elif not metrics:
         note += " No labels, so no metrics: predictions.tsv holds what is predicted."
     return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
+
+
+def _signed(value: float, low: float, high: float) -> str:
+    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"

@@ -236,13 +236,23 @@ def test_a_checkpoint_of_another_task_is_refused(run, bert_teacher):
 
 def test_several_models_and_sets_are_judged(run, judge, files, lines, tmp_path):
     folder, summary = run("learnt", "trainer.max_epochs=1")
-    keys = [f"model=[{folder}/student,{folder}/student]", "names=[one,of/two]"]
+    fresh, _ = run("fresh", "trainer.max_steps=1")
+    keys = [f"model=[{folder}/student,{folder}/student,{fresh}/student]", "names=[one,of/two,fresh]"]
     value, judged, where = judge("several", *keys, f"benchmark.eval_file={files}/single_dev.tsv")
     assert value == judged["one/test/accuracy"] == judged["of/two/test/accuracy"]
     assert value == pytest.approx(summary["val/accuracy"])
     assert {"one/parameters", "one/latency_ms", "one/size_mb"} <= judged.keys()
     assert {"predictions_one.tsv", "predictions_of_two.tsv"} <= {path.name for path in where.iterdir()}
-    assert "100.0%" in (where / "report.html").read_text()
+    report = (where / "report.html").read_text()
+    assert "100.0%" in report
+    assert "Quality against latency" in report
+    assert "+0.0000 (+0.0000 to +0.0000)" in report
+    assert judged["of/two/test/accuracy_difference"] == 0
+    gap = judged["fresh/test/accuracy_difference"]
+    assert gap == pytest.approx(judged["fresh/test/accuracy"] - value)
+    assert judged["fresh/test/accuracy_difference_low"] <= gap < 0
+    assert gap <= judged["fresh/test/accuracy_difference_high"]
+    assert "one/test/accuracy_difference" not in judged
 
     (tmp_path / "sets").mkdir()
     for name, seed in (("dev_matched", 1), ("dev_mismatched", 2)):

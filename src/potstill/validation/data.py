@@ -42,6 +42,7 @@ def data_faults(
             re.compile(data.skip)
         except re.error as fault:
             faults.append(f"data.skip={data.skip}: not a regular expression ({fault})")
+    faults += _augment_faults(data.augment, corpus)
     if faults:
         return faults
     faults += writable("data.cache", Path(data.cache).expanduser())
@@ -54,4 +55,25 @@ def data_faults(
             source.check()
     except PotstillError as fault:
         faults.append(str(fault))
+    return faults
+
+
+def _augment_faults(augment: DictConfig, corpus: bool) -> list[str]:
+    shares = ("share", "mask", "delete", "ngram", "disorder")
+    faults = [
+        f"data.augment.{name}={augment[name]}: a share, from 0 to 1"
+        for name in shares
+        if not 0 <= augment[name] <= 1
+    ]
+    for name in ("ngram_size", "disorder_distance"):
+        if augment[name] < 1:
+            faults.append(f"data.augment.{name}={augment[name]}: must be 1 or more")
+    if corpus and augment.share:
+        faults.append(
+            f"data.augment.share={augment.share}: changes the training rows of a task; name one, benchmark=<task>"
+        )
+    elif augment.share and not any(augment[name] for name in shares[1:]):
+        faults.append(
+            f"data.augment.share={augment.share}: nothing is to change; give one of mask, delete, ngram, disorder"
+        )
     return faults
