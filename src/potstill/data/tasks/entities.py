@@ -1,0 +1,201 @@
+"""Tags of named entities: their schemes, the entities that they mark, and the labels of a model.
+
+A tag is `O`, or a prefix and a type: `B-PER`. The schemes:
+
+- `IOB1`: every word of an entity has I; B only where an entity follows another of its type without a gap.
+- `BIO` (IOB2): the first word has B, the others I.
+- `BIOES`: the first word has B, the last E, those between I, a lone one S.
+
+BMES and BILOU are BIOES in other letters (M and I, L and E, U and S): `split_tag` translates each tag before anything
+is made of it. seqeval knows no M, and what it makes of one beside a broken tag is accidental; here a BMES sequence has
+the entities of the same sequence in BIOES.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.data.corpus.masking import IGNORED
+
+OUTSIDE = "O"
+IOB1, BIO, BIOES = "IOB1", "BIO", "BIOES"
+PREFIXES = {IOB1: "BI", BIO: "BI", BIOES: "BIES"}  # by scheme, in the order of the labels
+LETTERS = {"M": "I", "L": "E", "U": "S"}  # of BMES and BILOU
+
+
+class Entity(NamedTuple):
+    """Words `start` up to, and without, `end` of a sentence."""
+
+    type: str
+    start: int
+    end: int
+
+
+def is_tag(text: str) -> bool:
+    """Whether a text is `O`, or one of the prefixes B I E S M L U, a hyphen and a type."""
+    prefix, hyphen, kind = text.partition("-")
+    if not hyphen:
+        return text == OUTSIDE
+    return bool(kind) and len(prefix) == 1 and prefix in "BIESMLU"
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """Prefix (B, I, E or S) and type of a tag; `("O", "")` of `O`.
+
+    Raises:
+        ValueError: the text is no tag.
+    """
+    if not is_tag(tag):
+        raise ValueError(f"'{tag}' is no tag such as O or B-PER")
+    prefix, _, kind = tag.partition("-")
+    return LETTERS.get(prefix, prefix), kind
+
+
+def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
+    """The scheme that sentences are tagged in: `IOB1`, `BIO` or `BIOES`.
+
+    E or S make it BIOES. Otherwise it is IOB1 where an entity starts with I and every B follows a word of its own type,
+    as IOB1 wants it; where some do and others do not, it is BIO with faults, which `entities_of` reads as seqeval does.
+    The entities are the same either way. Sentences without entities are BIO.
+
+    Raises:
+        ValueError: a text is no tag.
+    """
+    started_by_i = needless_b = False
+    for tags in sentences:
+        before = ""
+        for prefix, kind in map(split_tag, tags):
+            if prefix in "ES":
+                return BIOES
+            started_by_i |= prefix == "I" and kind != before
+            needless_b |= prefix == "B" and kind != before
+            before = kind
+    return IOB1 if started_by_i and not needless_b else BIO
+
+
+def entities_of(tags: Sequence[str], *, strict: str | None = None) -> list[Entity]:
+    """The entities of a sentence, in order.
+
+    By default every word that is not `O` belongs to one, of whatever scheme and however broken its tags are: an entity
+    starts at B, at S, after `O`, after E or S, and where the type changes. These are the rules of conlleval and of
+    seqeval's default mode (`seqeval.metrics.sequence_labeling.get_entities`, whose ends are of the last word).
+
+    Strictly, only what the scheme allows is one, as in seqeval's `mode="strict"`: in `BIO` a B and all I of its type
+    that follow; in `BIOES` an S, or a B, any I, and an E of one type.
+
+    Args:
+        tags: of the words of a sentence.
+        strict: None, or the scheme, `BIO` or `BIOES`.
+
+    Raises:
+        ValueError: a text is no tag; strictly, also where its prefix is none of the scheme's.
+    """
+    split = [split_tag(tag) for tag in tags]
+    if strict is not None:
+        return _strict_entities(split, strict)
+    found: list[Entity] = []
+    before = (OUTSIDE, "")
+    for at, (prefix, kind) in enumerate(split):
+        if kind and (prefix in "BS" or before[0] in "ES" or kind != before[1]):
+            found.append(Entity(kind, at, at + 1))
+        elif kind:
+            found[-1] = found[-1]._replace(end=at + 1)
+        before = (prefix, kind)
+    return found
+
+
+def tags_of(entities: Iterable[Entity], length: int, scheme: str) -> list[str]:
+    """Tags of a sentence of `length` words; the inverse of `entities_of` for what a scheme allows.
+
+    Raises:
+        ValueError: an entity is empty, overlaps another, or lies outside the sentence.
+    """
+    tags = [OUTSIDE] * length
+    before = Entity("", 0, 0)
+    for entity in sorted(entities, key=lambda one: one.start):
+        kind, start, end = entity
+        if not before.end <= start < end <= length:
+            raise ValueError(f"{entity} is empty, overlaps {before}, or is not within {length} words")
+        tags[start:end] = [f"I-{kind}"] * (end - start)
+        touches = (before.type, before.end) == (kind, start)
+        if scheme != IOB1 or touches:
+            tags[start] = f"B-{kind}"
+        if scheme == BIOES:
+            tags[end - 1] = f"E-{kind}" if end - start > 1 else f"S-{kind}"
+        before = entity
+    return tags
+
+
+def converted(tags: Sequence[str], scheme: str) -> list[str]:
+    """The same entities in another scheme; broken sequences come out mended, with the entities that they had.
+
+    Raises:
+        ValueError: a text is no tag.
+    """
+    return tags_of(entities_of(tags), len(tags), scheme)
+
+
+def tag_labels(sentences: Iterable[Sequence[str]], scheme: str | None = None) -> tuple[str, ...]:
+    """The labels of a model that learns from sentences: `O`, then by type (the alphabet) and prefix (B, I, E, S).
+
+    Args:
+        sentences: the tags of a training set.
+        scheme: None for the tags that occur, in letters of BIOES; `BIO` or `BIOES` for all tags that it has for the
+            types that occur, so that a rare one, such as S of a type, is not unknown in another part.
+
+    Raises:
+        ValueError: a text is no tag.
+    """
+    found = {split_tag(tag) for tags in sentences for tag in tags} - {(OUTSIDE, "")}
+    if scheme is not None:
+        found = {(prefix, kind) for _, kind in found for prefix in PREFIXES[scheme]}
+    order = sorted(found, key=lambda tag: (tag[1], "BIES".index(tag[0])))
+    return (OUTSIDE, *(f"{prefix}-{kind}" for prefix, kind in order))
+
+
+def unknown_tags(sentences: Iterable[Sequence[str]], labels: Sequence[str]) -> dict[str, int]:
+    """How often each tag occurs that is none of a model's labels, most frequent first.
+
+    A model never predicts these: of a set to be judged on, each is a fault in its recall; the caller counts or refuses
+    them. Give tags and labels in one scheme (`converted`).
+    """
+    known = set(labels)
+    counts = Counter(tag for tags in sentences for tag in tags if tag not in known)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def tag_numbers(sentences: Iterable[Sequence[str]], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Tags of all words as numbers, end to end: `(words,)`; -100 where a tag is none of the labels.
+
+    A model is not trained on a word of -100. To judge one, give the tags themselves to `entity_scores`, which does not
+    forget what is unknown.
+    """
+    numbers: Mapping[str, int] = {label: number for number, label in enumerate(labels)}
+    return np.array([numbers.get(tag, IGNORED) for tags in sentences for tag in tags], dtype=np.int64)
+
+
+def _strict_entities(tags: Sequence[tuple[str, str]], scheme: str) -> list[Entity]:
+    if scheme not in (BIO, BIOES):
+        raise ValueError(f"'{scheme}' has no strict reading; give BIO or BIOES")
+    found: list[Entity] = []
+    at = 0
+    while at < len(tags):
+        prefix, kind = tags[at]
+        if prefix not in PREFIXES[scheme] + OUTSIDE:
+            raise ValueError(f"'{prefix}-{kind}' is no tag of {scheme}")
+        end = at + 1
+        if prefix == "B":
+            while end < len(tags) and tags[end] == ("I", kind):
+                end += 1
+        whole = prefix == "B" and scheme == BIO
+        if prefix == "B" and scheme == BIOES and end < len(tags) and tags[end] == ("E", kind):
+            end, whole = end + 1, True
+        if whole or prefix == "S":
+            found.append(Entity(kind, at, end))
+        at = end
+    return found
