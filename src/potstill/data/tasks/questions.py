@@ -1,0 +1,197 @@
+"""Questions about a text whose answers are pieces of it: the JSON shape of SQuAD, which CMRC 2018 and DRCD share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from potstill.data.corpus.textfiles import fault_of, read_lines
+from potstill.errors import DataError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reference answer.
+
+    Attributes:
+        text: as written in the file.
+        start: place of its first character in the context; None where the file names a place at which the context
+            reads otherwise.
+    """
+
+    text: str
+    start: int | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a context.
+
+    Attributes:
+        id: as in the file; not always its own (see `QuestionCounts.duplicates`).
+        question: the question.
+        context: the text that has the answer.
+        answers: references, of which any will do; none where the question has no answer.
+        answerable: whether the context has an answer.
+    """
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[Answer, ...]
+    answerable: bool
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The texts of the answers, which is what metrics need."""
+        return tuple(answer.text for answer in self.answers)
+
+
+@dataclass(frozen=True)
+class QuestionCounts:
+    """What was found in the files.
+
+    Attributes:
+        questions: read, whether kept or not.
+        unanswerable: questions said to have no answer.
+        misplaced: answers whose place in the context reads otherwise.
+        blank: answers without text; they are dropped.
+        skipped: questions that lost all their answers, and were left out.
+        duplicates: questions whose id an earlier one has. They are kept: questions are told apart by their number,
+            and a published set (TyDi QA's English one, in this shape) has 89 ids for 3,696 questions.
+    """
+
+    questions: int = 0
+    unanswerable: int = 0
+    misplaced: int = 0
+    blank: int = 0
+    skipped: int = 0
+    duplicates: int = 0
+
+
+def read_questions(
+    paths: Sequence[Path],
+    *,
+    training: bool,
+    max_examples: int | None = None,
+    key: str = "benchmark.train_file",
+) -> tuple[list[Question], QuestionCounts]:
+    """All questions of SQuAD files, in order.
+
+    An answer that is not where its file says is not looked for: the same words may stand elsewhere for another
+    reason. Where the place is needed, which is in training, such an answer is dropped; else its text is kept.
+
+    Args:
+        paths: JSON files, plain or gzip, of the shape of SQuAD 1.1 or 2.0.
+        training: whether every answer must have a place.
+        max_examples: only so many questions are read.
+        key: the config key that messages name.
+
+    Returns:
+        Questions that can be used, and what was found.
+
+    Raises:
+        DataError: a file cannot be read or has another shape, or no question is left; the message says where.
+    """
+    kept: list[Question] = []
+    counts = dict.fromkeys(QuestionCounts.__dataclass_fields__, 0)
+    seen: set[str] = set()
+    entries = (entry for path in paths for entry in _entries(path, key))
+    for question in islice(entries, max_examples):
+        counts["questions"] += 1
+        counts["duplicates"] += question.id in seen
+        seen.add(question.id)
+        if not question.answerable:
+            counts["unanswerable"] += 1
+            kept.append(question)
+            continue
+        written = [answer for answer in question.answers if answer.text.strip()]
+        placed = [answer for answer in written if answer.start is not None]
+        counts["blank"] += len(question.answers) - len(written)
+        counts["misplaced"] += len(written) - len(placed)
+        if answers := tuple(placed if training else written):
+            kept.append(Question(question.id, question.question, question.context, answers, True))
+        else:
+            counts["skipped"] += 1
+    if not kept:
+        shown = ", ".join(f"'{path}'" for path in paths)
+        why = (
+            "has no questions" if not counts["questions"] else "has no question with an answer in its context"
+        )
+        raise DataError(f"{key}: {shown} {why}; give a file of the shape of SQuAD with questions and answers")
+    return kept, QuestionCounts(**counts)
+
+
+def _entries(path: Path, key: str) -> Iterator[Question]:
+    """The questions of a file, with all their answers."""
+    if fault := fault_of(path):
+        raise DataError(f"{key}: '{path}' {fault}; give a JSON file of the shape of SQuAD, plain or gzip")
+    try:
+        content = json.loads("\n".join(read_lines(path, key)))
+    except ValueError as error:
+        raise DataError(f"{key}: '{path}' is no JSON ({error}); give a file of the shape of SQuAD") from error
+    file = _Place(f"{key}: '{path}'")
+    for article_number, article in enumerate(file.members(content, "data"), 1):
+        at_article = file.inside(f"article {article_number}")
+        for number, paragraph in enumerate(at_article.members(article, "paragraphs"), 1):
+            at_paragraph = at_article.inside(f"paragraph {number}")
+            context = at_paragraph.text(paragraph, "context")
+            for entry_number, entry in enumerate(at_paragraph.members(paragraph, "qas"), 1):
+                yield _question(at_paragraph.inside(f"question {entry_number}"), entry, context)
+
+
+def _question(at: _Place, entry: Any, context: str) -> Question:
+    name, question = at.member(entry, "id"), at.text(entry, "question")
+    # SQuAD 2.0 has the answers that seem right but are not elsewhere, and none here; its own script asks for these.
+    answers = () if entry.get("is_impossible") else tuple(at.members(entry, "answers"))
+    found = tuple(
+        _answer(at.inside(f"answer {number}"), own, context) for number, own in enumerate(answers, 1)
+    )
+    return Question(str(name), question, context, found, bool(found))
+
+
+def _answer(at: _Place, entry: Any, context: str) -> Answer:
+    text, start = at.text(entry, "text"), at.member(entry, "answer_start")
+    if not isinstance(start, int):
+        raise at.fault(f"'answer_start' is no whole number ({start!r})")
+    # CMRC 2018 has places below 0, which Python would count from the end.
+    return Answer(text, start if start >= 0 and context.startswith(text, start) else None)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A place in a file; takes its object apart and names itself in faults."""
+
+    name: str
+
+    def inside(self, name: str) -> _Place:
+        return _Place(f"{self.name} {name}")
+
+    def fault(self, what: str) -> DataError:
+        return DataError(
+            f"{self.name}: {what}; SQuAD's shape is data[].paragraphs[].{{context, qas[].{{id, question, "
+            "answers[].{text, answer_start}}}"
+        )
+
+    def member(self, entry: Any, name: str) -> Any:
+        if not isinstance(entry, Mapping):
+            raise self.fault("no JSON object")
+        if name not in entry:
+            raise self.fault(f"no '{name}'")
+        return entry[name]
+
+    def members(self, entry: Any, name: str) -> list[Any]:
+        value = self.member(entry, name)
+        if not isinstance(value, list):
+            raise self.fault(f"'{name}' is no list")
+        return value
+
+    def text(self, entry: Any, name: str) -> str:
+        value = self.member(entry, name)
+        if not isinstance(value, str):
+            raise self.fault(f"'{name}' is no text ({value!r})")
+        return value

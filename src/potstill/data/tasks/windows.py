@@ -1,0 +1,236 @@
+"""Questions with their contexts as token ids: windows that slide over contexts longer than a model can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from potstill.data.corpus.tokenizers import Vocabulary, load_backend
+from potstill.data.tasks.questions import Question
+from potstill.errors import DataError
+
+BATCH = 1000  # texts that are tokenised together
+NULL = 0  # place in a window that stands for "no answer here": its first token, [CLS] of a BERT
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of questions in order, end to end. Those of a question follow each other along its context.
+
+    A window is framed as the tokenizer frames a pair: the question, then a piece of the context. Offsets are kept
+    once a context, because a context has several questions and its windows overlap.
+
+    Attributes:
+        ids: `(tokens,)` int32, special tokens counted.
+        types: `(tokens,)` uint8, as the tokenizer has them: 0 and 1 for BERT, 0 alone for RoBERTa.
+        lengths: `(windows,)` int32, tokens of each.
+        question: `(windows,)` int32, the number of its question; never falls.
+        begin: `(windows,)` int32, place in the window of its first context token.
+        first: `(windows,)` int32, which token of the context that is.
+        pieces: `(windows,)` int32, how many tokens of the context it holds; 0 of a context without tokens.
+        context: `(questions,)` int32, the number of its context.
+        offsets: `(context tokens, 2)` int32, first character and one behind the last, of all contexts end to end;
+            white space at either end is left out.
+        starts: `(contexts + 1,)` int64, where the offsets of each context begin, and their number.
+        cut: `(questions,)` bool, questions that were longer than allowed and were cut.
+    """
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.uint8]
+    lengths: NDArray[np.int32]
+    question: NDArray[np.int32]
+    begin: NDArray[np.int32]
+    first: NDArray[np.int32]
+    pieces: NDArray[np.int32]
+    context: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    cut: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def offsets_of(self, question: int) -> NDArray[np.int32]:
+        """`(context tokens, 2)` characters of the tokens of a question's context."""
+        context = self.context[question]
+        return self.offsets[self.starts[context] : self.starts[context + 1]]
+
+
+def windows_of(
+    questions: Sequence[Question],
+    vocabulary: Vocabulary,
+    *,
+    max_length: int,
+    stride: int,
+    max_question_length: int,
+    progress: Callable[[int], None] | None = None,
+) -> Windows:
+    """Questions and contexts in windows, as in BERT's own code (Devlin et al. 2019, `run_squad.py`).
+
+    Question and context are tokenised each by itself, so that the end of one cannot change the other; a question is
+    cut behind `max_question_length` tokens. A window begins `stride` tokens of the context behind the one before;
+    the last is the first that reaches the end.
+
+    Args:
+        questions: in the order of the windows.
+        vocabulary: of the tokenizer.
+        max_length: most tokens of a window, special ones counted.
+        stride: tokens from the beginning of a window's piece of context to that of the next. (transformers calls by
+            this name how much two windows share.)
+        max_question_length: most tokens of a question.
+        progress: called with the number of questions done.
+
+    Raises:
+        DataError: windows of this length have no room, or would leave out tokens between them.
+    """
+    tokenizer = load_backend(vocabulary.path)
+    frame = _frame(tokenizer)
+    room = max_length - max_question_length - len(frame.ids)
+    if not 0 < stride < room:
+        raise DataError(
+            f"benchmark.stride={stride}: a window has room for {room} tokens of context (data.max_length={max_length} "
+            f"without {max_question_length} of the question and {len(frame.ids)} special ones); give a stride from 1 "
+            f"to {room - 1}, or longer windows"
+        )
+    numbers: dict[str, int] = {}
+    context_of = [numbers.setdefault(question.context, len(numbers)) for question in questions]
+    contexts = [
+        (np.array(own.ids, np.int32), _trimmed(own.offsets, text))
+        for text, own in zip(numbers, _encoded(tokenizer, list(numbers)), strict=True)
+    ]
+    build = _Builder(frame, max_length, stride)
+    cut = np.zeros(len(questions), np.bool_)
+    asked = _encoded(tokenizer, [question.question for question in questions])
+    for number, (own, context) in enumerate(zip(asked, context_of, strict=True)):
+        cut[number] = len(own.ids) > max_question_length
+        build.add(number, np.array(own.ids[:max_question_length], np.int32), contexts[context][0])
+        if progress is not None and ((number + 1) % BATCH == 0 or number + 1 == len(questions)):
+            progress(number + 1)
+    offsets = [np.zeros((0, 2), np.int32), *(own for _, own in contexts)]
+    return Windows(
+        **build.arrays(),
+        context=np.array(context_of, np.int32),
+        offsets=np.concatenate(offsets),
+        starts=np.cumsum([len(own) for own in offsets], dtype=np.int64),
+        cut=cut,
+    )
+
+
+def targets_of(windows: Windows, questions: Sequence[Question]) -> NDArray[np.int32]:
+    """Where the first answer of each question begins and ends in each window: what training predicts.
+
+    A window that does not hold all of the answer has `NULL` for both, as have windows of questions without answer. So
+    has an answer that no token is of (of characters that the tokenizer drops).
+
+    Args:
+        windows: of the questions.
+        questions: as read for training, so that answers have their places.
+
+    Returns:
+        `(windows, 2)` int32, places in the window of the first and the last token.
+    """
+    spans = np.array([_span(windows, n, own) for n, own in enumerate(questions)], np.int32).reshape(-1, 2)
+    own = spans[windows.question] - windows.first[:, None]
+    inside = (spans[windows.question, 0] >= 0) & (own[:, 0] >= 0) & (own[:, 1] < windows.pieces)
+    return np.where(inside[:, None], own + windows.begin[:, None], NULL).astype(np.int32)
+
+
+def _span(windows: Windows, number: int, question: Question) -> tuple[int, int]:
+    """First and last context token that have a character of the first answer with a place; -1 where none has."""
+    answer = next((own for own in question.answers if own.start is not None), None)
+    if answer is None or answer.start is None:
+        return -1, -1
+    offsets = windows.offsets_of(number)
+    touching = (offsets[:, 0] < answer.start + len(answer.text)) & (offsets[:, 1] > answer.start)
+    (found,) = np.nonzero(touching & (offsets[:, 0] < offsets[:, 1]))
+    return (int(found[0]), int(found[-1])) if len(found) else (-1, -1)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a tokenizer puts around a pair, and the types it gives.
+
+    Attributes:
+        ids: special tokens before the first text, between both and behind the second, in one array.
+        types: theirs.
+        ends: how many of them stand before the first text, and how many before the second.
+        text_types: of both texts.
+    """
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.uint8]
+    ends: tuple[int, int]
+    text_types: tuple[int, int]
+
+    def around(self, question: NDArray[np.int32], piece: NDArray[np.int32]) -> tuple[NDArray, NDArray]:
+        """Ids and types of a window."""
+        before, middle = self.ends
+        ids = (self.ids[:before], question, self.ids[before:middle], piece, self.ids[middle:])
+        types = (
+            self.types[:before],
+            np.full(len(question), self.text_types[0], np.uint8),
+            self.types[before:middle],
+            np.full(len(piece), self.text_types[1], np.uint8),
+            self.types[middle:],
+        )
+        return np.concatenate(ids), np.concatenate(types)
+
+
+def _frame(tokenizer: Tokenizer) -> _Frame:
+    pair = tokenizer.encode("a", "a")
+    of = pair.sequence_ids
+    special = [place for place, text in enumerate(of) if text is None]
+    texts = [of.index(0), of.index(1)]
+    return _Frame(
+        np.array([pair.ids[place] for place in special], np.int32),
+        np.array([pair.type_ids[place] for place in special], np.uint8),
+        (sum(place < texts[0] for place in special), sum(place < texts[1] for place in special)),
+        (pair.type_ids[texts[0]], pair.type_ids[texts[1]]),
+    )
+
+
+class _Builder:
+    """Cuts contexts into windows and gathers them."""
+
+    def __init__(self, frame: _Frame, max_length: int, stride: int):
+        self.frame, self.max_length, self.stride = frame, max_length, stride
+        self.ids: list[NDArray] = [np.zeros(0, np.int32)]
+        self.types: list[NDArray] = [np.zeros(0, np.uint8)]
+        self.rows: list[tuple[int, int, int, int, int]] = []
+
+    def add(self, number: int, question: NDArray[np.int32], context: NDArray[np.int32]) -> None:
+        room = self.max_length - len(question) - len(self.frame.ids)
+        begin = len(question) + self.frame.ends[1]
+        first, reached = 0, -1
+        while reached < len(context):  # a context without tokens has one window, too
+            piece = context[first : first + room]
+            ids, types = self.frame.around(question, piece)
+            self.ids.append(ids)
+            self.types.append(types)
+            self.rows.append((len(ids), number, begin, first, len(piece)))
+            reached, first = first + room, first + self.stride
+
+    def arrays(self) -> dict[str, NDArray]:
+        rows = np.ascontiguousarray(np.array(self.rows, np.int32).reshape(-1, 5).T)
+        arrays = dict(zip(("lengths", "question", "begin", "first", "pieces"), rows, strict=True))
+        return arrays | {"ids": np.concatenate(self.ids), "types": np.concatenate(self.types)}
+
+
+def _encoded(tokenizer: Tokenizer, texts: list[str]) -> Iterator[Encoding]:
+    for start in range(0, len(texts), BATCH):
+        yield from tokenizer.encode_batch(texts[start : start + BATCH], add_special_tokens=False)
+
+
+def _trimmed(offsets: Sequence[tuple[int, int]], text: str) -> NDArray[np.int32]:
+    """Offsets without white space: byte-level tokens may count the space before a word as theirs."""
+    trimmed = np.array(offsets, np.int32).reshape(-1, 2)
+    for number, (start, end) in enumerate(offsets):
+        piece = text[start:end]
+        if piece and (piece[0].isspace() or piece[-1].isspace()):
+            start += len(piece) - len(piece.lstrip())
+            trimmed[number] = start, max(start, start + len(piece.strip()))
+    return trimmed

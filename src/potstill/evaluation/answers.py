@@ -1,0 +1,393 @@
+"""Answers that are pieces of a text: from logits to texts, and how good these are."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.data.tasks.questions import Question
+from potstill.data.tasks.windows import NULL, Windows
+from potstill.evaluation.words import words_of
+
+CHUNK = 4 * 10**6  # scores of spans that are held at once
+
+References = Sequence[Sequence[str]]
+
+
+class Candidate(NamedTuple):
+    """A piece of a context that may be the answer.
+
+    Attributes:
+        text: as it stands in the context.
+        start: its first character.
+        end: one behind its last.
+        score: sum of the logits of its first and last token.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a model answers to a question.
+
+    Attributes:
+        question: its number.
+        candidates: the best answers, best first; none where the context has no token.
+        null: score of "no answer": the lowest over the windows, as any of them may hold the answer.
+    """
+
+    question: int
+    candidates: tuple[Candidate, ...]
+    null: float
+
+    @property
+    def difference(self) -> float:
+        """By how much "no answer" is better than the best answer; what a threshold is of."""
+        return self.null - self.candidates[0].score if self.candidates else np.inf
+
+    def text(self, threshold: float | None = None) -> str:
+        """The best answer.
+
+        Args:
+            threshold: the answer is "" where the difference is above; None has an answer wherever there is one.
+        """
+        silent = not self.candidates or (threshold is not None and self.difference > threshold)
+        return "" if silent else self.candidates[0].text
+
+
+def find_answers(
+    start_NL: NDArray[np.floating],
+    end_NL: NDArray[np.floating],
+    windows: Windows,
+    questions: Sequence[Question],
+    *,
+    rows_N: NDArray[np.integer] | None = None,
+    n_best: int = 20,
+    max_answer_length: int = 30,
+) -> list[Found]:
+    """The best answers of every question, over all its windows.
+
+    All spans of a window are weighed, not only pairs of the best starts and ends as in BERT's code, which misses the
+    best span where these pairs exclude each other. A span that several windows hold counts once, by its best score.
+    (BERT's code lets a token begin an answer only in the window where it has most context. A long answer may go beyond
+    that window, and then it cannot be found.) Equal scores: the earlier window, then start, then end is first.
+
+    Args:
+        start_NL: `(n, length)` logits of first tokens; what is behind a window's end is not read.
+        end_NL: the same of last tokens.
+        windows: of the questions.
+        questions: with the contexts that answers are cut from.
+        rows_N: `(n,)` numbers of the windows that the logits are of; None for all windows in order.
+        n_best: most answers a question.
+        max_answer_length: most tokens of an answer.
+
+    Returns:
+        Questions of which there is a window, in order.
+
+    Raises:
+        ValueError: logits are not one row a window.
+    """
+    rows = np.arange(len(windows)) if rows_N is None else np.asarray(rows_N)
+    if start_NL.shape != end_NL.shape or len(start_NL) != len(rows):
+        raise ValueError(f"logits {start_NL.shape} and {end_NL.shape} of {len(rows)} windows")
+    # In the order of the windows, each once: a sampler of several ranks repeats some.
+    rows, first = np.unique(rows, return_index=True)
+    start_NL, end_NL = (np.asarray(logits, np.float32)[first] for logits in (start_NL, end_NL))
+    spans = _spans(start_NL, end_NL, windows, rows, n_best, max_answer_length)
+    nulls: dict[int, float] = {}
+    null_N = start_NL[:, NULL].astype(float) + end_NL[:, NULL]
+    for question, null in zip(windows.question[rows].tolist(), null_N.tolist(), strict=True):
+        nulls[question] = min(null, nulls.get(question, np.inf))
+    found: dict[int, list[Candidate]] = {question: [] for question in nulls}
+    for question, first_token, last_token, score in zip(*(own.tolist() for own in spans), strict=True):
+        offsets, context = windows.offsets_of(question), questions[question].context
+        start, end = int(offsets[first_token, 0]), int(offsets[last_token, 1])
+        found[question].append(Candidate(context[start:end], start, end, score))
+    return [Found(question, tuple(own), nulls[question]) for question, own in found.items()]
+
+
+def _spans(
+    start_NL: NDArray[np.float32],
+    end_NL: NDArray[np.float32],
+    windows: Windows,
+    rows: NDArray[np.integer],
+    n_best: int,
+    longest: int,
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Question, first and last context token, and score of the best spans of each question, best first."""
+    size = max(1, CHUNK // max(1, start_NL.shape[1] * longest))
+    chunks = [
+        _spans_of_windows(
+            start_NL[at : at + size], end_NL[at : at + size], windows, rows[at : at + size], n_best, longest
+        )
+        for at in range(0, len(rows), size)
+    ]
+    none = np.zeros(0, np.int64)
+    row, first, last, score = (
+        np.concatenate(own) for own in zip((none, none, none, none), *chunks, strict=True)
+    )
+    question = windows.question[row].astype(np.int64)
+    # A span of several windows: the best of its scores.
+    order = np.lexsort((row, -score, last, first, question))
+    row, first, last, score, question = (own[order] for own in (row, first, last, score, question))
+    once = np.ones(len(question), np.bool_)
+    once[1:] = (np.diff(question) != 0) | (np.diff(first) != 0) | (np.diff(last) != 0)
+    row, first, last, score, question = (own[once] for own in (row, first, last, score, question))
+    order = np.lexsort((last, first, row, -score, question))
+    kept = order[_rank(question[order]) < n_best]
+    return question[kept], first[kept], last[kept], score[kept]
+
+
+def _spans_of_windows(
+    start_NL: NDArray[np.float32],
+    end_NL: NDArray[np.float32],
+    windows: Windows,
+    rows: NDArray[np.integer],
+    n_best: int,
+    longest: int,
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Window, first and last context token, and score of the best spans of each window."""
+    count, width = start_NL.shape
+    begin, pieces = windows.begin[rows][:, None], windows.pieces[rows][:, None]
+    place = np.arange(width)
+    outside = (place < begin) | (place >= begin + pieces)
+    # Nor does a token of white space begin or end an answer: its text would be blank, or that of its neighbour.
+    blank = np.append(windows.offsets[:, 0] >= windows.offsets[:, 1], True)
+    context = windows.context[windows.question[rows]]
+    token = (windows.starts[context] + windows.first[rows])[:, None] + place - begin
+    outside |= blank[np.where(outside, -1, token)]
+    starts, ends = (np.where(outside, -np.inf, own) for own in (start_NL, end_NL))
+    longest = min(longest, width)
+    scores_NDL = np.full((count, longest, width), -np.inf, np.float32)
+    for more in range(longest):
+        scores_NDL[:, more, : width - more] = starts[:, : width - more] + ends[:, more:]
+    flat = scores_NDL.reshape(count, -1)
+    # The n-th best score, and not the n best spans, as the order of equal ones would be that of the partition.
+    least = np.partition(flat, -n_best, axis=1)[:, -n_best] if n_best < flat.shape[1] else flat.min(1)
+    window, span = np.nonzero((flat >= least[:, None]) & np.isfinite(flat))
+    extra, first = np.divmod(span, width)
+    score = flat[window, span]
+    order = np.lexsort((extra, first, -score, window))
+    kept = order[_rank(window[order]) < n_best]
+    window, first, extra, score = window[kept], first[kept], extra[kept], score[kept]
+    first = first + (windows.first[rows] - windows.begin[rows])[window]
+    return rows[window], first, first + extra, score.astype(float)
+
+
+def _rank(sorted_groups: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The place of every member in its group."""
+    place = np.arange(len(sorted_groups))
+    new = np.ones(len(sorted_groups), np.bool_)
+    new[1:] = np.diff(sorted_groups) != 0
+    return place - np.maximum.accumulate(np.where(new, place, 0))
+
+
+# --- Metrics. Shares from 0 to 1, where the published scripts have percentages. ---
+
+
+def squad(predictions: Sequence[str], references: References) -> dict[str, float]:
+    """Exact matches and F1 of words, after the script of SQuAD 1.1 (Rajpurkar et al. 2016); the best reference counts.
+
+    Args:
+        predictions: an answer a question.
+        references: one or more of each question.
+
+    Returns:
+        `em` and `f1`; both 0 of no question at all.
+    """
+    return _means(predictions, references, squad_em, squad_f1)
+
+
+def squad_em(prediction: str, reference: str) -> float:
+    """1 where both are the same but for case, punctuation, articles and white space."""
+    return float(normalize(prediction) == normalize(reference))
+
+
+def squad_f1(prediction: str, reference: str) -> float:
+    """F1 of the words that both have, however often; 0 where one has none."""
+    own, gold = normalize(prediction).split(), normalize(reference).split()
+    return _f1((Counter(own) & Counter(gold)).total(), len(own), len(gold))
+
+
+def normalize(text: str) -> str:
+    """Lower case without ASCII punctuation and articles, one space between words."""
+    text = "".join(letter for letter in text.lower() if letter not in _ASCII_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def squad_v2(
+    predictions: Sequence[str],
+    references: References,
+    *,
+    differences: Sequence[float] | None = None,
+    best: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Exact matches and F1 with questions that have no answer, after the script of SQuAD 2.0 (Rajpurkar et al. 2018).
+
+    A question without reference is answered rightly by "" alone.
+
+    Args:
+        predictions: an answer a question, "" for none.
+        references: of each question; none where it has no answer.
+        differences: score of "no answer" less that of the best answer, of each question.
+        best: the best answers at any threshold; with `differences`, the best thresholds are looked for.
+
+    Returns:
+        `em`, `f1`; of questions with and without answer, where there are such, `has_ans_em`, `has_ans_f1`,
+        `no_ans_em` and `no_ans_f1`; and where it was looked for, `best_em` at `best_em_threshold` and `best_f1` at
+        `best_f1_threshold`, by the rule of `Found.text`.
+    """
+    gold = [[text for text in own if normalize(text)] or [""] for own in references]
+    has_N = np.array([own != [""] for own in gold], np.bool_)
+    scores = _v2_scores(predictions, gold)
+    found = {name: _mean(own) for name, own in scores.items()}
+    for part, of in (("has_ans", has_N), ("no_ans", ~has_N)):
+        if of.any():
+            found |= {f"{part}_{name}": _mean(own[of]) for name, own in scores.items()}
+    if differences is not None and best is not None and len(gold):
+        for name, own in _v2_scores(best, gold).items():
+            found[f"best_{name}"], found[f"best_{name}_threshold"] = best_threshold(own, has_N, differences)
+    return found
+
+
+def best_threshold(
+    score_N: NDArray[np.floating], has_N: NDArray[np.bool_], differences: Sequence[float]
+) -> tuple[float, float]:
+    """The threshold that makes most of a model's answers, and the mean score that it reaches.
+
+    Only thresholds that can be had are weighed: questions of one difference are answered together or not at all, where
+    the published script takes them one by one. Of equally good thresholds it is the lowest.
+
+    Args:
+        score_N: of the best answers.
+        has_N: whether there is an answer.
+        differences: as `squad_v2` has them; a question of infinite difference is not answered by any threshold.
+
+    Returns:
+        Mean score and threshold; answers to none where that is best, by a threshold below all differences.
+    """
+    difference = np.asarray(differences, float)
+    order = np.argsort(difference, kind="stable")
+    order = order[np.isfinite(difference[order])]
+    # What answering changes: a score where there is an answer, else the loss of a right silence.
+    gain = np.where(has_N[order], score_N[order], -1.0)
+    reached = np.concatenate([[0.0], np.cumsum(gain)]) + float((~has_N).sum())
+    ordered = difference[order]
+    if not len(ordered):
+        return float(reached[0] / len(score_N)), 0.0
+    thresholds = np.concatenate([[ordered[0] - 1], ordered])
+    reached[:-1][thresholds[:-1] == thresholds[1:]] = -np.inf
+    at = int(reached.argmax())
+    return float(reached[at] / len(score_N)), float(thresholds[at])
+
+
+def cmrc(predictions: Sequence[str], references: References) -> dict[str, float]:
+    """Exact matches and F1 of the longest common segment, after the script of CMRC 2018 (Cui et al. 2019).
+
+    DRCD is judged by the same. The best reference counts.
+
+    Args:
+        predictions: an answer a question.
+        references: one or more of each question.
+
+    Returns:
+        `em` and `f1`; both 0 of no question at all.
+    """
+    return _means(predictions, references, cmrc_em, cmrc_f1)
+
+
+def cmrc_em(prediction: str, reference: str) -> float:
+    """1 where both are the same but for case, outer white space and the marks of `PUNCTUATION`."""
+    return float(_bare(prediction) == _bare(reference))
+
+
+def cmrc_f1(prediction: str, reference: str) -> float:
+    """F1 from the length of the longest run of segments that both have; see `segments`."""
+    own, gold = segments(prediction), segments(reference)
+    return _f1(_longest_run(own, gold), len(own), len(gold))
+
+
+def segments(text: str) -> list[str]:
+    """Chinese characters one by one, and the words of what stands between them, in lower case without `PUNCTUATION`.
+
+    What a mark stood between is joined by its removal, as in the published script: "co-op" is one word.
+    """
+    found: list[str] = []
+    for chinese, other in _CHINESE_OR_NOT.findall(_bare(text)):
+        found.extend([chinese] if chinese else words_of(other))
+    return found
+
+
+# The marks that the CMRC script drops. It lists "……" as well, which no single character is; so "…" stays.
+PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")  # noqa: RUF001
+_CHINESE_OR_NOT = re.compile("([\u4e00-\u9fa5])|([^\u4e00-\u9fa5]+)")
+_ASCII_PUNCTUATION = frozenset(string.punctuation)
+
+
+def _bare(text: str) -> str:
+    return "".join(letter for letter in text.lower().strip() if letter not in PUNCTUATION)
+
+
+def _longest_run(left: Sequence[str], right: Sequence[str]) -> int:
+    """Length of the longest common run of neighbours."""
+    longest, above = 0, [0] * (len(right) + 1)
+    for own in left:
+        row = [0]
+        for at, other in enumerate(right):
+            row.append(above[at] + 1 if own == other else 0)
+        longest, above = max(longest, *row), row
+    return longest
+
+
+def _f1(common: int, own: int, gold: int) -> float:
+    if common == 0:
+        return 0.0
+    precision, recall = common / own, common / gold
+    return 2 * precision * recall / (precision + recall)
+
+
+def _v2_scores(predictions: Sequence[str], gold: References) -> dict[str, NDArray[np.float64]]:
+    return {
+        "em": np.array(list(_best_of(predictions, gold, squad_em)), float),
+        "f1": np.array(list(_best_of(predictions, gold, _v2_f1)), float),
+    }
+
+
+def _v2_f1(prediction: str, reference: str) -> float:
+    """As `squad_f1`, but 1 where neither has a word: silence is right where there is no answer."""
+    if not normalize(prediction) or not normalize(reference):
+        return squad_em(prediction, reference)
+    return squad_f1(prediction, reference)
+
+
+def _means(
+    predictions: Sequence[str],
+    references: References,
+    em: Callable[[str, str], float],
+    f1: Callable[[str, str], float],
+) -> dict[str, float]:
+    return {
+        name: _mean(list(_best_of(predictions, references, own))) for name, own in (("em", em), ("f1", f1))
+    }
+
+
+def _best_of(
+    predictions: Sequence[str], references: References, score: Callable[[str, str], float]
+) -> Iterator[float]:
+    for prediction, own in zip(predictions, references, strict=True):
+        yield max((score(prediction, reference) for reference in own), default=0.0)
+
+
+def _mean(scores: Sequence[float] | NDArray[np.floating]) -> float:
+    return float(np.mean(scores)) if len(scores) else 0.0

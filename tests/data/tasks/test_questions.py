@@ -1,0 +1,130 @@
+"""Questions of SQuAD's JSON shape: small literal files, and the real ones where they are."""
+
+import gzip
+import json
+
+import pytest
+
+from potstill.data.tasks.questions import Answer, Question, QuestionCounts, read_questions
+from potstill.errors import DataError
+
+CONTEXT = "Ada was born in London. London is large."
+
+
+def entry(name, *answers, **members):
+    found = [{"text": text, "answer_start": start} for text, start in answers]
+    return {"id": name, "question": f"{name}?", "answers": found, **members}
+
+
+def squad_of(*entries, context=CONTEXT):
+    return {
+        "version": "1.1",
+        "data": [{"title": "t", "paragraphs": [{"context": context, "qas": list(entries)}]}],
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    def file(content, name="a.json"):
+        path = tmp_path / name
+        raw = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False).encode()
+        path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+        return path
+
+    return file
+
+
+def test_questions_of_several_files_in_order(write):
+    first = write(squad_of(entry("a", ("London", 16), ("in London", 13)), entry("b", ("Ada", 0))))
+    second = write(squad_of(entry("c", ("伦敦", 4)), context="她出生在伦敦。"), "b.json.gz")
+    questions, counts = read_questions([first, second], training=True)
+    assert questions == [
+        Question("a", "a?", CONTEXT, (Answer("London", 16), Answer("in London", 13)), True),
+        Question("b", "b?", CONTEXT, (Answer("Ada", 0),), True),
+        Question("c", "c?", "她出生在伦敦。", (Answer("伦敦", 4),), True),
+    ]
+    assert counts == QuestionCounts(questions=3)
+    assert questions[0].references == ("London", "in London")
+    assert read_questions([first, second], training=True, max_examples=2)[0] == questions[:2]
+
+
+def test_questions_without_answer(write):
+    said = entry("a", is_impossible=True, plausible_answers=[{"text": "London", "answer_start": 16}])
+    path = write(squad_of(said, entry("b"), entry("c", ("Ada", 0), is_impossible=False)))
+    questions, counts = read_questions([path], training=True)
+    assert [(own.answerable, own.references) for own in questions] == [
+        (False, ()),
+        (False, ()),
+        (True, ("Ada",)),
+    ]
+    assert counts == QuestionCounts(questions=3, unanswerable=2)
+
+
+def test_misplaced_answers_are_dropped_in_training_and_references_else(write):
+    # A place below 0 counts from nowhere, not from the end.
+    entries = [entry("a", ("London", 17), ("Ada", 0)), entry("b", ("London", -1)), entry("c", (" ", 3))]
+    path = write(squad_of(*entries, entry("d", ("large.", -6))))
+    questions, counts = read_questions([path], training=True)
+    assert [(own.id, own.references) for own in questions] == [("a", ("Ada",))]
+    assert counts == QuestionCounts(questions=4, misplaced=3, blank=1, skipped=3)
+    questions, counts = read_questions([path], training=False)
+    assert [own.references for own in questions] == [("London", "Ada"), ("London",), ("large.",)]
+    assert [own.answers[0].start for own in questions] == [None, None, None]
+    assert counts == QuestionCounts(questions=4, misplaced=3, blank=1, skipped=1)
+
+
+def test_equal_ids_are_counted_and_kept(write):
+    path = write(squad_of(entry("a", ("Ada", 0)), entry("a", ("London", 16)), entry("a", ("is", 31))))
+    questions, counts = read_questions([path], training=True)
+    assert [own.references[0] for own in questions] == ["Ada", "London", "is"]
+    assert counts.duplicates == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b'{"data": ', "is no JSON"),
+        ([], "no JSON object"),
+        ({"rows": []}, "no 'data'"),
+        ({"data": {}}, "'data' is no list"),
+        ({"data": []}, "has no questions"),
+        ({"data": [{"title": "t"}]}, "article 1: no 'paragraphs'"),
+        ({"data": [{"paragraphs": [{"qas": []}]}]}, "article 1 paragraph 1: no 'context'"),
+        (squad_of(entry("a"), 3), "article 1 paragraph 1 question 2: no JSON object"),
+        (squad_of({"id": "a", "answers": []}), "question 1: no 'question'"),
+        (squad_of({"id": "a", "question": "b"}), "question 1: no 'answers'"),
+        (squad_of(entry("a", (3, 0))), "question 1 answer 1: 'text' is no text (3)"),
+        (squad_of(entry("a", ("Ada", "0"))), "question 1 answer 1: 'answer_start' is no whole number ('0')"),
+        (squad_of(entry("a", ("Eve", 0))), "has no question with an answer in its context"),
+    ],
+)
+def test_faults_name_the_file_and_the_place(write, content, message):
+    path = write(content)
+    with pytest.raises(DataError) as caught:
+        read_questions([path], training=True, key="benchmark.eval_file")
+    assert str(caught.value).startswith(f"benchmark.eval_file: '{path}'")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"benchmark.train_file: '.*none.json' does not exist"):
+        read_questions([tmp_path / "none.json"], training=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("qa/squad1.1/dev-v1.1.json.gz", QuestionCounts(10570)),
+        ("qa/squad1.1/train_part_nodev.json.gz", QuestionCounts(3939)),
+        ("qa/tydiqa_goldp_en/train.json.gz", QuestionCounts(3696, duplicates=3607)),
+        ("chinese/cmrc2018/cmrc2018_dev.json.gz", QuestionCounts(3219, misplaced=200)),
+        ("chinese/cmrc2018/cmrc2018_trial.json", QuestionCounts(1002, misplaced=5)),
+        ("chinese/drcd/DRCD_dev.json.gz", QuestionCounts(3524)),
+    ],
+)
+def test_real_files(data_dir, file, expected):
+    questions, counts = read_questions([data_dir / file], training=False)
+    assert counts == expected
+    assert len(questions) == expected.questions
