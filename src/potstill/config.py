@@ -252,7 +252,7 @@ class BenchmarkConfig:
     """What a task model is trained for, and what a model is judged on: data, head, metrics, which metric decides."""
 
     name: str = MISSING
-    task: str = "language_model"  # language_model | classification | regression
+    task: str = "language_model"  # language_model | classification | regression | efficiency
     hub: str | None = None  # a data set of the hub: `nyu-mll/glue`
     config: str | None = None
     revision: str | None = None
@@ -276,6 +276,9 @@ class BenchmarkConfig:
     metrics: list[str] = field(default_factory=list)
     positions: str = "all"  # of benchmark=interchange: all | masked
     interchange: SwapConfig = field(default_factory=SwapConfig)  # with a mapping: compared with the first
+    batches: list[int] = field(default_factory=list)  # of benchmark=efficiency: sequences of a pass,
+    lengths: list[int] = field(default_factory=list)  # and tokens of each
+    depth: int = 2  # of the tree of parameters
     monitor: str = MISSING
     mode: str = MISSING  # min | max
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
-from transformers import PreTrainedModel
 
 from potstill.build import (
     Evaluation,
@@ -20,14 +19,14 @@ from potstill.build import (
     build_trainer,
 )
 from potstill.callbacks import progress_bar
-from potstill.data.tasks.composition import MAIN, is_task
+from potstill.costs import cost_sections, disk_mb, measure_costs
+from potstill.data.tasks.composition import EFFICIENCY, MAIN, is_task
 from potstill.evaluation.bootstrap import LEVEL, Metric, paired_bootstrap
-from potstill.evaluation.efficiency import count_parameters, latency_ms, size_mb
+from potstill.evaluation.efficiency import count_parameters, latency_ms
 from potstill.evaluation.metrics import metric_of
 from potstill.evaluation.predictions import write_predictions
 from potstill.evaluation.report import Collapsible, HeatMap, Points, Section, Table, print_table, write_report
 from potstill.interchange.agreement import AGREEMENT
-from potstill.models.specs import local_folder
 from potstill.process import quiet
 from potstill.summary import provenance, write_summary
 from potstill.validation import models_of
@@ -46,21 +45,19 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
     quiet()
     models = models_of(config)
     names = list(config.names) if config.names is not None else _row_names(models)
+    if config.benchmark.task == EFFICIENCY:
+        costs = {
+            name: measure_costs(config, model, folder) for name, model in zip(names, models, strict=True)
+        }
+        rows = [Row(name, found.figures) for name, found in costs.items()]
+        return _leave(config, folder, rows, cost_sections(config, costs))
     reference = models[0] if config.benchmark.interchange.mapping is not None else None
     judge = _judge_task if is_task(config.benchmark) else _judge
     rows = [
         judge(config, name, model, folder, reference)
         for name, model in list(zip(names, models, strict=True))[reference is not None :]
     ]
-    monitor = _monitored(config)
-    _add_differences(rows, monitor)
-    summary: dict[str, Any] = {}
-    for row in rows:
-        prefix = "" if len(rows) == 1 else f"{row.name}/"
-        summary |= {f"{prefix}{name}": value for name, value in row.metrics.items()}
-    summary |= provenance(config)
-    write_summary(folder, summary)
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    _add_differences(rows, _monitored(config))
     pictures: list[Section] = []
     if reference is not None:
         pictures = [_agreement_map(config, row) for row in rows]
@@ -72,15 +69,25 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
         table = _comparison(config, rows)
     if len(rows) > 1:
         pictures.insert(0, _quality_against_latency(config, rows))
-    blocks: list[Section] = [
-        table,
-        *pictures,
-        Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True)),
-    ]
-    write_report(folder, title=f"benchmark={config.benchmark.name}", sections=blocks)
-    print_table(table)
+    return _leave(config, folder, rows, [table, *pictures])
+
+
+def _leave(config: DictConfig, folder: Path, rows: list[Row], sections: list[Section]) -> float | None:
+    """Write the summary, the configuration and the report, and print the tables."""
+    summary: dict[str, Any] = {}
+    for row in rows:
+        prefix = "" if len(rows) == 1 else f"{row.name}/"
+        summary |= {f"{prefix}{name}": value for name, value in row.metrics.items()}
+    summary |= provenance(config)
+    write_summary(folder, summary)
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    settings = Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True))
+    write_report(folder, title=f"benchmark={config.benchmark.name}", sections=[*sections, settings])
+    for section in sections:
+        if isinstance(section, Table):
+            print_table(section)
     log.info("%s", folder / "report.html")
-    return rows[0].metrics.get(monitor)
+    return rows[0].metrics.get(_monitored(config))
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def _efficiency(trainer: Trainer, evaluation: Evaluation | TaskEvaluation, model
     return {
         "parameters": counts["total"],
         "parameters_without_embeddings": counts["without_embeddings"],
-        "size_mb": _size_mb(model, student),
+        "size_mb": disk_mb(model, student),
         "latency_ms": latency["p50"],
     }
 
@@ -166,12 +173,6 @@ def _efficiency(trainer: Trainer, evaluation: Evaluation | TaskEvaluation, model
 def _monitored(config: DictConfig) -> str:
     """The metric that decides, as a row has it."""
     return f"{'test/' if is_task(config.benchmark) else ''}{config.benchmark.monitor}"
-
-
-def _size_mb(model: str, loaded: PreTrainedModel) -> float:
-    """On disk where the model is a folder, else as loaded."""
-    folder = local_folder("model", model)
-    return size_mb(folder) if folder else sum(p.nbytes for p in loaded.parameters()) / 1e6
 
 
 def _row_names(models: list[str]) -> list[str]:

@@ -7,7 +7,14 @@ from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditional
 
 from potstill.errors import ModelError
 from potstill.evaluation import efficiency
-from potstill.evaluation.efficiency import count_parameters, latency_ms, size_mb
+from potstill.evaluation.efficiency import (
+    count_parameters,
+    forward_gflop,
+    forward_peak_mb,
+    latency_ms,
+    parameter_tree,
+    size_mb,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +53,44 @@ def test_counts_agree_with_transformers(bert):
     counts = count_parameters(bert)
     assert counts["total"] == bert.num_parameters()
     assert counts["total"] - counts["without_embeddings"] == (50 + 24 + 2) * 16
+
+
+def test_the_tree_adds_up_and_ties_count_once(bert):
+    assert parameter_tree(Tied(), 1) == [
+        (0, "Tied", 70),
+        (1, "embedding", 40),
+        (1, "inner", 20),
+        (1, "head", 10),
+    ]
+    rows = parameter_tree(bert, 3)
+    assert rows[0] == (0, "BertForMaskedLM", bert.num_parameters())
+    for depth, name, count in rows:
+        children = [
+            n
+            for level, other, n in rows
+            if level == depth + 1 and (not depth or other.startswith(f"{name}."))
+        ]
+        if depth < 2 and children and name != "cls":  # whose bias is its own
+            assert sum(children) == count, name
+    assert max(depth for depth, _, _ in rows) == 3
+    assert [depth for depth, _, _ in parameter_tree(bert, 0)] == [0]
+
+
+class Wide(nn.Module):
+    """Embeds in 8, multiplies by 1,000 and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.up, self.down = nn.Embedding(10, 8), nn.Linear(8, 1000), nn.Linear(1000, 8)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.down(self.up(self.embedding(ids)))
+
+
+def test_arithmetic_and_memory_of_a_pass():
+    assert forward_gflop(Wide(), 2, 5) == pytest.approx(2 * 2 * 5 * 8 * 1000 * 2 / 1e9)
+    # embedding, widest state and output exist at a time, in float32
+    assert forward_peak_mb(Wide(), 20, 50) == pytest.approx(20 * 50 * (1000 + 8 + 8) * 4 / 1e6, rel=0.02)
 
 
 def test_size_of_a_saved_model(bert, tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from potstill import judging, runs
+from potstill.errors import ConfigError
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -126,3 +127,27 @@ def test_interchange_agreement_by_block(evaluate, bert_teacher, tmp_path):
     assert "teacher / student block" in report
     again, *_ = evaluate("again", models, "benchmark=interchange", "data.eval_batch_size=4")
     assert again == pytest.approx(value, rel=1e-6)
+
+
+def test_what_models_cost_side_by_side(evaluate, bert_teacher, gpt2_teacher, tmp_path):
+    models = f"model=[{bert_teacher},{gpt2_teacher}]"
+    passes = ["benchmark.batches=[1,3]", "benchmark.lengths=[8,16]"]
+    value, summary, folder = evaluate(
+        "costs", models, "names=[one,two]", "benchmark=efficiency", *passes, "data.eval_files=[nowhere.txt]"
+    )
+    assert value == summary["one/latency_ms"] == summary["one/latency_ms_1x8"]
+    for name in ("one", "two"):
+        assert summary[f"{name}/parameters"] > summary[f"{name}/parameters_without_embeddings"]
+        assert summary[f"{name}/gflop"] > 0
+        assert summary[f"{name}/peak_mb"] > 0
+        for at in ("1x8", "1x16", "3x8", "3x16"):
+            assert summary[f"{name}/latency_ms_{at}"] <= summary[f"{name}/latency_p95_ms_{at}"]
+            assert summary[f"{name}/tokens_per_second_{at}"] > 0
+    report = (folder / "report.html").read_text()
+    assert "one: parameters" in report
+    assert "BertForMaskedLM" in report
+    assert "smaller" in report
+    with pytest.raises(ConfigError, match=r"benchmark.lengths=\[8, 999\]: .* reads at most 64 tokens"):
+        evaluate("long", models, "benchmark=efficiency", "benchmark.lengths=[8,999]")
+    with pytest.raises(ConfigError, match=r"benchmark.batches=\[\]: one figure or more"):
+        evaluate("none", models, "benchmark=efficiency", "benchmark.batches=[]")

@@ -1,11 +1,18 @@
 """What a model costs: parameters, size on disk and time of a forward pass."""
 
+import os
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
@@ -30,6 +37,58 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         "total": sum(p.numel() for p in parameters),
         "without_embeddings": sum(p.numel() for p in parameters if id(p) not in embedded),
     }
+
+
+def parameter_tree(model: nn.Module, depth: int) -> list[tuple[int, str, int]]:
+    """Parameters by module, down to a depth; a tied one counts where it comes first.
+
+    Returns:
+        (depth, name, parameters) of the whole model, whose name is its class, and of each module below it in the
+        model's own order; modules without parameters of their own or below are left out.
+    """
+    seen: set[int] = set()
+    own: dict[str, int] = {}
+    for name, module in model.named_modules():
+        fresh = {id(p): p.numel() for p in module.parameters(recurse=False) if id(p) not in seen}
+        seen |= fresh.keys()
+        own[name] = sum(fresh.values())
+    rows = [(0, type(model).__name__, sum(own.values()))]
+    for name in own:
+        level = name.count(".") + 1
+        below = sum(n for other, n in own.items() if other == name or other.startswith(f"{name}."))
+        if name and level <= depth and below:
+            rows.append((level, name, below))
+    return rows
+
+
+def forward_gflop(model: nn.Module, batch: int, length: int) -> float:
+    """Arithmetic of one forward pass on random ids, in 10^9 operations; a multiplication and an addition are two.
+
+    Raises:
+        ModelError: as `latency_ms`.
+    """
+    with FlopCounterMode(display=False) as counter, _judged(model, batch, length) as run:
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+def forward_peak_mb(model: nn.Module, batch: int, length: int) -> float:
+    """Most memory that tensors of one forward pass take at a time, the weights left out, in MB (10^6 bytes).
+
+    Raises:
+        ModelError: as `latency_ms`.
+    """
+    with _judged(model, batch, length) as run:
+        device = next(model.parameters()).device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            run()
+            return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+        with _quiet_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            run()
+    events = sorted(profiled.events() or (), key=lambda event: event.time_range.end)
+    return max(accumulate((event.self_cpu_memory_usage for event in events), initial=0)) / 1e6
 
 
 def size_mb(folder: str | Path) -> float:
@@ -66,37 +125,57 @@ def latency_ms(
     Raises:
         ModelError: the model embeds no ids, or `length` exceeds its positions.
     """
-    device = next(model.parameters()).device
-    ids = _random_ids(model, batch, length, seed).to(device)
-    is_seq2seq = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    arguments = {"decoder_input_ids": ids} if is_seq2seq else {}
-    was_training = model.training
-    model.eval()
     times: list[float] = []
-    started = time.perf_counter()
-    try:
-        with torch.inference_mode():
-            for _ in range(warmup):
-                _timed_pass(model, ids, arguments, device)
-                if time.perf_counter() - started > LATENCY_BUDGET_SECONDS / 3:
-                    break
-            for _ in range(repeats):
-                times.append(_timed_pass(model, ids, arguments, device))
-                if time.perf_counter() - started > LATENCY_BUDGET_SECONDS:
-                    break
-    finally:
-        model.train(was_training)
+    with _judged(model, batch, length, seed) as run:
+        started = time.perf_counter()
+        for _ in range(warmup):
+            run()
+            if time.perf_counter() - started > LATENCY_BUDGET_SECONDS / 3:
+                break
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            run()
+            times.append((time.perf_counter() - begun) * 1e3)
+            if time.perf_counter() - started > LATENCY_BUDGET_SECONDS:
+                break
     p50, p95 = torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.5, 0.95]).double()).tolist()
     return {"p50": p50, "p95": p95}
 
 
-def _timed_pass(model: nn.Module, ids: Tensor, arguments: dict[str, Tensor], device: torch.device) -> float:
-    """Milliseconds until the device is done."""
-    start = time.perf_counter()
-    model(ids, **arguments)
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return (time.perf_counter() - start) * 1e3
+@contextmanager
+def _judged(model: nn.Module, batch: int, length: int, seed: int = 0) -> Iterator[Callable[[], None]]:
+    """A forward pass on random ids that returns when the device is done; the model's mode is put back."""
+    device = next(model.parameters()).device
+    ids = _random_ids(model, batch, length, seed).to(device)
+    is_seq2seq = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    arguments = {"decoder_input_ids": ids} if is_seq2seq else {}
+
+    def run() -> None:
+        model(ids, **arguments)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield run
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """What the profiler's library writes past Python, that it begins and ends, goes nowhere."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _random_ids(model: nn.Module, batch: int, length: int, seed: int) -> Tensor:

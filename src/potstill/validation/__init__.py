@@ -13,9 +13,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import EvaluateConfig, TrainConfig
-from potstill.data.tasks.composition import is_task
+from potstill.data.tasks.composition import EFFICIENCY, is_task
 from potstill.errors import ConfigError
-from potstill.validation.benchmarks import benchmark_faults, comparison_faults, judged_faults
+from potstill.validation.benchmarks import benchmark_faults, comparison_faults, cost_faults, judged_faults
 from potstill.validation.data import data_faults
 from potstill.validation.folders import output_faults
 from potstill.validation.models import length_faults, model_faults, spec_of
@@ -60,9 +60,9 @@ def validate_evaluate(config: DictConfig) -> None:
         faults.append("model=: name at least one folder or hub id, model=<folder> or model=[a,b]")
     if config.names is not None and len(config.names) != len(models):
         faults.append(f"names={list(config.names)}: {len(models)} models need as many names")
-    tasked = is_task(config.benchmark)
+    tasked, costs = is_task(config.benchmark), config.benchmark.task == EFFICIENCY
     faults += data_faults(
-        config.data, evaluating=True, eval_file=config.benchmark.eval_file, corpus=not tasked
+        config.data, evaluating=True, eval_file=config.benchmark.eval_file, corpus=not (tasked or costs)
     )
     if tasked:
         faults += judged_faults(config, models)
@@ -77,6 +77,8 @@ def validate_evaluate(config: DictConfig) -> None:
                 f"benchmark={config.benchmark.name}: {model} is a {spec.kind} language model; use {right}"
             )
         specs.append(spec)
+        if costs:
+            faults += cost_faults(config.benchmark, model, spec)
     if config.benchmark.interchange.mapping is not None:
         faults += comparison_faults(config, models, specs)
     faults += output_faults()

@@ -60,6 +60,22 @@ def judged_faults(config: DictConfig, models: list[str]) -> list[str]:
     return faults
 
 
+def cost_faults(benchmark: DictConfig, model: str, spec: ModelSpec | None) -> list[str]:
+    """Of the passes that are timed."""
+    faults = [
+        f"benchmark.{key}={list(benchmark[key])}: one figure or more, each 1 or more"
+        for key in ("batches", "lengths")
+        if not benchmark[key] or min(benchmark[key]) < 1
+    ]
+    if benchmark.depth < 0:
+        faults.append(f"benchmark.depth={benchmark.depth}: must be 0 or more")
+    if spec and not faults and max(benchmark.lengths) > spec.max_length:
+        faults.append(
+            f"benchmark.lengths={list(benchmark.lengths)}: {model} reads at most {spec.max_length} tokens"
+        )
+    return faults
+
+
 def comparison_faults(config: DictConfig, models: list[str], specs: list[ModelSpec | None]) -> list[str]:
     """Of a benchmark that compares models with the first one."""
     exchange, key = config.benchmark.interchange, "benchmark.interchange"

@@ -11,6 +11,7 @@ from potstill.data.tasks.labels import CLASSIFICATION, METRICS, REGRESSION, Task
 from potstill.data.tasks.readers import OBJECTS, TABLES, HubRows, Layout, RowSource, TaskFile, find_file
 from potstill.errors import ConfigError
 
+EFFICIENCY = "efficiency"  # benchmark.task of the benchmark that reads no data
 MAIN = ""  # the name of the evaluation set that the monitored metric is of
 
 

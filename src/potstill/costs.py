@@ -1,0 +1,132 @@
+"""`benchmark=efficiency`: what each model costs, and the tables that set one against another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+from transformers import PreTrainedModel
+
+from potstill.build import build_trainer
+from potstill.evaluation.efficiency import (
+    count_parameters,
+    forward_gflop,
+    forward_peak_mb,
+    latency_ms,
+    parameter_tree,
+    size_mb,
+)
+from potstill.evaluation.report import Collapsible, Section, Table
+from potstill.models.head_labels import read_labels
+from potstill.models.load import load_classifier, load_language_model
+from potstill.models.specs import local_folder
+
+PASSES = {"latency_ms": "p50 ms", "latency_p95_ms": "p95 ms", "tokens_per_second": "tokens/s"}
+
+
+class Costs(NamedTuple):
+    """Figures of a model by name, and its parameters by module."""
+
+    figures: dict[str, Any]
+    tree: list[tuple[int, str, int]]
+
+
+def measure_costs(config: DictConfig, model: str, folder: Path) -> Costs:
+    """Size, arithmetic and memory of a model, and how long it takes on the configured device and in its precision.
+
+    `latency_ms`, `gflop` and `peak_mb` are of the smallest pass, the first of `benchmark.batches` and of
+    `benchmark.lengths`; the others have the pass in their names, `latency_ms_8x128`.
+
+    Raises:
+        PotstillError: a model that cannot be loaded or read so long a text.
+    """
+    benchmark = config.benchmark
+    trainer = build_trainer(config.trainer, folder, callbacks=[], loggers=False)
+    loaded = _load(model).to(trainer.strategy.root_device)  # type: ignore[arg-type]
+    first = benchmark.batches[0], benchmark.lengths[0]
+    counts = count_parameters(loaded)
+    figures: dict[str, Any] = {
+        "parameters": counts["total"],
+        "parameters_without_embeddings": counts["without_embeddings"],
+        "size_mb": disk_mb(model, loaded),
+    }
+    with trainer.precision_plugin.forward_context():
+        figures |= {"gflop": forward_gflop(loaded, *first), "peak_mb": forward_peak_mb(loaded, *first)}
+        for batch in benchmark.batches:
+            for length in benchmark.lengths:
+                found, name = latency_ms(loaded, batch, length), f"{batch}x{length}"
+                if (batch, length) == first:
+                    figures["latency_ms"] = found["p50"]
+                figures |= {
+                    f"latency_ms_{name}": found["p50"],
+                    f"latency_p95_ms_{name}": found["p95"],
+                    f"tokens_per_second_{name}": batch * length / found["p50"] * 1e3,
+                }
+    return Costs(figures, parameter_tree(loaded, benchmark.depth))
+
+
+def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
+    """A table of the models against the first, one of all passes, and each model's parameters by module.
+
+    Args:
+        config: of `evaluate.py`.
+        costs: by the models' names.
+    """
+    names, benchmark = list(costs), config.benchmark
+    base = costs[names[0]].figures
+    keys = {"parameters": "parameters", "parameters_without_embeddings": "without embeddings", "size_mb": "MB",
+            "gflop": "GFLOP", "peak_mb": "peak MB", "latency_ms": "latency ms"}  # fmt: skip
+    columns, rows = ["model", *keys.values()], []
+    for name, (figures, _) in costs.items():
+        rows.append([name, *(figures[key] for key in keys)])
+        if len(costs) > 1:
+            rows[-1] += [f"{1 - figures[key] / base[key]:.0%}" for key in ("parameters", "latency_ms")]
+    if len(costs) > 1:
+        columns += ["smaller", "faster"]
+    note = (
+        f"GFLOP, peak memory (weights left out) and median latency of {benchmark.batches[0]} x {benchmark.lengths[0]} "
+        f"tokens; {config.trainer.accelerator}, {config.trainer.precision}."
+    )
+    if len(costs) > 1:
+        note += f" Smaller: parameters saved of {names[0]}'s; faster: time saved."
+    passes = []
+    for batch in benchmark.batches:
+        for length in benchmark.lengths:
+            here = f"{batch}x{length}"
+            for name, (figures, _) in costs.items():
+                speed = base[f"latency_ms_{here}"] / figures[f"latency_ms_{here}"]
+                own = [figures[f"{key}_{here}"] for key in PASSES]
+                passes.append([name, batch, length, *own, f"{speed:.2f}"])
+    return [
+        Table(f"benchmark={benchmark.name}", columns, rows, note),
+        Table(
+            "Passes",
+            ["model", "batch", "length", *PASSES.values(), "speed"],
+            passes,
+            f"Speed: over {names[0]}'s.",
+        ),
+        *(Collapsible(f"{name}: parameters", _drawn(tree)) for name, (_, tree) in costs.items()),
+    ]
+
+
+def disk_mb(model: str, loaded: PreTrainedModel) -> float:
+    """MB of weights: on disk where the model is a folder, else as loaded."""
+    folder = local_folder("model", model)
+    return size_mb(folder) if folder else sum(p.nbytes for p in loaded.parameters()) / 1e6
+
+
+def _load(model: str) -> PreTrainedModel:
+    """A model with the head that it has."""
+    labels = read_labels("model", model)
+    if labels is None:
+        return load_language_model("model", model, need_head=False)
+    return load_classifier("model", model, labels=labels, need_head=True)
+
+
+def _drawn(tree: list[tuple[int, str, int]]) -> str:
+    whole = tree[0][2]
+    return "\n".join(
+        f"{count:>15,} {count / whole:>6.1%}  {'  ' * depth}{name.rpartition('.')[2]}"
+        for depth, name, count in tree
+    )
