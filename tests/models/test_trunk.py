@@ -266,3 +266,17 @@ def test_a_model_without_a_head_encodes_only():
 def test_an_encoder_set_to_decode_is_refused():
     with pytest.raises(ModelError, match="is_decoder"):
         trunk_of(AutoModelForMaskedLM.from_config(BertConfig(**STANDARD, vocab_size=40, is_decoder=True)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_only_a_plain_tied_table_takes_over_the_gradient(case):
+    model = tiny(case)
+    trunk, table = trunk_of(model), model.get_input_embeddings()
+    tied = model.get_output_embeddings().weight is table.weight
+    with trunk.tying() as shared:
+        assert (shared is not None) == tied
+        assert ("forward" in vars(table)) == tied
+    assert "forward" not in vars(table)
+    table.scale_grad_by_freq = True
+    with trunk.tying() as shared:
+        assert shared is None

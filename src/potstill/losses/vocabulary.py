@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from potstill.losses.soft_targets import IGNORED_LABEL, at_least_float32, nonzero
+from potstill.losses.tied import TiedGradient
 
 CHUNK_BYTES = 32 * 2**20
 BLOCK_BYTES_PER_CORE = 2**20
@@ -83,6 +84,7 @@ def vocabulary_losses(
     temperature: float = 1.0,
     weights: Mapping[str, Tensor | float],
     denominators: Mapping[str, Tensor | float],
+    tied: TiedGradient | None = None,
     chunk_rows: int | None = None,
 ) -> VocabularyLosses:
     """Weighted sum of soft-target, logit and hard-label losses without (rows, vocab) logits.
@@ -109,6 +111,7 @@ def vocabulary_losses(
         temperature: T of `ce`.
         weights: by term; a term that is absent or 0 is not computed. Of `ce` and `mse` also (rows,), a weight a row.
         denominators: by term, the rows of the global batch that count; (rows,) likewise.
+        tied: takes the gradient of the student's weight, where embeddings that read it hand that on (`losses.tied`).
         chunk_rows: rows whose logits exist at a time; None: as many as fit `CHUNK_BYTES` for each model.
 
     Raises:
@@ -133,7 +136,7 @@ def vocabulary_losses(
     task = _Task(teacher, labels_N if "nll" in coefficients else None, temperature, coefficients, chunk_rows)
     parts = (student_ND, student_weight_VD, student_bias_V)
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts):
-        total, losses_KN = _FusedLosses.apply(*parts, task)
+        total, losses_KN = _FusedLosses.apply(*parts, task, tied)
     else:
         total, losses_KN, _ = _run(*parts, task, (False, False, False))
     return VocabularyLosses(total, dict(zip(coefficients, losses_KN.unbind(), strict=True)))
@@ -144,11 +147,17 @@ class _FusedLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, student_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, task: _Task
+        ctx: Any,
+        student_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        task: _Task,
+        tied: TiedGradient | None,
     ) -> tuple[Tensor, Tensor]:
         """Computes the losses and keeps the gradients."""
         total, losses_KN, gradients = _run(student_ND, weight_VD, bias_V, task, ctx.needs_input_grad[:3])
         ctx.save_for_backward(*gradients)
+        ctx.tied = tied
         ctx.mark_non_differentiable(losses_KN)
         return total, losses_KN
 
@@ -159,7 +168,11 @@ class _FusedLosses(torch.autograd.Function):
         # On the CPU the scalar can be looked at for free, and a factor of 1 spares a copy of the weight's size.
         unscaled = grad_total.device.type == "cpu" and grad_total.item() == 1
         kept = ctx.saved_tensors
-        return (*(g if g is None or unscaled else g * grad_total.to(g.dtype) for g in kept), None)
+        hidden, weight, bias = (g if g is None or unscaled else g * grad_total.to(g.dtype) for g in kept)
+        if ctx.tied is not None and weight is not None:
+            ctx.tied.give(weight)
+            weight = None
+        return hidden, weight, bias, None, None
 
 
 @torch.no_grad()

@@ -7,14 +7,16 @@ it and to resume. Where the submodules are is said in `views`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
-from torch import Tensor, arange
+from torch import Tensor, arange, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
+from potstill.losses.tied import TiedGradient, embed_tied
 from potstill.models.head_labels import CLASSIFIER_SUFFIX
 from potstill.models.specs import Kind, ModelSpec, spec_from_settings
 from potstill.models.views import Flow, View, view_of
@@ -159,6 +161,27 @@ class Trunk:
         """
         projection = self._projection()
         return projection.weight, projection.bias
+
+    @contextmanager
+    def tying(self) -> Iterator[TiedGradient | None]:
+        """Within, embeddings that are the vocabulary projection too take over its gradient; None where they are not.
+
+        What is yielded goes to `losses.vocabulary.vocabulary_losses`, in whose backward pass the two become one.
+        """
+        table: Any = self.model.get_input_embeddings()
+        projection = self.model.get_output_embeddings()
+        plain = type(table) is nn.Embedding and not (
+            table.sparse or table.max_norm or table.scale_grad_by_freq
+        )
+        if projection is None or not plain or table.weight is not projection.weight:
+            yield None
+            return
+        tied = TiedGradient()
+        table.forward = lambda ids: embed_tied(table.weight, ids, table.padding_idx, tied)
+        try:
+            yield tied
+        finally:
+            del table.forward  # the instance's: the class's is back
 
     def classify(self, last_hidden_BLD: Tensor, attention_mask_BL: Tensor | None = None) -> Tensor:
         """The model's own head for sequence classification.

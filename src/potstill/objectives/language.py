@@ -16,6 +16,7 @@ from torch import Tensor
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.data.corpus.masking import IGNORED
 from potstill.losses.hidden import cosine_distance
+from potstill.losses.tied import TiedGradient
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.trunk import Trunk
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
@@ -78,13 +79,16 @@ class LanguageObjective(WeightedTerms):
             assert teacher is not None
             with torch.no_grad():
                 theirs = hidden_states(teacher, "teacher", micro, exchange, whole=self._any(SOFT))
-        ours = hidden_states(student, "student", micro, exchange, whole=self._any((*SOFT, HARD[self.kind])))
+        with student.tying() as tied:
+            ours = hidden_states(
+                student, "student", micro, exchange, whole=self._any((*SOFT, HARD[self.kind]))
+            )
         segments = [*self._base(ours, theirs, parts), *self._causal(ours, theirs, parts)]
         loss, terms = self._cosines(segments, denominators)
         soft = [segment for segment in segments if segment.teacher_NE is not None]
         hard = [segment for segment in segments if segment.teacher_NE is None]
         for group in (soft, hard):
-            share, own = self._vocabulary(student, teacher, group, denominators)
+            share, own = self._vocabulary(student, teacher, group, denominators, tied)
             loss, terms = loss + share, terms | own
         return TermSums(loss, terms)
 
@@ -134,6 +138,7 @@ class LanguageObjective(WeightedTerms):
         teacher: Trunk | None,
         segments: list[_Segment],
         denominators: Mapping[str, float],
+        tied: TiedGradient | None,
     ) -> tuple[Tensor | float, dict[str, Tensor]]:
         """The terms over the vocabulary in one pass: its weight and their gradients exist once, not once a segment."""
         names = [
@@ -177,6 +182,7 @@ class LanguageObjective(WeightedTerms):
             temperature=self.temperature,
             weights=weights,
             denominators=dict.fromkeys(weights, 1.0),
+            tied=tied,
         )
         parts = {kind: values.split(sizes) for kind, values in losses.rows.items()} if len(sizes) > 1 else {}
         terms = {
