@@ -45,12 +45,7 @@ def measure_costs(config: DictConfig, model: str, folder: Path) -> Costs:
     trainer = build_trainer(config.trainer, folder, callbacks=[], loggers=False)
     loaded = _load(model).to(trainer.strategy.root_device)  # type: ignore[arg-type]
     first = benchmark.batches[0], benchmark.lengths[0]
-    counts = count_parameters(loaded)
-    figures: dict[str, Any] = {
-        "parameters": counts["total"],
-        "parameters_without_embeddings": counts["without_embeddings"],
-        "size_mb": disk_mb(model, loaded),
-    }
+    figures = size_figures(model, loaded)
     with trainer.precision_plugin.forward_context():
         figures |= {"gflop": forward_gflop(loaded, *first), "peak_mb": forward_peak_mb(loaded, *first)}
         for batch in benchmark.batches:
@@ -110,10 +105,14 @@ def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
     ]
 
 
-def disk_mb(model: str, loaded: PreTrainedModel) -> float:
-    """MB of weights: on disk where the model is a folder, else as loaded."""
-    folder = local_folder("model", model)
-    return size_mb(folder) if folder else sum(p.nbytes for p in loaded.parameters()) / 1e6
+def size_figures(model: str, loaded: PreTrainedModel) -> dict[str, Any]:
+    """Parameters, and MB of weights: on disk where the model is a folder, else as loaded."""
+    counts, folder = count_parameters(loaded), local_folder("model", model)
+    return {
+        "parameters": counts["total"],
+        "parameters_without_embeddings": counts["without_embeddings"],
+        "size_mb": size_mb(folder) if folder else sum(p.nbytes for p in loaded.parameters()) / 1e6,
+    }
 
 
 def _load(model: str) -> PreTrainedModel:

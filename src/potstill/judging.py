@@ -19,10 +19,10 @@ from potstill.build import (
     build_trainer,
 )
 from potstill.callbacks import progress_bar
-from potstill.costs import cost_sections, disk_mb, measure_costs
+from potstill.costs import cost_sections, measure_costs, size_figures
 from potstill.data.tasks.composition import EFFICIENCY, MAIN, is_task
 from potstill.evaluation.bootstrap import LEVEL, Metric, paired_bootstrap
-from potstill.evaluation.efficiency import count_parameters, latency_ms
+from potstill.evaluation.efficiency import latency_ms
 from potstill.evaluation.metrics import metric_of
 from potstill.evaluation.predictions import write_predictions
 from potstill.evaluation.report import Collapsible, HeatMap, Points, Section, Table, print_table, write_report
@@ -161,13 +161,7 @@ def _efficiency(trainer: Trainer, evaluation: Evaluation | TaskEvaluation, model
     student = evaluation.module.student
     evaluation.module.to(trainer.strategy.root_device)
     latency = latency_ms(student, batch=1, length=min(128, evaluation.length))
-    counts = count_parameters(student)
-    return {
-        "parameters": counts["total"],
-        "parameters_without_embeddings": counts["without_embeddings"],
-        "size_mb": disk_mb(model, student),
-        "latency_ms": latency["p50"],
-    }
+    return {**size_figures(model, student), "latency_ms": latency["p50"]}
 
 
 def _monitored(config: DictConfig) -> str:

@@ -92,6 +92,9 @@ def parse() -> argparse.Namespace:
         default="selective",
         help="student.checkpointing of ours",
     )
+    parser.add_argument(
+        "--own-products", action="store_true", help="ours without onednn.py: torch's own float32 products"
+    )
     return parser.parse_args()
 
 
@@ -254,7 +257,8 @@ def models(name: str, arguments: argparse.Namespace) -> tuple[PreTrainedModel, P
     """Teacher and student, the same in both processes."""
     if name == "ours":
         prepare()
-        use_onednn()
+        if not arguments.own_products:
+            use_onednn()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     config = BertConfig(

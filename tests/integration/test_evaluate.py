@@ -149,5 +149,7 @@ def test_what_models_cost_side_by_side(evaluate, bert_teacher, gpt2_teacher, tmp
     assert "smaller" in report
     with pytest.raises(ConfigError, match=r"benchmark.lengths=\[8, 999\]: .* reads at most 64 tokens"):
         evaluate("long", models, "benchmark=efficiency", "benchmark.lengths=[8,999]")
+    with pytest.raises(ConfigError, match=r"benchmark.interchange.mapping=grid: nothing is swapped"):
+        evaluate("swap", models, "benchmark=efficiency", "benchmark.interchange.mapping=grid")
     with pytest.raises(ConfigError, match=r"benchmark.batches=\[\]: one figure or more"):
         evaluate("none", models, "benchmark=efficiency", "benchmark.batches=[]")

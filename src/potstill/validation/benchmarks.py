@@ -67,6 +67,11 @@ def cost_faults(benchmark: DictConfig, model: str, spec: ModelSpec | None) -> li
         for key in ("batches", "lengths")
         if not benchmark[key] or min(benchmark[key]) < 1
     ]
+    if benchmark.interchange.mapping is not None:
+        faults.append(
+            f"benchmark.interchange.mapping={benchmark.interchange.mapping}: nothing is swapped where costs are "
+            "measured; use benchmark=interchange, or null"
+        )
     if benchmark.depth < 0:
         faults.append(f"benchmark.depth={benchmark.depth}: must be 0 or more")
     if spec and not faults and max(benchmark.lengths) > spec.max_length:

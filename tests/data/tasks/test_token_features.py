@@ -188,7 +188,7 @@ def test_a_word_longer_than_a_window_keeps_its_first_tokens(gpt2_tokenizer):
 
 
 def test_a_length_without_room_is_refused(bert_tokenizer):
-    with pytest.raises(ConfigError, match=r"benchmark\.max_length=2: .* use 3 or more"):
+    with pytest.raises(ConfigError, match=r"data\.max_length=2: .* use 3 or more"):
         token_features([["the"]], describe(bert_tokenizer), max_length=2)
 
 

@@ -95,7 +95,7 @@ def token_features(
     room = max_length - len(before) - len(after)
     if room < 1:
         raise ConfigError(
-            f"benchmark.max_length={max_length}: the tokenizer adds {len(before) + len(after)} tokens, none is left "
+            f"data.max_length={max_length}: the tokenizer adds {len(before) + len(after)} tokens, none is left "
             f"for words; use {max_length - room + 1} or more"
         )
     made = _Windows(before, after, room, vocabulary.pad_id, too_long)
