@@ -159,7 +159,7 @@ def test_evaluate_refuses_before_torch(refused, text_file, bert_teacher):
     source = ["data=text_files", f"data.eval_files=[{text_file}]"]
     assert "model=: name at least one" in refused("evaluate.py", *source)
     line = refused("evaluate.py", *source, f"model={bert_teacher}", "benchmark=mnil")
-    assert "benchmark=mnil: no such option; one of clm, cola" in line
+    assert "benchmark=mnil: no such option; one of clm, cmrc2018" in line
     assert "did you mean `benchmark=mnli`" in line
     line = refused("evaluate.py", *source, f"model={bert_teacher}", "benchmark=interchange")
     assert "compares students with a teacher; model=[<teacher>,<student>]" in line

@@ -294,7 +294,7 @@ def test_a_model_that_is_judged_on_a_task_has_a_head_for_it(rows, bert_teacher, 
         config = compose_config(*rows, "data.max_length=32", *overrides, name="evaluate")
         validate_evaluate(config)
 
-    with pytest.raises(ConfigError, match=f"model={bert_teacher}: has no trained classification head"):
+    with pytest.raises(ConfigError, match=f"model={bert_teacher}: has no trained head of its kind"):
         judge(f"model={bert_teacher}")
     judge(f"model={tmp_path}/judge")  # labels that only the model names are taken from it
     with pytest.raises(

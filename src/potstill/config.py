@@ -252,7 +252,8 @@ class BenchmarkConfig:
     """What a task model is trained for, and what a model is judged on: data, head, metrics, which metric decides."""
 
     name: str = MISSING
-    task: str = "language_model"  # language_model | classification | regression | efficiency
+    # language_model | classification | regression | tokens | spans | efficiency
+    task: str = "language_model"
     hub: str | None = None  # a data set of the hub: `nyu-mll/glue`
     config: str | None = None
     revision: str | None = None
@@ -272,6 +273,20 @@ class BenchmarkConfig:
         None  # by number; null: the training file's, or those of the model that is judged
     )
     aliases: list[str] = field(default_factory=list)  # other spellings: `contradictory=contradiction`
+    more_train_files: list[str] = field(default_factory=list)  # mixed into what is trained on
+    token_column: str | None = (
+        None  # of tokens: numbers in files, from 0 (null: 0 and the last), names on the hub
+    )
+    tag_column: str | None = None  # `none` where a file has no tags
+    scheme: str | None = None  # of the tags that are learnt: BIO | BIOES; null: the training file's
+    too_long: str = "split"  # sentences of tokens: split | cut
+    max_length: int | None = None  # of spans: tokens of a window where data.max_length is null
+    stride: int = 128  # of spans: tokens from the start of a window to that of the next
+    max_question_length: int = 64
+    max_answer_length: int = 30
+    n_best: int = 20  # answers that are kept of each question
+    answer_metric: str = "squad"  # whose script: squad | squad_v2 | cmrc
+    null_threshold: float | None = None  # no answer where that scores better by more; null: always answer
     skip_broken: bool = False  # leave out rows with a wrong number of columns instead of refusing the file
     metrics: list[str] = field(default_factory=list)
     positions: str = "all"  # of benchmark=interchange: all | masked

@@ -18,9 +18,9 @@ from potstill.evaluation.efficiency import (
     size_mb,
 )
 from potstill.evaluation.report import Collapsible, Section, Table
-from potstill.models.head_labels import read_labels
-from potstill.models.load import load_classifier, load_language_model
-from potstill.models.specs import local_folder
+from potstill.models.head_labels import head_from_settings, labels_from_settings
+from potstill.models.load import load_language_model, load_task_model
+from potstill.models.specs import local_folder, read_settings
 
 PASSES = {"latency_ms": "p50 ms", "latency_p95_ms": "p95 ms", "tokens_per_second": "tokens/s"}
 
@@ -117,10 +117,11 @@ def size_figures(model: str, loaded: PreTrainedModel) -> dict[str, Any]:
 
 def _load(model: str) -> PreTrainedModel:
     """A model with the head that it has."""
-    labels = read_labels("model", model)
-    if labels is None:
+    settings = read_settings("model", model)
+    head, labels = head_from_settings(settings), labels_from_settings(settings)
+    if head is None or labels is None:
         return load_language_model("model", model, need_head=False)
-    return load_classifier("model", model, labels=labels, need_head=True)
+    return load_task_model("model", model, labels=labels, head=head, need_head=True)
 
 
 def _drawn(tree: list[tuple[int, str, int]]) -> str:

@@ -23,8 +23,6 @@ from potstill.costs import cost_sections, measure_costs, size_figures
 from potstill.data.tasks.composition import EFFICIENCY, MAIN, is_task
 from potstill.evaluation.bootstrap import LEVEL, Metric, paired_bootstrap
 from potstill.evaluation.efficiency import latency_ms
-from potstill.evaluation.metrics import metric_of
-from potstill.evaluation.predictions import write_predictions
 from potstill.evaluation.report import Collapsible, HeatMap, Points, Section, Table, print_table, write_report
 from potstill.interchange.agreement import AGREEMENT
 from potstill.process import quiet
@@ -63,6 +61,7 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
         pictures = [_agreement_map(config, row) for row in rows]
     if is_task(config.benchmark):
         table = _task_comparison(config, rows)
+        pictures = [*_further_metrics(config, rows), *pictures]
     elif reference is not None:
         table = _agreement_table(config, rows, reference)
     else:
@@ -117,18 +116,14 @@ def _judge_task(config: DictConfig, name: str, model: str, folder: Path, referen
     own = {key.replace("val/", "test/", 1): value for part in metrics for key, value in part.items()}
     only = len(models_of(config)) == 1
     metric, examples = None, 0
-    for part, rows in evaluation.rows.items():
+    for part, judge in evaluation.module.judges.items():
         ends = ([] if only else [re.sub(r"[^\w.-]", "_", name)]) + ([part] if part else [])
-        path = folder / f"{'_'.join(['predictions', *ends])}.tsv"
         numbers, logits, labels = evaluation.module.predicted(part)
-        write_predictions(path, evaluation.module.task, rows, numbers, logits)
-        if rows.labels is None:
-            log.warning(
-                "%s: has no labels; %s is only predicted, in %s", rows.name, config.benchmark.name, path
-            )
+        path = judge.write(folder / "_".join(["predictions", *ends]), numbers, logits)
+        if not judge.labelled:
+            log.warning("%s has no labels; it is only predicted, in %s", config.benchmark.name, path)
         elif part == MAIN:
-            examples = len(numbers)
-            metric = metric_of(evaluation.module.task, config.benchmark.monitor, logits, labels)
+            metric, examples = judge.metric(config.benchmark.monitor, numbers, logits, labels)
     return Row(name, own | _efficiency(trainer, evaluation, model), metric, examples)
 
 
@@ -240,12 +235,7 @@ def _agreement_map(config: DictConfig, row: Row) -> HeatMap:
 def _task_comparison(config: DictConfig, rows: list[Row]) -> Table:
     """Every metric of every model; the share is of the monitored one, where there are labels."""
     monitor = _monitored(config)
-    metrics = [  # the table has the means of agreement, the map each mapping's
-        name
-        for name in rows[0].metrics  # of the first, which differs from nothing
-        if name.startswith("test/")
-        and not name.removeprefix("test/").startswith(tuple(f"{a}_" for a in AGREEMENT))
-    ]
+    metrics, _ = _metric_names(config, rows)
     columns = ["model", "parameters", "MB", "latency ms", *(name.removeprefix("test/") for name in metrics)]
     cells = [
         [row.name, *(row.metrics.get(key) for key in ("parameters", "size_mb", "latency_ms", *metrics))]
@@ -271,6 +261,27 @@ def _task_comparison(config: DictConfig, rows: list[Row]) -> Table:
     elif not metrics:
         note += " No labels, so no metrics: predictions.tsv holds what is predicted."
     return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
+
+
+def _metric_names(config: DictConfig, rows: list[Row]) -> tuple[list[str], list[str]]:
+    """The benchmark's metrics, of all its sets, and the others; each mapping's agreement is on the map alone."""
+    main = (*config.benchmark.metrics, "loss", *AGREEMENT)
+    sets = tuple(f"_{further.name}" for further in config.benchmark.further)
+    known = {f"test/{name}{end}" for name in main for end in ("", *sets)}
+    names = [  # of the first, which differs from nothing
+        name
+        for name in rows[0].metrics
+        if name.startswith("test/")
+        and not name.removeprefix("test/").startswith(tuple(f"{a}_" for a in AGREEMENT))
+    ]
+    return [name for name in names if name in known], [name for name in names if name not in known]
+
+
+def _further_metrics(config: DictConfig, rows: list[Row]) -> list[Section]:
+    """A table of what a benchmark's kind has beside its metrics: a type of entities each, a kind of questions each."""
+    _, names = _metric_names(config, rows)
+    cells = [[name.removeprefix("test/"), *(row.metrics.get(name) for row in rows)] for name in names]
+    return [Table("Further metrics", ["metric", *(row.name for row in rows)], cells, "")] if names else []
 
 
 def _signed(value: float, low: float, high: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel
 
 from potstill.build import (
     TaskTraining,
@@ -25,7 +26,9 @@ from potstill.data.tasks.composition import is_task, text_name
 from potstill.errors import CheckpointError
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.report import Collapsible, Curves, Section, Table, read_metrics, write_report
+from potstill.models.head_labels import SUFFIXES
 from potstill.models.load import save_student
+from potstill.models.trunk import task_head
 from potstill.process import quiet
 from potstill.summary import provenance, write_summary
 from potstill.tracking import finish, log_summary
@@ -76,8 +79,12 @@ def train(config: DictConfig, folder: Path) -> float | None:
             **provenance(config),
         }
         if trainer.is_global_zero:
+            opener = _opener(training.module.student)
             save_student(
-                training.module.student, training.vocabulary.path, folder / "student", _card(config, summary)
+                training.module.student,
+                training.vocabulary.path,
+                folder / "student",
+                _card(config, summary, opener),
             )
             write_summary(folder, summary)
             OmegaConf.save(config, folder / "config.yaml", resolve=True)
@@ -129,14 +136,18 @@ def _ensure_metrics(path: Path) -> None:
         path.write_text("epoch,step\n")
 
 
-def _card(config: DictConfig, summary: dict[str, Any]) -> str:
+def _opener(student: PreTrainedModel) -> str:
+    """The class of transformers that opens a student."""
+    head = task_head(student)
+    return f"AutoModel{SUFFIXES[head]}" if head else "AutoModel"
+
+
+def _card(config: DictConfig, summary: dict[str, Any], opener: str) -> str:
     teacher = config.teacher.model or "none"
     figures = "\n".join(
         f"- {name}: {value:.4g}" for name, value in summary.items() if isinstance(value, float)
     )
-    judged = is_task(config.benchmark)
-    opener = "AutoModelForSequenceClassification" if judged else "AutoModel"
-    more = "" if judged else " (or the class for its head)"
+    more = "" if is_task(config.benchmark) else " (or the class for its head)"
     return (
         "---\nlibrary_name: transformers\ntags: [distillation, potstill]\n---\n\n"
         f"# Student\n\nTrained with `objective={config.objective.name}` on `{text_name(config)}`; teacher: {teacher}; "

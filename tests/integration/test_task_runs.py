@@ -283,7 +283,7 @@ def test_labels_in_another_order_and_rows_without_labels(run, judge, files, tmp_
     value, summary, where = judge("unlabelled", model, f"benchmark.test_file={tmp_path}/test.tsv")
     assert value is None
     assert not [name for name in summary if name.startswith("test/")]
-    assert "test.tsv: has no labels; text_classification is only predicted" in caplog.text
+    assert "text_classification has no labels; it is only predicted" in caplog.text
     columns = (where / "predictions.tsv").read_text().splitlines()
     assert columns[0] == "index\tprediction\tp(no)\tp(yes)"
     assert len(columns) == 61

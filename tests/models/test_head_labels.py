@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from potstill.models.head_labels import label_order, read_labels
+from potstill.models.head_labels import SPAN_LABELS, label_order, read_labels
 
 BERT = {"model_type": "bert"}
 
@@ -13,6 +13,7 @@ BERT = {"model_type": "bert"}
         (BERT, None),
         (BERT | {"architectures": ["BertForMaskedLM"]}, None),
         (BERT | {"architectures": ["BertForTokenClassification"], "id2label": {"0": "O"}}, None),
+        (BERT | {"architectures": ["BertForQuestionAnswering"]}, None),
         (BERT | {"architectures": ["BertForSequenceClassification"]}, ("LABEL_0", "LABEL_1")),
         (
             BERT
@@ -26,7 +27,18 @@ BERT = {"model_type": "bert"}
 )
 def test_the_labels_of_a_head(settings, labels, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    assert read_labels("model", str(tmp_path)) == labels
+    assert read_labels("model", str(tmp_path), "sequence") == labels
+
+
+def test_the_labels_of_other_heads(tmp_path):
+    for name, head, labels in (
+        ("TokenClassification", "tokens", ("O", "B-X")),
+        ("QuestionAnswering", "spans", SPAN_LABELS),
+    ):
+        settings = BERT | {"architectures": [f"BertFor{name}"], "id2label": {"0": "O", "1": "B-X"}}
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        assert read_labels("model", str(tmp_path), head) == read_labels("model", str(tmp_path)) == labels
+        assert read_labels("model", str(tmp_path), "sequence") is None
 
 
 @pytest.mark.parametrize(

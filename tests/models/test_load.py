@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from potstill.errors import ModelError
 from potstill.models import load
-from potstill.models.load import load_classifier, load_language_model, name_labels, save_student
+from potstill.models.load import load_language_model, load_task_model, name_labels, save_student
 
 BERT = BertConfig(
     vocab_size=30,
@@ -313,7 +313,7 @@ def logits_of(model):
 
 def classifier_fault(folder, labels, need_head=True):
     with pytest.raises(ModelError) as caught:
-        load_classifier("model", folder, labels=labels, need_head=need_head)
+        load_task_model("model", folder, labels=labels, need_head=need_head)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(f"model={folder}: ")
@@ -331,9 +331,9 @@ CLASSIFIERS = [
 def test_a_trained_head_is_put_into_the_order_of_the_labels(save, model_class, config):
     model = classifier(model_class, config, NLI)
     folder = save(model)
-    same = load_classifier("model", folder, labels=NLI, need_head=True)
+    same = load_task_model("model", folder, labels=NLI, need_head=True)
     assert_close(logits_of(same), logits_of(model), atol=1e-6, rtol=0)
-    turned = load_classifier(
+    turned = load_task_model(
         "model", folder, labels=("Contradiction", "neutral", "entailment"), need_head=True
     )
     assert_close(logits_of(turned), logits_of(model).flip(-1), atol=1e-6, rtol=0)
@@ -344,7 +344,7 @@ def test_a_trained_head_is_put_into_the_order_of_the_labels(save, model_class, c
 def test_labels_without_names_are_taken_in_order_and_that_is_logged(save, caplog):
     folder = save(classifier(BertForSequenceClassification, BERT, ("LABEL_0", "LABEL_1")))
     caplog.set_level(logging.WARNING, logger="potstill")
-    model = load_classifier("model", folder, labels=("no", "yes"), need_head=True)
+    model = load_task_model("model", folder, labels=("no", "yes"), need_head=True)
     assert model.config.id2label == {0: "no", 1: "yes"}
     assert caplog.messages == [
         f"model={folder}: its labels have no names; taken to be no, yes, in this order"
@@ -358,9 +358,9 @@ def test_heads_of_other_labels_are_refused_where_a_trained_one_is_needed(save):
     assert "name them in the model's order by benchmark.labels" in message
     assert "benchmark.labels" not in classifier_fault(folder, NLI)
     assert "the data set's one score" in classifier_fault(folder, ())
-    assert "has no trained classification head" in classifier_fault(save(BertForMaskedLM(BERT)), NLI)
+    assert "no trained head of its kind (ForSequence" in classifier_fault(save(BertForMaskedLM(BERT)), NLI)
     tagging = BertForTokenClassification(BertConfig(**{**BERT.to_dict(), "num_labels": 3}))
-    assert "has no trained classification head" in classifier_fault(save(tagging), NLI)
+    assert "no trained head of its kind (ForSequence" in classifier_fault(save(tagging), NLI)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_another_head_is_replaced_by_a_new_one_from_the_generator(save, model, c
     heads = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
-        loaded = load_classifier("student.model", folder, labels=NLI, need_head=False)
+        loaded = load_task_model("student.model", folder, labels=NLI, need_head=False)
         assert loaded.config.num_labels == 3
         heads.append(loaded.state_dict())
     assert len(caplog.records) == 3
@@ -411,10 +411,10 @@ def test_another_head_is_replaced_by_a_new_one_from_the_generator(save, model, c
 
 def test_a_regression_has_one_score(save):
     folder = save(BertForMaskedLM(BERT))
-    model = load_classifier("student.model", folder, labels=(), need_head=False)
+    model = load_task_model("student.model", folder, labels=(), need_head=False)
     assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
     folder = save(classifier(BertForSequenceClassification, BERT, ()))
-    assert load_classifier("model", folder, labels=(), need_head=True).classifier.out_features == 1
+    assert load_task_model("model", folder, labels=(), need_head=True).classifier.out_features == 1
 
 
 def test_a_classifier_with_weights_missing_is_refused(save, tmp_path):
@@ -431,7 +431,7 @@ def test_a_classifier_with_weights_missing_is_refused(save, tmp_path):
 
 
 def test_a_saved_classifier_opens_without_this_package(save, tmp_path):
-    model = load_classifier("model", save(BertForMaskedLM(BERT)), labels=NLI, need_head=False)
+    model = load_task_model("model", save(BertForMaskedLM(BERT)), labels=NLI, need_head=False)
     folder = save_student(model, tokenizer(), tmp_path / "student", "# A student\n")
     opened = AutoModelForSequenceClassification.from_pretrained(folder)
     assert_close(logits_of(opened), logits_of(model), atol=1e-6, rtol=0)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import transformers
 from torch import nn
 from torch.testing import assert_close
 from transformers import (
@@ -210,6 +211,20 @@ def test_a_distilbert_of_a_classifier_has_its_last_layer_and_its_labels():
     assert logits_of(student).shape == (2, 3)
     with pytest.raises(ConfigError, match="vocab_transform=false"):
         student_from_layers(teacher, [0, 3], vocab_transform=False)
+
+
+@pytest.mark.parametrize("head", ["TokenClassification", "QuestionAnswering"])
+def test_a_distilbert_of_all_layers_with_a_head_for_tokens_or_spans_is_the_teacher(head):
+    torch.manual_seed(0)
+    config = teacher_of("bert").config
+    config.id2label = {0: "O", 1: "B-X"}
+    teacher = getattr(transformers, f"BertFor{head}")(config).eval()
+    student = student_from_layers(teacher, range(4), architecture="distilbert").eval()
+    assert type(student).__name__ == f"DistilBertFor{head}"
+    assert student.config.id2label == {0: "O", 1: "B-X"}
+    ids = torch.randint(4, config.vocab_size, (2, 7))
+    for found, expected in zip(student(ids).to_tuple(), teacher(ids).to_tuple(), strict=True):
+        assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def classifier_of(model_type):

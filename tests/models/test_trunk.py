@@ -6,7 +6,9 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BertConfig,
     GPTNeoXConfig,
 )
@@ -126,6 +128,23 @@ def test_the_classification_head_agrees_with_the_whole_model(case):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("auto", [AutoModelForTokenClassification, AutoModelForQuestionAnswering])
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_the_heads_for_tokens_and_spans_agree_with_the_whole_model(case, auto):
+    labels = {"num_labels": 3} if auto is AutoModelForTokenClassification else {}
+    try:
+        model = tiny(case, auto=auto, **labels)
+    except ValueError:
+        pytest.skip(f"transformers has no such head for {case}")
+    trunk, batch = trunk_of(model), padded_batch()
+    found = trunk.classify(last_hidden(trunk, *batch.values()), batch["attention_mask"])
+    output = model(**batch)
+    expected = output.logits if labels else torch.stack([output.start_logits, output.end_logits], -1)
+    real = batch["attention_mask"].bool()
+    assert_close(found[real], expected[real], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("case", ["bert", "roberta", "distilbert", "gpt2"])
 def test_gradients_of_a_classifier_agree(case):
     model, batch = tiny(case, auto=AutoModelForSequenceClassification, num_labels=2).train(), padded_batch()
@@ -146,7 +165,7 @@ def test_gradients_of_a_classifier_agree(case):
 def test_a_model_without_the_head_or_without_token_types_says_so():
     batch = padded_batch()
     trunk = trunk_of(tiny("bert"))
-    with pytest.raises(ModelError, match="BertForMaskedLM has no head for sequence classification"):
+    with pytest.raises(ModelError, match="BertForMaskedLM has no head for a task"):
         trunk.classify(last_hidden(trunk, *batch.values()))
     with pytest.raises(ModelError, match="distilbert has no token types"):
         trunk_of(tiny("distilbert")).embed(*batch.values(), torch.zeros_like(batch["input_ids"]))

@@ -1,6 +1,11 @@
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.interchange.agreement import class_agreement
@@ -10,7 +15,7 @@ from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import kl_divergence, logit_mse
 from potstill.models.trunk import trunk_of
 from potstill.objectives.interchange import Interchange
-from potstill.objectives.task import TaskObjective
+from potstill.objectives.task import TaskObjective, predictions_of, reached_of
 
 BERT = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -44,11 +49,90 @@ def test_the_shares_of_a_step_add_up_to_the_loss_of_transformers(kind, outputs, 
     ).loss  # fmt: skip
     objective = TaskObjective(kind)
     micro = [part(whole, slice(0, 4)), part(whole, slice(4, 6))]
-    denominators = objective.denominators(TaskStep(micro, examples=6, tokens=30))
+    denominators = objective.denominators(TaskStep(micro, predictions=6, tokens=30))
     shares = [objective(trunk_of(model), None, one, denominators) for one in micro]
     torch.testing.assert_close(sum(share.loss for share in shares), expected)
     torch.testing.assert_close(sum(share.terms["label"] for share in shares), expected.detach())
     assert not shares[0].terms["label"].requires_grad
+
+
+def words_of(labels):
+    """A token is the first of a word where it has a label."""
+    numbers = torch.arange(labels.numel()).view(labels.shape)
+    return numbers.where(labels >= 0, torch.full_like(numbers, -1))
+
+
+def test_labels_of_tokens_are_judged_as_by_transformers():
+    torch.manual_seed(0)
+    model = BertForTokenClassification(BertConfig(**BERT, intermediate_size=16, num_labels=3)).eval()
+    whole = batch(None)
+    labels = torch.randint(0, 3, (6, 7)).masked_fill(whole.attention_mask == 0, -100)
+    labels[:, 1::2] = -100
+    inputs = {"input_ids": whole.input_ids, "attention_mask": whole.attention_mask}
+    expected = model(**inputs, token_type_ids=whole.token_type_ids, labels=labels).loss
+    whole.labels, whole.words = labels, words_of(labels)
+    objective = TaskObjective("tokens")
+    micro = [part(whole, slice(0, 4)), part(whole, slice(4, 6))]
+    for own, rows in zip(micro, (slice(0, 4), slice(4, 6)), strict=True):
+        own.words = whole.words[rows]
+    step = TaskStep(micro, predictions=int((labels >= 0).sum()), tokens=30)
+    shares = [objective(trunk_of(model), None, one, objective.denominators(step)) for one in micro]
+    torch.testing.assert_close(sum(share.loss for share in shares), expected)
+
+
+def test_the_ends_of_answers_are_judged_as_by_transformers_and_never_lie_in_padding():
+    torch.manual_seed(0)
+    model = BertForQuestionAnswering(BertConfig(**BERT, intermediate_size=16)).eval()
+    whole = batch(torch.tensor([[1, 2], [0, 0], [2, 2], [3, 6], [1, 5], [0, 1]]))
+    whole.attention_mask = torch.ones_like(whole.attention_mask)
+    expected = model(
+        input_ids=whole.input_ids, token_type_ids=whole.token_type_ids,
+        start_positions=whole.labels[:, 0], end_positions=whole.labels[:, 1],
+    ).loss  # fmt: skip
+    objective = TaskObjective("spans")
+    micro = [part(whole, slice(0, 4)), part(whole, slice(4, 6))]
+    denominators = objective.denominators(TaskStep(micro, predictions=12, tokens=42))
+    shares = [objective(trunk_of(model), None, one, denominators) for one in micro]
+    torch.testing.assert_close(sum(share.loss for share in shares), expected)
+    whole.attention_mask[2, 3:] = 0
+    hidden = torch.randn(6, 7, 16)
+    shares_NC = predictions_of(trunk_of(model), hidden, whole).softmax(-1)
+    assert shares_NC.shape == (12, 7)
+    assert (shares_NC[4:6, 3:] == 0).all()
+    assert (shares_NC[:4] > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["tokens", "spans"])
+def test_soft_and_counterfactual_terms_of_tokens_and_spans(kind):
+    torch.manual_seed(0)
+    heads = {"tokens": BertForTokenClassification, "spans": BertForQuestionAnswering}
+    config = BertConfig(
+        **BERT | {"num_hidden_layers": 2}, intermediate_size=16, num_labels=3 if kind == "tokens" else 2
+    )
+    teacher, student = heads[kind](config).eval(), heads[kind](config).eval()
+    micro = swapping(batch(None))
+    if kind == "tokens":
+        labels = torch.randint(0, 3, (6, 7)).masked_fill(micro.attention_mask == 0, -100)
+        labels[:, 2] = -100
+        micro.labels, micro.words = labels, words_of(labels)
+    else:
+        micro.labels = torch.zeros(6, 2, dtype=torch.long)
+    exchange = Interchange(read_mappings("single_middle", trunk_of(teacher), trunk_of(student)))
+    objective = TaskObjective(kind, TERMS, 3.0, exchange)
+    found = objective(trunk_of(student), trunk_of(teacher), micro, dict.fromkeys(TERMS, 1.0))
+    _, theirs = hooked(teacher, micro, exchange.mappings[0].teacher[0].block)
+    _, ours = hooked(student, micro, exchange.mappings[0].student[0].block)
+    if kind == "tokens":
+        wanted = micro.reached & (micro.words >= 0)
+        expected = kl_divergence(ours[wanted], theirs[wanted], 3.0, denominator=1.0)
+    else:
+        rows, far = micro.reached.any(1), micro.attention_mask[..., None] == 0
+        ours, theirs = (x.masked_fill(far, -1e9)[rows].transpose(1, 2).flatten(0, 1) for x in (ours, theirs))
+        expected = kl_divergence(ours, theirs, 3.0, denominator=1.0)
+    assert found.terms["causal_ce"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert found.terms["ce"] > 0
+    same = objective(trunk_of(teacher), trunk_of(teacher), micro, dict.fromkeys(TERMS, 1.0))
+    assert all(abs(value.item()) < 1e-3 for term, value in same.terms.items() if term != "label")
 
 
 SWAPS = [
@@ -101,7 +185,10 @@ def hooked(model, micro, block):
         model(**inputs)
         output = model(**inputs, output_hidden_states=True)
     handle.remove()
-    return output.hidden_states[-1], output.logits
+    logits = output.get("logits")
+    if logits is None:  # the ends of an answer
+        logits = torch.stack([output.start_logits, output.end_logits], -1)
+    return output.hidden_states[-1], logits
 
 
 TERMS = {"label": 1.0, "ce": 0.5, "mse": 0.1, "cos": 0.25, "causal_ce": 2.0, "causal_cos": 0.5}
@@ -152,7 +239,7 @@ def test_class_agreement_equals_the_textbook():
     mappings = read_mappings("grid", trunk_of(teacher), trunk_of(student))
     same, kl = class_agreement(
         trunk_of(teacher), trunk_of(student), micro.input_ids, micro.attention_mask, micro.token_type_ids, micro.swap,
-        micro.reached_rows, mappings,
+        lambda trunk, last: predictions_of(trunk, last, micro)[reached_of(micro)], mappings,
     )  # fmt: skip
     for mapping, found_same, found_kl in zip(mappings, same, kl, strict=True):
         _, theirs = hooked(teacher, micro, mapping.teacher[0].block)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -23,25 +20,20 @@ from potstill.build.models import (
     prepare_student,
     suit_hardware,
 )
-from potstill.data.corpus.progress import counting
+from potstill.build.task_parts import Preparer, check_labels, read_joined, with_labels_of, with_own_labels
 from potstill.data.corpus.tokenizers import Vocabulary, describe
 from potstill.data.tasks.augment import Augmentation, Noise
 from potstill.data.tasks.composition import MAIN, judged_parts, task_of, training_parts
-from potstill.data.tasks.datamodule import TaskDataModule, TaskSet
-from potstill.data.tasks.features import Features, features_of
-from potstill.data.tasks.labels import CLASSIFICATION, Task, encode_labels, labels_of
-from potstill.data.tasks.preflight import oddities, overlap, warnings_of
-from potstill.data.tasks.readers import Rows, RowSource
+from potstill.data.tasks.datamodule import TaskDataModule
+from potstill.data.tasks.labels import Task
 from potstill.errors import DataError
 from potstill.models.head_labels import read_labels
-from potstill.models.load import load_classifier
+from potstill.models.load import load_task_model
 from potstill.models.specs import default_layers
 from potstill.models.students import check_tokens, student_from_config, student_from_layers
 from potstill.models.trunk import trunk_of
 from potstill.modules.downstream import Downstream
 from potstill.objectives.task import TaskObjective
-
-log = logging.getLogger(__name__)
 
 SUPERVISED_TASKS = ("finetune",)  # objectives that learn from labels alone; a teacher only gives its layers
 
@@ -60,40 +52,38 @@ class TaskTraining:
 
 @dataclass
 class TaskEvaluation:
-    """A single task model, the rows that it is judged on by set, and the longest sequence in tokens."""
+    """A single task model, what it is judged on, and the longest sequence in tokens."""
 
     module: Downstream
     data: TaskDataModule
-    rows: dict[str, Rows]
     length: int
 
 
 def build_task_training(config: DictConfig) -> TaskTraining:
-    """Rows, labels, tokenizer, model, features and module of a training run; what can fail early comes first.
+    """Examples, labels, tokenizer, model, features and module of a training run; what can fail early comes first.
 
     Raises:
         PotstillError: files, tokenizer or models that cannot be used, or that do not fit each other.
     """
     task = task_of(config.benchmark)
     parts = training_parts(config.benchmark, config.data.max_examples)
-    train, evaluation = parts.train.rows(), _read(parts.eval)
-    if task.kind == CLASSIFICATION and not task.labels:
-        task = task.with_labels(labels_of(train))
-    labels = {name: encode_labels(rows, task) for name, rows in evaluation.items()}
-    train_labels = encode_labels(train, task)
+    train, evaluation = read_joined(parts.train), {name: source.read() for name, source in parts.eval.items()}
+    task = with_labels_of(task, train, config.benchmark.scheme)
+    check_labels(train, *evaluation.values(), task=task)
     vocabulary = describe(_tokenizer_folder(config))
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
     teacher = None
     if config.objective.name not in SUPERVISED_TASKS:
-        teacher = load_classifier(
+        teacher = load_task_model(
             "teacher.model",
             config.teacher.model,
             labels=task.labels,
+            head=task.head,
             need_head=True,
             attention=config.teacher.attention,
         )
         check_vocabulary(vocabulary, "teacher.model", teacher)
-    student = _build_classifier(config, task, vocabulary, teacher)
+    student = _build_student(config, task, vocabulary, teacher)
     check_vocabulary(vocabulary, "the student", student)
     if teacher is not None:
         check_tokens(teacher, student)
@@ -104,15 +94,13 @@ def build_task_training(config: DictConfig) -> TaskTraining:
     # Made once for nothing: a fault in its arguments should not wait for the features.
     build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
     models = [m for m in (teacher, student) if m is not None]
-    length = sequence_length(config.data, vocabulary, models)
-    tokenised = _Parts(config.data, vocabulary, length)
-    train_set = TaskSet(tokenised.features("train", train), train_labels)
+    length = _length(config, vocabulary, models)
+    preparer = Preparer(config.data, config.benchmark, task, vocabulary, length)
+    train_set = preparer.part("train", train).set
+    prepared = {name: preparer.part(_part_name(name), part, train) for name, part in evaluation.items()}
     data = TaskDataModule(
         train_set,
-        {
-            name: TaskSet(tokenised.features(_part_name(name), rows, train), labels[name])
-            for name, rows in evaluation.items()
-        },
+        {name: part.set for name, part in prepared.items()},
         pad_id=vocabulary.pad_id,
         token_types=any(trunk_of(m).token_types > 1 for m in models),
         settings=batch_settings(config, build_plan(config.objective.interchange)),
@@ -126,12 +114,12 @@ def build_task_training(config: DictConfig) -> TaskTraining:
         teacher,
         objective,
         task,
-        list(evaluation),
+        {name: part.judge for name, part in prepared.items()},
         optimizer=lambda model: build_optimizer(config.optimizer, model),
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,
     )
-    return TaskTraining(module, data, vocabulary, task, tokenised.counts, parameters)
+    return TaskTraining(module, data, vocabulary, task, preparer.counts, parameters)
 
 
 def build_task_evaluation(config: DictConfig, model: str, reference: str | None = None) -> TaskEvaluation:
@@ -146,14 +134,13 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
         PotstillError: a model or files that cannot be used, or that do not fit each other.
     """
     task = task_of(config.benchmark)
-    rows = _read(judged_parts(config.benchmark, config.data.max_examples))
-    if task.kind == CLASSIFICATION and not task.labels:
-        task = task.with_labels(read_labels("model", model) or ())
-    labels = {name: encode_labels(part, task) for name, part in rows.items()}
+    sources = judged_parts(config.benchmark, config.data.max_examples)
+    parts = {name: source.read() for name, source in sources.items()}
+    task = with_own_labels(task, read_labels("model", model, task.head) or ())
     given = ("model", model) if config.data.tokenizer is None else ("data.tokenizer", config.data.tokenizer)
     vocabulary = describe(local_tokenizer(*given))
     loaded = [
-        load_classifier("model", name, labels=task.labels, need_head=True)
+        load_task_model("model", name, labels=task.labels, head=task.head, need_head=True)
         for name in (model, reference)
         if name is not None
     ]
@@ -168,11 +155,12 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
             config.benchmark.interchange, trunk_of(teacher), trunk_of(classifier), "benchmark.interchange"
         )
         objective = replace(objective, interchange=exchange)
-    length = sequence_length(config.data, vocabulary, loaded)
-    tokenised = _Parts(config.data, vocabulary, length)
+    length = _length(config, vocabulary, loaded)
+    preparer = Preparer(config.data, config.benchmark, task, vocabulary, length)
+    prepared = {name: preparer.part(_part_name(name), part) for name, part in parts.items()}
     data = TaskDataModule(
         None,
-        {name: TaskSet(tokenised.features(part.name, part), labels[name]) for name, part in rows.items()},
+        {name: part.set for name, part in prepared.items()},
         pad_id=vocabulary.pad_id,
         token_types=any(trunk_of(m).token_types > 1 for m in loaded),
         settings=batch_settings(config, plan),
@@ -181,12 +169,16 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
     if config.compile:
         for part in loaded:
             compile_blocks(part)
-    module = Downstream(classifier, teacher, objective, task, list(rows))
-    return TaskEvaluation(module, data, rows, length)
+    module = Downstream(
+        classifier, teacher, objective, task, {name: part.judge for name, part in prepared.items()}
+    )
+    return TaskEvaluation(module, data, length)
 
 
-def _read(sources: Mapping[str, RowSource]) -> dict[str, Rows]:
-    return {name: source.rows() for name, source in sources.items()}
+def _length(config: DictConfig, vocabulary: Vocabulary, models: list[PreTrainedModel]) -> int:
+    """Tokens of the longest sequence; a benchmark may have a default of its own."""
+    length, own = sequence_length(config.data, vocabulary, models), config.benchmark.max_length
+    return length if config.data.max_length is not None or own is None else min(length, own)
 
 
 def _noise(settings: DictConfig, vocabulary: Vocabulary) -> Noise | None:
@@ -212,33 +204,6 @@ def _part_name(name: str) -> str:
     return "eval" if name == MAIN else f"eval_{name}"
 
 
-class _Parts:
-    """Makes features of parts, and tells what is odd about them."""
-
-    def __init__(self, data: DictConfig, vocabulary: Vocabulary, length: int):
-        self.data, self.vocabulary, self.length = data, vocabulary, length
-        self.counts: dict[str, int] = {}
-
-    def features(self, name: str, rows: Rows, train: Rows | None = None) -> Features:
-        """Features of a part; what it has in common with `train` is counted too."""
-        with counting(f"tokenising {rows.name}") as progress:
-            features = features_of(
-                rows,
-                self.vocabulary,
-                max_length=self.length,
-                cache=Path(self.data.cache).expanduser(),
-                progress=progress,
-            )
-        counts = oddities(rows, features, self.vocabulary)
-        if train is not None:
-            counts["overlap"] = overlap(train, rows)
-        log.info("%s: %s", rows.name, ", ".join(f"{count:,} {key}" for key, count in counts.items()))
-        for line in warnings_of(rows.name, counts, self.length, self.vocabulary.path):
-            log.warning("%s", line)
-        self.counts |= {f"{name}_{key}": count for key, count in counts.items()}
-        return features
-
-
 def _tokenizer_folder(config: DictConfig) -> str:
     """Of `data.tokenizer`, else of the model that the student is, or is made of."""
     given = {
@@ -249,13 +214,18 @@ def _tokenizer_folder(config: DictConfig) -> str:
     return local_tokenizer(*next((key, value) for key, value in given.items() if value is not None))
 
 
-def _build_classifier(
+def _build_student(
     config: DictConfig, task: Task, vocabulary: Vocabulary, teacher: PreTrainedModel | None
 ) -> PreTrainedModel:
     s = config.student
     if s.model:
-        student = load_classifier(
-            "student.model", s.model, labels=task.labels, need_head=False, attention=s.attention
+        student = load_task_model(
+            "student.model",
+            s.model,
+            labels=task.labels,
+            head=task.head,
+            need_head=False,
+            attention=s.attention,
         )
     elif s.config:
         student = student_from_config(
@@ -265,12 +235,14 @@ def _build_classifier(
             bos_token_id=vocabulary.start_id,
             eos_token_id=vocabulary.end_id,
             labels=task.labels,
+            head=task.head,
         )
     else:
-        teacher = teacher or load_classifier(
+        teacher = teacher or load_task_model(
             "teacher.model",
             config.teacher.model,
             labels=task.labels,
+            head=task.head,
             need_head=False,
             attention=config.teacher.attention,
         )

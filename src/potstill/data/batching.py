@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
+IGNORED = -100  # the label of a token without one
 _ORDER, _STEP = 0, 1  # what a derived random stream is for
 
 

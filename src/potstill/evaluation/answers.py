@@ -196,6 +196,25 @@ def _rank(sorted_groups: NDArray[np.integer]) -> NDArray[np.integer]:
 # --- Metrics. Shares from 0 to 1, where the published scripts have percentages. ---
 
 
+def answer_scores(
+    script: str, predictions: Sequence[str], references: References
+) -> dict[str, NDArray[np.float64]]:
+    """`em` and `f1` of each question, `(questions,)`; their means are the published figures.
+
+    Args:
+        script: `squad`, `squad_v2` or `cmrc`.
+        predictions: an answer a question, "" for none.
+        references: of each question; none where it has no answer, which only SQuAD 2.0 has.
+    """
+    if script == "squad_v2":
+        return _v2_scores(predictions, _v2_references(references))
+    em, f1 = {"squad": (squad_em, squad_f1), "cmrc": (cmrc_em, cmrc_f1)}[script]
+    return {
+        name: np.array(list(_best_of(predictions, references, own)), float)
+        for name, own in (("em", em), ("f1", f1))
+    }
+
+
 def squad(predictions: Sequence[str], references: References) -> dict[str, float]:
     """Exact matches and F1 of words, after the script of SQuAD 1.1 (Rajpurkar et al. 2016); the best reference counts.
 
@@ -248,7 +267,7 @@ def squad_v2(
         `no_ans_em` and `no_ans_f1`; and where it was looked for, `best_em` at `best_em_threshold` and `best_f1` at
         `best_f1_threshold`, by the rule of `Found.text`.
     """
-    gold = [[text for text in own if normalize(text)] or [""] for own in references]
+    gold = _v2_references(references)
     has_N = np.array([own != [""] for own in gold], np.bool_)
     scores = _v2_scores(predictions, gold)
     found = {name: _mean(own) for name, own in scores.items()}
@@ -355,6 +374,10 @@ def _f1(common: int, own: int, gold: int) -> float:
         return 0.0
     precision, recall = common / own, common / gold
     return 2 * precision * recall / (precision + recall)
+
+
+def _v2_references(references: References) -> list[list[str]]:
+    return [[text for text in own if normalize(text)] or [""] for own in references]
 
 
 def _v2_scores(predictions: Sequence[str], gold: References) -> dict[str, NDArray[np.float64]]:

@@ -16,7 +16,10 @@ from potstill.evaluation.bootstrap import Metric as RowsMetric
 
 
 class Predictions(Metric):
-    """Logits, labels and row numbers of a set, gathered over all ranks and put into the order of the rows."""
+    """Logits, labels and numbers of the units of a set, gathered over all ranks and put into the order of the numbers.
+
+    A unit is a row, a word or a window, whatever a judge judges.
+    """
 
     full_state_update = False
     rows: list[Tensor]
@@ -32,9 +35,9 @@ class Predictions(Metric):
         """Add a batch.
 
         Args:
-            rows: `(batch,)` row numbers.
-            logits: `(batch, labels)`, or `(batch, 1)` scores.
-            labels: `(batch,)`; None where there are none.
+            rows: `(batch,)` numbers.
+            logits: `(batch, ...)`.
+            labels: `(batch, ...)`; None where there are none.
         """
         self.rows.append(rows)
         self.logits.append(logits.float())
@@ -46,7 +49,7 @@ class Predictions(Metric):
         """Rows in order, their logits and labels.
 
         Returns:
-            `(rows,)` row numbers, `(rows, labels)` float32 logits, and `(rows,)` float64 labels, not a number where
+            `(units,)` numbers, `(units, ...)` float32 logits, and `(units, ...)` float64 labels, not a number where
             there is none.
         """
         rows, logits, labels = (dim_zero_cat(state) for state in (self.rows, self.logits, self.labels))

@@ -14,8 +14,6 @@ from potstill.data.tasks.readers import Rows
 def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, logits_NC: Tensor) -> None:
     """Write a TSV file: `index` (from 0), `prediction`, `label` where there are labels, and the share of each label.
 
-    The file is complete or absent: it is written under another name and renamed.
-
     Args:
         path: where to.
         task: names the labels; a regression has `index`, `prediction` and `label` only.
@@ -38,9 +36,14 @@ def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, log
             for label, own in zip(task.labels, shares, strict=True)
         }
     lines = ["\t".join(columns), *map("\t".join, zip(*columns.values(), strict=True))]
+    write_whole(path, "\n".join(lines) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all: under another name first."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        fresh.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        fresh.write_text(text, encoding="utf-8")
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -79,11 +79,11 @@ def class_agreement(
     attention_mask_BL: Tensor,
     token_type_ids_BL: Tensor | None,
     swap: Swap,
-    rows_B: Tensor,
+    read: Callable[[Trunk, Tensor], Tensor],
     mappings: Sequence[InterchangeMapping],
     read_site: str = "block_output",
 ) -> tuple[Tensor, Tensor]:
-    """As `interchange_agreement`, of two classifiers: `(M,)` rows with the same label, and `(M,)` sums of KL in nats.
+    """As `interchange_agreement`, of two task models: `(M,)` equal predictions, and `(M,)` sums of KL in nats.
 
     Args:
         teacher: the reference.
@@ -92,7 +92,7 @@ def class_agreement(
         attention_mask_BL: `(batch, length)`.
         token_type_ids_BL: `(batch, length)` or None.
         swap: what swaps.
-        rows_B: `(batch,)` bool, the rows to compare.
+        read: gives the logits to compare, `(predictions, labels)`, from a trunk and its last hidden states.
         mappings: M of them.
         read_site: as in `counterfactual`.
     """
@@ -101,10 +101,8 @@ def class_agreement(
         types = token_type_ids_BL if trunk.token_types > 1 else None
         flow = trunk.embed(input_ids_BL, attention_mask_BL, types)
         hidden, index = _counterfactuals(trunk, side, flow, swap, mappings, read_site)
-        classes = [
-            trunk.classify(last, attention_mask_BL)[rows_B].double().log_softmax(-1) for last in hidden
-        ]
-        logits.append(torch.stack([classes[i] for i in index]))  # (M, rows, labels)
+        classes = [read(trunk, last).double().log_softmax(-1) for last in hidden]
+        logits.append(torch.stack([classes[i] for i in index]))  # (M, predictions, labels)
     theirs, ours = logits
     same_M = (theirs.argmax(-1) == ours.argmax(-1)).sum(-1).double()
     return same_M, (theirs.exp() * (theirs - ours)).sum((-1, -2))

@@ -1,4 +1,4 @@
-"""The labels that a model's head for sequence classification tells apart, and those of a data set.
+"""The heads of task models, the labels that they tell apart, and those of a data set.
 
 Like `specs`, it reads config.json alone and imports neither torch nor transformers.
 """
@@ -7,34 +7,55 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from potstill.models.specs import read_settings
 
-# How transformers calls a model with a head for sequence classification, by architecture.
-CLASSIFIER_SUFFIX = "ForSequenceClassification"
+Head = Literal["sequence", "tokens", "spans"]
+
+# How transformers calls a model with a head: its class is the architecture's name and this.
+SUFFIXES: dict[Head, str] = {
+    "sequence": "ForSequenceClassification",
+    "tokens": "ForTokenClassification",
+    "spans": "ForQuestionAnswering",
+}
+SPAN_LABELS = ("start", "end")  # what a head for spans tells of each token; no model names them
 
 
-def read_labels(key: str, value: str) -> tuple[str, ...] | None:
+def head_of(name: str) -> Head | None:
+    """The head of a model class of transformers; None where it is no task model's."""
+    return next((head for head, suffix in SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def read_labels(key: str, value: str, head: Head | None = None) -> tuple[str, ...] | None:
     """Read which labels a model tells apart, without loading it.
 
     Args:
         key: configuration key that names the model, for messages.
         value: folder, or hub id.
+        head: the one that is asked for; None for any.
 
     Returns:
-        Names by number; None where the model has no head for sequence classification.
+        Names by number; None where the model has no such head.
 
     Raises:
         ModelError: as `specs.read_settings`.
     """
-    return labels_from_settings(read_settings(key, value))
+    return labels_from_settings(read_settings(key, value), head)
 
 
-def labels_from_settings(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
+def head_from_settings(settings: Mapping[str, Any]) -> Head | None:
+    """The head that the content of a config.json names."""
+    return next((head for name in settings.get("architectures") or () if (head := head_of(str(name)))), None)
+
+
+def labels_from_settings(settings: Mapping[str, Any], head: Head | None = None) -> tuple[str, ...] | None:
     """The labels that the content of a config.json names; `LABEL_0`, `LABEL_1`, ... where it names none."""
-    if not any(str(name).endswith(CLASSIFIER_SUFFIX) for name in settings.get("architectures") or ()):
+    own = head_from_settings(settings)
+    if own is None or head not in (None, own):
         return None
+    if own == "spans":
+        return SPAN_LABELS
     names = settings.get("id2label") or {}
     if not names:  # what transformers assumes
         return tuple(f"LABEL_{number}" for number in range(settings.get("num_labels") or 2))
@@ -67,10 +88,10 @@ def label_order(found: Sequence[str], wanted: Sequence[str]) -> list[int] | None
     return [plain_found.index(name) for name in plain_wanted]
 
 
-def head_fault(found: Sequence[str] | None, labels: Sequence[str] | None) -> str:
+def head_fault(found: Sequence[str] | None, labels: Sequence[str] | None, head: Head) -> str:
     """Why a model's head is not one of a data set's labels (None: not known), and what to do."""
     if found is None or labels is None:
-        return "has no trained classification head; train one with objective=finetune"
+        return f"has no trained head of its kind ({SUFFIXES[head]}); train one with objective=finetune"
     wanted = ", ".join(labels) or "one score"
     return (
         f"its labels are {', '.join(found)}, the data set's {wanted}: they cannot be matched by name; "

@@ -1,4 +1,4 @@
-"""Language models and classifiers from and to disk, with every fault of a checkpoint as one line."""
+"""Language models and task models from and to disk, with every fault of a checkpoint as one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,7 +28,15 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from potstill.errors import ModelError
-from potstill.models.head_labels import head_fault, label_order, labels_from_settings, unnamed
+from potstill.models.head_labels import (
+    SPAN_LABELS,
+    SUFFIXES,
+    Head,
+    head_fault,
+    label_order,
+    labels_from_settings,
+    unnamed,
+)
 from potstill.models.specs import (
     Kind,
     hub_answers,
@@ -41,6 +51,11 @@ from potstill.models.views import view_of
 logger = logging.getLogger(__name__)
 
 AUTO_CLASSES = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM}
+TASK_CLASSES: dict[Head, Any] = {
+    "sequence": AutoModelForSequenceClassification,
+    "tokens": AutoModelForTokenClassification,
+    "spans": AutoModelForQuestionAnswering,
+}
 # What a checkpoint that is missing, damaged, truncated or not plain tensors raises. A RuntimeError is torch's
 # word for a broken archive; an ImportError comes of an attention implementation that is not installed; a
 # KeyError and a StrictDataclassError of values in config.json that transformers does not take.
@@ -96,16 +111,17 @@ def load_language_model(
     return model
 
 
-def load_classifier(
+def load_task_model(
     key: str,
     value: str,
     *,
     labels: Sequence[str],
+    head: Head = "sequence",
     need_head: bool,
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
 ) -> PreTrainedModel:
-    """Load a model with a head for sequence classification, in evaluation mode as transformers gives it.
+    """Load a model with a head for a task, in evaluation mode as transformers gives it.
 
     A trained head that tells the same labels apart is kept; where its order is another one, its rows are put into the
     order of `labels`, by name. Weights are read as by `load_language_model`.
@@ -113,7 +129,9 @@ def load_classifier(
     Args:
         key: configuration key that names the model, for messages.
         value: folder, or hub id.
-        labels: names of the data set's labels, by number; empty for a regression, whose head gives one score.
+        labels: names of the data set's labels, by number; empty for a regression, whose head gives one score;
+            `SPAN_LABELS` of a head for spans.
+        head: what is labelled.
         need_head: the checkpoint must bring a trained head of these labels (teachers, models that are judged).
             Otherwise one that is missing or of other labels is newly initialised from torch's generator, and that is
             logged.
@@ -126,38 +144,43 @@ def load_classifier(
     label = f"{key}={value}"
     settings = read_settings(key, value)
     spec_from_settings(settings, label)
-    found = labels_from_settings(settings)
+    found = labels_from_settings(settings, head)
     order = None if found is None else label_order(found, labels)
     if order is None and need_head:
-        raise ModelError(f"{label}: {head_fault(found, labels)}")
+        raise ModelError(f"{label}: {head_fault(found, labels, head)}")
     arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
-    if order is None:
+    if order is None and head != "spans":
         arguments["num_labels"] = max(len(labels), 1)
     with _quiet_transformers():
-        model, report = _from_pretrained(key, value, AutoModelForSequenceClassification, arguments)
-        _check_classifier_report(label, model, report, trained=order is not None)
+        model, report = _from_pretrained(key, value, TASK_CLASSES[head], arguments)
+        _check_task_report(label, model, report, () if order is not None else _head_modules(model, head))
         if order is None:
-            _new_head(model)
+            _new_head(model, head)
     if order is None:
         old = (
-            "no trained classification head"
+            f"no trained head ({SUFFIXES[head]})"
             if found is None
             else f"a head of other labels ({', '.join(found)})"
         )
         logger.warning("%s: %s in the checkpoint; a new one is initialised", label, old)
-    elif labels and found is not None and unnamed(found):
+    elif head != "spans" and labels and found is not None and unnamed(found):
         logger.warning(
             "%s: its labels have no names; taken to be %s, in this order", label, ", ".join(labels)
         )
     elif order != sorted(order):
-        _reorder_head(model, order)
+        _reorder_head(model, head, order)
         logger.info("%s: its labels are put into the order %s", label, ", ".join(labels))
     name_labels(model.config, labels)
     return model
 
 
 def name_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
-    """Have a model's configuration say what its head tells apart; empty labels are a regression's."""
+    """Have a model's configuration say what its head tells apart; empty labels are a regression's.
+
+    A head for spans has no labels that transformers knows, and is left alone.
+    """
+    if tuple(labels) == SPAN_LABELS:
+        return
     names = list(labels) or ["score"]
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
@@ -249,11 +272,14 @@ def _check_report(label: str, model: PreTrainedModel, report: dict[str, Any], ne
         logger.warning("%s: no trained LM head in the checkpoint; a new one is initialised", label)
 
 
-def _check_classifier_report(
-    label: str, model: PreTrainedModel, report: dict[str, Any], trained: bool
+def _head_modules(model: PreTrainedModel, head: Head) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in view_of(model).task_modules(head))
+
+
+def _check_task_report(
+    label: str, model: PreTrainedModel, report: dict[str, Any], head: tuple[str, ...]
 ) -> None:
-    """Judge what was missing: all but the classification head must be there, and that too where it is a trained one."""
-    head = () if trained else tuple(f"{name}." for name in view_of(model).classifier_modules)
+    """Judge what was missing: all but the modules of a new head must be there."""
     _check_shapes(label, [entry for entry in report["mismatched_keys"] if not entry[0].startswith(head)])
     _check_complete(label, sorted(name for name in report["missing_keys"] if not name.startswith(head)))
 
@@ -274,21 +300,21 @@ def _check_complete(label: str, missing: list[str]) -> None:
         )
 
 
-def _new_head(model: PreTrainedModel) -> None:
-    """Initialise the classification head anew: a checkpoint of another task may have filled it.
+def _new_head(model: PreTrainedModel, head: Head) -> None:
+    """Initialise the head anew: a checkpoint of another task may have filled it.
 
     A pooler that the checkpoint has stays: it is part of the base model.
     """
     fresh = type(model)(model.config)
     base = f"{model.base_model_prefix}."
-    for name in view_of(model).classifier_modules:
+    for name in view_of(model).task_modules(head):
         if not name.startswith(base):
             model.get_submodule(name).load_state_dict(fresh.get_submodule(name).state_dict())
 
 
-def _reorder_head(model: PreTrainedModel, order: list[int]) -> None:
+def _reorder_head(model: PreTrainedModel, head: Head, order: list[int]) -> None:
     """Put the rows of the head's last layer into another order."""
-    last = model.get_submodule(view_of(model).classifier_modules[-1])
+    last = model.get_submodule(view_of(model).task_modules(head)[-1])
     rows: Any = getattr(last, "out_proj", last)
     for parameter in (rows.weight, rows.bias):
         if parameter is not None:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
     DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -28,9 +29,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from potstill.errors import ConfigError, ModelError
-from potstill.models.load import AUTO_CLASSES, name_labels
+from potstill.models.head_labels import Head
+from potstill.models.load import AUTO_CLASSES, TASK_CLASSES, name_labels
 from potstill.models.specs import ARCHITECTURES, check_layers, unknown_architecture, vocabularies_fit
-from potstill.models.trunk import is_classifier
+from potstill.models.trunk import task_head
 from potstill.models.views import view_of
 
 State = dict[str, Tensor]
@@ -54,9 +56,16 @@ _BERT_TO_DISTILBERT = {
     "cls.predictions.transform.LayerNorm": "vocab_layer_norm",
     "cls.predictions.decoder": "vocab_projector",
     "classifier": "classifier",
+    "qa_outputs": "qa_outputs",
 }
-# Parts of a classification head that have no counterpart in the teacher's.
-_OWN_HEAD = {"distilbert": ("pre_classifier.",)}
+# Parts of a task head that have no counterpart in the teacher's.
+_OWN_HEAD: dict[tuple[str, Head], tuple[str, ...]] = {("distilbert", "sequence"): ("pre_classifier.",)}
+_DISTILBERT_CLASSES: dict[Head | None, type[PreTrainedModel]] = {
+    None: DistilBertForMaskedLM,
+    "sequence": DistilBertForSequenceClassification,
+    "tokens": DistilBertForTokenClassification,
+    "spans": DistilBertForQuestionAnswering,
+}
 
 
 def student_from_layers(
@@ -74,7 +83,7 @@ def student_from_layers(
     `pre_classifier` stays newly initialised.)
 
     Args:
-        teacher: a language model, or a classifier.
+        teacher: a language model, or a task model.
         layers: blocks of the teacher, increasing, counted from 0.
         architecture: `model_type` of the student; default the teacher's. BERT can also give `distilbert`.
         vocab_transform: copy the head's transform; otherwise it stays newly initialised from torch's
@@ -101,13 +110,13 @@ def student_from_layers(
             f"student.architecture={target}: a {source} teacher's layers cannot be turned into it; "
             f"expected {source} itself, or one of: {known}"
         )
-    judges = is_classifier(teacher)
-    transform = () if judges else tuple(f"{name}." for name in view_of(student).head_modules)
+    head = task_head(teacher)
+    transform = () if head is not None else tuple(f"{name}." for name in view_of(student).head_modules)
     if not (vocab_transform or transform):
         raise ConfigError(f"student.vocab_transform=false: the head of {target} has no transform")
     fresh = () if vocab_transform else transform
-    if judges and source != target:
-        fresh = _OWN_HEAD[target]
+    if head is not None and source != target:
+        fresh = _OWN_HEAD.get((target, head), ())
     state = {name: tensor for name, tensor in state.items() if not name.startswith(fresh)}
     missing, unexpected = student.load_state_dict(state, strict=False)
     if unexpected or not all(name.startswith(fresh) for name in missing):
@@ -125,6 +134,7 @@ def student_from_config(
     cls_token_id: int | None = None,
     sep_token_id: int | None = None,
     labels: Sequence[str] | None = None,
+    head: Head = "sequence",
     key: str = "student.config",
 ) -> PreTrainedModel:
     """Make a student from scratch, initialised from torch's generator.
@@ -139,7 +149,8 @@ def student_from_config(
         eos_token_id: end of sequence.
         cls_token_id: classification token.
         sep_token_id: separator.
-        labels: make a classifier of these, or, where empty, one that gives a score; None: a language model.
+        labels: make a task model of these, or, where empty, one that gives a score; None: a language model.
+        head: what a task model labels.
         key: configuration key of the settings, for messages.
 
     Returns:
@@ -164,10 +175,10 @@ def student_from_config(
         if labels is None:
             config = AutoConfig.for_model(model_type, **(tokens | arguments))
             return AUTO_CLASSES[ARCHITECTURES[model_type].kind].from_config(config)
-        outputs = {"num_labels": max(len(labels), 1)}
+        outputs = {} if head == "spans" else {"num_labels": max(len(labels), 1)}
         config = AutoConfig.for_model(model_type, **(tokens | outputs | arguments))
         name_labels(config, labels)
-        return AutoModelForSequenceClassification.from_config(config)
+        return TASK_CLASSES[head].from_config(config)
     # A KeyError is the table of activations', an AssertionError nn.Embedding's (padding index).
     except (ValueError, TypeError, KeyError, AssertionError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
@@ -317,8 +328,7 @@ def _bert_to_distilbert(teacher: PreTrainedModel, layers: list[int]) -> tuple[Pr
             f"DistilBERT's is {_DISTILBERT_NORM_EPS}: its layers would compute "
             "something else; expected student.architecture=bert"
         )
-    student_class = DistilBertForSequenceClassification if is_classifier(teacher) else DistilBertForMaskedLM
-    student = student_class(
+    student = _DISTILBERT_CLASSES[task_head(teacher)](
         DistilBertConfig(
             vocab_size=config.vocab_size,
             max_position_embeddings=config.max_position_embeddings,

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.losses.tied import TiedGradient, embed_tied
-from potstill.models.head_labels import CLASSIFIER_SUFFIX
+from potstill.models.head_labels import Head, head_of
 from potstill.models.specs import Kind, ModelSpec, spec_from_settings
 from potstill.models.views import Flow, View, view_of
 
@@ -184,7 +184,7 @@ class Trunk:
             del table.forward  # the instance's: the class's is back
 
     def classify(self, last_hidden_BLD: Tensor, attention_mask_BL: Tensor | None = None) -> Tensor:
-        """The model's own head for sequence classification.
+        """The model's own head for its task.
 
         Args:
             last_hidden_BLD: after the final norm, (batch, length, width).
@@ -192,15 +192,18 @@ class Trunk:
                 model where a sequence ends.
 
         Returns:
-            Logits of the labels, or a score, (batch, labels).
+            Logits of a sequence's labels, or its score, (batch, labels); of each token's labels, (batch, length,
+            labels); or of each token as the first and the last of an answer, (batch, length, 2).
 
         Raises:
-            ModelError: the model has no head for sequence classification.
+            ModelError: the model has no head for a task.
         """
-        if not is_classifier(self.model):
-            raise ModelError(f"{type(self.model).__name__} has no head for sequence classification")
-        hidden = _last_token(last_hidden_BLD, attention_mask_BL) if self.view.pools_last else last_hidden_BLD
-        steps = [self.model.get_submodule(s) if isinstance(s, str) else s for s in self.view.classifier]
+        head = task_head(self.model)
+        if head is None:
+            raise ModelError(f"{type(self.model).__name__} has no head for a task")
+        last = head == "sequence" and self.view.pools_last
+        hidden = _last_token(last_hidden_BLD, attention_mask_BL) if last else last_hidden_BLD
+        steps = [self.model.get_submodule(s) if isinstance(s, str) else s for s in self.view.task_head(head)]
         return reduce(lambda state, step: step(state), steps, hidden)
 
     def _projection(self) -> Any:
@@ -219,9 +222,9 @@ def _last_token(hidden_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
     return hidden_BLD[arange(len(last), device=last.device), last]
 
 
-def is_classifier(model: PreTrainedModel) -> bool:
-    """Whether a model has a head for sequence classification."""
-    return type(model).__name__.endswith(CLASSIFIER_SUFFIX)
+def task_head(model: PreTrainedModel) -> Head | None:
+    """Which head for a task a model has; None for a language model or a bare encoder."""
+    return head_of(type(model).__name__)
 
 
 def trunk_of(model: PreTrainedModel) -> Trunk:

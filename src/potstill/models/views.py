@@ -20,6 +20,7 @@ from transformers.masking_utils import (
 )
 
 from potstill.errors import ModelError
+from potstill.models.head_labels import Head
 from potstill.models.specs import unknown_architecture
 
 Step = str | Callable[[Tensor], Tensor]
@@ -57,6 +58,8 @@ class View:
         head: steps before the vocabulary projection: names in the whole model, or plain functions.
         classifier: steps of the head for sequence classification, likewise; the first takes the last hidden states
             (batch, length, width), or those of each sequence's last token (batch, width) where `pools_last`.
+        tokens: steps of the head for token classification, from the last hidden states.
+        spans: steps of the head for question answering, likewise.
         pools_last: the classification head reads the last token of a sequence, not the first.
         positions: name of the learnt position embeddings in the base model, if it has them.
         token_types: name of the token-type embeddings in the base model, if it has them.
@@ -67,6 +70,8 @@ class View:
     norm: str | None = None
     head: tuple[Step, ...] = ()
     classifier: tuple[Step, ...] = ()
+    tokens: tuple[Step, ...] = ("dropout", "classifier")
+    spans: tuple[Step, ...] = ("qa_outputs",)
     pools_last: bool = False
     positions: str | None = None
     token_types: str | None = None
@@ -76,10 +81,13 @@ class View:
         """Names of the steps of the head that have parameters or are modules."""
         return tuple(step for step in self.head if isinstance(step, str))
 
-    @property
-    def classifier_modules(self) -> tuple[str, ...]:
-        """Names of the steps of the classification head that have parameters or are modules."""
-        return tuple(step for step in self.classifier if isinstance(step, str))
+    def task_head(self, head: Head) -> tuple[Step, ...]:
+        """Steps of a task model's head."""
+        return {"sequence": self.classifier, "tokens": self.tokens, "spans": self.spans}[head]
+
+    def task_modules(self, head: Head) -> tuple[str, ...]:
+        """Names of its steps that have parameters or are modules."""
+        return tuple(step for step in self.task_head(head) if isinstance(step, str))
 
 
 def _embed_encoder(
@@ -156,7 +164,14 @@ _ROBERTA = View(
     classifier=("classifier",),
     **_ENCODER,
 )
-_LLAMA = View(_embed_rotary, "layers", norm="norm", classifier=("score",), pools_last=True)
+_LLAMA = View(
+    _embed_rotary,
+    "layers",
+    norm="norm",
+    classifier=("score",),
+    tokens=("dropout", "score"),
+    pools_last=True,
+)
 
 VIEWS: dict[str, View] = {
     "bert": View(
@@ -174,6 +189,7 @@ VIEWS: dict[str, View] = {
         "transformer.layer",
         head=("vocab_transform", "activation", "vocab_layer_norm"),
         classifier=(_first_token, "pre_classifier", relu, "dropout", "classifier"),
+        spans=("dropout", "qa_outputs"),
         positions="embeddings.position_embeddings",
     ),
     "electra": View(

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
-from potstill.data.tasks.labels import CLASSIFICATION, Task
-from potstill.evaluation.metrics import Predictions, task_metrics
+from potstill.data.tasks.labels import REGRESSION, Task
+from potstill.evaluation.judges import Judge, empty_of
+from potstill.evaluation.metrics import Predictions
 from potstill.interchange.agreement import AgreementMetric, class_agreement
 from potstill.models.trunk import trunk_of
 from potstill.modules.steps import MakeOptimizer, MakeSchedule, StudentModule
-from potstill.objectives.task import TaskObjective, label_loss, logits_of
+from potstill.objectives.task import TaskObjective, logits_of, predictions_of, reached_of
 
 
 class Downstream(StudentModule):
-    """A classifier, or a regressor, under a `TaskObjective`.
+    """A task model under a `TaskObjective`.
 
     One `training_step` is one optimizer step. Metrics are computed from the predictions of a whole evaluation set,
     gathered over all ranks.
 
     Args:
-        student: has a head for sequence classification.
+        student: has the task's head.
         teacher: has one too; frozen, in evaluation mode, absent from checkpoints; None where no term reads it.
         objective: the terms.
         task: says what is measured.
-        sets: names of the evaluation sets, in the order of their loaders; metrics of a set with a name end in it.
+        judges: of the evaluation sets by name, in the order of their loaders; metrics of a set with a name end in it.
         optimizer: makes the optimizer of the student's parameters.
         schedule: makes the learning-rate schedule from the optimizer and the number of steps.
         clip: largest norm of the gradient; None for none.
@@ -39,21 +40,21 @@ class Downstream(StudentModule):
         teacher: PreTrainedModel | None,
         objective: TaskObjective,
         task: Task,
-        sets: Sequence[str],
+        judges: Mapping[str, Judge],
         *,
         optimizer: MakeOptimizer | None = None,
         schedule: MakeSchedule | None = None,
         clip: float | None = None,
     ):
         super().__init__(student, teacher, objective, optimizer=optimizer, schedule=schedule, clip=clip)
-        self.task, self.sets = task, tuple(sets)
+        self.task, self.judges = task, dict(judges)
         self._student_trunk = trunk_of(student)
         self._teacher_trunk = trunk_of(teacher) if teacher is not None else None
         # A score is no prediction that two models could share.
-        comparable = teacher is not None and task.kind == CLASSIFICATION
+        comparable = teacher is not None and task.kind != REGRESSION
         self._exchange = objective.interchange if comparable else None
         self._agreement = AgreementMetric(self._exchange.mappings if self._exchange is not None else ())
-        self._predictions = [Predictions() for _ in self.sets]
+        self._predictions = [Predictions() for _ in self.judges]
         self._registered = nn.ModuleList(self._predictions)  # so that they move with the module
 
     def training_step(self, batch: TaskStep, batch_idx: int) -> None:
@@ -66,17 +67,16 @@ class Downstream(StudentModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the predictions of an earlier pass; a rank without a batch still has tensors of the right kind."""
-        for predictions in self._predictions:
+        for predictions, judge in zip(self._predictions, self.judges.values(), strict=True):
             predictions.reset()
-            empty = next(self.student.parameters()).new_zeros((0, max(self.task.outputs, 1)))
-            rows = empty.new_zeros(0).long()
-            predictions.update(rows, empty, rows)
+            predictions.update(*empty_of(judge, self.device))
 
     def validation_step(self, batch: TaskStep, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keep the predictions of one batch."""
+        judge = list(self.judges.values())[dataloader_idx]
         for micro in batch.micro:
-            logits = logits_of(self._student_trunk, micro)
-            self._predictions[dataloader_idx].update(micro.rows, logits, micro.labels)
+            kept = judge.keep(logits_of(self._student_trunk, micro), micro)
+            self._predictions[dataloader_idx].update(*kept)
             if dataloader_idx == 0:
                 self._add_agreement(micro)
 
@@ -84,7 +84,7 @@ class Downstream(StudentModule):
         if self._exchange is None or micro.swap is None:
             return
         assert self._teacher_trunk is not None
-        rows = micro.reached_rows
+        reached = reached_of(micro)
         sums = class_agreement(
             self._teacher_trunk,
             self._student_trunk,
@@ -92,33 +92,32 @@ class Downstream(StudentModule):
             micro.attention_mask,
             micro.token_type_ids,
             micro.swap,
-            rows,
+            lambda trunk, last: predictions_of(trunk, last, micro)[reached],
             self._exchange.mappings,
             self._exchange.read_site,
         )
-        self._agreement.update(*sums, int(rows.sum()))
+        self._agreement.update(*sums, int(reached.sum()))
 
     def predicted(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         """What was predicted of a set in the last pass over it; see `Predictions.compute`."""
-        return self._predictions[self.sets.index(name)].compute()
+        return self._predictions[list(self.judges).index(name)].compute()
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/loss` and `val/<metric>` of the first set, `val/<metric>_<name>` of the others.
 
-        With interventions also `val/interchange_agreement` (the share of the rows that an intervention reaches for
-        which both counterfactual predictions are the same label) and `val/interchange_kl`, for each mapping and as
+        With interventions also `val/interchange_agreement` (the share of the predictions that an intervention reaches
+        for which both counterfactual ones are the same label) and `val/interchange_kl`, for each mapping and as
         their mean. A set without labels has predictions and no metrics.
         """
         agreement = self._agreement.compute() if self._exchange is not None else {}
         logged = {f"val/{name}": mean for name, mean in agreement.items()}
         self._agreement.reset()
-        for name in self.sets:
-            rows, logits, labels = self.predicted(name)
-            if not len(rows) or bool(labels.isnan().any()):
+        for name, judge in self.judges.items():
+            predicted = self.predicted(name)
+            if not len(predicted[0]) or not judge.labelled:
                 continue
             end = f"_{name}" if name else ""
-            metrics = task_metrics(self.task, logits, labels)
-            metrics["loss"] = float(label_loss(self.task.kind, logits.double(), labels)) / len(rows)
+            metrics = judge.metrics(*predicted)
             logged |= {f"val/{metric}{end}": value for metric, value in metrics.items()}
         self.log_dict(logged)
         if (decides := f"val/{self.task.monitor}") in logged:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from potstill.data.batching import IGNORED
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
-from potstill.data.corpus.masking import IGNORED
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.tied import TiedGradient
 from potstill.losses.vocabulary import vocabulary_losses

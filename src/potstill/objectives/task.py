@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -18,23 +19,28 @@ from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidde
 from potstill.objectives.terms import CAUSAL, SOFT, TermSums, WeightedTerms
 
 LABEL = "label"  # the term on the data's own labels
+NEVER = (
+    -1e4
+)  # logit of a token that cannot be the end of an answer; its share is 0 at any temperature below 90
 
 
 @dataclass(frozen=True)
 class TaskObjective(WeightedTerms):
-    """sum_k weight_k * mean of term k over the rows, or the tokens, of the whole step.
+    """sum_k weight_k * mean of term k over the predictions, or the tokens, of the whole step.
 
-    Over rows: `label` is the cross entropy of the labels in nats, or the squared error of the scores; `ce` is
-    KL(teacher || student) * T^2 of the labels' distributions, or the squared distance of the scores; `mse` the squared
-    distance of the logits, summed over labels. Over real tokens: `cos` is 1 - cosine of the last hidden states.
+    A prediction is a distribution over labels, or a score, of a row; of the labels of a word (its first token); or over
+    the tokens of a window, one for either end of an answer. Over predictions: `label` is the cross entropy in nats, or
+    the squared error of the scores; `ce` is KL(teacher || student) * T^2, or the squared distance of the scores; `mse`
+    the squared distance of the logits, summed over labels. Over real tokens: `cos` is 1 - cosine of the last hidden
+    states.
 
-    On the counterfactual run, in which both models had the same states swapped: `causal_ce` as `ce`, over the rows that
-    the swap reaches, and `causal_cos` as `cos`, over the tokens that it can change. Source: Wu et al. 2022
-    (arXiv:2112.02505), section 3; the interchange intervention objective of a task, Geiger et al. 2022
+    On the counterfactual run, in which both models had the same states swapped: `causal_ce` as `ce`, over the
+    predictions that the swap reaches, and `causal_cos` as `cos`, over the tokens that it can change. Source: Wu et al.
+    2022 (arXiv:2112.02505), section 3; the interchange intervention objective of a task, Geiger et al. 2022
     (arXiv:2112.00826), section 3.
 
     Attributes:
-        kind: `classification` or `regression`.
+        kind: of the task.
         weights: by term; absent or 0 is not computed.
         temperature: T of `ce` and `causal_ce`.
         interchange: what the causal terms swap; needed where one of them has a weight.
@@ -44,8 +50,8 @@ class TaskObjective(WeightedTerms):
     interchange: Interchange | None = None
 
     def denominators(self, step: TaskStep) -> dict[str, float]:
-        """How many rows, or tokens, of the whole step each term is a mean over; 1 where there are none."""
-        counts = dict.fromkeys((LABEL, "ce", "mse"), step.examples)
+        """How many predictions, or tokens, of the step each term is a mean over; 1 where there are none."""
+        counts = dict.fromkeys((LABEL, "ce", "mse"), step.predictions)
         counts |= {"cos": step.tokens, "causal_ce": step.reached, "causal_cos": step.reached_tokens}
         return {term: float(max(counts[term], 1)) for term in self.active}
 
@@ -68,38 +74,36 @@ class TaskObjective(WeightedTerms):
             assert teacher is not None
             with torch.no_grad():
                 theirs = hidden_states(teacher, "teacher", micro, exchange, whole=self._any(SOFT))
-        values: dict[str, Tensor] = {}
-        if ours.base and self._any((LABEL, "ce", "mse")):
-            logits = torch.cat(
-                [_classified(student, h, part) for h, part in zip(ours.base, parts, strict=True)]
-            )
-            if self.weights.get(LABEL):
-                labels = torch.cat([part.labels for part in parts])
-                values[LABEL] = label_loss(self.kind, logits, labels) / denominators[LABEL]
-            if self._any(("ce", "mse")):
+        sums: list[dict[str, Tensor]] = []
+        read = self._any((LABEL, "ce", "mse"))
+        for part, ours_BLD, theirs_BLD in zip_longest(parts, ours.base, theirs.base):
+            if ours_BLD is not None and read:
+                logits = predictions_of(student, ours_BLD, part)
+                if self.weights.get(LABEL):
+                    sums.append({LABEL: label_loss(self.kind, logits, labels_of(part)) / denominators[LABEL]})
+                if self._any(("ce", "mse")):
+                    assert teacher is not None
+                    with torch.no_grad():
+                        targets = predictions_of(teacher, theirs_BLD, part)
+                    sums.append(self._soft(logits, targets, denominators, ("ce", "mse")))
+        for part, ours_BLD, theirs_BLD in zip(parts, ours.causal, theirs.causal, strict=False):
+            if self.weights.get("causal_ce"):
                 assert teacher is not None
+                reached = reached_of(part)
                 with torch.no_grad():
-                    targets = [
-                        _classified(teacher, h, part) for h, part in zip(theirs.base, parts, strict=True)
-                    ]
-                values |= self._soft(logits, torch.cat(targets), denominators, ("ce", "mse"))
+                    targets = predictions_of(teacher, theirs_BLD, part)[reached]
+                logits = predictions_of(student, ours_BLD, part)[reached]
+                sums.append(self._soft(logits, targets, denominators, ("causal_ce",)))
+        values: dict[str, Tensor] = {}
+        for own in sums:
+            for term, value in own.items():
+                values[term] = values[term] + value if term in values else value
         if self.weights.get("cos"):
             real = [part.attention_mask.bool() for part in parts]
             values["cos"] = _cosine(ours.base, theirs.base, real, denominators["cos"])
-        if ours.causal and self.weights.get("causal_ce"):
-            assert teacher is not None
-            rows = [part.reached_rows for part in parts]
-            logits = torch.cat(
-                [_classified(student, h, p)[r] for h, p, r in zip(ours.causal, parts, rows, strict=True)]
-            )
-            with torch.no_grad():
-                targets = [
-                    _classified(teacher, h, p)[r] for h, p, r in zip(theirs.causal, parts, rows, strict=True)
-                ]
-            values |= self._soft(logits, torch.cat(targets), denominators, ("causal_ce",))
         if ours.causal and self.weights.get("causal_cos"):
-            reached = [part.reached for part in parts]
-            values["causal_cos"] = _cosine(ours.causal, theirs.causal, reached, denominators["causal_cos"])
+            wanted = [part.reached for part in parts]
+            values["causal_cos"] = _cosine(ours.causal, theirs.causal, wanted, denominators["causal_cos"])
         zero = next(student.model.parameters()).new_zeros((), dtype=torch.float32)
         loss = sum((self.weights[term] * value for term, value in values.items()), zero)
         return TermSums(loss, {term: value.detach() for term, value in values.items()})
@@ -119,13 +123,45 @@ class TaskObjective(WeightedTerms):
 
 
 def logits_of(trunk: Trunk, micro: TaskBatch) -> Tensor:
-    """Logits of the labels `(batch, labels)`, or scores `(batch, 1)`, in float32."""
+    """What the task's head gives, in float32; see `Trunk.classify`."""
     (last_BLD,) = hidden_states(trunk, "student", micro, None, whole=True).base
-    return _classified(trunk, last_BLD, micro)
-
-
-def _classified(trunk: Trunk, last_BLD: Tensor, micro: TaskBatch) -> Tensor:
     return trunk.classify(last_BLD, micro.attention_mask).float()
+
+
+def predictions_of(trunk: Trunk, last_BLD: Tensor, micro: TaskBatch) -> Tensor:
+    """Logits of all predictions of a micro-batch, `(predictions, labels)` in float32.
+
+    Args:
+        trunk: a task model.
+        last_BLD: its last hidden states.
+        micro: rows. Those of answers give two predictions each, over the tokens, of which padding is none.
+    """
+    logits = trunk.classify(last_BLD, micro.attention_mask).float()
+    if logits.ndim == 2:
+        return logits
+    if micro.words is not None:
+        return logits[micro.words >= 0]
+    return ends_of(logits, micro.attention_mask).flatten(0, 1)
+
+
+def ends_of(logits_BL2: Tensor, attention_mask_BL: Tensor) -> Tensor:
+    """Logits of the first and the last token of an answer, `(batch, 2, length)`, none at padding."""
+    return logits_BL2.masked_fill(attention_mask_BL[..., None] == 0, NEVER).transpose(1, 2)
+
+
+def labels_of(micro: TaskBatch) -> Tensor:
+    """The labels of `predictions_of`, `(predictions,)`."""
+    assert micro.labels is not None
+    return micro.labels.flatten() if micro.words is None else micro.labels[micro.words >= 0]
+
+
+def reached_of(micro: TaskBatch) -> Tensor:
+    """Which of `predictions_of` an intervention can change, `(predictions,)` bool."""
+    assert micro.reached is not None
+    if micro.words is not None:
+        return micro.reached[micro.words >= 0]
+    each = 1 if micro.labels is None else micro.labels.ndim
+    return micro.reached.any(dim=1).repeat_interleave(each)
 
 
 def _cosine(ours: list[Tensor], theirs: list[Tensor], wanted: list[Tensor], denominator: float) -> Tensor:
@@ -138,12 +174,12 @@ def _cosine(ours: list[Tensor], theirs: list[Tensor], wanted: list[Tensor], deno
 
 
 def label_loss(kind: str, logits_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """Summed over the rows: cross entropy in nats, or the squared error of a regression.
+    """Summed over the predictions: cross entropy in nats, or the squared error of a regression.
 
     Args:
-        kind: `classification` or `regression`.
-        logits_NC: `(rows, labels)`, or `(rows, 1)` scores.
-        labels_N: `(rows,)` numbers of labels, or scores.
+        kind: of the task.
+        logits_NC: `(predictions, labels)`, or `(rows, 1)` scores.
+        labels_N: `(predictions,)` numbers of labels, -100 of those without, or scores.
     """
     if kind == REGRESSION:
         return mse_loss(logits_NC[:, 0], labels_N.to(logits_NC.dtype), reduction="sum")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from potstill.data.tasks.composition import is_task, judged_parts, task_of, training_parts
+from potstill.data.tasks.composition import SCRIPTS, is_task, judged_parts, task_of, training_parts
+from potstill.data.tasks.entities import BIO, BIOES
 from potstill.data.tasks.labels import REGRESSION
+from potstill.data.tasks.token_features import CUT, SPLIT
 from potstill.errors import PotstillError
-from potstill.models.head_labels import head_fault, label_order, read_labels
+from potstill.models.head_labels import Head, head_fault, label_order, read_labels
 from potstill.models.specs import ModelSpec, check_pair
 from potstill.validation.interchange import interchange_faults, mapping_faults
 from potstill.validation.objectives import trains_task
@@ -29,10 +31,12 @@ def benchmark_faults(config: DictConfig) -> list[str]:
             f"benchmark={given}: objective={name} trains on a task; benchmark=sst2, or your own files by "
             "benchmark=text_classification benchmark.train_file=a.tsv benchmark.eval_file=b.tsv"
         ]
+    if faults := kind_faults(benchmark):
+        return faults
     try:
         task_of(benchmark)
         parts = training_parts(benchmark, config.data.max_examples)
-        for source in (parts.train, *parts.eval.values()):
+        for source in (*parts.train, *parts.eval.values()):
             source.check()
     except PotstillError as fault:
         return [str(fault)]
@@ -41,10 +45,12 @@ def benchmark_faults(config: DictConfig) -> list[str]:
 
 def judged_faults(config: DictConfig, models: list[str]) -> list[str]:
     """Of what a task model is judged on, and of models without a head for it."""
-    faults = []
+    faults = kind_faults(config.benchmark)
     labels: tuple[str, ...] | None = None
+    head: Head = "sequence"
     try:
         task = task_of(config.benchmark)
+        head = task.head
         labels = task.labels if task.labels or task.kind == REGRESSION else None
         for source in judged_parts(config.benchmark, config.data.max_examples).values():
             source.check()
@@ -52,11 +58,32 @@ def judged_faults(config: DictConfig, models: list[str]) -> list[str]:
         faults.append(str(fault))
     for model in models:
         try:
-            found = read_labels("model", model)
+            found = read_labels("model", model, head)
         except PotstillError:
             continue  # told where its sizes are read
         if found is None or (labels is not None and label_order(found, labels) is None):
-            faults.append(f"model={model}: {head_fault(found, labels)}")
+            faults.append(f"model={model}: {head_fault(found, labels, head)}")
+    return faults
+
+
+def kind_faults(benchmark: DictConfig) -> list[str]:
+    """Of the keys that tasks of tokens and of spans alone have."""
+    faults = [
+        f"benchmark.{name}={benchmark[name]}: must be 1 or more"
+        for name in ("stride", "max_question_length", "max_answer_length", "n_best")
+        if benchmark[name] < 1
+    ]
+    if benchmark.max_length is not None and benchmark.max_length < 8:
+        faults.append(f"benchmark.max_length={benchmark.max_length}: must be 8 or more")
+    for name, known in (
+        ("scheme", (None, BIO, BIOES)),
+        ("too_long", (SPLIT, CUT)),
+        ("answer_metric", SCRIPTS),
+    ):
+        if benchmark[name] not in known:
+            faults.append(
+                f"benchmark.{name}={benchmark[name]}: one of {', '.join(str(own or 'null') for own in known)}"
+            )
     return faults
 
 

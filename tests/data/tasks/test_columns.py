@@ -35,7 +35,7 @@ def write(tmp_path):
 def read(path, **options):
     source = ColumnFile(path, **options)
     source.check()
-    return source.sentences()
+    return source.read()
 
 
 def fault(path, **options):

@@ -42,7 +42,7 @@ def test_an_epoch_has_every_row_once_with_its_own_tokens_and_label(settings):
     starts = np.cumsum(rows.features.lengths) - rows.features.lengths
     seen = []
     for step in steps(data, data.train_dataloader()):
-        assert step.examples == sum(len(micro.rows) for micro in step.micro)
+        assert step.predictions == sum(len(micro.rows) for micro in step.micro)
         assert step.tokens == sum(int(micro.attention_mask.sum()) for micro in step.micro)
         for micro in step.micro:
             seen += micro.rows.tolist()

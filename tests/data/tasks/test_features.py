@@ -5,7 +5,7 @@ import pytest
 
 from potstill.data.corpus.tokenizers import describe
 from potstill.data.tasks.features import features_of
-from potstill.data.tasks.preflight import oddities, overlap, warnings_of
+from potstill.data.tasks.preflight import oddities, warnings_of
 from potstill.data.tasks.readers import Rows
 from potstill.errors import DataError
 
@@ -63,7 +63,9 @@ def test_the_second_call_reads_what_the_first_has_written(bert_tokenizer, tmp_pa
     first = features_of(rows, vocabulary, max_length=16, cache=tmp_path)
     monkeypatch.setattr(module, "load_backend", lambda _: pytest.fail("tokenised again"))
     again = features_of(rows, vocabulary, max_length=16, cache=tmp_path)
-    assert all(np.array_equal(getattr(first, n), getattr(again, n)) for n in module.ARRAYS)
+    assert all(
+        np.array_equal(getattr(first, n), getattr(again, n)) for n in ("ids", "types", "lengths", "truncated")
+    )
     for other, length in ((rows_of(["the man", "two"]), 16), (rows, 15), (rows_of(["the", "man one"]), 16)):
         with pytest.raises(pytest.fail.Exception, match="tokenised again"):
             features_of(other, vocabulary, max_length=length, cache=tmp_path)
@@ -90,15 +92,20 @@ def test_a_blank_text_has_a_token_to_read(gpt2_tokenizer, tmp_path):
 def test_oddities_are_counted_and_told(bert_tokenizer, tmp_path):
     vocabulary = describe(bert_tokenizer)
     train = rows_of(["the man", "the man", " ", "one " * 40, "xylophone quartz"])
-    counts = oddities(train, features_of(train, vocabulary, max_length=16, cache=tmp_path), vocabulary)
+    features = features_of(train, vocabulary, max_length=16, cache=tmp_path)
+    counts = oddities(
+        list(zip(*train.texts, strict=True)), features.ids, vocabulary, [("the man",), ("other",)]
+    )
+    counts |= {"truncated": int(features.truncated.sum()), "broken": 2}
     assert {key: counts[key] for key in ("examples", "truncated", "unknown", "empty", "duplicates")} == {
         "examples": 5, "truncated": 1, "unknown": 2, "empty": 1, "duplicates": 1,
     }  # fmt: skip
-    counts["overlap"] = overlap(train, rows_of(["the man", "other"]))
-    lines = warnings_of("train.tsv", counts, 16, "tokenizer")
+    lines = warnings_of("train.tsv", counts, 16, "tokenizer", "classification")
+    assert "train.tsv: 2 rows with a wrong number of columns are left out" in lines
     assert "train.tsv: 1 of 5 rows longer than data.max_length=16 tokens, and cut" in lines
-    assert "train.tsv: 1 of 5 rows whose texts are trained on" in lines
+    assert "train.tsv: 2 of 5 rows whose texts are trained on" in lines
     assert any("of the tokens are unknown to the tokenizer 'tokenizer'" in line for line in lines)
     clean = rows_of(["the man", "one"])
-    counts = oddities(clean, features_of(clean, vocabulary, max_length=16, cache=tmp_path), vocabulary)
-    assert warnings_of("train.tsv", counts, 16, "tokenizer") == []
+    features = features_of(clean, vocabulary, max_length=16, cache=tmp_path)
+    counts = oddities(list(zip(*clean.texts, strict=True)), features.ids, vocabulary)
+    assert warnings_of("train.tsv", counts, 16, "tokenizer", "classification") == []

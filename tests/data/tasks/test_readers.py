@@ -29,7 +29,7 @@ def write(tmp_path):
 def read(path, layouts=SINGLE, labelled=True, **options):
     source = TaskFile(path, layouts, labelled, **options)
     source.check()
-    return source.rows()
+    return source.read()
 
 
 def fault(path, layouts=SINGLE, labelled=True, **options):
@@ -169,7 +169,7 @@ def test_labels_are_found_in_order(write):
         (["benchmark=sst2", "benchmark.labels=[a,a]"], "benchmark.labels=['a', 'a']: two or more names"),
         (["benchmark=stsb", "benchmark.labels=[a,b]"], "stsb is a regression, which has none"),
         (["benchmark=sst2", "benchmark.mode=up"], "benchmark.mode=up: min or max"),
-        (["benchmark=sst2", "benchmark.task=tagging"], "benchmark.task=tagging: classification or regression"),
+        (["benchmark=sst2", "benchmark.task=tagging"], "benchmark.task=tagging: one of"),
         (["benchmark=sst2", "benchmark.aliases=[a]"], "benchmark.aliases=[a]: spelling=label"),
         (["benchmark=sst2", "benchmark.folder=nowhere"], "benchmark.folder=nowhere: no such folder"),
         (["benchmark=sst2", "benchmark.part=dev"], "benchmark.part=dev: eval or test"),
@@ -201,11 +201,11 @@ def test_a_saved_hub_data_set_is_read_by_its_names(tmp_path, compose_config):
         part.to_parquet(str(tmp_path / "hub" / f"{split}.parquet"))
     keys = ["benchmark=sst2", f"benchmark.hub={tmp_path}/hub", "benchmark.config=null"]
     benchmark = compose_config(*keys, name="evaluate").benchmark
-    train = training_parts(benchmark, None).train
+    (train,) = training_parts(benchmark, None).train
     train.check()
-    assert encode_labels(train.rows(), task_of(benchmark)).tolist() == [1, 0]
+    assert encode_labels(train.read(), task_of(benchmark)).tolist() == [1, 0]
     benchmark = compose_config(*keys, "benchmark.part=test", name="evaluate").benchmark
-    assert judged_parts(benchmark, None)[""].rows().labels is None
+    assert judged_parts(benchmark, None)[""].read().labels is None
 
 
 # The real files.
@@ -223,8 +223,8 @@ def test_the_files_of_glue(name, data_dir, compose_config):
     keys = [f"benchmark={name}", f"benchmark.folder={data_dir}/glue/{folder}"]
     benchmark = compose_config(*keys, "benchmark.part=test", name="evaluate").benchmark
     parts = training_parts(benchmark, None)
-    sources = [parts.train, parts.eval[""], judged_parts(benchmark, None)[""]]
-    rows = [source.rows() for source in sources]
+    sources = [*parts.train, parts.eval[""], judged_parts(benchmark, None)[""]]
+    rows = [source.read() for source in sources]
     assert tuple(map(len, rows)) == sizes
     assert rows[2].labels is None
     asked = task_of(benchmark)
@@ -250,7 +250,7 @@ def test_further_files_of_pairs(name, file, count, labels, data_dir, compose_con
     ).benchmark
     (source,) = judged_parts(benchmark, None).values()
     source.check()
-    rows = source.rows()
+    rows = source.read()
     assert len(rows) == count
     assert len(rows.texts) == 2
     assert not any(text.endswith("\r") for column in rows.texts for text in column)

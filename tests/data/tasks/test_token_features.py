@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from potstill.data.corpus.tokenizers import describe, load_backend
 from potstill.data.tasks.columns import ColumnFile
 from potstill.data.tasks.entities import tag_labels, tag_numbers
-from potstill.data.tasks.token_features import CUT, _bounds, predicted_tags, token_features, token_labels
+from potstill.data.tasks.token_features import CUT, _bounds, token_features, token_labels
 from potstill.errors import ConfigError
 from potstill.evaluation.entities import entity_scores, micro
 
@@ -35,6 +35,15 @@ def unigram_tokenizer(tmp_path_factory):
         folder
     )
     return folder
+
+
+def predicted_tags(features, predicted, labels):
+    """The tags of all words by sentence; `O` for a word that no window has."""
+    tags = np.full(len(features.firsts), "O", dtype=object)
+    first = features.words >= 0
+    tags[features.words[first]] = np.array(labels, dtype=object)[predicted[first]]
+    ends = np.cumsum(features.counts)
+    return [tags[end - count : end].tolist() for end, count in zip(ends, features.counts, strict=True)]
 
 
 def windows(features):
@@ -66,7 +75,7 @@ def test_ids_and_first_tokens_are_those_of_transformers(kind, request):
             expected.append(number + owner if first else -100)
         number += len(words)
     assert labels.tolist() == expected
-    assert features.starts.tolist() == [label != -100 for label in expected]
+    assert (features.words >= 0).tolist() == [label != -100 for label in expected]
     assert (features.cut, features.shortened, features.blank) == (0, 0, 0)
 
 
@@ -98,7 +107,7 @@ def test_predictions_come_back_to_their_words(kind, too_long, max_length, reques
         assert features.sentences.tolist() == [0, 1, 2, 3]
     else:
         assert features.cut == 0
-    for predicted in (np.where(labels == -100, 0, labels), labels[features.starts]):
+    for predicted in (np.where(labels == -100, 0, labels), labels):
         tags = predicted_tags(features, predicted, names)
         assert list(map(len, tags)) == [40, 1, 13, 5]
         assert [tag for sentence in tags for tag in sentence] == expected.tolist()
@@ -196,8 +205,6 @@ def test_numbers_that_do_not_fit_are_refused(bert_tokenizer):
     features = token_features([["the", "man"]], describe(bert_tokenizer), max_length=8)
     with pytest.raises(ValueError, match="3 labels of 2 words"):
         token_labels(features, np.zeros(3, np.int64))
-    with pytest.raises(ValueError, match="3 predictions of 4 tokens, 2 of words"):
-        predicted_tags(features, np.zeros(3, np.int64), LABELS)
     with pytest.raises(ValueError, match="'half' is unknown"):
         token_features([["the"]], describe(bert_tokenizer), max_length=8, too_long="half")
 
@@ -221,7 +228,7 @@ def test_real_sentences_of_real_tokenizers(name, file, data_dir):
     from transformers import AutoTokenizer
 
     folder = data_dir / "tokenizers" / name
-    sentences = ColumnFile(data_dir / file, max_examples=1500).sentences()
+    sentences = ColumnFile(data_dir / file, max_examples=1500).read()
     features = token_features(sentences.words, describe(folder), max_length=64)
     options = {"add_prefix_space": True} if name.startswith("roberta") else {}
     whole = AutoTokenizer.from_pretrained(folder, **options)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from potstill.data.batching import derive_seed
-from potstill.data.corpus.masking import IGNORED, mask_tokens, next_tokens, token_weights
+from potstill.data.batching import IGNORED, derive_seed
+from potstill.data.corpus.masking import mask_tokens, next_tokens, token_weights
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary
 from potstill.data.exchange import EVALUATION, Exchange, evaluation_exchange, training_exchange

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-IGNORED = -100
+from potstill.data.batching import IGNORED
 
 
 def token_weights(counts: NDArray[np.int64], smoothing: float, special_ids: Sequence[int]) -> Tensor:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from potstill.data.corpus.textfiles import fault_of, read_lines
 from potstill.data.tasks.entities import is_tag
+from potstill.data.tasks.readers import TaskHub
 from potstill.errors import DataError
 
 DOCUMENT = "-DOCSTART-"  # a line that begins so starts a document
@@ -47,6 +48,25 @@ class Sentences:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    @staticmethod
+    def joined(parts: Sequence[Sentences]) -> Sentences:
+        """Parts one after another, under the name and key of the first.
+
+        Raises:
+            DataError: some have tags and others not.
+        """
+        first = parts[0]
+        if odd := next((part for part in parts if (part.tags is None) != (first.tags is None)), None):
+            raise DataError(
+                f"{odd.key}: '{odd.name}' has other columns than '{first.name}'; mix files of one kind"
+            )
+        return replace(
+            first,
+            words=[words for part in parts for words in part.words],
+            tags=None if first.tags is None else [tags for part in parts for tags in part.tags or ()],
+            starts=[start for part in parts for start in part.starts],
+        )
 
     def place(self, sentence: int, word: int = 0) -> str:
         """Where a word stands, such as `line 7`, or `row 3 word 2` of a data set."""
@@ -94,7 +114,7 @@ class ColumnFile:
             )
         self._read(LOOK if self.max_examples is None else min(LOOK, self.max_examples))
 
-    def sentences(self) -> Sentences:
+    def read(self) -> Sentences:
         """All sentences.
 
         Raises:
@@ -156,7 +176,7 @@ class ColumnFile:
         if tag is None or tag == token:
             raise DataError(
                 f"{place}, none of tags at {self.tag_column} besides that of tokens; name it by benchmark.tag_column, "
-                "counted from 0, or benchmark.tag_column=null where there are no tags"
+                "counted from 0, or benchmark.tag_column=none where there are no tags"
             )
         return token, tag
 
@@ -164,9 +184,31 @@ class ColumnFile:
         if not is_tag(text):
             raise DataError(
                 f"{self.key}: '{self.path}' line {line}: '{text}' is no tag such as O or B-PER; name their column by "
-                "benchmark.tag_column, or benchmark.tag_column=null where there are no tags"
+                "benchmark.tag_column, or benchmark.tag_column=none where there are no tags"
             )
         return text
+
+
+@dataclass(frozen=True)
+class HubSentences(TaskHub):
+    """A split of a data set on the hub; `column` is that of lists of words.
+
+    Attributes:
+        tag_column: of lists of tags, or of their numbers.
+        labels: tags by number where the data set does not name them.
+        labelled: the sentences must have tags.
+    """
+
+    tag_column: str = "ner_tags"
+    labels: tuple[str, ...] | None = None
+    labelled: bool = True
+
+    def read(self) -> Sentences:
+        """All sentences; see `dataset_sentences`."""
+        return dataset_sentences(
+            self.split_rows(), tokens=self.column, tags=self.tag_column, labels=self.labels,
+            labelled=self.labelled, name=self.name, key=self.key,
+        )  # fmt: skip
 
 
 def dataset_sentences(

@@ -7,19 +7,24 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from potstill.data.tasks.labels import CLASSIFICATION, METRICS, REGRESSION, Task
-from potstill.data.tasks.readers import OBJECTS, TABLES, HubRows, Layout, RowSource, TaskFile, find_file
+from potstill.data.tasks.columns import ColumnFile, HubSentences
+from potstill.data.tasks.entities import is_tag
+from potstill.data.tasks.labels import CLASSIFICATION, METRICS, REGRESSION, SPANS, TOKENS, Task
+from potstill.data.tasks.questions import HubQuestions, QuestionFile
+from potstill.data.tasks.readers import ENDINGS, HubRows, Layout, PartSource, TaskFile, find_file
 from potstill.errors import ConfigError
+from potstill.models.head_labels import SPAN_LABELS
 
 EFFICIENCY = "efficiency"  # benchmark.task of the benchmark that reads no data
+SCRIPTS = ("squad", "squad_v2", "cmrc")  # benchmark.answer_metric: whose figures are computed
 MAIN = ""  # the name of the evaluation set that the monitored metric is of
 
 
 class TaskParts(NamedTuple):
-    """What is trained on, and the evaluation sets by name."""
+    """What is trained on, its own file first and what is mixed in behind it, and the evaluation sets by name."""
 
-    train: RowSource
-    eval: dict[str, RowSource]
+    train: list[PartSource]
+    eval: dict[str, PartSource]
 
 
 def is_task(benchmark: DictConfig | None) -> bool:
@@ -40,10 +45,13 @@ def task_of(benchmark: DictConfig) -> Task:
     """
     kind, name = benchmark.task, benchmark.name
     if kind not in METRICS:
-        raise ConfigError(f"benchmark.task={kind}: {CLASSIFICATION} or {REGRESSION}")
+        raise ConfigError(f"benchmark.task={kind}: one of {', '.join(METRICS)}")
     labels = tuple(map(str, benchmark.labels or ()))
-    if kind == REGRESSION and labels:
-        raise ConfigError(f"benchmark.labels={list(labels)}: {name} is a regression, which has none; null")
+    if kind in (REGRESSION, SPANS) and labels:
+        what = "a regression" if kind == REGRESSION else "of answers"
+        raise ConfigError(f"benchmark.labels={list(labels)}: {name} is {what}, which has none; null")
+    if kind == TOKENS and (wrong := [label for label in labels if not is_tag(label)]):
+        raise ConfigError(f"benchmark.labels={list(labels)}: '{wrong[0]}' is no tag such as O or B-PER")
     if labels and len(set(labels)) < max(len(labels), 2):
         raise ConfigError(f"benchmark.labels={list(labels)}: two or more names, none of them twice")
     metrics = tuple(benchmark.metrics)
@@ -57,7 +65,8 @@ def task_of(benchmark: DictConfig) -> Task:
         )
     if benchmark.mode not in ("min", "max"):
         raise ConfigError(f"benchmark.mode={benchmark.mode}: min or max")
-    task = Task(name, kind, (), metrics, benchmark.monitor, benchmark.mode, _aliases(benchmark))
+    known = SPAN_LABELS if kind == SPANS else ()
+    task = Task(name, kind, known, metrics, benchmark.monitor, benchmark.mode, _aliases(benchmark))
     return task.with_labels(labels) if labels else task
 
 
@@ -67,81 +76,128 @@ def training_parts(benchmark: DictConfig, max_examples: int | None) -> TaskParts
     Raises:
         ConfigError: a part that is named nowhere.
     """
-    layouts = _layouts(benchmark)
-    train = _part(benchmark, "train", layouts, labelled=True, max_examples=max_examples)
-    return TaskParts(train, _evaluation(benchmark, layouts, max_examples, labelled=True))
+    parts = _Parts(benchmark, max_examples)
+    more = [
+        parts.file(Path(path), "benchmark.more_train_files", "train") for path in benchmark.more_train_files
+    ]
+    return TaskParts([parts.part("train"), *more], parts.evaluation(labelled=True))
 
 
-def judged_parts(benchmark: DictConfig, max_examples: int | None) -> dict[str, RowSource]:
+def judged_parts(benchmark: DictConfig, max_examples: int | None) -> dict[str, PartSource]:
     """The sets that a model is judged on, by name; they may be without labels.
 
     Raises:
         ConfigError: a part that is named nowhere, or no part at all.
     """
-    layouts = _layouts(benchmark)
+    parts = _Parts(benchmark, max_examples)
     part = benchmark.part or ("test" if benchmark.test_file else "eval")
     if part == "eval":
-        return _evaluation(benchmark, layouts, max_examples, labelled=False)
+        return parts.evaluation(labelled=False)
     if part != "test":
         raise ConfigError(f"benchmark.part={part}: eval or test")
-    return {MAIN: _part(benchmark, "test", layouts, labelled=False, max_examples=max_examples)}
+    return {MAIN: parts.part("test", labelled=False)}
 
 
-def _evaluation(
-    benchmark: DictConfig, layouts: tuple[Layout, ...], max_examples: int | None, labelled: bool
-) -> dict[str, RowSource]:
-    options: dict[str, Any] = {"labelled": labelled, "max_examples": max_examples}
-    sets = {MAIN: _part(benchmark, "eval", layouts, **options)}
-    if benchmark.eval_file:  # a set of the user's own, alone
+class _Parts:
+    """Names the sources of a benchmark's parts."""
+
+    def __init__(self, benchmark: DictConfig, max_examples: int | None):
+        self.benchmark, self.max_examples = benchmark, max_examples
+        self.layouts = _layouts(benchmark) if benchmark.task in (CLASSIFICATION, REGRESSION) else ()
+
+    def evaluation(self, labelled: bool) -> dict[str, PartSource]:
+        """The evaluation sets by name."""
+        sets = {MAIN: self.part("eval", labelled=labelled)}
+        if self.benchmark.eval_file:  # a set of the user's own, alone
+            return sets
+        for number, further in enumerate(self.benchmark.further):
+            key = f"further.{number}"
+            if OmegaConf.is_missing(further, "name"):
+                raise ConfigError(f"benchmark.{key}.name=???: name the set, such as mismatched")
+            sets[further.name] = self.part(key, labelled=labelled, place=further)
         return sets
-    for number, further in enumerate(benchmark.further):
-        key = f"further.{number}"
-        if OmegaConf.is_missing(further, "name"):
-            raise ConfigError(f"benchmark.{key}.name=???: name the set, such as mismatched")
-        sets[further.name] = _part(benchmark, key, layouts, place=further, **options)
-    return sets
 
+    def part(self, part: str, *, labelled: bool = True, place: DictConfig | None = None) -> PartSource:
+        """A part's own file, else its file in the folder, else its split on the hub."""
+        benchmark = self.benchmark
+        given = benchmark[f"{part}_file"] if place is None else None
+        place = benchmark[part] if place is None else place
+        if given:
+            return self.file(Path(given), f"benchmark.{part}_file", part, labelled=labelled)
+        if benchmark.folder and place.file:
+            path = self._in_folder(part, place.file)
+            return self.file(path, "benchmark.folder", part, labelled=labelled)
+        if benchmark.hub and place.split:
+            return self._hub(place.split, part, labelled)
+        folder_too = ", or benchmark.folder=<folder>" if place.file else ""
+        raise ConfigError(
+            f"benchmark.{_key_of(part)}=null: benchmark={benchmark.name} needs its {part} part, "
+            f"benchmark.{_key_of(part)}=<file>{folder_too}"
+        )
 
-def _part(
-    benchmark: DictConfig,
-    part: str,
-    layouts: tuple[Layout, ...],
-    *,
-    labelled: bool,
-    max_examples: int | None,
-    place: DictConfig | None = None,
-) -> RowSource:
-    """A part's own file, else its file in the folder, else its split on the hub."""
-    given = benchmark[f"{part}_file"] if place is None else None
-    place = benchmark[part] if place is None else place
-    options: dict[str, Any] = {"layouts": layouts, "labelled": labelled, "max_examples": max_examples}
-    if given:
-        path = Path(given).expanduser().absolute()
-        return TaskFile(path, key=f"benchmark.{part}_file", skip_broken=benchmark.skip_broken, **options)
-    if benchmark.folder and place.file:
+    def file(self, path: Path, key: str, part: str, *, labelled: bool = True) -> PartSource:
+        """A file of the benchmark's kind."""
+        path = path.expanduser().absolute()
+        if self.benchmark.task == SPANS:
+            return QuestionFile(path, part == "train", self.max_examples, key)
+        if self.benchmark.task == TOKENS:
+            token, tag = (_number(self.benchmark, name, default) for name, default in _COLUMNS.items())
+            return ColumnFile(path, token or 0, tag, labelled, self.max_examples, key)
+        return TaskFile(path, self.layouts, labelled, self.benchmark.skip_broken, self.max_examples, key)
+
+    def _in_folder(self, part: str, names: str) -> Path:
+        """The file of a part, called one of `names` (`train|eng.train`)."""
+        benchmark = self.benchmark
         folder = Path(benchmark.folder).expanduser().absolute()
         if not folder.is_dir():
             raise ConfigError(
                 f"benchmark.folder={benchmark.folder}: no such folder; give that of the task's files"
             )
-        path = find_file(folder, place.file) or folder
-        if path == folder:
+        path = next((path for name in names.split("|") if (path := find_file(folder, name))), None)
+        if path is None:
             raise ConfigError(
-                f"benchmark.folder={benchmark.folder}: holds no {place.file} ({' '.join(TABLES + OBJECTS)}, plain or "
-                f".gz), the {part} part of {benchmark.name}; or name a file by benchmark.{_key_of(part)}"
+                f"benchmark.folder={benchmark.folder}: holds no {names.replace('|', ' or ')} ({' '.join(ENDINGS)}, "
+                f"plain or .gz), the {part} part of {benchmark.name}; or name a file by benchmark.{_key_of(part)}"
             )
-        return TaskFile(path, key="benchmark.folder", skip_broken=benchmark.skip_broken, **options)
-    if benchmark.hub and place.split:
-        named = next((layout for layout in layouts if not layout.numbered), layouts[0])
-        return HubRows(
-            benchmark.hub, benchmark.config, place.split, named.texts[0], benchmark.revision,
-            key="benchmark.hub", **options,
-        )  # fmt: skip
-    folder_too = ", or benchmark.folder=<folder>" if place.file else ""
-    raise ConfigError(
-        f"benchmark.{_key_of(part)}=null: benchmark={benchmark.name} needs its {part} part, "
-        f"benchmark.{_key_of(part)}=<file>{folder_too}"
-    )
+        return path
+
+    def _hub(self, split: str, part: str, labelled: bool) -> PartSource:
+        benchmark = self.benchmark
+        place: dict[str, Any] = {
+            "path": benchmark.hub, "config": benchmark.config, "split": split, "revision": benchmark.revision,
+            "max_examples": self.max_examples, "key": "benchmark.hub",
+        }  # fmt: skip
+        if benchmark.task == SPANS:
+            return HubQuestions(**place, column="question", training=part == "train")
+        if benchmark.task == TOKENS:
+            tokens, tags = (_name(benchmark[key], hub) for key, hub in _HUB_COLUMNS.items())
+            labels = tuple(benchmark.labels) if benchmark.labels else None
+            return HubSentences(**place, column=tokens, tag_column=tags, labels=labels, labelled=labelled)
+        named = next((layout for layout in self.layouts if not layout.numbered), self.layouts[0])
+        return HubRows(**place, column=named.texts[0], layouts=self.layouts, labelled=labelled)
+
+
+# Where a token and its tag are, in a file of columns and in a data set of the hub.
+_COLUMNS = {"token_column": 0, "tag_column": -1}
+_HUB_COLUMNS = {"token_column": "tokens", "tag_column": "ner_tags"}
+
+
+def _number(benchmark: DictConfig, key: str, default: int) -> int | None:
+    """The number of a column of a file."""
+    value = benchmark[key]
+    if value is None:
+        return default
+    try:
+        return None if value == "none" else int(value)
+    except ValueError:
+        raise ConfigError(
+            f"benchmark.{key}={value}: the columns of a file have numbers, from 0, negative ones from the last"
+        ) from None
+
+
+def _name(value: str | None, default: str) -> str:
+    """The name of a column on the hub; a number is one of a file's."""
+    return default if value is None or value.lstrip("-").isdecimal() else str(value)
 
 
 def _key_of(part: str) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from potstill.data.batching import IGNORED
 from potstill.data.exchange import Exchange, evaluation_exchange, training_exchange
 from potstill.data.steps import BatchSettings, StepDataModule
 from potstill.data.tasks.augment import Noise, augment
@@ -27,11 +28,14 @@ class TaskSet:
 
     Attributes:
         features: of its rows.
-        labels: `(rows,)` int64 or float32; None where the part has none.
+        labels: `(rows,)` int64 numbers of labels or float32 scores; `(rows, 2)` first and last token of an answer;
+            `(tokens,)` where tokens are labelled; None where the part has none.
+        words: where tokens are labelled, `(tokens,)` the number of the word that each is the first of, -1 of others.
     """
 
     features: Features
-    labels: NDArray[np.int64] | NDArray[np.float32] | None
+    labels: NDArray[np.integer] | NDArray[np.float32] | None
+    words: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -45,8 +49,11 @@ class TaskBatch:
         input_ids: `(batch, length)`.
         attention_mask: `(batch, length)` int64, 0 at padding.
         token_type_ids: `(batch, length)`; None where the model has none.
-        labels: `(batch,)` int64 numbers of labels, or float32 scores; None where there are none.
+        labels: `(batch,)` int64 numbers of labels, or float32 scores; `(batch, 2)` first and last token of an answer;
+            `(batch, length)` where tokens are labelled, -100 of those that are not; None where there are none.
         rows: `(batch,)` numbers of the rows in their part.
+        words: `(batch, length)` number of the word that a token is the first of, -1 of others; None where no tokens
+            are labelled.
         reached: `(batch, length)` real tokens that an intervention can change; None without interventions.
         swap: the positions that swap; None without interventions.
         sources: the sources, where they are not in this micro-batch.
@@ -57,15 +64,10 @@ class TaskBatch:
     token_type_ids: Tensor | None
     labels: Tensor | None
     rows: Tensor
+    words: Tensor | None = None
     reached: Tensor | None = None
     swap: Swap | None = None
     sources: TaskBatch | None = None
-
-    @property
-    def reached_rows(self) -> Tensor:
-        """`(batch,)` whether an intervention can change what is predicted of a row."""
-        assert self.reached is not None
-        return self.reached.any(dim=1)
 
 
 @dataclass
@@ -74,15 +76,16 @@ class TaskStep:
 
     Attributes:
         micro: The micro-batches.
-        examples: Rows of the whole step, over all ranks.
+        predictions: What is predicted in the whole step, over all ranks: a label or a score of each row, a label of
+            each word, or both ends of each answer.
         tokens: Real tokens of the whole step, over all ranks.
         seed: Of everything random in this step.
-        reached: Rows that an intervention reaches, and
-        reached_tokens: their tokens that it can change. All four count drawn sources too where these are bases.
+        reached: Predictions that an intervention reaches, and
+        reached_tokens: the tokens that it can change. All four count drawn sources too where these are bases.
     """
 
     micro: list[TaskBatch]
-    examples: int
+    predictions: int
     tokens: int
     seed: int = field(default=0)
     reached: int = 0
@@ -142,10 +145,16 @@ class TaskDataModule(StepDataModule):
             micro.append(part)
         plan = self.settings.interchange
         used = len(lengths) if plan is not None and plan.crossway else bases  # drawn sources are bases too
-        step = TaskStep(micro, used, int(lengths[:used].sum()), int(batch["seed"]))
+        tokens = int(lengths[:used].sum())
+        words = batch["words"].cpu().numpy()[:tokens] >= 0 if "words" in batch else None
+        # A prediction a word, both ends of an answer, or one a row.
+        each = 2 if "labels" in batch and batch["labels"].ndim == 2 else 1
+        step = TaskStep(micro, used * each if words is None else int(words.sum()), tokens, int(batch["seed"]))
         if exchange is not None:
-            counts = np.add.reduceat(exchange.reached.astype(np.int64), starts)[:used]
-            step.reached, step.reached_tokens = int((counts > 0).sum()), int(counts.sum())
+            reached_tokens = exchange.reached[:tokens]
+            rows = np.add.reduceat(reached_tokens.astype(np.int64), starts[:used]) > 0
+            step.reached = int(rows.sum()) * each if words is None else int((reached_tokens & words).sum())
+            step.reached_tokens = int(reached_tokens.sum())
         return step
 
     def _exchange(self, lengths: NDArray[np.int64], batch: dict[str, Any]) -> Exchange | None:
@@ -177,10 +186,18 @@ class TaskDataModule(StepDataModule):
             batch["ids"].long()[source].masked_fill(~mask, self.pad_id),
             mask.long(),
             batch["types"].long()[source].masked_fill(~mask, 0) if self.token_types else None,
-            batch["labels"][rows] if "labels" in batch else None,
+            self._labels(batch, rows, source, mask),
             batch["rows"][rows],
+            batch["words"][source].masked_fill(~mask, -1) if "words" in batch else None,
             None if reached is None else reached[source] & mask,
         )
+
+    def _labels(self, batch: dict[str, Any], rows: Tensor, source: Tensor, mask: Tensor) -> Tensor | None:
+        if "labels" not in batch:
+            return None
+        if "words" in batch:
+            return batch["labels"][source].masked_fill(~mask, IGNORED)
+        return batch["labels"][rows]
 
 
 class _Flat:
@@ -213,6 +230,9 @@ class _Flat:
             "seed": seed,
             "training": training,
         }
+        if self.part.words is not None:
+            item["words"] = torch.from_numpy(self.part.words[places])
         if self.part.labels is not None:
-            item["labels"] = torch.from_numpy(self.part.labels[wanted])
+            labelled = wanted if self.part.words is None else places
+            item["labels"] = torch.from_numpy(self.part.labels[labelled])
         return item

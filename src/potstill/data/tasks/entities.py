@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.data.corpus.masking import IGNORED
+from potstill.data.batching import IGNORED
 
 OUTSIDE = "O"
 IOB1, BIO, BIOES = "IOB1", "BIO", "BIOES"

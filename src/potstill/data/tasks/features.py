@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,7 +18,8 @@ from potstill.data.tasks.readers import Rows
 from potstill.errors import DataError
 
 BATCH = 1000  # rows that are tokenised together
-ARRAYS = ("ids", "types", "lengths", "truncated")
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,58 @@ def features_of(
     Raises:
         DataError: the cache cannot be written, or what it holds is damaged.
     """
-    options = {"max_length": max_length, "kind": "rows"}
-    folder = cache / "features" / store_key({"texts": _digest(rows)}, vocabulary.digest, options)
+    return remembered(
+        Features,
+        lambda: _tokenise(rows, vocabulary, max_length, progress),
+        cache,
+        zip(*rows.texts, strict=True),
+        vocabulary,
+        {"max_length": max_length, "kind": "rows"},
+    )
+
+
+def remembered(
+    kind: type[Made],
+    make: Callable[[], Made],
+    cache: Path,
+    texts: Iterable[Iterable[str]],
+    vocabulary: Vocabulary,
+    options: dict[str, Any],
+) -> Made:
+    """What `make` gives, kept in the `features` folder of `cache`; a second call reads what the first has written.
+
+    Args:
+        kind: a dataclass of arrays and whole numbers.
+        make: makes one.
+        cache: a folder.
+        texts: all that it is made of, row by row.
+        vocabulary: of the tokenizer.
+        options: what else it depends on; its `kind` tells it from others of the same texts.
+
+    Raises:
+        DataError: the cache cannot be written, or what it holds is damaged.
+    """
+    folder = cache / "features" / store_key({"texts": _digest(texts)}, vocabulary.digest, options)
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
 
     def build(temporary: Path) -> None:
-        arrays = _tokenise(rows, vocabulary, max_length, progress)
-        np.savez(temporary / "features.npz", **arrays)  # type: ignore[arg-type]
+        made = make()
+        np.savez(temporary / "features.npz", **{name: getattr(made, name) for name in names})
 
     build_once(folder, build)
-    return _open(folder, len(rows))
+    try:
+        with np.load(folder / "features.npz", allow_pickle=False) as stored:  # zip files carry checksums
+            values = {name: stored[name] for name in names}
+    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
+        raise DataError(
+            f"the features '{folder}' cannot be used: {error}; delete the folder, they will be made again"
+        ) from error
+    return kind(**{name: value if value.ndim else value.item() for name, value in values.items()})
 
 
 def _tokenise(
     rows: Rows, vocabulary: Vocabulary, max_length: int, progress: Callable[[int], None] | None
-) -> dict[str, NDArray]:
+) -> Features:
     tokenizer = load_backend(vocabulary.path)
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     ids: list[NDArray] = []
@@ -90,7 +130,7 @@ def _tokenise(
             lengths[row], truncated[row] = len(own), bool(encoding.overflowing)
         if progress is not None:
             progress(start + len(texts))
-    return dict(zip(ARRAYS, (np.concatenate(ids), np.concatenate(types), lengths, truncated), strict=True))
+    return Features(np.concatenate(ids), np.concatenate(types), lengths, truncated)
 
 
 def _batches(rows: Rows) -> Iterator[tuple[int, list]]:
@@ -99,25 +139,12 @@ def _batches(rows: Rows) -> Iterator[tuple[int, list]]:
         yield start, parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
 
 
-def _open(folder: Path, rows: int) -> Features:
-    try:
-        with np.load(folder / "features.npz", allow_pickle=False) as stored:  # zip files carry checksums
-            features = Features(*(stored[name] for name in ARRAYS))
-        if len(features) != rows or features.lengths.sum() != len(features.ids):
-            raise ValueError(f"{len(features)} rows instead of {rows}")
-    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
-        raise DataError(
-            f"the features '{folder}' cannot be used: {error}; delete the folder, they will be made again"
-        ) from error
-    return features
-
-
-def _digest(rows: Rows) -> str:
+def _digest(rows: Iterable[Iterable[str]]) -> str:
     digest = hashlib.sha256()
-    for column in rows.texts:
-        digest.update(f"{len(column)}\n".encode())
-        for text in column:
+    for row in rows:
+        for text in row:
             coded = text.encode("utf-8", "surrogatepass")
             digest.update(len(coded).to_bytes(8, "little"))
             digest.update(coded)
+        digest.update(b"\xff" * 8)  # no length of a text: the end of a row
     return digest.hexdigest()

@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 
 from potstill.data.tasks.readers import Rows
 from potstill.errors import ConfigError, DataError
+from potstill.models.head_labels import Head
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
-# What a model can be judged by; evaluation/metrics.py computes them.
+TOKENS, SPANS = "tokens", "spans"  # named entities; answers that are pieces of a text
+# What a model can be judged by; evaluation/judges.py computes them.
 METRICS = {
     CLASSIFICATION: ("accuracy", "f1", "f1_macro", "matthews"),
     REGRESSION: ("pearson", "spearman", "mse"),
+    TOKENS: ("f1", "precision", "recall", "accuracy"),
+    SPANS: ("em", "f1"),
 }
 MAX_LABELS = 1000  # more are taken for a column of another kind
 
@@ -26,8 +30,9 @@ class Task:
 
     Attributes:
         name: of the benchmark.
-        kind: `classification` or `regression`.
-        labels: names by number; empty for a regression, or where they are not known yet.
+        kind: `classification`, `regression`, `tokens` or `spans`.
+        labels: names by number; empty for a regression, or where they are not known yet. Of tokens they are tags, of
+            spans the ends of an answer.
         aliases: other spellings in files, and the labels that they stand for.
         metrics: names, as in `METRICS`.
         monitor: the metric that decides.
@@ -43,6 +48,12 @@ class Task:
     aliases: dict[str, str] = field(default_factory=dict)
 
     @property
+    def head(self) -> Head:
+        """What a model of it labels."""
+        heads: dict[str, Head] = {TOKENS: "tokens", SPANS: "spans"}
+        return heads.get(self.kind, "sequence")
+
+    @property
     def outputs(self) -> int:
         """Width of the head: a number a label, or a score."""
         return 1 if self.kind == REGRESSION else len(self.labels)
@@ -53,7 +64,7 @@ class Task:
         Raises:
             ConfigError: a metric is not one of so many labels.
         """
-        if "f1" in self.metrics and len(labels) != 2:
+        if self.kind == CLASSIFICATION and "f1" in self.metrics and len(labels) != 2:
             raise ConfigError(
                 f"benchmark.metrics=[{', '.join(self.metrics)}]: f1 is of the second of two labels, {self.name} has "
                 f"{len(labels)}; use f1_macro"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from potstill.data.corpus.textfiles import fault_of, read_lines
+from potstill.data.tasks.readers import TaskHub
 from potstill.errors import DataError
+
+LOOK = 100  # questions that a check reads
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,109 @@ class QuestionCounts:
     duplicates: int = 0
 
 
+@dataclass(frozen=True)
+class Questions:
+    """The questions of a part.
+
+    Attributes:
+        items: that can be used.
+        counts: what was found.
+        name: what messages call the part.
+        key: the config key that messages name.
+    """
+
+    items: list[Question]
+    counts: QuestionCounts
+    name: str
+    key: str
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @staticmethod
+    def joined(parts: Sequence[Questions]) -> Questions:
+        """Parts one after another, under the name and key of the first."""
+        sums = {
+            name: sum(getattr(part.counts, name) for part in parts)
+            for name in QuestionCounts.__dataclass_fields__
+        }
+        items = [item for part in parts for item in part.items]
+        return replace(parts[0], items=items, counts=QuestionCounts(**sums))
+
+
+@dataclass(frozen=True)
+class QuestionFile:
+    """A JSON file of SQuAD's shape, plain or gzip.
+
+    Attributes:
+        path: the file.
+        training: every answer must have a place.
+        max_examples: only so many questions.
+        key: the config key that messages name.
+    """
+
+    path: Path
+    training: bool
+    max_examples: int | None = None
+    key: str = "benchmark.train_file"
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.path.name
+
+    def check(self) -> None:
+        """Cheap look at the file before any work.
+
+        Raises:
+            DataError: it cannot be used; the message names the config key, the file and what would be right.
+        """
+        read_questions([self.path], training=self.training, max_examples=LOOK, key=self.key)
+
+    def read(self) -> Questions:
+        """All questions; see `read_questions`."""
+        items, counts = read_questions(
+            [self.path], training=self.training, max_examples=self.max_examples, key=self.key
+        )
+        return Questions(items, counts, self.name, self.key)
+
+
+@dataclass(frozen=True)
+class HubQuestions(TaskHub):
+    """A split on the hub with the columns `id`, `question`, `context` and `answers` of SQuAD.
+
+    Attributes:
+        training: every answer must have a place.
+    """
+
+    training: bool = False
+
+    def read(self) -> Questions:
+        """All questions; see `read_questions`.
+
+        Raises:
+            DataError: it cannot be loaded, lacks a column, or no question can be used.
+        """
+        dataset = self.split_rows()
+        wanted = ("id", "question", "context", "answers")
+        if missing := [column for column in wanted if column not in dataset.features]:
+            raise DataError(
+                f"{self.key}: '{self.name}' has no column '{missing[0]}'; it has {', '.join(dataset.features)}; use a "
+                "data set with those of SQuAD"
+            )
+        items, counts = _usable(map(_hub_question, dataset), self.training, f"{self.key}: '{self.name}'")
+        return Questions(items, counts, self.name, self.key)
+
+
+def _hub_question(row: Mapping[str, Any]) -> Question:
+    answers, context = row["answers"], str(row["context"])
+    found = tuple(
+        Answer(text, start if start >= 0 and context.startswith(text, start) else None)
+        for text, start in zip(answers["text"], answers["answer_start"], strict=True)
+    )
+    return Question(str(row["id"]), str(row["question"]), context, found, bool(found))
+
+
 def read_questions(
     paths: Sequence[Path],
     *,
@@ -97,11 +203,16 @@ def read_questions(
     Raises:
         DataError: a file cannot be read or has another shape, or no question is left; the message says where.
     """
+    entries = (entry for path in paths for entry in _entries(path, key))
+    shown = ", ".join(f"'{path}'" for path in paths)
+    return _usable(islice(entries, max_examples), training, f"{key}: {shown}")
+
+
+def _usable(entries: Iterable[Question], training: bool, label: str) -> tuple[list[Question], QuestionCounts]:
     kept: list[Question] = []
     counts = dict.fromkeys(QuestionCounts.__dataclass_fields__, 0)
     seen: set[str] = set()
-    entries = (entry for path in paths for entry in _entries(path, key))
-    for question in islice(entries, max_examples):
+    for question in entries:
         counts["questions"] += 1
         counts["duplicates"] += question.id in seen
         seen.add(question.id)
@@ -118,11 +229,10 @@ def read_questions(
         else:
             counts["skipped"] += 1
     if not kept:
-        shown = ", ".join(f"'{path}'" for path in paths)
         why = (
             "has no questions" if not counts["questions"] else "has no question with an answer in its context"
         )
-        raise DataError(f"{key}: {shown} {why}; give a file of the shape of SQuAD with questions and answers")
+        raise DataError(f"{label} {why}; give a file of the shape of SQuAD with questions and answers")
     return kept, QuestionCounts(**counts)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from potstill.errors import DataError
 
 TABLES = (".tsv", ".txt", ".csv")
 OBJECTS = (".jsonl", ".json")
+ENDINGS = (*TABLES, *OBJECTS, ".conll", ".bio", ".ner", "")  # of the files of a folder
 LOOK = 1000  # rows that a check reads
 UNLABELLED = ("", "-1")  # what stands for a label where a part has none
 
@@ -65,9 +66,30 @@ class Rows:
     def __len__(self) -> int:
         return len(self.places)
 
+    @staticmethod
+    def joined(parts: Sequence[Rows]) -> Rows:
+        """Parts one after another, under the name and key of the first; the places say of which the others are.
 
-class RowSource(Protocol):
-    """A part of a benchmark."""
+        Raises:
+            DataError: some have labels and others not, or pairs of texts and others single ones.
+        """
+        first = parts[0]
+        for part in parts[1:]:
+            if len(part.texts) != len(first.texts) or (part.labels is None) != (first.labels is None):
+                raise DataError(
+                    f"{part.key}: '{part.name}' has other columns than '{first.name}'; mix files of one kind"
+                )
+        return replace(
+            first,
+            texts=tuple([text for part in parts for text in part.texts[n]] for n in range(len(first.texts))),
+            labels=None if first.labels is None else [label for part in parts for label in part.labels or ()],
+            places=[*first.places, *(f"{part.name} {place}" for part in parts[1:] for place in part.places)],
+            broken=sum(part.broken for part in parts),
+        )
+
+
+class PartSource(Protocol):
+    """A part of a benchmark: `Rows`, tagged `Sentences`, or `Questions`."""
 
     @property
     def name(self) -> str:
@@ -80,11 +102,11 @@ class RowSource(Protocol):
             DataError: it cannot be used; the message names the config key, the value and what would be right.
         """
 
-    def rows(self) -> Rows:
-        """All rows.
+    def read(self) -> Any:
+        """All of it.
 
         Raises:
-            DataError: there are none, or some row cannot be used; the message says where.
+            DataError: there is nothing, or some row cannot be used; the message says where.
         """
 
 
@@ -114,7 +136,7 @@ class TaskFile:
         return self.path.name
 
     def check(self) -> None:
-        """See `RowSource`; reads the first rows."""
+        """See `PartSource`; reads the first rows."""
         if fault := fault_of(self.path):
             raise DataError(f"{self.key}: '{self.path}' {fault}; give a TSV, CSV or JSON file, plain or gzip")
         if _suffix(self.path) not in TABLES + OBJECTS:
@@ -124,8 +146,8 @@ class TaskFile:
             )
         self._read(LOOK)
 
-    def rows(self) -> Rows:
-        """See `RowSource`."""
+    def read(self) -> Rows:
+        """See `PartSource`."""
         return self._read(self.max_examples)
 
     def _read(self, limit: int | None) -> Rows:
@@ -274,40 +296,21 @@ class _Columns:
 
 
 @dataclass(frozen=True)
-class HubRows(HubDataset):
-    """A split of a data set on the hub; `column` is that of its first text.
+class TaskHub(HubDataset):
+    """A split of a data set of a task on the hub; `column` is one that must be there."""
 
-    Attributes:
-        layouts: where its columns may be; the first that fits is taken.
-        labelled: the rows must have labels.
-    """
+    def split_rows(self) -> Any:
+        """The split as `datasets` has it, its first `max_examples` rows.
 
-    layouts: tuple[Layout, ...] = ()
-    labelled: bool = True
-
-    def rows(self) -> Rows:
-        """See `RowSource`; a class label is given by its name, a missing one (-1) is none."""
+        Raises:
+            DataError: it cannot be loaded, or is empty.
+        """
         dataset = self._load()
         if self.max_examples is not None:
             dataset = dataset.select(range(min(self.max_examples, len(dataset))))
-        layout = next((lay for lay in self.layouts if {*lay.texts, lay.label} <= set(dataset.features)), None)
-        if layout is None or layout.label is None:
-            wanted = " or ".join(f"[{lay}]" for lay in self.layouts if not lay.numbered)
-            raise DataError(
-                f"{self.key}: '{self.name}' lacks columns: {wanted} wanted; it has {', '.join(dataset.features)}; "
-                "name them by benchmark.text_columns and benchmark.label_column"
-            )
         if not len(dataset):
             raise DataError(f"{self.key}: '{self.name}' has no rows; choose another split")
-        texts = tuple([text or "" for text in dataset[column]] for column in layout.texts)
-        names = getattr(dataset.features[layout.label], "names", None)
-        labels: list[str] | None = [_written(label, names) for label in dataset[layout.label]]
-        if set(labels or ()) <= set(UNLABELLED):
-            labels = None
-        if labels is None and self.labelled:
-            raise DataError(f"{self.key}: '{self.name}' has no labels; choose another split")
-        places = [f"row {number}" for number in range(1, len(dataset) + 1)]
-        return Rows(texts, labels, places, self.name, self.key)
+        return dataset
 
     def _guarded(self, call: Any) -> Any:
         try:
@@ -321,9 +324,42 @@ class HubRows(HubDataset):
             ) from error
 
 
+@dataclass(frozen=True)
+class HubRows(TaskHub):
+    """A split of a data set on the hub; `column` is that of its first text.
+
+    Attributes:
+        layouts: where its columns may be; the first that fits is taken.
+        labelled: the rows must have labels.
+    """
+
+    layouts: tuple[Layout, ...] = ()
+    labelled: bool = True
+
+    def read(self) -> Rows:
+        """See `PartSource`; a class label is given by its name, a missing one (-1) is none."""
+        dataset = self.split_rows()
+        layout = next((lay for lay in self.layouts if {*lay.texts, lay.label} <= set(dataset.features)), None)
+        if layout is None or layout.label is None:
+            wanted = " or ".join(f"[{lay}]" for lay in self.layouts if not lay.numbered)
+            raise DataError(
+                f"{self.key}: '{self.name}' lacks columns: {wanted} wanted; it has {', '.join(dataset.features)}; "
+                "name them by benchmark.text_columns and benchmark.label_column"
+            )
+        texts = tuple([text or "" for text in dataset[column]] for column in layout.texts)
+        names = getattr(dataset.features[layout.label], "names", None)
+        labels: list[str] | None = [_written(label, names) for label in dataset[layout.label]]
+        if set(labels or ()) <= set(UNLABELLED):
+            labels = None
+        if labels is None and self.labelled:
+            raise DataError(f"{self.key}: '{self.name}' has no labels; choose another split")
+        places = [f"row {number}" for number in range(1, len(dataset) + 1)]
+        return Rows(texts, labels, places, self.name, self.key)
+
+
 def find_file(folder: Path, stem: str) -> Path | None:
-    """The file of a folder that is called `stem` and a known suffix, plain or gzip."""
-    names = [f"{stem}{suffix}{packed}" for suffix in TABLES + OBJECTS for packed in ("", ".gz")]
+    """The file of a folder that is called `stem` and a known suffix, or none, plain or gzip."""
+    names = [f"{stem}{suffix}{packed}" for suffix in ENDINGS for packed in ("", ".gz")]
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 

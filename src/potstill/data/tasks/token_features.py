@@ -1,4 +1,4 @@
-"""Sentences of words as token ids, a label a word, and predictions of tokens read back as tags of words.
+"""Sentences of words as token ids, a label a word.
 
 A word is judged by its first token, which carries its label; the other tokens of a word have none (Devlin et al. 2019,
 section 5.3). A sentence that is longer than a model reads is split between words into as few windows as it takes, about
@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from potstill.data.corpus.masking import IGNORED
+from potstill.data.batching import IGNORED
 from potstill.data.corpus.tokenizers import Vocabulary, load_backend
-from potstill.data.tasks.entities import OUTSIDE
 from potstill.errors import ConfigError
 
 BATCH = 1000  # sentences that are tokenised together
@@ -57,11 +56,12 @@ class TokenFeatures:
         return len(self.lengths)
 
     @property
-    def starts(self) -> NDArray[np.bool_]:
-        """`(tokens,)`, whether a token is the first of a word: those that are predicted, in the order of the words."""
-        starts = np.zeros(len(self.ids), np.bool_)
-        starts[self.firsts[self.firsts != UNSEEN]] = True
-        return starts
+    def words(self) -> NDArray[np.int64]:
+        """`(tokens,)` the number of the word that a token is the first of, over all sentences; -1 of other tokens."""
+        words = np.full(len(self.ids), UNSEEN, np.int64)
+        (seen,) = np.nonzero(self.firsts != UNSEEN)
+        words[self.firsts[seen]] = seen
+        return words
 
 
 def token_features(
@@ -127,33 +127,6 @@ def token_labels(features: TokenFeatures, numbers: NDArray[np.int64]) -> NDArray
     seen = features.firsts != UNSEEN
     labels[features.firsts[seen]] = numbers[seen]
     return labels
-
-
-def predicted_tags(
-    features: TokenFeatures, predicted: NDArray[np.integer], labels: Sequence[str]
-) -> list[list[str]]:
-    """The tags of all words by sentence; `O` for a word that no window has.
-
-    Args:
-        features: of the sentences.
-        predicted: `(tokens,)` numbers of labels; only those of first tokens are read. Or `(words seen,)`: those of the
-            first tokens alone, in order (`TokenFeatures.starts`).
-        labels: by number.
-
-    Raises:
-        ValueError: there are neither as many predictions as tokens nor as words that are seen.
-    """
-    seen = features.firsts != UNSEEN
-    if len(predicted) == len(features.ids):
-        read = predicted[features.firsts[seen]]
-    elif len(predicted) == seen.sum():
-        read = predicted
-    else:
-        raise ValueError(f"{len(predicted)} predictions of {len(features.ids)} tokens, {seen.sum()} of words")
-    tags = np.full(len(seen), OUTSIDE, dtype=object)
-    tags[seen] = np.array(labels, dtype=object)[read]
-    ends = np.cumsum(features.counts)
-    return [tags[end - count : end].tolist() for end, count in zip(ends, features.counts, strict=True)]
 
 
 class _Windows:

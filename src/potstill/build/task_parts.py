@@ -1,0 +1,233 @@
+"""What is read of a benchmark's parts as labels, features and judges, a kind of task at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from omegaconf import DictConfig
+
+from potstill.data.corpus.progress import counting
+from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.data.tasks.columns import Sentences
+from potstill.data.tasks.datamodule import TaskSet
+from potstill.data.tasks.entities import (
+    BIO,
+    BIOES,
+    converted,
+    scheme_of,
+    split_tag,
+    tag_labels,
+    tag_numbers,
+    unknown_tags,
+)
+from potstill.data.tasks.features import Features, features_of, remembered
+from potstill.data.tasks.labels import CLASSIFICATION, TOKENS, Task, encode_labels, labels_of
+from potstill.data.tasks.preflight import oddities, warnings_of
+from potstill.data.tasks.questions import Questions
+from potstill.data.tasks.readers import PartSource, Rows
+from potstill.data.tasks.token_features import TokenFeatures, token_features, token_labels
+from potstill.data.tasks.windows import Windows, targets_of, windows_of
+from potstill.errors import DataError
+from potstill.evaluation.judges import EntityJudge, Judge, LabelJudge, SpanJudge
+
+log = logging.getLogger(__name__)
+
+Part = Rows | Sentences | Questions
+
+
+class Prepared(NamedTuple):
+    """A part as a model reads it, and what judges predictions of it."""
+
+    set: TaskSet
+    judge: Judge
+
+
+def read_joined(sources: Sequence[PartSource]) -> Part:
+    """What sources of one kind hold, one after another.
+
+    Raises:
+        DataError: one cannot be used, or they do not go together.
+    """
+    parts = [source.read() for source in sources]
+    return parts[0] if len(parts) == 1 else type(parts[0]).joined(parts)
+
+
+def with_labels_of(task: Task, train: Part, scheme: str | None) -> Task:
+    """The task, its labels those of the training part where they are not known yet.
+
+    Raises:
+        DataError: the part has no labels that a model could learn.
+    """
+    if task.labels:
+        return task
+    if isinstance(train, Rows) and task.kind == CLASSIFICATION:
+        return task.with_labels(labels_of(train))
+    if isinstance(train, Sentences):
+        tags = train.tags or []
+        scheme = scheme or (BIOES if scheme_of(tags) == BIOES else BIO)
+        labels = tag_labels(tags, scheme)
+        if len(labels) < 2:
+            raise DataError(
+                f"{train.key}: '{train.name}' has no tag but O; name their column by benchmark.tag_column"
+            )
+        return task.with_labels(labels)
+    return task
+
+
+def with_own_labels(task: Task, labels: Sequence[str]) -> Task:
+    """The task, its labels those of a model where they are not known yet; tags are put into letters of BIOES."""
+    if task.labels or task.kind not in (CLASSIFICATION, TOKENS):
+        return task
+    if task.kind == TOKENS:
+        pairs = [split_tag(label) for label in labels]
+        labels = [f"{prefix}-{kind}" if kind else prefix for prefix, kind in pairs]
+    return task.with_labels(tuple(labels))
+
+
+def check_labels(train: Part, *others: Part, task: Task) -> None:
+    """Refuse unknown labels before models are loaded and texts tokenised.
+
+    Raises:
+        DataError: a label, or a tag that is trained on, is none of the task's.
+    """
+    for part in (train, *others):
+        if isinstance(part, Rows):
+            encode_labels(part, task)
+    if isinstance(train, Sentences) and (
+        unknown := unknown_tags(_in_scheme(train, task).tags or (), task.labels)
+    ):
+        raise DataError(
+            f"{train.key}: '{train.name}' has the tag {next(iter(unknown))}, {task.name} has {', '.join(task.labels)}; "
+            "give others by benchmark.labels, or null for the training file's"
+        )
+
+
+def _in_scheme(sentences: Sentences, task: Task) -> Sentences:
+    """Tags in the scheme of the task's labels."""
+    if sentences.tags is None:
+        return sentences
+    scheme = BIOES if any(label[:2] in ("E-", "S-") for label in task.labels) else BIO
+    return replace(sentences, tags=[converted(tags, scheme) for tags in sentences.tags])
+
+
+@dataclass
+class Preparer:
+    """Prepares parts, tells what is odd about them, and counts it.
+
+    Attributes:
+        data: the keys of `data`.
+        benchmark: the benchmark's.
+        task: with its labels.
+        vocabulary: of the tokenizer.
+        length: most tokens of a sequence.
+        counts: of all parts prepared, by part and name.
+    """
+
+    data: DictConfig
+    benchmark: DictConfig
+    task: Task
+    vocabulary: Vocabulary
+    length: int
+
+    def __post_init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def part(self, name: str, read: Part, train: Part | None = None) -> Prepared:
+        """Features, labels and judge of a part; what it has in common with `train` is counted too.
+
+        Raises:
+            DataError: labels are unknown, or the cache cannot be used.
+        """
+        prepare: dict[type, Callable[[str, Any, Any], Prepared]] = {
+            Rows: self._rows,
+            Sentences: self._sentences,
+            Questions: self._questions,
+        }
+        return prepare[type(read)](name, read, train)
+
+    def _rows(self, name: str, rows: Rows, train: Rows | None) -> Prepared:
+        labels = encode_labels(rows, self.task)
+        with counting(f"tokenising {rows.name}") as progress:
+            features = features_of(
+                rows, self.vocabulary, max_length=self.length, cache=self._cache, progress=progress
+            )
+        texts = list(zip(*rows.texts, strict=True))
+        known = None if train is None else zip(*train.texts, strict=True)
+        counts = oddities(texts, features.ids, self.vocabulary, known)
+        counts |= {"truncated": int(np.count_nonzero(features.truncated)), "broken": rows.broken}
+        self._tell(name, rows.name, counts)
+        return Prepared(TaskSet(features, labels), LabelJudge(self.task, rows))
+
+    def _sentences(self, name: str, sentences: Sentences, train: Sentences | None) -> Prepared:
+        sentences = _in_scheme(sentences, self.task)
+        unknown = unknown_tags(sentences.tags or (), self.task.labels)
+        with counting(f"tokenising {sentences.name}") as progress:
+            features = remembered(
+                TokenFeatures,
+                lambda: token_features(
+                    sentences.words, self.vocabulary, max_length=self.length, too_long=self.benchmark.too_long,
+                    progress=progress,
+                ),
+                self._cache,
+                sentences.words,
+                self.vocabulary,
+                {"max_length": self.length, "too_long": self.benchmark.too_long, "kind": "sentences"},
+            )  # fmt: skip
+        counts = oddities(
+            sentences.words, features.ids, self.vocabulary, None if train is None else train.words
+        )
+        counts |= {"windows": len(features), "truncated": features.cut, "blank": features.blank}
+        counts |= {"shortened": features.shortened, "unknown_tags": sum(unknown.values())}
+        self._tell(name, sentences.name, counts)
+        labels = None
+        if sentences.tags is not None:
+            labels = token_labels(features, tag_numbers(sentences.tags, self.task.labels))
+        types = np.zeros(len(features.ids), np.uint8)
+        flat = Features(features.ids, types, features.lengths, np.zeros(len(features), np.bool_))
+        judge = EntityJudge(self.task, sentences, features)
+        return Prepared(TaskSet(flat, labels, features.words), judge)
+
+    def _questions(self, name: str, questions: Questions, train: Questions | None) -> Prepared:
+        asked, bench = questions.items, self.benchmark
+        options = {
+            "max_length": self.length, "stride": bench.stride, "max_question_length": bench.max_question_length,
+        }  # fmt: skip
+        texts = [(question.question, question.context) for question in asked]
+        with counting(f"tokenising {questions.name}") as progress:
+            windows = remembered(
+                Windows,
+                lambda: windows_of(asked, self.vocabulary, **options, progress=progress),
+                self._cache,
+                texts,
+                self.vocabulary,
+                {**options, "kind": "questions"},
+            )
+        known = None if train is None else ((item.question, item.context) for item in train.items)
+        counts = oddities(texts, windows.ids, self.vocabulary, known)
+        counts |= {"windows": len(windows), "truncated": int(np.count_nonzero(windows.cut))}
+        found = questions.counts
+        counts |= {"unanswerable": found.unanswerable, "misplaced": found.misplaced, "skipped": found.skipped}
+        self._tell(name, questions.name, counts)
+        types = windows.types
+        flat = Features(windows.ids, types, windows.lengths, windows.cut[windows.question])
+        judge = SpanJudge(
+            asked, windows, script=bench.answer_metric, n_best=bench.n_best,
+            max_answer_length=bench.max_answer_length, null_threshold=bench.null_threshold,
+        )  # fmt: skip
+        return Prepared(TaskSet(flat, targets_of(windows, asked).astype(np.int64)), judge)
+
+    @property
+    def _cache(self) -> Path:
+        return Path(self.data.cache).expanduser()
+
+    def _tell(self, name: str, called: str, counts: dict[str, int]) -> None:
+        shown = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in counts.items())
+        log.info("%s: %s", called, shown)
+        for line in warnings_of(called, counts, self.length, self.vocabulary.path, self.task.kind):
+            log.warning("%s", line)
+        self.counts |= {f"{name}_{key}": count for key, count in counts.items()}

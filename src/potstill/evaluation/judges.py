@@ -1,0 +1,277 @@
+"""How each kind of task is judged: what is kept of a batch, metrics of a whole set, and what is predicted as a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from potstill.data.tasks.columns import Sentences
+from potstill.data.tasks.datamodule import TaskBatch
+from potstill.data.tasks.entities import OUTSIDE
+from potstill.data.tasks.labels import CLASSIFICATION, Task
+from potstill.data.tasks.questions import Question
+from potstill.data.tasks.readers import Rows
+from potstill.data.tasks.token_features import TokenFeatures
+from potstill.data.tasks.windows import Windows
+from potstill.evaluation.answers import Found, answer_scores, find_answers, squad_v2
+from potstill.evaluation.bootstrap import Metric
+from potstill.evaluation.entities import EntityScores, entity_scores, micro
+from potstill.evaluation.metrics import metric_of, task_metrics
+from potstill.evaluation.predictions import write_predictions, write_whole
+from potstill.objectives.task import NEVER, ends_of, label_loss
+
+Kept = tuple[Tensor, Tensor, Tensor | None]
+
+
+class Judge(Protocol):
+    """Judges a set. Its units are rows, words or windows, and it is given all that were predicted, in order."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a unit's logits."""
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Of a unit's labels."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is anything to compare with."""
+
+    def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
+        """Numbers, logits and labels of the units of a batch."""
+
+    def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """All metrics by name, and the mean `loss`."""
+
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, int]:
+        """A metric as a function of the examples that count, and how many there are: what a bootstrap draws."""
+
+    def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
+        """Write what is predicted to a file of this name and a fitting suffix, whole or not at all."""
+
+
+class LabelJudge:
+    """Of classifications and regressions; a unit is a row. Writes a table, `.tsv`."""
+
+    def __init__(self, task: Task, rows: Rows):
+        self.task, self.rows = task, rows
+        self.shape: tuple[int, ...] = (max(task.outputs, 1),)
+        self.label_shape: tuple[int, ...] = ()
+        self.labelled = rows.labels is not None
+
+    def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
+        """See `Judge`."""
+        return batch.rows, logits, batch.labels
+
+    def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """See `Judge`."""
+        loss = float(label_loss(self.task.kind, logits.double(), labels)) / len(numbers)
+        return {**task_metrics(self.task, logits, labels), "loss": loss}
+
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, int]:
+        """See `Judge`; the examples are rows."""
+        return metric_of(self.task, name, logits, labels), len(numbers)
+
+    def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
+        """See `Judge`."""
+        path = stem.with_name(f"{stem.name}.tsv")
+        write_predictions(path, self.task, self.rows, numbers, logits)
+        return path
+
+
+class EntityJudge:
+    """Of named entities; a unit is a word that a window has. Writes lines of word, tag and predicted tag, `.txt`."""
+
+    def __init__(self, task: Task, sentences: Sentences, features: TokenFeatures):
+        self.task, self.sentences = task, sentences
+        self.shape: tuple[int, ...] = (task.outputs,)
+        self.label_shape: tuple[int, ...] = ()
+        self.labelled = sentences.tags is not None
+        self._sentence = np.repeat(np.arange(len(sentences)), features.counts)  # of each word
+
+    def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
+        """See `Judge`."""
+        assert batch.words is not None
+        first = batch.words >= 0
+        return batch.words[first], logits[first], None if batch.labels is None else batch.labels[first]
+
+    def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """`f1`, `precision` and `recall` of entities over all types, `f1_<type>`, and `accuracy` of tags.
+
+        Sentences of which nothing was predicted do not count.
+        """
+        gold, predicted = self._tags(numbers, logits)
+        scores = entity_scores(gold, predicted)
+        whole = micro(scores.values())
+        same = [
+            a == b
+            for one, other in zip(gold, predicted, strict=True)
+            for a, b in zip(one, other, strict=True)
+        ]
+        known = int((labels >= 0).sum())
+        return {
+            "f1": whole.f1,
+            "precision": whole.precision,
+            "recall": whole.recall,
+            "accuracy": sum(same) / len(same),
+            **{f"f1_{kind}": own.f1 for kind, own in scores.items()},
+            "loss": float(label_loss(CLASSIFICATION, logits.double(), labels)) / max(known, 1),
+        }
+
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, int]:
+        """See `Judge`; the examples are sentences."""
+        gold, predicted = self._tags(numbers, logits)
+        if name == "accuracy":
+            right = np.array(
+                [
+                    (sum(a == b for a, b in zip(one, other, strict=True)), len(one))
+                    for one, other in zip(gold, predicted, strict=True)
+                ]
+            )
+            return (lambda rows: float(np.divide(*right[rows].sum(0)))), len(gold)
+        pairs = zip(gold, predicted, strict=True)
+        by_sentence = [micro(entity_scores([one], [other]).values()) for one, other in pairs]
+        counts = np.array([(own.correct, own.predicted, own.gold) for own in by_sentence])
+        return (lambda rows: getattr(EntityScores(*counts[rows].sum(0).tolist()), name)), len(gold)
+
+    def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
+        """See `Judge`; CoNLL's evaluation script reads such lines."""
+        path = stem.with_name(f"{stem.name}.txt")
+        chosen, predicted = self._predicted(numbers, logits)
+        lines = []
+        for sentence, tags in zip(chosen.tolist(), predicted, strict=True):
+            columns = [self.sentences.words[sentence], tags]
+            if self.sentences.tags is not None:
+                columns.insert(1, self.sentences.tags[sentence])
+            lines += [*(" ".join(cells) for cells in zip(*columns, strict=True)), ""]
+        write_whole(path, "\n".join(lines))
+        return path
+
+    def _tags(self, numbers: Tensor, logits: Tensor) -> tuple[list[list[str]], list[list[str]]]:
+        assert self.sentences.tags is not None
+        chosen, predicted = self._predicted(numbers, logits)
+        return [self.sentences.tags[sentence] for sentence in chosen.tolist()], predicted
+
+    def _predicted(self, numbers: Tensor, logits: Tensor) -> tuple[NDArray[np.int64], list[list[str]]]:
+        """Sentences with a prediction, and the tags of all their words; `O` of a word that no window has."""
+        seen = numbers.cpu().numpy()
+        tags = np.full(len(self._sentence), OUTSIDE, dtype=object)
+        tags[seen] = np.array(self.task.labels, dtype=object)[logits.argmax(-1).cpu().numpy()]
+        chosen = np.unique(self._sentence[seen])
+        starts = np.searchsorted(self._sentence, chosen)
+        ends = np.searchsorted(self._sentence, chosen, side="right")
+        return chosen, [tags[start:end].tolist() for start, end in zip(starts, ends, strict=True)]
+
+
+class SpanJudge:
+    """Of answers that are pieces of a text; a unit is a window. Writes the answers by question, `.json`.
+
+    Args:
+        questions: that are asked.
+        windows: of their contexts.
+        script: whose metrics: `squad`, `squad_v2` or `cmrc`.
+        n_best: answers that are kept of each question.
+        max_answer_length: in tokens.
+        null_threshold: no answer where that scores better by more; None: always the best answer.
+    """
+
+    label_shape: tuple[int, ...] = (2,)
+    labelled = True
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        windows: Windows,
+        *,
+        script: str,
+        n_best: int,
+        max_answer_length: int,
+        null_threshold: float | None,
+    ):
+        self.questions, self.windows = questions, windows
+        self.script, self.n_best, self.longest = script, n_best, max_answer_length
+        self.threshold = null_threshold
+        self.shape: tuple[int, ...] = (2, int(windows.lengths.max()))
+
+    def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
+        """See `Judge`."""
+        ends = ends_of(logits, batch.attention_mask)
+        return batch.rows, pad(ends, (0, self.shape[1] - ends.shape[-1]), value=NEVER), batch.labels
+
+    def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """`em` and `f1` by the script of the task, of the questions of which a window was seen."""
+        found = self._found(numbers, logits)
+        texts = [own.text(self.threshold) for own in found]
+        references = self._references(found)
+        loss = (
+            float(label_loss(CLASSIFICATION, logits.flatten(0, 1).double(), labels.flatten()))
+            / labels.numel()
+        )
+        if self.script == "squad_v2":
+            best = [own.text() for own in found]
+            differences = [own.difference for own in found]
+            return {**squad_v2(texts, references, differences=differences, best=best), "loss": loss}
+        scores = answer_scores(self.script, texts, references)
+        return {**{name: float(own.mean()) for name, own in scores.items()}, "loss": loss}
+
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, int]:
+        """See `Judge`; the examples are questions."""
+        found = self._found(numbers, logits)
+        texts = [own.text(self.threshold) for own in found]
+        scores = answer_scores(self.script, texts, self._references(found))[name]
+        return (lambda rows: float(scores[rows].mean())), len(found)
+
+    def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
+        """See `Judge`: answers by id, as the published scripts read them, and beside them the n best of each.
+
+        Questions that share an id, which is a fault of their file, are told apart by `#2` and so on.
+        """
+        path = stem.with_name(f"{stem.name}.json")
+        found, names = self._found(numbers, logits), self._names()
+        answers = {names[own.question]: own.text(self.threshold) for own in found}
+        best = {
+            names[own.question]: {
+                "null": own.null,
+                "answers": [
+                    {"text": one.text, "start": one.start, "score": one.score} for one in own.candidates
+                ],
+            }
+            for own in found
+        }
+        for own_path, content in ((path, answers), (stem.with_name(f"{stem.name}_nbest.json"), best)):
+            write_whole(own_path, json.dumps(content, ensure_ascii=False, indent=1))
+        return path
+
+    def _found(self, numbers: Tensor, logits: Tensor) -> list[Found]:
+        start_NL, end_NL = logits.float().cpu().numpy().swapaxes(0, 1)
+        rows = numbers.cpu().numpy()
+        return find_answers(
+            start_NL, end_NL, self.windows, self.questions,
+            rows_N=rows, n_best=self.n_best, max_answer_length=self.longest,
+        )  # fmt: skip
+
+    def _references(self, found: list[Found]) -> list[tuple[str, ...]]:
+        return [self.questions[own.question].references for own in found]
+
+    def _names(self) -> list[str]:
+        seen: dict[str, int] = {}
+        names = []
+        for question in self.questions:
+            count = seen[question.id] = seen.get(question.id, 0) + 1
+            names.append(question.id if count == 1 else f"{question.id}#{count}")
+        return names
+
+
+def empty_of(judge: Judge, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What is kept of no batch at all: a rank without one still has tensors of the right kinds."""
+    none = torch.zeros(0, device=device)
+    return none.long(), none.new_zeros(0, *judge.shape), none.new_zeros(0, *judge.label_shape)

@@ -1,0 +1,188 @@
+"""Named entities and answers from end to end, in this process: learning, judging, comparing, distilling, faults."""
+
+import json
+import random
+
+import pytest
+
+from potstill import judging, runs
+from potstill.errors import ConfigError, DataError, ModelError
+from potstill.validation import validate_evaluate, validate_train
+
+pytestmark = pytest.mark.integration
+
+QUIET = ["logger=csv", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
+SMALL = ["data.max_length=48", "data.batch_size=8", "optimizer.lr=3e-3", "data.eval_batch_size=16"]
+SPANS = ["benchmark.stride=8", "benchmark.max_question_length=12", "benchmark.max_answer_length=6"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, words):
+    """An entity is two words, each of a quarter of the list; an answer is the one entity of its context."""
+    folder, words = tmp_path_factory.mktemp("tagged"), sorted(set(words))
+    half = len(words) // 2
+    for part, count in (("train", 120), ("dev", 40), ("more", 10)):
+        draw, lines, paragraphs = random.Random(part), [], []
+        for number in range(count):
+            plain = draw.choices(words[half:], k=draw.randint(4, 14))
+            at = draw.randrange(len(plain))
+            entity = [draw.choice(words[: half // 2]), draw.choice(words[half // 2 : half])]
+            tokens = [*plain[:at], *entity, *plain[at:]]
+            tags = [*["O"] * at, "B-X", "I-X", *["O"] * (len(plain) - at)]
+            lines += [*(f"{token} {tag}" for token, tag in zip(tokens, tags, strict=True)), ""]
+            context = " ".join(tokens)
+            start = len(" ".join(plain[:at])) + (at > 0)
+            answer = {"text": " ".join(entity), "answer_start": start}
+            question = {"id": f"{part}{number}", "question": draw.choice(words), "answers": [answer]}
+            paragraphs.append({"context": context, "qas": [question]})
+        (folder / f"{part}.txt").write_text("\n".join(lines) + "\n")
+        (folder / f"{part}.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory, bert_tokenizer, make_bert):
+    return make_bert(tmp_path_factory.mktemp("encoder"), bert_tokenizer, layers=2, initializer_range=0.05)
+
+
+def given(files, kind):
+    suffix, name = {"tokens": ("txt", "token_classification"), "spans": ("json", "question_answering")}[kind]
+    parts = [f"benchmark.train_file={files}/train.{suffix}", f"benchmark.eval_file={files}/dev.{suffix}"]
+    return [f"benchmark={name}", *parts, *(SPANS if kind == "spans" else [])]
+
+
+@pytest.fixture
+def run(files, encoder, shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def start(name, kind, *overrides):
+        own = [] if any(o.startswith("student") for o in overrides) else [f"student.model={encoder}"]
+        objective = [] if any(o.startswith("objective=") for o in overrides) else ["objective=finetune"]
+        config = compose_config(*objective, *given(files, kind), *SMALL, *QUIET, *own, *overrides)
+        validate_train(config)
+        folder = tmp_path / name
+        folder.mkdir()
+        runs.train(config, folder)
+        return folder, json.loads((folder / "summary.json").read_text())
+
+    return start
+
+
+@pytest.fixture
+def judge(shared_cache, files, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def start(name, kind, *overrides):
+        parts = [part for part in given(files, kind) if "train_file" not in part]
+        quiet = ["trainer.enable_progress_bar=false", "data.max_length=48"]
+        config = compose_config(*parts, *quiet, *overrides, name="evaluate")
+        validate_evaluate(config)
+        folder = tmp_path / name
+        folder.mkdir()
+        judging.evaluate(config, folder)
+        return json.loads((folder / "summary.json").read_text()), folder
+
+    return start
+
+
+def test_entities_are_learnt_judged_and_distilled_by_their_interchange(run, judge, files):
+    from transformers import AutoModelForTokenClassification
+
+    folder, summary = run(
+        "ner", "tokens", "trainer.max_epochs=12", f"benchmark.more_train_files=[{files}/more.txt]"
+    )
+    assert summary["val/f1"] > 0.9
+    assert summary["data/train_examples"] == 130
+    assert {"val/precision", "val/recall", "val/f1_X", "val/accuracy", "val/loss"} <= summary.keys()
+    model = AutoModelForTokenClassification.from_pretrained(folder / "student")
+    assert model.config.id2label == {0: "O", 1: "B-X", 2: "I-X"}
+
+    judged, report = judge("judged", "tokens", f"model={folder}/student")
+    assert judged["test/f1"] == pytest.approx(summary["val/f1"])
+    lines = (report / "predictions.txt").read_text().splitlines()
+    assert sum(bool(line) for line in lines) == sum(map(bool, (files / "dev.txt").read_text().splitlines()))
+    right = [line.split()[1] == line.split()[2] for line in lines if line]
+    assert sum(right) / len(right) == pytest.approx(judged["test/accuracy"])
+
+    teacher = [f"teacher.model={folder}/student", "student.layers=[0]", "trainer.max_epochs=2"]
+    student, own = run("diito", "tokens", "objective=diito", "objective.terms.ce.weight=1", *teacher)
+    assert {"train/loss_causal_ce", "train/loss_label", "val/interchange_agreement"} <= own.keys()
+    assert own["val/f1"] > 0.3
+    both, _ = judge(
+        "both", "tokens", f"model=[{folder}/student,{student}/student]", "names=[teacher,student]"
+    )
+    low, value, high = (both[f"student/test/f1_difference{end}"] for end in ("_low", "", "_high"))
+    assert low <= value <= high
+    assert value == pytest.approx(own["val/f1"] - summary["val/f1"], abs=1e-6)
+
+
+def test_answers_are_learnt_judged_and_distilled(run, judge, files):
+    from transformers import AutoModelForQuestionAnswering
+
+    folder, summary = run("qa", "spans", "trainer.max_epochs=14")
+    assert summary["val/f1"] > 0.8
+    assert summary["val/em"] > 0.6
+    AutoModelForQuestionAnswering.from_pretrained(folder / "student")
+
+    judged, report = judge("judged", "spans", f"model={folder}/student")
+    assert judged["test/f1"] == pytest.approx(summary["val/f1"])
+    answers = json.loads((report / "predictions.json").read_text())
+    gold = {
+        entry["id"]: entry["answers"][0]["text"]
+        for paragraph in json.loads((files / "dev.json").read_text())["data"][0]["paragraphs"]
+        for entry in paragraph["qas"]
+    }
+    assert answers.keys() == gold.keys()
+    assert sum(answers[name] == gold[name] for name in gold) / len(gold) == pytest.approx(judged["test/em"])
+    best = json.loads((report / "predictions_nbest.json").read_text())
+    assert all(entry["answers"][0]["text"] == answers[name] for name, entry in best.items())
+
+    teacher = [f"teacher.model={folder}/student", "student.layers=[1]", "trainer.max_steps=5"]
+    _, own = run("diito", "spans", "objective=diito", "objective.terms.ce.weight=1", *teacher)
+    assert {"train/loss_causal_ce", "train/loss_ce", "val/em", "val/interchange_agreement"} <= own.keys()
+
+
+def test_questions_without_answers_are_judged_with_their_threshold(run, judge, files, tmp_path):
+    folder, _ = run("v2", "spans", "trainer.max_steps=20", "benchmark.answer_metric=squad_v2")
+    content = json.loads((files / "dev.json").read_text())
+    for paragraph in content["data"][0]["paragraphs"][:20]:
+        paragraph["qas"][0] |= {"is_impossible": True, "answers": []}
+    (tmp_path / "v2.json").write_text(json.dumps(content))
+    common = [
+        f"model={folder}/student",
+        f"benchmark.eval_file={tmp_path}/v2.json",
+        "benchmark.answer_metric=squad_v2",
+    ]
+    silent, _ = judge("silent", "spans", *common, "benchmark.null_threshold=-1e9")
+    assert silent["test/no_ans_f1"] == 1
+    assert silent["test/has_ans_f1"] == 0
+    always, _ = judge("always", "spans", *common)
+    assert always["test/no_ans_f1"] < 0.2  # an answer of articles alone is none
+    assert always["test/best_f1"] >= max(always["test/f1"], silent["test/f1"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "message"),
+    [
+        ("tokens", ["benchmark.tag_column=3"], "benchmark.tag_column"),
+        ("tokens", ["benchmark.labels=[O,X]"], "'X' is no tag"),
+        ("tokens", ["benchmark.labels=[O,B-Y]"], "has the tag"),
+        ("tokens", ["benchmark.scheme=IOB"], "benchmark.scheme=IOB: one of null, BIO, BIOES"),
+        ("spans", ["benchmark.stride=0"], "benchmark.stride=0: must be 1 or more"),
+        ("spans", ["benchmark.stride=40"], "benchmark.stride=40: a window has room for"),
+        ("spans", ["benchmark.answer_metric=bleu"], "benchmark.answer_metric=bleu"),
+        ("spans", ["benchmark.labels=[a,b]"], "is of answers"),
+    ],
+)
+def test_faults_are_told(kind, overrides, message, run):
+    with pytest.raises((ConfigError, DataError), match="benchmark") as caught:
+        run("fault", kind, *overrides, "trainer.max_steps=1")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_with_another_head_is_refused(run, judge, encoder):
+    with pytest.raises(
+        (ConfigError, ModelError), match=r"no trained head of its kind \(ForTokenClassification\)"
+    ):
+        judge("none", "tokens", f"model={encoder}")
