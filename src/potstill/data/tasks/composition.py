@@ -124,11 +124,15 @@ def _part(
             raise ConfigError(
                 f"benchmark.folder={benchmark.folder}: no such folder; give that of the task's files"
             )
-        path = find_file(folder, place.file) or folder
+        within = ""
+        if benchmark.subfolder and (folder / benchmark.subfolder).is_dir():  # of all of GLUE
+            within = f"{benchmark.subfolder}/"
+        path = find_file(folder, place.file) or find_file(folder / within, place.file) or folder
         if path == folder:
             raise ConfigError(
-                f"benchmark.folder={benchmark.folder}: holds no {place.file} ({' '.join(TABLES + OBJECTS)}, plain or "
-                f".gz), the {part} part of {benchmark.name}; or name a file by benchmark.{_key_of(part)}"
+                f"benchmark.folder={benchmark.folder}: holds no {within}{place.file} "
+                f"({' '.join(TABLES + OBJECTS)}, plain or .gz), the {part} part of {benchmark.name}; or name a file "
+                f"by benchmark.{_key_of(part)}"
             )
         return TaskFile(path, key="benchmark.folder", skip_broken=benchmark.skip_broken, **options)
     if benchmark.hub and place.split:
