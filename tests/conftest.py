@@ -162,7 +162,7 @@ def run_command(script, *overrides, cache=None, timeout=300, **environment):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command(shared_cache):
     """Call `command("train.py", "key=value", ...)`; its cache is the session's."""
     return lambda script, *overrides, **kwargs: run_command(

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from potstill.config import register
 from potstill.errors import ConfigError, PotstillError
+from potstill.multirun import Jobs, names_glue, spell_out
 from potstill.process import prepare
 from potstill.validation import validate_evaluate, validate_train
 
@@ -77,6 +78,10 @@ def _train(config: DictConfig) -> Any:
 
 def _evaluate(config: DictConfig) -> Any:
     validate_evaluate(config)
+    if config.sweep.folder is not None:  # tables of figures that there are; no torch
+        from potstill.sweep_tables import compare
+
+        return compare(config, _output_folder())
     prepare()
     from potstill.judging import evaluate as run
     from potstill.onednn import use_onednn
@@ -88,28 +93,40 @@ def _evaluate(config: DictConfig) -> Any:
 def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
-    # `experiment` is in the defaults list (as null), so that it composes late; both spellings are welcome.
-    sys.argv[1:] = [re.sub(r"^\+(experiment|debug|sweep)=", r"\1=", argument) for argument in sys.argv[1:]]
-    # Hydra takes no overrides on both sides of a flag.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-    started = False
+    started, jobs, glue = False, Jobs(), names_glue(sys.argv[1:])
 
     def job(config: DictConfig) -> Any:
         nonlocal started
         started = True
+        jobs.begin()
         try:
             return task(config)
         except (PotstillError, OmegaConfBaseException) as fault:
+            if jobs.sweeping:  # the other jobs go on
+                return jobs.fail(one_line(fault))
             _drop_untouched(_output_folder())
             _refuse(fault)
         except OSError as fault:
             if fault.errno not in _DISK_FAULTS:
                 raise
             _refuse(fault)
+        except Exception as fault:
+            if jobs.sweeping:
+                jobs.fail(f"{type(fault).__name__}: {_flat(str(fault))}", told=False)
+            raise
 
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)
     try:
-        main(job)()
+        sys.argv[1:] = spell_out(name, sys.argv[1:])
+        try:
+            main(job)()
+        finally:
+            if glue and jobs.folder is not None:
+                from potstill.sweep_tables import write_glue
+
+                write_glue(jobs.folder)
+        if jobs.faults:
+            raise SystemExit(2)
     except (HydraException, OmegaConfBaseException, PotstillError, yaml.YAMLError) as fault:
         _refuse(fault)
     except BrokenPipeError:

@@ -258,6 +258,7 @@ class BenchmarkConfig:
     config: str | None = None
     revision: str | None = None
     folder: str | None = None  # of the task's own files; takes the place of the hub
+    subfolder: str | None = None  # of `folder`, where that holds a folder a task
     train_file: str | None = None  # takes the place of the folder's, like the two below
     eval_file: str | None = None  # of a language model: takes the place of data.eval_files
     test_file: str | None = None  # may be without labels
@@ -299,11 +300,20 @@ class BenchmarkConfig:
 
 
 @dataclass
+class SweepConfig:
+    """Runs of a sweep that are put into one table, in place of models that are judged."""
+
+    folder: str | None = None  # a multirun's; `sweep=<folder>` is short for it
+    metrics: list[str] | None = None  # of summary.json, to be shown; null: what was validated or tested
+
+
+@dataclass
 class EvaluateConfig:
     """The whole of `evaluate.py`."""
 
     model: Any = MISSING  # folder or hub id, or a list of them; the first is the reference
     names: list[str] | None = None  # what the rows are called; null: by the folders
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -5,7 +5,7 @@ import html
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { background: var(--soft) } td.number { text-align: right }
+th button { all: unset; cursor: pointer } th button:focus-visible { outline: 2px solid }
+th[aria-sort=ascending] button::after { content: " \\2191" }
+th[aria-sort=descending] button::after { content: " \\2193" }
 svg { max-width: 100%; height: auto; color: var(--text) }
 pre { overflow-x: auto; padding: .7rem; background: var(--soft); font-size: .85rem }
 summary { cursor: pointer; font-weight: 600 } details { margin: 2rem 0 }
@@ -96,7 +99,16 @@ class Collapsible:
     body: str
 
 
-Section = Text | Table | HeatMap | Points | Curves | Collapsible
+@dataclass(frozen=True)
+class Fragment:
+    """Markup that another room has made, in which all text is escaped already."""
+
+    title: str
+    markup: str
+    note: str = ""
+
+
+Section = Text | Table | HeatMap | Points | Curves | Collapsible | Fragment
 
 
 def write_report(folder: str | Path, *, title: str, sections: Sequence[Section]) -> Path:
@@ -132,6 +144,9 @@ def render(section: Section) -> str:
         return f"<h2>{title}</h2>\n{_table(section)}"
     if isinstance(section, HeatMap):
         return f"<h2>{title}</h2>\n{_heat_map(section)}"
+    if isinstance(section, Fragment):
+        below = f'\n<p class="note">{html.escape(section.note)}</p>' if section.note else ""
+        return f"<h2>{title}</h2>\n{section.markup}{below}"
     note = f'\n<p class="note">{html.escape(section.note)}</p>' if isinstance(section, Points) else ""
     drawn = (
         section.points if isinstance(section, Points) else any(len(xs) for xs, _ in section.series.values())
@@ -231,13 +246,38 @@ def _heat_map(heat: HeatMap) -> str:
 
 
 def _plot(section: Curves | Points) -> str:
-    """The plot as an inline SVG without background, its text in the page's colour and font."""
+    """A plot of lines or of points, with a legend."""
+    if isinstance(section, Points):
+        series = {name: ([x], [y]) for name, (x, y) in section.points.items()}
+    else:
+        series = section.series  # type: ignore[assignment]
+
+    def draw(axes: Any) -> None:
+        for index, (xs, ys) in enumerate(series.values()):
+            marker = "o" if len(xs) == 1 else ""
+            colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
+            axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.6)
+        log_y = isinstance(section, Curves) and section.log_y
+        axes.set(xlabel=section.x_label, ylabel=section.y_label, yscale="log" if log_y else "linear")
+        # Handles given outright: a name that starts with an underscore would be left out.
+        axes.legend(axes.get_lines(), list(series), frameon=False)
+
+    return drawing(section.title, draw)
+
+
+def drawing(title: str, draw: Callable[[Any], None]) -> str:
+    """A plot as an inline SVG without background, its text in the page's colour and font.
+
+    Args:
+        title: decides the names inside the SVG, so plots of a page need different ones.
+        draw: draws on the matplotlib axes that it is given.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "svg.hashsalt": section.title,
+        "svg.hashsalt": title,
         "text.parse_math": False,
         **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), TEXT_COLOUR),
         **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), TEXT_COLOUR),
@@ -245,20 +285,9 @@ def _plot(section: Curves | Points) -> str:
     with mpl.rc_context(settings):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        if isinstance(section, Points):
-            series = {name: ([x], [y]) for name, (x, y) in section.points.items()}
-        else:
-            series = section.series  # type: ignore[assignment]
-        for index, (xs, ys) in enumerate(series.values()):
-            marker = "o" if len(xs) == 1 else ""
-            colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
-            axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.6)
-        log_y = isinstance(section, Curves) and section.log_y
-        axes.set(xlabel=section.x_label, ylabel=section.y_label, yscale="log" if log_y else "linear")
+        draw(axes)
         axes.grid(alpha=0.15)
         axes.spines[["top", "right"]].set_visible(False)
-        # Handles given outright: a name that starts with an underscore would be left out.
-        axes.legend(axes.get_lines(), list(series), frameon=False)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
     svg = drawn.getvalue()

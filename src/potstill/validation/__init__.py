@@ -20,6 +20,7 @@ from potstill.validation.data import data_faults
 from potstill.validation.folders import output_faults
 from potstill.validation.models import length_faults, model_faults, spec_of
 from potstill.validation.objectives import objective_faults, trains_task
+from potstill.validation.sweeps import sweep_faults
 from potstill.validation.training import (
     checkpoint_faults,
     launch_faults,
@@ -50,6 +51,9 @@ def validate_train(config: DictConfig) -> None:
 def validate_evaluate(config: DictConfig) -> None:
     """Raise one ConfigError that holds every fault of an evaluation configuration."""
     _check_known(config, EvaluateConfig)
+    if config.sweep.folder is not None:
+        _raise([*sweep_faults(config, models_of(config)), *output_faults()])
+        return
     faults = trainer_faults(config.trainer)
     if config.trainer.devices not in (1, "1"):
         faults.append(

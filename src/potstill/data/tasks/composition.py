@@ -153,11 +153,16 @@ class _Parts:
             raise ConfigError(
                 f"benchmark.folder={benchmark.folder}: no such folder; give that of the task's files"
             )
-        path = next((path for name in names.split("|") if (path := find_file(folder, name))), None)
+        within = ""
+        if benchmark.subfolder and (folder / benchmark.subfolder).is_dir():  # of all of GLUE
+            within = f"{benchmark.subfolder}/"
+        found = (find_file(place, name) for place in (folder, folder / within) for name in names.split("|"))
+        path = next((path for path in found if path), None)
         if path is None:
             raise ConfigError(
-                f"benchmark.folder={benchmark.folder}: holds no {names.replace('|', ' or ')} ({' '.join(ENDINGS)}, "
-                f"plain or .gz), the {part} part of {benchmark.name}; or name a file by benchmark.{_key_of(part)}"
+                f"benchmark.folder={benchmark.folder}: holds no {within}{names.replace('|', ' or ')} "
+                f"({' '.join(ENDINGS).strip()}, plain or .gz), the {part} part of {benchmark.name}; or name a file by "
+                f"benchmark.{_key_of(part)}"
             )
         return path
 

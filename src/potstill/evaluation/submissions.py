@@ -1,0 +1,103 @@
+"""The files that GLUE's test server takes: one a test set, `index` and `prediction`, in the server's spelling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from potstill.errors import DataError
+from potstill.evaluation.tables import write_table
+
+MISMATCHED = "mismatched"  # the set of MNLI that has a file of its own
+REGRESSION_TASK = "stsb"
+SCORES = (0.0, 5.0)  # the scale of STS-B
+
+FILES = {
+    "cola": "CoLA.tsv",
+    "sst2": "SST-2.tsv",
+    "mrpc": "MRPC.tsv",
+    "stsb": "STS-B.tsv",
+    "qqp": "QQP.tsv",
+    "mnli": "MNLI-m.tsv",
+    "qnli": "QNLI.tsv",
+    "rte": "RTE.tsv",
+    "wnli": "WNLI.tsv",
+}
+MISMATCHED_FILE = "MNLI-mm.tsv"
+
+# The benchmark's name of each label, and how the server writes it.
+SPELLINGS: dict[str, dict[str, str]] = {
+    "cola": {"unacceptable": "0", "acceptable": "1"},
+    "sst2": {"negative": "0", "positive": "1"},
+    "mrpc": {"not_equivalent": "0", "equivalent": "1"},
+    "qqp": {"not_duplicate": "0", "duplicate": "1"},
+    "mnli": {name: name for name in ("entailment", "neutral", "contradiction")},
+    "qnli": {name: name for name in ("entailment", "not_entailment")},
+    "rte": {name: name for name in ("entailment", "not_entailment")},
+    "wnli": {"not_entailment": "0", "entailment": "1"},
+}
+
+
+def submission_file(task: str, part: str = "") -> str:
+    """The name of the file of a test set.
+
+    Args:
+        task: the benchmark's name, such as `sst2`.
+        part: `mismatched` for MNLI's second set, else empty.
+
+    Raises:
+        DataError: no test set of GLUE.
+    """
+    if (task, part) == ("mnli", MISMATCHED):
+        return MISMATCHED_FILE
+    if task not in FILES or part:
+        known = f"{', '.join(FILES)}, and mnli with the part {MISMATCHED}"
+        raise DataError(f"benchmark={task}, part '{part}': GLUE's server takes {known}")
+    return FILES[task]
+
+
+def submission_rows(task: str, predictions: Sequence[str | float]) -> list[tuple[int, str]]:
+    """The rows of a submission: numbers from 0, and predictions as the server writes them.
+
+    Args:
+        task: the benchmark's name.
+        predictions: in the order of the test file: labels by the benchmark's names (or spelled as the server does),
+            or scores of STS-B, which are clipped to 0 to 5.
+
+    Raises:
+        DataError: a prediction that the task does not have; the message says which row.
+    """
+    submission_file(task)
+    if task == REGRESSION_TASK:
+        return [(index, _score(index, prediction)) for index, prediction in enumerate(predictions)]
+    return [(index, _label(task, index, prediction)) for index, prediction in enumerate(predictions)]
+
+
+def write_submission(folder: Path, task: str, predictions: Sequence[str | float], part: str = "") -> Path:
+    """Write the file of a test set into `folder`, and return its path.
+
+    Raises:
+        DataError: no test set of GLUE, or a prediction that the task does not have.
+    """
+    path = folder / submission_file(task, part)
+    write_table(path, ("index", "prediction"), submission_rows(task, predictions), delimiter="\t")
+    return path
+
+
+def _label(task: str, index: int, prediction: str | float) -> str:
+    spellings = SPELLINGS[task]
+    spelled = spellings.get(str(prediction), str(prediction))
+    if spelled not in spellings.values():
+        raise DataError(f"{task}, row {index}: '{prediction}' is no label; one of {', '.join(spellings)}")
+    return spelled
+
+
+def _score(index: int, prediction: str | float) -> str:
+    try:
+        value = float(prediction)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise DataError(f"{REGRESSION_TASK}, row {index}: '{prediction}' is no number; a score from 0 to 5")
+    return f"{min(max(value, SCORES[0]), SCORES[1]):.3f}"
