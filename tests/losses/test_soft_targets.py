@@ -1,11 +1,33 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
+from potstill.losses.soft_targets import (
+    cross_entropy,
+    generalized_js_divergence,
+    kl_divergence,
+    logit_mse,
+    reverse_kl_divergence,
+    shift_probabilities,
+    soft_cross_entropy,
+    softened_logit_mse,
+)
 
-PAIR = {"kl": lambda s, t, **k: kl_divergence(s, t, 2.0, **k), "mse": logit_mse}
+SOFTENED = {
+    "kl": kl_divergence,
+    "reverse_kl": reverse_kl_divergence,
+    "jsd": partial(generalized_js_divergence, beta=0.3),
+    "soft_ce": soft_cross_entropy,
+    "softened_mse": softened_logit_mse,
+}
+PAIR = {name: partial(loss, temperature=2.0) for name, loss in SOFTENED.items()} | {"mse": logit_mse}
+SCALED = ("kl", "reverse_kl", "jsd")  # by T^2
+
+
+def drawn(*shape, dtype=torch.float32):
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
 def test_kl_divergence_by_hand():
@@ -68,3 +90,105 @@ def test_micro_batches_under_one_denominator_add_up(name):
     student, teacher = torch.randn(2, 5, 7)
     parts = [PAIR[name](student[r], teacher[r], denominator=5) for r in (slice(0, 1), slice(1, 5))]
     torch.testing.assert_close(sum(parts), PAIR[name](student, teacher))
+
+
+@pytest.mark.parametrize("name", set(PAIR) - {"soft_ce"})
+def test_equal_logits_give_zero(name):
+    student, _ = drawn(3, 7)
+    assert PAIR[name](student, student).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SOFTENED)
+def test_a_temperature_a_row_is_each_row_by_itself(name):
+    student, teacher = drawn(3, 7)
+    temperatures = torch.tensor([1.0, 2.5, 4.0])
+    rows = [SOFTENED[name](student[[n]], teacher[[n]], t.item()) for n, t in enumerate(temperatures)]
+    torch.testing.assert_close(SOFTENED[name](student, teacher, temperatures), sum(rows) / 3)
+
+
+@pytest.mark.parametrize("name", SOFTENED)
+def test_token_logits_are_rows(name):
+    student, teacher = drawn(2, 4, 5)
+    temperatures = torch.linspace(1, 4, 8).view(2, 4)
+    expected = SOFTENED[name](student.flatten(0, 1), teacher.flatten(0, 1), temperatures.flatten())
+    torch.testing.assert_close(SOFTENED[name](student, teacher, temperatures), expected)
+
+
+@pytest.mark.parametrize("name", SOFTENED)
+def test_temperature_divides_the_logits(name):
+    student, teacher = drawn(3, 7)
+    factor = 9 if name in SCALED else 1
+    expected = factor * SOFTENED[name](student / 3, teacher / 3, 1.0)
+    torch.testing.assert_close(SOFTENED[name](student, teacher, 3.0), expected)
+
+
+@pytest.mark.parametrize("name", SOFTENED)
+def test_gradcheck(name):
+    student, teacher = drawn(3, 4, dtype=torch.float64)
+    temperatures = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda s: SOFTENED[name](s, teacher, temperatures), (student.requires_grad_(),)
+    )
+
+
+@pytest.mark.parametrize("name", SOFTENED)
+def test_sure_teachers_and_students_give_finite_gradients(name):
+    student = torch.tensor([[500.0, 0.0, -500.0]], requires_grad=True)
+    loss = SOFTENED[name](student, torch.tensor([[-500.0, 0.0, 500.0]]), 1.0)
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad.isfinite().all()
+
+
+def test_reverse_kl_is_kl_with_sides_changed():
+    student, teacher = drawn(3, 7)
+    torch.testing.assert_close(
+        reverse_kl_divergence(student, teacher, 2.0), kl_divergence(teacher, student, 2.0)
+    )
+
+
+def test_js_divergence_by_hand():
+    student, teacher = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.9, 0.1]])
+    mixture = 0.3 * teacher + 0.7 * student
+    expected = (
+        0.3 * (teacher * (teacher / mixture).log()).sum() + 0.7 * (student * (student / mixture).log()).sum()
+    )
+    found = generalized_js_divergence(student.log(), teacher.log(), 1.0, beta=0.3)
+    torch.testing.assert_close(found, expected)
+
+
+def test_js_divergence_tends_to_both_kl():
+    student, teacher = drawn(3, 7, dtype=torch.float64)
+    forward, reverse = (
+        generalized_js_divergence(student, teacher, 2.0, beta=b) / 1e-6 for b in (1e-6, 1 - 1e-6)
+    )
+    torch.testing.assert_close(forward, kl_divergence(student, teacher, 2.0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(reverse, reverse_kl_divergence(student, teacher, 2.0), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, -0.1, math.nan])
+def test_js_divergence_refuses_the_ends(beta):
+    with pytest.raises(ValueError, match="above 0 and below 1"):
+        generalized_js_divergence(*drawn(3, 7), 1.0, beta=beta)
+
+
+def test_soft_cross_entropy_is_kl_and_the_teachers_entropy():
+    student, teacher = drawn(3, 7)
+    entropy = torch.distributions.Categorical(logits=teacher / 2).entropy().mean()
+    expected = kl_divergence(student, teacher, 2.0) / 4 + entropy
+    torch.testing.assert_close(soft_cross_entropy(student, teacher, 2.0), expected)
+
+
+def test_softened_mse_is_a_mean_over_the_vocabulary():
+    student, teacher = drawn(3, 7)
+    torch.testing.assert_close(softened_logit_mse(student, teacher, 1.0), logit_mse(student, teacher) / 7)
+
+
+def test_probability_shift():
+    teacher = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [5.0, 5.0, 0.0]])
+    shifted = shift_probabilities(teacher, torch.tensor([1, 0, -100, 1]))
+    expected = [[1.0, 3.0, 2.0], [3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [5.0, 5.0, 0.0]]
+    assert shifted.tolist() == expected
+    assert teacher[0].tolist() == [3.0, 1.0, 2.0]
+    tokens = shift_probabilities(teacher.view(2, 2, 3), torch.tensor([[1, 0], [-100, 1]]))
+    assert tokens.flatten(0, 1).tolist() == expected

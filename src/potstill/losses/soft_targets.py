@@ -3,7 +3,12 @@
 Each function sums over rows and divides by `denominator`. None divides by the number of counted rows; a number
 (or a scalar tensor) lets a row weigh the same however a global batch is split over micro-batches and devices. A
 batch in which no row counts gives 0 with a zero gradient, whatever the denominator.
+
+Rows may have any number of dimensions before the vocabulary's, (batch, length, labels) too; each is one row. A
+temperature is a number or a tensor of a temperature a row.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -38,7 +43,7 @@ def nonzero(denominator: Tensor | float) -> Tensor | float:
 def kl_divergence(
     student_logits_NV: Tensor,
     teacher_logits_NV: Tensor,
-    temperature: float,
+    temperature: Tensor | float,
     *,
     denominator: Tensor | float | None = None,
 ) -> Tensor:
@@ -50,18 +55,141 @@ def kl_divergence(
     Args:
         student_logits_NV: (rows, vocab).
         teacher_logits_NV: (rows, vocab), the same width.
-        temperature: divides both logits.
+        temperature: divides both logits; (rows,) for one a row.
         denominator: of the sum over rows; None: the number of rows.
 
     Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Sanh et al. 2019 (arXiv:1910.01108), section 2,
     L_ce.
     """
-    student_log_NV = functional.log_softmax(at_least_float32(student_logits_NV) / temperature, dim=-1)
-    teacher_log_NV = functional.log_softmax(at_least_float32(teacher_logits_NV) / temperature, dim=-1)
-    total = (
-        functional.kl_div(student_log_NV, teacher_log_NV, reduction="sum", log_target=True) * temperature**2
+    student_log_NV = _log_softened(student_logits_NV, temperature)
+    teacher_log_NV = _log_softened(teacher_logits_NV, temperature)
+    return _scaled_mean(_kl_rows(teacher_log_NV, student_log_NV), temperature, denominator)
+
+
+def reverse_kl_divergence(
+    student_logits_NV: Tensor,
+    teacher_logits_NV: Tensor,
+    temperature: Tensor | float,
+    *,
+    denominator: Tensor | float | None = None,
+) -> Tensor:
+    """T^2 * KL(student || teacher) of the softened distributions, in nats: seeks modes instead of covering them.
+
+    Arguments and arithmetic are those of `kl_divergence`.
+
+    Args:
+        student_logits_NV: (rows, vocab).
+        teacher_logits_NV: (rows, vocab), the same width.
+        temperature: divides both logits; (rows,) for one a row.
+        denominator: of the sum over rows; None: the number of rows.
+
+    Source: Agarwal et al. 2024 (GKD, arXiv:2306.13649), section 2; Gu et al. 2024 (MiniLLM, arXiv:2306.08543).
+    """
+    student_log_NV = _log_softened(student_logits_NV, temperature)
+    teacher_log_NV = _log_softened(teacher_logits_NV, temperature)
+    return _scaled_mean(_kl_rows(student_log_NV, teacher_log_NV), temperature, denominator)
+
+
+def generalized_js_divergence(
+    student_logits_NV: Tensor,
+    teacher_logits_NV: Tensor,
+    temperature: Tensor | float,
+    *,
+    beta: float,
+    denominator: Tensor | float | None = None,
+) -> Tensor:
+    """T^2 * JSD(beta) of the softened distributions, in nats, float32 at least.
+
+    JSD(beta) = beta KL(teacher || m) + (1 - beta) KL(student || m), with m = beta teacher + (1 - beta) student. Divided
+    by beta it tends to KL(teacher || student) as beta goes to 0; divided by 1 - beta, to the reverse as beta goes to 1.
+
+    Args:
+        student_logits_NV: (rows, vocab).
+        teacher_logits_NV: (rows, vocab), the same width.
+        temperature: divides both logits; (rows,) for one a row.
+        beta: the teacher's share of the mixture, above 0 and below 1.
+        denominator: of the sum over rows; None: the number of rows.
+
+    Raises:
+        ValueError: beta is not between 0 and 1: at the ends the divergence is 0 for any student.
+
+    Source: Agarwal et al. 2024 (GKD, arXiv:2306.13649), section 2.
+    """
+    if not 0 < beta < 1:
+        raise ValueError(f"beta={beta}: above 0 and below 1")
+    student_log_NV = _log_softened(student_logits_NV, temperature)
+    teacher_log_NV = _log_softened(teacher_logits_NV, temperature)
+    mixture_log_NV = torch.logaddexp(teacher_log_NV + math.log(beta), student_log_NV + math.log1p(-beta))
+    rows_N = beta * _kl_rows(teacher_log_NV, mixture_log_NV) + (1 - beta) * _kl_rows(
+        student_log_NV, mixture_log_NV
     )
-    return divide_counted(total, student_logits_NV.shape[0], denominator)
+    return _scaled_mean(rows_N, temperature, denominator)
+
+
+def soft_cross_entropy(
+    student_logits_NV: Tensor,
+    teacher_logits_NV: Tensor,
+    temperature: Tensor | float,
+    *,
+    denominator: Tensor | float | None = None,
+) -> Tensor:
+    """Cross-entropy of the softened distributions, without T^2, in nats, float32 at least.
+
+    The gradient is that of KL(teacher || student) at the same temperature; the value is higher by the teacher's
+    entropy, so it is not 0 where student and teacher are equal.
+
+    Args:
+        student_logits_NV: (rows, vocab).
+        teacher_logits_NV: (rows, vocab), the same width.
+        temperature: divides both logits; (rows,) for one a row.
+        denominator: of the sum over rows; None: the number of rows.
+
+    Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3, kd_ce.
+    """
+    student_log_NV = _log_softened(student_logits_NV, temperature)
+    teacher_log_NV = _log_softened(teacher_logits_NV, temperature)
+    rows_N = -(teacher_log_NV.exp() * student_log_NV).sum(dim=-1)
+    return divide_counted(rows_N.sum(), rows_N.numel(), denominator)
+
+
+def softened_logit_mse(
+    student_logits_NV: Tensor,
+    teacher_logits_NV: Tensor,
+    temperature: Tensor | float,
+    *,
+    denominator: Tensor | float | None = None,
+) -> Tensor:
+    """Squared distance of logits / T: mean over the vocabulary (`logit_mse` sums), without T^2, float32 at least.
+
+    Args:
+        student_logits_NV: (rows, vocab).
+        teacher_logits_NV: (rows, vocab), the same width.
+        temperature: divides both logits; (rows,) for one a row.
+        denominator: of the sum over rows; None: the number of rows.
+
+    Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3, kd_mse.
+    """
+    gap_NV = at_least_float32(student_logits_NV) - at_least_float32(teacher_logits_NV)
+    rows_N = (gap_NV / _by_row(temperature)).square().mean(dim=-1)
+    return divide_counted(rows_N.sum(), rows_N.numel(), denominator)
+
+
+def shift_probabilities(teacher_logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """A teacher that is right: its highest logit and that of the label change places, row by row.
+
+    Args:
+        teacher_logits_NV: (rows, vocab).
+        labels_N: (rows,) of labels; a row labelled -100 stays as it is.
+
+    Returns:
+        New logits of the same shape and dtype. Of equal highest logits one is taken.
+
+    Source: Wen et al. 2019 (Preparing Lessons, arXiv:1911.07471), probability shift.
+    """
+    highest_N1 = teacher_logits_NV.argmax(dim=-1, keepdim=True)
+    label_N1 = torch.where(labels_N.unsqueeze(-1) == IGNORED_LABEL, highest_N1, labels_N.unsqueeze(-1))
+    shifted_NV = teacher_logits_NV.scatter(-1, highest_N1, teacher_logits_NV.gather(-1, label_N1))
+    return shifted_NV.scatter(-1, label_N1, teacher_logits_NV.gather(-1, highest_N1))
 
 
 def logit_mse(
@@ -94,3 +222,23 @@ def cross_entropy(
         at_least_float32(logits_NV), labels_N, reduction="sum", ignore_index=IGNORED_LABEL
     )
     return divide_counted(total, (labels_N != IGNORED_LABEL).sum(), denominator)
+
+
+def _by_row(temperature: Tensor | float) -> Tensor | float:
+    """A temperature a row as a column beside the vocabulary."""
+    by_row = isinstance(temperature, Tensor) and temperature.dim() > 0
+    return temperature.unsqueeze(-1) if by_row else temperature  # type: ignore[union-attr]
+
+
+def _log_softened(logits_NV: Tensor, temperature: Tensor | float) -> Tensor:
+    return functional.log_softmax(at_least_float32(logits_NV) / _by_row(temperature), dim=-1)
+
+
+def _kl_rows(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
+    """KL(p || q) by row."""
+    return functional.kl_div(log_q_NV, log_p_NV, reduction="none", log_target=True).sum(dim=-1)
+
+
+def _scaled_mean(rows_N: Tensor, temperature: Tensor | float, denominator: Tensor | float | None) -> Tensor:
+    """Sum over rows of T^2 * loss by its denominator."""
+    return divide_counted((rows_N * temperature**2).sum(), rows_N.numel(), denominator)

@@ -1,0 +1,140 @@
+"""Many-to-many layer matching by the earth mover's distance: each student layer learns from those that suit it.
+
+Layers have weights that add up to 1 on either side. The cheapest way to move the student's weights to the teacher's,
+where moving between two layers costs their loss, says how much each pair of layers counts.
+
+The plan is found by POT's exact solver (extra `emd`), on the CPU in float64; nothing flows through it. That is no
+approximation: where the best plan is unique, the gradient of the distance is that of the costs under it.
+
+Source: Li et al. 2020 (BERT-EMD, arXiv:2010.06133), section 3.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from potstill.errors import ConfigError
+
+LEAST_WEIGHT = 1e-6  # a layer without weight moves nothing, so its cost could never be seen again
+LEAST_COST = 1e-6  # of the mean cost; a pair of equal layers would have an unbounded ratio
+
+
+def layer_costs(
+    student_layers: Sequence[Tensor],
+    teacher_layers: Sequence[Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The loss of every student layer against every teacher layer.
+
+    Args:
+        student_layers: a tensor a layer: hidden states, attention scores, or what else the loss takes.
+        teacher_layers: likewise.
+        loss: scalar loss of (student, teacher), such as `hidden_mse` with its mask and denominator bound.
+
+    Returns:
+        (student layers, teacher layers), with gradient.
+    """
+    return torch.stack([torch.stack([loss(s, t) for t in teacher_layers]) for s in student_layers])
+
+
+def transport_plan(
+    costs_ST: Tensor, student_weights_S: Tensor | None = None, teacher_weights_T: Tensor | None = None
+) -> Tensor:
+    """How much weight goes from each student layer to each teacher layer at the least total cost.
+
+    Args:
+        costs_ST: (student layers, teacher layers), of any device; it waits for the costs.
+        student_weights_S: (student layers,), not negative, of any positive sum; None: equal weights.
+        teacher_weights_T: (teacher layers,), likewise.
+
+    Returns:
+        (student layers, teacher layers) in the dtype and on the device of the costs, without gradient. Rows add up to
+        the student's weights, columns to the teacher's, everything to 1. Costs that are no numbers get the plan of
+        weights that are independent: then the distance is no number either, for the run to notice.
+
+    Raises:
+        ConfigError: POT is not installed.
+        RuntimeError: the solver found no optimum.
+    """
+    require_pot()
+    from ot import emd  # takes a second or more to import
+
+    costs = costs_ST.detach().double().cpu().numpy()
+    student = _shares(student_weights_S, costs.shape[0])
+    teacher = _shares(teacher_weights_T, costs.shape[1])
+    if np.isfinite(costs).all():
+        plan, log = emd(student, teacher, np.ascontiguousarray(costs), log=True)
+        if log["warning"]:
+            raise RuntimeError(f"optimal transport of {costs.shape} layers: {log['warning']}")
+    else:
+        plan = np.outer(student, teacher)
+    return torch.as_tensor(plan).to(costs_ST)
+
+
+def earth_movers_distance(costs_ST: Tensor, plan_ST: Tensor) -> Tensor:
+    """Total cost of a plan, a scalar with the gradient of the costs.
+
+    No mean over positions: the costs are what is divided by a denominator. The plan of a micro-batch is that of its own
+    costs, so a step that is cut otherwise may choose other plans unless it is given one for all.
+
+    Args:
+        costs_ST: (student layers, teacher layers), with gradient.
+        plan_ST: (student layers, teacher layers) of `transport_plan`.
+    """
+    return (plan_ST.detach() * costs_ST).sum()
+
+
+def updated_weights(costs_ST: Tensor, plan_ST: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """New weights of the layers: those that are cheap to move gain, those that are expensive lose.
+
+    A layer's unit cost is what its row (column) of the plan costs by its weight, the row's sum; its new weight is the
+    softmax over layers of (sum of unit costs / own unit cost) / temperature. Kept above 0, which the published code
+    does not: a layer without weight would have no unit cost.
+
+    Args:
+        costs_ST: (student layers, teacher layers).
+        plan_ST: the plan under the weights so far.
+        temperature: of the softmax; higher keeps the weights more equal.
+
+    Returns:
+        Weights of the student's layers and of the teacher's, in float64, adding up to 1, without gradient.
+
+    Source: Li et al. 2020 (arXiv:2010.06133), cost attention.
+    """
+    costs_ST, plan_ST = costs_ST.detach().double(), plan_ST.detach().double()
+    moved_ST = costs_ST * plan_ST
+    return (
+        _weights_of(moved_ST.sum(dim=1) / plan_ST.sum(dim=1), temperature),
+        _weights_of(moved_ST.sum(dim=0) / plan_ST.sum(dim=0), temperature),
+    )
+
+
+def require_pot() -> None:
+    """Say what to install where POT is missing.
+
+    Raises:
+        ConfigError: POT is not installed.
+    """
+    if importlib.util.find_spec("ot") is None:
+        raise ConfigError("earth mover's distance: POT is not installed; pip install 'potstill[emd]'")
+
+
+def _shares(weights: Tensor | None, layers: int) -> np.ndarray:
+    if weights is None:
+        return np.full(layers, 1 / layers)
+    shares = weights.detach().double().cpu().numpy()
+    return shares / shares.sum()
+
+
+def _weights_of(unit_costs: Tensor, temperature: float) -> Tensor:
+    total = unit_costs.sum()
+    if not total:  # equal models: no layer is cheaper than another
+        return torch.full_like(unit_costs, 1 / len(unit_costs))
+    ratios = total / unit_costs.clamp_min(LEAST_COST * total / len(unit_costs))
+    weights = torch.softmax(ratios / temperature, dim=0).clamp_min(LEAST_WEIGHT)
+    return weights / weights.sum()

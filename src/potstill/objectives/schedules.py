@@ -1,0 +1,148 @@
+"""Temperatures by row and weights by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from potstill.errors import ConfigError
+from potstill.losses.soft_targets import at_least_float32
+
+# The published code adds these to a norm and to a probability before dividing by them.
+_NORM_FLOOR, _PROBABILITY_FLOOR = 1e-4, 1e-3
+
+SHAPES: dict[str, Callable[[float], float]] = {
+    "linear": lambda progress: progress,
+    "cosine": lambda progress: (1 - math.cos(math.pi * progress)) / 2,
+}
+
+
+def constant_temperature(base: float, rows: Tensor) -> Tensor:
+    """The base temperature for every row.
+
+    Args:
+        base: temperature.
+        rows: (rows, labels) of logits, for shape and device.
+
+    Returns:
+        (rows,), float32 at least.
+    """
+    return torch.full_like(at_least_float32(rows[..., 0]), base)
+
+
+@torch.no_grad()
+def flsw_difficulty(student_logits_NV: Tensor, teacher_logits_NV: Tensor, *, gamma: float = 1.0) -> Tensor:
+    """How far the student's logits point from the teacher's: (1 - cosine)^gamma, as in the focal loss.
+
+    Args:
+        student_logits_NV: (rows, labels).
+        teacher_logits_NV: (rows, labels).
+        gamma: higher sets hard rows apart from easy ones.
+
+    Returns:
+        (rows,), between 0 and 2^gamma, float32 at least, without gradient.
+
+    Source: Wen et al. 2019 (Preparing Lessons, arXiv:1911.07471), dynamic temperature distillation with
+    focal loss style weights.
+    """
+    student_NV, teacher_NV = at_least_float32(student_logits_NV), at_least_float32(teacher_logits_NV)
+    lengths_N = (student_NV.norm(dim=-1) + _NORM_FLOOR) * (teacher_NV.norm(dim=-1) + _NORM_FLOOR)
+    return (1 - (student_NV * teacher_NV).sum(dim=-1) / lengths_N).clamp_min(0) ** gamma
+
+
+@torch.no_grad()
+def cwsm_difficulty(student_logits_NV: Tensor) -> Tensor:
+    """How unsure the student is: 1 / its highest probability at temperature 1.
+
+    Args:
+        student_logits_NV: (rows, labels).
+
+    Returns:
+        (rows,), from 1 to the number of labels, float32 at least, without gradient.
+
+    Source: Wen et al. 2019 (Preparing Lessons, arXiv:1911.07471), dynamic temperature distillation with
+    confidence weighted by student max.
+    """
+    highest_N = at_least_float32(student_logits_NV).softmax(dim=-1).amax(dim=-1)
+    return 1 / (highest_N + _PROBABILITY_FLOOR)
+
+
+def row_temperatures(
+    difficulty_N: Tensor,
+    base: float,
+    *,
+    beta: float = 1.0,
+    mean: Tensor | float | None = None,
+    lowest: float = 0.1,
+) -> Tensor:
+    """Temperatures a row: hard rows get sharper targets than the base, easy rows smoother ones.
+
+    T = base + beta * (mean difficulty - difficulty).
+
+    Args:
+        difficulty_N: (rows,) of `flsw_difficulty` or `cwsm_difficulty`.
+        base: temperature of a row of mean difficulty.
+        beta: strength.
+        mean: mean difficulty; None: that of these rows. Hand in the step's, so that temperatures do not depend on how
+            a step is cut into micro-batches.
+        lowest: no temperature is lower (ours: cwsm's difficulty goes up to the number of labels, and a temperature
+            below 0 would turn the targets around).
+
+    Returns:
+        (rows,).
+
+    Source: Wen et al. 2019 (Preparing Lessons, arXiv:1911.07471), dynamic temperature distillation.
+    """
+    mean = difficulty_N.mean() if mean is None else mean
+    return (base + beta * (mean - difficulty_N)).clamp_min(lowest)
+
+
+@dataclass(frozen=True)
+class WeightSchedule:
+    """A term's weight at each step: `start` up to the step `delay`, `end` from `delay + steps` on.
+
+    Attributes:
+        kind: constant, linear, cosine, or a function of the progress, 0 to 1, that gives the share of the way from
+            start to end. Growth has start < end, decay start > end.
+        start: weight at the beginning; of a constant schedule, the weight.
+        end: weight at the end; a constant schedule has none.
+        steps: optimizer steps from start to end; a constant schedule has none.
+        delay: optimizer steps before the weight moves.
+
+    Raises:
+        ConfigError: an unknown kind, a constant one that has an end, another that has no end or no steps.
+
+    Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), weight schedulers.
+    """
+
+    kind: str | Callable[[float], float]
+    start: float
+    end: float | None = None
+    steps: int = 0
+    delay: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind == "constant":
+            if self.end is not None or self.steps or self.delay:
+                raise ConfigError(f"kind=constant keeps start={self.start}: it takes no end, steps or delay")
+            return
+        if not callable(self.kind) and self.kind not in SHAPES:
+            raise ConfigError(f"kind={self.kind}: constant, {', '.join(SHAPES)}")
+        if self.end is None:
+            raise ConfigError(f"kind={self.kind} needs an end, the weight that it goes to")
+        if self.steps < 1:
+            raise ConfigError(f"steps={self.steps}: kind={self.kind} needs 1 or more")
+        if self.delay < 0:
+            raise ConfigError(f"delay={self.delay}: 0 or more")
+
+    def __call__(self, step: int) -> float:
+        """The weight at an optimizer step, counted from 0."""
+        if self.end is None:
+            return self.start
+        progress = min(max((step - self.delay) / self.steps, 0.0), 1.0)
+        shape = self.kind if callable(self.kind) else SHAPES[self.kind]
+        return self.start + (self.end - self.start) * shape(progress)
