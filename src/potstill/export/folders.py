@@ -1,0 +1,79 @@
+"""What the files of this room share: the packages that they need, and folders that appear whole."""
+
+import importlib.util
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from potstill.errors import ConfigError
+
+MODEL_FILE = "model.onnx"
+
+
+def require_packages(*names: str) -> None:
+    """Check that packages of the export extra are there, before any work.
+
+    Raises:
+        ConfigError: one is not installed.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"export: {name} is not installed; pip install 'potstill[export]'")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its place when the block ends, and vanishes when it fails.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    try:
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+    except OSError as error:
+        raise ConfigError(
+            f"export: {folder} cannot be written ({error.strerror}); choose a folder that can"
+        ) from error
+    try:
+        yield fresh
+        _take_place(folder, fresh)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _take_place(folder: Path, fresh: Path) -> None:
+    # A folder cannot be renamed over a full one, so the old one steps aside.
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings and log lines of the exporter and the quantizer; what they set is put back."""
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    # logging.warning() would install a handler of its own where the process has none.
+    root.addHandler(handler := logging.NullHandler())
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        root.removeHandler(handler)
