@@ -184,3 +184,22 @@ def test_real_folders_agree_with_transformers(name):
     backend = load_backend(folder)
     for text in ("The cats' naïve café, [MASK] <mask> </s>", "我爱 北京 today", "  two  spaces\tand a tab"):
         assert backend.encode(text).ids == theirs(text).input_ids
+
+
+def test_a_t5_tokenizer_without_its_other_files(tmp_path):
+    """`tokenizer.json` alone names its tokens by their usual spelling."""
+    tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    vocabulary = describe(tmp_path)
+    assert (vocabulary.start_id, vocabulary.end_id, vocabulary.pad_id, vocabulary.unk_id) == (None, 1, 0, 2)
+
+
+def test_a_sentencepiece_model_that_cannot_be_converted(tmp_path):
+    (tmp_path / "spiece.model").write_bytes(b"no model")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    with pytest.raises(
+        DataError, match=r"data\.tokenizer: .* SentencePiece .* give a folder with a tokenizer"
+    ):
+        describe(tmp_path)

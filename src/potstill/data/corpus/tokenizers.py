@@ -35,6 +35,7 @@ ROBERTA_NAMES = dict.fromkeys(("bos_token", "cls_token"), "<s>") | dict.fromkeys
     ("eos_token", "sep_token"), "</s>"
 )
 ROBERTA_NAMES |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
+T5_NAMES = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 GPT2_NAMES = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -102,6 +103,11 @@ def load_backend(folder: str | Path) -> Tokenizer:
     except DataError:
         raise
     except Exception as error:  # the tokenizers library raises plain Exception
+        if (at / "spiece.model").is_file() and not (at / "tokenizer.json").is_file():
+            raise DataError(
+                f"data.tokenizer: '{folder}' has a SentencePiece model and no tokenizer.json, which takes the package "
+                "sentencepiece to convert; install it, or give a folder with a tokenizer.json"
+            ) from error
         reason = str(error).strip().split("\n")[0]
         raise DataError(
             f"data.tokenizer: '{folder}' cannot be read ({reason}); give the folder of a saved tokenizer"
@@ -296,7 +302,7 @@ def _special_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[dict[str, str],
     further = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
     if not names:
         added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-        for usual in (BERT_NAMES, ROBERTA_NAMES, GPT2_NAMES):
+        for usual in (T5_NAMES, BERT_NAMES, ROBERTA_NAMES, GPT2_NAMES):  # RoBERTa has T5's and more
             if set(usual.values()) <= added:
                 names = usual
         further = sorted(added)

@@ -1,0 +1,139 @@
+"""What an LLM wrote for the rows of a part, from the published files or a file of the user's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.data.rationales.files import SUFFIXES, entries_of, find
+from potstill.data.rationales.parsing import FLAVOURS, NLI_SETS, PARSED_SETS, Parsed, named, parse
+from potstill.errors import DataError
+
+KEY = "data.rationales"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """One output a row, in the order of the rows.
+
+    Attributes:
+        parsed: what was found in each.
+        name: the files, for messages.
+        labelled: whether they are to have labels; objects with rationales alone are not.
+    """
+
+    parsed: list[Parsed]
+    name: str
+    labelled: bool = True
+
+    def __len__(self) -> int:
+        return len(self.parsed)
+
+    def failed(self, row: int) -> bool:
+        """Whether the output of a row lacks its rationale, or its label where there are labels."""
+        found = self.parsed[row]
+        return not found.whole if self.labelled else found.rationale is None
+
+
+def read_outputs(folder: Path, name: str, split: str, rationales: str) -> Outputs:
+    """The outputs of an LLM on a part of a set.
+
+    Args:
+        folder: of all sets.
+        name: of the set.
+        split: `train`, `valid` or `test`.
+        rationales: `palm` (`<set>/llm/<split>_CoT_<i>.json`, joined in the order of i), `gpt`
+            (`gpt-neox/<set>/<split>.json`), or a path, in which `{split}` stands for the part: a file, or a folder with
+            `<split>_CoT_<i>.json` or `<split>.json`. Entries are raw outputs, parsed as PaLM's, or objects with
+            `rationale` and perhaps `label`, taken as they are.
+
+    Raises:
+        DataError: there are no such files, one is missing between others, or an entry is neither.
+    """
+    if rationales == "palm":
+        files, flavour = _chunks(folder / name / "llm", split), "palm"
+        wanted = f"{folder / name / 'llm'}/{split}_CoT_0.json"
+    elif rationales == "gpt":
+        stem = folder / "gpt-neox" / name / split
+        files, flavour, wanted = list(filter(None, [find(stem)])), "gpt", f"{stem}.json"
+    else:
+        at = Path(rationales.replace("{split}", split))
+        files, flavour, wanted = _own_files(at, split), "palm", str(at)
+    if not files:
+        raise DataError(
+            f"{KEY}: '{rationales}' has no outputs for {name}/{split}: '{wanted}' does not exist; give "
+            f"{' or '.join(FLAVOURS)} with their published files, or the path of a file with an output a row"
+        )
+    entries = [(path, place, entry) for path in files for place, entry in entries_of(path, KEY)]
+    parsed = [_parsed(name, entry, flavour, path, place) for path, place, entry in entries]
+    labelled = any(isinstance(entry, str) or "label" in entry for _, _, entry in entries)
+    told = str(files[0]) if len(files) == 1 else f"{files[0]} to {files[-1].name}"
+    return Outputs(parsed, told, labelled)
+
+
+def given_outputs(pairs: list[tuple[str, str | None]], path: Path, nli: bool) -> Outputs:
+    """Outputs that stand cut beside the rows: a rationale, and the LLM's label or None where it is not given.
+
+    Args:
+        pairs: one a row; a blank text is something that was not found.
+        path: of the rows.
+        nli: labels that are none of the three count as not found.
+    """
+    parsed = [Parsed(_text(rationale), _settled(label, nli)) for rationale, label in pairs]
+    return Outputs(parsed, str(path), any(label is not None for _, label in pairs))
+
+
+def _own_files(at: Path, split: str) -> list[Path]:
+    if at.is_dir():
+        return _chunks(at, split) or list(filter(None, [find(at / split)]))
+    return [at] if at.is_file() else []
+
+
+def _chunks(folder: Path, split: str) -> list[Path]:
+    """Files `<split>_CoT_<i>.json` in the order of i, which counts from 0 without a gap."""
+    known = "|".join(map(re.escape, SUFFIXES))
+    pattern = re.compile(rf"{re.escape(split)}_CoT_([0-9]+)(?:{known})")
+    found: dict[int, Path] = {}
+    for path in _sorted_files(folder):
+        if match := pattern.fullmatch(path.name):
+            found.setdefault(int(match.group(1)), path)
+    for number in range(len(found)):
+        if number not in found:
+            raise DataError(
+                f"{KEY}: '{folder}' has {split}_CoT_{max(found)}.json but no {split}_CoT_{number}.json; "
+                "outputs are matched to rows by their order, so none may be missing in between"
+            )
+    return [found[number] for number in sorted(found)]
+
+
+def _sorted_files(folder: Path) -> Iterable[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _parsed(name: str, entry: Any, flavour: str, path: Path, place: str) -> Parsed:
+    if isinstance(entry, str):
+        if name not in PARSED_SETS:
+            raise DataError(
+                f"{KEY}: '{path}' {place}: raw outputs are parsed for {', '.join(PARSED_SETS)} only; give objects "
+                f"with 'rationale' and 'label' for {name}"
+            )
+        return parse(name, entry, flavour)
+    if isinstance(entry, dict) and isinstance(entry.get("rationale"), str):
+        label = entry.get("label")
+        if label is None or isinstance(label, str):
+            return Parsed(_text(entry["rationale"]), _settled(label, name in NLI_SETS))
+    raise DataError(
+        f"{KEY}: '{path}' {place}: {entry!r:.60} is no output; give a text, or an object with the texts 'rationale' "
+        "and 'label'"
+    )
+
+
+def _settled(label: str | None, nli: bool) -> str | None:
+    return named(label or "") if nli else _text(label)
+
+
+def _text(value: str | None) -> str | None:
+    return (value or "").strip() or None

@@ -1,0 +1,199 @@
+"""Reading a part of a set, and the outputs of an LLM that belong to its rows."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from potstill.data.rationales import sets
+from potstill.data.rationales.files import Placed, find, records_of, svamp_part
+from potstill.data.rationales.outputs import Outputs, given_outputs, read_outputs
+from potstill.data.rationales.parsing import NLI_SETS
+from potstill.data.rationales.rows import RationaleRows, split_validation
+from potstill.data.rationales.sets import SETS, Example, RecordError
+from potstill.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+SEPARATOR = "</s>"  # T5's end token; the published inputs have it between premise and hypothesis
+MAX_UNPARSED = 0.05  # of the outputs; above it they are of another set or flavour
+
+
+def read_split(
+    folder: Path,
+    name: str,
+    split: str,
+    *,
+    rationales: str | None = "palm",
+    separator: str = SEPARATOR,
+    allow_partial: bool = False,
+    max_unparsed: float = MAX_UNPARSED,
+    key: str = "data.folder",
+) -> RationaleRows:
+    """A part of a published set, all of its rows: those whose outputs are not understood are marked, not left out.
+
+    A set without a part for validation gives a tenth of its training rows, which `train` then lacks.
+
+    Args:
+        folder: of all sets, laid out as published: `<set>/<set>_<split>.json`, plain or gzip. SVAMP and ASDiv are also
+            read from their original files, e-SNLI from a CSV that has the outputs beside the rows.
+        name: of the set, one of `SETS`.
+        split: `train`, `valid` or `test`.
+        rationales: whose outputs, see `read_outputs`; None for none.
+        separator: the end token of the tokenizer, between premise and hypothesis.
+        allow_partial: where there are fewer outputs than rows, or more, use what there is of both; the outputs are in
+            the order of the rows.
+        max_unparsed: the largest share of the outputs that may lack a rationale or a label.
+        key: the config key that messages name.
+
+    Raises:
+        ConfigError: there is no such set or split.
+        DataError: a file is missing or cannot be used; outputs and rows differ in number; too many outputs are not
+            understood.
+    """
+    if name not in SETS:
+        raise ConfigError(f"data.set={name}: must be one of {', '.join(SETS)}")
+    kept = SETS[name].splits
+    if split not in kept and not (split == "valid" and "train" in kept):
+        raise ConfigError(f"{name} has no split '{split}'; choose one of {', '.join(kept)}")
+    stored = split if split in kept else "train"
+    path, records = _records(folder, name, stored, key)
+    own = "rationale" in records[0][1]
+    outputs = None
+    if rationales == "palm" and own:  # the published CSV has PaLM's outputs, cut, beside its rows
+        outputs = given_outputs(_pairs(records, path, key), path, name in NLI_SETS)
+    elif rationales is not None:
+        outputs = read_outputs(folder, name, stored, rationales)
+    rows = _rows(records, path, SETS[name], outputs, separator, allow_partial, key)
+    _judge(rows, outputs, max_unparsed)
+    if split in kept and ("valid" in kept or split != "train" or name == "asdiv"):
+        return rows
+    return split_validation(rows)[split == "valid"]
+
+
+def read_own(
+    path: Path, *, max_unparsed: float = MAX_UNPARSED, key: str = "data.train_files"
+) -> RationaleRows:
+    """Rows of the user's own: JSON lines (or a list, or CSV) of `input`, `label` and `rationale`.
+
+    A row may also have `llm_label`, the label of who wrote the rationale, and `choices`, a list of texts. A blank
+    rationale counts as unparsed. A file to judge on may do without rationales, in all of its rows.
+
+    Raises:
+        DataError: the file cannot be used, or too many rationales are blank.
+    """
+    records = records_of(path, key)
+    reasoned = any("rationale" in record for _, record in records)
+    outputs = given_outputs(_pairs(records, path, key), path, nli=False) if reasoned else None
+    known = sets.RationaleSet(path.name, sets.TEXT, sets.own, ("train",))
+    rows = _rows(records, path, known, outputs, "", False, key)
+    _judge(rows, outputs, max_unparsed)
+    return rows
+
+
+def _records(folder: Path, name: str, split: str, key: str) -> tuple[Path, list[Placed]]:
+    home = folder / name
+    stem = home / f"{name}_{split}"
+    if path := find(stem):
+        return path, records_of(path, key)
+    if name == "svamp" and (path := find(home / "SVAMP")):
+        return path, svamp_part(records_of(path, key), split)
+    others = [home / "ASDiv.xml"] if name == "asdiv" else sorted(home.glob(f"{name}_{split}*.csv*"))
+    if others and others[0].is_file():
+        return others[0], records_of(others[0], key)
+    raise DataError(
+        f"{key}: '{folder}' has no {name}/{name}_{split}.json (or .gz); give the folder that holds the sets' folders"
+    )
+
+
+def _pairs(records: list[Placed], path: Path, key: str) -> list[tuple[str, str | None]]:
+    pairs = []
+    for place, record in records:
+        rationale, label = record.get("rationale"), record.get("llm_label")
+        if not isinstance(rationale, str):
+            raise DataError(
+                f"{key}: '{path}' {place}: 'rationale' is {rationale!r:.60}; give a text in every row"
+            )
+        if label is not None and not isinstance(label, str):
+            raise DataError(
+                f"{key}: '{path}' {place}: 'llm_label' is {label!r:.60}; give a text or leave it out"
+            )
+        pairs.append((rationale, label))
+    return pairs
+
+
+def _rows(
+    records: list[Placed],
+    path: Path,
+    known: sets.RationaleSet,
+    outputs: Outputs | None,
+    separator: str,
+    allow_partial: bool,
+    key: str,
+) -> RationaleRows:
+    used = len(records) if outputs is None else min(len(records), len(outputs))
+    if outputs is not None and len(outputs) != len(records) and not allow_partial:
+        raise DataError(
+            f"{key}: '{path}' has {len(records):,} rows, but '{outputs.name}' {len(outputs):,} outputs; give one "
+            "a row, or use what there is of both by data.allow_partial=true"
+        )
+    if not used:
+        raise DataError(
+            f"data.rationales: '{outputs.name if outputs else path}' has no outputs; give one a row"
+        )
+    examples = [_example(place, record, path, known, separator, key) for place, record in records[:used]]
+    taken = [row for row, example in enumerate(examples) if example is not None]
+    kept = [example for example in examples if example is not None]
+    if not kept:
+        raise DataError(f"{key}: '{path}' has no rows of use; give a file of {known.name}")
+    parsed = [(None, None) if outputs is None else outputs.parsed[row] for row in taken]
+    rows = RationaleRows(
+        inputs=[example.input for example in kept],
+        labels=[example.label for example in kept],
+        llm_labels=[label for _, label in parsed],
+        rationales=[rationale for rationale, _ in parsed],
+        choices=[example.choices for example in kept],
+        unparsed=[outputs is not None and outputs.failed(row) for row in taken],
+        places=[records[row][0] for row in taken],
+        name=path.name,
+        key=key,
+    )
+    off = sum(
+        label is not None and choices is not None and label not in choices
+        for label, choices in zip(rows.llm_labels, rows.choices, strict=True)
+    )
+    rows.counts.update(
+        read=len(records),
+        answered=0 if outputs is None else len(rows),
+        unparsed=sum(rows.unparsed),
+        unanswered=len(records) - used,
+        off_label=off,
+        left_out=used - len(kept),
+    )
+    return rows
+
+
+def _example(
+    place: str, record: sets.Record, path: Path, known: sets.RationaleSet, separator: str, key: str
+) -> Example | None:
+    try:
+        return known.example(record, separator)
+    except RecordError as error:
+        raise DataError(f"{key}: '{path}' {place}: {error}; give a file of {known.name}") from error
+
+
+def _judge(rows: RationaleRows, outputs: Outputs | None, max_unparsed: float) -> None:
+    """Report what was not understood; refuse where it is too much."""
+    unparsed, cut = rows.counts["unparsed"], rows.counts["unanswered"]
+    if outputs is None:
+        return
+    if unparsed > max_unparsed * len(rows):
+        place = rows.places[rows.unparsed.index(True)]
+        raise DataError(
+            f"data.rationales: {unparsed:,} of {len(rows):,} outputs of '{outputs.name}' lack a rationale or a label "
+            f"(the first for {place}), more than data.max_unparsed={max_unparsed}; check whose outputs they are"
+        )
+    if unparsed:
+        log.warning("%s: %d of %d outputs lack a rationale or a label", rows.name, unparsed, len(rows))
+    if cut:
+        log.warning("%s: %d of %d rows have no output and are left out", rows.name, cut, rows.counts["read"])

@@ -1,0 +1,35 @@
+"""ROUGE-L of generated rationales."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torchmetrics.functional.text import rouge_score
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
+    """ROUGE-L F-measure of each prediction: of the longest common subsequence of words, with beta 1.
+
+    With L the length of that subsequence, m words in the reference and n in the prediction, recall is L / m, precision
+    L / n, and the measure their harmonic mean; 0 where nothing is in common. Words are runs of letters and digits, in
+    lower case, not stemmed; a text is taken as one sentence.
+
+    Source: Lin 2004 (ROUGE), section 3.1, equations 2 to 4.
+
+    Returns:
+        A value between 0 and 1 for each pair.
+
+    Raises:
+        ValueError: not as many predictions as references.
+    """
+    return [
+        float(
+            rouge_score(
+                prediction, reference, rouge_keys="rougeL", normalizer=str.lower, tokenizer=_WORD.findall
+            )["rougeL_fmeasure"]
+        )
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]

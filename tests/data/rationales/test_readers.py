@@ -1,0 +1,324 @@
+"""Parts of the sets and their outputs, in small files laid out as published and in the real ones."""
+
+import gzip
+import json
+
+import pytest
+
+from potstill.data.rationales.files import entries_of, records_of, svamp_part
+from potstill.data.rationales.parsing import as_published
+from potstill.data.rationales.readers import read_own, read_split
+from potstill.data.rationales.sets import SETS, allowed_labels
+from potstill.errors import ConfigError, DataError
+
+
+def write(path, content, lines=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(json.dumps(entry) for entry in content) + "\n" if lines else json.dumps(content)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def question(number):
+    return {
+        "id": str(number),
+        "question": f"Where is {number}?",
+        "choices": ["pond", "sea", "sea"],
+        "answer": "sea",
+    }
+
+
+def answer(text="sea", letter="b"):
+    return f"It is wet. So the answer is ({letter}) {text}.\n\nQ: Why?"
+
+
+@pytest.fixture
+def cqa(tmp_path):
+    """A test part of three rows with outputs in two chunks, the second one compressed."""
+    write(tmp_path / "cqa/cqa_test.json", [question(n) for n in range(3)], lines=True)
+    write(tmp_path / "cqa/llm/test_CoT_0.json", [answer(), answer("pond", "a")])
+    write(tmp_path / "cqa/llm/test_CoT_1.json.gz", [answer()])
+    return tmp_path
+
+
+def test_cqa(cqa):
+    rows = read_split(cqa, "cqa", "test")
+    assert rows.inputs[0] == "Where is 0?\nAnswer Choices:\n(a) pond\n(b) sea\n(c) sea"
+    assert (rows.labels, rows.llm_labels) == (["sea"] * 3, ["sea", "pond", "sea"])
+    assert rows.rationales == ["It is wet."] * 3
+    assert rows.places == ["line 1", "line 2", "line 3"]
+    assert (rows.name, rows.key) == ("cqa_test.json", "data.folder")
+    assert rows.counts == {
+        "read": 3,
+        "answered": 3,
+        "unparsed": 0,
+        "unanswered": 0,
+        "off_label": 0,
+        "left_out": 0,
+    }
+    assert allowed_labels(rows.choices[0]) == ["pond", "sea"]
+
+
+def test_without_outputs(cqa):
+    rows = read_split(cqa, "cqa", "test", rationales=None)
+    assert rows.rationales == rows.llm_labels == [None] * 3
+    assert not any(rows.unparsed)
+    assert rows.counts["answered"] == 0
+
+
+def test_chunks_are_joined_by_number(cqa):
+    for number in range(12):
+        write(cqa / f"cqa/llm/train_CoT_{number}.json", [answer(str(number))])
+    write(cqa / "cqa/cqa_train.json", [question(n) for n in range(12)])
+    train, valid = (read_split(cqa, "cqa", part) for part in ("train", "valid"))
+    answers = {
+        row: label for part in (train, valid) for row, label in zip(part.places, part.llm_labels, strict=True)
+    }
+    assert answers == {f"row {n + 1}": str(n) for n in range(12)}
+    assert train.counts["off_label"] == 12
+
+
+def test_a_missing_chunk_is_refused(cqa):
+    (cqa / "cqa/llm/test_CoT_0.json").unlink()
+    with pytest.raises(DataError, match=r"has test_CoT_1\.json but no test_CoT_0\.json"):
+        read_split(cqa, "cqa", "test")
+
+
+def test_more_rows_than_outputs(cqa):
+    (cqa / "cqa/llm/test_CoT_1.json.gz").unlink()
+    with pytest.raises(DataError, match=r"cqa_test\.json' has 3 rows, but '.*test_CoT_0\.json' 2 outputs"):
+        read_split(cqa, "cqa", "test")
+    rows = read_split(cqa, "cqa", "test", allow_partial=True)
+    assert rows.places == ["line 1", "line 2"]
+    assert (rows.counts["read"], rows.counts["unanswered"]) == (3, 1)
+
+
+def test_more_outputs_than_rows(cqa):
+    write(cqa / "cqa/llm/test_CoT_1.json.gz", [answer(), answer("x")])
+    with pytest.raises(DataError, match=r"3 rows, but '.*' 4 outputs"):
+        read_split(cqa, "cqa", "test")
+    assert read_split(cqa, "cqa", "test", allow_partial=True).llm_labels == ["sea", "pond", "sea"]
+
+
+def test_unparsed_outputs_are_marked_up_to_a_share(cqa):
+    write(cqa / "cqa/llm/test_CoT_1.json.gz", ["It is wet."])
+    with pytest.raises(DataError, match=r"1 of 3 outputs .* \(the first for line 3\).*max_unparsed=0.05"):
+        read_split(cqa, "cqa", "test")
+    rows = read_split(cqa, "cqa", "test", max_unparsed=0.5)
+    assert rows.unparsed == [False, False, True]
+    assert (rows.rationales[2], rows.llm_labels[2]) == (None, None)
+    assert rows.counts["unparsed"] == 1
+
+
+def test_gpt(cqa):
+    with pytest.raises(DataError, match=r"'gpt' has no outputs for cqa/test: .*gpt-neox/cqa/test\.json'"):
+        read_split(cqa, "cqa", "test", rationales="gpt")
+    write(cqa / "gpt-neox/cqa/test.json", [f"\n {answer()}"] * 3)
+    assert read_split(cqa, "cqa", "test", rationales="gpt").rationales == ["It is wet."] * 3
+
+
+@pytest.mark.parametrize(
+    ("files", "given"),
+    [
+        ({"mine/test_CoT_0.json": 2, "mine/test_CoT_1.json": 1}, "mine"),
+        ({"mine/test.json": 3}, "mine"),
+        ({"mine-test.json": 3}, "mine-{split}.json"),
+    ],
+)
+def test_outputs_of_ones_own(cqa, files, given):
+    for file, count in files.items():
+        write(cqa / file, [{"rationale": "Why not.", "label": "sea"}] * count)
+    rows = read_split(cqa, "cqa", "test", rationales=str(cqa / given))
+    assert (rows.rationales, rows.llm_labels) == (["Why not."] * 3, ["sea"] * 3)
+
+
+def test_rationales_without_labels_are_no_unparsed_ones(cqa):
+    write(cqa / "mine.jsonl", [{"rationale": text} for text in ("A.", " ", "C.")], lines=True)
+    rows = read_split(cqa, "cqa", "test", rationales=str(cqa / "mine.jsonl"), max_unparsed=0.5)
+    assert rows.rationales == ["A.", None, "C."]
+    assert rows.unparsed == [False, True, False]
+
+
+@pytest.mark.parametrize("entry", [7, None, {"label": "sea"}, {"rationale": "A.", "label": 2}])
+def test_an_entry_that_is_no_output(cqa, entry):
+    write(cqa / "mine.json", ["A.", entry])
+    with pytest.raises(DataError, match=r"data\.rationales: '.*mine\.json' row 2: .* is no output"):
+        read_split(cqa, "cqa", "test", rationales=str(cqa / "mine.json"))
+
+
+@pytest.mark.parametrize("label", [1, "neutral"])
+def test_nli(tmp_path, label):
+    record = {"uid": "x", "premise": "A dog.", "hypothesis": "A cat.", "label": label, "reason": ""}
+    write(tmp_path / "anli1/anli1_valid.json", [record], lines=True)
+    write(tmp_path / "anli1/llm/valid_CoT_0.json", ["A dog is no cat. So the answer is contradiction."])
+    rows = read_split(tmp_path, "anli1", "valid", separator="<eos>")
+    assert (rows.inputs, rows.labels) == (["A dog.<eos>A cat."], ["neutral"])
+    assert rows.llm_labels == ["contradiction"]
+    assert allowed_labels(rows.choices[0]) == ["entailment", "neutral", "contradiction"]
+
+
+def test_columns_of_a_csv_are_the_outputs(tmp_path):
+    (tmp_path / "esnli").mkdir()
+    (tmp_path / "esnli/esnli_train_part.csv").write_text(
+        ",premise,hypothesis,label,llm_label,rationale,input\n"
+        '0,"A dog, barking",A cat,contradiction,"neutral\n\nPre",Not a cat.,x\n'
+        "1,A dog,An animal,entailment, ,Dogs are animals.,x\n"
+    )
+    rows = read_split(tmp_path, "esnli", "train", max_unparsed=0.5)
+    assert rows.inputs[0] == "A dog, barking</s>A cat"
+    assert rows.llm_labels == ["neutral", None]
+    assert rows.unparsed == [False, True]
+
+
+def test_own_rows(tmp_path):
+    rows = [
+        {"input": "a?", "label": "b", "rationale": "Because.", "llm_label": "c", "choices": ["b", "c"]},
+        {"input": "d?", "label": "e", "rationale": "So."},
+    ]
+    read = read_own(write(tmp_path / "own.jsonl", rows[1:], lines=True))
+    assert (read.inputs, read.labels, read.rationales) == (["d?"], ["e"], ["So."])
+    assert (read.llm_labels, read.unparsed, read.choices) == ([None], [False], [None])
+    read = read_own(write(tmp_path / "own.json.gz", rows[:1]))
+    assert (read.llm_labels, read.choices) == (["c"], [("b", "c")])
+    bare = read_own(write(tmp_path / "bare.jsonl", [{"input": "a?", "label": "b"}], lines=True))
+    assert (bare.rationales, bare.unparsed) == ([None], [False])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"input": "a?", "rationale": "A."}], "line 1: 'label' is missing"),
+        ([{"input": 3, "label": "b", "rationale": "A."}], "line 1: 'input' is 3"),
+        (
+            [{"input": "a", "label": "b", "rationale": "A."}, {"input": "a", "label": "b"}],
+            "line 2: 'rationale'",
+        ),
+        ([{"input": "a", "label": "b", "rationale": "A.", "choices": []}], "line 1: 'choices'"),
+        ([{"input": "a", "label": "b", "rationale": "A.", "llm_label": 1}], "line 1: 'llm_label' is 1"),
+        ([["a", "b"]], "no JSON object"),
+        ([], "is empty|has no rows"),
+    ],
+)
+def test_faults_of_own_rows(tmp_path, rows, message):
+    with pytest.raises(DataError, match=rf"data\.train_files: .*({message})"):
+        read_own(write(tmp_path / "own.jsonl", rows, lines=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.json", "[1, 2", "no JSON"),
+        ("x.jsonl", '{"a": 1}\n{"a"', "line 2: no JSON"),
+        ("x.csv", "a,b\n1,2\n3\n", "line 3: not as many columns"),
+        ("x.xml", "<a><b></a>", "is no XML"),
+        ("x.json", "[" * 200_000, "no JSON"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"data.folder: .*{message}"):
+        records_of(tmp_path / name, "data.folder")
+
+
+def test_no_such_set_or_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.set=gsm: must be one of cqa"):
+        read_split(tmp_path, "gsm", "train")
+    with pytest.raises(ConfigError, match="asdiv has no split 'test'"):
+        read_split(tmp_path, "asdiv", "test")
+    with pytest.raises(DataError, match=r"has no esnli/esnli_train\.json"):
+        read_split(tmp_path, "esnli", "train")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"premise": "A", "hypothesis": "B", "label": 3}, "'label' is 3"),
+        ({"premise": "A", "label": 0}, "hypo"),
+    ],
+)
+def test_a_record_that_cannot_be_used(tmp_path, record, message):
+    write(tmp_path / "anli1/anli1_test.json", [record], lines=True)
+    with pytest.raises(DataError, match=rf"anli1_test\.json' line 1: .*{message}"):
+        read_split(tmp_path, "anli1", "test", rationales=None)
+
+
+def test_asdiv_keeps_answers_that_are_numbers(tmp_path):
+    problems = "".join(
+        f"<Problem ID='p{n}'><Body>Body.</Body><Question>How many?</Question><Answer>{text}</Answer></Problem>"
+        for n, text in enumerate(("9 (apples)", "Mrs. Hilt", "1/3", "3:30 p.m."))
+    )
+    (tmp_path / "asdiv").mkdir()
+    (tmp_path / "asdiv/ASDiv.xml").write_text(f"<A><ProblemSet>{problems}</ProblemSet></A>")
+    rows = read_split(tmp_path, "asdiv", "train", rationales=None)
+    assert (rows.inputs[0], rows.labels) == ("Body.\nHow many?", ["9", "1/3"])
+    assert rows.places == ["problem p0", "problem p2"]
+    assert rows.counts["left_out"] == 2
+
+
+REAL = {  # rows, unparsed outputs of the part as it is stored
+    ("cqa", "train"): (8766, 3),
+    ("cqa", "valid"): (975, 3),
+    ("cqa", "test"): (1221, 0),
+    ("svamp", "train"): (720, 13),
+    ("svamp", "valid"): (80, 13),
+    ("svamp", "test"): (200, 2),
+    ("esnli", "train"): (10000, 183),
+    ("esnli", "valid"): (9842, 4),
+    ("esnli", "test"): (9824, 0),
+    ("anli1", "valid"): (1000, 9),
+    ("anli1", "test"): (1000, 10),
+}
+
+
+@pytest.mark.parametrize(("name", "split"), REAL)
+def test_real_parts(data_dir, name, split):
+    rows = read_split(data_dir / "stepbystep", name, split)
+    assert (len(rows), rows.counts["unparsed"]) == REAL[name, split]
+    assert all((text is None) <= failed for text, failed in zip(rows.rationales, rows.unparsed, strict=True))
+    if SETS[name].compared == "text":
+        assert all(label in own for label, own in zip(rows.labels, rows.choices, strict=True))
+
+
+def test_real_asdiv(data_dir):
+    rows = read_split(data_dir / "stepbystep", "asdiv", "train", rationales=None)
+    assert (len(rows), rows.counts["left_out"]) == (2167, 138)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_svamps_original_file_gives_the_published_parts(data_dir, split):
+    folder = data_dir / "stepbystep/svamp"
+    part = svamp_part(records_of(folder / "SVAMP.json", "k"), split)
+    examples = [SETS["svamp"].example(record, "") for _, record in part]
+    published = [SETS["svamp"].example(r, "") for _, r in records_of(folder / f"svamp_{split}.json", "k")]
+    assert examples == published
+
+
+def test_svamp_is_read_from_its_original_file(data_dir, tmp_path):
+    real = data_dir / "stepbystep"
+    (tmp_path / "svamp").mkdir()
+    (tmp_path / "svamp/SVAMP.json").symlink_to(real / "svamp/SVAMP.json")
+    (tmp_path / "svamp/llm").symlink_to(real / "svamp/llm")
+    ours, published = (read_split(folder, "svamp", "train") for folder in (tmp_path, real))
+    assert (ours.inputs, ours.labels, ours.rationales) == (
+        published.inputs,
+        published.labels,
+        published.rationales,
+    )
+
+
+def test_the_published_csv_agrees_with_the_raw_outputs(data_dir):
+    folder = data_dir / "stepbystep"
+    cut = read_split(folder, "esnli", "train")
+    with pytest.raises(DataError, match=r"10,000 rows, but '.*' 11,000 outputs"):
+        read_split(folder, "esnli", "train", rationales=str(folder / "esnli/llm"))
+    raw = read_split(folder, "esnli", "train", rationales=str(folder / "esnli/llm"), allow_partial=True)
+    assert (raw.inputs, raw.rationales, raw.llm_labels) == (cut.inputs, cut.rationales, cut.llm_labels)
+
+
+def test_the_published_csv_has_what_the_published_parser_cuts(data_dir):
+    folder = data_dir / "stepbystep/esnli"
+    (file,) = folder.glob("*.csv.gz")
+    records = [record for _, record in records_of(file, "k")]
+    raw = [e for n in (0, 1) for _, e in entries_of(folder / f"llm/train_CoT_{n}.json", "k")]
+    ours = [as_published("esnli", output) for output in raw[: len(records)]]
+    assert ours == [(record["rationale"], record["llm_label"]) for record in records]

@@ -1,0 +1,159 @@
+"""Values of plain arithmetic are Python's own; nothing else has a value, and no text takes long."""
+
+import ast
+import math
+import operator
+import time
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from potstill.evaluation.equations import (
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    MAX_VALUE,
+    equation_accuracy,
+    same_value,
+    text_accuracy,
+    value_of,
+)
+
+numbers = st.one_of(st.integers(0, 999).map(str), st.decimals(0, 99, places=2).map(str))
+expressions = st.recursive(
+    numbers,
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from(["+", "-", "*", "/", "//", "%", " + ", " - "]), inner).map("".join),
+        inner.map(lambda text: f"( {text} )"),
+        inner.map(lambda text: f"-{text}"),
+    ),
+    max_leaves=8,
+)
+
+
+OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+
+
+def reference(node):
+    """The value of Python's own syntax tree; None where it divides by zero or is too large on the way."""
+    if isinstance(node, ast.Constant):
+        return float(node.value)
+    if isinstance(node, ast.UnaryOp):
+        inner = reference(node.operand)
+        return None if inner is None else -inner
+    left, right = reference(node.left), reference(node.right)
+    if left is None or right is None:
+        return None
+    try:
+        result = OPERATORS[type(node.op)](left, right)
+    except ZeroDivisionError:
+        return None
+    return result if abs(result) <= MAX_VALUE else None
+
+
+@given(expressions)
+def test_values_are_those_of_python(text):
+    assume(len(text) <= MAX_CHARACTERS and text.count("(") + text.count("-") < MAX_DEPTH)
+    assert value_of(text) == reference(ast.parse(text, mode="eval").body)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2 ** 3", 8),
+        ("2 ** -1", 0.5),
+        ("-2 ** 2", -4),
+        ("2 ** 3 ** 2", 512),
+        ("8 / 4 / 2", 1),
+        ("8 - 4 - 2", 2),
+        ("-7 // 2", -4),
+        ("-7 % 4", 1),
+        (".5 + 5.", 5.5),
+        ("\t(1\n+ 2) ", 3),
+        ("+-+3", -3),
+        ("0", 0),
+        ("00.5", 0.5),
+    ],
+)
+def test_value(text, value):
+    assert value_of(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "()",
+        "7 apples",
+        "(1 + 2",
+        "1 + 2)",
+        "1 2",
+        "(1)(2)",
+        "3 = 3",
+        "1,000",
+        "x",
+        "__import__('os')",
+        "1_000",
+        "0x10",
+        "2j",
+        "inf",
+        "nan",
+        "٣",
+        "007",
+        "1.2.3",
+        ".",
+        "* 3",
+        "5 - ",
+        "1 / 0",
+        "1 % 0",
+        "0 ** -1",
+        "(-8) ** 0.5",
+        "9 ** 9 ** 9 ** 9",
+        "10 ** 16",
+        "9" * 16,
+        "9" * 300,
+        "1" + "+1" * 128,
+        "(" * 100 + "1" + ")" * 100,
+        "-" * 100 + "1",
+        "2" + "**1" * 60,
+    ],
+)
+def test_no_value(text):
+    started = time.monotonic()
+    assert value_of(text) is None
+    assert time.monotonic() - started < 1
+
+
+def test_depth_is_counted_within_not_along():
+    assert value_of("+".join(["(1)"] * 60)) == 60
+
+
+def test_accuracies():
+    gold = ["( 8.0 - 3.0 )", "3 * 4", "1 / 3", "2"]
+    assert equation_accuracy(["5", "(4 * 3)", "0.33333333", "two"], gold) == 0.75
+    assert equation_accuracy(["1 / 0"], ["1 / 0"]) == 0
+    assert text_accuracy([" sea", "Sea", "sea."], ["sea\n", "sea", "sea"]) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("accuracy", [equation_accuracy, text_accuracy])
+def test_accuracy_of_nothing_or_of_unlike_lengths(accuracy):
+    with pytest.raises(ValueError, match="no predictions"):
+        accuracy([], [])
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        accuracy(["1"], [])
+
+
+def test_same_value_is_relative_for_large_and_absolute_for_small_ones():
+    assert same_value(1e9, 1e9 + 1)
+    assert not same_value(1000, 1001)
+    assert same_value(0.0, 1e-9)
+    assert not same_value(None, None)
+    assert not same_value(math.nan, math.nan)
