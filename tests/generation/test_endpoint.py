@@ -1,4 +1,4 @@
-import pickle
+import copy
 import socket
 
 import pytest
@@ -243,7 +243,13 @@ def test_the_key_is_sent_and_shows_nowhere(endpoint, key, caplog, capsys):
     assert "no ***" in caplog.text
     assert not [text for text in seen if key in text]
     with pytest.raises(TypeError, match="not written"):
-        pickle.dumps(asked.endpoint._key)
+        copy.copy(asked.endpoint._key)
+
+
+def test_a_stand_in_for_a_key_changes_no_answer(endpoint, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "content")
+    endpoint.script = lambda body, count: "the content"
+    assert Asked(endpoint, 1).run().answers[0].text == "the content"
 
 
 def test_without_a_key_no_header_is_sent(endpoint, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         Journal(tmp_path / "file" / "j.jsonl"),
     ):
         pass
+
+
+def test_a_full_disk_is_named(tmp_path):
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        journal._stream.close()
+        with Path("/dev/full").open("ab", buffering=0) as full:
+            journal._stream = full
+            with pytest.raises(DataError, match=r"cannot be written \(No space left"):
+                journal.add("a", ANSWER)
+            assert journal.answers == {}
 
 
 BASE = {

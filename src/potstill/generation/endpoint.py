@@ -32,6 +32,8 @@ MOST_BYTES = 16 * 2**20
 MOST_REFUSED = 3
 CHECK_SECONDS = 10.0
 HIDDEN = "***"
+# Shorter ones are stand-ins for servers that want none ("EMPTY", "ollama"), and words that answers may hold.
+SHORTEST_KEY = 12
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ class Endpoint:
         try:
             try:
                 with self._opener.open(request, timeout=timeout) as answer:
-                    return Reply(answer.status, self._key.hide(answer.read(MOST_BYTES)))
+                    return Reply(answer.status, self._key.hide_in_answer(answer.read(MOST_BYTES)))
             except HTTPError as error:
                 with error:
                     wait = retry_after(error.headers.get("Retry-After"))
@@ -300,6 +302,10 @@ class _Secret:
         for written in {self.__value, json.dumps(self.__value)[1:-1], self.__value.replace("/", "\\/")}:
             text = text.replace(written.encode(), HIDDEN.encode())
         return text
+
+    def hide_in_answer(self, text: bytes) -> bytes:
+        """The same for an answer, which a stand-in for a key must not change."""
+        return self.hide(text) if len(self.__value) >= SHORTEST_KEY else text
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):

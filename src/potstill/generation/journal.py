@@ -41,7 +41,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self.path.with_name(f"{self.path.name}.lock").open("a+b")
             self._claim()
-            self._stream = self.path.open("a+b")
+            self._stream = self.path.open("ab", buffering=0)
         except OSError as error:
             raise DataError(
                 f"the journal {self.path} cannot be written ({error.strerror or error})"
@@ -57,12 +57,19 @@ class Journal:
         self._lock.close()  # lets go of the lock, as the end of a killed process does
 
     def add(self, key: str, answer: Answer) -> None:
-        """Put an answer on the disk; may be called from several threads."""
+        """Put an answer on the disk; may be called from several threads.
+
+        Raises:
+            DataError: the file cannot be written, such as on a full disk.
+        """
         line = json.dumps({"key": key, **asdict(answer)}, ensure_ascii=True).encode() + b"\n"
         with self._guard:
-            self._stream.write(line)
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            try:
+                if self._stream.write(line) < len(line):
+                    raise OSError("no space for a whole line")
+                os.fsync(self._stream.fileno())
+            except OSError as error:
+                raise self._unwritable(error) from None
             self.answers[key] = answer
 
     def _claim(self) -> None:
@@ -81,20 +88,22 @@ class Journal:
         self._lock.flush()
 
     def _read(self) -> None:
-        self._stream.seek(0)
         end = 0
-        for number, line in enumerate(self._stream, 1):
-            if not line.endswith(b"\n"):
-                break  # torn: the process was killed while it wrote
-            end += len(line)
-            entry = _entry(line)
-            if entry is None:
-                logger.warning("%s: line %d is damaged; its answer is asked for again", self.path, number)
-                continue
-            self.lines += 1
-            self.answers[entry[0]] = entry[1]
+        with self.path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    break  # torn: the process was killed while it wrote
+                end += len(line)
+                entry = _entry(line)
+                if entry is None:
+                    logger.warning("%s: line %d is damaged; its answer is asked for again", self.path, number)
+                    continue
+                self.lines += 1
+                self.answers[entry[0]] = entry[1]
         self._stream.truncate(end)
-        self._stream.seek(0, os.SEEK_END)
+
+    def _unwritable(self, error: OSError) -> DataError:
+        return DataError(f"the journal {self.path} cannot be written ({error.strerror or error})")
 
 
 def _entry(line: bytes) -> tuple[str, Answer] | None:

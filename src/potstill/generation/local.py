@@ -8,6 +8,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -33,6 +34,7 @@ from potstill.models.specs import hub_answers, local_folder, no_network
 # What a checkpoint that is missing, damaged or of an unknown architecture raises.
 _LOADING_FAULTS = (
     OSError, ValueError, RuntimeError, ImportError, KeyError, EOFError, BadZipFile, SafetensorError,
+    StrictDataclassError,
 )  # fmt: skip
 
 
@@ -277,7 +279,10 @@ def _load(settings: LocalSettings) -> tuple[PreTrainedTokenizerBase, Any]:
             if not hub_answers():
                 raise no_network(key, value) from None
             tokenizer, model = load(local_files_only=False)
-    except _LOADING_FAULTS as error:
+    except Exception as error:
+        # torch names a file that is no plain tensors after the format that it then refuses to read.
+        if not isinstance(error, _LOADING_FAULTS) and type(error).__name__ != "UnpicklingError":
+            raise
         raise ModelError(f"{key}={value}: cannot be loaded to generate ({_one_line(error)})") from error
     model.eval().to(device)
     model.generation_config = _plain_generation(key, value, model, tokenizer)
