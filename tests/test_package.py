@@ -48,6 +48,9 @@ def test_the_wheel_holds_the_configs(wheel):
     assert not missing
     modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
     assert not modules - inside
+    assert {
+        f"potstill/generation/demonstrations/{task}.yaml" for task in ("anli1", "cqa", "esnli", "svamp")
+    } <= inside
     assert not [name for name in inside if name.startswith("tests/") or "__pycache__" in name]
 
 

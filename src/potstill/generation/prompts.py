@@ -1,0 +1,209 @@
+"""Chain-of-thought prompts with demonstrations (Wei et al. 2022), from a file for each task.
+
+The file of a task says how its questions and answers are written and brings worked examples. A user's own file has the
+same keys and takes its place.
+"""
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from potstill.errors import ConfigError, DataError
+
+FOLDER = Path(__file__).with_name("demonstrations")
+KEYS = ("instruction", "question", "cue", "answer", "label_field", "stop", "demonstrations")
+
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How a task is put to a language model.
+
+    Attributes:
+        instruction: what to do and how to end, for the model.
+        question: template of a question, with `{field}` for the fields of a row. Where a row has a list `choices`,
+            `{lettered_choices}` are its lines "(a) ...".
+        cue: what comes between question and answer.
+        answer: template of an answer, with `{rationale}` and `{label}`, and `{letter}` of the label among choices.
+        label_field: the rows' field that holds the label.
+        label_names: names of labels that rows give by number; empty where they give them as text.
+        stop: strings that end an answer.
+        demonstrations: rows with their labels and a field `rationale`.
+    """
+
+    instruction: str
+    question: str
+    cue: str
+    answer: str
+    label_field: str
+    label_names: tuple[str, ...]
+    stop: tuple[str, ...]
+    demonstrations: tuple[Mapping[str, Any], ...]
+
+    def completion(self, row: Mapping[str, Any]) -> str:
+        """The prompt as one text, which the answer goes on from.
+
+        Raises:
+            DataError: the row lacks a field.
+        """
+        worked = [
+            f"{self._question(shown)}\n{self.cue} {self._answer(shown)}" for shown in self.demonstrations
+        ]
+        # No blank after the cue: tokenizers have it at the beginning of the next word.
+        return "\n\n".join([self.instruction, *worked, f"{self._question(row)}\n{self.cue}"])
+
+    def chat(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
+        """The prompt as messages: the instruction, each demonstration as a turn, the question.
+
+        Raises:
+            DataError: the row lacks a field.
+        """
+        turns = [("system", self.instruction)]
+        for shown in self.demonstrations:
+            turns += [("user", self._question(shown)), ("assistant", self._answer(shown))]
+        turns.append(("user", self._question(row)))
+        return [{"role": role, "content": content} for role, content in turns]
+
+    def label(self, row: Mapping[str, Any]) -> str:
+        """The row's label as a text.
+
+        Raises:
+            DataError: the row has none, or a number without a name.
+        """
+        if self.label_field not in row:
+            raise DataError(f"a row has no label '{self.label_field}' (it has: {', '.join(row)})")
+        value = row[self.label_field]
+        if not self.label_names or isinstance(value, str):
+            return str(value)
+        if value not in range(len(self.label_names)):
+            raise DataError(f"{self.label_field}={value}: expected 0 to {len(self.label_names) - 1}")
+        return self.label_names[int(value)]
+
+    def clean(self, text: str) -> str:
+        """An answer without what a model adds: the repeated cue, outer blanks, questions of its own after the end."""
+        text = text.strip().removeprefix(self.cue).lstrip()
+        return cut(text, self.stop).rstrip()
+
+    def _question(self, row: Mapping[str, Any]) -> str:
+        return _fill(self.question, {**row, **_lettered(row)})
+
+    def _answer(self, row: Mapping[str, Any]) -> str:
+        label = self.label(row)
+        fields = {**row, "label": label}
+        choices = row.get("choices", [])
+        if label in choices:
+            fields["letter"] = string.ascii_lowercase[choices.index(label)]
+        return _fill(self.answer, fields)
+
+
+def load_prompts(task: str, file: str | Path | None = None, shots: int | None = None) -> Prompts:
+    """The prompts of a task.
+
+    Args:
+        task: `cqa`, `svamp`, `esnli` or `anli1`; with `file` any name, for messages.
+        file: a YAML file of the user's in place of the package's own.
+        shots: how many of the demonstrations are shown, the first ones; default all.
+
+    Raises:
+        ConfigError: an unknown task, or more shots than there are.
+        DataError: the file is missing, is no YAML, or lacks something.
+    """
+    known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    if file is None and task not in known:
+        raise ConfigError(
+            f"generation.task={task}: has no prompts; expected one of {', '.join(known)}, or generation.prompts=FILE"
+        )
+    path = FOLDER / f"{task}.yaml" if file is None else Path(file).expanduser()
+    prompts = _read(path)
+    if shots is None:
+        return prompts
+    if not 0 <= shots <= len(prompts.demonstrations):
+        raise ConfigError(
+            f"generation.shots={shots}: expected 0 to {len(prompts.demonstrations)}, "
+            f"the number of demonstrations in {path}"
+        )
+    return replace(prompts, demonstrations=prompts.demonstrations[:shots])
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the strings `stop`."""
+    ends = [at for at in (text.find(mark) for mark in stop) if at >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def _read(path: Path) -> Prompts:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"generation.prompts={path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise DataError(f"generation.prompts={path}: is no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise DataError(f"generation.prompts={path}: expected the keys {', '.join(KEYS)}")
+    for fault, names in (
+        ("lacks", set(KEYS) - content.keys()),
+        ("has the unknown key", content.keys() - {*KEYS, "label_names"}),
+    ):
+        if names:
+            raise DataError(
+                f"generation.prompts={path}: {fault} {', '.join(sorted(map(str, names)))}; "
+                f"expected {', '.join(KEYS)} and perhaps label_names"
+            )
+    for name in ("instruction", "question", "cue", "answer", "label_field"):
+        if not isinstance(content[name], str) or not content[name].strip():
+            raise DataError(f"generation.prompts={path}: {name}={content[name]}: expected a text")
+    stop, names, shown = content["stop"], content.get("label_names", []), content["demonstrations"]
+    for name, value, kind in (
+        ("stop", stop, str),
+        ("label_names", names, str),
+        ("demonstrations", shown, dict),
+    ):
+        if not isinstance(value, list) or not all(isinstance(one, kind) and one for one in value):
+            kinds = "texts" if kind is str else "mappings"
+            raise DataError(f"generation.prompts={path}: {name}: expected a list of {kinds}")
+    prompts = Prompts(
+        instruction=content["instruction"],
+        question=content["question"],
+        cue=content["cue"],
+        answer=content["answer"],
+        label_field=content["label_field"],
+        label_names=tuple(names),
+        stop=tuple(stop),
+        demonstrations=tuple(shown),
+    )
+    for number, row in enumerate(shown, 1):
+        try:
+            prompts._question(row)
+            prompts._answer(row)
+        except DataError as error:
+            raise DataError(f"generation.prompts={path}: demonstration {number}: {error}") from None
+    return prompts
+
+
+def _lettered(row: Mapping[str, Any]) -> dict[str, str]:
+    """The lines of a row's choices, "(a) ..."."""
+    choices = row.get("choices")
+    if choices is None:
+        return {}
+    if (
+        isinstance(choices, str)
+        or not isinstance(choices, Sequence)
+        or len(choices) > len(string.ascii_lowercase)
+    ):
+        raise DataError(f"choices={choices}: expected a list of at most {len(string.ascii_lowercase)} texts")
+    lines = [f"({letter}) {choice}" for letter, choice in zip(string.ascii_lowercase, choices, strict=False)]
+    return {"lettered_choices": "\n".join(lines)}
+
+
+def _fill(template: str, fields: Mapping[str, Any]) -> str:
+    """Put fields into a template. Braces within the fields stay as they are, and nothing is looked up in them."""
+    missing = [name for name in _FIELD.findall(template) if name not in fields]
+    if missing:
+        raise DataError(f"a row has no field '{missing[0]}' (it has: {', '.join(map(str, fields))})")
+    return _FIELD.sub(lambda found: str(fields[found[1]]).strip(), template)

@@ -1,0 +1,102 @@
+"""OpenAI's HTTP protocol as functions: the body of a request, the answer within a reply, how long to wait."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from potstill.generation.answers import Answer, Request
+from potstill.generation.settings import Sampling
+
+
+def request_body(
+    request: Request, model: str, sampling: Sampling, stop: tuple[str, ...], extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The JSON body of a request, for `/chat/completions` (a prompt of messages) or `/completions` (a text)."""
+    chat = isinstance(request.prompt, list)
+    body: dict[str, Any] = {
+        "model": model,
+        "messages" if chat else "prompt": request.prompt,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+    }
+    if sampling.temperature > 0:
+        body |= {"top_p": sampling.top_p, "seed": request.seed}
+    if stop:
+        body["stop"] = list(stop)
+    if sampling.logprobs:
+        body["logprobs"] = True if chat else 1
+    body |= extra
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def read_reply(reply: bytes) -> Answer | None:
+    """The answer in the body of a reply, chat or completion; None where it is none of the protocol's."""
+    try:
+        content = json.loads(reply)
+        choice = content["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        if not isinstance(text, str):
+            return None
+        usage = content.get("usage") or {}
+        return Answer(
+            text,
+            str(choice.get("finish_reason") or ""),
+            int(usage.get("prompt_tokens") or 0),
+            int(usage.get("completion_tokens") or 0),
+            _logprobs(choice.get("logprobs")),
+        )
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return None
+
+
+def error_text(reply: bytes) -> str:
+    """What an endpoint says of its refusal, in one line of at most 200 characters; perhaps nothing."""
+    text = reply.decode(errors="replace")
+    try:
+        content = json.loads(text)
+        error = content.get("error", content.get("message", content.get("detail", text)))
+        text = str(error["message"] if isinstance(error, dict) and "message" in error else error)
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    return " ".join(text.split())[:200]
+
+
+def backoff(key: str, attempt: int, first: float, longest: float) -> float:
+    """Seconds to wait before repetition `attempt` (from 0).
+
+    The bound doubles from `first` to `longest`; between half of it and all of it, the wait is a function of the
+    request's key and the attempt, so that requests that failed together are not repeated together.
+    """
+    digest = hashlib.sha256(f"{key}/{attempt}".encode()).digest()
+    share = int.from_bytes(digest[:4], "big") / 2**32
+    return min(longest, first * 2.0 ** min(attempt, 60)) * (0.5 + 0.5 * share)
+
+
+def retry_after(value: str | None) -> float:
+    """Seconds that a `Retry-After` header asks for, as a number or a date (RFC 9110, 10.2.3); 0 without one."""
+    if not value:
+        return 0.0
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return max(seconds, 0.0) if not math.isnan(seconds) else 0.0
+
+
+def _logprobs(value: Any) -> list[tuple[str, float]] | None:
+    """Tokens and their log-probabilities, as chats (`content`) and completions (`tokens`) write them."""
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("content"), list):
+        return [(str(entry["token"]), float(entry["logprob"])) for entry in value["content"]]
+    tokens, values = value.get("tokens"), value.get("token_logprobs")
+    if not isinstance(tokens, list) or not isinstance(values, list) or len(tokens) != len(values):
+        return None
+    return [(str(token), float(one)) for token, one in zip(tokens, values, strict=True) if one is not None]

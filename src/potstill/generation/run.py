@@ -1,0 +1,266 @@
+"""A generation run: what is missing is asked for, every answer is kept at once, and whole sets are written.
+
+Step 1 of distilling step-by-step (Hsieh et al. 2023): a language model's rationales for the rows of a data set, in the
+published layout, `llm/{split}_CoT_{i}.json`, each a list of answers, as many in all as there are rows.
+"""
+
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from potstill.errors import ConfigError, DataError
+from potstill.generation.answers import Answer, Backend, Request, Tally, make_request
+from potstill.generation.endpoint import Endpoint
+from potstill.generation.journal import Journal
+from potstill.generation.prompts import Prompts, load_prompts
+from potstill.generation.selection import Canonical, Choice, Parse, choose, plain_label
+from potstill.generation.settings import EndpointSettings, LocalSettings, Sampling
+
+logger = logging.getLogger(__name__)
+
+Form = Literal["chat", "completion"]
+PROGRESS_STEPS = 20
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """What a run did, as `llm/{split}_report.json` holds it.
+
+    Attributes:
+        rows: of the data set.
+        wanted: answers that they need, equal prompts once.
+        journaled: of these, the ones that earlier runs had brought.
+        tally: counts of this run's requests.
+        unanswered: rows without any answer; their text is empty.
+        unparsed: rows whose answers have no rationale with a label.
+        contradicting: rows whose label is not the gold one, where that is known.
+        dropped: of these, the ones whose text was made empty.
+        complete: the set was written; otherwise the budget was spent before.
+        seconds: of the whole run.
+    """
+
+    rows: int
+    wanted: int
+    journaled: int
+    tally: Tally
+    unanswered: int
+    unparsed: int
+    contradicting: int
+    dropped: int
+    complete: bool
+    seconds: float
+
+    def flat(self) -> dict[str, int | float | bool]:
+        """All counts by name."""
+        counts = asdict(self)
+        return {**counts.pop("tally"), **counts}
+
+
+def generate(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    split: str,
+    folder: str | Path,
+    task: str,
+    backend: EndpointSettings | LocalSettings,
+    sampling: Sampling,
+    parse: Parse,
+    canonical: Canonical = plain_label,
+    form: Form = "chat",
+    prompts_file: str | Path | None = None,
+    shots: int | None = None,
+    drop_contradicting: bool = False,
+    chunk_rows: int = 1000,
+    wait: Callable[[float], object] | None = None,
+) -> GenerationReport:
+    """Have a language model explain the rows of a split, and write the published layout.
+
+    Every answer goes into `llm/{split}_journal.jsonl` as soon as it is there. A run that was killed, or ended by its
+    budget, is continued by the same call: only what the journal lacks is asked for.
+
+    Args:
+        rows: the data set's rows, in order, with the fields of the task's prompts.
+        split: `train`, `valid`, `test`: begins the files' names.
+        folder: the data set's folder; its `llm/` is written.
+        task: names the prompts.
+        backend: the model.
+        sampling: how answers are drawn, and how many a row.
+        parse: splits an answer into (rationale, label), None where it cannot.
+        canonical: what of a label counts where two are compared; None for one that is none. For arithmetic, its value.
+        form: `chat` (messages) or `completion` (one text).
+        prompts_file: the user's own prompts.
+        shots: how many demonstrations are shown; default all.
+        drop_contradicting: leave the text of rows empty whose label is not the row's own.
+        chunk_rows: rows of a file.
+        wait: sleeps for so many seconds between repetitions, instead of the clock's time.
+
+    Returns:
+        The counts, which are also in `llm/{split}_report.json`.
+
+    Raises:
+        ConfigError: an option that cannot be, an endpoint that does not answer or refuses the key.
+        DataError: a row lacks a field, another process writes the journal, the folder holds answers that no journal
+            there brought, no row was answered, or the folder cannot be written.
+        ModelError: there is no such model, or it does not generate.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", split):
+        raise ConfigError(f"generation.split={split}: expected a name such as train")
+    if chunk_rows < 1:
+        raise ConfigError(f"generation.chunk_rows={chunk_rows}: expected 1 or more")
+    if form not in ("chat", "completion"):
+        raise ConfigError(f"generation.form={form}: expected chat or completion")
+    began = time.monotonic()
+    prompts = load_prompts(task, prompts_file, shots)
+    requests = _requests(rows, prompts, form, backend, sampling)
+    golds = _golds(rows, prompts, needed=drop_contradicting)
+    target = Path(folder).expanduser() / "llm"
+    with Journal(target / f"{split}_journal.jsonl") as journal:
+        if not journal.lines and _chunks(target, split):
+            raise DataError(
+                f"{target}: holds {split}_CoT files and no journal that they came of; choose another folder"
+            )
+        distinct = {request.key: request for row in requests for request in row}
+        pending = [request for key, request in distinct.items() if key not in journal.answers]
+        held = len(distinct) - len(pending)
+        logger.info("%d answers are wanted, %d of them are in %s", len(distinct), held, journal.path)
+        tally = (
+            _ask(pending, backend, sampling, prompts.stop, journal, held > 0, wait) if pending else Tally()
+        )
+        found = [
+            [prompts.clean(journal.answers[one.key].text) for one in row if one.key in journal.answers]
+            for row in requests
+        ]
+        choices = [choose(texts, parse, canonical, gold) for texts, gold in zip(found, golds, strict=True)]
+        texts = [_text(choice, drop_contradicting) for choice in choices]
+        states = Counter(choice.state for choice in choices)
+        if rows and states["unanswered"] == len(rows) and not tally.budget_spent:
+            raise DataError(
+                f"generation: none of {len(rows)} rows was answered ({tally.failed} requests failed, "
+                f"{tally.malformed} answers malformed, {tally.empty} empty, {tally.refused} refused); "
+                "nothing is written"
+            )
+        report = GenerationReport(
+            rows=len(rows),
+            wanted=len(distinct),
+            journaled=held,
+            tally=tally,
+            unanswered=states["unanswered"],
+            unparsed=states["unparsed"],
+            contradicting=states["contradicting"],
+            dropped=states["contradicting"] if drop_contradicting else 0,
+            complete=not tally.budget_spent,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        files = {target / f"{split}_report.json": json.dumps(report.flat(), indent=1)}
+        if report.complete:
+            for number, start in enumerate(range(0, len(texts), chunk_rows)):
+                files[target / f"{split}_CoT_{number}.json"] = json.dumps(texts[start : start + chunk_rows])
+        _write(files)
+        if report.complete:
+            for stale in _chunks(target, split) - files.keys():  # of an earlier run with more files
+                stale.unlink()
+    return report
+
+
+def _requests(
+    rows: Sequence[Mapping[str, Any]],
+    prompts: Prompts,
+    form: Form,
+    backend: EndpointSettings | LocalSettings,
+    sampling: Sampling,
+) -> list[list[Request]]:
+    """For each row, the requests of its samples."""
+    identity, made = backend.identity(), []
+    for number, row in enumerate(rows):
+        try:
+            prompt = prompts.chat(row) if form == "chat" else prompts.completion(row)
+        except DataError as error:
+            raise DataError(f"row {number}: {error}") from None
+        made.append(
+            [
+                make_request(prompt, identity, sampling, prompts.stop, sample)
+                for sample in range(sampling.samples)
+            ]
+        )
+    return made
+
+
+def _golds(rows: Sequence[Mapping[str, Any]], prompts: Prompts, needed: bool) -> list[str | None]:
+    """The rows' labels; None for rows without one, unless they are needed."""
+    golds: list[str | None] = []
+    for number, row in enumerate(rows):
+        if prompts.label_field not in row and not needed:
+            golds.append(None)
+            continue
+        try:
+            golds.append(prompts.label(row))
+        except DataError as error:
+            raise DataError(f"row {number}: {error}") from None
+    return golds
+
+
+def _ask(
+    pending: Sequence[Request],
+    settings: EndpointSettings | LocalSettings,
+    sampling: Sampling,
+    stop: tuple[str, ...],
+    journal: Journal,
+    accepted: bool,
+    wait: Callable[[float], object] | None,
+) -> Tally:
+    backend: Backend
+    if isinstance(settings, EndpointSettings):
+        endpoint = Endpoint(settings, sampling, stop, accepted=accepted, wait=wait)
+        endpoint.check()
+        backend = endpoint
+    else:
+        from potstill.generation.local import LocalModel  # torch, only where it is needed
+
+        backend = LocalModel(settings, sampling, stop)
+    done, every = 0, max(1, len(pending) // PROGRESS_STEPS)
+    guard = threading.Lock()
+
+    def record(request: Request, answer: Answer) -> None:
+        nonlocal done
+        journal.add(request.key, answer)
+        with guard:
+            done += 1
+            if done % every == 0:
+                logger.info("%d of %d answers", done, len(pending))
+
+    return backend.answer(pending, record)
+
+
+def _text(choice: Choice, drop_contradicting: bool) -> str:
+    return "" if drop_contradicting and choice.state == "contradicting" else choice.text
+
+
+def _chunks(target: Path, split: str) -> set[Path]:
+    name = re.compile(rf"{re.escape(split)}_CoT_\d+\.json(\.gz)?")
+    return {path for path in target.iterdir() if name.fullmatch(path.name)}
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    """Write files whole: all under other names first, then each renamed."""
+    fresh = {path: path.with_name(f".{path.name}.{os.getpid()}.new") for path in files}
+    try:
+        for path, content in files.items():
+            with fresh[path].open("w", encoding="utf-8") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        for path, temporary in fresh.items():
+            temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"the answers cannot be written ({error}); the journal has them all") from None
+    finally:
+        for temporary in fresh.values():
+            temporary.unlink(missing_ok=True)
