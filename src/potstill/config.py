@@ -237,6 +237,8 @@ class FurtherConfig(PartConfig):
     """An evaluation set beside `benchmark.eval`; its metrics end in its name: `accuracy_mismatched`."""
 
     name: str = MISSING
+    test_split: str | None = None  # of the test set beside `benchmark.test`
+    test_file: str | None = None
 
 
 @dataclass
@@ -312,6 +314,7 @@ class EvaluateConfig:
     """The whole of `evaluate.py`."""
 
     model: Any = MISSING  # folder or hub id, or a list of them; the first is the reference
+    export: Any = None  # onnx | int8, or both: forms that are judged beside each model (not the reference)
     names: list[str] | None = None  # what the rows are called; null: by the folders
     sweep: SweepConfig = field(default_factory=SweepConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
+from torch import nn
 from transformers import PreTrainedModel
 
 from potstill.build import build_trainer
+from potstill.build.data import local_tokenizer
+from potstill.deployment import deploy
 from potstill.evaluation.efficiency import (
     count_parameters,
     forward_gflop,
@@ -32,14 +36,26 @@ class Costs(NamedTuple):
     tree: list[tuple[int, str, int]]
 
 
-def measure_costs(config: DictConfig, model: str, folder: Path) -> Costs:
+def measure_costs(
+    config: DictConfig, name: str, model: str, folder: Path, forms: Sequence[str] = ()
+) -> dict[str, Costs]:
     """Size, arithmetic and memory of a model, and how long it takes on the configured device and in its precision.
 
     `latency_ms`, `gflop` and `peak_mb` are of the smallest pass, the first of `benchmark.batches` and of
     `benchmark.lengths`; the others have the pass in their names, `latency_ms_8x128`.
 
+    Args:
+        config: of `evaluate.py`.
+        name: of the model.
+        model: a folder or hub id.
+        folder: of the run.
+        forms: that it is exported to, each measured beside it. They do its arithmetic; their memory is not known.
+
+    Returns:
+        By name, of the model and of each form.
+
     Raises:
-        PotstillError: a model that cannot be loaded or read so long a text.
+        PotstillError: a model that cannot be loaded, read so long a text, or be exported.
     """
     benchmark = config.benchmark
     trainer = build_trainer(config.trainer, folder, callbacks=[], loggers=False)
@@ -48,17 +64,30 @@ def measure_costs(config: DictConfig, model: str, folder: Path) -> Costs:
     figures = size_figures(model, loaded)
     with trainer.precision_plugin.forward_context():
         figures |= {"gflop": forward_gflop(loaded, *first), "peak_mb": forward_peak_mb(loaded, *first)}
-        for batch in benchmark.batches:
-            for length in benchmark.lengths:
-                found, name = latency_ms(loaded, batch, length), f"{batch}x{length}"
-                if (batch, length) == first:
-                    figures["latency_ms"] = found["p50"]
-                figures |= {
-                    f"latency_ms_{name}": found["p50"],
-                    f"latency_p95_ms_{name}": found["p95"],
-                    f"tokens_per_second_{name}": batch * length / found["p50"] * 1e3,
-                }
-    return Costs(figures, parameter_tree(loaded, benchmark.depth))
+        passes = _passes(benchmark, loaded)
+    tree = parameter_tree(loaded, benchmark.depth)
+    found = {name: Costs(figures | passes, tree)}
+    if not forms:
+        return found
+    for form in deploy(forms, loaded.cpu(), local_tokenizer("model", model), folder, name):
+        own = {**figures, "peak_mb": None, **form.figures, **_passes(benchmark, form.model)}
+        found[f"{name} {form.form}"] = Costs(own, [])
+    return found
+
+
+def _passes(benchmark: DictConfig, model: nn.Module) -> dict[str, float]:
+    """Latency and throughput over batch and length."""
+    figures: dict[str, float] = {}
+    for batch in benchmark.batches:
+        for length in benchmark.lengths:
+            found, name = latency_ms(model, batch, length), f"{batch}x{length}"
+            figures.setdefault("latency_ms", found["p50"])
+            figures |= {
+                f"latency_ms_{name}": found["p50"],
+                f"latency_p95_ms_{name}": found["p95"],
+                f"tokens_per_second_{name}": batch * length / found["p50"] * 1e3,
+            }
+    return figures
 
 
 def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
@@ -101,7 +130,7 @@ def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
             passes,
             f"Speed: over {names[0]}'s.",
         ),
-        *(Collapsible(f"{name}: parameters", _drawn(tree)) for name, (_, tree) in costs.items()),
+        *(Collapsible(f"{name}: parameters", _drawn(tree)) for name, (_, tree) in costs.items() if tree),
     ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ from potstill.build import (
     build_trainer,
 )
 from potstill.callbacks import progress_bar
-from potstill.costs import cost_sections, measure_costs, size_figures
+from potstill.costs import Costs, cost_sections, measure_costs, size_figures
 from potstill.data.tasks.composition import EFFICIENCY, MAIN, is_task
+from potstill.deployment import Deployed, deploy
 from potstill.evaluation.bootstrap import LEVEL, Metric, paired_bootstrap
 from potstill.evaluation.efficiency import latency_ms
 from potstill.evaluation.report import Collapsible, HeatMap, Points, Section, Table, print_table, write_report
+from potstill.evaluation.submissions import FILES, write_submission
 from potstill.interchange.agreement import AGREEMENT
 from potstill.process import quiet
 from potstill.summary import provenance, write_summary
 from potstill.validation import models_of
+from potstill.validation.exports import forms_of
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +48,20 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
     models = models_of(config)
     names = list(config.names) if config.names is not None else _row_names(models)
     if config.benchmark.task == EFFICIENCY:
-        costs = {
-            name: measure_costs(config, model, folder) for name, model in zip(names, models, strict=True)
-        }
-        rows = [Row(name, found.figures) for name, found in costs.items()]
-        return _leave(config, folder, rows, cost_sections(config, costs))
+        costs: dict[str, Costs] = {}
+        for name, model in zip(names, models, strict=True):
+            forms = forms_of(config) if costs or len(models) == 1 else []
+            costs |= measure_costs(config, name, model, folder, forms)
+        found = [Row(name, own.figures) for name, own in costs.items()]
+        return _leave(config, folder, found, cost_sections(config, costs))
     reference = models[0] if config.benchmark.interchange.mapping is not None else None
     judge = _judge_task if is_task(config.benchmark) else _judge
-    rows = [
-        judge(config, name, model, folder, reference)
-        for name, model in list(zip(names, models, strict=True))[reference is not None :]
-    ]
+    named = list(zip(names, models, strict=True))
+    rows: list[Row] = []
+    for number, (name, model) in enumerate(named):
+        if number or reference is None:
+            forms = forms_of(config) if number or len(named) == 1 else []
+            rows += judge(config, name, model, folder, reference, forms)
     _add_differences(rows, _monitored(config))
     pictures: list[Section] = []
     if reference is not None:
@@ -99,32 +106,84 @@ class Row:
     examples: int = 0
 
 
-def _judge(config: DictConfig, name: str, model: str, folder: Path, reference: str | None) -> Row:
+def _judge(
+    config: DictConfig, name: str, model: str, folder: Path, reference: str | None, forms: list[str]
+) -> list[Row]:
+    """Rows of a language model and of its wanted forms."""
     evaluation = build_evaluation(config, model, reference)
-    callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
-    trainer = build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
-    metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)[0]
-    own = {key.removeprefix("val/"): value for key, value in metrics.items()}
-    return Row(name, own | _efficiency(trainer, evaluation, model))
+    trainer = _trainer(config, folder)
+    found = []
+    for form in _forms(evaluation, forms, folder, name):
+        metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)[0]
+        own = {key.removeprefix("val/"): value for key, value in metrics.items()}
+        found.append(Row(_called(name, form), own | _efficiency(trainer, evaluation, model, form)))
+    return found
 
 
-def _judge_task(config: DictConfig, name: str, model: str, folder: Path, reference: str | None) -> Row:
+def _judge_task(
+    config: DictConfig, name: str, model: str, folder: Path, reference: str | None, forms: list[str]
+) -> list[Row]:
+    """Rows of a task model and of its wanted forms; what each predicts is written."""
     evaluation = build_task_evaluation(config, model, reference)
-    callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
-    trainer = build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
-    metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)
-    own = {key.replace("val/", "test/", 1): value for part in metrics for key, value in part.items()}
+    trainer = _trainer(config, folder)
     only = len(models_of(config)) == 1
-    metric, examples = None, 0
-    for part, judge in evaluation.module.judges.items():
-        ends = ([] if only else [re.sub(r"[^\w.-]", "_", name)]) + ([part] if part else [])
-        numbers, logits, labels = evaluation.module.predicted(part)
-        path = judge.write(folder / "_".join(["predictions", *ends]), numbers, logits)
-        if not judge.labelled:
-            log.warning("%s has no labels; it is only predicted, in %s", config.benchmark.name, path)
-        elif part == MAIN:
-            metric, examples = judge.metric(config.benchmark.monitor, numbers, logits, labels)
-    return Row(name, own | _efficiency(trainer, evaluation, model), metric, examples)
+    found = []
+    for form in _forms(evaluation, forms, folder, name):
+        metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)
+        own = {key.replace("val/", "test/", 1): value for part in metrics for key, value in part.items()}
+        called = _called("" if only else name, form).strip()
+        row = Row(_called(name, form), own | _efficiency(trainer, evaluation, model, form))
+        for part in evaluation.module.judges:
+            ends = [end for end in (re.sub(r"[^\w.-]", "_", called), part) if end]
+            scored = _write_predictions(config, evaluation, part, folder / "_".join(["predictions", *ends]))
+            if part == MAIN and scored is not None:
+                row = replace(row, metric=scored[0], examples=scored[1])
+            if form is None and config.benchmark.part == "test" and config.benchmark.name in FILES:
+                _write_submission(evaluation, part, folder / "_".join(["submission", *ends[: not only]]))
+        found.append(row)
+    return found
+
+
+def _write_predictions(
+    config: DictConfig, evaluation: TaskEvaluation, part: str, stem: Path
+) -> tuple[Metric, int] | None:
+    """Write what is predicted of a set; its deciding metric by examples and their number, where there are labels."""
+    judge, predicted = evaluation.module.judges[part], evaluation.module.predicted(part)
+    path = judge.write(stem, *predicted[:2])
+    if judge.labelled:
+        return judge.metric(config.benchmark.monitor, *predicted)
+    log.warning("%s has no labels; it is only predicted, in %s", config.benchmark.name, path)
+    return None
+
+
+def _write_submission(evaluation: TaskEvaluation, part: str, folder: Path) -> None:
+    """The file that GLUE's server takes of a test set."""
+    task, (_, logits, _) = evaluation.module.task, evaluation.module.predicted(part)
+    predictions: list[Any] = logits[:, 0].tolist()
+    if task.labels:
+        predictions = [task.labels[number] for number in logits.argmax(-1).tolist()]
+    folder.mkdir(exist_ok=True)
+    log.info("%s", write_submission(folder, task.name, predictions, part))
+
+
+def _forms(
+    evaluation: Evaluation | TaskEvaluation, forms: list[str], folder: Path, name: str
+) -> Iterator[Deployed | None]:
+    """The model itself (None), then each of its forms, which answers in its place."""
+    yield None
+    module = evaluation.module
+    for form in deploy(forms, module.student, evaluation.tokenizer, folder, name):
+        module.deployed = form.model
+        yield form
+
+
+def _called(name: str, form: Deployed | None) -> str:
+    return name if form is None else f"{name} {form.form}"
+
+
+def _trainer(config: DictConfig, folder: Path) -> Trainer:
+    callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
+    return build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
 
 
 def _add_differences(rows: list[Row], monitor: str) -> None:
@@ -151,12 +210,15 @@ def _quality_against_latency(config: DictConfig, rows: list[Row]) -> Points:
     )
 
 
-def _efficiency(trainer: Trainer, evaluation: Evaluation | TaskEvaluation, model: str) -> dict[str, Any]:
-    """Parameters, size and latency of a model."""
+def _efficiency(
+    trainer: Trainer, evaluation: Evaluation | TaskEvaluation, model: str, form: Deployed | None
+) -> dict[str, Any]:
+    """Parameters, size and latency of a model, or of a form of it."""
     student = evaluation.module.student
     evaluation.module.to(trainer.strategy.root_device)
-    latency = latency_ms(student, batch=1, length=min(128, evaluation.length))
-    return {**size_figures(model, student), "latency_ms": latency["p50"]}
+    timed, own = (student, {}) if form is None else (form.model, form.figures)
+    latency = latency_ms(timed, batch=1, length=min(128, evaluation.length))
+    return {**size_figures(model, student), **own, "latency_ms": latency["p50"]}
 
 
 def _monitored(config: DictConfig) -> str:

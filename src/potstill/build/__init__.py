@@ -108,11 +108,12 @@ def build_training(config: DictConfig) -> Training:
 
 @dataclass
 class Evaluation:
-    """A single model, what it is judged on, and the longest sequence in tokens."""
+    """A single model, what it is judged on, the longest sequence in tokens, and the tokenizer's folder."""
 
     module: LanguageDistillation
     data: CorpusDataModule
     length: int
+    tokenizer: str
 
 
 def build_evaluation(config: DictConfig, model: str, reference: str | None = None) -> Evaluation:
@@ -152,4 +153,4 @@ def build_evaluation(config: DictConfig, model: str, reference: str | None = Non
     if config.compile:
         for part in models:
             compile_blocks(part)
-    return Evaluation(LanguageDistillation(student, teacher, objective), data, length)
+    return Evaluation(LanguageDistillation(student, teacher, objective), data, length, vocabulary.path)

@@ -52,11 +52,12 @@ class TaskTraining:
 
 @dataclass
 class TaskEvaluation:
-    """A single task model, what it is judged on, and the longest sequence in tokens."""
+    """A single task model, what it is judged on, the longest sequence in tokens, and the tokenizer's folder."""
 
     module: Downstream
     data: TaskDataModule
     length: int
+    tokenizer: str
 
 
 def build_task_training(config: DictConfig) -> TaskTraining:
@@ -172,7 +173,7 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
     module = Downstream(
         classifier, teacher, objective, task, {name: part.judge for name, part in prepared.items()}
     )
-    return TaskEvaluation(module, data, length)
+    return TaskEvaluation(module, data, length, vocabulary.path)
 
 
 def _length(config: DictConfig, vocabulary: Vocabulary, models: list[PreTrainedModel]) -> int:

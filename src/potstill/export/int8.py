@@ -55,9 +55,12 @@ def _quantize(source: Path, target: Path, reduce_range: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with quiet():
-        # Loaded here, because the quantizer would leave a temporary file beside the source.
+        # Loaded here, because the quantizer would leave a temporary file beside the source. It turns weights around, and
+        # then trips over the shapes that the exporter has noted; it infers them anew.
+        model = onnx.load(source)
+        del model.graph.value_info[:]
         quantize_dynamic(
-            onnx.load(source),
+            model,
             target,
             per_channel=True,
             reduce_range=reduce_range,

@@ -12,7 +12,7 @@ from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.interchange.agreement import AgreementMetric, interchange_agreement
 from potstill.models.trunk import trunk_of
 from potstill.modules.steps import MakeOptimizer, MakeSchedule, StudentModule
-from potstill.objectives.language import HARD, LanguageObjective, label_nll, reached_positions
+from potstill.objectives.language import HARD, LanguageObjective, label_nll, nll_of_logits, reached_positions
 
 
 class LanguageDistillation(StudentModule):
@@ -51,6 +51,7 @@ class LanguageDistillation(StudentModule):
         # So that they move with the module, and are summed over ranks.
         self._registered = nn.ModuleList([*self._sums.values(), *self._positions.values()])
         self._teacher_perplexity: float | None = None
+        self.deployed: nn.Module | None = None  # answers in the student's place where it is judged
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step over all micro-batches of `batch`."""
@@ -64,6 +65,10 @@ class LanguageDistillation(StudentModule):
         """Adds one batch to the means of every term and to the perplexities."""
         denominators = self.objective.denominators(batch)
         for micro in batch.micro:
+            if self.deployed is not None:
+                nll = nll_of_logits(self.deployed(micro.input_ids, micro.attention_mask), micro)
+                self._add(self._hard, nll / max(batch.labelled, 1), batch.labelled)
+                continue
             terms = self.objective(self._student_trunk, self._teacher_trunk, micro, denominators).terms
             if self._hard not in terms:
                 terms[self._hard] = label_nll(self._student_trunk, micro) / max(batch.labelled, 1)

@@ -56,6 +56,7 @@ class Downstream(StudentModule):
         self._agreement = AgreementMetric(self._exchange.mappings if self._exchange is not None else ())
         self._predictions = [Predictions() for _ in self.judges]
         self._registered = nn.ModuleList(self._predictions)  # so that they move with the module
+        self.deployed: nn.Module | None = None  # answers in the student's place where it is judged
 
     def training_step(self, batch: TaskStep, batch_idx: int) -> None:
         """One optimizer step over all micro-batches of `batch`."""
@@ -75,10 +76,15 @@ class Downstream(StudentModule):
         """Keep the predictions of one batch."""
         judge = list(self.judges.values())[dataloader_idx]
         for micro in batch.micro:
-            kept = judge.keep(logits_of(self._student_trunk, micro), micro)
+            kept = judge.keep(self._logits(micro), micro)
             self._predictions[dataloader_idx].update(*kept)
             if dataloader_idx == 0:
                 self._add_agreement(micro)
+
+    def _logits(self, micro: TaskBatch) -> Tensor:
+        if self.deployed is None:
+            return logits_of(self._student_trunk, micro)
+        return self.deployed(micro.input_ids, micro.attention_mask, micro.token_type_ids)
 
     def _add_agreement(self, micro: TaskBatch) -> None:
         if self._exchange is None or micro.swap is None:

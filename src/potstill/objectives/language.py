@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from potstill.data.batching import IGNORED
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
@@ -239,3 +240,10 @@ def label_nll(trunk: Trunk, micro: MicroBatch) -> Tensor:
         weights={"nll": 1.0},
         denominators={"nll": 1.0},
     ).sums["nll"]
+
+
+def nll_of_logits(logits_BLV: Tensor, micro: MicroBatch) -> Tensor:
+    """As `label_nll`, of a model that gives all its logits."""
+    labelled = micro.labels != IGNORED
+    logits_NV = logits_BLV.flatten(0, 1)[micro.positions[labelled]]
+    return cross_entropy(logits_NV.float(), micro.labels[labelled], reduction="sum")

@@ -17,6 +17,7 @@ from potstill.data.tasks.composition import EFFICIENCY, is_task
 from potstill.errors import ConfigError
 from potstill.validation.benchmarks import benchmark_faults, comparison_faults, cost_faults, judged_faults
 from potstill.validation.data import data_faults
+from potstill.validation.exports import export_faults
 from potstill.validation.folders import output_faults
 from potstill.validation.models import length_faults, model_faults, spec_of
 from potstill.validation.objectives import objective_faults, trains_task
@@ -85,6 +86,7 @@ def validate_evaluate(config: DictConfig) -> None:
             faults += cost_faults(config.benchmark, model, spec)
     if config.benchmark.interchange.mapping is not None:
         faults += comparison_faults(config, models, specs)
+    faults += export_faults(config)
     faults += output_faults()
     _raise(faults)
 

@@ -95,7 +95,13 @@ def judged_parts(benchmark: DictConfig, max_examples: int | None) -> dict[str, P
         return parts.evaluation(labelled=False)
     if part != "test":
         raise ConfigError(f"benchmark.part={part}: eval or test")
-    return {MAIN: parts.part("test", labelled=False)}
+    sets = {MAIN: parts.part("test", labelled=False)}
+    if not benchmark.test_file:
+        for number, further in enumerate(benchmark.further):
+            if further.test_split or further.test_file:
+                place = OmegaConf.create({"split": further.test_split, "file": further.test_file})
+                sets[further.name] = parts.part(f"further.{number}", labelled=False, place=place)
+    return sets
 
 
 class _Parts:
