@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning import Trainer
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.build import (
@@ -98,12 +101,13 @@ def _leave(config: DictConfig, folder: Path, rows: list[Row], sections: list[Sec
 
 @dataclass(frozen=True)
 class Row:
-    """A model and its figures; of a task with labels, the deciding metric as a function of the examples too."""
+    """A model and its figures; where it was judged by example, the deciding metric as a function of these too."""
 
     name: str
     metrics: dict[str, Any]
     metric: Metric | None = None
     examples: int = 0
+    pairing: bytes = b""  # two rows have the same examples only where this is the same
 
 
 def _judge(
@@ -114,10 +118,22 @@ def _judge(
     trainer = _trainer(config, folder)
     found = []
     for form in _forms(evaluation, forms, folder, name):
+        evaluation.module.sequences = [] if reference is None else None
         metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)[0]
         own = {key.removeprefix("val/"): value for key, value in metrics.items()}
-        found.append(Row(_called(name, form), own | _efficiency(trainer, evaluation, model, form)))
+        row = Row(_called(name, form), own | _efficiency(trainer, evaluation, model, form))
+        if sequences := evaluation.module.sequences:
+            nats, positions = (torch.cat(side).cpu().numpy() for side in zip(*sequences, strict=True))
+            row = replace(
+                row, metric=_perplexity_of(nats, positions), examples=len(nats), pairing=positions.tobytes()
+            )
+        found.append(row)
     return found
+
+
+def _perplexity_of(nats: NDArray, positions: NDArray) -> Metric:
+    """Perplexity as a function of the sequences that count."""
+    return lambda rows: float(np.exp(nats[rows].sum() / max(positions[rows].sum(), 1)))
 
 
 def _judge_task(
@@ -190,7 +206,8 @@ def _add_differences(rows: list[Row], monitor: str) -> None:
     """How far each model's deciding metric is from the first's, with its interval, where both were judged by row."""
     first = rows[0]
     for row in rows[1:]:
-        if first.metric is not None and row.metric is not None and row.examples == first.examples:
+        paired = (row.examples, row.pairing) == (first.examples, first.pairing)
+        if first.metric is not None and row.metric is not None and paired:
             found = paired_bootstrap(row.metric, first.metric, row.examples)
             for name, value in zip(DIFFERENCE, found, strict=True):
                 row.metrics[f"{monitor}_{name}"] = value
@@ -240,7 +257,7 @@ def _comparison(config: DictConfig, rows: list[Any]) -> Table:
     monitor, mode = config.benchmark.monitor, config.benchmark.mode
     reference = rows[0].metrics[monitor]
     columns = ["model", "parameters", "MB", "latency ms", monitor, f"share of {rows[0].name}"]
-    cells = []
+    cells: list[list[Any]] = []
     for row in rows:
         value = row.metrics[monitor]
         share = reference / value if mode == "min" else value / reference
@@ -260,6 +277,7 @@ def _comparison(config: DictConfig, rows: list[Any]) -> Table:
         if mode == "min"
         else f"the model's {monitor} over the reference's."
     )
+    note += _add_difference_column(columns, cells, rows, monitor, "sequences")
     return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
 
 
@@ -312,17 +330,23 @@ def _task_comparison(config: DictConfig, rows: list[Row]) -> Table:
             share = value / reference if config.benchmark.mode == "max" else reference / value
             cell.append(f"{share:.1%}")
         note += f" Share: of the reference's {config.benchmark.monitor}."
-        if any(f"{monitor}_{DIFFERENCE[0]}" in row.metrics for row in rows):
-            columns.append("difference")
-            for row, cell in zip(rows, cells, strict=True):
-                found = [
-                    row.metrics[key] for name in DIFFERENCE if (key := f"{monitor}_{name}") in row.metrics
-                ]
-                cell.append(_signed(*found) if found else "")
-            note += f" Difference: to it, with the {LEVEL:.0%} interval of a paired bootstrap over the rows."
+        note += _add_difference_column(columns, cells, rows, monitor, "examples")
     elif not metrics:
         note += " No labels, so no metrics: predictions.tsv holds what is predicted."
     return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
+
+
+def _add_difference_column(
+    columns: list[str], cells: list[list[Any]], rows: list[Row], monitor: str, examples: str
+) -> str:
+    """Put the differences into a table, where there are any; what its note says of them."""
+    if not any(f"{monitor}_{DIFFERENCE[0]}" in row.metrics for row in rows):
+        return ""
+    columns.append("difference")
+    for row, cell in zip(rows, cells, strict=True):
+        found = [row.metrics[key] for name in DIFFERENCE if (key := f"{monitor}_{name}") in row.metrics]
+        cell.append(_signed(*found) if found else "")
+    return f" Difference: to the reference, with the {LEVEL:.0%} interval of a paired bootstrap over the {examples}."
 
 
 def _metric_names(config: DictConfig, rows: list[Row]) -> tuple[list[str], list[str]]:

@@ -48,6 +48,27 @@ def test_a_folder_is_judged_and_twice_alike(benchmark, evaluate, bert_teacher, g
     assert "perplexity" in (folder / "report.html").read_text()
 
 
+@pytest.mark.parametrize("benchmark", ["mlm", "clm"])
+def test_two_perplexities_differ_by_an_interval(benchmark, evaluate, bert_teacher, gpt2_teacher, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+    auto, teacher = {
+        "mlm": (AutoModelForMaskedLM, bert_teacher),
+        "clm": (AutoModelForCausalLM, gpt2_teacher),
+    }[benchmark]
+    model = auto.from_pretrained(teacher)
+    model.get_input_embeddings().weight.data.mul_(1.5)
+    model.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "other")
+    models = [f"model=[{teacher},{tmp_path}/other]", "names=[one,other]", f"benchmark={benchmark}"]
+    _, summary, _ = evaluate("both", *models)
+    value, low, high = (summary[f"other/perplexity_difference{end}"] for end in ("", "_low", "_high"))
+    assert value == pytest.approx(summary["other/perplexity"] - summary["one/perplexity"], rel=1e-4)
+    assert low < value < high
+    alone, _, _ = evaluate("alone", f"model={teacher}", f"benchmark={benchmark}")
+    assert alone == pytest.approx(summary["one/perplexity"])
+
+
 def test_the_masks_are_a_function_of_the_seed(evaluate, bert_teacher):
     values = [evaluate(f"seed{seed}", f"model={bert_teacher}", f"seed={seed}")[0] for seed in (1, 2)]
     assert values[0] != values[1]

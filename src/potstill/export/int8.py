@@ -55,8 +55,8 @@ def _quantize(source: Path, target: Path, reduce_range: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with quiet():
-        # Loaded here, because the quantizer would leave a temporary file beside the source. It turns weights around, and
-        # then trips over the shapes that the exporter has noted; it infers them anew.
+        # Loaded here, because the quantizer would leave a temporary file beside the source. It turns weights around and
+        # then trips over the shapes that the exporter has noted; without these it infers them.
         model = onnx.load(source)
         del model.graph.value_info[:]
         quantize_dynamic(

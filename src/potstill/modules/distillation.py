@@ -12,7 +12,14 @@ from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.interchange.agreement import AgreementMetric, interchange_agreement
 from potstill.models.trunk import trunk_of
 from potstill.modules.steps import MakeOptimizer, MakeSchedule, StudentModule
-from potstill.objectives.language import HARD, LanguageObjective, label_nll, nll_of_logits, reached_positions
+from potstill.objectives.language import (
+    HARD,
+    LanguageObjective,
+    label_nll,
+    nll_by_sequence,
+    nll_of_logits,
+    reached_positions,
+)
 
 
 class LanguageDistillation(StudentModule):
@@ -52,6 +59,8 @@ class LanguageDistillation(StudentModule):
         self._registered = nn.ModuleList([*self._sums.values(), *self._positions.values()])
         self._teacher_perplexity: float | None = None
         self.deployed: nn.Module | None = None  # answers in the student's place where it is judged
+        # Where it is a list, validation adds nats and labelled positions by sequence to it, and runs nothing else.
+        self.sequences: list[tuple[Tensor, Tensor]] | None = None
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step over all micro-batches of `batch`."""
@@ -65,9 +74,10 @@ class LanguageDistillation(StudentModule):
         """Adds one batch to the means of every term and to the perplexities."""
         denominators = self.objective.denominators(batch)
         for micro in batch.micro:
-            if self.deployed is not None:
-                nll = nll_of_logits(self.deployed(micro.input_ids, micro.attention_mask), micro)
-                self._add(self._hard, nll / max(batch.labelled, 1), batch.labelled)
+            if self.sequences is not None:
+                found = self._by_sequence(micro)
+                self.sequences.append(found)
+                self._add(self._hard, found[0].sum() / max(batch.labelled, 1), batch.labelled)
                 continue
             terms = self.objective(self._student_trunk, self._teacher_trunk, micro, denominators).terms
             if self._hard not in terms:
@@ -78,6 +88,11 @@ class LanguageDistillation(StudentModule):
                 nll = label_nll(self._teacher_trunk, micro) / max(batch.labelled, 1)
                 self._add("teacher", nll, batch.labelled)
             self._add_agreement(micro)
+
+    def _by_sequence(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+        if self.deployed is None:
+            return nll_by_sequence(self._student_trunk, micro)
+        return nll_of_logits(self.deployed(micro.input_ids, micro.attention_mask), micro)
 
     def _add_agreement(self, micro: MicroBatch) -> None:
         if self._exchange is None or micro.swap is None:

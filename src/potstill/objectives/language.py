@@ -6,13 +6,13 @@ hard labels go through one fused pass over the vocabulary (`losses.vocabulary`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from potstill.data.batching import IGNORED
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
@@ -23,6 +23,7 @@ from potstill.models.trunk import Trunk
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
 from potstill.objectives.terms import CAUSAL, SOFT, TermSums, WeightedTerms
 
+CHUNK = 512  # rows whose logits are held at once where sequences are judged
 HARD = {"masked": "mlm", "causal": "clm"}  # the term on the data's own labels
 
 
@@ -242,8 +243,27 @@ def label_nll(trunk: Trunk, micro: MicroBatch) -> Tensor:
     ).sums["nll"]
 
 
-def nll_of_logits(logits_BLV: Tensor, micro: MicroBatch) -> Tensor:
-    """As `label_nll`, of a model that gives all its logits."""
+def nll_by_sequence(trunk: Trunk, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+    """As `label_nll`, sequence by sequence: `(batch,)` sums in nats, and `(batch,)` labelled positions."""
+    (last_BLD,) = hidden_states(trunk, "student", micro, None, whole=True).base
+    weight, bias = trunk.decoder
+    return _by_sequence(micro, last_BLD, lambda hidden_ND: linear(trunk.head(hidden_ND), weight, bias))
+
+
+def nll_of_logits(logits_BLV: Tensor, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+    """As `nll_by_sequence`, of a model that gives all its logits."""
+    return _by_sequence(micro, logits_BLV, lambda logits_NV: logits_NV)
+
+
+def _by_sequence(
+    micro: MicroBatch, outputs_BLX: Tensor, read: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     labelled = micro.labels != IGNORED
-    logits_NV = logits_BLV.flatten(0, 1)[micro.positions[labelled]]
-    return cross_entropy(logits_NV.float(), micro.labels[labelled], reduction="sum")
+    places, labels = micro.positions[labelled], micro.labels[labelled]
+    nll = torch.zeros(len(micro.input_ids), dtype=torch.float64, device=labels.device)
+    sequences = places // micro.input_ids.shape[1]
+    rows = zip(outputs_BLX.flatten(0, 1)[places].split(CHUNK), labels.split(CHUNK), strict=True)
+    parts = [cross_entropy(read(own).float(), wanted, reduction="none") for own, wanted in rows]
+    if parts:
+        nll.index_add_(0, sequences, torch.cat(parts).double())
+    return nll, sequences.bincount(minlength=len(nll))
