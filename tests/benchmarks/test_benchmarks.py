@@ -50,3 +50,15 @@ def test_loop():
     ratio(output, "time, lightning / bare")
     assert len(re.findall(r"s a step, mean of 2 x 5 steps", output)) == 2
     assert "losses and weights agree" in output
+
+
+def test_tasks(tmp_path, bert_tokenizer):
+    (tmp_path / "rows.tsv").write_text(
+        "sentence\n" + "\n".join(["the man", "they have many years"] * 20) + "\n"
+    )
+    output = run(
+        "bench_tasks.py", "--steps=2", f"--file={tmp_path}/rows.tsv", f"--tokenizer={bert_tokenizer}"
+    )
+    ratio(output, "speed, ours / textbook")
+    assert len(re.findall(r"tokens/s, 2 x 2 steps", output)) == 2
+    assert "losses agree" in output
