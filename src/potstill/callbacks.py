@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import statistics
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from potstill.data.corpus.datamodule import StepBatch
 from potstill.data.tasks.datamodule import TaskStep
+from potstill.errors import StoppedError
 
 WARMUP_STEPS = 5
+STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -51,6 +55,15 @@ class LastCheckpoint(Callback):
         if self.every and trainer.global_step % self.every == 0:
             self._save(trainer)
 
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """After a checkpoint, have written what a run that goes on from it will not log again.
+
+        Lightning logs a step after the callbacks that end it.
+        """
+        if self._saved_at == trainer.global_step:
+            for logger in trainer.loggers:
+                logger.save()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end, if the last step was not saved just now."""
         self._save(trainer)
@@ -64,6 +77,76 @@ class LastCheckpoint(Callback):
         if self._saved_at != trainer.global_step:
             trainer.save_checkpoint(self.path)
             self._saved_at = trainer.global_step
+
+    def save_now(self, trainer: Trainer) -> None:
+        """Save this step, if it was not saved just now."""
+        self._save(trainer)
+
+
+class StopOnSignal(Callback):
+    """After SIGTERM or SIGUSR1, which a cluster sends before it takes a machine away: finish the step, save, end.
+
+    A second signal ends the process at once. All ranks stop at the same step.
+    """
+
+    def __init__(self, last: LastCheckpoint):
+        self.last = last
+        self.received: int | None = None
+        self.stopping = False
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, *_: Any) -> None:
+        """Listen; only a main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+
+    def _note(self, number: int, _: Any) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save, if any rank was told to stop."""
+        self.stopping = self.received is not None
+        if trainer.world_size > 1:
+            self.stopping = trainer.strategy.reduce_boolean_decision(self.stopping, all=False)
+        if self.stopping:
+            self.last.save_now(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Stop before the next step, when all of the last one is logged.
+
+        Raises:
+            StoppedError: a signal has come; the state is saved.
+        """
+        if self.stopping:
+            number = self.received or signal.SIGTERM
+            raise StoppedError(
+                f"stopped by {signal.Signals(number).name} after step {trainer.global_step}, which is saved; the same "
+                "command with resume=auto goes on from there",
+                number,
+            )
+
+    def on_train_end(self, *_: Any) -> None:
+        """Listen no more."""
+        self._restore()
+
+    def on_exception(self, *_: Any) -> None:
+        """Likewise."""
+        self._restore()
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that a run in this folder left; what a killed one left half written is removed."""
+    place = folder / "checkpoints"
+    for torn in place.glob(".last.ckpt.*.tmp"):
+        torn.unlink(missing_ok=True)
+    last = place / "last.ckpt"
+    return last if last.is_file() else None
 
 
 class BestStudent(Callback):

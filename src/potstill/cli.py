@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from potstill.config import register
-from potstill.errors import ConfigError, PotstillError
+from potstill.errors import ConfigError, PotstillError, StoppedError
 from potstill.multirun import Jobs, names_glue, spell_out
 from potstill.process import prepare
 from potstill.validation import validate_evaluate, validate_train
@@ -101,6 +101,9 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         jobs.begin()
         try:
             return task(config)
+        except StoppedError as stopped:
+            sys.stderr.write(f"{stopped}\n")
+            raise SystemExit(128 + stopped.signal) from None
         except (PotstillError, OmegaConfBaseException) as fault:
             if jobs.sweeping:  # the other jobs go on
                 return jobs.fail(one_line(fault))

@@ -222,6 +222,9 @@ class TrainConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 42
     ckpt_path: str | None = None
+    resume: str | None = (
+        None  # auto: go on from what an interrupted run left in hydra.run.dir, if it left anything
+    )
 
 
 @dataclass

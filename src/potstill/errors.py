@@ -25,5 +25,13 @@ class CheckpointError(PotstillError):
     """A checkpoint that is missing, broken or of another run."""
 
 
+class StoppedError(Exception):
+    """A run that a signal has ended, its state saved; no fault."""
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+
 class TrainingError(PotstillError):
     """A run that cannot go on, such as a loss that is not a number."""

@@ -21,7 +21,7 @@ from potstill.build import (
     build_trainer,
     build_training,
 )
-from potstill.callbacks import BestStudent
+from potstill.callbacks import BestStudent, newest_checkpoint
 from potstill.data.tasks.composition import is_task, text_name
 from potstill.errors import CheckpointError
 from potstill.evaluation.efficiency import count_parameters
@@ -47,6 +47,9 @@ def train(config: DictConfig, folder: Path) -> float | None:
     started = time.perf_counter()
     # Devices that this machine lacks should be found before the corpus is read.
     build_trainer(config.trainer, folder, callbacks=[], loggers=False)
+    if config.resume == "auto" and (found := newest_checkpoint(folder)):
+        config.ckpt_path = str(found)
+        log.info("going on from %s", found)
     is_task_run = is_task(config.benchmark)
     training = build_task_training(config) if is_task_run else build_training(config)
     bar = config.trainer.enable_progress_bar
@@ -54,7 +57,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
     monitor = f"val/{config.benchmark.monitor}" if is_task_run else "val/perplexity"
     best = BestStudent(monitor, config.benchmark.mode) if is_task_run else None
     callbacks += [best] if best is not None else []
-    loggers = build_loggers(config, folder)
+    loggers = build_loggers(config, folder, _resumed_step(config, folder))
     failed = True
     try:
         validate = bool(training.data.evaluation)
@@ -103,11 +106,25 @@ def train(config: DictConfig, folder: Path) -> float | None:
 def _fit(trainer: Trainer, training: Training | TaskTraining, ckpt_path: str | None) -> None:
     path = str(Path(ckpt_path).expanduser()) if ckpt_path else None
     if path:
-        _check_readable(path)
+        _readable(path)
     trainer.fit(training.module, datamodule=training.data, ckpt_path=path, weights_only=True)
 
 
-def _check_readable(path: str) -> None:
+def _resumed_step(config: DictConfig, folder: Path) -> int | None:
+    """How many steps of this very folder's run count; None where it begins, or goes on from another's checkpoint."""
+    if config.ckpt_path is None:
+        return None
+    path = Path(config.ckpt_path).expanduser().absolute()
+    own = path.parent == (folder / "checkpoints").absolute()
+    return int(_readable(str(path))["global_step"]) if own else None
+
+
+def _readable(path: str) -> dict[str, Any]:
+    """What a checkpoint holds, its tensors left on the disk.
+
+    Raises:
+        CheckpointError: it is no checkpoint of this program's.
+    """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as fault:  # whatever is in the file, torch's own words are no help
@@ -116,6 +133,7 @@ def _check_readable(path: str) -> None:
         raise CheckpointError(
             f"ckpt_path={path}: no checkpoint of this program; name a checkpoints/last.ckpt"
         )
+    return saved
 
 
 def _take_best(trainer: Trainer, training: Training | TaskTraining, best: BestStudent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import netrc
 import os
@@ -28,18 +29,22 @@ def _netrc_key() -> bool:
         return False
 
 
-def make_loggers(name: str, folder: Path, **wandb_settings: Any) -> list[Logger]:
+def make_loggers(
+    name: str, folder: Path, resumed_step: int | None = None, **wandb_settings: Any
+) -> list[Logger]:
     """The run's loggers; call `finish` when the run ends, however it ends.
 
     Args:
         name: wandb, csv or tensorboard.
         folder: the run's output folder.
+        resumed_step: how many steps of an interrupted run in this folder count; what it logged up to there stays in
+            metrics.csv, and its wandb run goes on.
         wandb_settings: project, run, group, tags, mode and config of a wandb run.
 
     Raises:
         ConfigError: an unknown logger, or one whose package is not installed.
     """
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="", flush_logs_every_n_steps=50)]
+    loggers: list[Logger] = [_csv(folder, resumed_step)]
     if name == "tensorboard":
         if importlib.util.find_spec("tensorboard") is None:
             raise ConfigError("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
@@ -47,14 +52,43 @@ def make_loggers(name: str, folder: Path, **wandb_settings: Any) -> list[Logger]
     elif name == "wandb":
         # The other processes of a distributed run have no run of their own.
         if getattr(rank_zero_only, "rank", 0) in (0, None):
-            loggers.append(_wandb(folder, **wandb_settings))
+            loggers.append(_wandb(folder, resumed_step is not None, **wandb_settings))
     elif name != "csv":
         raise ConfigError(f"logger.name={name}: wandb, csv or tensorboard")
     return loggers
 
 
+def _csv(folder: Path, resumed_step: int | None) -> CSVLogger:
+    path = folder / "metrics.csv"
+    kept: list[dict[str, str]] = []
+    header: list[str] = []
+    if resumed_step is not None and path.is_file():
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            kept = [row for row in reader if _counts(row, resumed_step)]
+            header = list(reader.fieldnames or ())
+    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=50)
+    if kept and getattr(rank_zero_only, "rank", 0) in (0, None):
+        logger.experiment  # noqa: B018  it removes what it finds, so what is kept is written after it
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        with fresh.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=header)
+            writer.writeheader()
+            writer.writerows(kept)
+        fresh.replace(path)
+        logger.experiment.metrics_keys = header
+    return logger
+
+
+def _counts(row: dict[str, str], resumed_step: int) -> bool:
+    """Whether a row of metrics is of the steps before; training logs step n under n - 1, validation under n."""
+    step = int(row["step"] or 0)
+    return step < resumed_step or (step == resumed_step and not row.get("train/loss"))
+
+
 def _wandb(
     folder: Path,
+    resumed: bool,
     *,
     project: str,
     run: str | None,
@@ -65,7 +99,11 @@ def _wandb(
 ) -> WandbLogger:
     import wandb
 
+    remembered = folder / "wandb_id"
+    known = remembered.read_text().strip() if resumed and remembered.is_file() else None
     experiment = wandb.init(
+        id=known,
+        resume="allow" if known else None,
         project=project,
         name=run or folder.name,
         group=group,
@@ -76,6 +114,7 @@ def _wandb(
         settings=wandb.Settings(console="off", silent=True),
         reinit="create_new",  # one run a job: a sweep's next job never goes on in this one
     )
+    remembered.write_text(f"{experiment.id}\n")
     experiment.define_metric("trainer/global_step")
     experiment.define_metric("*", step_metric="trainer/global_step")
     for name in ("val/perplexity", "val/loss"):

@@ -12,14 +12,20 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.build.instantiate import make
-from potstill.callbacks import AtomicCheckpointIO, LastCheckpoint, Throughput, progress_bar
+from potstill.callbacks import AtomicCheckpointIO, LastCheckpoint, StopOnSignal, Throughput, progress_bar
 from potstill.data.tasks.composition import text_name
 from potstill.errors import ConfigError
 from potstill.tracking import make_loggers
 
 
-def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
-    """metrics.csv, and the logger that is asked for; close them with `tracking.finish`."""
+def build_loggers(config: DictConfig, folder: Path, resumed_step: int | None = None) -> list[Logger]:
+    """metrics.csv, and the logger that is asked for; close them with `tracking.finish`.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        resumed_step: where the run in this folder goes on; its metrics up to there are kept.
+    """
     logger = config.logger
     return make_loggers(
         logger.name,
@@ -30,6 +36,7 @@ def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
         tags=[*logger.tags, config.objective.name, text_name(config)],
         mode=logger.mode,
         config=OmegaConf.to_container(config, resolve=True),
+        resumed_step=resumed_step,
     )
 
 
@@ -38,13 +45,12 @@ def build_callbacks(
 ) -> tuple[list[Callback], Throughput]:
     """The run's own callbacks and the configured ones."""
     throughput = Throughput()
-    callbacks: list[Callback] = [
-        throughput,
-        LastCheckpoint(folder / "checkpoints", config.checkpoint.every_n_steps),
-    ]
+    last = LastCheckpoint(folder / "checkpoints", config.checkpoint.every_n_steps)
+    callbacks: list[Callback] = [throughput, last]
     if with_progress:
         callbacks.append(progress_bar())
     callbacks += [make(f"callbacks.{name}", settings) for name, settings in config.callbacks.items()]
+    callbacks.append(StopOnSignal(last))  # the last: it ends the step
     return callbacks, throughput
 
 

@@ -68,6 +68,10 @@ def optimizer_faults(config: DictConfig) -> list[str]:
 def checkpoint_faults(config: DictConfig) -> list[str]:
     """Of the checkpoint to resume from."""
     path = config.ckpt_path
+    if config.resume not in (None, "auto"):
+        return [f"resume={config.resume}: auto, or null; a checkpoint is named by ckpt_path"]
+    if config.resume and path is not None:
+        return [f"ckpt_path={path} with resume=auto: give one of them"]
     if path is None or Path(path).expanduser().is_file():
         return []
     return [f"ckpt_path={path}: no such file; a run writes checkpoints/last.ckpt into its folder"]

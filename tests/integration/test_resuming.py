@@ -1,0 +1,133 @@
+"""Runs that are stopped or killed, and go on: the same weights, figures and metrics as of the uninterrupted one."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from potstill import runs
+from potstill.callbacks import LastCheckpoint, newest_checkpoint
+from potstill.errors import ConfigError, StoppedError
+from potstill.validation import validate_train
+
+pytestmark = pytest.mark.integration
+
+SMALL = ["data.max_length=32", "data.num_proc=1", "data.batch_size=8", "logger=csv", "optimizer.lr=1e-3"]
+QUIET = ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "trainer.val_check_interval=10"]
+STEPS = ["trainer.max_steps=26", "checkpoint.every_n_steps=5"]
+TIMED = ("train/step_seconds", "train/tokens_per_second", "train/peak_memory_gb")
+
+
+@pytest.fixture
+def overrides(text_file, eval_file, bert_teacher):
+    source = ["data=text_files", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]"]
+    return [*source, *SMALL, *QUIET, *STEPS, f"teacher.model={bert_teacher}", "objective=diito"]
+
+
+@pytest.fixture
+def run(overrides, shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def start(name, *further):
+        config = compose_config(*overrides, *further)
+        validate_train(config)
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        runs.train(config, folder)
+        return folder
+
+    return start
+
+
+def metrics(folder):
+    """Rows of metrics.csv without what a clock says."""
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if v and k not in TIMED} for row in rows]
+
+
+def same_end(one, other):
+    weights = [load_file(folder / "student" / "model.safetensors") for folder in (one, other)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    ends = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
+    for name in ends[0]:
+        if name.startswith(("val/", "train/")) and name not in TIMED:
+            assert ends[0][name] == ends[1][name], name
+    assert metrics(one) == metrics(other)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_the_step_and_the_run_goes_on_alike(number, run, monkeypatch, tmp_path):
+    whole = run("whole")
+    before = signal.getsignal(number)
+
+    def told(self, trainer, *_):
+        if trainer.global_step == 13:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "on_train_batch_end", told)
+        with pytest.raises(StoppedError, match=f"{number.name} after step 13"):
+            run("stopped")
+    assert signal.getsignal(number) == before
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+    assert torch.load(tmp_path / "stopped/checkpoints/last.ckpt", weights_only=True)["global_step"] == 13
+    same_end(whole, run("stopped", "resume=auto"))
+
+
+def test_a_run_that_dies_goes_on_from_its_last_whole_checkpoint(run, monkeypatch, tmp_path):
+    whole = run("whole")
+    original = torch.save
+
+    def torn(state, file):
+        if state.get("global_step") == 20:
+            file.write(b"half")
+            raise KeyboardInterrupt  # as a kill, but this process lives on
+        original(state, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", torn)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run("killed")
+    folder = tmp_path / "killed"
+    (folder / "checkpoints" / ".last.ckpt.1.tmp").write_bytes(b"half")
+    assert newest_checkpoint(folder) == folder / "checkpoints" / "last.ckpt"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    same_end(whole, run("killed", "resume=auto"))
+
+
+def test_without_a_checkpoint_a_run_begins(run):
+    assert (run("fresh", "resume=auto", "trainer.max_steps=3") / "summary.json").is_file()
+    with pytest.raises(ConfigError, match="resume=maybe: auto, or null"):
+        run("odd", "resume=maybe")
+    with pytest.raises(ConfigError, match="with resume=auto: give one of them"):
+        run("both", "resume=auto", "ckpt_path=last.ckpt")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_the_command_ends_by_its_signal_and_goes_on(number, code, overrides, run, shared_cache, tmp_path):
+    whole = run("whole")
+    folder = tmp_path / "stopped"
+    script = Path(__file__).parents[2] / "train.py"
+    environment = {**os.environ, "POTSTILL_CACHE": str(shared_cache), "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, str(script), *overrides, f"hydra.run.dir={folder}", "resume=auto"]
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    if process.returncode != 0:  # else it was done already
+        assert process.returncode == code, told
+        assert ("resume=auto goes on from there" in told) == (number == signal.SIGTERM)
+        subprocess.run(arguments, env=environment, check=True, timeout=120, capture_output=True)
+    same_end(whole, folder)
