@@ -1,11 +1,12 @@
 """Tagged sentences of column files and data sets: what is read, and where each fault is said to be."""
 
 import gzip
+import json
 
 import datasets
 import pytest
 
-from potstill.data.tasks.columns import ColumnFile, dataset_sentences
+from potstill.data.tasks.columns import ColumnFile, ListFile, dataset_sentences
 from potstill.data.tasks.entities import BIO, BIOES, entities_of, scheme_of, tag_labels, unknown_tags
 from potstill.errors import DataError
 
@@ -65,6 +66,28 @@ def test_sentences_of_any_spelling(write, name, content, starts):
     assert (sentences.words, sentences.tags, sentences.starts) == (WORDS, TAGS, starts)
     assert len(sentences) == 2
     assert sentences.place(1, 1) == f"line {starts[1] + 1}"
+
+
+def test_lists_in_json_lines_are_sentences(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"tokens": ["the", "man"], "tags": ["O", "B-X"]}, {"tokens": ["they"], "tags": ["O"]}]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    source = ListFile(path)
+    source.check()
+    read = source.read()
+    assert (read.words, read.tags) == ([["the", "man"], ["they"]], [["O", "B-X"], ["O"]])
+    assert read.place(0, 1) == "row 1 word 2"
+    numbered = [row | {"tags": [1 if tag != "O" else 0 for tag in row["tags"]]} for row in rows]
+    path.write_text(json.dumps(numbered))
+    assert ListFile(path, labels=("O", "B-X")).read().tags == read.tags
+    with pytest.raises(DataError, match="tags are numbers without names"):
+        ListFile(path).read()
+    path.write_text(json.dumps([{"tokens": ["the", "man"], "tags": ["O"]}]))
+    with pytest.raises(DataError, match="row 1: 2 words and 1 tags; give one a word"):
+        ListFile(path).check()
+    path.write_text(json.dumps([{"words": ["the"]}]))
+    with pytest.raises(DataError, match="has no column 'tokens'; it has words"):
+        ListFile(path).check()
 
 
 def test_columns_are_chosen_and_count_from_either_end(write):

@@ -1,4 +1,4 @@
-"""Reading tagged sentences: files of a token a line, as CoNLL's, or a data set of the hub.
+"""Reading tagged sentences: files of a token a line, as CoNLL's, JSON files of lists, or a data set of the hub.
 
 Tags stay as they are written; `entities.py` says what they mark.
 """
@@ -6,7 +6,7 @@ Tags stay as they are written; `entities.py` says what they mark.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from potstill.data.corpus.textfiles import fault_of, read_lines
 from potstill.data.tasks.entities import is_tag
-from potstill.data.tasks.readers import TaskHub
+from potstill.data.tasks.readers import TaskFile, TaskHub
 from potstill.errors import DataError
 
 DOCUMENT = "-DOCSTART-"  # a line that begins so starts a document
@@ -209,6 +209,73 @@ class HubSentences(TaskHub):
             self.split_rows(), tokens=self.column, tags=self.tag_column, labels=self.labels,
             labelled=self.labelled, name=self.name, key=self.key,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ListFile:
+    """A JSON file, by lines or as a whole, plain or gzip, whose rows have a list of words and one of their tags.
+
+    Attributes:
+        path: the file.
+        token_column: the name of the lists of words.
+        tag_columns: names that the lists of tags may have; the first that is there is taken.
+        labels: the tags by number where the lists have numbers.
+        labelled: the sentences must have tags.
+        max_examples: only so many rows.
+        key: the config key that messages name.
+    """
+
+    path: Path
+    token_column: str = "tokens"
+    tag_columns: tuple[str, ...] = ("ner_tags", "tags", "labels")
+    labels: tuple[str, ...] | None = None
+    labelled: bool = True
+    max_examples: int | None = None
+    key: str = "benchmark.train_file"
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.path.name
+
+    def check(self) -> None:
+        """Cheap look at the file before any work; reads the first rows.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        if fault := fault_of(self.path):
+            raise DataError(
+                f"{self.key}: '{self.path}' {fault}; give JSON lines of words and tags, plain or gzip"
+            )
+        self._read(LOOK if self.max_examples is None else min(LOOK, self.max_examples))
+
+    def read(self) -> Sentences:
+        """All sentences; see `dataset_sentences`."""
+        return self._read(self.max_examples)
+
+    def _read(self, limit: int | None) -> Sentences:
+        records = TaskFile(self.path, (), self.labelled, key=self.key).records()
+        table = _Table([dict(record) for _, record in islice(records, limit) if isinstance(record, Mapping)])
+        tags = next((name for name in self.tag_columns if name in table.features), self.tag_columns[0])
+        return dataset_sentences(
+            table, tokens=self.token_column, tags=tags, labels=self.labels, labelled=self.labelled,
+            name=str(self.path), key=self.key,
+        )  # fmt: skip
+
+
+class _Table:
+    """Rows as a data set of `datasets` shows them."""
+
+    def __init__(self, rows: list[dict[str, Any]]):
+        self.rows = rows
+        self.features: dict[str, None] = dict.fromkeys(rows[0]) if rows else {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, column: str) -> list[Any]:
+        return [row.get(column) for row in self.rows]
 
 
 def dataset_sentences(

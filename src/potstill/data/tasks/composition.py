@@ -7,11 +7,20 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from potstill.data.tasks.columns import ColumnFile, HubSentences
+from potstill.data.tasks.columns import ColumnFile, HubSentences, ListFile
 from potstill.data.tasks.entities import is_tag
 from potstill.data.tasks.labels import CLASSIFICATION, METRICS, REGRESSION, SPANS, TOKENS, Task
 from potstill.data.tasks.questions import HubQuestions, QuestionFile
-from potstill.data.tasks.readers import ENDINGS, HubRows, Layout, PartSource, TaskFile, find_file
+from potstill.data.tasks.readers import (
+    ENDINGS,
+    OBJECTS,
+    HubRows,
+    Layout,
+    PartSource,
+    TaskFile,
+    find_file,
+    suffix_of,
+)
 from potstill.errors import ConfigError
 from potstill.models.head_labels import SPAN_LABELS
 
@@ -146,6 +155,18 @@ class _Parts:
         path = path.expanduser().absolute()
         if self.benchmark.task == SPANS:
             return QuestionFile(path, part == "train", self.max_examples, key)
+        if self.benchmark.task == TOKENS and suffix_of(path) in OBJECTS:
+            tokens, tags = self.benchmark.token_column, self.benchmark.tag_column
+            names: dict[str, Any] = {"tag_columns": (str(tags),)} if tags is not None else {}
+            names |= {"labels": tuple(self.benchmark.labels)} if self.benchmark.labels else {}
+            return ListFile(
+                path,
+                str(tokens or "tokens"),
+                **names,
+                labelled=labelled,
+                max_examples=self.max_examples,
+                key=key,
+            )
         if self.benchmark.task == TOKENS:
             token, tag = (_number(self.benchmark, name, default) for name, default in _COLUMNS.items())
             return ColumnFile(path, token or 0, tag, labelled, self.max_examples, key)

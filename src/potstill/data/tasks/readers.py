@@ -139,7 +139,7 @@ class TaskFile:
         """See `PartSource`; reads the first rows."""
         if fault := fault_of(self.path):
             raise DataError(f"{self.key}: '{self.path}' {fault}; give a TSV, CSV or JSON file, plain or gzip")
-        if _suffix(self.path) not in TABLES + OBJECTS:
+        if suffix_of(self.path) not in TABLES + OBJECTS:
             known = " ".join(TABLES + OBJECTS)
             raise DataError(
                 f"{self.key}: '{self.path}' is of no known kind; give one of {known}, plain or .gz"
@@ -151,7 +151,7 @@ class TaskFile:
         return self._read(self.max_examples)
 
     def _read(self, limit: int | None) -> Rows:
-        records = self._records()
+        records = self.records()
         first = next(records, None)
         if first is None:
             raise DataError(f"{self.key}: '{self.path}' has no rows; give a file with rows")
@@ -163,8 +163,13 @@ class TaskFile:
             read.add(place, record)
         return read.rows()
 
-    def _records(self) -> Iterator[tuple[str, Record]]:
-        suffix = _suffix(self.path)
+    def records(self) -> Iterator[tuple[str, Record]]:
+        """The records of the file, and where each stands; of a table, its header too.
+
+        Raises:
+            DataError: a line cannot be read as what the file's suffix says.
+        """
+        suffix = suffix_of(self.path)
         lines = (line.removesuffix("\r") for line in read_lines(self.path, self.key))
         if suffix == ".csv":
             yield from self._csv(lines)
@@ -363,7 +368,8 @@ def find_file(folder: Path, stem: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """The suffix of a file, less that of gzip."""
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix
 
 
