@@ -77,6 +77,7 @@ def test_lists_in_json_lines_are_sentences(tmp_path):
     read = source.read()
     assert (read.words, read.tags) == ([["the", "man"], ["they"]], [["O", "B-X"], ["O"]])
     assert read.place(0, 1) == "row 1 word 2"
+    path = tmp_path / "a.json"
     numbered = [row | {"tags": [1 if tag != "O" else 0 for tag in row["tags"]]} for row in rows]
     path.write_text(json.dumps(numbered))
     assert ListFile(path, labels=("O", "B-X")).read().tags == read.tags

@@ -20,7 +20,7 @@ def test_both_folders_hold_the_same_part(glue, compose_config):
         benchmark = compose_config(
             "objective=finetune", "benchmark=sst2", f"benchmark.folder={folder}"
         ).benchmark
-        paths.append(training_parts(benchmark, None).train.path)
+        paths.append(training_parts(benchmark, None).train[0].path)
     assert paths == [glue / "SST-2" / "train.tsv"] * 2
 
 
