@@ -208,6 +208,54 @@ def test_a_saved_hub_data_set_is_read_by_its_names(tmp_path, compose_config):
     assert judged_parts(benchmark, None)[""].read().labels is None
 
 
+def test_saved_hub_data_sets_of_tokens_and_of_questions_are_read(tmp_path, compose_config):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "ner").mkdir()
+    tags = datasets.ClassLabel(names=["O", "B-PER", "I-PER"])
+    features = datasets.Features({"tokens": [datasets.Value("string")], "ner_tags": [tags]})
+    rows = {"tokens": [["Ada", "said"], ["no"]], "ner_tags": [[1, 0], [0]]}
+    for split in ("train", "validation"):
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(
+            str(tmp_path / "ner" / f"{split}.parquet")
+        )
+    benchmark = compose_config(
+        "benchmark=conll2003", f"benchmark.hub={tmp_path}/ner", name="evaluate"
+    ).benchmark
+    (source,) = training_parts(benchmark, None).train
+    source.check()
+    sentences = source.read()
+    assert (sentences.words, sentences.tags) == (rows["tokens"], [["B-PER", "O"], ["O"]])
+
+    (tmp_path / "qa").mkdir()
+    answers = [
+        {"text": ["Ada"], "answer_start": [0]},
+        {"text": ["Ada"], "answer_start": [4]},  # not where it says
+        {"text": [], "answer_start": []},
+    ]
+    rows = {
+        "id": ["a", "b", "c"],
+        "question": ["Who?"] * 3,
+        "context": ["Ada said no."] * 3,
+        "answers": answers,
+    }
+    for split in ("train", "validation"):
+        datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "qa" / f"{split}.parquet"))
+    benchmark = compose_config(
+        "benchmark=squad_v2", f"benchmark.hub={tmp_path}/qa", name="evaluate"
+    ).benchmark
+    parts = training_parts(benchmark, None)
+    train, judged = parts.train[0].read(), parts.eval[""].read()
+    assert ([item.id for item in train.items], train.counts.misplaced, train.counts.unanswerable) == (
+        ["a", "c"],
+        1,
+        1,
+    )
+    assert [item.id for item in judged.items] == ["a", "b", "c"]
+    benchmark = compose_config("benchmark=squad", f"benchmark.hub={tmp_path}/ner", name="evaluate").benchmark
+    with pytest.raises(DataError, match="'question'"):
+        training_parts(benchmark, None).train[0].check()
+
+
 # The real files.
 
 GLUE = {
