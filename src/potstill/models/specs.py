@@ -107,6 +107,11 @@ class ModelSpec:
         """Width of one head's slice of the residual stream."""
         return self.width // self.heads
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether it has attention of every token to every other, which can be compared with another model's."""
+        return self.kind == "masked"
+
 
 def read_spec(key: str, value: str) -> ModelSpec:
     """Read the facts of a model without loading it.

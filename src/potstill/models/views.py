@@ -63,6 +63,8 @@ class View:
         pools_last: the classification head reads the last token of a sequence, not the first.
         positions: name of the learnt position embeddings in the base model, if it has them.
         token_types: name of the token-type embeddings in the base model, if it has them.
+        vectors: names in a block of what gives queries, keys and values, of bidirectional attention whose scores are
+            their products; empty where it is another one.
     """
 
     embed: Callable[[Any, Tensor, Tensor | None, Tensor | None], Flow]
@@ -75,6 +77,7 @@ class View:
     pools_last: bool = False
     positions: str | None = None
     token_types: str | None = None
+    vectors: tuple[str, ...] = ()
 
     @property
     def head_modules(self) -> tuple[str, ...]:
@@ -156,6 +159,7 @@ def _first_token(hidden_BLD: Tensor) -> Tensor:
 _ENCODER: dict[str, Any] = {
     "positions": "embeddings.position_embeddings",
     "token_types": "embeddings.token_type_embeddings",
+    "vectors": ("attention.self.query", "attention.self.key", "attention.self.value"),
 }
 _ROBERTA = View(
     _embed_encoder,
@@ -191,6 +195,7 @@ VIEWS: dict[str, View] = {
         classifier=(_first_token, "pre_classifier", relu, "dropout", "classifier"),
         spans=("dropout", "qa_outputs"),
         positions="embeddings.position_embeddings",
+        vectors=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
     ),
     "electra": View(
         _embed_encoder,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from omegaconf import DictConfig, OmegaConf
 
+from potstill.config import teachers_of
 from potstill.errors import PotstillError
 from potstill.models.specs import (
     ModelSpec,
@@ -16,7 +17,8 @@ from potstill.models.specs import (
     spec_from_settings,
 )
 from potstill.validation.interchange import mapping_faults
-from potstill.validation.objectives import SUPERVISED, TASKS, trains_task
+from potstill.validation.objectives import SUPERVISED, TASKS, TAUGHT_TASKS, trains_task
+from potstill.validation.teachers import label_faults, match_faults, teacher_faults, vocabulary_faults
 
 CHECKPOINTING = ("selective", "full")
 
@@ -34,7 +36,10 @@ def model_faults(config: DictConfig) -> list[str]:
     """Of teacher and student: each by itself, together, and with the objective and the data."""
     faults: list[str] = []
     objective, student, name = config.objective, config.student, config.objective.name
-    teacher = spec_of("teacher.model", config.teacher.model, faults) if config.teacher.model else None
+    faults += teacher_faults(config)
+    key = "teacher.models" if config.teacher.models else "teacher.model"
+    teachers = [spec_of(key, name, faults) for name in teachers_of(config)]
+    teacher = teachers[0] if teachers else None
     learner = _learner(student, faults)
     if faults:
         return faults
@@ -76,6 +81,13 @@ def model_faults(config: DictConfig) -> list[str]:
             faults.append(str(fault))
     if teacher and learner and student.model and name not in SUPERVISED + TASKS:
         faults += check_pair(teacher, learner)
+    known = [spec for spec in teachers if spec is not None]
+    faults += vocabulary_faults(known)
+    if teacher and name in TAUGHT_TASKS:
+        faults += label_faults(config)
+    if teacher and objective.matches is not None and not faults:
+        depth = len(student.layers or default_layers(teacher.depth))
+        faults += match_faults(config, known, learner or replace(teacher, depth=depth))
     if teacher and objective.interchange.mapping is not None and not faults:
         layers = student.layers or default_layers(teacher.depth)
         pupil = learner or replace(teacher, depth=len(layers))
