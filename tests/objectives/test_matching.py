@@ -72,7 +72,7 @@ def test_names_terms_and_layers_that_stand_for_all():
         ("L5", STUDENT, "objective.matches=L5: one of L3, L3_hidden_mse"),
         (7, STUDENT, r"objective.matches\[0\]=7: no match; write"),
         ({"layer": 1}, STUDENT, r"objective.matches\[0\].layer=1: no such key; one of name, teacher"),
-        ({"teacher": 13, "student": 3, "loss": "hidden_mse"}, STUDENT, "teacher=13: the teacher has the layers 0 to 12"),
+        ({"teacher": 13, "student": 3, "loss": "hidden_mse"}, STUDENT, "=13: the teacher has the layers 0 to 12"),
         ({"teacher": 12, "student": 4, "loss": "cos"}, STUDENT, "student=4: the student has the layers 0 to 3"),
         ({"teacher": 0, "student": 1, "loss": "attention_mse"}, STUDENT, "the teacher has the layers 1 to 12"),
         ({"teacher": 1, "loss": "cos"}, STUDENT, "student=null: a layer, 0 to 3"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import teachers_of
+from potstill.data.tasks.labels import SPANS
 from potstill.errors import PotstillError
 from potstill.models.specs import (
     ModelSpec,
@@ -108,6 +109,8 @@ def model_faults(config: DictConfig) -> list[str]:
         faults.append(
             "objective.interchange.positions=masked: a task model masks nothing; use consecutive or free"
         )
+    if spec and not spec.is_transformer:
+        faults += _recurrent_faults(config, spec)
     if spec and not trains_task(config):
         kind = spec.kind
         wrong = "clm" if kind == "masked" else "mlm"
@@ -119,6 +122,30 @@ def model_faults(config: DictConfig) -> list[str]:
             )
         if kind == "causal" and objective.positions == "masked":
             faults.append("objective.positions=masked: a causal language model masks nothing; use all")
+    return faults
+
+
+def _recurrent_faults(config: DictConfig, spec: ModelSpec) -> list[str]:
+    """Of a student without attention."""
+    student, faults = config.student, []
+    if not trains_task(config):
+        faults.append(
+            f"student.config.model_type={spec.model_type}: has no language-model head; use "
+            "objective=task_kd or finetune"
+        )
+    elif config.benchmark is not None and config.benchmark.task == SPANS:
+        faults.append(
+            f"student.config.model_type={spec.model_type}: has no head for answers that are pieces of a text; choose a "
+            "transformer, student=t3"
+        )
+    if student.checkpointing is not None:
+        faults.append(
+            f"student.checkpointing={student.checkpointing}: a {spec.model_type} makes nothing again; null"
+        )
+    if config.compile:
+        faults.append(
+            f"compile=true: the packed sequences of a {spec.model_type} cannot be compiled; use false"
+        )
     return faults
 
 

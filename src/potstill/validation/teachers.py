@@ -7,7 +7,7 @@ import math
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import teachers_of
-from potstill.data.tasks.composition import task_of
+from potstill.data.tasks.composition import is_task, task_of
 from potstill.data.tasks.labels import REGRESSION
 from potstill.errors import PotstillError
 from potstill.models.head_labels import head_fault, label_order, read_labels
@@ -45,7 +45,7 @@ def teacher_faults(config: DictConfig) -> list[str]:
         faults.append(
             f"{given}: objective={config.objective.name} of a language model has one teacher; teacher.model="
         )
-    elif len(teacher.models) > 1:
+    elif len(teacher.models) > 1 and is_task(config.benchmark):
         faults += _alone(config, given)
     return faults
 
@@ -74,6 +74,8 @@ def _alone(config: DictConfig, given: str) -> list[str]:
 
 def label_faults(config: DictConfig) -> list[str]:
     """Of teachers of a task whose heads tell other labels apart than the benchmark's, or each other's."""
+    if not is_task(config.benchmark):
+        return []
     try:
         task = task_of(config.benchmark)
     except PotstillError:
