@@ -237,6 +237,8 @@ def test_matches_of_language_models(kd, eval_file, compose_config, tmp_path):
     assert summary["train/loss_match_hidden_mse_3"] > 0
     assert summary["val/loss_match_8"] > 0
     assert sum(v for k, v in summary.items() if k.startswith("train/gradient_share_")) == pytest.approx(1)
+    with pytest.raises(ConfigError, match="objective=mlm has no teacher to match"):
+        validate_train(compose_config(*common, "objective=mlm", "objective.matches=L3"))
     refused = compose_config(*common, "objective.soft_target=jsd")
     with pytest.raises(ConfigError, match="of task models alone; objective=task_kd, or leave it kl"):
         validate_train(refused)
@@ -248,7 +250,8 @@ GRU = ["student=bigru", "student.config.embedding_size=16", "student.config.hidd
 def test_a_recurrent_student_learns_and_is_judged(
     train, teachers, files, shared_cache, compose_config, tmp_path
 ):
-    match = "objective.matches=[{teacher: 4, student: 1, loss: hidden_mse}, {teacher: [0,4], student: [0,1], loss: nst}]"
+    nst = "{teacher: [0,4], student: [0,1], loss: nst}"
+    match = f"objective.matches=[{{teacher: 4, student: 1, loss: hidden_mse}}, {nst}]"
     taught = ["objective=task_kd", f"teacher.model={teachers[0]}", "objective.terms.label.weight=1", match]
     summary = train(tmp_path / "run", *taught, *GRU, "trainer.max_epochs=8", "optimizer.lr=1e-2")
     assert summary["val/accuracy"] > 0.9

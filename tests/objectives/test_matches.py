@@ -14,11 +14,15 @@ from potstill.data.batching import IGNORED
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.errors import ConfigError
+from potstill.interchange.intervene import Swap
+from potstill.interchange.mappings import read_mappings
 from potstill.losses import attention, hidden
 from potstill.losses.relations import relation_kl
 from potstill.losses.soft_targets import kl_divergence
 from potstill.losses.transport import earth_movers_distance, layer_costs, transport_plan
+from potstill.models.students import set_checkpointing
 from potstill.models.trunk import trunk_of
+from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective
 from potstill.objectives.matches import Matches
 from potstill.objectives.matching import read_matches
@@ -309,3 +313,59 @@ def test_projections_are_a_function_of_the_seed():
     assert weights[0].shape == (16, 8)
     assert made[0].rates == {"0": 0.5}
     assert made[0].counts(SimpleNamespace(tokens=3, pairs=5, sequences=2)) == {"match_0": 3}
+
+
+def swapping_batch(crossway):
+    micro, sources = batch(slice(0, 3)), batch(slice(3, 6))
+    at = torch.tensor([0, 1, 8, 15])
+    micro.swap = Swap(at, at + 1)
+    micro.sources = sources
+    micro.reached, sources.reached = micro.attention_mask.bool(), sources.attention_mask.bool()
+    return micro, [micro, sources] if crossway else [micro]
+
+
+@pytest.mark.parametrize("crossway", [False, True])
+@pytest.mark.parametrize("data_augment", [False, True])
+def test_matches_read_the_base_runs_where_states_are_swapped_too(crossway, data_augment):
+    teacher, student = bert(0, 4), bert(1, 2)
+    entries = [
+        {"teacher": 4, "student": 2, "loss": "hidden_mse"},
+        {"teacher": 4, "student": 2, "loss": "attention_mse"},
+        {"module": {"teacher": "encoder.layer.3.output", "student": "encoder.layer.1.output"}, "loss": "cos"},
+    ]
+    base = objective_of(entries, student, teacher)
+    exchange = Interchange(
+        read_mappings("single_middle", trunk_of(teacher), trunk_of(student)), crossway=crossway,
+        data_augment=data_augment,
+    )  # fmt: skip
+    objective = TaskObjective(
+        "classification", {"causal_ce": 1.0, **base.weights}, 2.0, exchange, matches=base.matches
+    )
+    micro, parts = swapping_batch(crossway)
+    denominators = dict.fromkeys(objective.weights, 1.0)
+    sums = objective(trunk_of(student), trunk_of(teacher), micro, denominators)
+    alone = [base(trunk_of(student), trunk_of(teacher), part, denominators).terms for part in parts]
+    for term in base.weights:
+        torch.testing.assert_close(sums.terms[term], sum(one[term] for one in alone))
+    assert sums.terms["causal_ce"] > 0
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+def test_checkpointed_blocks_give_the_same_gradients(mode):
+    teacher, plain, checkpointed = bert(0, 4), bert(1, 2), bert(1, 2)
+    set_checkpointing(checkpointed, mode)
+    entries = [
+        {"teacher": 3, "student": 1, "loss": "attention_ce"},
+        {"teacher": 4, "student": 2, "loss": "relation_vv"},
+    ]
+    grads = []
+    for student in (plain, checkpointed):
+        for module in student.modules():
+            module.train()
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        found(objective_of(entries, student, teacher), student, teacher).loss.backward()
+        grads.append([p.grad for p in student.bert.encoder.parameters()])
+    assert sum(grad is not None for grad in grads[0]) > 10
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)

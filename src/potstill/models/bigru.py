@@ -142,7 +142,7 @@ class _BiGruHead(BiGruPreTrainedModel):
         super().__init__(config)
         self.bigru = BiGruModel(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 1))
         self.post_init()
 
     def _head(self, states: Tensor) -> Tensor:

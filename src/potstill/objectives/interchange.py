@@ -102,8 +102,8 @@ def hidden_states(
     mutual = len(bases) == len(inputs)  # each is base and source
     runs = [run(trunk, _embed(trunk, micro), first | read if mutual else first, whole=whole)]
     if micro.sources is not None:
-        keep = first | read if mutual else read
-        runs.append(run(trunk, _embed(trunk, micro.sources), keep, whole=whole and mutual))
+        theirs = first | read if mutual else read
+        runs.append(run(trunk, _embed(trunk, micro.sources), theirs, whole=whole and mutual))
     ends = [
         counterfactual(trunk, base, source, sites, way, exchange.read_site)
         for base, source, way in zip(runs[: len(bases)], runs[::-1], ways, strict=False)
