@@ -155,6 +155,42 @@ def test_resuming_with_matches_and_schedules_ends_in_the_same_weights(train, tea
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+def test_scores_are_distilled_by_their_distance(train, bert_teacher, tmp_path):
+    for part in ("train", "dev"):
+        rows = [f"the {'man' if i % 2 else 'of'} and\t{i % 2}.5" for i in range(16)]
+        (tmp_path / f"{part}.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    score = [
+        f"benchmark.{key}_file={tmp_path}/{name}.tsv" for key, name in (("train", "train"), ("eval", "dev"))
+    ]
+    score += [
+        "benchmark.task=regression",
+        "benchmark.metrics=[mse]",
+        "benchmark.monitor=mse",
+        "benchmark.mode=min",
+    ]
+    score += ["trainer.max_steps=2"]
+    train(tmp_path / "teacher", "objective=finetune", f"student.model={bert_teacher}", *score)
+    taught = ["objective=task_kd", f"teacher.model={tmp_path}/teacher/student", "student.layers=[0,3]"]
+    summary = train(
+        tmp_path / "run", *taught, "objective.matches={teacher: 4, student: 2, loss: cos}", *score
+    )
+    assert summary["train/loss_ce"] > 0
+    assert summary["train/loss"] == pytest.approx(summary["train/loss_ce"] + summary["train/loss_match_0"])
+
+
+def test_weights_that_are_all_0_at_some_time(train, teachers, tmp_path):
+    growing = [
+        "objective.terms.ce.schedule=linear",
+        "objective.terms.ce.start=0",
+        "objective.terms.ce.steps=5",
+    ]
+    with pytest.raises(ConfigError, match="all weights are 0 at the first step; give one without a schedule"):
+        train(
+            tmp_path / "run", "objective=task_kd", f"teacher.model={teachers[0]}", "student.layers=[0,3]", *growing,
+            "objective.terms.ce.end=1",
+        )  # fmt: skip
+
+
 def test_several_teachers(train, teachers, tmp_path):
     both = f"teacher.models=[{teachers[0]},{teachers[1]}]"
     common = ["objective=task_kd", both, SCRATCH, "trainer.max_steps=2"]
@@ -194,6 +230,11 @@ def test_every_soft_target_trains(option, train, teachers, tmp_path):
         (["objective.matches=L6"], "is for a student of 6 blocks; this one has 2"),
         (["objective.matches={teacher: 5, student: 1, loss: cos}"], "the teacher has the layers 0 to 4"),
         (["objective.matches={teacher: 1, student: 1, loss: attention_mse}", "compile=true"], "compile=true hides"),
+        (["benchmark.task=spans", "objective.soft_target=mse"], "depends on the padding of answers' logits; use kl"),
+        (
+            ["benchmark.task=regression", "objective.probability_shift=true"],
+            "a regression has no distribution, or leave it False",
+        ),
         (["teacher.weights=[1]"], "are of several teachers"),
         (["teacher.models=[]"], "name two or more"),
         (["teacher.models=[a,b]"], "give one of them"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -224,6 +225,11 @@ def term_weights(
         schedules |= matches.schedules
     if not any(weights.values()):
         raise ConfigError("objective.terms: all weights are 0; give one a weight above 0")
+    for when, step in (("first", 0), ("last", sys.maxsize)):
+        if not any({**weights, **{name: own(step) for name, own in schedules.items()}}.values()):
+            raise ConfigError(
+                f"objective.terms: all weights are 0 at the {when} step; give one without a schedule a weight above 0"
+            )
     return {name: float(weight or 0.0) for name, weight in weights.items()}, schedules
 
 

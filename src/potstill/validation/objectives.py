@@ -6,7 +6,7 @@ import math
 
 from omegaconf import DictConfig
 
-from potstill.data.tasks.labels import REGRESSION
+from potstill.data.tasks.labels import REGRESSION, SPANS
 from potstill.objectives.matching import schedule_fault
 from potstill.validation.interchange import interchange_faults
 
@@ -105,9 +105,20 @@ def _soft_target_faults(objective: DictConfig, task: str | None) -> list[str]:
     every = objective.gradient_shares_every
     if every is not None and every < 1:
         faults.append(f"objective.gradient_shares_every={every}: 1 or more, or null for never")
+    if task == SPANS:  # the number of tokens is another one in each micro-batch
+        faults += [
+            f"objective.{key}={value}: depends on the padding of answers' logits; use {instead}"
+            for key, value, instead in (
+                ("soft_target", "mse", "kl"),
+                ("temperature_schedule", "flsw", "cwsm"),
+            )
+            if objective[key] == value
+        ]
     if task not in (None, REGRESSION):
         return faults
-    own = {"soft_target": "kl", "temperature_schedule": "constant", "probability_shift": False}
+    own: dict[str, str | bool] = {"temperature_schedule": "constant", "probability_shift": False}
+    if task is None:  # soft targets of a regression are the scores, whatever the loss is of distributions
+        own["soft_target"] = "kl"
     where = "of task models alone; objective=task_kd" if task is None else "a regression has no distribution"
     return faults + [
         f"objective.{key}={objective[key]}: {where}, or leave it {plain}"
