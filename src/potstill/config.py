@@ -80,6 +80,10 @@ class TermConfig:
     """A named term of the loss; weight 0 costs nothing, null (mlm, clm, label) is hard_weight where it applies."""
 
     weight: float | None = 0.0
+    schedule: str = "constant"  # of the weight: constant | linear | cosine
+    start: float | None = None  # weight at the first step; null: `weight`
+    end: float | None = None  # weight that a schedule goes to
+    steps: int = 0  # optimizer steps until then
 
 
 @dataclass
@@ -125,6 +129,14 @@ class ObjectiveConfig:
     positions: str = "all"  # of ce, mse, cos and the causal terms: all | masked
     hard_weight: float = 0.0  # of mlm, clm or label, whichever applies, where its own weight is null
     terms: TermsConfig = field(default_factory=TermsConfig)
+    matches: Any = None  # a preset's name, or a list of {teacher: 12, student: 3, loss: hidden_mse}
+    soft_target: str = "kl"  # of task models: kl | cross_entropy | mse | reverse_kl | jsd
+    beta: float = 0.5  # the teacher's share of the mixture of jsd
+    temperature_schedule: str = "constant"  # of task models: constant | flsw | cwsm
+    temperature_strength: float = 1.0  # how far a schedule moves temperatures from the base
+    temperature_gamma: float = 1.0  # of flsw
+    probability_shift: bool = False  # of task models: a wrong teacher is put right
+    gradient_shares_every: int | None = None  # optimizer steps between measurements of each term's share
     interchange: InterchangeConfig = field(default_factory=InterchangeConfig)
 
 
@@ -133,6 +145,9 @@ class TeacherConfig:
     """The model that is learned from."""
 
     model: str | None = None  # folder or hub id
+    models: list[str] | None = None  # several of one task; take the place of `model`
+    weights: list[float] | None = None  # a number a teacher; null: all alike
+    average: str = "logits"  # of several teachers: logits | probabilities
     attention: str = "sdpa"
 
 
@@ -325,6 +340,13 @@ class EvaluateConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     compile: bool = False
     seed: int = 42
+
+
+def teachers_of(config: Any) -> list[str]:
+    """The teachers of a training configuration, the first one first; empty where none is named."""
+    if config.teacher.models:
+        return [str(name) for name in config.teacher.models]
+    return [config.teacher.model] if config.teacher.model else []
 
 
 def register() -> None:

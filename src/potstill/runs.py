@@ -22,6 +22,7 @@ from potstill.build import (
     build_training,
 )
 from potstill.callbacks import BestStudent, newest_checkpoint
+from potstill.config import teachers_of
 from potstill.data.tasks.composition import is_task, text_name
 from potstill.errors import CheckpointError
 from potstill.evaluation.efficiency import count_parameters
@@ -87,7 +88,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
                 training.module.student,
                 training.vocabulary.path,
                 folder / "student",
-                _card(config, summary, opener),
+                _card(config, summary, opener, own=training.module.student.config.model_type == "bigru"),
             )
             write_summary(folder, summary)
             OmegaConf.save(config, folder / "config.yaml", resolve=True)
@@ -160,8 +161,8 @@ def _opener(student: PreTrainedModel) -> str:
     return f"AutoModel{SUFFIXES[head]}" if head else "AutoModel"
 
 
-def _card(config: DictConfig, summary: dict[str, Any], opener: str) -> str:
-    teacher = config.teacher.model or "none"
+def _card(config: DictConfig, summary: dict[str, Any], opener: str, own: bool = False) -> str:
+    teacher = ", ".join(teachers_of(config)) or "none"
     figures = "\n".join(
         f"- {name}: {value:.4g}" for name, value in summary.items() if isinstance(value, float)
     )
@@ -170,7 +171,9 @@ def _card(config: DictConfig, summary: dict[str, Any], opener: str) -> str:
         "---\nlibrary_name: transformers\ntags: [distillation, potstill]\n---\n\n"
         f"# Student\n\nTrained with `objective={config.objective.name}` on `{text_name(config)}`; teacher: {teacher}; "
         f"seed {config.seed}.\n\n{figures}\n\n"
-        f"Open it with `transformers.{opener}.from_pretrained`{more}.\n"
+        f"Open it with `transformers.{opener}.from_pretrained`{more}"
+        # transformers does not know the class of a recurrent student.
+        + (", after `import potstill.models.bigru`: transformers alone cannot.\n" if own else ".\n")
     )
 
 

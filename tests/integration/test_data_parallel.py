@@ -7,7 +7,13 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("objective", ["kd", "diito"])
+MATCHES = (
+    "objective.matches=[{teacher: 4, student: 2, loss: hidden_mse, projection: linear}, "
+    "{teacher: 3, student: 1, loss: attention_mse}, {teacher: 2, student: 1, loss: pkd}]"
+)
+
+
+@pytest.mark.parametrize("objective", ["kd", "diito", "matches"])
 def test_two_processes_make_the_update_of_one(
     objective, command, text_file, eval_file, bert_teacher, tmp_path
 ):
@@ -18,10 +24,13 @@ def test_two_processes_make_the_update_of_one(
     still += "intermediate_size: 64, max_position_embeddings: 64, hidden_dropout_prob: 0.0, "
     still += "attention_probs_dropout_prob: 0.0}"
     common = [
-        f"objective={objective}", f"teacher.model={bert_teacher}", still, "data=text_files",
+        f"objective={'kd' if objective == 'matches' else objective}", f"teacher.model={bert_teacher}", still,
+        "data=text_files",
         f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]", "data.max_length=32", "data.num_proc=1",
         "trainer.max_steps=4", "optimizer.lr=1e-3", "trainer.enable_progress_bar=false", "logger=csv",
     ]  # fmt: skip
+    if objective == "matches":
+        common += [MATCHES, "objective.gradient_shares_every=1"]
     two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
     runs = {
         "one": ["data.batch_size=8"],
@@ -34,13 +43,18 @@ def test_two_processes_make_the_update_of_one(
     for key, value in one.items():
         torch.testing.assert_close(both[key], value, rtol=0, atol=1e-5, msg=key)
     figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in runs]
-    causal = (
-        ("train/loss_causal_ce", "val/interchange_agreement", "val/interchange_kl")
-        if objective == "diito"
-        else ()
-    )
+    own = {
+        "diito": ("train/loss_causal_ce", "val/interchange_agreement", "val/interchange_kl"),
+        "matches": (
+            *(f"train/loss_match_{number}" for number in range(3)),
+            *(
+                f"train/gradient_share_{term}"
+                for term in ("ce", "mlm", "cos", "match_0", "match_1", "match_2")
+            ),
+        ),
+    }
     for key in (
-        *causal,
+        *own.get(objective, ()),
         "train/loss",
         "train/loss_ce",
         "train/grad_norm",

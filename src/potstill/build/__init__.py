@@ -81,7 +81,10 @@ def build_training(config: DictConfig) -> Training:
     vocabulary = build_vocabulary(config.data, parts, models)
     teacher, student = build_models(config, vocabulary)
     objective = build_objective(
-        config.objective, trunk_of(student), trunk_of(teacher) if teacher is not None else None
+        config.objective,
+        trunk_of(student),
+        trunk_of(teacher) if teacher is not None else None,
+        seed=config.seed,
     )
     check_mask(objective.kind, vocabulary)
     # Made once for nothing: a fault in its arguments should not wait for the corpus.
@@ -94,7 +97,7 @@ def build_training(config: DictConfig) -> Training:
     settings = batch_settings(config, build_plan(config.objective.interchange))
     data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, settings)
     parameters = teacher.num_parameters() if teacher is not None else None
-    suit_hardware(config, teacher, student)
+    suit_hardware(config, [teacher], student)
     module = LanguageDistillation(
         student,
         teacher,
@@ -102,6 +105,7 @@ def build_training(config: DictConfig) -> Training:
         optimizer=lambda model: build_optimizer(config.optimizer, model),
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,
+        shares_every=config.objective.gradient_shares_every,
     )
     return Training(module, data, vocabulary, train, parameters)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -28,6 +32,10 @@ from potstill.models.students import (
 from potstill.models.trunk import Trunk, trunk_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import HARD, LanguageObjective
+from potstill.objectives.matches import Matches
+from potstill.objectives.matching import read_matches
+from potstill.objectives.schedules import WeightSchedule
+from potstill.objectives.soft_targets import SoftTargets, TeacherMean
 from potstill.objectives.task import LABEL, TaskObjective
 
 
@@ -77,14 +85,17 @@ def prepare_student(settings: DictConfig, student: PreTrainedModel) -> None:
         set_checkpointing(student, settings.checkpointing)
 
 
-def suit_hardware(config: DictConfig, teacher: PreTrainedModel | None, student: PreTrainedModel) -> None:
-    """Half precision for the weights of a frozen teacher, where it computes in it; compiled blocks."""
-    if teacher is not None and config.trainer.precision == "bf16-mixed":
-        halve_products(teacher, torch.bfloat16)
+def suit_hardware(
+    config: DictConfig, teachers: Sequence[PreTrainedModel | None], student: PreTrainedModel
+) -> None:
+    """Half precision for the weights of frozen teachers, where they compute in it; compiled blocks."""
+    frozen = [teacher for teacher in teachers if teacher is not None]
+    if config.trainer.precision == "bf16-mixed":
+        for teacher in frozen:
+            halve_products(teacher, torch.bfloat16)
     if config.compile:
-        for model in (teacher, student):
-            if model is not None:
-                compile_blocks(model)
+        for model in (*frozen, student):
+            compile_blocks(model)
 
 
 def _build_student(
@@ -108,38 +119,94 @@ def _build_student(
     )
 
 
-def build_objective(settings: DictConfig, student: Trunk, teacher: Trunk | None) -> LanguageObjective:
-    """The weighted terms for a masked or a causal language model.
+def build_objective(
+    settings: DictConfig, student: Trunk, teacher: Trunk | None, *, seed: int
+) -> LanguageObjective:
+    """The weighted terms for a masked or a causal language model; `seed` is of projections.
 
     Raises:
         ConfigError: a term of the other kind of model has a weight, no term has one, or the models lack what the
-            interchange mapping names.
+            interchange mapping or a match names.
     """
     kind = student.kind
-    weights = term_weights(settings, HARD[kind])
     interchange = build_interchange(settings.interchange, teacher, student)
-    return LanguageObjective(kind, weights, settings.temperature, settings.positions, interchange)
+    matches = build_matches(settings, [teacher] if teacher is not None else [], student, seed)
+    weights, schedules = term_weights(settings, HARD[kind], matches)
+    return LanguageObjective(
+        kind,
+        weights,
+        settings.temperature,
+        settings.positions,
+        interchange,
+        schedules=schedules,
+        matches=matches,
+    )
 
 
 def build_task_objective(
-    settings: DictConfig, task: Task, student: Trunk, teacher: Trunk | None
+    config: DictConfig, task: Task, student: Trunk, teachers: Sequence[Trunk]
 ) -> TaskObjective:
-    """The weighted terms for a task model.
+    """The weighted terms for a task model, from the whole training configuration.
 
     Raises:
         ConfigError: as `build_objective`.
     """
-    weights = term_weights(settings, LABEL)
-    interchange = build_interchange(settings.interchange, teacher, student)
-    return TaskObjective(task.kind, weights, settings.temperature, interchange)
+    settings = config.objective
+    interchange = build_interchange(settings.interchange, teachers[0] if teachers else None, student)
+    matches = build_matches(settings, teachers, student, config.seed)
+    weights, schedules = term_weights(settings, LABEL, matches)
+    return TaskObjective(
+        task.kind,
+        weights,
+        settings.temperature,
+        interchange,
+        soft=SoftTargets(
+            settings.soft_target,
+            settings.beta,
+            settings.temperature_schedule,
+            settings.temperature_strength,
+            settings.temperature_gamma,
+            settings.probability_shift,
+        ),
+        mean=TeacherMean(tuple(config.teacher.weights or ()), config.teacher.average),
+        schedules=schedules,
+        matches=matches,
+    )
 
 
-def term_weights(settings: DictConfig, hard: str) -> dict[str, float]:
-    """The weight of each term; `hard` is the one on the data's own labels that suits the student.
+def build_matches(
+    settings: DictConfig, teachers: Sequence[Trunk], student: Trunk, seed: int
+) -> Matches | None:
+    """What is compared within the models; None where nothing is.
+
+    Raises:
+        ConfigError: a match that they have no room for.
+    """
+    if settings.matches is None or not teachers:
+        return None
+    read = read_matches(plain_matches(settings), [teacher.spec for teacher in teachers], student.spec)
+    return Matches(read, teachers, student, seed=seed) if read else None
+
+
+def plain_matches(settings: DictConfig) -> Any:
+    """`objective.matches` as plain lists, dictionaries and names."""
+    return OmegaConf.to_container(OmegaConf.create({"of": settings.matches}), resolve=True)["of"]  # type: ignore[index,call-overload]
+
+
+def term_weights(
+    settings: DictConfig, hard: str, matches: Matches | None
+) -> tuple[dict[str, float], dict[str, WeightSchedule]]:
+    """The weight of each term, the highest where it changes, and how it changes.
+
+    Args:
+        settings: the keys of `objective`.
+        hard: the term on the data's own labels that suits the student.
+        matches: whose weights are their own.
 
     Raises:
         ConfigError: another student's hard term has a weight, or no term has one.
     """
+    schedules = {}
     weights = {name: term.weight for name, term in settings.terms.items()}
     for name in (*HARD.values(), LABEL):
         if weights[name] is None:
@@ -148,9 +215,22 @@ def term_weights(settings: DictConfig, hard: str) -> dict[str, float]:
             raise ConfigError(
                 f"objective.terms.{name}.weight={weights[name]}: this student learns from {hard}; use that term"
             )
+    for name, term in settings.terms.items():
+        if term.schedule != "constant":
+            start = weights[name] if term.start is None else term.start
+            schedules[name] = WeightSchedule(term.schedule, float(start or 0.0), term.end, term.steps)
+            weights[name] = max(schedules[name].start, term.end)
+    if matches is not None:
+        weights |= matches.weights
+        schedules |= matches.schedules
     if not any(weights.values()):
         raise ConfigError("objective.terms: all weights are 0; give one a weight above 0")
-    return {name: float(weight or 0.0) for name, weight in weights.items()}
+    for when, step in (("first", 0), ("last", sys.maxsize)):
+        if not any({**weights, **{name: own(step) for name, own in schedules.items()}}.values()):
+            raise ConfigError(
+                f"objective.terms: all weights are 0 at the {when} step; give one without a schedule a weight above 0"
+            )
+    return {name: float(weight or 0.0) for name, weight in weights.items()}, schedules
 
 
 def build_interchange(

@@ -21,6 +21,7 @@ from potstill.build.models import (
     suit_hardware,
 )
 from potstill.build.task_parts import Preparer, check_labels, read_joined, with_labels_of, with_own_labels
+from potstill.config import teachers_of
 from potstill.data.corpus.tokenizers import Vocabulary, describe
 from potstill.data.tasks.augment import Augmentation, Noise
 from potstill.data.tasks.composition import MAIN, judged_parts, task_of, training_parts
@@ -73,28 +74,29 @@ def build_task_training(config: DictConfig) -> TaskTraining:
     check_labels(train, *evaluation.values(), task=task)
     vocabulary = describe(_tokenizer_folder(config))
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
-    teacher = None
+    teachers = []
     if config.objective.name not in SUPERVISED_TASKS:
-        teacher = load_task_model(
-            "teacher.model",
-            config.teacher.model,
-            labels=task.labels,
-            head=task.head,
-            need_head=True,
-            attention=config.teacher.attention,
-        )
-        check_vocabulary(vocabulary, "teacher.model", teacher)
-    student = _build_student(config, task, vocabulary, teacher)
+        key = "teacher.models" if config.teacher.models else "teacher.model"
+        for name in teachers_of(config):
+            teacher = load_task_model(
+                key,
+                name,
+                labels=task.labels,
+                head=task.head,
+                need_head=True,
+                attention=config.teacher.attention,
+            )
+            check_vocabulary(vocabulary, key, teacher)
+            teachers.append(teacher)
+    student = _build_student(config, task, vocabulary, teachers[0] if teachers else None)
     check_vocabulary(vocabulary, "the student", student)
-    if teacher is not None:
+    for teacher in teachers:
         check_tokens(teacher, student)
     prepare_student(config.student, student)
-    objective = build_task_objective(
-        config.objective, task, trunk_of(student), trunk_of(teacher) if teacher is not None else None
-    )
+    objective = build_task_objective(config, task, trunk_of(student), [trunk_of(one) for one in teachers])
     # Made once for nothing: a fault in its arguments should not wait for the features.
     build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
-    models = [m for m in (teacher, student) if m is not None]
+    models = [*teachers, student]
     length = _length(config, vocabulary, models)
     preparer = Preparer(config.data, config.benchmark, task, vocabulary, length)
     train_set = preparer.part("train", train).set
@@ -108,17 +110,18 @@ def build_task_training(config: DictConfig) -> TaskTraining:
         causal=trunk_of(student).kind == "causal",
         noise=_noise(config.data.augment, vocabulary),
     )
-    parameters = teacher.num_parameters() if teacher is not None else None
-    suit_hardware(config, teacher, student)
+    parameters = sum(teacher.num_parameters() for teacher in teachers) or None
+    suit_hardware(config, teachers, student)
     module = Downstream(
         student,
-        teacher,
+        torch.nn.ModuleList(teachers) if len(teachers) > 1 else teachers[0] if teachers else None,
         objective,
         task,
         {name: part.judge for name, part in prepared.items()},
         optimizer=lambda model: build_optimizer(config.optimizer, model),
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,
+        shares_every=config.objective.gradient_shares_every,
     )
     return TaskTraining(module, data, vocabulary, task, preparer.counts, parameters)
 
@@ -210,7 +213,7 @@ def _tokenizer_folder(config: DictConfig) -> str:
     given = {
         "data.tokenizer": config.data.tokenizer,
         "student.model": config.student.model,
-        "teacher.model": config.teacher.model,
+        "teacher.model": next(iter(teachers_of(config)), None),
     }
     return local_tokenizer(*next((key, value) for key, value in given.items() if value is not None))
 
@@ -241,7 +244,7 @@ def _build_student(
     else:
         teacher = teacher or load_task_model(
             "teacher.model",
-            config.teacher.model,
+            teachers_of(config)[0],
             labels=task.labels,
             head=task.head,
             need_head=False,

@@ -44,12 +44,14 @@ class Architecture:
         defaults: the sizes that apply where config.json leaves them out, as transformers has them.
         names: the architecture's own keys where they differ from the standard ones.
         offset_positions: positions are counted from `pad_token_id + 1`, so that many are not usable.
+        attention: it has attention; a recurrent model has none, and no language-model head here.
     """
 
     kind: Kind
     defaults: Mapping[str, int]
     names: Mapping[str, str] = field(default_factory=dict)
     offset_positions: bool = False
+    attention: bool = True
 
 
 def _sizes(depth: int, width: int, heads: int, positions: int, vocab: int) -> dict[str, int]:
@@ -77,6 +79,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture("causal", _sizes(32, 4096, 32, 2048, 32000)),
     "mistral": Architecture("causal", _sizes(32, 4096, 32, 131072, 32000)),
     "qwen2": Architecture("causal", _sizes(32, 4096, 32, 32768, 151936)),
+    "bigru": Architecture("masked", _sizes(1, 512, 1, 512, 30522), attention=False),
 }
 
 
@@ -106,6 +109,16 @@ class ModelSpec:
     def head_dim(self) -> int:
         """Width of one head's slice of the residual stream."""
         return self.width // self.heads
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether it has attention of every token to every other, which can be compared with another model's."""
+        return self.kind == "masked" and self.is_transformer
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether it has attention at all; a recurrent student has none."""
+        return ARCHITECTURES[self.model_type].attention
 
 
 def read_spec(key: str, value: str) -> ModelSpec:

@@ -201,8 +201,8 @@ class Trunk:
         head = task_head(self.model)
         if head is None:
             raise ModelError(f"{type(self.model).__name__} has no head for a task")
-        last = head == "sequence" and self.view.pools_last
-        hidden = _last_token(last_hidden_BLD, attention_mask_BL) if last else last_hidden_BLD
+        pool = (_last_token if self.view.pools_last else self.view.pools) if head == "sequence" else None
+        hidden = last_hidden_BLD if pool is None else pool(last_hidden_BLD, attention_mask_BL)
         steps = [self.model.get_submodule(s) if isinstance(s, str) else s for s in self.view.task_head(head)]
         return reduce(lambda state, step: step(state), steps, hidden)
 

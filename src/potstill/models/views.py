@@ -20,6 +20,7 @@ from transformers.masking_utils import (
 )
 
 from potstill.errors import ModelError
+from potstill.models import bigru
 from potstill.models.head_labels import Head
 from potstill.models.specs import unknown_architecture
 
@@ -61,8 +62,11 @@ class View:
         tokens: steps of the head for token classification, from the last hidden states.
         spans: steps of the head for question answering, likewise.
         pools_last: the classification head reads the last token of a sequence, not the first.
+        pools: (last hidden states, mask) -> what the classification head reads, where it is neither.
         positions: name of the learnt position embeddings in the base model, if it has them.
         token_types: name of the token-type embeddings in the base model, if it has them.
+        vectors: names in a block of what gives queries, keys and values, of bidirectional attention whose scores are
+            their products; empty where it is another one.
     """
 
     embed: Callable[[Any, Tensor, Tensor | None, Tensor | None], Flow]
@@ -73,8 +77,10 @@ class View:
     tokens: tuple[Step, ...] = ("dropout", "classifier")
     spans: tuple[Step, ...] = ("qa_outputs",)
     pools_last: bool = False
+    pools: Callable[[Tensor, Tensor | None], Tensor] | None = None
     positions: str | None = None
     token_types: str | None = None
+    vectors: tuple[str, ...] = ()
 
     @property
     def head_modules(self) -> tuple[str, ...]:
@@ -141,6 +147,11 @@ def _embed_rotary(
     return Flow(hidden, tuple(masks[kind] for kind in kinds), context)
 
 
+def _embed_bigru(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, _: Tensor | None) -> Flow:
+    # Its layers take the mask of the tokens as it is.
+    return Flow(base.embed(input_ids_BL), (attention_mask_BL,) * base.config.num_hidden_layers, {})
+
+
 def _attention_kinds(config: Any) -> list[str]:
     """Attention of every block: Qwen2 says so block by block, Mistral for all, Llama has no window."""
     if getattr(config, "layer_types", None):
@@ -156,6 +167,7 @@ def _first_token(hidden_BLD: Tensor) -> Tensor:
 _ENCODER: dict[str, Any] = {
     "positions": "embeddings.position_embeddings",
     "token_types": "embeddings.token_type_embeddings",
+    "vectors": ("attention.self.query", "attention.self.key", "attention.self.value"),
 }
 _ROBERTA = View(
     _embed_encoder,
@@ -191,6 +203,7 @@ VIEWS: dict[str, View] = {
         classifier=(_first_token, "pre_classifier", relu, "dropout", "classifier"),
         spans=("dropout", "qa_outputs"),
         positions="embeddings.position_embeddings",
+        vectors=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
     ),
     "electra": View(
         _embed_encoder,
@@ -203,6 +216,7 @@ VIEWS: dict[str, View] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
+    bigru.MODEL_TYPE: View(_embed_bigru, "layers", classifier=("dropout", "classifier"), pools=bigru.pooled),
 }
 
 

@@ -20,6 +20,7 @@ from potstill.objectives.language import (
     nll_of_logits,
     reached_positions,
 )
+from potstill.objectives.terms import TermSums
 
 
 class LanguageDistillation(StudentModule):
@@ -34,6 +35,7 @@ class LanguageDistillation(StudentModule):
         optimizer: makes the optimizer of the student's parameters.
         schedule: makes the learning-rate schedule from the optimizer and the number of steps.
         clip: largest norm of the gradient; None for none.
+        shares_every: optimizer steps between measurements of the terms' shares of the gradient; None for none.
     """
 
     def __init__(
@@ -45,8 +47,17 @@ class LanguageDistillation(StudentModule):
         optimizer: MakeOptimizer | None = None,
         schedule: MakeSchedule | None = None,
         clip: float | None = None,
+        shares_every: int | None = None,
     ):
-        super().__init__(student, teacher, objective, optimizer=optimizer, schedule=schedule, clip=clip)
+        super().__init__(
+            student,
+            teacher,
+            objective,
+            optimizer=optimizer,
+            schedule=schedule,
+            clip=clip,
+            shares_every=shares_every,
+        )
         self._student_trunk = trunk_of(student)
         self._teacher_trunk = trunk_of(teacher) if teacher is not None else None
         self._hard = HARD[objective.kind]
@@ -64,11 +75,14 @@ class LanguageDistillation(StudentModule):
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step over all micro-batches of `batch`."""
+        objective = self.objective.at(self.global_step)
         denominators = self.objective.denominators(batch)
-        self.optimizer_step_over(
-            batch,
-            lambda micro: self.objective(self._student_trunk, self._teacher_trunk, micro, denominators),
-        )
+
+        def share_of(terms: LanguageObjective, micro: MicroBatch) -> TermSums:
+            return terms(self._student_trunk, self._teacher_trunk, micro, denominators)
+
+        self.measure_shares(batch, objective, share_of)
+        self.optimizer_step_over(batch, lambda micro: share_of(objective, micro))
 
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Adds one batch to the means of every term and to the perplexities."""

@@ -12,9 +12,10 @@ from potstill.data.tasks.labels import REGRESSION, Task
 from potstill.evaluation.judges import Judge, empty_of
 from potstill.evaluation.metrics import Predictions
 from potstill.interchange.agreement import AgreementMetric, class_agreement
-from potstill.models.trunk import trunk_of
+from potstill.models.trunk import Trunk, trunk_of
 from potstill.modules.steps import MakeOptimizer, MakeSchedule, StudentModule
 from potstill.objectives.task import TaskObjective, logits_of, predictions_of, reached_of
+from potstill.objectives.terms import TermSums
 
 
 class Downstream(StudentModule):
@@ -25,19 +26,21 @@ class Downstream(StudentModule):
 
     Args:
         student: has the task's head.
-        teacher: has one too; frozen, in evaluation mode, absent from checkpoints; None where no term reads it.
+        teacher: has one too; frozen, in evaluation mode, absent from checkpoints; several as a list of modules; None
+            where no term reads it.
         objective: the terms.
         task: says what is measured.
         judges: of the evaluation sets by name, in the order of their loaders; metrics of a set with a name end in it.
         optimizer: makes the optimizer of the student's parameters.
         schedule: makes the learning-rate schedule from the optimizer and the number of steps.
         clip: largest norm of the gradient; None for none.
+        shares_every: optimizer steps between measurements of the terms' shares of the gradient; None for none.
     """
 
     def __init__(
         self,
         student: PreTrainedModel,
-        teacher: PreTrainedModel | None,
+        teacher: PreTrainedModel | nn.ModuleList | None,
         objective: TaskObjective,
         task: Task,
         judges: Mapping[str, Judge],
@@ -45,11 +48,24 @@ class Downstream(StudentModule):
         optimizer: MakeOptimizer | None = None,
         schedule: MakeSchedule | None = None,
         clip: float | None = None,
+        shares_every: int | None = None,
     ):
-        super().__init__(student, teacher, objective, optimizer=optimizer, schedule=schedule, clip=clip)
+        super().__init__(
+            student,
+            teacher,
+            objective,
+            optimizer=optimizer,
+            schedule=schedule,
+            clip=clip,
+            shares_every=shares_every,
+        )
         self.task, self.judges = task, dict(judges)
         self._student_trunk = trunk_of(student)
-        self._teacher_trunk = trunk_of(teacher) if teacher is not None else None
+        self._teacher_trunk: Trunk | list[Trunk] | None = None
+        if isinstance(teacher, nn.ModuleList):
+            self._teacher_trunk = [trunk_of(one) for one in teacher]  # type: ignore[arg-type]
+        elif teacher is not None:
+            self._teacher_trunk = trunk_of(teacher)
         # A score is no prediction that two models could share.
         comparable = teacher is not None and task.kind != REGRESSION
         self._exchange = objective.interchange if comparable else None
@@ -60,11 +76,14 @@ class Downstream(StudentModule):
 
     def training_step(self, batch: TaskStep, batch_idx: int) -> None:
         """One optimizer step over all micro-batches of `batch`."""
+        objective = self.objective.at(self.global_step)
         denominators = self.objective.denominators(batch)
-        self.optimizer_step_over(
-            batch,
-            lambda micro: self.objective(self._student_trunk, self._teacher_trunk, micro, denominators),
-        )
+
+        def share_of(terms: TaskObjective, micro: TaskBatch) -> TermSums:
+            return terms(self._student_trunk, self._teacher_trunk, micro, denominators)
+
+        self.measure_shares(batch, objective, share_of)
+        self.optimizer_step_over(batch, lambda micro: share_of(objective, micro))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the predictions of an earlier pass; a rank without a batch still has tensors of the right kind."""
@@ -89,7 +108,7 @@ class Downstream(StudentModule):
     def _add_agreement(self, micro: TaskBatch) -> None:
         if self._exchange is None or micro.swap is None:
             return
-        assert self._teacher_trunk is not None
+        assert isinstance(self._teacher_trunk, Trunk)
         reached = reached_of(micro)
         sums = class_agreement(
             self._teacher_trunk,

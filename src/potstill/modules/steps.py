@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import CheckpointError, TrainingError
+from potstill.modules.gradient_shares import gradient_shares
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
@@ -48,22 +50,25 @@ class StudentModule(LightningModule):
 
     Args:
         student: trained.
-        teacher: frozen, in evaluation mode, absent from checkpoints; None where no term reads it.
-        objective: its active terms name what a checkpoint is of.
+        teacher: frozen, in evaluation mode, absent from checkpoints; several as a list of modules; None where no term
+            reads it.
+        objective: its active terms name what a checkpoint is of; projections of its matches train with the student.
         optimizer: makes the optimizer of the student's parameters.
         schedule: makes the learning-rate schedule from the optimizer and the number of steps.
-        clip: largest norm of the gradient; None for none.
+        clip: largest norm of the gradient, projections included; None for none.
+        shares_every: optimizer steps between measurements of the terms' shares of the gradient; None for none.
     """
 
     def __init__(
         self,
         student: PreTrainedModel,
-        teacher: PreTrainedModel | None,
+        teacher: PreTrainedModel | nn.ModuleList | None,
         objective: _Objective,
         *,
         optimizer: MakeOptimizer | None,
         schedule: MakeSchedule | None,
         clip: float | None,
+        shares_every: int | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -71,9 +76,13 @@ class StudentModule(LightningModule):
         if teacher is not None:
             teacher.requires_grad_(False).eval()
         self.objective: Any = objective
-        self.clip = clip
+        matches = getattr(objective, "matches", None)
+        self.projections = nn.ModuleDict() if matches is None else matches.projections
+        self._rates: dict[str, float | None] = {} if matches is None else matches.rates
+        self.clip, self.shares_every = clip, shares_every
         self._make_optimizer, self._make_schedule = optimizer, schedule
         self.last_step: dict[str, float] = {}
+        self._shares: dict[str, float] = {}
 
     def train(self, mode: bool = True) -> StudentModule:
         """The student's mode; the teacher stays in evaluation mode."""
@@ -89,6 +98,25 @@ class StudentModule(LightningModule):
         assert self.teacher is None or not (
             self.teacher.training or any(p.requires_grad for p in self.teacher.parameters())
         )
+
+    def measure_shares(self, batch: _Step, objective: Any, share_of: Callable[[Any, Any], _Share]) -> None:
+        """Every so many steps: how the student's gradient divides among the terms.
+
+        Args:
+            batch: the step.
+            objective: with the weights of this step.
+            share_of: (objective, micro-batch) -> its share.
+        """
+        if not self.shares_every or self.global_step % self.shares_every:
+            return
+        shares = gradient_shares(
+            [parameter for parameter in self.student.parameters() if parameter.requires_grad],
+            batch.micro,
+            {term: partial(share_of, objective.only(term)) for term in objective.active},
+            seed=batch.seed + self.global_rank,
+            world=self.trainer.world_size,
+        )
+        self._shares = {f"train/gradient_share_{term}": share for term, share in shares.items()}
 
     def optimizer_step_over(self, batch: _Step, share_of: Callable[[Any], _Share]) -> None:
         """One optimizer step over all micro-batches of `batch`, each of which gives its share."""
@@ -108,7 +136,8 @@ class StudentModule(LightningModule):
         self._step(optimizer, totals)
 
     def _step(self, optimizer: Any, totals: dict[str, Tensor]) -> None:
-        norm = nn.utils.clip_grad_norm_(self.student.parameters(), self.clip or math.inf)
+        trained = [*self.student.parameters(), *self.projections.parameters()]
+        norm = nn.utils.clip_grad_norm_(trained, self.clip or math.inf)
         names = [*totals, "grad_norm"]
         shares = torch.stack(list(totals.values()))
         if self.trainer.world_size > 1:
@@ -116,7 +145,10 @@ class StudentModule(LightningModule):
         # One wait for the device.
         values = dict(zip(names, [*shares.tolist(), float(norm)], strict=True))
         bad = [
-            name for name in [*self.objective.active, "loss", "grad_norm"] if not math.isfinite(values[name])
+            name
+            for name in [*self.objective.active, "loss", "grad_norm"]
+            if name in values
+            and not math.isfinite(values[name])  # a term whose weight is 0 in this step has none
         ]
         if bad:
             what = "gradient norm" if bad[0] == "grad_norm" else f"term {bad[0]}"
@@ -135,6 +167,7 @@ class StudentModule(LightningModule):
             "train/loss": values["loss"],
             "train/grad_norm": values["grad_norm"],
             "train/lr": rate,
+            **self._shares,
         }
         # Lightning's log costs milliseconds, and writes at these steps only.
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -149,9 +182,12 @@ class StudentModule(LightningModule):
         return torch.enable_grad()
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over the student's trainable parameters, with its schedule."""
+        """The optimizer over the student's trainable parameters and the projections, with its schedule."""
         assert self._make_optimizer is not None
         optimizer = self._make_optimizer(self.student)
+        for name, rate in self._rates.items():
+            own = {} if rate is None else {"lr": rate}
+            optimizer.add_param_group({"params": list(self.projections[name].parameters()), **own})
         if self._make_schedule is None:
             return optimizer
         return [optimizer], [self._make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))]

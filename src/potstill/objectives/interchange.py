@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from potstill.interchange.intervene import Swap, blocks_read, counterfactual, run, swap_tokens
+from potstill.interchange.intervene import Run, Swap, blocks_read, counterfactual, run, swap_tokens
 from potstill.interchange.mappings import InterchangeMapping, Site
 from potstill.models.trunk import Trunk
 from potstill.models.views import Flow
@@ -39,11 +40,20 @@ class Micro(Protocol):
     sources: Any
 
 
-class Hidden(NamedTuple):
-    """One model's last hidden states, (batch, length, width) for each of `bases_of`; empty where nobody reads them."""
+@dataclass(frozen=True)
+class Hidden:
+    """One model's hidden states, (batch, length, width) for each of `bases_of`; empty where nobody reads them.
 
-    base: list[Tensor]
-    causal: list[Tensor]
+    Attributes:
+        base: the last ones of the base run.
+        causal: the last ones of the counterfactual run.
+        layers: those of the base run that were asked for, by number: 0 after the embeddings, k after block k, counted
+            from 1; the last ones after the final norm.
+    """
+
+    base: list[Tensor] = field(default_factory=list)
+    causal: list[Tensor] = field(default_factory=list)
+    layers: list[dict[int, Tensor]] = field(default_factory=list)
 
 
 def bases_of(micro: Any, exchange: Interchange | None) -> list[Any]:
@@ -54,7 +64,13 @@ def bases_of(micro: Any, exchange: Interchange | None) -> list[Any]:
 
 
 def hidden_states(
-    trunk: Trunk, side: str, micro: Micro, exchange: Interchange | None, *, whole: bool
+    trunk: Trunk,
+    side: str,
+    micro: Micro,
+    exchange: Interchange | None,
+    *,
+    whole: bool,
+    keep: Collection[int] = (),
 ) -> Hidden:
     """Run one model as far as terms read it.
 
@@ -64,10 +80,13 @@ def hidden_states(
         micro: sequences, and what swaps.
         exchange: what the causal terms swap; None where no term reads the counterfactual run.
         whole: whether a term reads the end of the base run.
+        keep: layers of the base run that are read, numbered as in `Hidden`.
     """
     swap, bases = micro.swap, bases_of(micro, exchange)
+    kept = {layer - 1 for layer in keep}
     if exchange is None or swap is None:
-        return Hidden([_end(trunk, _embed(trunk, part)) for part in bases] if whole else [], [])
+        runs = [run(trunk, _embed(trunk, part), kept, whole=whole) for part in bases if whole or kept]
+        return Hidden(_ends(runs), [], _layers(trunk, runs, keep))
     ways = (swap, swap.reverse())
     inputs = [micro] if micro.sources is None else [micro, micro.sources]
     if exchange.data_augment:
@@ -75,23 +94,22 @@ def hidden_states(
             swap_tokens(part.input_ids, other.input_ids, way)
             for part, other, way in zip(bases, inputs[::-1], ways, strict=False)
         ]
-        return Hidden(
-            [_end(trunk, _embed(trunk, part)) for part in bases if whole],
-            [_end(trunk, _embed(trunk, part, ids)) for part, ids in zip(bases, swapped, strict=True)],
-        )
+        runs = [run(trunk, _embed(trunk, part), kept, whole=whole) for part in bases if whole or kept]
+        causal = [run(trunk, _embed(trunk, part, ids)) for part, ids in zip(bases, swapped, strict=True)]
+        return Hidden(_ends(runs), _ends(causal), _layers(trunk, runs, keep))
     sites: tuple[Site, ...] = getattr(exchange.mappings[swap.draw % len(exchange.mappings)], side)
-    first, read = {sites[0].block}, blocks_read(sites, exchange.read_site)
+    first, read = {sites[0].block} | kept, blocks_read(sites, exchange.read_site)
     mutual = len(bases) == len(inputs)  # each is base and source
     runs = [run(trunk, _embed(trunk, micro), first | read if mutual else first, whole=whole)]
     if micro.sources is not None:
-        keep = first | read if mutual else read
-        runs.append(run(trunk, _embed(trunk, micro.sources), keep, whole=whole and mutual))
-    causal = [
+        theirs = first | read if mutual else read
+        runs.append(run(trunk, _embed(trunk, micro.sources), theirs, whole=whole and mutual))
+    ends = [
         counterfactual(trunk, base, source, sites, way, exchange.read_site)
         for base, source, way in zip(runs[: len(bases)], runs[::-1], ways, strict=False)
     ]
-    ends = [r.last_BLD for r in runs[: len(bases)] if r.last_BLD is not None]
-    return Hidden(ends, causal)
+    runs = runs[: len(bases)]
+    return Hidden(_ends(runs), ends, _layers(trunk, runs, keep))
 
 
 def _embed(trunk: Trunk, micro: Any, input_ids_BL: Tensor | None = None) -> Flow:
@@ -100,7 +118,15 @@ def _embed(trunk: Trunk, micro: Any, input_ids_BL: Tensor | None = None) -> Flow
     return trunk.embed(ids, micro.attention_mask, types if trunk.token_types > 1 else None)
 
 
-def _end(trunk: Trunk, flow: Flow) -> Tensor:
-    last_BLD = run(trunk, flow).last_BLD
-    assert last_BLD is not None
-    return last_BLD
+def _ends(runs: list[Run]) -> list[Tensor]:
+    return [r.last_BLD for r in runs if r.last_BLD is not None]
+
+
+def _layers(trunk: Trunk, runs: list[Run], keep: Collection[int]) -> list[dict[int, Tensor]]:
+    return [{layer: _layer(trunk, r, layer) for layer in keep} for r in runs]
+
+
+def _layer(trunk: Trunk, base: Run, layer: int) -> Tensor:
+    if layer < trunk.depth:
+        return base.state(layer - 1)
+    return trunk.finish(base.state(layer - 1)) if base.last_BLD is None else base.last_BLD

@@ -20,6 +20,7 @@ from potstill.losses.hidden import cosine_distance
 from potstill.losses.tied import TiedGradient
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.trunk import Trunk
+from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
 from potstill.objectives.terms import CAUSAL, SOFT, TermSums, WeightedTerms
 
@@ -59,6 +60,7 @@ class LanguageObjective(WeightedTerms):
             **dict.fromkeys(SOFT, soft),
             **dict.fromkeys(CAUSAL, reached),
             HARD[self.kind]: step.labelled,
+            **self.matched_counts(step),
         }
         return {term: float(max(counts[term], 1)) for term in self.active}
 
@@ -75,18 +77,21 @@ class LanguageObjective(WeightedTerms):
         """
         exchange = self.interchange if self._any(CAUSAL) else None
         parts = bases_of(micro, exchange)
-        theirs = Hidden([], [])
+        theirs, their_features = Hidden(), list[Features]()
         # The teacher first: what it needs for a while is free again when the student's states pile up.
         if self.needs_teacher:
             assert teacher is not None
             with torch.no_grad():
-                theirs = hidden_states(teacher, "teacher", micro, exchange, whole=self._any(SOFT))
+                theirs, their_features = observed(
+                    teacher, "teacher", micro, exchange, whole=self._any(SOFT), wanted=self.wanted(0)
+                )
         with student.tying() as tied:
-            ours = hidden_states(
-                student, "student", micro, exchange, whole=self._any((*SOFT, HARD[self.kind]))
-            )
+            whole, wanted = self._any((*SOFT, HARD[self.kind])), self.wanted(None)
+            ours, our_features = observed(student, "student", micro, exchange, whole=whole, wanted=wanted)
         segments = [*self._base(ours, theirs, parts), *self._causal(ours, theirs, parts)]
         loss, terms = self._cosines(segments, denominators)
+        for term, value in self.matched_values(our_features, [their_features], parts, denominators).items():
+            loss, terms[term] = loss + self.weights[term] * value, value.detach()
         soft = [segment for segment in segments if segment.teacher_NE is not None]
         hard = [segment for segment in segments if segment.teacher_NE is None]
         for group in (soft, hard):

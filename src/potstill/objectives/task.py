@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -13,9 +12,11 @@ from torch.nn.functional import cross_entropy, mse_loss
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.data.tasks.labels import REGRESSION
 from potstill.losses.hidden import cosine_distance
-from potstill.losses.soft_targets import kl_divergence, logit_mse
+from potstill.losses.soft_targets import logit_mse
 from potstill.models.trunk import Trunk
+from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
+from potstill.objectives.soft_targets import SoftTargets, TeacherMean
 from potstill.objectives.terms import CAUSAL, SOFT, TermSums, WeightedTerms
 
 LABEL = "label"  # the term on the data's own labels
@@ -30,9 +31,9 @@ class TaskObjective(WeightedTerms):
 
     A prediction is a distribution over labels, or a score, of a row; of the labels of a word (its first token); or over
     the tokens of a window, one for either end of an answer. Over predictions: `label` is the cross entropy in nats, or
-    the squared error of the scores; `ce` is KL(teacher || student) * T^2, or the squared distance of the scores; `mse`
-    the squared distance of the logits, summed over labels. Over real tokens: `cos` is 1 - cosine of the last hidden
-    states.
+    the squared error of the scores; `ce` is KL(teacher || student) * T^2 or what else `soft` says, or the squared
+    distance of the scores; `mse` the squared distance of the logits, summed over labels. Over real tokens: `cos` is
+    1 - cosine of the last hidden states.
 
     On the counterfactual run, in which both models had the same states swapped: `causal_ce` as `ce`, over the
     predictions that the swap reaches, and `causal_cos` as `cos`, over the tokens that it can change. Source: Wu et al.
@@ -44,56 +45,84 @@ class TaskObjective(WeightedTerms):
         weights: by term; absent or 0 is not computed.
         temperature: T of `ce` and `causal_ce`.
         interchange: what the causal terms swap; needed where one of them has a weight.
+        soft: the loss of `ce` and `causal_ce`.
+        mean: of several teachers' predictions.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: {LABEL: 1.0})
     interchange: Interchange | None = None
+    soft: SoftTargets = field(default_factory=SoftTargets)
+    mean: TeacherMean = field(default_factory=TeacherMean)
 
     def denominators(self, step: TaskStep) -> dict[str, float]:
         """How many predictions, or tokens, of the step each term is a mean over; 1 where there are none."""
         counts = dict.fromkeys((LABEL, "ce", "mse"), step.predictions)
         counts |= {"cos": step.tokens, "causal_ce": step.reached, "causal_cos": step.reached_tokens}
+        counts |= self.matched_counts(step)
         return {term: float(max(counts[term], 1)) for term in self.active}
 
     def __call__(
-        self, student: Trunk, teacher: Trunk | None, micro: TaskBatch, denominators: Mapping[str, float]
+        self,
+        student: Trunk,
+        teacher: Trunk | Sequence[Trunk] | None,
+        micro: TaskBatch,
+        denominators: Mapping[str, float],
     ) -> TermSums:
         """The share of one micro-batch.
 
         Args:
             student: trained; gradients flow.
-            teacher: no gradients; may be None where `needs_teacher` is false.
+            teacher: no gradients; may be None where `needs_teacher` is false. Of several the predictions are averaged,
+                and a match reads the one that it names; `cos` and the causal terms read the first.
             micro: rows, labels and swaps.
             denominators: from `denominators`, of the whole step.
         """
         exchange = self.interchange if self._any(CAUSAL) else None
         parts = bases_of(micro, exchange)
-        ours = hidden_states(student, "student", micro, exchange, whole=self._any((LABEL, *SOFT)))
-        theirs = Hidden([], [])
+        read = self.wanted(None)
+        whole = self._any((LABEL, *SOFT))
+        ours, our_features = observed(student, "student", micro, exchange, whole=whole, wanted=read)
+        teachers = [] if teacher is None else [teacher] if isinstance(teacher, Trunk) else list(teacher)
+        taught: list[Hidden] = []
+        their_features: list[list[Features]] = []
         if self.needs_teacher:
-            assert teacher is not None
+            assert teachers
             with torch.no_grad():
-                theirs = hidden_states(teacher, "teacher", micro, exchange, whole=self._any(SOFT))
+                for number, one in enumerate(teachers):
+                    hidden, features = observed(
+                        one,
+                        "teacher",
+                        micro,
+                        exchange if number == 0 else None,
+                        whole=self._any(SOFT),
+                        wanted=self.wanted(number),
+                    )
+                    taught.append(hidden)
+                    their_features.append(features)
+        theirs = taught[0] if taught else Hidden()
         sums: list[dict[str, Tensor]] = []
-        read = self._any((LABEL, "ce", "mse"))
-        for part, ours_BLD, theirs_BLD in zip_longest(parts, ours.base, theirs.base):
-            if ours_BLD is not None and read:
-                logits = predictions_of(student, ours_BLD, part)
-                if self.weights.get(LABEL):
-                    sums.append({LABEL: label_loss(self.kind, logits, labels_of(part)) / denominators[LABEL]})
-                if self._any(("ce", "mse")):
-                    assert teacher is not None
-                    with torch.no_grad():
-                        targets = predictions_of(teacher, theirs_BLD, part)
-                    sums.append(self._soft(logits, targets, denominators, ("ce", "mse")))
+        for number, part in enumerate(parts):
+            if not self._any((LABEL, "ce", "mse")):
+                break
+            logits = predictions_of(student, ours.base[number], part)
+            if self.weights.get(LABEL):
+                sums.append({LABEL: label_loss(self.kind, logits, labels_of(part)) / denominators[LABEL]})
+            if self._any(("ce", "mse")):
+                with torch.no_grad():
+                    targets = [
+                        predictions_of(one, hidden.base[number], part)
+                        for one, hidden in zip(teachers, taught, strict=True)
+                    ]
+                    mean = self.mean(targets, self.temperature)
+                labels = labels_of(part) if self.soft.shift else None
+                sums.append(self._soft(logits, mean, denominators, ("ce", "mse"), labels))
         for part, ours_BLD, theirs_BLD in zip(parts, ours.causal, theirs.causal, strict=False):
             if self.weights.get("causal_ce"):
-                assert teacher is not None
                 reached = reached_of(part)
                 with torch.no_grad():
-                    targets = predictions_of(teacher, theirs_BLD, part)[reached]
+                    targets_NC = predictions_of(teachers[0], theirs_BLD, part)[reached]
                 logits = predictions_of(student, ours_BLD, part)[reached]
-                sums.append(self._soft(logits, targets, denominators, ("causal_ce",)))
+                sums.append(self._soft(logits, targets_NC, denominators, ("causal_ce",), None))
         values: dict[str, Tensor] = {}
         for own in sums:
             for term, value in own.items():
@@ -104,20 +133,26 @@ class TaskObjective(WeightedTerms):
         if ours.causal and self.weights.get("causal_cos"):
             wanted = [part.reached for part in parts]
             values["causal_cos"] = _cosine(ours.causal, theirs.causal, wanted, denominators["causal_cos"])
+        values |= self.matched_values(our_features, their_features, parts, denominators)
         zero = next(student.model.parameters()).new_zeros((), dtype=torch.float32)
         loss = sum((self.weights[term] * value for term, value in values.items()), zero)
         return TermSums(loss, {term: value.detach() for term, value in values.items()})
 
     def _soft(
-        self, logits_NC: Tensor, targets_NC: Tensor, denominators: Mapping[str, float], terms: tuple[str, ...]
+        self,
+        logits_NC: Tensor,
+        targets_NC: Tensor,
+        denominators: Mapping[str, float],
+        terms: tuple[str, ...],
+        labels_N: Tensor | None,
     ) -> dict[str, Tensor]:
         values = {}
         for term in terms:
             if self.weights.get(term) and (term == "mse" or self.kind == REGRESSION):
                 values[term] = logit_mse(logits_NC, targets_NC, denominator=denominators[term])
             elif self.weights.get(term):
-                values[term] = kl_divergence(
-                    logits_NC, targets_NC, self.temperature, denominator=denominators[term]
+                values[term] = self.soft(
+                    logits_NC, targets_NC, self.temperature, labels_N=labels_N, denominator=denominators[term]
                 )
         return values
 

@@ -34,8 +34,9 @@ from potstill.validation.training import (
 def validate_train(config: DictConfig) -> None:
     """Raise one ConfigError that holds every fault of a training configuration."""
     _check_known(config, TrainConfig)
+    task = config.benchmark.task if trains_task(config) and config.benchmark else None
     faults = [
-        *objective_faults(config.objective),
+        *objective_faults(config.objective, task),
         *benchmark_faults(config),
         *data_faults(config.data, corpus=not trains_task(config)),
         *trainer_faults(config.trainer),

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from omegaconf import DictConfig, OmegaConf
 
+from potstill.config import teachers_of
+from potstill.data.tasks.labels import SPANS
 from potstill.errors import PotstillError
 from potstill.models.specs import (
     ModelSpec,
@@ -16,7 +18,8 @@ from potstill.models.specs import (
     spec_from_settings,
 )
 from potstill.validation.interchange import mapping_faults
-from potstill.validation.objectives import SUPERVISED, TASKS, trains_task
+from potstill.validation.objectives import SUPERVISED, TASKS, TAUGHT_TASKS, trains_task
+from potstill.validation.teachers import label_faults, match_faults, teacher_faults, vocabulary_faults
 
 CHECKPOINTING = ("selective", "full")
 
@@ -34,7 +37,10 @@ def model_faults(config: DictConfig) -> list[str]:
     """Of teacher and student: each by itself, together, and with the objective and the data."""
     faults: list[str] = []
     objective, student, name = config.objective, config.student, config.objective.name
-    teacher = spec_of("teacher.model", config.teacher.model, faults) if config.teacher.model else None
+    faults += teacher_faults(config)
+    key = "teacher.models" if config.teacher.models else "teacher.model"
+    teachers = [spec_of(key, name, faults) for name in teachers_of(config)]
+    teacher = teachers[0] if teachers else None
     learner = _learner(student, faults)
     if faults:
         return faults
@@ -76,6 +82,13 @@ def model_faults(config: DictConfig) -> list[str]:
             faults.append(str(fault))
     if teacher and learner and student.model and name not in SUPERVISED + TASKS:
         faults += check_pair(teacher, learner)
+    known = [spec for spec in teachers if spec is not None]
+    faults += vocabulary_faults(known)
+    if teacher and name in TAUGHT_TASKS:
+        faults += label_faults(config)
+    if teacher and objective.matches is not None and not faults:
+        depth = len(student.layers or default_layers(teacher.depth))
+        faults += match_faults(config, known, learner or replace(teacher, depth=depth))
     if teacher and objective.interchange.mapping is not None and not faults:
         layers = student.layers or default_layers(teacher.depth)
         pupil = learner or replace(teacher, depth=len(layers))
@@ -96,6 +109,8 @@ def model_faults(config: DictConfig) -> list[str]:
         faults.append(
             "objective.interchange.positions=masked: a task model masks nothing; use consecutive or free"
         )
+    if spec and not spec.is_transformer:
+        faults += _recurrent_faults(config, spec)
     if spec and not trains_task(config):
         kind = spec.kind
         wrong = "clm" if kind == "masked" else "mlm"
@@ -107,6 +122,30 @@ def model_faults(config: DictConfig) -> list[str]:
             )
         if kind == "causal" and objective.positions == "masked":
             faults.append("objective.positions=masked: a causal language model masks nothing; use all")
+    return faults
+
+
+def _recurrent_faults(config: DictConfig, spec: ModelSpec) -> list[str]:
+    """Of a student without attention."""
+    student, faults = config.student, []
+    if not trains_task(config):
+        faults.append(
+            f"student.config.model_type={spec.model_type}: has no language-model head; use "
+            "objective=task_kd or finetune"
+        )
+    elif config.benchmark is not None and config.benchmark.task == SPANS:
+        faults.append(
+            f"student.config.model_type={spec.model_type}: has no head for answers that are pieces of a text; choose a "
+            "transformer, student=t3"
+        )
+    if student.checkpointing is not None:
+        faults.append(
+            f"student.checkpointing={student.checkpointing}: a {spec.model_type} makes nothing again; null"
+        )
+    if config.compile:
+        faults.append(
+            f"compile=true: the packed sequences of a {spec.model_type} cannot be compiled; use false"
+        )
     return faults
 
 

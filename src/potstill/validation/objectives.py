@@ -6,22 +6,27 @@ import math
 
 from omegaconf import DictConfig
 
+from potstill.data.tasks.labels import REGRESSION, SPANS
+from potstill.objectives.matching import schedule_fault
 from potstill.validation.interchange import interchange_faults
 
 SUPERVISED = ("mlm", "clm")
+SOFT_TARGETS = ("kl", "cross_entropy", "mse", "reverse_kl", "jsd")
+TEMPERATURES = ("constant", "flsw", "cwsm")
 CAUSAL = ("causal_ce", "causal_cos")
 TASKS = ("finetune",)  # objectives of task models that learn from labels alone; they train on a benchmark
+TAUGHT_TASKS = ("task_kd",)  # objectives of task models that learn from a fine-tuned teacher
 EITHER = ("diito",)  # objectives of task models where a benchmark is given, else of language models
 
 
 def trains_task(config: DictConfig) -> bool:
     """Whether a training run's objective is one of a task model, given its benchmark."""
     name = config.objective.name
-    return name in TASKS or (name in EITHER and config.benchmark is not None)
+    return name in (*TASKS, *TAUGHT_TASKS) or (name in EITHER and config.benchmark is not None)
 
 
-def objective_faults(objective: DictConfig) -> list[str]:
-    """Of temperature, positions, weights, and terms that do not suit the objective."""
+def objective_faults(objective: DictConfig, task: str | None = None) -> list[str]:
+    """Of temperature, positions, weights, and terms that do not suit the objective; `task` is a task model's kind."""
     faults = []
     if not (objective.temperature > 0 and math.isfinite(objective.temperature)):
         faults.append(f"objective.temperature={objective.temperature}: must be above 0")
@@ -31,10 +36,17 @@ def objective_faults(objective: DictConfig) -> list[str]:
     for name, weight in weights.items():
         if weight is not None and not (weight >= 0 and math.isfinite(weight)):
             faults.append(f"objective.terms.{name}.weight={weight}: must be 0 or more")
+        faults += _schedule_faults(name, objective.terms[name])
+    faults += _soft_target_faults(objective, task)
     if objective.name in (*SUPERVISED, *TASKS) and objective.interchange.mapping is not None:
         faults.append(
             f"objective.interchange.mapping={objective.interchange.mapping}: objective={objective.name} has no teacher "
             "to compare with; use objective=diito or kd"
+        )
+    if objective.name in (*SUPERVISED, *TASKS) and objective.matches is not None:
+        faults.append(
+            f"objective.matches={objective.matches}: objective={objective.name} has no teacher to match; use "
+            "objective=task_kd or kd"
         )
     if objective.name in TASKS:
         return faults + [
@@ -42,7 +54,8 @@ def objective_faults(objective: DictConfig) -> list[str]:
             for name, weight in weights.items()
             if weight and name != "label"
         ]
-    if all(weight == 0 for weight in weights.values()):
+    unscheduled = all(term.schedule == "constant" for term in objective.terms.values())
+    if unscheduled and not objective.matches and all(weight == 0 for weight in weights.values()):
         faults.append(
             f"objective.terms: all weights are 0; give one of {', '.join(weights)} a weight above 0"
         )
@@ -61,3 +74,54 @@ def objective_faults(objective: DictConfig) -> list[str]:
             if weight and name != objective.name
         ]
     return faults
+
+
+def _schedule_faults(name: str, term: DictConfig) -> list[str]:
+    """Of how a weight changes."""
+    if term.schedule == "constant" and term.start is not None:
+        return [
+            f"objective.terms.{name}.start={term.start}: schedule=constant keeps the weight; use linear or cosine"
+        ]
+    if term.start is not None and not (term.start >= 0 and math.isfinite(term.start)):
+        return [f"objective.terms.{name}.start={term.start}: must be 0 or more"]
+    fault = schedule_fault(term.schedule, term.end, term.steps)
+    return [f"objective.terms.{name}.{fault}"] if fault else []
+
+
+def _soft_target_faults(objective: DictConfig, task: str | None) -> list[str]:
+    """Of the loss of soft targets, its temperatures, and how often gradients are measured."""
+    faults = [
+        f"objective.{key}={objective[key]}: one of {', '.join(known)}"
+        for key, known in (("soft_target", SOFT_TARGETS), ("temperature_schedule", TEMPERATURES))
+        if objective[key] not in known
+    ]
+    if not 0 < objective.beta < 1:
+        faults.append(
+            f"objective.beta={objective.beta}: the teacher's share of a mixture, above 0 and below 1"
+        )
+    for key in ("temperature_strength", "temperature_gamma"):
+        if not (objective[key] > 0 and math.isfinite(objective[key])):
+            faults.append(f"objective.{key}={objective[key]}: must be above 0")
+    every = objective.gradient_shares_every
+    if every is not None and every < 1:
+        faults.append(f"objective.gradient_shares_every={every}: 1 or more, or null for never")
+    if task == SPANS:  # the number of tokens is another one in each micro-batch
+        faults += [
+            f"objective.{key}={value}: depends on the padding of answers' logits; use {instead}"
+            for key, value, instead in (
+                ("soft_target", "mse", "kl"),
+                ("temperature_schedule", "flsw", "cwsm"),
+            )
+            if objective[key] == value
+        ]
+    if task not in (None, REGRESSION):
+        return faults
+    own: dict[str, str | bool] = {"temperature_schedule": "constant", "probability_shift": False}
+    if task is None:  # soft targets of a regression are the scores, whatever the loss is of distributions
+        own["soft_target"] = "kl"
+    where = "of task models alone; objective=task_kd" if task is None else "a regression has no distribution"
+    return faults + [
+        f"objective.{key}={objective[key]}: {where}, or leave it {plain}"
+        for key, plain in own.items()
+        if objective[key] != plain
+    ]

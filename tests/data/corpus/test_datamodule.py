@@ -59,6 +59,9 @@ def test_a_step_is_the_same_however_it_is_cut(corpus, vocabulary):
         ):
             assert flat(one) == flat(cut)
             assert (one.tokens, one.labelled, one.seed) == (cut.tokens, cut.labelled, cut.seed)
+            lengths = torch.cat([micro.attention_mask.sum(1) for micro in one.micro])
+            assert (one.sequences, one.pairs) == (len(lengths), int(lengths.square().sum()))
+            assert (cut.sequences, cut.pairs) == (one.sequences, one.pairs)
             assert len(cut.micro) == times
 
 

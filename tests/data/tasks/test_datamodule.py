@@ -44,6 +44,8 @@ def test_an_epoch_has_every_row_once_with_its_own_tokens_and_label(settings):
     for step in steps(data, data.train_dataloader()):
         assert step.predictions == sum(len(micro.rows) for micro in step.micro)
         assert step.tokens == sum(int(micro.attention_mask.sum()) for micro in step.micro)
+        lengths = torch.cat([micro.attention_mask.sum(1) for micro in step.micro])
+        assert (step.sequences, step.pairs) == (len(lengths), int(lengths.square().sum()))
         for micro in step.micro:
             seen += micro.rows.tolist()
             assert settings.get("max_tokens") or len(micro.rows) <= 4

@@ -54,6 +54,8 @@ class StepBatch:
         seed: Of everything random in this step.
         reached: Positions that an intervention reaches, of the same tokens.
         reached_labelled: Those with a label.
+        sequences: Sequences of the whole step, over all ranks, with the same sources, and
+        pairs: the sum of their squared lengths.
     """
 
     micro: list[MicroBatch]
@@ -62,6 +64,8 @@ class StepBatch:
     seed: int = 0
     reached: int = 0
     reached_labelled: int = 0
+    sequences: int = 0
+    pairs: int = 0
 
 
 class CorpusDataModule(StepDataModule):
@@ -116,6 +120,8 @@ class CorpusDataModule(StepDataModule):
         used = slice(None) if both else slice(int(lengths[:bases].sum()))
         labelled = labels[used] != IGNORED
         step = StepBatch(micro, len(labelled), int(labelled.sum()), int(batch["seed"]))
+        counted = lengths if both else lengths[:bases]
+        step.sequences, step.pairs = len(counted), int(np.square(counted.astype(np.int64)).sum())
         if reached is not None:
             step.reached = int(reached[used].sum())
             step.reached_labelled = int((reached[used] & labelled).sum())

@@ -81,7 +81,9 @@ class TaskStep:
         tokens: Real tokens of the whole step, over all ranks.
         seed: Of everything random in this step.
         reached: Predictions that an intervention reaches, and
-        reached_tokens: the tokens that it can change. All four count drawn sources too where these are bases.
+        reached_tokens: the tokens that it can change.
+        sequences: Rows of the whole step, over all ranks, and
+        pairs: the sum of their squared lengths. All count drawn sources too where these are bases.
     """
 
     micro: list[TaskBatch]
@@ -90,6 +92,8 @@ class TaskStep:
     seed: int = field(default=0)
     reached: int = 0
     reached_tokens: int = 0
+    sequences: int = 0
+    pairs: int = 0
 
 
 class TaskDataModule(StepDataModule):
@@ -150,6 +154,7 @@ class TaskDataModule(StepDataModule):
         # A prediction a word, both ends of an answer, or one a row.
         each = 2 if "labels" in batch and batch["labels"].ndim == 2 else 1
         step = TaskStep(micro, used * each if words is None else int(words.sum()), tokens, int(batch["seed"]))
+        step.sequences, step.pairs = used, int(np.square(lengths[:used]).sum())
         if exchange is not None:
             reached_tokens = exchange.reached[:tokens]
             rows = np.add.reduceat(reached_tokens.astype(np.int64), starts[:used]) > 0
