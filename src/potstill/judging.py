@@ -20,12 +20,14 @@ from potstill.build import (
 )
 from potstill.callbacks import progress_bar
 from potstill.costs import cost_sections, measure_costs, size_figures
+from potstill.data.rationales.composition import RATIONALES
 from potstill.data.tasks.composition import EFFICIENCY, MAIN, is_task
 from potstill.evaluation.bootstrap import LEVEL, Metric, paired_bootstrap
 from potstill.evaluation.efficiency import latency_ms
 from potstill.evaluation.report import Collapsible, HeatMap, Points, Section, Table, print_table, write_report
 from potstill.interchange.agreement import AGREEMENT
 from potstill.process import quiet
+from potstill.rationales import judge_student, student_sections
 from potstill.summary import provenance, write_summary
 from potstill.validation import models_of
 
@@ -49,6 +51,13 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
         }
         rows = [Row(name, found.figures) for name, found in costs.items()]
         return _leave(config, folder, rows, cost_sections(config, costs))
+    if config.benchmark.task == RATIONALES:
+        found = {
+            name: judge_student(config, name, model, folder)
+            for name, model in zip(names, models, strict=True)
+        }
+        rows = [Row(name, own.figures) for name, own in found.items()]
+        return _leave(config, folder, rows, student_sections(config, found))
     reference = models[0] if config.benchmark.interchange.mapping is not None else None
     judge = _judge_task if is_task(config.benchmark) else _judge
     rows = [
@@ -161,7 +170,8 @@ def _efficiency(trainer: Trainer, evaluation: Evaluation | TaskEvaluation, model
 
 def _monitored(config: DictConfig) -> str:
     """The metric that decides, as a row has it."""
-    return f"{'test/' if is_task(config.benchmark) else ''}{config.benchmark.monitor}"
+    prefixed = is_task(config.benchmark) or config.benchmark.task == RATIONALES
+    return f"{'test/' if prefixed else ''}{config.benchmark.monitor}"
 
 
 def _row_names(models: list[str]) -> list[str]:
