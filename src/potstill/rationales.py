@@ -14,7 +14,7 @@ from potstill.build import RationaleTraining, build_rationale_evaluation, build_
 from potstill.callbacks import progress_bar
 from potstill.costs import size_figures
 from potstill.data.rationales.datamodule import TEST, VALID
-from potstill.evaluation.report import Section, Table
+from potstill.evaluation.report import Section, Table, Text
 from potstill.evaluation.step_by_step import SAMPLE_COLUMNS
 from potstill.modules.task_prefix import TaskPrefix
 from potstill.validation import models_of
@@ -80,5 +80,11 @@ def student_sections(config: DictConfig, found: dict[str, Judged]) -> list[Secti
     note = f"{config.data.name}, {config.benchmark.part or 'test'} part; losses in nats a target token."
     return [
         Table(f"benchmark={config.benchmark.name}", columns, rows, note),
-        *(own.samples for own in found.values()),
+        *(Text(own.samples.title, _told(own.samples)) for own in found.values()),
     ]
+
+
+def _told(samples: Table) -> str:
+    """Samples as a text, which a terminal is not given."""
+    rows = [dict(zip(samples.columns, row, strict=True)) for row in samples.rows]
+    return "\n\n".join("\n".join(f"{name}: {text}" for name, text in row.items() if text) for row in rows)

@@ -122,7 +122,7 @@ def _has_outputs(data: DictConfig, split: str) -> bool:
     else:
         home = Path(rationales.replace("{split}", split)).expanduser()
         if not home.is_dir():
-            return "{split}" in rationales and home.is_file()
+            return home.is_file() and ("{split}" in rationales or split == "train")
     found = home.is_dir() and (any(home.glob(f"{split}_CoT_*")) or find(home / split) is not None)
     if not found:
         log.warning(
