@@ -76,7 +76,9 @@ def gpt2_tokenizer(tmp_path_factory):
     return folder
 
 
-ARITHMETIC = "ann bob eve has gets loses more pens cups . , how many are left ? so = + - * ( )".split()
+WORD_PROBLEMS = """
+ann bob eve has gets loses pens cups . , how many are left ? and so = + - ( )
+"""
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +88,7 @@ def t5_tokenizer(tmp_path_factory):
     from transformers import PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("t5-tokenizer")
-    words = ["<pad>", "</s>", "<unk>", "predict:", "explain:", *ARITHMETIC, *map(str, range(21))]
+    words = ["<pad>", "</s>", "<unk>", "predict:", "explain:", *WORD_PROBLEMS.split(), *map(str, range(21))]
     made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])

@@ -73,7 +73,8 @@ def same(one, other):
 def test_labels_and_rationales_are_learnt(run, judge, arithmetic_files):
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    folder, summary = run("learnt", "trainer.max_steps=110", "trainer.val_check_interval=110", "data.output_rationale=true")  # fmt: skip
+    steps = ["trainer.max_steps=110", "trainer.val_check_interval=110"]
+    folder, summary = run("learnt", *steps, "data.output_rationale=true")
     assert summary["test/accuracy"] > 0.9
     assert summary["test/rouge_l"] > 0.5
     assert {

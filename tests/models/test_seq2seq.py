@@ -121,7 +121,7 @@ def test_other_architectures_are_refused(bert_teacher, gpt2_teacher):
         load_seq2seq("student.model", str(bert_teacher))
     with pytest.raises(ModelError, match=r"is a decoder \(gpt2\)"):
         load_seq2seq("student.model", str(gpt2_teacher))
-    with pytest.raises(ModelError, match="student.config: is an encoder"):
+    with pytest.raises(ModelError, match=r"student\.config: is an encoder"):
         seq2seq_from_config({"model_type": "bert"}, vocab_size=9, pad_token_id=0, eos_token_id=1)
     with pytest.raises(ConfigError, match=r"student.config.d_modell=3.*d_model"):
         student_of("t5", d_modell=3)
