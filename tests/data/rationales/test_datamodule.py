@@ -12,7 +12,7 @@ from potstill.data.rationales.datamodule import (
     RationaleDataModule,
     RationaleSequences,
 )
-from potstill.data.rationales.features import rationale_features
+from potstill.data.rationales.features import RationaleFeatures, Tokens, rationale_features
 from potstill.data.rationales.rows import RationaleRows
 from potstill.data.steps import BatchSettings
 
@@ -103,7 +103,7 @@ def test_order_is_a_function_of_the_seed(features):
 
 def test_micro_batches_of_tokens_stay_within_them(features):
     module = module_of(features, max_tokens=200)
-    longest = int(RationaleSequences(features).lengths.max())
+    longest = int(RationaleSequences(features, budgeted=True).lengths.max())
     for step in steps_of(module, module.train_dataloader()):
         for micro in step.micro:
             assert len(micro.rows[PREDICT]) * longest <= 200 + 3 * longest
@@ -111,7 +111,7 @@ def test_micro_batches_of_tokens_stay_within_them(features):
             assert real <= 200
 
 
-def test_evaluation_batches_are_of_like_lengths_and_bring_choices(features, rows):
+def test_evaluation_batches_bring_choices(features, rows):
     choices = [[[5, 1], [6, 7, 1]] if row % 2 else [] for row in range(COUNT)]
     module = module_of(features, choices=choices)
     seen = []
@@ -126,12 +126,28 @@ def test_evaluation_batches_are_of_like_lengths_and_bring_choices(features, rows
         assert micro.choice_rows.tolist() == [place for place, _ in expected]
         assert [own[own.ge(0)].tolist() for own in micro.choices] == [own for _, own in expected]
     assert sorted(seen) == list(range(COUNT))
-    lengths = RationaleSequences(features).lengths
-    spans = [
-        np.ptp(lengths[step.micro[0].rows[PREDICT]]) for step in steps_of(module, module.val_dataloader())
-    ]
-    assert max(spans) <= np.ptp(lengths)
-    assert np.mean(spans) < np.ptp(lengths) / 2
+
+
+def test_rows_of_like_lengths_are_together():
+    draw = np.random.default_rng(0)
+    count = 600
+    lengths = {"predict": draw.integers(20, 80, count), "rationales": draw.integers(10, 70, count)}
+    lengths = {**lengths, "explain": lengths["predict"], "labels": np.full(count, 3)}
+    features = RationaleFeatures(*(
+        Tokens(np.ones(int(lengths[name].sum()), np.int32), lengths[name].astype(np.int32), np.zeros(count, bool))
+        for name in ("predict", "explain", "labels", "rationales")
+    ))  # fmt: skip
+
+    def waste(**settings):
+        module, padded, real = module_of(features, batch_size=16, **settings), 0, 0
+        for step in steps_of(module, module.train_dataloader()):
+            real += step.tokens
+            padded += sum(
+                part.numel() for micro in step.micro for part in (micro.input_ids, *micro.targets.values())
+            )
+        return padded / real
+
+    assert waste() < 1.25 < 1.4 < waste(length_bin=0)
 
 
 def test_rows_without_a_rationale_can_be_asked_for_one(rows, t5_tokenizer, tmp_path):

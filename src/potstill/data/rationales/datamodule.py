@@ -19,6 +19,8 @@ from potstill.data.steps import BatchSettings, StepDataModule
 PREDICT, EXPLAIN = "predict", "explain"
 VALID, TEST = "valid", "test"
 _COLUMNS = ("predict", "explain", "labels", "rationales")
+TARGET_BIN = 8  # tokens: rationales of like lengths are together, and among them inputs of like lengths
+_WIDE = 2**20  # more than any input has tokens, and a multiple of any usual bin of lengths
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,21 @@ class RationaleSequences:
         features: both inputs and both targets of its rows.
         explains: whether the second task is asked for.
         choices: for each row the token ids of what its label can be; None where labels are free.
+        budgeted: micro-batches are cut by tokens, so lengths are numbers of tokens.
     """
 
     features: RationaleFeatures
     explains: bool = True
     choices: Sequence[Sequence[Sequence[int]]] | None = None
+    budgeted: bool = False
 
     def __len__(self) -> int:
         return len(self.features)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """`(rows,)` tokens of a row: both inputs and both targets."""
-        return np.sum(
-            [getattr(self.features, name).lengths for name in self._columns], axis=0, dtype=np.int64
-        )
+        """`(rows,)` what rows of like lengths are told by, see `likeness`."""
+        return likeness({name: getattr(self.features, name).lengths for name in self._columns}, self.budgeted)
 
     @property
     def _columns(self) -> tuple[str, ...]:
@@ -143,7 +145,8 @@ class RationaleDataModule(StepDataModule):
         pad_id: int,
         settings: BatchSettings,
     ):
-        super().__init__(train, settings)
+        self._budgeted = settings.max_tokens is not None
+        super().__init__(None if train is None else replace(train, budgeted=self._budgeted), settings)
         self.evaluation, self.pad_id = dict(evaluation), pad_id
 
     def val_dataloader(self) -> DataLoader:
@@ -159,14 +162,15 @@ class RationaleDataModule(StepDataModule):
         lengths = {
             name: batch[f"{name}.lengths"].cpu().numpy() for name in _COLUMNS if f"{name}.lengths" in batch
         }
-        total = np.sum(list(lengths.values()), axis=0)
+        like = likeness(lengths, self._budgeted)
         micro = [
-            self._padded(batch, lengths, cut) for cut in self.cuts(total, bool(batch["training"])) if len(cut)
+            self._padded(batch, lengths, cut) for cut in self.cuts(like, bool(batch["training"])) if len(cut)
         ]
+        tokens = int(sum(own.sum() for own in lengths.values()))
         targets = {PREDICT: int(lengths["labels"].sum())}
         if "rationales" in lengths:
             targets[EXPLAIN] = int(lengths["rationales"].sum())
-        return RationaleStep(micro, targets, int(total.sum()), int(batch["seed"]))
+        return RationaleStep(micro, targets, tokens, int(batch["seed"]))
 
     def _padded(
         self, batch: dict[str, Any], lengths: dict[str, NDArray], cut: NDArray[np.int64]
@@ -193,6 +197,22 @@ class RationaleDataModule(StepDataModule):
                 ).to(ids.device)
                 made.choice_rows = torch.tensor([place for place, _ in flat], device=ids.device)
         return made
+
+
+def likeness(lengths: Mapping[str, NDArray[np.integer]], budgeted: bool) -> NDArray[np.int64]:
+    """Figures that are near each other for rows that waste little padding together.
+
+    The decoder's padding is that of rationales, the encoder's that of inputs, and they are hardly related. So rows are
+    ordered by bins of the one and then by the other, which pads less than an order by their sum.
+
+    Args:
+        lengths: by column, `(rows,)` tokens of each row.
+        budgeted: the figures are to be numbers of tokens: both inputs and both targets.
+    """
+    total = np.sum(list(lengths.values()), axis=0, dtype=np.int64)
+    if budgeted or "rationales" not in lengths:
+        return total
+    return lengths["rationales"].astype(np.int64) // TARGET_BIN * _WIDE + lengths["predict"]
 
 
 def _taken(tokens: Tokens, rows: NDArray) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
