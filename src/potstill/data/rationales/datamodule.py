@@ -209,10 +209,11 @@ def likeness(lengths: Mapping[str, NDArray[np.integer]], budgeted: bool) -> NDAr
         lengths: by column, `(rows,)` tokens of each row.
         budgeted: the figures are to be numbers of tokens: both inputs and both targets.
     """
-    total = np.sum(list(lengths.values()), axis=0, dtype=np.int64)
+    total: NDArray[np.int64] = np.stack(list(lengths.values())).sum(axis=0, dtype=np.int64)
     if budgeted or "rationales" not in lengths:
         return total
-    return lengths["rationales"].astype(np.int64) // TARGET_BIN * _WIDE + lengths["predict"]
+    bins, inputs = lengths["rationales"].astype(np.int64) // TARGET_BIN, lengths["predict"].astype(np.int64)
+    return np.add(bins * _WIDE, inputs)
 
 
 def _taken(tokens: Tokens, rows: NDArray) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
