@@ -76,6 +76,69 @@ def gpt2_tokenizer(tmp_path_factory):
     return folder
 
 
+WORD_PROBLEMS = """
+ann bob eve has gets loses pens cups . , how many are left ? and so = + - ( )
+"""
+
+
+@pytest.fixture(scope="session")
+def t5_tokenizer(tmp_path_factory):
+    """A folder with a tokenizer of whole words that has T5's special tokens, and its end token behind a text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("t5-tokenizer")
+    words = ["<pad>", "</s>", "<unk>", "predict:", "explain:", *WORD_PROBLEMS.split(), *map(str, range(21))]
+    made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    return folder
+
+
+def arithmetic(count, seed=0):
+    """Rows of word problems with an equation as label, and a rationale that comes to it."""
+    import random
+
+    draw, rows = random.Random(seed), []
+    for _ in range(count):
+        who, what, gets = (
+            draw.choice(["ann", "bob", "eve"]),
+            draw.choice(["pens", "cups"]),
+            draw.random() < 0.5,
+        )
+        first, second = draw.randint(5, 10), draw.randint(0, 5)
+        verb, sign, value = ("gets", "+", first + second) if gets else ("loses", "-", first - second)
+        rows.append(
+            {
+                "input": f"{who} has {first} {what} . {who} {verb} {second} {what} . how many {what} are left ?",
+                "label": f"( {first} {sign} {second} )",
+                "rationale": f"{who} has {first} and {verb} {second} , so {first} {sign} {second} = {value} .",
+                "llm_label": f"( {first} {sign} {second} )" if draw.random() < 0.8 else "( 0 + 0 )",
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="session")
+def arithmetic_rows():
+    return arithmetic
+
+
+@pytest.fixture(scope="session")
+def arithmetic_files(tmp_path_factory):
+    """A folder with train.jsonl, valid.jsonl and test.jsonl of word problems with rationales."""
+    import json
+
+    folder = tmp_path_factory.mktemp("arithmetic")
+    for seed, (part, count) in enumerate((("train", 256), ("valid", 32), ("test", 48))):
+        lines = [json.dumps(row) for row in arithmetic(count, seed)]
+        (folder / f"{part}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
 def save_bert(folder, tokenizer, seed=0, layers=4, **settings):
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForMaskedLM

@@ -68,7 +68,7 @@ def test_an_option_composes(path, compose_config):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_runs(
     experiment, compose_config, bert_teacher, gpt2_teacher, roberta_teacher, text_file, eval_file, shared_cache,
-    tmp_path,
+    tmp_path, arithmetic_files, t5_tokenizer,
 ):  # fmt: skip
     from potstill import runs
 
@@ -80,6 +80,8 @@ def test_an_experiment_runs(
         "trainer.accumulate_grad_batches=2", "trainer.max_steps=2", "trainer.val_check_interval=null", "logger=csv",
         "trainer.enable_progress_bar=false",
     ]  # fmt: skip
+    if recipe.objective.name == "step_by_step":
+        small = [*small[3:], *_prefixed(tmp_path, arithmetic_files, t5_tokenizer)]
     if recipe.objective.name in ("kd", "diito") and not is_task(recipe.benchmark):
         small.append(f"teacher.model={local}")
     if recipe.student.layers is not None:
@@ -98,13 +100,43 @@ def test_an_experiment_runs(
     runs.train(config, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["train/steps"] == 2
-    if is_task(recipe.benchmark):
-        assert summary[f"val/{recipe.benchmark.monitor}"] >= 0
+    if is_task(recipe.benchmark) or recipe.objective.name == "step_by_step":
+        monitor = "accuracy" if recipe.benchmark is None else recipe.benchmark.monitor
+        assert summary[f"val/{monitor}"] >= 0
     else:
         assert summary["val/perplexity"] > 1
     settings = json.loads((tmp_path / "student" / "config.json").read_text())
     if experiment == "distilbert":
         assert settings["model_type"] == "distilbert"
+
+
+def _prefixed(folder, files, tokenizer):
+    """Overrides that give a student of step-by-step distillation rows and weights."""
+    from potstill.models.load import save_student
+    from potstill.models.seq2seq import seq2seq_from_config
+
+    shape = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    student = seq2seq_from_config(shape, vocab_size=64, pad_token_id=0, eos_token_id=1)
+    save_student(student, tokenizer, folder / "fresh", "")
+    parts = {"train": "train", "eval": "valid", "test": "test"}
+    return [
+        *(f"data.{key}_files=[{files}/{part}.jsonl]" for key, part in parts.items()),
+        f"student.model={folder}/fresh", "data.generation_max_length=8",
+    ]  # fmt: skip
+
+
+def test_step_by_step_says_what_was_published(compose_config):
+    for name in ("step_by_step_cqa", "step_by_step_svamp", "step_by_step_esnli", "step_by_step_anli1"):
+        config = compose_config(f"experiment={name}")
+        assert config.data.set == name.removeprefix("step_by_step_")
+        assert (config.objective.mode, config.objective.alpha) == ("task_prefix", 0.5)
+        assert config.data.batch_size * config.trainer.accumulate_grad_batches == 64
+        assert (config.trainer.max_steps, config.trainer.val_check_interval) == (10000, 250)
+        assert config.optimizer.lr == 5e-5
+        assert (config.data.max_input_length, config.data.max_target_length) == (1024, 256)
+    for name, labels in (("standard_finetune", "gt"), ("standard_distill", "llm")):
+        config = compose_config(f"experiment={name}")
+        assert (config.objective.mode, config.data.labels) == ("standard", labels)
 
 
 def test_the_published_recipes_say_what_was_published(compose_config):

@@ -69,6 +69,10 @@ def evaluate() -> None:
 def _train(config: DictConfig) -> Any:
     validate_train(config)
     prepare()
+    if config.stage == "rationales":  # torch only where the model runs in this process
+        from potstill.explaining import explain
+
+        return explain(config, _output_folder())
     from potstill.onednn import use_onednn  # torch, lightning and transformers are imported only now
     from potstill.runs import train as run
 

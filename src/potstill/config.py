@@ -73,6 +73,25 @@ class DataConfig:
     mlm_smoothing: float = 0.7
     mlm_replace: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])  # mask, random, kept
     num_workers: int = 0  # processes that read batches; memory-mapped reads take microseconds, so 0 is fine
+    # Of objective=step_by_step and benchmark=step_by_step:
+    set: str | None = (
+        None  # cqa | svamp | esnli | anli1; of own files: how labels are compared; null: as texts
+    )
+    folder: str | None = None  # of all sets, laid out as published
+    rationales: str | None = "palm"  # palm | gpt | the path of a file with an output a row; null: none
+    labels: str = "gt"  # gt | llm: whose labels are learnt
+    share: float = 1.0  # of the training rows
+    more_sets: list[str] = field(default_factory=list)  # sets whose training rows are added: asdiv to svamp
+    test_files: list[str] | None = None  # of own data: what is reported on
+    allow_partial: bool = False  # where outputs and rows differ in number, use what there is of both
+    max_unparsed: float = 0.05  # largest share of outputs without a rationale or a label
+    predict_prefix: str | None = None  # null: that of the student, else "predict: ", of mode=standard none
+    explain_prefix: str | None = None  # null: that of the student, else "explain: "
+    max_input_length: int = 1024  # tokens, prefix and end token counted
+    max_target_length: int = 256
+    generation_max_length: int = 64  # tokens of what a student writes
+    output_rationale: bool = False  # have the student write rationales too where it is judged
+    restricted_decoding: bool = False  # also judge the likeliest of a row's choices
 
 
 @dataclass
@@ -138,6 +157,8 @@ class ObjectiveConfig:
     probability_shift: bool = False  # of task models: a wrong teacher is put right
     gradient_shares_every: int | None = None  # optimizer steps between measurements of each term's share
     interchange: InterchangeConfig = field(default_factory=InterchangeConfig)
+    mode: str = "task_prefix"  # of step_by_step: task_prefix | standard (labels alone)
+    alpha: float = 0.5  # of step_by_step: weight of prediction; 1 - alpha is that of explanation
 
 
 @dataclass
@@ -220,9 +241,45 @@ class LoggerConfig:
 
 
 @dataclass
+class GenerationConfig:
+    """Of stage=rationales: which language model explains the rows of a set, how it is asked, what is kept."""
+
+    model: str | None = None  # the endpoint's name of a model; without a url a folder or hub id
+    url: str | None = (
+        None  # of an OpenAI-compatible endpoint: http://localhost:8000/v1; null: in this process
+    )
+    key_variable: str = "OPENAI_API_KEY"  # environment variable with the API key
+    split: str = "train"  # which part is asked for; begins the files' names
+    folder: str | None = None  # gets llm/<split>_CoT_<i>.json; null: the set's own folder
+    form: str = "chat"  # chat | completion
+    prompts: str | None = None  # a file in place of the package's own
+    shots: int | None = None  # demonstrations that are shown; null: all
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    samples: int = 1  # answers to a row; the majority of their labels decides
+    logprobs: bool = False  # keep log-probabilities of tokens in the journal
+    drop_contradicting: bool = False  # leave rows empty whose label is not the row's own
+    chunk_rows: int = 1000  # rows of a file
+    concurrency: int = 8  # requests under way at a time
+    timeout: float = 120.0  # seconds
+    retries: int = 5
+    backoff_seconds: float = 1.0
+    longest_wait_seconds: float = 120.0
+    max_requests: int | None = None  # of this run; null: no limit
+    max_total_tokens: int | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 8  # rows at a time, in this process
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+@dataclass
 class TrainConfig:
     """The whole of `train.py`."""
 
+    stage: str = "train"  # train | rationales: have a language model write them, before training
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
     benchmark: BenchmarkConfig | None = None  # of a task model
@@ -272,7 +329,7 @@ class BenchmarkConfig:
     """What a task model is trained for, and what a model is judged on: data, head, metrics, which metric decides."""
 
     name: str = MISSING
-    # language_model | classification | regression | tokens | spans | efficiency
+    # language_model | classification | regression | tokens | spans | efficiency | rationales
     task: str = "language_model"
     hub: str | None = None  # a data set of the hub: `nyu-mll/glue`
     config: str | None = None

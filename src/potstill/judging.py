@@ -24,6 +24,7 @@ from potstill.build import (
 )
 from potstill.callbacks import progress_bar
 from potstill.costs import Costs, cost_sections, measure_costs, size_figures
+from potstill.data.rationales.composition import RATIONALES
 from potstill.data.tasks.composition import EFFICIENCY, MAIN, is_task
 from potstill.deployment import Deployed, deploy
 from potstill.evaluation.bootstrap import LEVEL, Metric, paired_bootstrap
@@ -32,6 +33,7 @@ from potstill.evaluation.report import Collapsible, HeatMap, Points, Section, Ta
 from potstill.evaluation.submissions import FILES, write_submission
 from potstill.interchange.agreement import AGREEMENT
 from potstill.process import quiet
+from potstill.rationales import judge_student, student_sections
 from potstill.summary import provenance, write_summary
 from potstill.validation import models_of
 from potstill.validation.exports import forms_of
@@ -57,6 +59,13 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
             costs |= measure_costs(config, name, model, folder, forms)
         found = [Row(name, own.figures) for name, own in costs.items()]
         return _leave(config, folder, found, cost_sections(config, costs))
+    if config.benchmark.task == RATIONALES:
+        written = {
+            name: judge_student(config, name, model, folder)
+            for name, model in zip(names, models, strict=True)
+        }
+        answers = [Row(name, own.figures) for name, own in written.items()]
+        return _leave(config, folder, answers, student_sections(config, written))
     reference = models[0] if config.benchmark.interchange.mapping is not None else None
     judge = _judge_task if is_task(config.benchmark) else _judge
     named = list(zip(names, models, strict=True))
@@ -240,7 +249,8 @@ def _efficiency(
 
 def _monitored(config: DictConfig) -> str:
     """The metric that decides, as a row has it."""
-    return f"{'test/' if is_task(config.benchmark) else ''}{config.benchmark.monitor}"
+    prefixed = is_task(config.benchmark) or config.benchmark.task == RATIONALES
+    return f"{'test/' if prefixed else ''}{config.benchmark.monitor}"
 
 
 def _row_names(models: list[str]) -> list[str]:

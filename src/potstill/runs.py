@@ -13,16 +13,19 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
 from potstill.build import (
+    RationaleTraining,
     TaskTraining,
     Training,
     build_callbacks,
     build_loggers,
+    build_rationale_training,
     build_task_training,
     build_trainer,
     build_training,
 )
 from potstill.callbacks import BestStudent, newest_checkpoint
 from potstill.config import teachers_of
+from potstill.data.rationales.composition import STEP_BY_STEP
 from potstill.data.tasks.composition import is_task, text_name
 from potstill.errors import CheckpointError
 from potstill.evaluation.efficiency import count_parameters
@@ -31,10 +34,13 @@ from potstill.models.head_labels import SUFFIXES
 from potstill.models.load import save_student
 from potstill.models.trunk import task_head
 from potstill.process import quiet
+from potstill.rationales import samples_of, test_metrics
 from potstill.summary import provenance, write_summary
-from potstill.tracking import finish, log_summary
+from potstill.tracking import finish, log_summary, log_table
 
 log = logging.getLogger(__name__)
+
+AnyTraining = Training | TaskTraining | RationaleTraining
 
 
 def train(config: DictConfig, folder: Path) -> float | None:
@@ -51,12 +57,21 @@ def train(config: DictConfig, folder: Path) -> float | None:
     if config.resume == "auto" and (found := newest_checkpoint(folder)):
         config.ckpt_path = str(found)
         log.info("going on from %s", found)
-    is_task_run = is_task(config.benchmark)
-    training = build_task_training(config) if is_task_run else build_training(config)
+    is_task_run, is_prefix_run = is_task(config.benchmark), config.objective.name == STEP_BY_STEP
+    training: AnyTraining
+    if is_prefix_run:
+        training = build_rationale_training(config)
+    else:
+        training = build_task_training(config) if is_task_run else build_training(config)
     bar = config.trainer.enable_progress_bar
     callbacks, throughput = build_callbacks(config, folder, bar)
-    monitor = f"val/{config.benchmark.monitor}" if is_task_run else "val/perplexity"
-    best = BestStudent(monitor, config.benchmark.mode) if is_task_run else None
+    monitor, best = "val/perplexity", None
+    if is_task_run or is_prefix_run:
+        name, mode = (
+            ("accuracy", "max") if is_prefix_run else (config.benchmark.monitor, config.benchmark.mode)
+        )
+        monitor = f"val/{name}"
+        best = BestStudent(monitor, mode)
     callbacks += [best] if best is not None else []
     loggers = build_loggers(config, folder, _resumed_step(config, folder))
     failed = True
@@ -70,6 +85,10 @@ def train(config: DictConfig, folder: Path) -> float | None:
         if best is not None:
             _take_best(trainer, training, best)
         metrics = _final_metrics(trainer, training) if validate else {}
+        samples = None
+        if isinstance(training, RationaleTraining):
+            metrics |= test_metrics(trainer, training)
+            samples = samples_of(training.module)
         summary = {
             **training.module.last_step,
             **throughput.summary(),
@@ -93,10 +112,12 @@ def train(config: DictConfig, folder: Path) -> float | None:
             write_summary(folder, summary)
             OmegaConf.save(config, folder / "config.yaml", resolve=True)
             log_summary(loggers, summary)
+            if samples is not None:
+                log_table(loggers, "samples", samples)
             for logger in loggers:
                 logger.save()
             _ensure_metrics(folder / "metrics.csv")
-            _report(config, folder, summary)
+            _report(config, folder, summary, samples)
             log.info("%s", folder / "report.html")
         failed = False
     finally:
@@ -104,7 +125,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
     return summary.get(monitor)
 
 
-def _fit(trainer: Trainer, training: Training | TaskTraining, ckpt_path: str | None) -> None:
+def _fit(trainer: Trainer, training: AnyTraining, ckpt_path: str | None) -> None:
     path = str(Path(ckpt_path).expanduser()) if ckpt_path else None
     if path:
         _readable(path)
@@ -137,14 +158,14 @@ def _readable(path: str) -> dict[str, Any]:
     return saved
 
 
-def _take_best(trainer: Trainer, training: Training | TaskTraining, best: BestStudent) -> None:
+def _take_best(trainer: Trainer, training: AnyTraining, best: BestStudent) -> None:
     """Judge the student as it ended, where that was not done, and give it back its best weights."""
     if not best.is_validated(trainer):
         trainer.validate(training.module, datamodule=training.data, verbose=False)
     best.restore(training.module)
 
 
-def _final_metrics(trainer: Trainer, training: Training | TaskTraining) -> dict[str, float]:
+def _final_metrics(trainer: Trainer, training: AnyTraining) -> dict[str, float]:
     metrics = trainer.validate(training.module, datamodule=training.data, verbose=False)
     return dict(metrics[0]) if metrics else {}
 
@@ -157,6 +178,8 @@ def _ensure_metrics(path: Path) -> None:
 
 def _opener(student: PreTrainedModel) -> str:
     """The class of transformers that opens a student."""
+    if student.config.is_encoder_decoder:
+        return "AutoModelForSeq2SeqLM"
     head = task_head(student)
     return f"AutoModel{SUFFIXES[head]}" if head else "AutoModel"
 
@@ -166,7 +189,7 @@ def _card(config: DictConfig, summary: dict[str, Any], opener: str, own: bool = 
     figures = "\n".join(
         f"- {name}: {value:.4g}" for name, value in summary.items() if isinstance(value, float)
     )
-    more = "" if is_task(config.benchmark) else " (or the class for its head)"
+    more = "" if opener != "AutoModel" else " (or the class for its head)"
     return (
         "---\nlibrary_name: transformers\ntags: [distillation, potstill]\n---\n\n"
         f"# Student\n\nTrained with `objective={config.objective.name}` on `{text_name(config)}`; teacher: {teacher}; "
@@ -177,12 +200,12 @@ def _card(config: DictConfig, summary: dict[str, Any], opener: str, own: bool = 
     )
 
 
-def _report(config: DictConfig, folder: Path, summary: dict[str, Any]) -> None:
+def _report(config: DictConfig, folder: Path, summary: dict[str, Any], samples: Table | None) -> None:
     figures = [[name, value] for name, value in summary.items()]
     blocks: list[Section] = [Table("Final figures", ["figure", "value"], figures, "")]
     metrics = read_metrics(folder / "metrics.csv")
     losses = {name: series for name, series in metrics.items() if name.startswith("train/loss")}
-    judged = is_task(config.benchmark)
+    judged = is_task(config.benchmark) or config.objective.name == STEP_BY_STEP
     validated = {
         name: series
         for name, series in metrics.items()
@@ -194,5 +217,6 @@ def _report(config: DictConfig, folder: Path, summary: dict[str, Any]) -> None:
         blocks.append(Curves("Validation", validated, "step", "metric"))
     elif validated:
         blocks.append(Curves("Validation perplexity", validated, "step", "perplexity", True))
+    blocks += [samples] if samples is not None else []
     blocks.append(Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True)))
     write_report(folder, title=f"objective={config.objective.name}, {text_name(config)}", sections=blocks)

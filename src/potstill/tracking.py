@@ -13,6 +13,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from potstill.errors import ConfigError
+from potstill.evaluation.report import Table
 
 
 def wandb_mode(asked: str | None) -> str:
@@ -129,6 +130,16 @@ def log_summary(loggers: list[Logger], summary: dict[str, Any]) -> None:
             logger.experiment.summary.update(
                 {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
             )
+
+
+def log_table(loggers: list[Logger], name: str, table: Table) -> None:
+    """Put a table where the dashboard shows it."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            rows = [list(row) for row in table.rows]
+            logger.experiment.log({name: wandb.Table(columns=list(table.columns), data=rows)})
 
 
 def finish(loggers: list[Logger], *, failed: bool) -> None:

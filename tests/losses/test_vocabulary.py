@@ -271,6 +271,25 @@ def test_hard_labels_alone_need_no_teacher_and_only_labelled_rows():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("chunk_rows", [None, 2])
+def test_hard_labels_with_a_weight_a_row(chunk_rows):
+    x, weight_N = make(9), torch.linspace(0.1, 2.0, 9)
+    losses = vocabulary_losses(
+        x["student"], x["weight"], x["bias"], labels_N=x["labels"], weights={"nll": weight_N},
+        denominators={"nll": 3.0}, chunk_rows=chunk_rows,
+    )  # fmt: skip
+    parts = [x[name] for name in ("student", "weight", "bias")]
+    nll_N = torch.nn.functional.cross_entropy(
+        x["student"] @ x["weight"].T + x["bias"], x["labels"], reduction="none"
+    )
+    expected = (nll_N * weight_N).sum() / 3
+    torch.testing.assert_close(losses.total, expected)
+    ours, theirs = (torch.autograd.grad(total, parts) for total in (losses.total, expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(losses.rows["nll"], nll_N[x["labels"] >= 0].detach())
+
+
 @pytest.mark.parametrize(
     ("weights", "denominators", "message"),
     [

@@ -99,8 +99,8 @@ def test_an_empty_value():
         ("[1]", "holds a list"),
         ({}, "unknown model_type None"),
         (
-            {"model_type": "t5"},
-            "unknown model_type 't5'; known: bert, roberta, .*add a view in models/views.py",
+            {"model_type": "bart"},
+            "unknown model_type 'bart'; known: bert, roberta, .*add a view in models/views.py",
         ),
         (BERT | {"num_hidden_layers": "4"}, "num_hidden_layers='4'"),
         (BERT | {"num_hidden_layers": 0}, "num_hidden_layers=0"),

@@ -24,6 +24,12 @@ from potstill.build.models import (
     compile_blocks,
     suit_hardware,
 )
+from potstill.build.rationales import (
+    RationaleEvaluation,
+    RationaleTraining,
+    build_rationale_evaluation,
+    build_rationale_training,
+)
 from potstill.build.tasks import TaskEvaluation, TaskTraining, build_task_evaluation, build_task_training
 from potstill.build.trainer import build_callbacks, build_loggers, build_trainer
 from potstill.data.corpus.composition import sources_of
@@ -39,12 +45,16 @@ from potstill.objectives.language import HARD, LanguageObjective
 
 __all__ = [
     "Evaluation",
+    "RationaleEvaluation",
+    "RationaleTraining",
     "TaskEvaluation",
     "TaskTraining",
     "Training",
     "build_callbacks",
     "build_evaluation",
     "build_loggers",
+    "build_rationale_evaluation",
+    "build_rationale_training",
     "build_task_evaluation",
     "build_task_training",
     "build_trainer",

@@ -109,7 +109,7 @@ def vocabulary_losses(
         teacher_weight_VE: (teacher vocab, teacher width).
         teacher_bias_V: (teacher vocab,) or None.
         temperature: T of `ce`.
-        weights: by term; a term that is absent or 0 is not computed. Of `ce` and `mse` also (rows,), a weight a row.
+        weights: by term; a term that is absent or 0 is not computed. Also (rows,), a weight a row.
         denominators: by term, the rows of the global batch that count; (rows,) likewise.
         tied: takes the gradient of the student's weight, where embeddings that read it hand that on (`losses.tied`).
         chunk_rows: rows whose logits exist at a time; None: as many as fit `CHUNK_BYTES` for each model.
@@ -133,6 +133,7 @@ def vocabulary_losses(
         # Reading the mask would make an accelerator wait; here it is free.
         counted_N = labels_N != IGNORED_LABEL
         student_ND, labels_N = student_ND[counted_N], labels_N[counted_N]
+        coefficients = {term: _rows_of(c, counted_N) for term, c in coefficients.items()}
     task = _Task(teacher, labels_N if "nll" in coefficients else None, temperature, coefficients, chunk_rows)
     parts = (student_ND, student_weight_VD, student_bias_V)
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts):
@@ -249,7 +250,7 @@ def _column_slices(weight_VD: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
-def _rows_of(coefficient: Tensor | float, rows: slice) -> Tensor | float:
+def _rows_of(coefficient: Tensor | float, rows: slice | Tensor) -> Tensor | float:
     """The coefficients of some rows, where each row has its own."""
     by_row = isinstance(coefficient, Tensor) and coefficient.dim() > 0
     return coefficient[rows] if by_row else coefficient  # type: ignore[index]
@@ -318,7 +319,7 @@ def _hard_part(
     target_logit_H1 = exp_HV.gather(1, target_H1)
     log_H1, sum_H1 = _exponentiate(exp_HV, 1.0)
     loss_H = ((log_H1 - target_logit_H1) * counted_H1).squeeze(1)
-    scale_H1 = coefficient * counted_H1
+    scale_H1 = _rows_of(coefficient, rows_H) * counted_H1
     exp_HV.mul_(scale_H1 / sum_H1).scatter_add_(1, target_H1, -scale_H1)
     return loss_H.new_zeros(labels_R.shape[0]).index_copy_(0, rows_H, loss_H), rows_H, exp_HV
 

@@ -111,6 +111,25 @@ def load_language_model(
     return model
 
 
+def load_from(key: str, value: str, auto_class: Any, settings: dict[str, Any]) -> PreTrainedModel:
+    """Load a model of a class of transformers, all of whose weights the checkpoint has.
+
+    Args:
+        key: configuration key that names the model, for messages.
+        value: folder, or hub id.
+        auto_class: of transformers, such as `AutoModelForSeq2SeqLM`.
+        settings: further arguments of its `from_pretrained`.
+
+    Raises:
+        ModelError: no such model, a damaged checkpoint, or weights missing or of another shape than config.json says.
+    """
+    with _quiet_transformers():
+        model, report = _from_pretrained(key, value, auto_class, settings)
+    _check_shapes(f"{key}={value}", report["mismatched_keys"])
+    _check_complete(f"{key}={value}", sorted(report["missing_keys"]))
+    return model
+
+
 def load_task_model(
     key: str,
     value: str,

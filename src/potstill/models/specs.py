@@ -83,6 +83,10 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+# Encoder-decoders, which `models.seq2seq` knows; the others learn what masked and causal models learn.
+SEQ2SEQ = ("t5", "mt5")
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """The facts of a model that a configuration is checked against.
@@ -189,8 +193,27 @@ def spec_from_settings(settings: Mapping[str, Any], label: str) -> ModelSpec:
 
 def unknown_architecture(model_type: object) -> str:
     """Say which architectures there are and how one is added."""
+    if model_type in SEQ2SEQ:
+        return f"{model_type} is an encoder-decoder, which objective=step_by_step trains and no other"
     known = ", ".join(ARCHITECTURES)
     return f"unknown model_type {model_type!r}; known: {known} (to add one: add a view in models/views.py)"
+
+
+def check_seq2seq(settings: Mapping[str, Any], label: str) -> None:
+    """Refuse the content of a config.json that is no encoder-decoder's.
+
+    Raises:
+        ModelError: another architecture.
+    """
+    model_type = settings.get("model_type")
+    if model_type in SEQ2SEQ:
+        return
+    kind = ARCHITECTURES[str(model_type)].kind if model_type in ARCHITECTURES else "unknown"
+    what = {"masked": "an encoder", "causal": "a decoder"}.get(kind, "an unknown architecture")
+    raise ModelError(
+        f"{label}: is {what} ({model_type}); step-by-step distillation needs an encoder-decoder, "
+        f"model_type {' or '.join(SEQ2SEQ)}"
+    )
 
 
 def local_folder(key: str, value: str) -> Path | None:

@@ -159,26 +159,49 @@ def student_from_config(
     Raises:
         ConfigError: an unknown architecture or argument, or a value that transformers refuses.
     """
-    arguments = dict(settings)
-    model_type = arguments.pop("model_type", None)
+    model_type = settings.get("model_type")
     if model_type not in ARCHITECTURES:
         raise ConfigError(f"{key}.model_type={model_type}: {unknown_architecture(model_type)}")
-    config_class = CONFIG_MAPPING[model_type]
-    _check_arguments(arguments, config_class, model_type, key)
     tokens = {
         "vocab_size": vocab_size,
         "pad_token_id": pad_token_id,
         "bos_token_id": cls_token_id if bos_token_id is None else bos_token_id,
         "eos_token_id": sep_token_id if eos_token_id is None else eos_token_id,
     }
+    if labels is None:
+        return model_from_config(settings, tokens, AUTO_CLASSES[ARCHITECTURES[model_type].kind], key)
+    outputs = {} if head == "spans" else {"num_labels": max(len(labels), 1)}
+    return model_from_config(settings, tokens | outputs, TASK_CLASSES[head], key, labels)
+
+
+def model_from_config(
+    settings: Mapping[str, Any],
+    tokens: Mapping[str, Any],
+    auto_class: Any,
+    key: str,
+    labels: Sequence[str] | None = None,
+) -> PreTrainedModel:
+    """Make a model of a class of transformers, initialised from torch's generator.
+
+    Args:
+        settings: `model_type`, one that transformers has, and any argument of its configuration.
+        tokens: further arguments, which `settings` win over.
+        auto_class: of transformers, such as `AutoModelForMaskedLM`.
+        key: configuration key of the settings, for messages.
+        labels: of a task model (see `name_labels`); None of others.
+
+    Raises:
+        ConfigError: an unknown argument, or a value that transformers refuses.
+    """
+    arguments = dict(settings)
+    model_type = arguments.pop("model_type")
+    config_class = CONFIG_MAPPING[model_type]
+    _check_arguments(arguments, config_class, model_type, key)
     try:
-        if labels is None:
-            config = AutoConfig.for_model(model_type, **(tokens | arguments))
-            return AUTO_CLASSES[ARCHITECTURES[model_type].kind].from_config(config)
-        outputs = {} if head == "spans" else {"num_labels": max(len(labels), 1)}
-        config = AutoConfig.for_model(model_type, **(tokens | outputs | arguments))
-        name_labels(config, labels)
-        return TASK_CLASSES[head].from_config(config)
+        config = AutoConfig.for_model(model_type, **{**tokens, **arguments})
+        if labels is not None:
+            name_labels(config, labels)
+        return auto_class.from_config(config)
     # A KeyError is the table of activations', an AssertionError nn.Embedding's (padding index).
     except (ValueError, TypeError, KeyError, AssertionError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
@@ -218,6 +241,8 @@ def set_dropout(model: PreTrainedModel, probability: float) -> None:
         # Llama-style attention keeps a number.
         elif isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = probability  # type: ignore[assignment]
+        elif isinstance(getattr(module, "dropout", None), float):  # T5's
+            module.dropout = probability  # type: ignore[assignment]
 
 
 def set_checkpointing(model: PreTrainedModel, mode: str) -> None:

@@ -13,14 +13,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import EvaluateConfig, TrainConfig
+from potstill.data.rationales.composition import RATIONALES, STEP_BY_STEP
 from potstill.data.tasks.composition import EFFICIENCY, is_task
 from potstill.errors import ConfigError
 from potstill.validation.benchmarks import benchmark_faults, comparison_faults, cost_faults, judged_faults
 from potstill.validation.data import data_faults
 from potstill.validation.exports import export_faults
 from potstill.validation.folders import output_faults
+from potstill.validation.generation import generation_faults
 from potstill.validation.models import length_faults, model_faults, spec_of
 from potstill.validation.objectives import objective_faults, trains_task
+from potstill.validation.rationales import corpus_faults, judged_rationale_faults, rationale_faults
 from potstill.validation.sweeps import sweep_faults
 from potstill.validation.training import (
     checkpoint_faults,
@@ -34,20 +37,33 @@ from potstill.validation.training import (
 def validate_train(config: DictConfig) -> None:
     """Raise one ConfigError that holds every fault of a training configuration."""
     _check_known(config, TrainConfig)
-    task = config.benchmark.task if trains_task(config) and config.benchmark else None
+    if config.stage != "train":
+        _raise([*generation_faults(config), *output_faults()])
+        return
+    if config.objective.name == STEP_BY_STEP:
+        own = rationale_faults(config)
+    else:
+        own = corpus_faults(config.data, f"objective={config.objective.name}") or [
+            *objective_faults(config.objective, _task_kind(config)),
+            *benchmark_faults(config),
+            *data_faults(config.data, corpus=not trains_task(config)),
+            *model_faults(config),
+        ]
     faults = [
-        *objective_faults(config.objective, task),
-        *benchmark_faults(config),
-        *data_faults(config.data, corpus=not trains_task(config)),
+        *own,
         *trainer_faults(config.trainer),
         *optimizer_faults(config),
-        *model_faults(config),
         *checkpoint_faults(config),
         *logger_faults(config.logger),
         *launch_faults(config),
         *output_faults(),
     ]
     _raise(faults)
+
+
+def _task_kind(config: DictConfig) -> str | None:
+    """The kind of the task that a run trains for; None of a language model."""
+    return config.benchmark.task if trains_task(config) and config.benchmark else None
 
 
 def validate_evaluate(config: DictConfig) -> None:
@@ -67,7 +83,11 @@ def validate_evaluate(config: DictConfig) -> None:
     if config.names is not None and len(config.names) != len(models):
         faults.append(f"names={list(config.names)}: {len(models)} models need as many names")
     tasked, costs = is_task(config.benchmark), config.benchmark.task == EFFICIENCY
-    faults += data_faults(
+    if config.benchmark.task == RATIONALES:
+        faults += data_faults(config.data, evaluating=True, corpus=False)
+        _raise([*faults, *judged_rationale_faults(config, models), *output_faults()])
+        return
+    faults += corpus_faults(config.data, f"benchmark={config.benchmark.name}") or data_faults(
         config.data, evaluating=True, eval_file=config.benchmark.eval_file, corpus=not (tasked or costs)
     )
     if tasked:

@@ -51,7 +51,8 @@ class RationaleFeatures:
 
     Attributes:
         predict: inputs behind the prefix of prediction.
-        explain: the same behind the prefix of explanation; of length 0 where a row has no rationale.
+        explain: the same behind the prefix of explanation; of length 0 where a row has no rationale, but for
+            `explain_all`.
         labels: targets of prediction.
         rationales: targets of explanation; of length 0 where a row has none.
     """
@@ -81,6 +82,7 @@ def rationale_features(
     explain_prefix: str = EXPLAIN,
     max_input_length: int = MAX_INPUT_LENGTH,
     max_target_length: int = MAX_TARGET_LENGTH,
+    explain_all: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> RationaleFeatures:
     """Both inputs and both targets of every row; a second call reads what the first has written.
@@ -95,6 +97,7 @@ def rationale_features(
         explain_prefix: before the input, for the rationale.
         max_input_length: most tokens of an input, prefix and end token counted.
         max_target_length: most tokens of a target, end token counted.
+        explain_all: rows without a rationale have an input of explanation too, to be answered.
         progress: called with the number of rows done.
 
     Raises:
@@ -104,7 +107,7 @@ def rationale_features(
         "predict": (rows.inputs, predict_prefix, max_input_length),
         "explain": (
             [
-                None if rationale is None else text
+                None if rationale is None and not explain_all else text
                 for text, rationale in zip(rows.inputs, rows.rationales, strict=True)
             ],
             explain_prefix,

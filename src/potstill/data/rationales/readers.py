@@ -91,6 +91,28 @@ def read_own(
     return rows
 
 
+def stored_rows(folder: Path, name: str, split: str, *, key: str = "data.folder") -> list[dict[str, object]]:
+    """The records of a part as they are stored, to be explained: one each, with `input` and `label` beside their own.
+
+    Args:
+        folder: of all sets.
+        name: of the set, one of `SETS`.
+        split: one that is stored.
+        key: the config key that messages name.
+
+    Raises:
+        DataError: a file is missing or cannot be used.
+    """
+    path, records = _records(folder, name, split, key)
+    rows = []
+    for place, record in records:
+        example = _example(place, record, path, SETS[name], SEPARATOR, key)
+        # One that is no use to train on is asked for too: outputs and rows are matched by their order.
+        made = {"input": "", "label": ""} if example is None else example._asdict()
+        rows.append({**record, "input": made["input"], "label": made["label"]})
+    return rows
+
+
 def _records(folder: Path, name: str, split: str, key: str) -> tuple[Path, list[Placed]]:
     home = folder / name
     stem = home / f"{name}_{split}"

@@ -1,0 +1,135 @@
+"""Which rows a configuration trains on, selects on and reports on. No torch."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig
+
+from potstill.data.rationales.files import find
+from potstill.data.rationales.outputs import KEY
+from potstill.data.rationales.readers import SEPARATOR, read_own, read_split
+from potstill.data.rationales.rows import RationaleRows, for_training, join, split_validation, subsample
+from potstill.data.rationales.sets import SETS
+from potstill.errors import DataError
+
+log = logging.getLogger(__name__)
+
+STEP_BY_STEP = "step_by_step"  # objective.name
+RATIONALES = "rationales"  # benchmark.task
+STANDARD, TASK_PREFIX = MODES = ("standard", "task_prefix")
+MAIN_SETS = tuple(name for name, known in SETS.items() if "test" in known.splits)
+
+
+class Parts(NamedTuple):
+    """Rows by what they are for; `read` has the training part before rows were left out or labels replaced."""
+
+    train: RationaleRows
+    valid: RationaleRows
+    test: RationaleRows | None
+    read: RationaleRows
+
+
+def training_parts(data: DictConfig, *, standard: bool, seed: int, separator: str | None = None) -> Parts:
+    """What is trained on, its validation part (gold labels, all rows), and the test part where there is one.
+
+    Args:
+        data: the keys of `data`.
+        standard: labels alone are learnt, so with gold ones no LLM's outputs are needed.
+        seed: of the draw of `data.share`.
+        separator: the tokenizer's end token, between premise and hypothesis.
+
+    Raises:
+        PotstillError: a file that cannot be used; no labels or rationales of an LLM where they are needed.
+    """
+    wanted = None if standard and data.labels == "gt" else data.rationales
+    if data.train_files:
+        train = _own(data.train_files, "data.train_files", data)
+        valid = _own(data.eval_files, "data.eval_files", data) if data.eval_files else None
+        if valid is None:
+            train, valid = split_validation(train)
+        test = _own(data.test_files, "data.test_files", data) if data.test_files else None
+    else:
+        train = _published(data, "train", wanted, separator)
+        valid = judged_part(data, "valid", separator)
+        test = judged_part(data, "test", separator)
+    for name in data.more_sets:
+        train = join(train, _published(data, "train", wanted, separator, name))
+    read = train
+    train = subsample(_first(train, data.max_examples), data.share, seed)
+    if standard and data.labels == "gt":  # what the LLM wrote does not matter
+        train = replace(train, unparsed=[False] * len(train), rationales=[None] * len(train))
+    train = for_training(train, data.labels)
+    if not standard and None in train.rationales:
+        place = train.places[train.rationales.index(None)]
+        raise DataError(
+            f"{KEY}={data.rationales}: '{train.name}' {place} has no rationale; objective.mode=task_prefix learns from "
+            "one a row; give outputs that have them, or objective.mode=standard"
+        )
+    return Parts(train, _first(valid, data.max_examples), test and _first(test, data.max_examples), read)
+
+
+def judged_part(data: DictConfig, split: str, separator: str | None = None) -> RationaleRows:
+    """A part that models are judged on: all its rows with gold labels, and the LLM's rationales where there are any.
+
+    Raises:
+        PotstillError: a file that cannot be used.
+    """
+    if data.set is None or data.test_files or data.eval_files:
+        key = "data.test_files" if split == "test" and data.test_files else "data.eval_files"
+        return _first(_own(data[key.removeprefix("data.")], key, data), data.max_examples)
+    stored = split if split in SETS[data.set].splits else "train"  # a part of which is for validation
+    there = _has_outputs(data, stored)
+    rows = _published(data, split, data.rationales if there else None, separator)
+    return _first(rows, data.max_examples)
+
+
+def _published(
+    data: DictConfig, split: str, rationales: str | None, separator: str | None, name: str | None = None
+) -> RationaleRows:
+    return read_split(
+        Path(data.folder).expanduser(),
+        name or data.set,
+        split,
+        rationales=rationales,
+        separator=separator or SEPARATOR,
+        allow_partial=data.allow_partial,
+        max_unparsed=data.max_unparsed,
+    )
+
+
+def _own(files: list[str], key: str, data: DictConfig) -> RationaleRows:
+    first, *others = (
+        read_own(Path(file).expanduser(), max_unparsed=data.max_unparsed, key=key) for file in files
+    )
+    for rows in others:
+        first = join(first, rows)
+    return first
+
+
+def _has_outputs(data: DictConfig, split: str) -> bool:
+    """Whether there are outputs for a part that is only judged; a file without `{split}` is of the training rows."""
+    folder, rationales = Path(data.folder).expanduser(), data.rationales
+    if rationales is None:
+        return False
+    if rationales == "palm":
+        home = folder / data.set / "llm"
+    elif rationales == "gpt":
+        return find(folder / "gpt-neox" / data.set / split) is not None
+    else:
+        home = Path(rationales.replace("{split}", split)).expanduser()
+        if not home.is_dir():
+            return home.is_file() and ("{split}" in rationales or split == "train")
+    found = home.is_dir() and (any(home.glob(f"{split}_CoT_*")) or find(home / split) is not None)
+    if not found:
+        log.warning(
+            "%s: no outputs for %s/%s, so rationales are not judged there", rationales, data.set, split
+        )
+    return bool(found)
+
+
+def _first(rows: RationaleRows, count: int | None) -> RationaleRows:
+    return rows if count is None else rows.select(range(min(count, len(rows))))

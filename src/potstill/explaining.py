@@ -1,0 +1,141 @@
+"""`stage=rationales`: a language model explains the rows of a set, for students to learn from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from potstill.data.rationales.files import records_of
+from potstill.data.rationales.parsing import parse
+from potstill.data.rationales.readers import stored_rows
+from potstill.data.rationales.sets import EQUATION, SETS
+from potstill.evaluation.equations import value_of
+from potstill.generation.prompts import Prompts, load_prompts
+from potstill.generation.run import generate
+from potstill.generation.selection import Canonical, Parse, plain_label
+from potstill.summary import provenance, write_summary
+from potstill.validation.generation import backend_of, sampling_of, task_of
+
+log = logging.getLogger(__name__)
+
+
+def explain(config: DictConfig, folder: Path) -> float:
+    """Ask for the rationales of a part, and leave them where training finds them; writes summary.json.
+
+    A published set's go into `llm/<split>_CoT_<i>.json` of its folder. Of a file of the user's own there is besides
+    `<split>.jsonl`, its rows with `rationale` and `llm_label`: a file for `data.train_files`.
+
+    Returns:
+        The share of the rows whose answer was understood.
+
+    Raises:
+        PotstillError: rows, prompts or a model that cannot be used.
+    """
+    data, settings = config.data, config.generation
+    own = bool(data.train_files)
+    prompts = load_prompts(task_of(data), settings.prompts, settings.shots)
+    rows = _rows(config)[: data.max_examples]
+    target = _target(config)
+    understood = _parser(data, prompts)
+    report = generate(
+        rows,
+        split=settings.split,
+        folder=target,
+        task=task_of(data),
+        backend=backend_of(settings),
+        sampling=sampling_of(config),
+        parse=understood,
+        canonical=_canonical(data),
+        form=settings.form,
+        prompts_file=settings.prompts,
+        shots=settings.shots,
+        drop_contradicting=settings.drop_contradicting,
+        chunk_rows=settings.chunk_rows,
+    )
+    if own and report.complete:
+        _write_own(target, settings.split, rows, understood)
+    share = 1 - (report.unanswered + report.unparsed) / max(report.rows, 1)
+    figures = {f"generation/{name}": value for name, value in report.flat().items()}
+    write_summary(folder, {**figures, "generation/understood": share, **provenance(config)})
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    told = ", ".join(f"{value:,} {name}" for name, value in report.flat().items() if name != "complete")
+    log.info("%s", told)
+    if report.complete:
+        log.info("%s; train with data.rationales=%s", target / "llm", target / "llm")
+    else:
+        log.warning("the budget is spent; the same command goes on from %s", target / "llm")
+    return share
+
+
+def _rows(config: DictConfig) -> list[Mapping[str, Any]]:
+    data = config.data
+    if data.train_files:
+        path = Path(data.train_files[0]).expanduser()
+        return [record for _, record in records_of(path, "data.train_files")]
+    return list(stored_rows(Path(data.folder).expanduser(), data.set, config.generation.split))
+
+
+def _target(config: DictConfig) -> Path:
+    if config.generation.folder is not None:
+        return Path(config.generation.folder).expanduser()
+    if config.data.train_files:
+        return Path(config.data.train_files[0]).expanduser().parent
+    return Path(config.data.folder).expanduser() / config.data.set
+
+
+def _parser(data: DictConfig, prompts: Prompts) -> Parse:
+    """Cuts an answer: as training cuts those of the set, or as the prompts' own answers are built."""
+    if data.set is not None and not data.train_files:
+
+        def cut(answer: str) -> tuple[str, str] | None:
+            found = parse(data.set, answer)
+            return (found.rationale or "", found.label or "") if found.whole else None
+
+        return cut
+    template = re.escape(prompts.answer.strip())
+    for name in ("rationale", "label", "letter"):
+        group = rf"(?P<{name}>.+?)" if name != "label" else r"(?P<label>[^\n]+?)"
+        template = template.replace(re.escape(f"{{{name}}}"), group, 1)
+    pattern = re.compile(re.sub(r"(\\ )+", r"\\s+", template) + r"\s*", re.DOTALL)
+
+    def match(answer: str) -> tuple[str, str] | None:
+        found = pattern.fullmatch(answer.strip())
+        return (found["rationale"].strip(), found["label"].strip()) if found else None
+
+    return match
+
+
+def _canonical(data: DictConfig) -> Canonical:
+    if data.set in SETS and SETS[data.set].compared == EQUATION:
+
+        def value(label: str) -> Hashable | None:
+            found = value_of(label)
+            return None if found is None else round(found, 6)
+
+        return value
+    return plain_label
+
+
+def _write_own(target: Path, split: str, rows: list[Mapping[str, Any]], understood: Parse) -> None:
+    """The rows with what was understood of their answers; a blank rationale counts as unparsed where it is read."""
+    answers: list[str] = []
+    number = 0
+    while (path := target / "llm" / f"{split}_CoT_{number}.json").is_file():
+        answers += json.loads(path.read_text(encoding="utf-8"))
+        number += 1
+    lines = []
+    for row, answer in zip(rows, answers, strict=True):
+        rationale, label = understood(answer) or ("", "")
+        lines.append(json.dumps({**row, "rationale": rationale, "llm_label": label}, ensure_ascii=False))
+    path = target / f"{split}.jsonl"
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    fresh.replace(path)
+    log.info("%s; train with data.train_files=[%s]", path, path)

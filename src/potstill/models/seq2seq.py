@@ -1,0 +1,201 @@
+"""Encoder-decoders: loading and making them, their parts as the losses need them, and what they write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from potstill.losses.tied import TiedGradient, embed_tied
+from potstill.losses.vocabulary import vocabulary_losses
+from potstill.models.load import load_from
+from potstill.models.specs import check_seq2seq, read_settings
+from potstill.models.students import model_from_config
+
+
+class Seq2Seq:
+    """An encoder-decoder as embeddings, encoder, decoder and projection; holds a reference only.
+
+    Args:
+        model: of an architecture of `specs.SEQ2SEQ`.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.model: Any = model
+
+    @property
+    def projection(self) -> Tensor:
+        """Live weight (vocab, width) of the vocabulary projection, which has no bias."""
+        return self.model.get_output_embeddings().weight
+
+    def tied(self) -> TiedGradient | None:
+        """What hands the projection's gradient to the embeddings (`embed`); None where they are not one weight."""
+        table = self.model.get_input_embeddings()
+        return TiedGradient() if table.weight is self.projection else None
+
+    def embed(self, ids: list[Tensor], tied: TiedGradient | None = None) -> list[Tensor]:
+        """Embeddings of several tensors of ids, in one lookup, so that the weight has one gradient.
+
+        Args:
+            ids: each (batch, length).
+            tied: takes part in a backward pass in which `vocabulary_losses` was given it too.
+
+        Returns:
+            For each (batch, length, width).
+        """
+        weight_VD = self.model.get_input_embeddings().weight
+        flat_N = torch.cat([part.flatten() for part in ids])
+        found_ND = embedding(flat_N, weight_VD) if tied is None else embed_tied(weight_VD, flat_N, None, tied)
+        parts = found_ND.split([part.numel() for part in ids])
+        return [part_ND.view(*own.shape, -1) for part_ND, own in zip(parts, ids, strict=True)]
+
+    def encode(self, embedded_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """States of the encoder's end, (batch, length, width)."""
+        return self.model.get_encoder()(inputs_embeds=embedded_BLD, attention_mask=mask_BL).last_hidden_state
+
+    def decode(self, embedded_BTD: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """What goes into the vocabulary projection, (batch, target length, width), scaled as the model scales it.
+
+        Args:
+            embedded_BTD: of the decoder's input, which is the target moved right (`shifted`).
+            states_BLD: of the encoder.
+            mask_BL: of its input, 0 at padding.
+        """
+        with _without(self.model.get_output_embeddings()):
+            return self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states_BLD),  # type: ignore[arg-type]
+                attention_mask=mask_BL,
+                decoder_inputs_embeds=embedded_BTD,
+                use_cache=False,
+            ).logits
+
+    def shifted(self, labels_BT: Tensor) -> Tensor:
+        """The decoder's input for targets: its start token, then all but the last of them."""
+        return self.model.prepare_decoder_input_ids_from_labels(labels_BT)
+
+    @torch.no_grad()
+    def write(self, states_BLD: Tensor, mask_BL: Tensor, max_tokens: int) -> Tensor:
+        """What the model writes, greedily, until every row has ended.
+
+        Args:
+            states_BLD: of the encoder.
+            mask_BL: of its input, 0 at padding.
+            max_tokens: most tokens of a row, end token counted.
+
+        Returns:
+            (batch, at most max_tokens), padded behind each row's end token.
+        """
+        config = self.model.config
+        settings = GenerationConfig(
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=config.eos_token_id,
+            pad_token_id=config.pad_token_id,
+            decoder_start_token_id=config.decoder_start_token_id,
+        )
+        return self.model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states_BLD),  # type: ignore[arg-type]
+            attention_mask=mask_BL,
+            generation_config=settings,
+        )[:, 1:]
+
+    @torch.no_grad()
+    def score(self, labels_CT: Tensor, states_CLD: Tensor, mask_CL: Tensor) -> Tensor:
+        """Log-probability (nats) of whole targets, the end token counted, (candidates,).
+
+        Args:
+            labels_CT: -100 at padding.
+            states_CLD: of the encoder, a row a candidate.
+            mask_CL: of its input.
+        """
+        (embedded,) = self.embed([self.shifted(labels_CT)])
+        real_CT = labels_CT.ge(0)
+        hidden_ND = self.decode(embedded, states_CLD, mask_CL)[real_CT]
+        losses = vocabulary_losses(
+            hidden_ND,
+            self.projection,
+            None,
+            labels_N=labels_CT[real_CT],
+            weights={"nll": 1.0},
+            denominators={"nll": 1.0},
+        )
+        nll_N = losses.rows["nll"]
+        return -nll_N.new_zeros(len(labels_CT)).index_add_(0, real_CT.nonzero()[:, 0], nll_N)
+
+
+def load_seq2seq(key: str, value: str, *, attention: str = "sdpa") -> PreTrainedModel:
+    """Load an encoder-decoder with its head, in evaluation mode as transformers gives it.
+
+    Args:
+        key: configuration key that names the model, for messages.
+        value: folder, or hub id.
+        attention: attention implementation of transformers; `sdpa` where the architecture has it.
+
+    Raises:
+        ModelError: no such model, another architecture, or a checkpoint that is damaged or not whole.
+    """
+    check_seq2seq(read_settings(key, value), f"{key}={value}")
+    settings = {"dtype": torch.float32}
+    # Early releases of transformers 5 have no sdpa for T5; what they have is theirs to choose.
+    more = {} if attention == "sdpa" else {"attn_implementation": attention}
+    return load_from(key, value, AutoModelForSeq2SeqLM, {**settings, **more})
+
+
+def seq2seq_from_config(
+    settings: Mapping[str, Any],
+    *,
+    vocab_size: int,
+    pad_token_id: int,
+    eos_token_id: int | None,
+    key: str = "student.config",
+) -> PreTrainedModel:
+    """Make an encoder-decoder from scratch, initialised from torch's generator.
+
+    Args:
+        settings: `model_type` and any argument of that architecture's transformers configuration; they win over what
+            the tokenizer says.
+        vocab_size: of the tokenizer.
+        pad_token_id: of the tokenizer; the decoder starts with it, as T5's does.
+        eos_token_id: of the tokenizer.
+        key: configuration key of the settings, for messages.
+
+    Raises:
+        ModelError: no encoder-decoder.
+        ConfigError: an unknown argument, or a value that transformers refuses.
+    """
+    check_seq2seq(settings, key)
+    tokens = {
+        "vocab_size": vocab_size,
+        "pad_token_id": pad_token_id,
+        "eos_token_id": eos_token_id,
+        "decoder_start_token_id": pad_token_id,
+    }
+    return model_from_config(settings, tokens, AutoModelForSeq2SeqLM, key)
+
+
+def remember_prefixes(model: PreTrainedModel, prefixes: Mapping[str, str]) -> None:
+    """Have a student's configuration say how each task is asked for, where T5's own says it."""
+    model.config.task_specific_params = {task: {"prefix": prefix} for task, prefix in prefixes.items()}
+
+
+def prefixes_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The prefixes by task that the content of a config.json remembers; empty where it has none."""
+    tasks = settings.get("task_specific_params") or {}
+    return {task: own["prefix"] for task, own in tasks.items() if isinstance(own.get("prefix"), str)}
+
+
+@contextmanager
+def _without(projection: nn.Module) -> Iterator[None]:
+    """Within, a projection gives back what it is given."""
+    projection.forward = lambda hidden: hidden  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del projection.forward  # the instance's: the class's is back

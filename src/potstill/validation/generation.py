@@ -1,0 +1,95 @@
+"""Faults of stage=rationales: the language model, how it is asked, and the rows that it explains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from potstill.data.corpus.textfiles import fault_of
+from potstill.data.rationales.sets import SETS
+from potstill.errors import PotstillError
+from potstill.generation.prompts import load_prompts
+from potstill.generation.settings import EndpointSettings, LocalSettings, Sampling
+
+STAGES = ("train", "rationales")
+
+
+def generation_faults(config: DictConfig) -> list[str]:
+    """Of a run that has a language model write rationales."""
+    if config.stage not in STAGES:
+        return [f"stage={config.stage}: one of {', '.join(STAGES)}"]
+    faults, settings = _row_faults(config), config.generation
+    if settings.model is None:
+        faults.append(
+            "generation.model=null: name the endpoint's model with generation.url=<its address>, or a folder or hub id"
+        )
+    if settings.form not in ("chat", "completion"):
+        faults.append(f"generation.form={settings.form}: chat or completion")
+    if settings.chunk_rows < 1:
+        faults.append(f"generation.chunk_rows={settings.chunk_rows}: 1 or more")
+    try:
+        sampling_of(config)
+        if settings.model is not None:
+            backend_of(settings)
+        load_prompts(task_of(config.data), settings.prompts, settings.shots)
+    except PotstillError as fault:
+        faults.append(str(fault))
+    return faults
+
+
+def sampling_of(config: DictConfig) -> Sampling:
+    """How answers are drawn.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+    settings = config.generation
+    names = ("max_tokens", "temperature", "top_p", "samples", "logprobs")
+    return Sampling(**{name: settings[name] for name in names}, seed=config.seed)
+
+
+def backend_of(settings: DictConfig) -> EndpointSettings | LocalSettings:
+    """Where the model is.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+    if settings.url is None:
+        return LocalSettings(settings.model, settings.batch_size, settings.device, settings.dtype)
+    names = (
+        "url", "model", "key_variable", "concurrency", "timeout", "retries", "backoff_seconds",
+        "longest_wait_seconds", "max_requests", "max_total_tokens",
+    )  # fmt: skip
+    return EndpointSettings(**{name: settings[name] for name in names}, extra_body=dict(settings.extra_body))
+
+
+def task_of(data: DictConfig) -> str:
+    """Whose prompts are used; ASDiv's problems are put as SVAMP's are."""
+    return {"asdiv": "svamp"}.get(data.set, data.set) or str(data.name)
+
+
+def _row_faults(config: DictConfig) -> list[str]:
+    data, settings = config.data, config.generation
+    if data.set is None or data.train_files:
+        if not data.train_files:
+            return [
+                "data.set=null: there are no rows to explain; data=svamp data.folder=<folder>, or your own by "
+                "data=rationales data.train_files=[a.jsonl] generation.prompts=<file>"
+            ]
+        faults = [
+            f"data.train_files: '{file}' {fault}; give JSON lines, JSON or CSV, plain or gzip"
+            for file in data.train_files
+            if (fault := fault_of(Path(file).expanduser()))
+        ]
+        if len(data.train_files) > 1:
+            faults.append(f"data.train_files={list(data.train_files)}: one file is explained at a time")
+        return faults
+    if data.set not in SETS:
+        return [f"data.set={data.set}: one of {', '.join(SETS)}"]
+    if settings.split not in SETS[data.set].splits:
+        stored = ", ".join(SETS[data.set].splits)
+        return [f"generation.split={settings.split}: {data.set} is stored as {stored}"]
+    if data.folder is None or not Path(data.folder).expanduser().is_dir():
+        return [f"data.folder={data.folder or 'null'}: give the folder that holds the sets' folders"]
+    return []

@@ -1,0 +1,156 @@
+"""Faults of step-by-step distillation: its objective, its sets, its student, and what students are judged on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from potstill.data.corpus.textfiles import fault_of
+from potstill.data.rationales.composition import MAIN_SETS, MODES, STANDARD
+from potstill.data.rationales.parsing import FLAVOURS
+from potstill.data.rationales.rows import LABELS
+from potstill.data.rationales.sets import SETS
+from potstill.errors import PotstillError
+from potstill.models.specs import check_seq2seq, read_settings
+from potstill.validation.data import data_faults
+from potstill.validation.models import CHECKPOINTING
+
+
+def rationale_faults(config: DictConfig) -> list[str]:
+    """Of a training run with `objective=step_by_step`."""
+    objective, data = config.objective, config.data
+    faults = []
+    if objective.mode not in MODES:
+        faults.append(f"objective.mode={objective.mode}: one of {', '.join(MODES)}")
+    if not 0 <= objective.alpha <= 1:
+        faults.append(f"objective.alpha={objective.alpha}: the weight of prediction, from 0 to 1")
+    if config.benchmark is not None:
+        faults.append(
+            f"benchmark={config.benchmark.get('name') or 'null'}: objective=step_by_step trains on data=svamp, cqa, "
+            "esnli, anli1 or rationales; benchmark=null"
+        )
+    if config.compile:
+        faults.append("compile=true: an encoder-decoder is not compiled; compile=false")
+    if data.labels not in LABELS:
+        faults.append(f"data.labels={data.labels}: one of {', '.join(LABELS)}")
+    if not 0 < data.share <= 1:
+        faults.append(f"data.share={data.share}: of the training rows, above 0 and at most 1")
+    needed = objective.mode != STANDARD or data.labels == "llm"
+    if needed and data.rationales is None and not data.train_files:
+        faults.append(
+            f"data.rationales=null: objective.mode={objective.mode} with data.labels={data.labels} learns from what an "
+            f"LLM wrote; {', '.join(FLAVOURS)}, or the path of a file with an output a row"
+        )
+    faults += [
+        f"data.more_sets={list(data.more_sets)}: '{name}' is none of {', '.join(SETS)}"
+        for name in data.more_sets
+        if name not in SETS
+    ]
+    if data.more_sets and data.folder is None:
+        faults.append(
+            f"data.folder=null: data.more_sets={list(data.more_sets)} are read from data.folder=<folder>"
+        )
+    faults += data_faults(data, corpus=False)
+    faults += _shared_faults(data)
+    faults += _part_faults(data, "data.train_files")
+    return faults + _student_faults(config)
+
+
+def judged_rationale_faults(config: DictConfig, models: list[str]) -> list[str]:
+    """Of an evaluation with `benchmark=step_by_step`."""
+    data, benchmark = config.data, config.benchmark
+    faults = _shared_faults(data)
+    if benchmark.part not in (None, "eval", "test"):
+        faults.append(f"benchmark.part={benchmark.part}: eval, test, or null for test")
+    own = "data.eval_files" if benchmark.part == "eval" else "data.test_files"
+    faults += _part_faults(data, own)
+    for model in models:
+        try:
+            check_seq2seq(read_settings("model", model), f"model={model}")
+        except PotstillError as fault:
+            faults.append(str(fault))
+    return faults
+
+
+def corpus_faults(data: DictConfig, wanted: str) -> list[str]:
+    """Of data with rationales where `wanted`, another objective or benchmark, reads a corpus or a task."""
+    if data.set is None:
+        return []
+    return [
+        f"data.set={data.set}: its rows have rationales, which {wanted} does not read; use objective=step_by_step "
+        "(evaluate.py: benchmark=step_by_step), or another data=<option>"
+    ]
+
+
+def _shared_faults(data: DictConfig) -> list[str]:
+    faults = [
+        f"data.{name}={data[name]}: must be {low} or more"
+        for name, low in (("max_input_length", 8), ("max_target_length", 2), ("generation_max_length", 1))
+        if data[name] < low
+    ]
+    if not 0 <= data.max_unparsed <= 1:
+        faults.append(f"data.max_unparsed={data.max_unparsed}: a share, from 0 to 1")
+    if data.set is not None and data.set not in MAIN_SETS:
+        more = "; it is added to another by data.more_sets" if data.set in SETS else ""
+        faults.append(f"data.set={data.set}: one of {', '.join(MAIN_SETS)}{more}")
+    for key in ("train_files", "eval_files", "test_files"):
+        for file in data[key] or []:
+            if fault := fault_of(Path(file).expanduser()):
+                faults.append(f"data.{key}: '{file}' {fault}; give JSON lines, JSON or CSV, plain or gzip")
+    if data.folder is not None and not Path(data.folder).expanduser().is_dir():
+        faults.append(f"data.folder={data.folder}: no such folder; give the one that holds the sets' folders")
+    return faults
+
+
+def _part_faults(data: DictConfig, own: str) -> list[str]:
+    """Of rows that come from nowhere."""
+    if data[own.removeprefix("data.")]:
+        return []
+    if data.set is None:
+        return [
+            f"{own}=null: there are no rows; data=svamp data.folder=<folder>, or your own by data=rationales "
+            f"{own}=[a.jsonl]"
+        ]
+    if data.folder is None:
+        return [f"data.folder=null: {data.set} is read from its files; data.folder=<folder of all sets>"]
+    return []
+
+
+def _student_faults(config: DictConfig) -> list[str]:
+    student, faults = config.student, []
+    if config.teacher.model is not None:
+        faults.append(
+            f"teacher.model={config.teacher.model}: objective=step_by_step learns from what an LLM wrote, "
+            "data.rationales; teacher.model=null"
+        )
+    if not student.model and not student.config:
+        faults.append(
+            "student.model=null: objective=step_by_step trains student.model=<T5 folder or hub id>, or a T5 from "
+            "scratch (student=t5_tiny data.tokenizer=<folder or hub id>)"
+        )
+    if student.model and student.config:
+        faults.append(f"student.model={student.model} with student.config: give one of them")
+    if student.config and not student.model and not config.data.tokenizer:
+        faults.append(
+            "data.tokenizer=null: a student from scratch needs a tokenizer; data.tokenizer=<folder or hub id>"
+        )
+    if student.freeze_positions or student.freeze_token_types:
+        faults.append(
+            "student.freeze_positions, student.freeze_token_types: a T5 has no such embeddings; false"
+        )
+    if student.dropout is not None and not 0 <= student.dropout < 1:
+        faults.append(f"student.dropout={student.dropout}: a probability, from 0 to below 1, or null")
+    if student.checkpointing not in (None, *CHECKPOINTING):
+        faults.append(
+            f"student.checkpointing={student.checkpointing}: one of {', '.join(CHECKPOINTING)}, or null"
+        )
+    try:
+        if student.model:
+            check_seq2seq(read_settings("student.model", student.model), f"student.model={student.model}")
+        elif student.config:
+            settings = OmegaConf.to_container(student.config, resolve=True)
+            check_seq2seq(settings, "student.config")  # type: ignore[arg-type]
+    except PotstillError as fault:
+        faults.append(str(fault))
+    return faults

@@ -1,0 +1,230 @@
+"""Distilling step-by-step from end to end, in this process: what a run leaves, resuming, judging, refusing."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from potstill import judging, runs
+from potstill.errors import ConfigError, DataError
+from potstill.validation import validate_evaluate, validate_train
+
+pytestmark = pytest.mark.integration
+
+QUIET = ["logger=csv", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
+TINY = ["student=t5_tiny", "student.config.d_model=64", "student.config.d_kv=16", "student.config.d_ff=128"]
+SMALL = [
+    "data.batch_size=32", "optimizer.lr=3e-3", "trainer.max_epochs=null", "student.dropout=0",
+    "data.generation_max_length=24",
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(arithmetic_files, t5_tokenizer, shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def start(name, *overrides, own=True):
+        parts = [
+            f"data.{key}_files=[{arithmetic_files}/{part}.jsonl]"
+            for key, part in (("train", "train"), ("eval", "valid"), ("test", "test"))
+        ]
+        source = ["data=rationales", "data.set=svamp", *parts] if own else []
+        tiny = [] if "student=pretrained" in overrides else TINY
+        config = compose_config(
+            "objective=step_by_step", *source, *tiny, f"data.tokenizer={t5_tokenizer}", *SMALL, *QUIET, *overrides
+        )  # fmt: skip
+        validate_train(config)
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        runs.train(config, folder)
+        return folder, json.loads((folder / "summary.json").read_text())
+
+    return start
+
+
+@pytest.fixture
+def judge(arithmetic_files, shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def start(name, *overrides):
+        config = compose_config(
+            "benchmark=step_by_step", "data=rationales", "data.set=svamp", "data.generation_max_length=24",
+            f"data.test_files=[{arithmetic_files}/test.jsonl]", "trainer.enable_progress_bar=false", *overrides,
+            name="evaluate",
+        )  # fmt: skip
+        validate_evaluate(config)
+        folder = tmp_path / name
+        folder.mkdir()
+        value = judging.evaluate(config, folder)
+        return value, json.loads((folder / "summary.json").read_text()), folder
+
+    return start
+
+
+def student(folder):
+    return load_file(folder / "student" / "model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_labels_and_rationales_are_learnt(run, judge, arithmetic_files):
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    steps = ["trainer.max_steps=110", "trainer.val_check_interval=110"]
+    folder, summary = run("learnt", *steps, "data.output_rationale=true")
+    assert summary["test/accuracy"] > 0.9
+    assert summary["test/rouge_l"] > 0.5
+    assert {
+        f"{part}/loss_{name}" for part in ("train", "val", "test") for name in ("predict", "explain", "total")
+    } <= summary.keys()
+    for part in ("train", "val", "test"):
+        mean = (summary[f"{part}/loss_predict"] + summary[f"{part}/loss_explain"]) / 2
+        assert summary[f"{part}/loss_total"] == pytest.approx(mean, rel=1e-5)
+    assert summary["data/train_rows"] == 256
+    report = (folder / "report.html").read_text()
+    assert "Samples" in report
+    assert json.loads((arithmetic_files / "test.jsonl").read_text().splitlines()[0])["input"] in report
+    # transformers opens the student, and writes what was judged.
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder / "student").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "student")
+    rows = [json.loads(line) for line in (arithmetic_files / "test.jsonl").read_text().splitlines()]
+    batch = tokenizer(["predict: " + row["input"] for row in rows], padding=True, return_tensors="pt")
+    batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    written = model.generate(**batch, max_new_tokens=24)
+    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+    right = sum(text.strip() == row["label"] for text, row in zip(texts, rows, strict=True))
+    assert right / len(rows) == pytest.approx(summary["test/accuracy"])
+    assert "AutoModelForSeq2SeqLM" in (folder / "student" / "README.md").read_text()
+    value, judged, out = judge("judged", f"model={folder}/student", "data.output_rationale=true")
+    assert value == judged["test/accuracy"] == pytest.approx(summary["test/accuracy"])
+    assert judged["test/loss_explain"] == pytest.approx(summary["test/loss_explain"], rel=1e-4)
+    assert judged["test/rouge_l"] == pytest.approx(summary["test/rouge_l"])
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["prediction"] for line in lines] == [text.strip() for text in texts]
+    assert [line["reference"] for line in lines] == [row["rationale"] for row in rows]
+    assert sum(line["right"] for line in lines) / len(lines) == pytest.approx(value)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(run):
+    short = [
+        "trainer.accumulate_grad_batches=2",
+        "data.batch_size=8",
+        "student.dropout=0.1",
+        "schedule=constant",
+    ]
+    whole, _ = run("whole", "trainer.max_steps=6", "trainer.val_check_interval=2", *short)
+    run("half", "trainer.max_steps=3", "trainer.val_check_interval=2", *short)
+    last = f"ckpt_path={whole.parent}/half/checkpoints/last.ckpt"
+    resumed, _ = run("resumed", "trainer.max_steps=6", "trainer.val_check_interval=2", last, *short)
+    weights = [
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (whole, resumed)
+    ]
+    assert same(*weights)
+    assert same(student(whole), student(resumed))
+
+
+def test_a_batch_cut_differently_gives_the_same_update(run):
+    fixed = ["trainer.max_steps=2", "optimizer._target_=torch.optim.SGD", "optimizer.lr=0.1"]
+    sgd = ["~optimizer.betas", "~optimizer.eps", "~optimizer.fused"]
+    one, _ = run("one", *fixed, *sgd, "data.batch_size=16")
+    four, _ = run("four", *fixed, *sgd, "data.batch_size=4", "trainer.accumulate_grad_batches=4")
+    first, second = student(one), student(four)
+    for name in first:
+        assert torch.allclose(first[name], second[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_labels_of_the_llm_alone(run, judge):
+    folder, summary = run("standard", "objective.mode=standard", "data.labels=llm", "trainer.max_steps=2")
+    assert not [name for name in summary if "explain" in name and not name.startswith("data/")]
+    assert 0.5 < summary["data/llm_train_accuracy"] < 1
+    assert "data/llm_test_accuracy" in summary
+    settings = json.loads((folder / "student" / "config.json").read_text())
+    assert settings["task_specific_params"] == {"predict": {"prefix": ""}}  # and so it is asked
+    _, judged, _ = judge("judged", f"model={folder}/student")
+    assert judged["test/loss_predict"] == pytest.approx(summary["test/loss_predict"], rel=1e-4)
+    assert "test/loss_explain" not in judged
+
+
+def test_a_share_is_drawn_from_the_training_rows(run):
+    _, summary = run("share", "data.share=0.25", "trainer.max_steps=1")
+    assert (summary["data/train_rows"], summary["data/valid_rows"], summary["data/test_rows"]) == (64, 32, 48)
+
+
+def test_the_likeliest_choice(run, judge, tmp_path, arithmetic_rows):
+    rows = [
+        {**row, "choices": [row["label"], "( 0 + 0 )", "ann bob eve"][:: (-1) ** n]}
+        for n, row in enumerate(arithmetic_rows(32, seed=9))
+    ]
+    (tmp_path / "choices.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    folder, _ = run("base", "trainer.max_steps=60")
+    _, judged, out = judge(
+        "judged", f"model={folder}/student", f"data.test_files=[{tmp_path}/choices.jsonl]",
+        "data.restricted_decoding=true", "data.eval_batch_size=5",
+    )  # fmt: skip
+    assert judged["test/accuracy_restricted"] > 0.95
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert all(line["restricted"] in row["choices"] for line, row in zip(lines, rows, strict=True))
+
+
+def test_two_students_are_set_side_by_side(run, judge):
+    one, _ = run("one", "trainer.max_steps=1")
+    two, _ = run("two", "trainer.max_steps=1", "seed=7")
+    _, judged, out = judge("judged", f"model=[{one}/student,{two}/student]", "names=[first,second]")
+    assert {"first/test/accuracy", "second/test/accuracy", "first/parameters"} <= judged.keys()
+    assert sorted(path.name for path in out.glob("predictions*")) == [
+        "predictions_first.jsonl",
+        "predictions_second.jsonl",
+    ]
+
+
+def test_rows_without_rationales(run, tmp_path, arithmetic_rows):
+    rows = [{"input": row["input"], "label": row["label"]} for row in arithmetic_rows(40)]
+    (tmp_path / "bare.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    bare = [f"data.train_files=[{tmp_path}/bare.jsonl]", "data.eval_files=null", "data.test_files=null"]
+    with pytest.raises(
+        DataError, match=r"data.rationales=palm.*line 1 has no rationale.*objective.mode=standard"
+    ):
+        run("refused", *bare, "trainer.max_steps=1")
+    with pytest.raises(DataError, match=r"data.labels=llm: 'bare.jsonl' line 1 has no label of an LLM"):
+        run("refused", *bare, "objective.mode=standard", "data.labels=llm", "trainer.max_steps=1")
+    _, summary = run("bare", *bare, "objective.mode=standard", "trainer.max_steps=1")
+    assert (summary["data/train_rows"], summary["data/valid_rows"]) == (36, 4)
+    assert not [name for name in summary if name.startswith("test/")]
+
+
+def test_targets_that_are_cut_are_counted(run, caplog):
+    _, summary = run("cut", "data.max_target_length=8", "trainer.max_steps=1")
+    assert summary["data/train_rationales_cut"] == 256
+    assert "train: 256 rationales cut at data.max_target_length=8" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "parsed"),
+    [
+        (["data=svamp"], "svamp", True),
+        (["data=cqa", "data.restricted_decoding=true"], "cqa", True),
+        (["data=cqa", "objective.mode=standard"], "cqa", False),
+    ],
+)
+def test_real_sets(run, data_dir, overrides, name, parsed):
+    if not (data_dir / "tokenizers" / "t5").is_dir():
+        pytest.skip("no T5 tokenizer there")
+    _, summary = run(
+        "real", *overrides, f"data.folder={data_dir}/stepbystep", f"data.tokenizer={data_dir}/tokenizers/t5",
+        "data.max_examples=12", "data.batch_size=4", "trainer.max_steps=2", "data.generation_max_length=6", own=False,
+    )  # fmt: skip
+    assert summary["train/steps"] == 2
+    assert 0 <= summary["test/accuracy"] <= 1
+    assert ("test/loss_explain" in summary) == parsed
+    assert ("test/accuracy_restricted" in summary) == ("data.restricted_decoding=true" in overrides)
+
+
+def test_students_of_other_kinds_are_refused(run, bert_teacher):
+    with pytest.raises(
+        ConfigError, match=r"student.model=.*is an encoder \(bert\).*needs an encoder-decoder"
+    ):
+        run("refused", f"student.model={bert_teacher}", "student=pretrained")

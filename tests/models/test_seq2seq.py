@@ -1,0 +1,139 @@
+"""Encoder-decoders agree with transformers' own forward pass, gradient, generation and likelihood."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from potstill.errors import ConfigError, ModelError
+from potstill.losses.vocabulary import vocabulary_losses
+from potstill.models.load import save_student
+from potstill.models.seq2seq import (
+    Seq2Seq,
+    load_seq2seq,
+    prefixes_of,
+    remember_prefixes,
+    seq2seq_from_config,
+)
+from potstill.models.specs import read_settings
+
+SHAPE = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+CASES = {
+    "t5": {"model_type": "t5"},
+    "t5_v1_1": {"model_type": "t5", "feed_forward_proj": "gated-gelu"},
+    "mt5": {"model_type": "mt5"},
+}
+IDS = torch.tensor([[5, 6, 7, 8, 1], [9, 10, 1, 0, 0]])
+MASK = IDS.ne(0).long()
+LABELS = torch.tensor([[11, 12, 1], [13, 1, -100]])
+
+
+def student_of(case, **more):
+    torch.manual_seed(0)
+    settings = {**CASES[case], **SHAPE, **more}
+    student = seq2seq_from_config(settings, vocab_size=40, pad_token_id=0, eos_token_id=1)
+    if case == "t5_v1_1":  # its projection is a weight of its own, and what goes into it is not scaled
+        student.lm_head.weight = torch.nn.Parameter(torch.randn(40, SHAPE["d_model"]))
+        student.config.scale_decoder_outputs = False
+    return student
+
+
+def loss_of(view, tied):
+    inputs, starts = view.embed([IDS, view.shifted(LABELS)], tied)
+    states = view.encode(inputs, MASK)
+    real = LABELS.ge(0)
+    return vocabulary_losses(
+        view.decode(starts, states, MASK)[real],
+        view.projection,
+        None,
+        labels_N=LABELS[real],
+        weights={"nll": 1.0},
+        denominators={"nll": int(real.sum())},
+        tied=tied,
+    ).total
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradient_are_those_of_transformers(case):
+    student = student_of(case)
+    view = Seq2Seq(student)
+    expected = student(input_ids=IDS, attention_mask=MASK, labels=LABELS).loss
+    expected.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in student.named_parameters()}
+    assert (view.tied() is None) == (case == "t5_v1_1")
+    for tied in (None, view.tied()):
+        student.zero_grad()
+        loss = loss_of(view, tied)
+        loss.backward()
+        assert torch.allclose(loss, expected, rtol=1e-5)
+        for name, parameter in student.named_parameters():
+            assert torch.allclose(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_written_is_what_transformers_generates(case):
+    student = student_of(case, initializer_factor=3.0).eval()
+    view = Seq2Seq(student)
+    with torch.no_grad():
+        (inputs,) = view.embed([IDS])
+        states = view.encode(inputs, MASK)
+    written = view.write(states, MASK, 9)
+    expected = student.generate(input_ids=IDS, attention_mask=MASK, max_new_tokens=9, num_beams=1)
+    assert torch.equal(written, expected[:, 1:])
+    assert len(set(written.flatten().tolist())) > 1
+
+
+def test_generation_settings_of_a_folder_are_left_aside():
+    student = student_of("t5", initializer_factor=3.0).eval()
+    view = Seq2Seq(student)
+    (inputs,) = view.embed([IDS])
+    states = view.encode(inputs, MASK).detach()
+    before = view.write(states, MASK, 9)
+    student.generation_config.update(num_beams=3, max_length=2, min_new_tokens=7)
+    assert torch.equal(view.write(states, MASK, 9), before)
+
+
+def test_score_is_the_log_likelihood_of_whole_targets():
+    student = student_of("t5").eval()
+    view = Seq2Seq(student)
+    with torch.no_grad():
+        (inputs,) = view.embed([IDS])
+        scores = view.score(LABELS, view.encode(inputs, MASK), MASK)
+        logits = student(input_ids=IDS, attention_mask=MASK, labels=LABELS).logits
+    expected = -cross_entropy(logits.transpose(1, 2), LABELS, reduction="none").sum(1)
+    assert torch.allclose(scores, expected, atol=1e-4)
+
+
+def test_a_student_is_saved_and_loaded_with_its_prefixes(tmp_path, t5_tokenizer):
+    student = student_of("t5")
+    remember_prefixes(student, {"predict": "predict: ", "explain": "why: "})
+    save_student(student, t5_tokenizer, tmp_path / "student", "card")
+    loaded = load_seq2seq("student.model", str(tmp_path / "student"))
+    assert not loaded.training
+    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), loaded.parameters(), strict=True))
+    settings = read_settings("student.model", str(tmp_path / "student"))
+    assert prefixes_of(settings) == {"predict": "predict: ", "explain": "why: "}
+
+
+def test_other_architectures_are_refused(bert_teacher, gpt2_teacher):
+    with pytest.raises(
+        ModelError, match=r"student.model=.*: is an encoder \(bert\).*needs an encoder-decoder"
+    ):
+        load_seq2seq("student.model", str(bert_teacher))
+    with pytest.raises(ModelError, match=r"is a decoder \(gpt2\)"):
+        load_seq2seq("student.model", str(gpt2_teacher))
+    with pytest.raises(ModelError, match=r"student\.config: is an encoder"):
+        seq2seq_from_config({"model_type": "bert"}, vocab_size=9, pad_token_id=0, eos_token_id=1)
+    with pytest.raises(ConfigError, match=r"student.config.d_modell=3.*d_model"):
+        student_of("t5", d_modell=3)
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path, t5_tokenizer):
+    from safetensors.torch import load_file, save_file
+
+    save_student(student_of("t5"), t5_tokenizer, tmp_path / "student", "card")
+    weights = tmp_path / "student" / "model.safetensors"
+    kept = load_file(weights)
+    del kept["encoder.final_layer_norm.weight"]
+    save_file(kept, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights are missing.*encoder.final_layer_norm"):
+        load_seq2seq("student.model", str(tmp_path / "student"))

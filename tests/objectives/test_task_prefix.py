@@ -1,0 +1,111 @@
+"""The two tasks' loss is transformers' own of each task, weighted; a cut into micro-batches changes nothing."""
+
+import pytest
+import torch
+
+from potstill.data.rationales.datamodule import RationaleBatch
+from potstill.models.seq2seq import Seq2Seq, seq2seq_from_config
+from potstill.objectives.task_prefix import TaskPrefixObjective
+
+SHAPE = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+
+
+@pytest.fixture
+def student():
+    torch.manual_seed(0)
+    settings = {**SHAPE, "dropout_rate": 0.0}
+    return seq2seq_from_config(settings, vocab_size=50, pad_token_id=0, eos_token_id=1)
+
+
+def drawn(count, low, high, seed):
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(low, high, (count,), generator=draw)
+    return [torch.randint(2, 50, (int(n),), generator=draw) for n in lengths]
+
+
+def padded(texts, value):
+    return torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=value)
+
+
+PREDICT, EXPLAIN = drawn(5, 4, 9, 1), drawn(5, 4, 9, 2)
+LABELS, RATIONALES = drawn(5, 1, 4, 3), drawn(5, 5, 14, 4)
+
+
+def batch_of(rows):
+    ids = padded([PREDICT[r] for r in rows] + [EXPLAIN[r] for r in rows], 0)
+    numbers = torch.tensor(rows)
+    return RationaleBatch(
+        ids,
+        ids.ne(0).long(),
+        {"predict": padded([LABELS[r] for r in rows], -100), "explain": padded([RATIONALES[r] for r in rows], -100)},
+        {"predict": numbers, "explain": numbers},
+    )  # fmt: skip
+
+
+TOKENS = {"predict": sum(map(len, LABELS)), "explain": sum(map(len, RATIONALES))}
+ALL = list(range(5))
+
+
+def own_loss(student, inputs, targets):
+    ids = padded(inputs, 0)
+    return student(input_ids=ids, attention_mask=ids.ne(0).long(), labels=padded(targets, -100)).loss
+
+
+def gradients(student):
+    return {name: parameter.grad.clone() for name, parameter in student.named_parameters()}
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.2, 1.0, 0.0])
+def test_the_loss_is_transformers_own_of_both_tasks(student, alpha):
+    predict, explain = own_loss(student, PREDICT, LABELS), own_loss(student, EXPLAIN, RATIONALES)
+    expected = alpha * predict + (1 - alpha) * explain
+    expected.backward()
+    wanted = gradients(student)
+    student.zero_grad()
+    share = TaskPrefixObjective(alpha)(Seq2Seq(student), batch_of(ALL), TOKENS)
+    share.loss.backward()
+    assert torch.allclose(share.loss, expected, rtol=1e-5)
+    for name, value in {"predict": predict, "explain": explain}.items():
+        assert (name in share.terms) == (name in TaskPrefixObjective(alpha).active)
+        if name in share.terms:
+            assert torch.allclose(share.terms[name], value.detach(), rtol=1e-5)
+    assert torch.equal(share.terms["total"], share.loss.detach())
+    for name, found in gradients(student).items():
+        assert torch.allclose(found, wanted[name], rtol=1e-3, atol=1e-6), name
+
+
+def test_one_task_alone_is_not_weighted(student):
+    objective = TaskPrefixObjective(0.3, explains=False)
+    batch = batch_of(ALL)
+    alone = RationaleBatch(
+        batch.input_ids[:5], batch.attention_mask[:5], {"predict": batch.targets["predict"]},
+        {"predict": batch.rows["predict"]},
+    )  # fmt: skip
+    share = objective(Seq2Seq(student), alone, {"predict": TOKENS["predict"]})
+    assert objective.active == ("predict",)
+    assert torch.allclose(share.loss, own_loss(student, PREDICT, LABELS), rtol=1e-5)
+
+
+def test_a_task_without_weight_is_not_encoded(student):
+    seen = []
+    student.get_encoder().register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+    )
+    TaskPrefixObjective(1.0)(Seq2Seq(student), batch_of(ALL), TOKENS)
+    TaskPrefixObjective(0.5)(Seq2Seq(student), batch_of(ALL), TOKENS)
+    assert seen == [5, 10]
+
+
+@pytest.mark.parametrize("cut", [[[0, 1, 2, 3, 4]], [[3], [0, 4], [1, 2]], [[4, 3, 2, 1], [0]]])
+def test_a_cut_into_micro_batches_changes_nothing(student, cut):
+    objective, view = TaskPrefixObjective(0.4), Seq2Seq(student)
+    objective(view, batch_of(ALL), TOKENS).loss.backward()
+    wanted = gradients(student)
+    student.zero_grad()
+    shares = [objective(view, batch_of(rows), TOKENS) for rows in cut]
+    for share in shares:
+        share.loss.backward()
+    for name, found in gradients(student).items():
+        assert torch.allclose(found, wanted[name], rtol=1e-3, atol=1e-6), name
+    total = sum(float(share.terms["explain"]) for share in shares)
+    assert total == pytest.approx(float(own_loss(student, EXPLAIN, RATIONALES).detach()), rel=1e-5)
