@@ -207,6 +207,7 @@ class TrainerConfig:
     max_epochs: int | None = None
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = None
+    nonfinite: str = "stop"  # stop | skip: a step whose loss or gradient is no number
     val_check_interval: int | None = None  # optimizer steps between validations; null: after each epoch
     limit_val_batches: int | None = None
     log_every_n_steps: int = 10

@@ -63,6 +63,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
         training = build_rationale_training(config)
     else:
         training = build_task_training(config) if is_task_run else build_training(config)
+    training.module.nonfinite = config.trainer.nonfinite
     bar = config.trainer.enable_progress_bar
     callbacks, throughput = build_callbacks(config, folder, bar)
     monitor, best = "val/perplexity", None

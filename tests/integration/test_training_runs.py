@@ -167,6 +167,35 @@ def test_a_loss_that_is_no_number_stops_the_run(run, bert_teacher, monkeypatch):
         run("nan", f"teacher.model={bert_teacher}", "trainer.max_steps=2")
 
 
+def test_steps_whose_loss_is_no_number_can_be_left_out(run, bert_teacher, monkeypatch):
+    from potstill.modules import steps
+    from potstill.objectives import language
+
+    original, calls = language.cosine_distance, []
+
+    def broken(*arguments, **options):
+        calls.append(1)
+        value = original(*arguments, **options)
+        return value * float("nan") if len(calls) in (2, 3) else value
+
+    monkeypatch.setattr(language, "cosine_distance", broken)
+    common = [
+        f"teacher.model={bert_teacher}",
+        "trainer.nonfinite=skip",
+        "data.eval_files=null",
+        "data.eval_share=0",
+    ]
+    folder = run("skip", *common, "trainer.max_steps=5")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["train/steps"], summary["train/skipped_steps"]) == (5, 2)
+    assert all(torch.isfinite(tensor).all() for tensor in student(folder).values())
+    calls.clear()
+    monkeypatch.setattr(language, "cosine_distance", lambda *a, **k: original(*a, **k) * float("nan"))
+    monkeypatch.setattr(steps, "MOST_SKIPPED", 3)
+    with pytest.raises(TrainingError, match=r"step 4: term cos is nan, as in the 3 before"):
+        run("gone", *common, "trainer.max_steps=9")
+
+
 def test_an_encoder_without_head_is_no_teacher_but_can_be_trained(run, tmp_path, bert_teacher):
     from transformers import AutoTokenizer, BertModel
 

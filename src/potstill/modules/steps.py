@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,10 @@ MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
 
 TEACHER_PREFIX = "teacher."
+STOP, SKIP = "stop", "skip"
+MOST_SKIPPED = 20  # in a row; more is no accident
+
+log = logging.getLogger(__name__)
 
 
 class _Objective(Protocol):
@@ -83,6 +88,8 @@ class StudentModule(LightningModule):
         self._make_optimizer, self._make_schedule = optimizer, schedule
         self.last_step: dict[str, float] = {}
         self._shares: dict[str, float] = {}
+        self.nonfinite = STOP  # what becomes of a step whose loss or gradient is no number
+        self.skipped_steps, self._skipped_in_row = 0, 0
 
     def train(self, mode: bool = True) -> StudentModule:
         """The student's mode; the teacher stays in evaluation mode."""
@@ -150,12 +157,19 @@ class StudentModule(LightningModule):
             if name in values
             and not math.isfinite(values[name])  # a term whose weight is 0 in this step has none
         ]
+        self._skipped_in_row = self._skipped_in_row + 1 if bad else 0
         if bad:
             what = "gradient norm" if bad[0] == "grad_norm" else f"term {bad[0]}"
-            raise TrainingError(
-                f"step {self.global_step + 1}: {what} is {values[bad[0]]}; try a smaller optimizer.lr, a smaller "
-                "trainer.gradient_clip_val, or trainer.precision=32-true"
-            )
+            fault = f"step {self.global_step + 1}: {what} is {values[bad[0]]}"
+            if self.nonfinite != SKIP or self._skipped_in_row > MOST_SKIPPED:
+                row = f", as in the {MOST_SKIPPED} before" if self.nonfinite == SKIP else ""
+                raise TrainingError(
+                    f"{fault}{row}; try a smaller optimizer.lr, a smaller trainer.gradient_clip_val, or "
+                    "trainer.precision=32-true"
+                )
+            log.warning("%s; the step is left out", fault)
+            self.skipped_steps += 1
+            optimizer.zero_grad(set_to_none=True)  # the optimizer's step then changes nothing, and is counted
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -168,6 +182,7 @@ class StudentModule(LightningModule):
             "train/grad_norm": values["grad_norm"],
             "train/lr": rate,
             **self._shares,
+            **({"train/skipped_steps": self.skipped_steps} if self.skipped_steps else {}),
         }
         # Lightning's log costs milliseconds, and writes at these steps only.
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -197,9 +212,11 @@ class StudentModule(LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(TEACHER_PREFIX)}
         checkpoint["objective"] = sorted(self.objective.active)
+        checkpoint["skipped_steps"] = self.skipped_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another objective; put the teacher's weights where a strict load looks for them."""
+        self.skipped_steps = int(checkpoint.get("skipped_steps", 0))
         terms = checkpoint.get("objective")
         if terms != sorted(self.objective.active):
             raise CheckpointError(

@@ -36,6 +36,8 @@ def trainer_faults(trainer: DictConfig) -> list[str]:
     clip = trainer.gradient_clip_val
     if clip is not None and clip <= 0:
         faults.append(f"trainer.gradient_clip_val={clip}: above 0, or null for no clipping")
+    if trainer.nonfinite not in ("stop", "skip"):
+        faults.append(f"trainer.nonfinite={trainer.nonfinite}: stop or skip")
     if trainer.precision not in PRECISIONS:
         faults.append(f"trainer.precision={trainer.precision}: one of {', '.join(PRECISIONS)}")
     return faults
