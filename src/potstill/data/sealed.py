@@ -24,14 +24,14 @@ class ArrayFile:
     """A one-dimensional .npy file that grows; its header is written again when the size is known."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
-        self.path, self.size, self._dtype = path, 0, dtype
+        self.path, self.size, self.dtype = path, 0, dtype
         self._stream = path.open("wb")
         self._write_header()
         self._header_bytes = self._stream.tell()
 
     def append(self, values: npt.NDArray[Any]) -> None:
         """Add values at the end."""
-        self._stream.write(np.ascontiguousarray(values, dtype=self._dtype).data)
+        self._stream.write(np.ascontiguousarray(values, dtype=self.dtype).data)
         self.size += len(values)
 
     def close(self) -> None:
@@ -44,7 +44,7 @@ class ArrayFile:
 
     def _write_header(self) -> None:
         # numpy pads the header for any size of the first axis, so that it can be replaced in place.
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.size,)}
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.size,)}
         np.lib.format.write_array_header_1_0(self._stream, header)
 
 
