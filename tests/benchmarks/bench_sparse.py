@@ -58,9 +58,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     setting = make(arguments.rows, arguments.vocabulary, arguments.hidden)
     describe(setting)
-    print(
-        f"{'form':24s} {'T':>3s} {'bytes':>7s} {'loss bias':>10s} {'std':>7s} {'grad bias':>10s} {'std':>7s}"
-    )
+    print(f"{'':36s}{'loss':>18s}{'gradient':>26s}")
+    print(f"{'form':26s}{'T':>3s}{'bytes':>7s}{'bias':>10s}{'std':>8s}{'bias':>10s}{'cosine':>8s}{'std':>8s}")
     for temperature in TEMPERATURES:
         exact = by_row(setting, partial(whole, setting, temperature))
         for name, form, draws in forms(arguments.vocabulary, temperature, arguments.draws):
