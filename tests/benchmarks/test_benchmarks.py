@@ -13,9 +13,9 @@ TINY = ["--layers=2", "--hidden=32", "--vocabulary=300", "--batch=2", "--rounds=
 RATIO = r"(\d+\.\d+) \((\d+\.\d+) to (\d+\.\d+)\)"
 
 
-def run(script, *flags):
+def run(script, *flags, tiny=TINY):
     result = subprocess.run(
-        [sys.executable, str(FOLDER / script), *TINY, *flags],
+        [sys.executable, str(FOLDER / script), *tiny, *flags],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -62,3 +62,17 @@ def test_tasks(tmp_path, bert_tokenizer):
     ratio(output, "speed, ours / textbook")
     assert len(re.findall(r"tokens/s, 2 x 2 steps", output)) == 2
     assert "losses agree" in output
+
+
+def test_sparse():
+    output = run("bench_sparse.py", "--rows=4", "--vocabulary=80", "--hidden=8", "--draws=3", tiny=())
+    table = re.findall(r"^(\S.*?) +([12])" + r" +([-+]?\d+\.\d+)" * 6 + r"$", output, flags=re.MULTILINE)
+    found = {(name, temperature): list(map(float, figures)) for name, temperature, *figures in table}
+    assert len(found) == 2 * (8 + 9) + 4
+    for temperature in "12":
+        # 256 is more than the vocabulary: nothing is left out.
+        _, loss_bias, _, gradient_bias, cosine, _ = found["top 256, float32", temperature]
+        assert abs(loss_bias) < 1e-3
+        assert gradient_bias < 1e-3
+        assert cosine > 0.999
+        assert found["top 8", temperature][1] < -0.01

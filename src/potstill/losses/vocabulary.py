@@ -1,75 +1,30 @@
 """Vocabulary losses straight from hidden states, fused with the output projection.
 
 Full logits are the largest tensors of a distillation step: (rows, vocab) for teacher and student, each copied
-several times by softmax and autograd. Here the rows are taken in chunks. A chunk's logits are computed, turned
-into their own gradient in place and multiplied into the gradients of hidden states, weight and bias; then its
-memory serves the next chunk. So the gradients exist when the forward pass ends; the backward pass scales them.
-
-Two sizes matter. A *chunk* (tens of MB) is as tall as matrix products need to be efficient. Within it, *blocks* of
-a few rows fit the processor's caches, so the element-wise passes of a softmax hardly touch main memory.
+several times by softmax and autograd. Here they exist for a chunk of rows at a time (`losses.fused`).
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from potstill.losses.soft_targets import IGNORED_LABEL, at_least_float32, nonzero
+from potstill.losses.fused import (
+    Coefficients,
+    Task,
+    VocabularyLosses,
+    coefficients_of,
+    exponentiate,
+    fused_losses,
+    given,
+    hard_part,
+    head_of,
+    rows_of,
+)
+from potstill.losses.soft_targets import IGNORED_LABEL
 from potstill.losses.tied import TiedGradient
 
-CHUNK_BYTES = 32 * 2**20
-BLOCK_BYTES_PER_CORE = 2**20
-SLICE_BYTES = 16 * 2**20
 TERMS = ("ce", "mse", "nll")
-
-
-class VocabularyLosses(NamedTuple):
-    """What `vocabulary_losses` returns.
-
-    Attributes:
-        total: scalar with gradient, the sum over terms of weight * sum / denominator.
-        rows: for each term with a weight its detached, unweighted values by row, in float32 at least. Of `nll` alone
-            on a CPU only the labelled rows; else 0 for a row without a label.
-    """
-
-    total: Tensor
-    rows: dict[str, Tensor]
-
-    @property
-    def sums(self) -> dict[str, Tensor]:
-        """Sums over rows."""
-        return {term: values.sum() for term, values in self.rows.items()}
-
-
-class _Head(NamedTuple):
-    """An output projection (vocab, width) and its input (rows, width) in the dtype of their product."""
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-
-
-class _Gradients(NamedTuple):
-    """Of the total, by the parts of a head; None where no gradient is needed."""
-
-    hidden: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What stays the same from chunk to chunk; a coefficient is weight / denominator, (rows, 1) or a number."""
-
-    teacher: _Head | None
-    labels: Tensor | None
-    temperature: float
-    coefficients: dict[str, Tensor | float]
-    chunk_rows: int | None
 
 
 def vocabulary_losses(
@@ -122,270 +77,81 @@ def vocabulary_losses(
     """
     teacher = None
     if (
-        (_given(weights.get("ce")) or _given(weights.get("mse")))
+        (given(weights.get("ce")) or given(weights.get("mse")))
         and teacher_NE is not None
         and teacher_weight_VE is not None
     ):
-        teacher = _head(teacher_NE, teacher_weight_VE, teacher_bias_V)
-    available = {"ce": teacher is not None, "mse": teacher is not None, "nll": labels_N is not None}
-    coefficients = _coefficients(weights, denominators, available)
+        teacher = head_of(teacher_NE, teacher_weight_VE, teacher_bias_V)
+    no_teacher = "teacher_NE or teacher_weight_VE" if teacher is None else None
+    missing = {"ce": no_teacher, "mse": no_teacher, "nll": "labels_N" if labels_N is None else None}
+    coefficients = coefficients_of(weights, denominators, missing)
     if teacher is None and labels_N is not None and student_ND.device.type == "cpu":
         # Reading the mask would make an accelerator wait; here it is free.
         counted_N = labels_N != IGNORED_LABEL
         student_ND, labels_N = student_ND[counted_N], labels_N[counted_N]
-        coefficients = {term: _rows_of(c, counted_N) for term, c in coefficients.items()}
-    task = _Task(teacher, labels_N if "nll" in coefficients else None, temperature, coefficients, chunk_rows)
-    parts = (student_ND, student_weight_VD, student_bias_V)
-    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts):
-        total, losses_KN = _FusedLosses.apply(*parts, task, tied)
-    else:
-        total, losses_KN, _ = _run(*parts, task, (False, False, False))
-    return VocabularyLosses(total, dict(zip(coefficients, losses_KN.unbind(), strict=True)))
+        coefficients = {term: rows_of(c, counted_N) for term, c in coefficients.items()}
+    losses = _Losses(labels_N if "nll" in coefficients else None, temperature)
+    task = Task(losses, coefficients, () if teacher is None else (teacher,), chunk_rows)
+    return fused_losses(student_ND, student_weight_VD, student_bias_V, task, tied)
 
 
-class _FusedLosses(torch.autograd.Function):
-    """The gradients are computed in the forward pass; the backward pass scales them."""
+@dataclass(frozen=True)
+class _Losses:
+    """The losses of a block of logits, the teacher's being the only others."""
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        student_ND: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor | None,
-        task: _Task,
-        tied: TiedGradient | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Computes the losses and keeps the gradients."""
-        total, losses_KN, gradients = _run(student_ND, weight_VD, bias_V, task, ctx.needs_input_grad[:3])
-        ctx.save_for_backward(*gradients)
-        ctx.tied = tied
-        ctx.mark_non_differentiable(losses_KN)
-        return total, losses_KN
+    labels_N: Tensor | None
+    temperature: float
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, _grad_losses_KN: Tensor) -> tuple[Tensor | None, ...]:
-        """Scales the kept gradients by that of the total."""
-        # On the CPU the scalar can be looked at for free, and a factor of 1 spares a copy of the weight's size.
-        unscaled = grad_total.device.type == "cpu" and grad_total.item() == 1
-        kept = ctx.saved_tensors
-        hidden, weight, bias = (g if g is None or unscaled else g * grad_total.to(g.dtype) for g in kept)
-        if ctx.tied is not None and weight is not None:
-            ctx.tied.give(weight)
-            weight = None
-        return hidden, weight, bias, None, None
-
-
-@torch.no_grad()
-def _run(
-    student_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, task: _Task, needs: tuple[bool, ...]
-) -> tuple[Tensor, Tensor, _Gradients]:
-    """The total, the unweighted losses (terms, rows) and the needed gradients of the total."""
-    student = _head(student_ND, weight_VD, bias_V)
-    n_rows, dtype, device = student_ND.shape[0], student.weight.dtype, student_ND.device
-    wide = torch.promote_types(dtype, torch.float32)
-    # float16 cannot hold gradients divided by the rows of a large batch: those are divided at the end.
-    late = dtype == torch.float16
-    unit = sum(c.max() if isinstance(c, Tensor) else c for c in task.coefficients.values()) if late else 1.0
-    scaled = replace(task, coefficients={term: c / unit for term, c in task.coefficients.items()})
-    gradients = _Gradients(
-        torch.empty_like(student.hidden) if needs[0] else None,
-        # Summed over chunks, so in half precision it would lose what the accumulator of one product keeps.
-        torch.zeros_like(student.weight, dtype=wide) if needs[1] else None,
-        torch.zeros(weight_VD.shape[0], dtype=wide, device=device) if needs[2] else None,
-    )
-    losses_KN = torch.zeros(len(task.coefficients), n_rows, dtype=wide, device=device)
-    step = _chunk_rows(n_rows, student, task)
-    # Dtypes are settled already.
-    with torch.autocast(device.type, enabled=False):
-        for start in range(0, n_rows, step):
-            rows = slice(start, min(start + step, n_rows))
-            _run_chunk(student, scaled, rows, losses_KN, gradients)
-    # A coefficient is a number or (rows, 1).
-    weighted = [
-        (losses_N * c.squeeze(-1)).sum() if isinstance(c, Tensor) else losses_N.sum() * c
-        for losses_N, c in zip(losses_KN, task.coefficients.values(), strict=True)
-    ]
-    total = torch.stack(weighted).sum()
-    kept = (
-        None if g is None or part is None else g.to(part.dtype) * unit if late else g.to(part.dtype)
-        for g, part in zip(gradients, (student_ND, weight_VD, bias_V), strict=True)
-    )
-    return total, losses_KN, _Gradients(*kept)
-
-
-def _run_chunk(student: _Head, task: _Task, rows: slice, losses_KN: Tensor, gradients: _Gradients) -> None:
-    """Writes the losses of some rows to `losses_KN` and adds their gradients."""
-    heads = (student,) if task.teacher is None else (student, task.teacher)
-    logits = [torch.mm(head.hidden[rows], head.weight.t()) for head in heads]
-    wants_gradient = any(g is not None for g in gradients)
-    chunk_RV, step = logits[0], _block_rows(logits[0])
-    for start in range(0, chunk_RV.shape[0], step):
-        # Biases are added here, in cache: as part of the product they would cost a pass over memory.
-        block_RV, *soft = (
-            _with_bias(r[start : start + step], head.bias) for head, r in zip(heads, logits, strict=True)
-        )
-        in_batch = slice(rows.start + start, rows.start + start + block_RV.shape[0])
-        labels_R = None if task.labels is None else task.labels[in_batch]
-        here = replace(task, coefficients={k: _rows_of(c, in_batch) for k, c in task.coefficients.items()})
-        losses = _losses_and_gradient(block_RV, soft[0] if soft else None, labels_R, here, wants_gradient)
-        for k, term in enumerate(task.coefficients):
-            losses_KN[k, in_batch] = losses[term]
-        if gradients.bias is not None:
-            gradients.bias.add_(block_RV.sum(dim=0))
-        if wants_gradient and block_RV.dtype != chunk_RV.dtype:
-            chunk_RV[start : start + step] = block_RV
-    del logits  # the teacher's
-    if gradients.hidden is not None:
-        gradients.hidden[rows] = chunk_RV @ student.weight
-    if gradients.weight is not None:
-        for columns in _column_slices(gradients.weight):
-            gradients.weight[columns].add_(chunk_RV[:, columns].t() @ student.hidden[rows])
-
-
-def _column_slices(weight_VD: Tensor) -> list[slice]:
-    """The vocabulary in parts whose products are small beside a chunk; on an accelerator the whole of it."""
-    n, width = weight_VD.shape
-    step = n if weight_VD.device.type != "cpu" else max(1, SLICE_BYTES // (4 * width))
-    return [slice(start, start + step) for start in range(0, n, step)]
-
-
-def _rows_of(coefficient: Tensor | float, rows: slice | Tensor) -> Tensor | float:
-    """The coefficients of some rows, where each row has its own."""
-    by_row = isinstance(coefficient, Tensor) and coefficient.dim() > 0
-    return coefficient[rows] if by_row else coefficient  # type: ignore[index]
-
-
-def _losses_and_gradient(
-    student_RV: Tensor, teacher_RV: Tensor | None, labels_R: Tensor | None, task: _Task, wants_gradient: bool
-) -> dict[str, Tensor]:
-    """Each term's loss by row; the student's logits become their gradient, the teacher's are overwritten."""
-    losses: dict[str, Tensor] = {}
-    if labels_R is not None:
-        losses["nll"], rows_H, hard_HV = _hard_part(student_RV, labels_R, task.coefficients["nll"])
-    if teacher_RV is not None:
-        width = min(student_RV.shape[1], teacher_RV.shape[1])
-        losses |= _soft_part(student_RV[:, :width], teacher_RV[:, :width], task, wants_gradient)
-        student_RV[:, width:].zero_()
-    if labels_R is not None and wants_gradient:
-        if teacher_RV is None:
-            student_RV.zero_()
-        student_RV.index_add_(0, rows_H, hard_HV)
-    return losses
+    def __call__(
+        self,
+        student_RV: Tensor,
+        others: Sequence[Tensor],
+        rows: slice,
+        coefficients: Coefficients,
+        wants_gradient: bool,
+    ) -> dict[str, Tensor]:
+        """Each term's loss by row; the student's logits become their gradient, the teacher's are overwritten."""
+        losses: dict[str, Tensor] = {}
+        if self.labels_N is not None:
+            losses["nll"], rows_H, hard_HV = hard_part(student_RV, self.labels_N[rows], coefficients["nll"])
+        for teacher_RV in others:
+            width = min(student_RV.shape[1], teacher_RV.shape[1])
+            pair = student_RV[:, :width], teacher_RV[:, :width]
+            losses |= _soft_part(*pair, self.temperature, coefficients, wants_gradient)
+            student_RV[:, width:].zero_()
+        if self.labels_N is not None and wants_gradient:
+            if not others:
+                student_RV.zero_()
+            student_RV.index_add_(0, rows_H, hard_HV)
+        return losses
 
 
 def _soft_part(
-    student_RV: Tensor, teacher_RV: Tensor, task: _Task, wants_gradient: bool
+    student_RV: Tensor,
+    teacher_RV: Tensor,
+    temperature: float,
+    coefficients: Coefficients,
+    wants_gradient: bool,
 ) -> dict[str, Tensor]:
     """`ce` and `mse` by row; the student's logits become their gradient.
 
     With e = exp((z - max z) / T) and p = e / sum e, the gradient in the student's logits is T * (p_student -
     p_teacher) for `ce` and twice the gap of the logits for `mse`.
     """
-    temperature, losses = task.temperature, {}
+    losses = {}
     gap_RV = student_RV - teacher_RV
-    if "mse" in task.coefficients:
+    if "mse" in coefficients:
         losses["mse"] = gap_RV.square().sum(dim=1)
-    if "ce" in task.coefficients:
-        student_log_R1, student_sum_R1 = _exponentiate(student_RV, temperature)
-        teacher_log_R1, teacher_sum_R1 = _exponentiate(teacher_RV, temperature)
+    if "ce" in coefficients:
+        student_log_R1, student_sum_R1 = exponentiate(student_RV, temperature)
+        teacher_log_R1, teacher_sum_R1 = exponentiate(teacher_RV, temperature)
         mean_gap_R1 = (teacher_RV * gap_RV).sum(dim=1, keepdim=True) / teacher_sum_R1 / temperature
         losses["ce"] = temperature**2 * (student_log_R1 - teacher_log_R1 - mean_gap_R1).squeeze(1)
         if wants_gradient:
             # Normalising and weighting are one factor a row.
-            scale = temperature * task.coefficients["ce"]
+            scale = temperature * coefficients["ce"]
             student_RV.mul_(scale / student_sum_R1).sub_(teacher_RV.mul_(scale / teacher_sum_R1))
-    if "mse" in task.coefficients and wants_gradient:
-        join = student_RV.add_ if "ce" in task.coefficients else student_RV.copy_
-        join(gap_RV.mul_(2 * task.coefficients["mse"]))
+    if "mse" in coefficients and wants_gradient:
+        join = student_RV.add_ if "ce" in coefficients else student_RV.copy_
+        join(gap_RV.mul_(2 * coefficients["mse"]))
     return losses
-
-
-def _hard_part(
-    logits_RV: Tensor, labels_R: Tensor, coefficient: Tensor | float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`nll` by row (rows,), the indices of the labelled rows (labelled,) and their gradient (labelled, vocab).
-
-    An accelerator takes all rows instead of waiting for the labels; rows without one come out as 0.
-    """
-    counted_R = labels_R != IGNORED_LABEL
-    if labels_R.device.type == "cpu":
-        rows_H = counted_R.nonzero().squeeze(1)
-    else:
-        rows_H = torch.arange(labels_R.shape[0], device=labels_R.device)
-    exp_HV = logits_RV.index_select(0, rows_H)
-    target_H1 = labels_R[rows_H].clamp_min(0).unsqueeze(1)
-    counted_H1 = counted_R[rows_H].unsqueeze(1).to(exp_HV.dtype)
-    target_logit_H1 = exp_HV.gather(1, target_H1)
-    log_H1, sum_H1 = _exponentiate(exp_HV, 1.0)
-    loss_H = ((log_H1 - target_logit_H1) * counted_H1).squeeze(1)
-    scale_H1 = _rows_of(coefficient, rows_H) * counted_H1
-    exp_HV.mul_(scale_H1 / sum_H1).scatter_add_(1, target_H1, -scale_H1)
-    return loss_H.new_zeros(labels_R.shape[0]).index_copy_(0, rows_H, loss_H), rows_H, exp_HV
-
-
-def _exponentiate(logits_RV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Turns z into exp((z - max z) / T) in place; returns log sum exp(z / T) and the sum of what is written."""
-    peak_R1 = logits_RV.amax(dim=1, keepdim=True)
-    logits_RV.sub_(peak_R1)
-    if temperature != 1:
-        logits_RV.div_(temperature)
-    sum_R1 = logits_RV.exp_().sum(dim=1, keepdim=True)
-    return sum_R1.log() + peak_R1 / temperature, sum_R1
-
-
-def _head(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> _Head:
-    """A detached projection in the dtype its product runs in: autocast's, or that of the weight."""
-    device, dtype = weight_VD.device.type, weight_VD.dtype
-    if torch.is_autocast_enabled(device) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-    bias_V = None if bias_V is None else at_least_float32(bias_V.detach())
-    return _Head(hidden_ND.detach().to(dtype), weight_VD.detach().to(dtype), bias_V)
-
-
-def _with_bias(logits_RV: Tensor, bias_V: Tensor | None) -> Tensor:
-    """Logits in float32 at least with the bias added; in place where they have that dtype already."""
-    logits_RV = at_least_float32(logits_RV)
-    return logits_RV if bias_V is None else logits_RV.add_(bias_V)
-
-
-def _chunk_rows(n_rows: int, student: _Head, task: _Task) -> int:
-    """Rows of a chunk: no more than fit, and such that the last chunk is hardly shorter than the others."""
-    heads = (student,) if task.teacher is None else (student, task.teacher)
-    row_bytes = max(head.weight.shape[0] * head.weight.element_size() for head in heads)
-    most = task.chunk_rows or max(1, CHUNK_BYTES // row_bytes)
-    return max(1, math.ceil(n_rows / max(1, math.ceil(n_rows / most))))
-
-
-def _block_rows(logits_RV: Tensor) -> int:
-    """Rows of a block: what the caches of the cores at work hold; on an accelerator the whole chunk."""
-    if logits_RV.device.type != "cpu":
-        return logits_RV.shape[0]
-    return max(1, BLOCK_BYTES_PER_CORE * torch.get_num_threads() // (4 * logits_RV.shape[1]))
-
-
-def _coefficients(
-    weights: Mapping[str, Tensor | float],
-    denominators: Mapping[str, Tensor | float],
-    available: Mapping[str, bool],
-) -> dict[str, Tensor | float]:
-    """Weight / denominator of the terms to compute; refuses terms that are unknown or lack an input."""
-    active = [term for term in TERMS if _given(weights.get(term))]
-    if not active or not set(weights) <= set(TERMS):
-        raise ValueError(f"vocabulary_losses needs weights of {list(TERMS)}, not {dict(weights)}")
-    for term in active:
-        if not available[term]:
-            raise ValueError(
-                f"{term} lacks {'labels_N' if term == 'nll' else 'teacher_NE or teacher_weight_VE'}"
-            )
-        if term not in denominators:
-            raise ValueError(f"{term} has no denominator")
-    coefficients = {term: weights[term] / nonzero(denominators[term]) for term in active}
-    return {
-        term: c.unsqueeze(-1) if isinstance(c, Tensor) and c.dim() else c for term, c in coefficients.items()
-    }
-
-
-def _given(weight: Tensor | float | None) -> bool:
-    """Whether a term is to be computed; of weights by row that is not looked at."""
-    return isinstance(weight, Tensor) or bool(weight)

@@ -6,32 +6,29 @@ old one never has to be invalidated. Several stores are joined without reading t
 
 import fcntl
 import hashlib
-import json
 import os
 import secrets
 import shutil
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from potstill.data.sealed import ArrayFile, canonical, check_sealed, mapped, read_index, seal, write_index
 from potstill.errors import DataError
 
 FORMAT_VERSION = 1
 SHARD_TOKENS = 64 * 2**20
-# A checksum covers one block, so that the threads of a check share the work on a single large shard.
-CHECKSUM_BYTES = 16 * 2**20
 
 
 def store_key(source: dict[str, Any], tokenizer: str, options: dict[str, Any]) -> str:
     """Name of the store that holds `source`, tokenized by `tokenizer` with `options`: 32 hex digits."""
     parts = {"version": FORMAT_VERSION, "source": source, "tokenizer": tokenizer, "options": options}
-    return hashlib.sha256(_canonical(parts)).hexdigest()[:32]
+    return hashlib.sha256(canonical(parts)).hexdigest()[:32]
 
 
 @contextmanager
@@ -82,9 +79,9 @@ class StoreWriter:
         self._folder = folder
         self._shard_tokens = shard_tokens
         self._dtype = token_dtype(vocabulary_size)
-        self._lengths = _ArrayFile(folder / "lengths.npy", np.dtype("<i4"))
+        self._lengths = ArrayFile(folder / "lengths.npy", np.dtype("<i4"))
         self._shards: list[dict[str, Any]] = []
-        self._open: _ArrayFile | None = None
+        self._open: ArrayFile | None = None
         self._open_sequences = 0
 
     def add(self, ids: npt.NDArray[Any], lengths: npt.NDArray[np.int32]) -> None:
@@ -95,7 +92,7 @@ class StoreWriter:
         first, token = 0, 0
         while first < len(lengths):
             if self._open is None:
-                self._open = _ArrayFile(self._folder / f"tokens-{len(self._shards):05d}.npy", self._dtype)
+                self._open = ArrayFile(self._folder / f"tokens-{len(self._shards):05d}.npy", self._dtype)
             room = self._shard_tokens - self._open.size
             last = int(np.searchsorted(ends, token + room, side="right"))
             if last == first and self._open.size == 0:  # longer than a whole shard: it gets one to itself
@@ -124,18 +121,17 @@ class StoreWriter:
             "vocabulary_size": len(self.counts),
             "dtype": self._dtype.name,
             "shards": self._shards,
-            "arrays": [_seal(self._folder / name) for name in ("lengths.npy", "counts.npy")],
+            "arrays": [seal(self._folder / name) for name in ("lengths.npy", "counts.npy")],
             "report": report,
         }
-        index["crc32"] = zlib.crc32(_canonical(index))
-        (self._folder / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+        write_index(self._folder, index)
 
     def _seal(self) -> None:
         if self._open is None:
             return
         self._open.close()
         sizes = {"sequences": self._open_sequences, "tokens": self._open.size}
-        self._shards.append(_seal(self._open.path) | sizes)
+        self._shards.append(seal(self._open.path) | sizes)
         self._open, self._open_sequences = None, 0
 
 
@@ -152,10 +148,10 @@ class TokenStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.index = _read_index(folder)
-        self.lengths = _mapped(folder / "lengths.npy")
+        self.index = read_index(folder, FORMAT_VERSION, partial(_broken, folder))
+        self.lengths = mapped(folder / "lengths.npy")
         self.counts = np.load(folder / "counts.npy", allow_pickle=False)
-        self.shards = tuple(_mapped(folder / shard["file"]) for shard in self.index["shards"])
+        self.shards = tuple(mapped(folder / shard["file"]) for shard in self.index["shards"])
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
@@ -164,20 +160,8 @@ class TokenStore:
         Raises:
             DataError: A file is missing, truncated or altered; the message names it.
         """
-        index = _read_index(folder)
-        blocks = []
-        for entry in [*index["shards"], *index["arrays"]]:
-            path = folder / entry["file"]
-            size = path.stat().st_size if path.is_file() else None
-            if size != entry["bytes"]:
-                found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-                raise _broken(folder, f"{entry['file']} {found}")
-            blocks += [(path, number, crc32) for number, crc32 in enumerate(entry["crc32"])]
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
-            checksums = threads.map(lambda block: _block_crc32(block[0], block[1]), blocks)
-            for (path, _, expected), found_crc32 in zip(blocks, checksums, strict=True):
-                if found_crc32 != expected:
-                    raise _broken(folder, f"the content of {path.name} does not match its checksum")
+        index = read_index(folder, FORMAT_VERSION, partial(_broken, folder))
+        check_sealed(folder, [*index["shards"], *index["arrays"]], partial(_broken, folder))
         return cls(folder)
 
     def __reduce__(self) -> tuple[type["TokenStore"], tuple[Path]]:
@@ -264,71 +248,7 @@ def token_dtype(vocabulary_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocabulary_size <= 2**16 else "<u4")
 
 
-class _ArrayFile:
-    """A one-dimensional .npy file that grows; its header is written again when the size is known."""
-
-    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
-        self.path, self.size, self._dtype = path, 0, dtype
-        self._stream = path.open("wb")
-        self._write_header()
-        self._header_bytes = self._stream.tell()
-
-    def append(self, values: npt.NDArray[Any]) -> None:
-        self._stream.write(np.ascontiguousarray(values, dtype=self._dtype).data)
-        self.size += len(values)
-
-    def close(self) -> None:
-        self._stream.seek(0)
-        self._write_header()
-        if self._stream.tell() != self._header_bytes:
-            raise RuntimeError(f"the .npy header of {self.path} has grown over the data")
-        self._stream.close()
-
-    def _write_header(self) -> None:
-        # numpy pads the header for any size of the first axis, so that it can be replaced in place.
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.size,)}
-        np.lib.format.write_array_header_1_0(self._stream, header)
-
-
-def _seal(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    blocks: Iterable[int] = range((size + CHECKSUM_BYTES - 1) // CHECKSUM_BYTES)
-    return {"file": path.name, "bytes": size, "crc32": [_block_crc32(path, number) for number in blocks]}
-
-
-def _block_crc32(path: Path, number: int) -> int:
-    crc32, left = 0, CHECKSUM_BYTES
-    with path.open("rb") as stream:
-        stream.seek(number * CHECKSUM_BYTES)
-        while left and (piece := stream.read(min(left, 2**20))):
-            crc32 = zlib.crc32(piece, crc32)
-            left -= len(piece)
-    return crc32
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        crc32 = index.pop("crc32")
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise _broken(folder, "index.json is missing or cannot be read") from error
-    if crc32 != zlib.crc32(_canonical(index)):
-        raise _broken(folder, "the content of index.json does not match its checksum")
-    if index["version"] != FORMAT_VERSION:
-        raise _broken(folder, f"it has format version {index['version']} instead of {FORMAT_VERSION}")
-    return dict(index)
-
-
 def _broken(folder: Path, fault: str) -> DataError:
     return DataError(
         f"the token store '{folder}' cannot be used: {fault}; delete the folder, it will be built again"
     )
-
-
-def _mapped(path: Path) -> npt.NDArray[Any]:
-    # A plain array over the map: indexing a memmap object is slower and returns memmaps.
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-
-
-def _canonical(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

@@ -1,0 +1,1 @@
+"""A teacher's outputs, computed once and kept on disk."""
