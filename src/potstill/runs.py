@@ -13,14 +13,17 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
 from potstill.build import (
+    AdaptedTraining,
     TaskTraining,
     Training,
+    build_adapted_training,
     build_callbacks,
     build_loggers,
     build_task_training,
     build_trainer,
     build_training,
 )
+from potstill.build.adapted import student_card
 from potstill.callbacks import BestStudent, newest_checkpoint
 from potstill.config import teachers_of
 from potstill.data.tasks.composition import is_task, text_name
@@ -28,11 +31,12 @@ from potstill.errors import CheckpointError
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.report import Collapsible, Curves, Section, Table, read_metrics, write_report
 from potstill.models.head_labels import SUFFIXES
-from potstill.models.load import save_student
+from potstill.models.load import save_module, save_student
 from potstill.models.trunk import task_head
 from potstill.process import quiet
 from potstill.summary import provenance, write_summary
 from potstill.tracking import finish, log_summary
+from potstill.validation.adapted import is_adapted
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +56,15 @@ def train(config: DictConfig, folder: Path) -> float | None:
         config.ckpt_path = str(found)
         log.info("going on from %s", found)
     is_task_run = is_task(config.benchmark)
-    training = build_task_training(config) if is_task_run else build_training(config)
+    own = is_adapted(config)
+    training: Training | TaskTraining | AdaptedTraining
+    if own:
+        training = build_adapted_training(config)
+    else:
+        training = build_task_training(config) if is_task_run else build_training(config)
     bar = config.trainer.enable_progress_bar
     callbacks, throughput = build_callbacks(config, folder, bar)
-    monitor = f"val/{config.benchmark.monitor}" if is_task_run else "val/perplexity"
+    monitor = f"val/{config.benchmark.monitor}" if is_task_run else "val/loss" if own else "val/perplexity"
     best = BestStudent(monitor, config.benchmark.mode) if is_task_run else None
     callbacks += [best] if best is not None else []
     loggers = build_loggers(config, folder, _resumed_step(config, folder))
@@ -83,13 +92,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
             **provenance(config),
         }
         if trainer.is_global_zero:
-            opener = _opener(training.module.student)
-            save_student(
-                training.module.student,
-                training.vocabulary.path,
-                folder / "student",
-                _card(config, summary, opener, own=training.module.student.config.model_type == "bigru"),
-            )
+            _save(config, training, summary, folder / "student")
             write_summary(folder, summary)
             OmegaConf.save(config, folder / "config.yaml", resolve=True)
             log_summary(loggers, summary)
@@ -104,7 +107,24 @@ def train(config: DictConfig, folder: Path) -> float | None:
     return summary.get(monitor)
 
 
-def _fit(trainer: Trainer, training: Training | TaskTraining, ckpt_path: str | None) -> None:
+def _save(
+    config: DictConfig,
+    training: Training | TaskTraining | AdaptedTraining,
+    summary: dict[str, Any],
+    folder: Path,
+) -> None:
+    student = training.module.student
+    if isinstance(training, AdaptedTraining):
+        save_module(student, folder, student_card(config, summary))
+        return
+    assert isinstance(student, PreTrainedModel)
+    card = _card(config, summary, _opener(student), own=student.config.model_type == "bigru")
+    save_student(student, training.vocabulary.path, folder, card)
+
+
+def _fit(
+    trainer: Trainer, training: Training | TaskTraining | AdaptedTraining, ckpt_path: str | None
+) -> None:
     path = str(Path(ckpt_path).expanduser()) if ckpt_path else None
     if path:
         _readable(path)
@@ -137,14 +157,16 @@ def _readable(path: str) -> dict[str, Any]:
     return saved
 
 
-def _take_best(trainer: Trainer, training: Training | TaskTraining, best: BestStudent) -> None:
+def _take_best(
+    trainer: Trainer, training: Training | TaskTraining | AdaptedTraining, best: BestStudent
+) -> None:
     """Judge the student as it ended, where that was not done, and give it back its best weights."""
     if not best.is_validated(trainer):
         trainer.validate(training.module, datamodule=training.data, verbose=False)
     best.restore(training.module)
 
 
-def _final_metrics(trainer: Trainer, training: Training | TaskTraining) -> dict[str, float]:
+def _final_metrics(trainer: Trainer, training: Training | TaskTraining | AdaptedTraining) -> dict[str, float]:
     metrics = trainer.validate(training.module, datamodule=training.data, verbose=False)
     return dict(metrics[0]) if metrics else {}
 
@@ -182,7 +204,7 @@ def _report(config: DictConfig, folder: Path, summary: dict[str, Any]) -> None:
     blocks: list[Section] = [Table("Final figures", ["figure", "value"], figures, "")]
     metrics = read_metrics(folder / "metrics.csv")
     losses = {name: series for name, series in metrics.items() if name.startswith("train/loss")}
-    judged = is_task(config.benchmark)
+    judged = is_task(config.benchmark) or is_adapted(config)
     validated = {
         name: series
         for name, series in metrics.items()

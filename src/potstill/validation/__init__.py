@@ -14,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.data.tasks.composition import EFFICIENCY, is_task
+from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.errors import ConfigError
+from potstill.validation.adapted import adapted_faults, is_adapted
 from potstill.validation.benchmarks import benchmark_faults, comparison_faults, cost_faults, judged_faults
 from potstill.validation.data import data_faults
 from potstill.validation.exports import export_faults
@@ -35,13 +37,15 @@ def validate_train(config: DictConfig) -> None:
     """Raise one ConfigError that holds every fault of a training configuration."""
     _check_known(config, TrainConfig)
     task = config.benchmark.task if trains_task(config) and config.benchmark else None
+    own = is_adapted(config)
     faults = [
-        *objective_faults(config.objective, task),
-        *benchmark_faults(config),
-        *data_faults(config.data, corpus=not trains_task(config)),
+        *objective_faults(config.objective, CLASSIFICATION if own else task),
+        *adapted_faults(config),
+        *([] if own else benchmark_faults(config)),
+        *([] if own else data_faults(config.data, corpus=not trains_task(config))),
         *trainer_faults(config.trainer),
         *optimizer_faults(config),
-        *model_faults(config),
+        *([] if own else model_faults(config)),
         *checkpoint_faults(config),
         *logger_faults(config.logger),
         *launch_faults(config),
