@@ -55,6 +55,17 @@ def make_student(width=4, drop=0.1):
     return Net(width, drop)
 
 
+class Normed(Net):
+    """With running statistics, and a head whose bias is the first layer's too."""
+
+    def __init__(self):
+        super().__init__(4)
+        self.norm, self.head.bias = nn.BatchNorm2d(1), self.first.bias
+
+    def forward(self, images):
+        return super().forward(self.norm(images))
+
+
 def make_teacher(width=8):
     teacher = Net(width)
     inputs, labels = images(256, 0)
@@ -206,6 +217,22 @@ def test_a_step_gives_the_same_update_however_it_is_cut(train):
         assert summary_of(folder)["train/steps"] == 12
     for key, value in states[1].items():
         torch.testing.assert_close(states[4][key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_measuring_shares_moves_nothing_and_shared_tensors_are_kept(train):
+    states = []
+    for every in ("null", 1):
+        folder, _ = train(
+            f"every{every}", f"adapted.student._target_={NAME}.Normed", "trainer.max_steps=3",
+            "objective.terms.label.weight=1", f"objective.gradient_shares_every={every}",
+        )  # fmt: skip
+        student = sys.modules[NAME].Normed()
+        load_model(student, folder / "student" / "model.safetensors")
+        saved = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        assert all(torch.equal(saved[f"student.{key}"], own) for key, own in student.state_dict().items())
+        assert student.norm.num_batches_tracked == 3
+        states.append(student.state_dict())
+    assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
 
 
 def test_a_run_that_dies_goes_on_to_the_bit(train, monkeypatch):
