@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressB
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
+from potstill.data.adapted import AdaptedStep
 from potstill.data.corpus.datamodule import StepBatch
 from potstill.data.tasks.datamodule import TaskStep
 from potstill.errors import StoppedError
@@ -203,9 +204,14 @@ def _student(pl_module: LightningModule) -> dict[str, torch.Tensor]:
 
 
 class Throughput(Callback):
-    """Seconds a step and tokens a second, loading included, validation and checkpoints not."""
+    """Seconds a step and tokens a second, loading included, validation and checkpoints not.
 
-    def __init__(self) -> None:
+    Args:
+        unit: what the `tokens` of a step are called in figures.
+    """
+
+    def __init__(self, unit: str = "tokens") -> None:
+        self.unit = unit
         self.seconds: list[float] = []
         self.rates: list[float] = []
         self._since: float | None = None
@@ -219,7 +225,7 @@ class Throughput(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: StepBatch | TaskStep,
+        batch: StepBatch | TaskStep | AdaptedStep,
         batch_idx: int,
     ) -> None:
         """Take the time since the last step, where nothing else came between."""
@@ -231,7 +237,7 @@ class Throughput(Callback):
             if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 pl_module.log_dict(
                     {
-                        "train/tokens_per_second": self.rates[-1],
+                        f"train/{self.unit}_per_second": self.rates[-1],
                         "train/step_seconds": took,
                         "train/peak_memory_gb": peak_memory_gb(),
                     }
@@ -256,7 +262,7 @@ class Throughput(Callback):
             return {}
         skip = min(WARMUP_STEPS, len(self.seconds) // 2)
         return {
-            "train/tokens_per_second": statistics.median(self.rates[skip:]),
+            f"train/{self.unit}_per_second": statistics.median(self.rates[skip:]),
             "train/step_seconds": statistics.median(self.seconds[skip:]),
             "train/peak_memory_gb": peak_memory_gb(),
         }

@@ -190,6 +190,23 @@ class StudentConfig:
     attention: str = "sdpa"
 
 
+def _target() -> dict[str, Any]:
+    return {"_target_": None}
+
+
+@dataclass
+class AdaptedConfig:
+    """Modules of the user's own, of objective=adapted; dotted paths, found from the working directory too."""
+
+    teacher: dict[str, Any] = field(default_factory=_target)  # what makes an nn.Module, and its arguments
+    student: dict[str, Any] = field(default_factory=_target)
+    # what makes a LightningDataModule, or (training loader, validation loader or None)
+    data: dict[str, Any] = field(default_factory=_target)
+    adaptor: str | None = None  # (batch, outputs) -> {logits: ..., hidden: [...], ...}
+    teacher_adaptor: str | None = None  # null: adaptor
+    forward: str | None = None  # (model, batch) -> outputs; null: by the form of the batch
+
+
 @dataclass
 class ScheduleConfig:
     """The learning rate over the steps, by name as `transformers.get_scheduler` knows it."""
@@ -286,6 +303,7 @@ class TrainConfig:
     benchmark: BenchmarkConfig | None = None  # of a task model
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
+    adapted: AdaptedConfig = field(default_factory=AdaptedConfig)
     optimizer: dict[str, Any] = field(default_factory=dict)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

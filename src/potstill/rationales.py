@@ -66,7 +66,7 @@ def judge_student(config: DictConfig, name: str, model: str, folder: Path) -> Ju
         not in ("val/loss", "val/loss_total")  # weighted as in training, which a judge does not know
     }
     figures |= {"examples": len(written.labels), "examples_per_second": len(written.labels) / seconds}
-    figures |= size_figures(model, evaluation.module.student)
+    figures |= size_figures(model, evaluation.module.student)  # type: ignore[arg-type]
     return Judged(figures, samples_of(evaluation.module, f"Samples of {name}"))
 
 

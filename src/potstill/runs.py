@@ -13,9 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
 from potstill.build import (
+    AdaptedTraining,
     RationaleTraining,
     TaskTraining,
     Training,
+    build_adapted_training,
     build_callbacks,
     build_loggers,
     build_rationale_training,
@@ -23,6 +25,7 @@ from potstill.build import (
     build_trainer,
     build_training,
 )
+from potstill.build.adapted import student_card
 from potstill.callbacks import BestStudent, newest_checkpoint
 from potstill.config import teachers_of
 from potstill.data.rationales.composition import STEP_BY_STEP
@@ -31,16 +34,17 @@ from potstill.errors import CheckpointError
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.report import Collapsible, Curves, Section, Table, read_metrics, write_report
 from potstill.models.head_labels import SUFFIXES
-from potstill.models.load import save_student
+from potstill.models.load import save_module, save_student
 from potstill.models.trunk import task_head
 from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
 from potstill.summary import provenance, write_summary
 from potstill.tracking import finish, log_summary, log_table
+from potstill.validation.adapted import is_adapted
 
 log = logging.getLogger(__name__)
 
-AnyTraining = Training | TaskTraining | RationaleTraining
+AnyTraining = Training | TaskTraining | RationaleTraining | AdaptedTraining
 
 
 def train(config: DictConfig, folder: Path) -> float | None:
@@ -58,15 +62,18 @@ def train(config: DictConfig, folder: Path) -> float | None:
         config.ckpt_path = str(found)
         log.info("going on from %s", found)
     is_task_run, is_prefix_run = is_task(config.benchmark), config.objective.name == STEP_BY_STEP
+    own = is_adapted(config)
     training: AnyTraining
-    if is_prefix_run:
+    if own:
+        training = build_adapted_training(config)
+    elif is_prefix_run:
         training = build_rationale_training(config)
     else:
         training = build_task_training(config) if is_task_run else build_training(config)
     training.module.nonfinite = config.trainer.nonfinite
     bar = config.trainer.enable_progress_bar
     callbacks, throughput = build_callbacks(config, folder, bar)
-    monitor, best = "val/perplexity", None
+    monitor, best = "val/loss" if own else "val/perplexity", None
     if is_task_run or is_prefix_run:
         name, mode = (
             ("accuracy", "max") if is_prefix_run else (config.benchmark.monitor, config.benchmark.mode)
@@ -103,13 +110,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
             **provenance(config),
         }
         if trainer.is_global_zero:
-            opener = _opener(training.module.student)
-            save_student(
-                training.module.student,
-                training.vocabulary.path,
-                folder / "student",
-                _card(config, summary, opener, own=training.module.student.config.model_type == "bigru"),
-            )
+            _save(config, training, summary, folder / "student")
             write_summary(folder, summary)
             OmegaConf.save(config, folder / "config.yaml", resolve=True)
             log_summary(loggers, summary)
@@ -124,6 +125,21 @@ def train(config: DictConfig, folder: Path) -> float | None:
     finally:
         finish(loggers, failed=failed)
     return summary.get(monitor)
+
+
+def _save(
+    config: DictConfig,
+    training: AnyTraining,
+    summary: dict[str, Any],
+    folder: Path,
+) -> None:
+    student = training.module.student
+    if isinstance(training, AdaptedTraining):
+        save_module(student, folder, student_card(config, summary))
+        return
+    assert isinstance(student, PreTrainedModel)
+    card = _card(config, summary, _opener(student), own=student.config.model_type == "bigru")
+    save_student(student, training.vocabulary.path, folder, card)
 
 
 def _fit(trainer: Trainer, training: AnyTraining, ckpt_path: str | None) -> None:
@@ -206,7 +222,7 @@ def _report(config: DictConfig, folder: Path, summary: dict[str, Any], samples: 
     blocks: list[Section] = [Table("Final figures", ["figure", "value"], figures, "")]
     metrics = read_metrics(folder / "metrics.csv")
     losses = {name: series for name, series in metrics.items() if name.startswith("train/loss")}
-    judged = is_task(config.benchmark) or config.objective.name == STEP_BY_STEP
+    judged = is_task(config.benchmark) or config.objective.name == STEP_BY_STEP or is_adapted(config)
     validated = {
         name: series
         for name, series in metrics.items()

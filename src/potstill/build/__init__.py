@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig
 
+from potstill.build.adapted import AdaptedTraining, build_adapted_training
 from potstill.build.data import (
     batch_settings,
     build_corpora,
@@ -44,12 +45,14 @@ from potstill.modules.distillation import LanguageDistillation
 from potstill.objectives.language import HARD, LanguageObjective
 
 __all__ = [
+    "AdaptedTraining",
     "Evaluation",
     "RationaleEvaluation",
     "RationaleTraining",
     "TaskEvaluation",
     "TaskTraining",
     "Training",
+    "build_adapted_training",
     "build_callbacks",
     "build_evaluation",
     "build_loggers",

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import hydra.utils
 from omegaconf import DictConfig
 
 from potstill.errors import ConfigError
+
+
+def find(key: str, path: str) -> Callable[..., Any]:
+    """The function that a dotted path names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return hydra.utils.get_method(path)
+    except Exception as fault:  # importing runs the user's code, which may raise anything
+        raise ConfigError(f"{key}={path}: {_reason(fault)}") from fault
 
 
 def make(key: str, settings: DictConfig, *arguments: Any) -> Any:
@@ -19,8 +32,11 @@ def make(key: str, settings: DictConfig, *arguments: Any) -> Any:
     try:
         return hydra.utils.instantiate(settings, *arguments, _convert_="all")
     except Exception as fault:  # whatever the target raises, its settings are the user's
-        innermost: BaseException = fault
-        while innermost.__cause__ is not None:
-            innermost = innermost.__cause__
-        reason = " ".join(str(innermost).split())
-        raise ConfigError(f"{key}._target_={settings.get('_target_')}: {reason}") from fault
+        raise ConfigError(f"{key}._target_={settings.get('_target_')}: {_reason(fault)}") from fault
+
+
+def _reason(fault: BaseException) -> str:
+    """What was raised first, in one line."""
+    while fault.__cause__ is not None:
+        fault = fault.__cause__
+    return " ".join(str(fault).split())

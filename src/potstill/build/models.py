@@ -32,7 +32,7 @@ from potstill.models.students import (
 from potstill.models.trunk import Trunk, trunk_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import HARD, LanguageObjective
-from potstill.objectives.matches import Matches
+from potstill.objectives.matches import Matches, MatchTerms
 from potstill.objectives.matching import read_matches
 from potstill.objectives.schedules import WeightSchedule
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean
@@ -194,7 +194,7 @@ def plain_matches(settings: DictConfig) -> Any:
 
 
 def term_weights(
-    settings: DictConfig, hard: str, matches: Matches | None
+    settings: DictConfig, hard: str, matches: MatchTerms | None
 ) -> tuple[dict[str, float], dict[str, WeightSchedule]]:
     """The weight of each term, the highest where it changes, and how it changes.
 

@@ -16,6 +16,7 @@ from potstill.callbacks import AtomicCheckpointIO, LastCheckpoint, StopOnSignal,
 from potstill.data.tasks.composition import text_name
 from potstill.errors import ConfigError
 from potstill.tracking import make_loggers
+from potstill.validation.adapted import is_adapted
 
 
 def build_loggers(config: DictConfig, folder: Path, resumed_step: int | None = None) -> list[Logger]:
@@ -44,7 +45,7 @@ def build_callbacks(
     config: DictConfig, folder: Path, with_progress: bool
 ) -> tuple[list[Callback], Throughput]:
     """The run's own callbacks and the configured ones."""
-    throughput = Throughput()
+    throughput = Throughput("examples" if is_adapted(config) else "tokens")
     last = LastCheckpoint(folder / "checkpoints", config.checkpoint.every_n_steps)
     callbacks: list[Callback] = [throughput, last]
     if with_progress:

@@ -14,6 +14,8 @@ from zipfile import BadZipFile
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from safetensors.torch import save_model
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -226,19 +228,46 @@ def save_student(
         ModelError: the tokenizer's folder holds none.
     """
     folder = Path(folder)
+    with fresh_folder(folder) as fresh:
+        with _quiet_transformers():
+            model.save_pretrained(fresh)
+            _tokenizer(tokenizer).save_pretrained(fresh)
+        (fresh / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def save_module(model: nn.Module, folder: str | Path, card: str) -> Path:
+    """Write a folder with any module's state, `model.safetensors`, as `safetensors.torch.load_model` reads it.
+
+    Shared tensors are written once. The folder appears, or replaces an earlier one, in one step.
+
+    Args:
+        model: the student.
+        folder: where to.
+        card: text of its README.md.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    with fresh_folder(folder) as fresh:
+        save_model(model, str(fresh / "model.safetensors"))
+        (fresh / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `folder` in one step when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.mkdir()
-        with _quiet_transformers():
-            model.save_pretrained(fresh)
-            _tokenizer(tokenizer).save_pretrained(fresh)
-        (fresh / "README.md").write_text(card, encoding="utf-8")
+        yield fresh
         _replace(folder, fresh)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return folder
 
 
 def _from_pretrained(

@@ -38,6 +38,8 @@ class LanguageDistillation(StudentModule):
         shares_every: optimizer steps between measurements of the terms' shares of the gradient; None for none.
     """
 
+    student: PreTrainedModel
+
     def __init__(
         self,
         student: PreTrainedModel,

@@ -37,6 +37,8 @@ class Downstream(StudentModule):
         shares_every: optimizer steps between measurements of the terms' shares of the gradient; None for none.
     """
 
+    student: PreTrainedModel
+
     def __init__(
         self,
         student: PreTrainedModel,

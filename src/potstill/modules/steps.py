@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from potstill.errors import CheckpointError, TrainingError
 from potstill.modules.gradient_shares import gradient_shares
@@ -66,8 +65,8 @@ class StudentModule(LightningModule):
 
     def __init__(
         self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel | nn.ModuleList | None,
+        student: nn.Module,
+        teacher: nn.Module | None,
         objective: _Objective,
         *,
         optimizer: MakeOptimizer | None,

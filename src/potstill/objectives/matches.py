@@ -39,39 +39,24 @@ _LETTERS = {"q": "query", "k": "key", "v": "value"}
 INITIAL_STD = 0.02  # of a projection's weights, as the toolkit's
 
 
-class Matches:
-    """The matches of one objective, and their projections.
-
-    The projections are parameters of the module that trains the student (`projections` is registered there): they are
-    optimised and in checkpoints, but no part of the student.
+class MatchTerms:
+    """The matches of one objective as terms: their weights, and what trains with the student.
 
     Args:
-        matches: as read by `read_matches`.
-        teachers: their trunks.
-        student: its trunk.
-        seed: of the projections' weights.
-
-    Raises:
-        ConfigError: a submodule that is not there, or two of unequal width without a projection.
+        matches: as they were read.
     """
 
-    def __init__(self, matches: Sequence[Match], teachers: Sequence[Trunk], student: Trunk, *, seed: int):
+    def __init__(self, matches: Sequence[Match]):
         self.matches = tuple(matches)
-        self.heads = ([teacher.heads for teacher in teachers], student.heads)
         self.projections = nn.ModuleDict()
         # In the order in which the optimizer gets them: those of one learning rate together.
         self.rates: dict[str, float | None] = {}
-        generator = torch.Generator().manual_seed(seed)
-        for match in self.matches:
-            sizes = _widths(match, teachers[match.teacher_index], student)
-            if match.projection is not None:
-                self.projections[match.name] = _projection(match.projection, *sizes, generator)
-                self.rates[match.name] = match.projection_lr
-            elif sizes[0] != sizes[1] and match.feature == MODULE and match.loss != "nst":
-                raise ConfigError(
-                    f"objective.matches: {match.term} compares widths {sizes[0]} of the student and {sizes[1]} of the "
-                    "teacher; give projection=linear (or relu, tanh)"
-                )
+
+    def project(self, match: Match, width: int, target: int, generator: torch.Generator) -> None:
+        """Give a match the projection that it asks for, from the student's width to the teacher's."""
+        if match.projection is not None:
+            self.projections[match.name] = _projection(match.projection, width, target, generator)
+            self.rates[match.name] = match.projection_lr
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -91,6 +76,41 @@ class Matches:
     def weights(self) -> dict[str, float]:
         """The highest weight of each term."""
         return {match.term: max(match.weight, match.end or 0.0) for match in self.matches}
+
+
+class Matches(MatchTerms):
+    """The matches of one objective, and their projections.
+
+    The projections are parameters of the module that trains the student (`projections` is registered there): they are
+    optimised and in checkpoints, but no part of the student.
+
+    Args:
+        matches: as read by `read_matches`.
+        teachers: their trunks.
+        student: its trunk.
+        seed: of the projections' weights.
+
+    Raises:
+        ConfigError: a submodule that is not there, or two of unequal width without a projection.
+    """
+
+    def __init__(self, matches: Sequence[Match], teachers: Sequence[Trunk], student: Trunk, *, seed: int):
+        super().__init__(matches)
+        self.heads = ([teacher.heads for teacher in teachers], student.heads)
+        generator = torch.Generator().manual_seed(seed)
+        for match in self.matches:
+            sizes = _widths(match, teachers[match.teacher_index], student)
+            self.project(match, *sizes, generator)
+            if (
+                match.projection is None
+                and sizes[0] != sizes[1]
+                and match.feature == MODULE
+                and match.loss != "nst"
+            ):
+                raise ConfigError(
+                    f"objective.matches: {match.term} compares widths {sizes[0]} of the student and {sizes[1]} of the "
+                    "teacher; give projection=linear (or relu, tanh)"
+                )
 
     def counts(self, step: Any) -> dict[str, int]:
         """What each term is a mean over, in a whole step: its tokens, its pairs of them, or its sequences."""

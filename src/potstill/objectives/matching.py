@@ -170,7 +170,7 @@ def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSp
         raise ConfigError(f"{key}.{unknown}={entry[unknown]}: no such key; one of {', '.join(_KEYS)}")
     given = {own: value for own, value in entry.items() if value is not None}
     feature, loss = _feature(given, key)
-    index = _number(given, "teacher_index", 0, key)
+    index = whole_number(given, "teacher_index", 0, key)
     if index >= len(teachers):
         raise ConfigError(f"{key}.teacher_index={index}: the teachers are 0 to {len(teachers) - 1}")
     teacher = teachers[index]
@@ -181,14 +181,14 @@ def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSp
         loss=loss,
         teacher=places["teacher"],
         student=places["student"],
-        weight=_positive(given, "weight", 1.0, key, least=0.0),
+        weight=finite_number(given, "weight", 1.0, key, least=0.0),
         projection=given.get("projection"),
-        projection_lr=_positive(given, "projection_lr", None, key),
-        heads=_number(given, "heads", teacher.heads, key),
+        projection_lr=finite_number(given, "projection_lr", None, key),
+        heads=whole_number(given, "heads", teacher.heads, key),
         teacher_index=index,
         schedule=given.get("schedule", "constant"),
-        end=_positive(given, "end", None, key, least=0.0),
-        steps=_number(given, "steps", 0, key),
+        end=finite_number(given, "end", None, key, least=0.0),
+        steps=whole_number(given, "steps", 0, key),
     )
     if not re.fullmatch(r"\w+", match.name):
         raise ConfigError(f"{key}.name={match.name}: letters, digits and _ only; a term is called so")
@@ -311,17 +311,26 @@ def schedule_fault(schedule: str, end: float | None, steps: int) -> str | None:
     return f"steps={steps}: schedule={schedule} needs 1 or more" if steps < 1 else None
 
 
-def _number(given: Mapping[str, Any], name: str, default: int, key: str) -> int:
+def whole_number(given: Mapping[str, Any], name: str, default: int, key: str) -> int:
+    """A key of an entry that counts: 0 or more.
+
+    Raises:
+        ConfigError: it is something else.
+    """
     value = given.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError(f"{key}.{name}={value}: a number, 0 or more")
     return value
 
 
-def _positive(
+def finite_number(
     given: Mapping[str, Any], name: str, default: float | None, key: str, least: float | None = None
 ) -> Any:
-    """A finite number, at least `least`, or above 0."""
+    """A key of an entry that is a finite number, at least `least`, or above 0; None where it has none.
+
+    Raises:
+        ConfigError: it is something else.
+    """
     value = given.get(name, default)
     if value is None:
         return None

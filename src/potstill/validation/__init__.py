@@ -15,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.data.rationales.composition import RATIONALES, STEP_BY_STEP
 from potstill.data.tasks.composition import EFFICIENCY, is_task
+from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.errors import ConfigError
+from potstill.validation.adapted import adapted_faults, is_adapted
 from potstill.validation.benchmarks import benchmark_faults, comparison_faults, cost_faults, judged_faults
 from potstill.validation.data import data_faults
 from potstill.validation.exports import export_faults
@@ -42,9 +44,12 @@ def validate_train(config: DictConfig) -> None:
         return
     if config.objective.name == STEP_BY_STEP:
         own = rationale_faults(config)
+    elif is_adapted(config):
+        own = [*objective_faults(config.objective, CLASSIFICATION), *adapted_faults(config)]
     else:
         own = corpus_faults(config.data, f"objective={config.objective.name}") or [
             *objective_faults(config.objective, _task_kind(config)),
+            *adapted_faults(config),
             *benchmark_faults(config),
             *data_faults(config.data, corpus=not trains_task(config)),
             *model_faults(config),
