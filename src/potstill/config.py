@@ -220,6 +220,17 @@ class LoggerConfig:
 
 
 @dataclass
+class StageConfig:
+    """A stage of a recipe: a command of its own, in a folder of its own, `${stage:<name>}` to later ones."""
+
+    name: str = MISSING  # of its folder too
+    command: str = "train"  # train | evaluate
+    defaults: list[str] = field(default_factory=list)  # overrides that the command line wins over
+    overrides: list[str] = field(default_factory=list)  # that win over the command line
+    without: list[str] = field(default_factory=list)  # sections of the command line that are not handed on
+
+
+@dataclass
 class TrainConfig:
     """The whole of `train.py`."""
 
@@ -240,6 +251,7 @@ class TrainConfig:
     resume: str | None = (
         None  # auto: go on from what an interrupted run left in hydra.run.dir, if it left anything
     )
+    stages: list[StageConfig] = field(default_factory=list)  # of a recipe; each is run in place of this one
 
 
 @dataclass

@@ -31,8 +31,13 @@ from potstill.validation.training import (
 )
 
 
-def validate_train(config: DictConfig) -> None:
-    """Raise one ConfigError that holds every fault of a training configuration."""
+def validate_train(config: DictConfig, *, models: bool = True) -> None:
+    """Raise one ConfigError that holds every fault of a training configuration.
+
+    Args:
+        config: the composed configuration.
+        models: whether its models are there yet; those of a recipe's later stages are not.
+    """
     _check_known(config, TrainConfig)
     task = config.benchmark.task if trains_task(config) and config.benchmark else None
     faults = [
@@ -41,7 +46,7 @@ def validate_train(config: DictConfig) -> None:
         *data_faults(config.data, corpus=not trains_task(config)),
         *trainer_faults(config.trainer),
         *optimizer_faults(config),
-        *model_faults(config),
+        *(model_faults(config) if models else []),
         *checkpoint_faults(config),
         *logger_faults(config.logger),
         *launch_faults(config),
