@@ -11,7 +11,6 @@ import ctypes
 import fcntl
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -134,7 +133,9 @@ def _run(stage: Stage, running: _Forwarding) -> None:
     if code < 0:
         raise StageError(f"stage {stage.name}: killed by {signal.Signals(-code).name}; {again}", 128 - code)
     if code:
-        raise StageError(f"stage {stage.name}: failed with exit code {code}, for the reason above; {again}", code)
+        raise StageError(
+            f"stage {stage.name}: failed with exit code {code}, for the reason above; {again}", code
+        )
     if not stage.is_done:
         raise StageError(f"stage {stage.name}: ended without {stage.folder / 'summary.json'}", 1)
     if running.received is not None:  # it was at its end already
@@ -153,9 +154,7 @@ def _figures(stage: Stage) -> dict[str, float]:
 
 
 def _summary(stages: Sequence[Stage]) -> dict[str, float]:
-    return {
-        f"{stage.name}/{name}": value for stage in stages for name, value in _figures(stage).items()
-    }
+    return {f"{stage.name}/{name}": value for stage in stages for name, value in _figures(stage).items()}
 
 
 def _report(folder: Path, title: str, stages: Sequence[Stage], summary: Mapping[str, float]) -> None:

@@ -145,9 +145,13 @@ def test_a_done_recipe_is_only_read_and_a_changed_one_refused(whole, recipe, com
     assert done.returncode == 0, done.stderr
     changed = command("train.py", *recipe, folder, "objective.temperature=4")
     assert changed.returncode == 2
-    assert changed.stderr.startswith("error: stage kd: objective.temperature=4.0, but it was begun with 8.0; ")
+    assert changed.stderr.startswith(
+        "error: stage kd: objective.temperature=4.0, but it was begun with 8.0; "
+    )
     assert changed.stderr.count("\n") == 1
-    assert {path: path.stat().st_mtime_ns for stage in STAGES for path in (whole / stage).rglob("*")} == before
+    assert {
+        path: path.stat().st_mtime_ns for stage in STAGES for path in (whole / stage).rglob("*")
+    } == before
 
 
 def test_a_failing_stage_ends_the_recipe_and_can_be_mended(recipe, rows, command, tmp_path):
