@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 
 @dataclass
@@ -362,7 +362,9 @@ def teachers_of(config: Any) -> list[str]:
 
 
 def register() -> None:
-    """Put the schemas into Hydra's config store, in a group of their own."""
+    """Put the schemas into Hydra's config store, in a group of their own; stages' references resolve to themselves."""
+    # A recipe that is shown, or composed, keeps them: `stages.plan` puts folders in their place.
+    OmegaConf.register_new_resolver("stage", lambda name: f"${{stage:{name}}}", replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=TrainConfig)
     store.store(group="schema", name="evaluate", node=EvaluateConfig)

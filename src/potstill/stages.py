@@ -124,8 +124,8 @@ def check(stages: Sequence[Stage], folder: Path) -> None:
     for stage in stages:
         if stage.is_begun and (change := _first_change(recorded.get(stage.name), settings_of(stage))):
             raise ConfigError(
-                f"stage {stage.name}: {change}; take another hydra.run.dir, or remove {stage.folder} and those after it "
-                "to run it anew"
+                f"stage {stage.name}: {change}; take another hydra.run.dir, or remove {stage.folder} and those "
+                "after it to run it anew"
             )
     done = {stage.name for stage in stages if stage.is_done}
     for stage in stages:
