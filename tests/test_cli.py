@@ -87,6 +87,18 @@ FAULTS = {
         ["objective=finetune", "benchmark=sst2"],
         ["benchmark.hub", "nyu-mll/glue (sst2, train)", "benchmark.folder=<folder>"],
     ),
+    "two stages of one name": (
+        ["stages=[{name: a},{name: a}]"],
+        ["stages: two stages have the name a", "give each its own"],
+    ),
+    "a stage that is not there": (
+        ["stages=[{name: a, overrides: ['student.model=${stage:b}/student']}]"],
+        ["stage a: ${stage:b}: no earlier stage of this name"],
+    ),
+    "a fault of a stage": (
+        ["stages=[{name: a, overrides: ['objective.temperature=0']}]"],
+        ["stage a: objective.temperature=0"],
+    ),
     "interpolation": (["data.name=${oc.env:POTSTILL_UNSET}"], ["data.name", "POTSTILL_UNSET"]),
 }  # fmt: skip
 

@@ -14,6 +14,8 @@ CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name != "local")
 OPTIONS = [path for path in FILES if path.parent != CONF]
 EXPERIMENTS = [path.stem for path in OPTIONS if path.parent.name == "experiment"]
+# Recipes in stages are run whole by integration/test_recipes.py, and their stages here.
+STAGED = ["t3_mnli", "t3_sst2", "t3_mrpc", "t3_conll2003", "t4_tiny_mnli", "bigru_sst2"]
 
 
 def name_of(path):
@@ -65,7 +67,7 @@ def test_an_option_composes(path, compose_config):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in STAGED])
 def test_an_experiment_runs(
     experiment, compose_config, bert_teacher, gpt2_teacher, roberta_teacher, text_file, eval_file, shared_cache,
     tmp_path, arithmetic_files, t5_tokenizer,
@@ -195,3 +197,63 @@ def test_the_help_names_every_option(script, left_out):
         if path.parent.name in groups:
             family = path.stem.partition("_")[0]  # `quickstart_*` stands for several
             assert re.search(rf"\b{path.stem}\b|\b{family}_\*", text), name_of(path)
+
+
+def rows_of(benchmark, folder):
+    """Files of a task in its own form; returns the overrides that name them."""
+    texts = {
+        "sst2": "sentence\tlabel\n" + "the man\t1\none other\t0\n" * 8,
+        "mrpc": "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+        + "1\ta\tb\tthe man\tthe man\n0\ta\tb\tone\twho\n" * 8,
+        "mnli": "sentence1\tsentence2\tgold_label\n"
+        + "the man\tone\tneutral\none\tthe\tentailment\nwho\tno\tcontradiction\n" * 6,
+        "conll2003": "the O\nman B-PER\n\nother B-LOC\n\n" * 8,
+    }
+    file = folder / ("rows.txt" if benchmark == "conll2003" else "rows.tsv")
+    file.write_text(texts[benchmark])
+    further = ["benchmark.further=[]"] if benchmark == "mnli" else []
+    return [*(f"benchmark.{part}_file={file}" for part in ("train", "eval")), *further]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("experiment", STAGED)
+def test_the_stages_of_a_recipe_run(experiment, bert_teacher, shared_cache, tmp_path):
+    from hydra import compose, initialize_config_dir
+    from omegaconf import open_dict
+
+    from potstill import judging, runs
+    from potstill.cli import config_folder
+    from potstill.config import register
+    from potstill.stages import check, plan, write_record
+
+    benchmark = experiment.split("_")[-1]
+    typed = [
+        f"experiment={experiment}", f"teacher.model={bert_teacher}", *rows_of(benchmark, tmp_path),
+        f"data.cache={shared_cache}", "data.max_length=32", "data.batch_size=4", "trainer.max_steps=2",
+        "logger=csv", "trainer.enable_progress_bar=false", "checkpoint.every_n_steps=null",
+    ]  # fmt: skip
+    if experiment == "t4_tiny_mnli":
+        sizes = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 32}
+        typed += [f"student.config.{key}={size}" for key, size in sizes.items()]
+    if experiment == "bigru_sst2":
+        typed += ["student.config.embedding_size=16", "student.config.hidden_size=16"]
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("train", typed, return_hydra_config=True)
+        choices = config.hydra.runtime.choices
+        with open_dict(config):
+            del config["hydra"]
+        ended = []
+        for name in [stage.name for stage in config.stages]:
+            stages = plan(config, tmp_path / "run", typed, choices)
+            stage = next(stage for stage in stages if stage.name == name)
+            check(stages, tmp_path / "run")  # with the models that are there by now
+            stage.folder.mkdir(parents=True)
+            write_record(tmp_path / "run", stage)
+            (runs.train if stage.command == "train" else judging.evaluate)(stage.config, stage.folder)
+            ended.append(json.loads((stage.folder / "summary.json").read_text()))
+    assert [summary.get("train/steps") for summary in ended] == [2, 0, 2, 2, None]
+    monitor = f"test/{config.benchmark.monitor}"
+    assert {f"{model}/{monitor}" for model in ("teacher", "alone", "kd")} <= ended[-1].keys()
+    matched = [name for name in ended[3] if name.startswith("train/loss_match_")]
+    assert len(matched) == {"t4_tiny_mnli": 10, "bigru_sst2": 0}.get(experiment, 8)

@@ -151,6 +151,11 @@ def leaves(node, prefix=""):
 def test_every_key_is_described():
     text = (ROOT / "docs" / "configuration.md").read_text()
     described = set(re.findall(r"`([\w.]+)`", text))
+    terms = OmegaConf.structured(
+        TrainConfig
+    ).objective.terms  # `objective.terms.<term>.weight` describes them all
+    for key in re.findall(r"`objective\.terms\.<term>\.(\w+)`", text):
+        described |= {f"objective.terms.{term}.{key}" for term in terms}
     for schema in (TrainConfig, EvaluateConfig, SourceConfig):
         keys = set(leaves(OmegaConf.structured(schema))) - {"optimizer"}
         assert keys <= described, sorted(keys - described)

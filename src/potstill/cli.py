@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from potstill.config import register
-from potstill.errors import ConfigError, PotstillError, StoppedError
+from potstill.errors import ConfigError, PotstillError, StageError, StoppedError
 from potstill.multirun import Jobs, names_glue, spell_out
 from potstill.process import prepare
 from potstill.validation import validate_evaluate, validate_train
@@ -67,6 +67,10 @@ def evaluate() -> None:
 
 
 def _train(config: DictConfig) -> Any:
+    if config.stages:  # each is a process of its own; no torch in this one
+        from potstill.recipes import run_recipe
+
+        return run_recipe(config, _output_folder(), one_line)
     validate_train(config)
     prepare()
     if config.stage == "rationales":  # torch only where the model runs in this process
@@ -108,6 +112,11 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         except StoppedError as stopped:
             sys.stderr.write(f"{stopped}\n")
             raise SystemExit(128 + stopped.signal) from None
+        except StageError as failed:
+            if jobs.sweeping:  # the other jobs go on
+                return jobs.fail(str(failed))
+            sys.stderr.write(f"error: {failed}\n")
+            raise SystemExit(failed.code) from None
         except (PotstillError, OmegaConfBaseException) as fault:
             if jobs.sweeping:  # the other jobs go on
                 return jobs.fail(one_line(fault))
@@ -296,3 +305,7 @@ def _known_keys() -> list[str]:
         return keys
 
     return sorted({*walk(OmegaConf.structured(TrainConfig)), *walk(OmegaConf.structured(EvaluateConfig))})
+
+
+if __name__ == "__main__":  # a stage of a recipe; DDP starts its other processes by the module's name
+    train()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 
 @dataclass
@@ -293,6 +293,17 @@ class GenerationConfig:
 
 
 @dataclass
+class StageConfig:
+    """A stage of a recipe: a command of its own, in a folder of its own, `${stage:<name>}` to later ones."""
+
+    name: str = MISSING  # of its folder too
+    command: str = "train"  # train | evaluate
+    defaults: list[str] = field(default_factory=list)  # overrides that the command line wins over
+    overrides: list[str] = field(default_factory=list)  # that win over the command line
+    without: list[str] = field(default_factory=list)  # sections of the command line that are not handed on
+
+
+@dataclass
 class TrainConfig:
     """The whole of `train.py`."""
 
@@ -316,6 +327,7 @@ class TrainConfig:
     resume: str | None = (
         None  # auto: go on from what an interrupted run left in hydra.run.dir, if it left anything
     )
+    stages: list[StageConfig] = field(default_factory=list)  # of a recipe; each is run in place of this one
 
 
 @dataclass
@@ -426,7 +438,9 @@ def teachers_of(config: Any) -> list[str]:
 
 
 def register() -> None:
-    """Put the schemas into Hydra's config store, in a group of their own."""
+    """Put the schemas into Hydra's config store, in a group of their own; stages' references resolve to themselves."""
+    # A recipe that is shown, or composed, keeps them: `stages.plan` puts folders in their place.
+    OmegaConf.register_new_resolver("stage", lambda name: f"${{stage:{name}}}", replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=TrainConfig)
     store.store(group="schema", name="evaluate", node=EvaluateConfig)

@@ -33,5 +33,13 @@ class StoppedError(Exception):
         self.signal = signal
 
 
+class StageError(Exception):
+    """A stage of a recipe that has failed and said why; the recipe ends with its exit code."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
 class TrainingError(PotstillError):
     """A run that cannot go on, such as a loss that is not a number."""

@@ -36,8 +36,13 @@ from potstill.validation.training import (
 )
 
 
-def validate_train(config: DictConfig) -> None:
-    """Raise one ConfigError that holds every fault of a training configuration."""
+def validate_train(config: DictConfig, *, models: bool = True) -> None:
+    """Raise one ConfigError that holds every fault of a training configuration.
+
+    Args:
+        config: the composed configuration.
+        models: whether its models are there yet; those of a recipe's later stages are not.
+    """
     _check_known(config, TrainConfig)
     if config.stage != "train":
         _raise([*generation_faults(config), *output_faults()])
@@ -52,7 +57,7 @@ def validate_train(config: DictConfig) -> None:
             *adapted_faults(config),
             *benchmark_faults(config),
             *data_faults(config.data, corpus=not trains_task(config)),
-            *model_faults(config),
+            *(model_faults(config) if models else []),
         ]
     faults = [
         *own,
