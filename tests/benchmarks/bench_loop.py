@@ -120,7 +120,9 @@ class BareLoop:
         self.student, self.data = student, data
         self.clip = config.trainer.gradient_clip_val
         self.teacher_trunk, self.student_trunk = trunk_of(teacher), trunk_of(student)
-        self.objective = build_objective(config.objective, trunk_of(student), trunk_of(teacher))
+        self.objective = build_objective(
+            config.objective, trunk_of(student), trunk_of(teacher), seed=config.seed
+        )
         self.optimizer = build_optimizer(config.optimizer, student)
         self.schedule = build_schedule(config.schedule, self.optimizer, config.trainer.max_steps)
         self.batches: Iterator[Any] = iter(())
@@ -189,7 +191,7 @@ def module_of(config: DictConfig, teacher: PreTrainedModel, student: PreTrainedM
     return LanguageDistillation(
         student,
         teacher,
-        build_objective(config.objective, trunk_of(student), trunk_of(teacher)),
+        build_objective(config.objective, trunk_of(student), trunk_of(teacher), seed=config.seed),
         optimizer=lambda model: build_optimizer(config.optimizer, model),
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,
