@@ -50,7 +50,7 @@ def refused(no_torch, command, tmp_path):
 FAULTS = {
     "misspelled key": (["objective.temperatur=3"], ["objective.temperatur=3", "no such key", "objective.temperature`"]),
     "misspelled group": (["studnet=bert_tiny"], ["studnet=bert_tiny", "no such key", "did you mean `student`"]),
-    "unknown option": (["objective=kdd"], ["objective=kdd", "one of clm, ", "did you mean `objective=kd`"]),
+    "unknown option": (["objective=kdd"], ["objective=kdd", "one of adapted, clm, ", "did you mean `objective=kd`"]),
     "ill-typed": (["data.batch_size=many"], ["data.batch_size=many", "expected an integer"]),
     "added key": (["++objective.tmeperature=3"], ["objective.tmeperature=3", "no such key"]),
     "no override": (["data.train_files=["], ["data.train_files=[", "key=value"]),
