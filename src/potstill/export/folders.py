@@ -2,14 +2,13 @@
 
 import importlib.util
 import logging
-import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from potstill.errors import ConfigError
+from potstill.models.folders import fresh_folder
 
 MODEL_FILE = "model.onnx"
 
@@ -32,35 +31,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         ConfigError: the folder cannot be written.
     """
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     try:
-        fresh.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
+        with fresh_folder(folder) as fresh:
+            yield fresh
     except OSError as error:
         raise ConfigError(
             f"export: {folder} cannot be written ({error.strerror}); choose a folder that can"
         ) from error
-    try:
-        yield fresh
-        _take_place(folder, fresh)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _take_place(folder: Path, fresh: Path) -> None:
-    # A folder cannot be renamed over a full one, so the old one steps aside.
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

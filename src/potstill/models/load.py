@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from potstill.errors import ModelError
+from potstill.models.folders import fresh_folder
 from potstill.models.head_labels import (
     SPAN_LABELS,
     SUFFIXES,
@@ -256,20 +255,6 @@ def save_module(model: nn.Module, folder: str | Path, card: str) -> Path:
     return folder
 
 
-@contextmanager
-def fresh_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `folder` in one step when it is whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        fresh.mkdir()
-        yield fresh
-        _replace(folder, fresh)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
 def _from_pretrained(
     key: str, value: str, auto_class: Any, settings: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -376,21 +361,6 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTok
         return AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"{tokenizer}: holds no tokenizer ({_one_line(error)})") from error
-
-
-def _replace(folder: Path, fresh: Path) -> None:
-    # A folder cannot be renamed over a full one, so the old one steps aside.
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _one_line(error: BaseException) -> str:
