@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 from zipfile import BadZipFile
 
@@ -23,12 +22,12 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.utils import logging as transformers_logging
 
 from potstill.errors import ConfigError, ModelError
 from potstill.generation.answers import Answer, Prompt, Request, Tally
 from potstill.generation.prompts import cut
 from potstill.generation.settings import LocalSettings, Sampling
+from potstill.models.load import quiet_transformers
 from potstill.models.specs import hub_answers, local_folder, no_network
 
 # What a checkpoint that is missing, damaged or of an unknown architecture raises.
@@ -258,7 +257,7 @@ def _load(settings: LocalSettings) -> tuple[PreTrainedTokenizerBase, Any]:
         auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         dtype = getattr(torch, settings.dtype)
-        with _quiet_transformers():
+        with quiet_transformers():
             model, report = auto.from_pretrained(
                 source, dtype=dtype, weights_only=True, output_loading_info=True, **common
             )
@@ -312,20 +311,6 @@ def _plain_generation(
         decoder_start_token_id=start,
         forced_bos_token_id=own.forced_bos_token_id,
     )
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No reports and progress bars of transformers; the settings are put back."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _one_line(error: BaseException) -> str:

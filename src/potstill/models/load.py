@@ -106,7 +106,7 @@ def load_language_model(
             f"{key}={value}: is a {spec.kind} language model ({spec.model_type}); expected a {kind} one"
         )
     settings = {"dtype": dtype, "attn_implementation": attention}
-    with _quiet_transformers():
+    with quiet_transformers():
         model, report = _from_pretrained(key, value, AUTO_CLASSES[spec.kind], settings)
     _check_report(f"{key}={value}", model, report, need_head)
     return model
@@ -124,7 +124,7 @@ def load_from(key: str, value: str, auto_class: Any, settings: dict[str, Any]) -
     Raises:
         ModelError: no such model, a damaged checkpoint, or weights missing or of another shape than config.json says.
     """
-    with _quiet_transformers():
+    with quiet_transformers():
         model, report = _from_pretrained(key, value, auto_class, settings)
     _check_shapes(f"{key}={value}", report["mismatched_keys"])
     _check_complete(f"{key}={value}", sorted(report["missing_keys"]))
@@ -171,7 +171,7 @@ def load_task_model(
     arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if order is None and head != "spans":
         arguments["num_labels"] = max(len(labels), 1)
-    with _quiet_transformers():
+    with quiet_transformers():
         model, report = _from_pretrained(key, value, TASK_CLASSES[head], arguments)
         _check_task_report(label, model, report, () if order is not None else _head_modules(model, head))
         if order is None:
@@ -228,7 +228,7 @@ def save_student(
     """
     folder = Path(folder)
     with fresh_folder(folder) as fresh:
-        with _quiet_transformers():
+        with quiet_transformers():
             model.save_pretrained(fresh)
             _tokenizer(tokenizer).save_pretrained(fresh)
         (fresh / "README.md").write_text(card, encoding="utf-8")
@@ -368,7 +368,7 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No reports, warnings or progress bars of transformers; the settings are put back."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
