@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
@@ -45,43 +46,64 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(Callback):
-    """Writes `last.ckpt` every so many optimizer steps, and when training ends."""
+    """Writes `last.ckpt` every so many optimizer steps, and when training ends.
+
+    A step that is validated is saved after its validation, so that a run that is killed meanwhile validates it again.
+    It comes after every callback that keeps something of a validation.
+    """
 
     def __init__(self, folder: Path, every: int | None):
         self.path, self.every = folder / "last.ckpt", every
         self._saved_at: int | None = None
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Save when it is time."""
-        if self.every and trainer.global_step % self.every == 0:
-            self._save(trainer)
+        if self._is_time(trainer) and not is_validated_next(trainer, batch_idx):
+            self.save(trainer)
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """After a checkpoint, have written what a run that goes on from it will not log again.
-
-        Lightning logs a step after the callbacks that end it.
-        """
-        if self._saved_at == trainer.global_step:
-            for logger in trainer.loggers:
-                logger.save()
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise."""
+        if trainer.state.fn == TrainerFn.FITTING and self._is_time(trainer):
+            self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end, if the last step was not saved just now."""
-        self._save(trainer)
+        self.save(trainer)
 
-    def renew(self, trainer: Trainer) -> None:
-        """Write the checkpoint of this very step again, where there is one: a validation after it has changed it."""
-        if self._saved_at == trainer.global_step:
-            trainer.save_checkpoint(self.path)
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the step's row of metrics.csv beside it, since Lightning logs a step after the callbacks that end it."""
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            # As float32, as Lightning logs them.
+            row = {name: torch.tensor(value).item() for name, value in pl_module.last_step.items()}  # type: ignore[union-attr,operator]
+            checkpoint["logged"] = {"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **row}
 
-    def _save(self, trainer: Trainer) -> None:
+    def save(self, trainer: Trainer) -> None:
+        """Save this step, if it was not saved just now."""
         if self._saved_at != trainer.global_step:
             trainer.save_checkpoint(self.path)
             self._saved_at = trainer.global_step
 
-    def save_now(self, trainer: Trainer) -> None:
-        """Save this step, if it was not saved just now."""
-        self._save(trainer)
+    def _is_time(self, trainer: Trainer) -> bool:
+        return self.every is not None and self.every > 0 and trainer.global_step % self.every == 0
+
+
+def is_validated_next(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether Lightning validates after the step that ends; a batch is a step in this project.
+
+    Args:
+        trainer: that trains.
+        batch_idx: of the step's batch in its epoch.
+    """
+    epochs = trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or (epochs and (trainer.current_epoch + 1) % epochs):
+        return False
+    return (trainer.global_step if epochs is None else batch_idx + 1) % (
+        trainer.val_check_batch or math.inf
+    ) == 0
 
 
 class StopOnSignal(Callback):
@@ -110,13 +132,20 @@ class StopOnSignal(Callback):
             signal.signal(number, handler)
         self._before = {}
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save, if any rank was told to stop."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, if any rank was told to stop; a step that is validated when it is."""
         self.stopping = self.received is not None
         if trainer.world_size > 1:
             self.stopping = trainer.strategy.reduce_boolean_decision(self.stopping, all=False)
+        if self.stopping and not is_validated_next(trainer, batch_idx):
+            self.last.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise."""
         if self.stopping:
-            self.last.save_now(trainer)
+            self.last.save(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Stop before the next step, when all of the last one is logged.
@@ -177,9 +206,6 @@ class BestStudent(Callback):
             self._weights = {
                 name: tensor.detach().to("cpu", copy=True) for name, tensor in _student(pl_module).items()
             }
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, LastCheckpoint) and trainer.state.fn == TrainerFn.FITTING:
-                    callback.renew(trainer)
 
     def is_validated(self, trainer: Trainer) -> bool:
         """Whether the student as it is now has been validated."""

@@ -39,7 +39,7 @@ from potstill.models.trunk import task_head
 from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
 from potstill.summary import provenance, write_summary
-from potstill.tracking import finish, log_summary, log_table
+from potstill.tracking import Resumed, finish, log_summary, log_table
 from potstill.validation.adapted import is_adapted
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,9 @@ def train(config: DictConfig, folder: Path) -> float | None:
         )
         monitor = f"val/{name}"
         best = BestStudent(monitor, mode)
-    callbacks += [best] if best is not None else []
-    loggers = build_loggers(config, folder, _resumed_step(config, folder))
+    if best is not None:
+        callbacks.insert(0, best)
+    loggers = build_loggers(config, folder, _resumed_from(config, folder))
     failed = True
     try:
         validate = bool(training.data.evaluation)
@@ -149,13 +150,15 @@ def _fit(trainer: Trainer, training: AnyTraining, ckpt_path: str | None) -> None
     trainer.fit(training.module, datamodule=training.data, ckpt_path=path, weights_only=True)
 
 
-def _resumed_step(config: DictConfig, folder: Path) -> int | None:
-    """How many steps of this very folder's run count; None where it begins, or goes on from another's checkpoint."""
+def _resumed_from(config: DictConfig, folder: Path) -> Resumed | None:
+    """Where this very folder's run goes on; None where it begins, or goes on from another's checkpoint."""
     if config.ckpt_path is None:
         return None
     path = Path(config.ckpt_path).expanduser().absolute()
-    own = path.parent == (folder / "checkpoints").absolute()
-    return int(_readable(str(path))["global_step"]) if own else None
+    if path.parent != (folder / "checkpoints").absolute():
+        return None
+    saved = _readable(str(path))
+    return Resumed(int(saved["global_step"]), saved.get("logged"))
 
 
 def _readable(path: str) -> dict[str, Any]:

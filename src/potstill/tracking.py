@@ -6,6 +6,8 @@ import csv
 import importlib.util
 import netrc
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +32,32 @@ def _netrc_key() -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """Where an interrupted run of the same folder goes on."""
+
+    step: int
+    """How many of its steps count."""
+    logged: Mapping[str, float] | None = None
+    """The last one's row of metrics.csv, for a run that was killed before it was written; None where it has none."""
+
+
 def make_loggers(
-    name: str, folder: Path, resumed_step: int | None = None, **wandb_settings: Any
+    name: str, folder: Path, resumed: Resumed | None = None, **wandb_settings: Any
 ) -> list[Logger]:
     """The run's loggers; call `finish` when the run ends, however it ends.
 
     Args:
         name: wandb, csv or tensorboard.
         folder: the run's output folder.
-        resumed_step: how many steps of an interrupted run in this folder count; what it logged up to there stays in
-            metrics.csv, and its wandb run goes on.
+        resumed: where an interrupted run in this folder goes on; what it logged up to there stays in metrics.csv, and
+            its wandb run goes on.
         wandb_settings: project, run, group, tags, mode and config of a wandb run.
 
     Raises:
         ConfigError: an unknown logger, or one whose package is not installed.
     """
-    loggers: list[Logger] = [_csv(folder, resumed_step)]
+    loggers: list[Logger] = [_csv(folder, resumed)]
     if name == "tensorboard":
         if importlib.util.find_spec("tensorboard") is None:
             raise ConfigError("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
@@ -53,24 +65,19 @@ def make_loggers(
     elif name == "wandb":
         # The other processes of a distributed run have no run of their own.
         if getattr(rank_zero_only, "rank", 0) in (0, None):
-            loggers.append(_wandb(folder, resumed_step is not None, **wandb_settings))
+            loggers.append(_wandb(folder, resumed is not None, **wandb_settings))
     elif name != "csv":
         raise ConfigError(f"logger.name={name}: wandb, csv or tensorboard")
     return loggers
 
 
-def _csv(folder: Path, resumed_step: int | None) -> CSVLogger:
+def _csv(folder: Path, resumed: Resumed | None) -> CSVLogger:
     path = folder / "metrics.csv"
-    kept: list[dict[str, str]] = []
-    header: list[str] = []
-    if resumed_step is not None and path.is_file():
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            kept = [row for row in reader if _counts(row, resumed_step)]
-            header = list(reader.fieldnames or ())
+    kept = _kept(path, resumed) if resumed is not None else []
     logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=50)
     if kept and getattr(rank_zero_only, "rank", 0) in (0, None):
         logger.experiment  # noqa: B018  it removes what it finds, so what is kept is written after it
+        header = sorted({name for row in kept for name in row})
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         with fresh.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=header)
@@ -79,6 +86,18 @@ def _csv(folder: Path, resumed_step: int | None) -> CSVLogger:
         fresh.replace(path)
         logger.experiment.metrics_keys = header
     return logger
+
+
+def _kept(path: Path, resumed: Resumed) -> list[dict[str, Any]]:
+    """The rows that count, and the last step's where its run was killed between its checkpoint and its row."""
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        whole, newline, _ = path.read_text().rpartition("\n")  # a kill may leave half a row
+        rows = [row for row in csv.DictReader((whole + newline).splitlines()) if _counts(row, resumed.step)]
+    last = resumed.logged
+    if last and not any(row.get("train/loss") and int(row["step"]) == last["step"] for row in rows):
+        rows.append(dict(last))
+    return rows
 
 
 def _counts(row: dict[str, str], resumed_step: int) -> bool:

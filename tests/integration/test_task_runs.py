@@ -375,7 +375,7 @@ def test_resuming_task_interventions_ends_in_the_same_weights(run, task_teacher,
     class KilledError(Exception):
         pass
 
-    original = LastCheckpoint._save
+    original = LastCheckpoint.save
 
     def save_and_die(self, trainer):
         original(self, trainer)
@@ -383,7 +383,7 @@ def test_resuming_task_interventions_ends_in_the_same_weights(run, task_teacher,
             raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(LastCheckpoint, "_save", save_and_die)
+        patch.setattr(LastCheckpoint, "save", save_and_die)
         with pytest.raises(KilledError):
             run("half", *common)
     resumed, _ = run("resumed", *common, f"ckpt_path={whole.parent}/half/checkpoints/last.ckpt")

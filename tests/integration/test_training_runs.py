@@ -102,7 +102,7 @@ def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objec
     class KilledError(Exception):
         pass
 
-    original = LastCheckpoint._save
+    original = LastCheckpoint.save
 
     def save_and_die(self, trainer):
         original(self, trainer)
@@ -110,7 +110,7 @@ def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objec
             raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LastCheckpoint, "_save", save_and_die)
+        patch.setattr(LastCheckpoint, "save", save_and_die)
         with pytest.raises(KilledError):
             run("half", *common, *steps)
     half = whole.parent / "half" / "checkpoints" / "last.ckpt"

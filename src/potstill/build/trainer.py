@@ -15,17 +15,17 @@ from potstill.build.instantiate import make
 from potstill.callbacks import AtomicCheckpointIO, LastCheckpoint, StopOnSignal, Throughput, progress_bar
 from potstill.data.tasks.composition import text_name
 from potstill.errors import ConfigError
-from potstill.tracking import make_loggers
+from potstill.tracking import Resumed, make_loggers
 from potstill.validation.adapted import is_adapted
 
 
-def build_loggers(config: DictConfig, folder: Path, resumed_step: int | None = None) -> list[Logger]:
+def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None = None) -> list[Logger]:
     """metrics.csv, and the logger that is asked for; close them with `tracking.finish`.
 
     Args:
         config: of the run.
         folder: of the run.
-        resumed_step: where the run in this folder goes on; its metrics up to there are kept.
+        resumed: where the run in this folder goes on; its metrics up to there are kept.
     """
     logger = config.logger
     return make_loggers(
@@ -37,7 +37,7 @@ def build_loggers(config: DictConfig, folder: Path, resumed_step: int | None = N
         tags=[*logger.tags, config.objective.name, text_name(config)],
         mode=logger.mode,
         config=OmegaConf.to_container(config, resolve=True),
-        resumed_step=resumed_step,
+        resumed=resumed,
     )
 
 
