@@ -40,12 +40,14 @@ format: install   ## put the code in shape
 	$(BIN)/ruff format .
 
 bench: install   ## ratios against textbook implementations, each in one run
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/bench_binarize.py
 	for objective in kd diito; do for precision in fp32 bf16 bf16-over-fp32; do \
 	  $(BIN)/python tests/benchmarks/bench_step.py $$objective --precision $$precision || exit 1; done; done
 	$(BIN)/python tests/benchmarks/bench_loop.py
 	$(BIN)/python tests/benchmarks/bench_tasks.py
 	$(BIN)/python tests/benchmarks/bench_sparse.py
+	$(BIN)/python tests/benchmarks/bench_toolkit.py
 
 # Every run keeps its own wandb folder; the viewer wants them in one, so links are gathered.
 dashboard: install   ## offline wandb runs in wandb's own terminal viewer

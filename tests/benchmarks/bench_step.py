@@ -10,18 +10,14 @@ in length, the sequences of a batch hardly. Dropout is on while speed is measure
 
 import argparse
 import contextlib
-import ctypes
 import gc
-import multiprocessing
-import resource
-import statistics
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
+from sides import Step, memory, speed
 from textbook import diito_step, kd_step
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
@@ -50,7 +46,7 @@ SPECIAL_TOKENS = 5  # ids below are never drawn; the first pads, the last masks
 TOLERANCE = {False: 1e-4, True: 5e-2}  # by whether bf16 takes part
 
 
-Step = Callable[[str, PreTrainedModel, PreTrainedModel, MicroBatch, StepBatch], dict[str, float]]
+Losses = Callable[[str, PreTrainedModel, PreTrainedModel, MicroBatch, StepBatch], dict[str, float]]
 
 
 def main() -> None:
@@ -62,8 +58,9 @@ def main() -> None:
         f"threads, {arguments.precision}",
         flush=True,
     )
-    memory(arguments)
-    speed(arguments)
+    setups = {name: partial(setup, name) for name in LOSSES}
+    memory(setups, arguments)
+    speed(setups, arguments, TOLERANCE[arguments.precision != "fp32"])
 
 
 def parse() -> argparse.Namespace:
@@ -125,132 +122,30 @@ def textbook(
     return {name: float(value) for name, value in losses.items()}
 
 
-STEPS: dict[str, Step] = {"ours": ours, "textbook": textbook}
+LOSSES: dict[str, Losses] = {"ours": ours, "textbook": textbook}
 
 
-def speed(arguments: argparse.Namespace) -> None:
-    """Compare the losses without dropout, then time rounds of one step each with it."""
-    sides = {name: started(serve, name, arguments) for name in STEPS}
-    shortest, longest = arguments.lengths
-    losses = [asked(sides[name], name, longest, 0, False)[1] for name in STEPS]
-    apart = difference(*losses)
-    rates: dict[str, list[float]] = {name: [] for name in STEPS}
-    for number in range(-1, arguments.rounds):
-        length = round(shortest + (max(number, 0) + 0.5) / arguments.rounds * (longest - shortest))
-        for name, side in sides.items():
-            seconds, _, tokens = asked(side, name, length, number + 1, True)
-            if number >= 0:
-                rates[name].append(tokens / seconds)
-    for side in sides.values():
-        side.send(None)
-    for name, found in rates.items():
-        print(f"  {name:9s} {statistics.median(found):10,.1f} tokens/s, median of {arguments.rounds} rounds")
-    ratios = [one / other for one, other in zip(rates["ours"], rates["textbook"], strict=True)]
-    print(
-        f"  speed, ours / textbook: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
-    tolerance = TOLERANCE[arguments.precision != "fp32"]
-    verdict = "agree" if apart <= tolerance else "DIFFER"
-    print(f"  losses {verdict}: largest relative difference {apart:.1e}, allowed {tolerance:.0e}")
-
-
-def started(target: Callable[..., None], name: str, arguments: argparse.Namespace) -> Connection:
-    """A process of its own for one side; the libraries are imported already, but nothing has run."""
-    fork = multiprocessing.get_context("fork")
-    here, there = fork.Pipe()
-    fork.Process(target=target, args=(name, arguments, there), daemon=True).start()
-    there.close()
-    return here
-
-
-def asked(side: Connection, name: str, *request: object) -> tuple[float, dict[str, float], int]:
-    side.send(request)
-    try:
-        return side.recv()
-    except EOFError:
-        raise SystemExit(f"the process that runs {name} died") from None
-
-
-def serve(name: str, arguments: argparse.Namespace, requests: Connection) -> None:
-    """Answers (length, seed, training) with seconds, losses and tokens, until it is told None."""
+def setup(name: str, arguments: argparse.Namespace) -> Step:
+    """The models of one side, and its step."""
     teacher, student = models(name, arguments)
-    while (request := requests.recv()) is not None:
-        length, seed, training = request
-        micro, step = batch(arguments, length, seed)
+
+    def step(length: int, seed: int, training: bool) -> tuple[float, dict[str, float], int]:
+        micro, whole = batch(arguments, length, seed)
         student.train(training)
-        requests.send((*timed(name, arguments, teacher, student, micro, step), step.tokens))
+        student.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.manual_seed(seed)
+        half = in_half(name, arguments)
+        begun = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
+            losses = LOSSES[name](arguments.objective, teacher, student, micro, whole)
+        return time.perf_counter() - begun, losses, whole.tokens
 
-
-def timed(
-    name: str,
-    arguments: argparse.Namespace,
-    teacher: PreTrainedModel,
-    student: PreTrainedModel,
-    micro: MicroBatch,
-    step: StepBatch,
-) -> tuple[float, dict[str, float]]:
-    """Seconds and losses of a step."""
-    student.zero_grad(set_to_none=True)
-    gc.collect()
-    torch.manual_seed(step.seed)
-    half = in_half(name, arguments)
-    begun = time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
-        losses = STEPS[name](arguments.objective, teacher, student, micro, step)
-    return time.perf_counter() - begun, losses
+    return step
 
 
 def in_half(name: str, arguments: argparse.Namespace) -> bool:
     return arguments.precision == "bf16" or (arguments.precision == "bf16-over-fp32" and name == "ours")
-
-
-def difference(one: dict[str, float], other: dict[str, float]) -> float:
-    """The largest relative difference of any loss."""
-    assert one.keys() == other.keys()
-    return max(abs(one[name] - other[name]) / abs(other[name]) for name in one)
-
-
-def memory(arguments: argparse.Namespace) -> None:
-    """Print what a step on the longest sequences adds to the memory of a process that holds both models."""
-    added = {}
-    for name in STEPS:
-        side = started(measure, name, arguments)
-        try:
-            added[name] = side.recv()
-        except EOFError:
-            raise SystemExit(f"the process that measures {name} died") from None
-    for name, megabytes in added.items():
-        print(
-            f"  {name:9s} {megabytes / arguments.batch:10,.1f} MB a sequence, {megabytes:,.0f} MB added by a step"
-        )
-    print(f"  memory, textbook / ours: {added['textbook'] / added['ours']:.2f}", flush=True)
-
-
-def measure(name: str, arguments: argparse.Namespace, sender: Connection) -> None:
-    teacher, student = models(name, arguments)
-    micro, step = batch(arguments, arguments.lengths[1], seed=0)
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    level = fresh_level()
-    timed(name, arguments, teacher, student, micro, step)
-    sender.send(max(peak() - level, 1e-3))
-
-
-def fresh_level() -> float:
-    """Megabytes in use now, from where the peak is counted anew where Linux lets it be."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return peak()
-
-
-def peak() -> float:
-    """Peak megabytes of this process."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def models(name: str, arguments: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedModel]:

@@ -45,6 +45,14 @@ def test_step(objective, precision):
     assert "losses agree" in output
 
 
+def test_toolkit():
+    pytest.importorskip("textbrewer")
+    output = run("bench_toolkit.py", "--lengths", "8", "16", "--layers=6")
+    ratio(output, "speed, ours / textbrewer")
+    assert re.search(r"memory, textbrewer / ours: \d+\.\d+", output)
+    assert "losses agree" in output
+
+
 def test_loop():
     output = run("bench_loop.py", "--steps=5", "--accumulate=2")
     ratio(output, "time, lightning / bare")
