@@ -99,10 +99,11 @@ class TermConfig:
     """A named term of the loss; weight 0 costs nothing, null (mlm, clm, label) is hard_weight where it applies."""
 
     weight: float | None = 0.0
-    schedule: str = "constant"  # of the weight: constant | linear | cosine
+    schedule: str = "constant"  # of the weight: constant | linear | cosine | torch's: ExponentialLR ...
     start: float | None = None  # weight at the first step; null: `weight`
     end: float | None = None  # weight that a schedule goes to
     steps: int = 0  # optimizer steps until then
+    schedule_args: dict[str, Any] = field(default_factory=dict)  # of a torch schedule
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 from potstill.errors import ConfigError
 from potstill.losses import transport
 from potstill.losses.hidden import hidden_mse
-from potstill.losses.transport import earth_movers_distance, layer_costs, transport_plan, updated_weights
+from potstill.losses.transport import earth_movers_distance, layer_costs, transport_plan
 
 pytest.importorskip("ot", reason="POT is not installed")
 
@@ -99,36 +99,6 @@ def test_equal_layers_cost_nothing():
     plan = transport_plan(costs)
     assert earth_movers_distance(costs, plan).item() == 0
     torch.testing.assert_close(plan, torch.eye(3) / 3)
-
-
-def test_new_weights_by_hand():
-    costs = torch.tensor([[1.0, 9.0], [9.0, 3.0]], dtype=torch.float64)
-    plan = transport_plan(costs)
-    student, teacher = updated_weights(costs, plan, temperature=2.0)
-    # Unit costs 1 and 3: ratios 4 and 4/3.
-    expected = torch.softmax(torch.tensor([4.0, 4 / 3], dtype=torch.float64) / 2, dim=0)
-    torch.testing.assert_close(student, expected)
-    torch.testing.assert_close(teacher, expected)
-
-
-def test_new_weights_prefer_cheap_layers_and_may_go_on_for_ever():
-    costs, _, _ = drawn(3, 5)
-    costs[:, 0] = 0  # a teacher layer that costs nothing has an unbounded ratio
-    weights = None
-    for _ in range(20):
-        plan = transport_plan(costs, *(weights or ()))
-        weights = updated_weights(costs, plan)
-        for values in weights:
-            assert (values > 0).all()
-            assert values.sum().item() == pytest.approx(1)
-    assert weights[1].argmax() == 0
-
-
-def test_equal_models_keep_equal_weights():
-    costs = torch.zeros(2, 3)
-    student, teacher = updated_weights(costs, transport_plan(costs))
-    torch.testing.assert_close(student, torch.full((2,), 1 / 2, dtype=torch.float64))
-    torch.testing.assert_close(teacher, torch.full((3,), 1 / 3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("fault", [torch.nan, torch.inf])

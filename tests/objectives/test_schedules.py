@@ -1,15 +1,18 @@
 import math
+import re
 
 import pytest
 import torch
 
 from potstill.errors import ConfigError
 from potstill.objectives.schedules import (
+    TorchSchedule,
     WeightSchedule,
     constant_temperature,
     cwsm_difficulty,
     flsw_difficulty,
     row_temperatures,
+    weight_schedule,
 )
 
 
@@ -72,31 +75,36 @@ def test_difficulties_have_no_gradient():
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        (WeightSchedule("constant", 0.3), {0: 0.3, 10**6: 0.3}),
-        (WeightSchedule("linear", 0.0, 1.0, steps=10), {0: 0.0, 3: 0.3, 10: 1.0, 99: 1.0}),
-        (WeightSchedule("linear", 2.0, 1.0, steps=4, delay=2), {0: 2.0, 2: 2.0, 3: 1.75, 6: 1.0, 7: 1.0}),
-        (
-            WeightSchedule("cosine", 0.0, 2.0, steps=4),
-            {0: 0.0, 1: 1 - math.sqrt(0.5), 2: 1.0, 4: 2.0, 9: 2.0},
-        ),
-        (WeightSchedule(lambda p: p**2, 1.0, 3.0, steps=2), {0: 1.0, 1: 1.5, 2: 3.0, 3: 3.0}),
+        (WeightSchedule("linear", 1.0, 3.0, 4), {0: 1.0, 1: 1.5, 4: 3.0, 9: 3.0}),
+        (WeightSchedule("linear", 2.0, 1.0, 4), {0: 2.0, 1: 1.75, 4: 1.0, 5: 1.0}),
+        (WeightSchedule("cosine", 0.0, 2.0, 4), {0: 0.0, 1: 1 - 0.5**0.5, 2: 1.0, 4: 2.0, 5: 2.0}),
+        (TorchSchedule("ExponentialLR", 2.0, {"gamma": 0.5}), {3: 0.25, 0: 2.0, 1: 1.0}),
+        (TorchSchedule("StepLR", 1.0, {"step_size": 2, "gamma": 0.1}), {0: 1.0, 1: 1.0, 2: 0.1, 4: 0.01}),
+        (TorchSchedule("LinearLR", 4.0, {"start_factor": 0.25, "total_iters": 3}), {0: 1.0, 3: 4.0, 50: 4.0}),
     ],
 )
 def test_weights(schedule, expected):
     assert {step: schedule(step) for step in expected} == pytest.approx(expected)
 
 
+def test_restarts_are_torch_s_own():
+    schedule = weight_schedule("CosineAnnealingWarmRestarts", 3.0, None, 0, {"T_0": 4})
+    own = [3 * (1 + math.cos(math.pi * (step % 4) / 4)) / 2 for step in range(12)]
+    assert [schedule(step) for step in range(12)] == pytest.approx(own)
+    assert schedule.last == 3.0
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("make", "message"),
     [
-        ({"kind": "constant", "end": 1.0}, "kind=constant keeps start=0.5"),
-        ({"kind": "constant", "steps": 3}, "kind=constant keeps start=0.5"),
-        ({"kind": "sigmoid", "end": 1.0, "steps": 3}, "kind=sigmoid: constant, linear, cosine"),
-        ({"kind": "linear", "steps": 3}, "kind=linear needs an end"),
-        ({"kind": "linear", "end": 1.0}, "steps=0"),
-        ({"kind": "cosine", "end": 1.0, "steps": 3, "delay": -1}, "delay=-1"),
+        (lambda: WeightSchedule("sigmoid", 0.5, 1.0, 3), "kind=sigmoid: linear, cosine"),
+        (lambda: WeightSchedule("cosine", 0.5, 1.0, 0), "steps=0"),
+        (
+            lambda: TorchSchedule("StepLR", 1.0, {"gamma": 0.5}),
+            "schedule_args={'gamma': 0.5}: not of schedule=StepLR",
+        ),
     ],
 )
-def test_faults(options, message):
-    with pytest.raises(ConfigError, match=message):
-        WeightSchedule(start=0.5, **options)
+def test_faults(make, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +33,7 @@ from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import HARD, LanguageObjective
 from potstill.objectives.matches import Matches, MatchTerms
 from potstill.objectives.matching import read_matches
-from potstill.objectives.schedules import WeightSchedule
+from potstill.objectives.schedules import Schedule, weight_schedule
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean
 from potstill.objectives.task import LABEL, TaskObjective
 
@@ -195,7 +194,7 @@ def plain_matches(settings: DictConfig) -> Any:
 
 def term_weights(
     settings: DictConfig, hard: str, matches: MatchTerms | None
-) -> tuple[dict[str, float], dict[str, WeightSchedule]]:
+) -> tuple[dict[str, float], dict[str, Schedule]]:
     """The weight of each term, the highest where it changes, and how it changes.
 
     Args:
@@ -206,7 +205,7 @@ def term_weights(
     Raises:
         ConfigError: another student's hard term has a weight, or no term has one.
     """
-    schedules = {}
+    schedules: dict[str, Schedule] = {}
     weights = {name: term.weight for name, term in settings.terms.items()}
     for name in (*HARD.values(), LABEL):
         if weights[name] is None:
@@ -218,15 +217,20 @@ def term_weights(
     for name, term in settings.terms.items():
         if term.schedule != "constant":
             start = weights[name] if term.start is None else term.start
-            schedules[name] = WeightSchedule(term.schedule, float(start or 0.0), term.end, term.steps)
-            weights[name] = max(schedules[name].start, term.end)
+            schedules[name] = weight_schedule(
+                term.schedule, float(start or 0.0), term.end, term.steps, term.schedule_args
+            )
+            weights[name] = max(schedules[name].start, schedules[name].last)
     if matches is not None:
         weights |= matches.weights
         schedules |= matches.schedules
     if not any(weights.values()):
         raise ConfigError("objective.terms: all weights are 0; give one a weight above 0")
-    for when, step in (("first", 0), ("last", sys.maxsize)):
-        if not any({**weights, **{name: own(step) for name, own in schedules.items()}}.values()):
+    for when, moved in (
+        ("first", {name: own(0) for name, own in schedules.items()}),
+        ("last", {name: own.last for name, own in schedules.items()}),
+    ):
+        if not any({**weights, **moved}.values()):
             raise ConfigError(
                 f"objective.terms: all weights are 0 at the {when} step; give one without a schedule a weight above 0"
             )

@@ -20,9 +20,6 @@ from torch import Tensor
 
 from potstill.errors import ConfigError
 
-LEAST_WEIGHT = 1e-6  # a layer without weight moves nothing, so its cost could never be seen again
-LEAST_COST = 1e-6  # of the mean cost; a pair of equal layers would have an unbounded ratio
-
 
 def layer_costs(
     student_layers: Sequence[Tensor],
@@ -89,31 +86,6 @@ def earth_movers_distance(costs_ST: Tensor, plan_ST: Tensor) -> Tensor:
     return (plan_ST.detach() * costs_ST).sum()
 
 
-def updated_weights(costs_ST: Tensor, plan_ST: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """New weights of the layers: those that are cheap to move gain, those that are expensive lose.
-
-    A layer's unit cost is what its row (column) of the plan costs by its weight, the row's sum; its new weight is the
-    softmax over layers of (sum of unit costs / own unit cost) / temperature. Kept above 0, which the published code
-    does not: a layer without weight would have no unit cost.
-
-    Args:
-        costs_ST: (student layers, teacher layers).
-        plan_ST: the plan under the weights so far.
-        temperature: of the softmax; higher keeps the weights more equal.
-
-    Returns:
-        Weights of the student's layers and of the teacher's, in float64, adding up to 1, without gradient.
-
-    Source: Li et al. 2020 (arXiv:2010.06133), cost attention.
-    """
-    costs_ST, plan_ST = costs_ST.detach().double(), plan_ST.detach().double()
-    moved_ST = costs_ST * plan_ST
-    return (
-        _weights_of(moved_ST.sum(dim=1) / plan_ST.sum(dim=1), temperature),
-        _weights_of(moved_ST.sum(dim=0) / plan_ST.sum(dim=0), temperature),
-    )
-
-
 def require_pot() -> None:
     """Say what to install where POT is missing.
 
@@ -129,12 +101,3 @@ def _shares(weights: Tensor | None, layers: int) -> np.ndarray:
         return np.full(layers, 1 / layers)
     shares = weights.detach().double().cpu().numpy()
     return shares / shares.sum()
-
-
-def _weights_of(unit_costs: Tensor, temperature: float) -> Tensor:
-    total = unit_costs.sum()
-    if not total:  # equal models: no layer is cheaper than another
-        return torch.full_like(unit_costs, 1 / len(unit_costs))
-    ratios = total / unit_costs.clamp_min(LEAST_COST * total / len(unit_costs))
-    weights = torch.softmax(ratios / temperature, dim=0).clamp_min(LEAST_WEIGHT)
-    return weights / weights.sum()

@@ -20,8 +20,7 @@ from potstill.objectives.matching import (
     Match,
     Place,
     finite_number,
-    schedule_fault,
-    whole_number,
+    schedule_of,
 )
 
 LOSSES: dict[str, tuple[str, ...]] = {
@@ -30,7 +29,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
 }
 _KEYS = (
     "name", "teacher", "student", "feature", "loss", "weight", "projection", "projection_lr", "schedule", "end",
-    "steps",
+    "steps", "schedule_args",
 )  # fmt: skip
 EXAMPLE = "[{teacher: 1, student: 0, loss: hidden_mse}]"
 
@@ -70,13 +69,11 @@ def _read(entry: Any, name: str, key: str) -> Match:
         weight=finite_number(given, "weight", 1.0, key, least=0.0),
         projection=given.get("projection"),
         projection_lr=finite_number(given, "projection_lr", None, key),
-        schedule=given.get("schedule", "constant"),
-        end=finite_number(given, "end", None, key, least=0.0),
-        steps=whole_number(given, "steps", 0, key),
+        **schedule_of(given, key),
     )
     if not re.fullmatch(r"\w+", match.name):
         raise ConfigError(f"{key}.name={match.name}: letters, digits and _ only; a term is called so")
-    if fault := _projection_fault(match) or schedule_fault(match.schedule, match.end, match.steps):
+    if fault := _projection_fault(match) or match.schedule_fault:
         raise ConfigError(f"{key}.{fault}")
     return match
 

@@ -27,7 +27,7 @@ from potstill.objectives.matching import (
     TWO_LAYERS,
     Match,
 )
-from potstill.objectives.schedules import WeightSchedule
+from potstill.objectives.schedules import Schedule, weight_schedule
 
 _OF_ONE: dict[str, Callable[..., Tensor]] = {"hidden_mse": hidden_mse, "cos": hidden_cosine}
 _OF_TWO: dict[str, Callable[..., Tensor]] = {"fsp": fsp, "nst": nst}
@@ -64,10 +64,12 @@ class MatchTerms:
         return tuple(match.term for match in self.matches)
 
     @property
-    def schedules(self) -> dict[str, WeightSchedule]:
+    def schedules(self) -> dict[str, Schedule]:
         """Of the matches whose weight changes."""
         return {
-            match.term: WeightSchedule(match.schedule, match.weight, match.end, match.steps)
+            match.term: weight_schedule(
+                match.schedule, match.weight, match.end, match.steps, match.schedule_args
+            )
             for match in self.matches
             if match.schedule != "constant"
         }

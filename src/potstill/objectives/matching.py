@@ -13,7 +13,7 @@ import importlib.util
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from potstill.errors import ConfigError
@@ -38,6 +38,11 @@ _SAME_HEADS = {
 _OVER = {"pkd": SEQUENCES, "fsp": SEQUENCES, "nst": PAIRS, "attention_mse": PAIRS, "attention_mse_sum": PAIRS}
 PROJECTIONS = ("linear", "relu", "tanh")
 SCHEDULES = ("constant", "linear", "cosine")
+# Of torch.optim.lr_scheduler: those that need no function, metric or known end.
+TORCH_SCHEDULES = (
+    "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "PolynomialLR", "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+)  # fmt: skip
 # Student layers that are matched, and whether the published student is narrower than its teacher.
 _PRESETS = {
     "L3": ((0, 1, 2, 3), 3, False),
@@ -49,7 +54,7 @@ _PRESETS = {
 _FORMS = ("hidden_mse", "nst")
 _KEYS = (
     "name", "teacher", "student", "feature", "loss", "weight", "projection", "projection_lr", "module", "heads",
-    "teacher_index", "schedule", "end", "steps",
+    "teacher_index", "schedule", "end", "steps", "schedule_args",
 )  # fmt: skip
 EXAMPLE = "[{teacher: 12, student: 3, loss: hidden_mse}]"
 
@@ -71,9 +76,10 @@ class Match:
         projection_lr: its learning rate; None: the optimizer's.
         heads: relation heads.
         teacher_index: which of several teachers, from 0.
-        schedule: of the weight: `constant`, `linear` or `cosine`.
-        end: the weight that a schedule goes to.
+        schedule: of the weight: `constant`, `linear` or `cosine`, or one of `TORCH_SCHEDULES`.
+        end: the weight that linear and cosine go to.
         steps: optimizer steps until then.
+        schedule_args: arguments of a torch schedule.
     """
 
     name: str
@@ -89,6 +95,12 @@ class Match:
     schedule: str = "constant"
     end: float | None = None
     steps: int = 0
+    schedule_args: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def schedule_fault(self) -> str | None:
+        """What is wrong with how the weight changes; None where nothing is."""
+        return schedule_fault(self.schedule, self.end, self.steps, self.schedule_args)
 
     @property
     def term(self) -> str:
@@ -186,15 +198,11 @@ def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSp
         projection_lr=finite_number(given, "projection_lr", None, key),
         heads=whole_number(given, "heads", teacher.heads, key),
         teacher_index=index,
-        schedule=given.get("schedule", "constant"),
-        end=finite_number(given, "end", None, key, least=0.0),
-        steps=whole_number(given, "steps", 0, key),
+        **schedule_of(given, key),
     )
     if not re.fullmatch(r"\w+", match.name):
         raise ConfigError(f"{key}.name={match.name}: letters, digits and _ only; a term is called so")
-    if fault := next(_unfit(match, teacher, student), None) or schedule_fault(
-        match.schedule, match.end, match.steps
-    ):
+    if fault := next(_unfit(match, teacher, student), None) or match.schedule_fault:
         raise ConfigError(f"{key}.{fault}")
     return match
 
@@ -298,10 +306,28 @@ def _unfit(match: Match, teacher: ModelSpec, student: ModelSpec) -> Iterator[str
         yield "loss=emd: POT is not installed; pip install 'potstill[emd]'"
 
 
-def schedule_fault(schedule: str, end: float | None, steps: int) -> str | None:
+def schedule_of(given: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """How the weight of an entry changes, as the fields of a `Match`.
+
+    Raises:
+        ConfigError: an end or steps that are no such numbers.
+    """
+    return {
+        "schedule": given.get("schedule", "constant"),
+        "end": finite_number(given, "end", None, key, least=0.0),
+        "steps": whole_number(given, "steps", 0, key),
+        "schedule_args": given.get("schedule_args") or {},
+    }
+
+
+def schedule_fault(schedule: str, end: float | None, steps: int, arguments: Any) -> str | None:
     """What is wrong with the schedule of a weight; None where nothing is."""
+    if schedule in TORCH_SCHEDULES:
+        return _torch_schedule_fault(schedule, end, steps, arguments)
     if schedule not in SCHEDULES:
-        return f"schedule={schedule}: one of {', '.join(SCHEDULES)}"
+        return f"schedule={schedule}: one of {', '.join(SCHEDULES + TORCH_SCHEDULES)}"
+    if arguments:
+        return f"schedule_args={arguments}: schedule={schedule} takes none; torch's do, such as ExponentialLR"
     if schedule == "constant":
         if end is not None or steps:
             return f"schedule=constant: keeps its weight, without end={end} and steps={steps}; use linear or cosine"
@@ -309,6 +335,20 @@ def schedule_fault(schedule: str, end: float | None, steps: int) -> str | None:
     if end is None or not (end >= 0 and math.isfinite(end)):
         return f"end={end}: schedule={schedule} needs the weight that it goes to, 0 or more"
     return f"steps={steps}: schedule={schedule} needs 1 or more" if steps < 1 else None
+
+
+def _torch_schedule_fault(schedule: str, end: float | None, steps: int, arguments: Any) -> str | None:
+    if end is not None or steps:
+        return f"end={end}, steps={steps}: schedule={schedule} takes schedule_args={{...}} instead"
+    if not isinstance(arguments, Mapping):
+        return f"schedule_args={arguments}: the arguments of torch's {schedule} by name"
+    from potstill.objectives.schedules import TorchSchedule
+
+    try:
+        TorchSchedule(schedule, 1.0, arguments)(1)
+    except ConfigError as fault:
+        return str(fault)
+    return None
 
 
 def whole_number(given: Mapping[str, Any], name: str, default: int, key: str) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import lr_scheduler
 
 from potstill.errors import ConfigError
 from potstill.losses.soft_targets import at_least_float32
@@ -103,46 +105,88 @@ def row_temperatures(
 
 @dataclass(frozen=True)
 class WeightSchedule:
-    """A term's weight at each step: `start` up to the step `delay`, `end` from `delay + steps` on.
+    """A term's weight at each step: `start` at the first one, `end` from `steps` on.
 
     Attributes:
-        kind: constant, linear, cosine, or a function of the progress, 0 to 1, that gives the share of the way from
-            start to end. Growth has start < end, decay start > end.
-        start: weight at the beginning; of a constant schedule, the weight.
-        end: weight at the end; a constant schedule has none.
-        steps: optimizer steps from start to end; a constant schedule has none.
-        delay: optimizer steps before the weight moves.
+        kind: linear or cosine. Growth has start < end, decay start > end.
+        start: weight at the beginning.
+        end: weight at the end.
+        steps: optimizer steps from start to end.
 
     Raises:
-        ConfigError: an unknown kind, a constant one that has an end, another that has no end or no steps.
+        ConfigError: an unknown kind, or no steps.
 
     Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), weight schedulers.
     """
 
-    kind: str | Callable[[float], float]
+    kind: str
     start: float
-    end: float | None = None
-    steps: int = 0
-    delay: int = 0
+    end: float
+    steps: int
 
     def __post_init__(self) -> None:
-        if self.kind == "constant":
-            if self.end is not None or self.steps or self.delay:
-                raise ConfigError(f"kind=constant keeps start={self.start}: it takes no end, steps or delay")
-            return
-        if not callable(self.kind) and self.kind not in SHAPES:
-            raise ConfigError(f"kind={self.kind}: constant, {', '.join(SHAPES)}")
-        if self.end is None:
-            raise ConfigError(f"kind={self.kind} needs an end, the weight that it goes to")
+        if self.kind not in SHAPES:
+            raise ConfigError(f"kind={self.kind}: {', '.join(SHAPES)}")
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: kind={self.kind} needs 1 or more")
-        if self.delay < 0:
-            raise ConfigError(f"delay={self.delay}: 0 or more")
+
+    @property
+    def last(self) -> float:
+        """The weight after all steps."""
+        return self.end
 
     def __call__(self, step: int) -> float:
         """The weight at an optimizer step, counted from 0."""
-        if self.end is None:
-            return self.start
-        progress = min(max((step - self.delay) / self.steps, 0.0), 1.0)
-        shape = self.kind if callable(self.kind) else SHAPES[self.kind]
-        return self.start + (self.end - self.start) * shape(progress)
+        return self.start + (self.end - self.start) * SHAPES[self.kind](min(step / self.steps, 1.0))
+
+
+class TorchSchedule:
+    """A term's weight as one of torch's schedules of learning rates moves it, step by step from `start`.
+
+    It is a function of the step: a run that goes on replays the steps before, some microseconds each.
+
+    Args:
+        name: class of `torch.optim.lr_scheduler`.
+        start: the weight that it moves.
+        arguments: of the class, but for the optimizer.
+
+    Raises:
+        ConfigError: arguments that the class does not take.
+    """
+
+    def __init__(self, name: str, start: float, arguments: Mapping[str, Any]):
+        self.start = start
+        self._optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=start)
+        try:
+            self._schedule = getattr(lr_scheduler, name)(self._optimizer, **arguments)
+        except (TypeError, ValueError) as fault:
+            raise ConfigError(f"schedule_args={dict(arguments)}: not of schedule={name} ({fault})") from fault
+        self._weights = [self._now()]
+
+    @property
+    def last(self) -> float:
+        """The weight that it moves: where that ends depends on the number of steps."""
+        return self.start
+
+    def __call__(self, step: int) -> float:
+        """The weight at an optimizer step, counted from 0."""
+        while len(self._weights) <= step:
+            self._optimizer.step()
+            self._schedule.step()
+            self._weights.append(self._now())
+        return self._weights[step]
+
+    def _now(self) -> float:
+        return float(self._optimizer.param_groups[0]["lr"])
+
+
+Schedule = WeightSchedule | TorchSchedule
+
+
+def weight_schedule(
+    kind: str, start: float, end: float | None, steps: int, arguments: Mapping[str, Any]
+) -> Schedule:
+    """The schedule of a term, from its keys; a constant one has none."""
+    if kind in SHAPES:
+        return WeightSchedule(kind, start, float(end or 0.0), steps)
+    return TorchSchedule(kind, start, arguments)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from potstill.objectives.features import Features, Wanted
 from potstill.objectives.matches import Matches
-from potstill.objectives.schedules import WeightSchedule
+from potstill.objectives.schedules import Schedule
 
 SOFT = ("ce", "mse", "cos")  # terms that compare teacher and student on the base run
 CAUSAL = ("causal_ce", "causal_cos")  # terms that compare teacher and student on the counterfactual run
@@ -43,7 +43,7 @@ class WeightedTerms:
     kind: str
     weights: Mapping[str, float]
     temperature: float = 1.0
-    schedules: Mapping[str, WeightSchedule] = field(default_factory=dict, kw_only=True)
+    schedules: Mapping[str, Schedule] = field(default_factory=dict, kw_only=True)
     matches: Matches | None = field(default=None, kw_only=True)
 
     @property

@@ -84,7 +84,7 @@ def _schedule_faults(name: str, term: DictConfig) -> list[str]:
         ]
     if term.start is not None and not (term.start >= 0 and math.isfinite(term.start)):
         return [f"objective.terms.{name}.start={term.start}: must be 0 or more"]
-    fault = schedule_fault(term.schedule, term.end, term.steps)
+    fault = schedule_fault(term.schedule, term.end, term.steps, term.schedule_args)
     return [f"objective.terms.{name}.{fault}"] if fault else []
 
 
