@@ -381,4 +381,5 @@ def _further_metrics(config: DictConfig, rows: list[Row]) -> list[Section]:
 
 
 def _signed(value: float, low: float, high: float) -> str:
-    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
+    digits = 4 if max(abs(low), abs(high)) < 10 else 2
+    return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"

@@ -221,8 +221,7 @@ def _card(config: DictConfig, summary: dict[str, Any], opener: str, own: bool = 
 
 
 def _report(config: DictConfig, folder: Path, summary: dict[str, Any], samples: Table | None) -> None:
-    figures = [[name, value] for name, value in summary.items()]
-    blocks: list[Section] = [Table("Final figures", ["figure", "value"], figures, "")]
+    blocks: list[Section] = []
     metrics = read_metrics(folder / "metrics.csv")
     losses = {name: series for name, series in metrics.items() if name.startswith("train/loss")}
     judged = is_task(config.benchmark) or config.objective.name == STEP_BY_STEP or is_adapted(config)
@@ -231,12 +230,13 @@ def _report(config: DictConfig, folder: Path, summary: dict[str, Any], samples: 
         for name, series in metrics.items()
         if (name.startswith("val/") and "loss" not in name if judged else name.endswith("perplexity"))
     }
-    if losses:
-        blocks.append(Curves("Training loss", losses, "step", "loss", True))
     if validated and judged:
         blocks.append(Curves("Validation", validated, "step", "metric"))
     elif validated:
         blocks.append(Curves("Validation perplexity", validated, "step", "perplexity", True))
+    if losses:
+        blocks.append(Curves("Training loss", losses, "step", "loss", True))
     blocks += [samples] if samples is not None else []
+    blocks.append(Table("Final figures", ["figure", "value"], [[*item] for item in summary.items()]))
     blocks.append(Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True)))
     write_report(folder, title=f"objective={config.objective.name}, {text_name(config)}", sections=blocks)

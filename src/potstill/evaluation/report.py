@@ -14,6 +14,8 @@ from potstill.errors import DataError
 
 # Legible on white and on near-black alike.
 SERIES_COLOURS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#ca8a04", "#0891b2", "#db2777")
+MARKERS = "osD^v"  # another one when the colours begin anew
+BESIDE = 4  # a legend of more lines stands beside the plot, where it hides nothing
 # Drawn in this colour, replaced by the page's own text colour.
 TEXT_COLOUR = "#010203"
 
@@ -254,13 +256,20 @@ def _plot(section: Curves | Points) -> str:
 
     def draw(axes: Any) -> None:
         for index, (xs, ys) in enumerate(series.values()):
-            marker = "o" if len(xs) == 1 else ""
-            colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
-            axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.6)
+            round_, place = divmod(index, len(SERIES_COLOURS))
+            marker = MARKERS[round_ % len(MARKERS)] if len(xs) == 1 else ""
+            axes.plot(xs, ys, color=SERIES_COLOURS[place], marker=marker, linewidth=1.6)
         log_y = isinstance(section, Curves) and section.log_y
         axes.set(xlabel=section.x_label, ylabel=section.y_label, yscale="log" if log_y else "linear")
+        if log_y:  # its own labels are mathematics, which a page does not set
+            for level in ("major", "minor"):
+                getattr(axes.yaxis, f"set_{level}_formatter")(lambda value, _: f"{value:g}")
         # Handles given outright: a name that starts with an underscore would be left out.
-        axes.legend(axes.get_lines(), list(series), frameon=False)
+        handles, names = axes.get_lines(), list(series)
+        if len(series) > BESIDE:
+            axes.figure.legend(handles, names, frameon=False, loc="outside right upper")
+        else:
+            axes.legend(handles, names, frameon=False)
 
     return drawing(section.title, draw)
 
