@@ -48,6 +48,7 @@ bench: install   ## ratios against textbook implementations, each in one run
 	$(BIN)/python tests/benchmarks/bench_tasks.py
 	$(BIN)/python tests/benchmarks/bench_sparse.py
 	$(BIN)/python tests/benchmarks/bench_toolkit.py
+	$(BIN)/python tests/benchmarks/bench_cache.py
 
 # Every run keeps its own wandb folder; the viewer wants them in one, so links are gathered.
 dashboard: install   ## offline wandb runs in wandb's own terminal viewer

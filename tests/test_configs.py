@@ -53,7 +53,7 @@ def test_a_config_begins_with_the_command_that_uses_it(path):
 
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
 def test_an_option_composes(path, compose_config):
-    group, option = path.parent.name, path.stem
+    group, option = path.parent.relative_to(CONF).as_posix(), path.stem
     script = "evaluate" if group == "benchmark" else "train"
     config = compose_config(f"{group}={option}", name=script)
     assert config.seed == 42
@@ -179,10 +179,11 @@ def test_the_published_interventions_say_what_was_published(compose_config):
 
 def test_the_readme_has_a_line_an_option():
     text = (CONF / "README.md").read_text()
-    sections = dict(re.findall(r"^## `(\w+)/`(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
-    assert set(sections) >= {path.parent.name for path in OPTIONS}
-    for path in OPTIONS:
-        assert re.search(rf"^- `{path.stem}`: \S", sections[path.parent.name], re.MULTILINE), name_of(path)
+    sections = dict(re.findall(r"^## `([\w/]+)/`(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    groups = {path: path.parent.relative_to(CONF).as_posix() for path in OPTIONS}
+    assert set(sections) >= set(groups.values())
+    for path, group in groups.items():
+        assert re.search(rf"^- `{path.stem}`: \S", sections[group], re.MULTILINE), name_of(path)
     for group, section in sections.items():
         for option in re.findall(r"^- `(\w+)`:", section, re.MULTILINE):
             assert (CONF / group / f"{option}.yaml").is_file(), f"{group}/{option} is gone"
@@ -192,11 +193,12 @@ def test_the_readme_has_a_line_an_option():
 def test_the_help_names_every_option(script, left_out):
     """By hand, because it says what each is for; so it can grow old."""
     text = (CONF / f"{script}.yaml").read_text()
-    groups = set(re.findall(r"^  - (?:optional )?(\w+): ", text, re.MULTILINE)) - {"local"} - left_out
+    groups = set(re.findall(r"^  - (?:optional )?([\w/]+): ", text, re.MULTILINE)) - {"local"} - left_out
     for path in OPTIONS:
-        if path.parent.name in groups:
+        if (group := path.parent.relative_to(CONF).as_posix()) in groups:
             family = path.stem.partition("_")[0]  # `quickstart_*` stands for several
-            assert re.search(rf"\b{path.stem}\b|\b{family}_\*", text), name_of(path)
+            wanted = rf"{group} .*\b{path.stem}\b" if "/" in group else rf"\b{path.stem}\b|\b{family}_\*"
+            assert re.search(wanted, text), name_of(path)
 
 
 def rows_of(benchmark, folder):

@@ -163,6 +163,21 @@ class ObjectiveConfig:
 
 
 @dataclass
+class CacheConfig:
+    """Whether a teacher's outputs are computed once and read from the disk, and in which form."""
+
+    enabled: bool = False
+    folder: str | None = None  # of the stores; null: below data.cache, named by what they hold
+    form: str = "top"  # of a vocabulary: top | sampled
+    k: int = 64  # of top: the likeliest tokens that are kept
+    precision: str = "float16"  # of their log-probabilities: float16 | float32
+    temperatures: list[float] | None = None  # of top: T that runs may have; null: objective.temperature
+    samples: int = 50  # of sampled: draws a position
+    power: float = 1.0  # tokens are drawn from p ** power
+    systematic: bool = True  # one random number a position instead of one a draw
+
+
+@dataclass
 class TeacherConfig:
     """The model that is learned from."""
 
@@ -171,6 +186,7 @@ class TeacherConfig:
     weights: list[float] | None = None  # a number a teacher; null: all alike
     average: str = "logits"  # of several teachers: logits | probabilities
     attention: str = "sdpa"
+    cache: CacheConfig = field(default_factory=CacheConfig)
 
 
 @dataclass

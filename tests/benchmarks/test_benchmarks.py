@@ -72,6 +72,17 @@ def test_tasks(tmp_path, bert_tokenizer):
     assert "losses agree" in output
 
 
+def test_cache():
+    output = run("bench_cache.py", "--layers=4", "--lengths", "8", "16")
+    for name in ("all logits", "top 64", "drawn 50"):
+        ratio(output, f"speed, {name} / live")
+    ce = dict(
+        re.findall(r"^  (live|all logits) .*; ce (\d\.\d+)", output[: output.index("language")], re.MULTILINE)
+    )
+    assert ce["live"] == ce["all logits"]
+    assert len(re.findall(r"bytes a (?:row|token)", output)) == 3
+
+
 def test_sparse():
     output = run("bench_sparse.py", "--rows=4", "--vocabulary=80", "--hidden=8", "--draws=3", tiny=())
     table = re.findall(r"^(\S.*?) +([12])" + r" +([-+]?\d+\.\d+)" * 6 + r"$", output, flags=re.MULTILINE)

@@ -87,7 +87,7 @@ def test_folders_without_weights(tmp_path):
 
 def test_mask_settings_see_the_global_batch_and_not_how_it_is_cut():
     def of(world=1, **changes):
-        return mask_settings(replace(SETTINGS, **changes), epochs=1, world=world, device="cpu")
+        return mask_settings(replace(SETTINGS, **changes), steps=9, world=world, device="cpu")
 
     assert (
         of()
@@ -107,7 +107,8 @@ def test_mask_settings_see_the_global_batch_and_not_how_it_is_cut():
     }
     for name, value in changes.items():
         assert of(**{name: value}) != of(), name
-    assert mask_settings(SETTINGS, epochs=1, world=1, device="cuda") != of()
+    assert mask_settings(SETTINGS, steps=9, world=1, device="cuda") != of()
+    assert mask_settings(SETTINGS, steps=8, world=1, device="cpu") != of()
 
 
 def corpus(folder, ids):

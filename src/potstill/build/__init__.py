@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from omegaconf import DictConfig
 
 from potstill.build.adapted import AdaptedTraining, build_adapted_training
+from potstill.build.cache import store_language_teacher
 from potstill.build.data import (
     batch_settings,
     build_corpora,
@@ -110,6 +111,10 @@ def build_training(config: DictConfig) -> Training:
     settings = batch_settings(config, build_plan(config.objective.interchange))
     data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, settings)
     parameters = teacher.num_parameters() if teacher is not None else None
+    stored = stored_eval = None
+    if teacher is not None and config.teacher.cache.enabled:
+        stored, stored_eval = store_language_teacher(config, teacher, student, data, vocabulary)
+        teacher = None
     suit_hardware(config, [teacher], student)
     module = LanguageDistillation(
         student,
@@ -119,6 +124,8 @@ def build_training(config: DictConfig) -> Training:
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,
         shares_every=config.objective.gradient_shares_every,
+        stored=stored,
+        stored_eval=stored_eval,
     )
     return Training(module, data, vocabulary, train, parameters)
 

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
+from potstill.build.cache import store_task_teachers
 from potstill.build.data import batch_settings, local_tokenizer, sequence_length
 from potstill.build.models import (
     build_interchange,
@@ -111,6 +112,9 @@ def build_task_training(config: DictConfig) -> TaskTraining:
         noise=_noise(config.data.augment, vocabulary),
     )
     parameters = sum(teacher.num_parameters() for teacher in teachers) or None
+    stored = []
+    if config.teacher.cache.enabled:
+        stored, teachers = store_task_teachers(config, teachers, data, vocabulary, task), []
     suit_hardware(config, teachers, student)
     module = Downstream(
         student,
@@ -122,6 +126,7 @@ def build_task_training(config: DictConfig) -> TaskTraining:
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,
         shares_every=config.objective.gradient_shares_every,
+        stored=stored,
     )
     return TaskTraining(module, data, vocabulary, task, preparer.counts, parameters)
 

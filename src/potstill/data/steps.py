@@ -102,7 +102,7 @@ class TrainSteps(Dataset):
         bases, near = self.plan(epoch).step(step), self.neighbours
         sources = bases[:0] if near is None else near.sources(bases, epoch, step)
         seed = derive_seed(self.settings.seed, epoch, step)
-        return self.sequences.item(bases, sources, seed, training=True)
+        return {**self.sequences.item(bases, sources, seed, training=True), "epoch": epoch, "step": step}
 
 
 class EvalSteps(Dataset):

@@ -56,6 +56,11 @@ class TopRows(NamedTuple):
         tail = None if self.log_tail is None else self.log_tail[rows]
         return self._replace(ids=self.ids[rows], log_probs=self.log_probs[rows], log_tail=tail)
 
+    def to(self, device: torch.device) -> "TopRows":
+        """The rows on a device."""
+        tail = None if self.log_tail is None else self.log_tail.to(device)
+        return self._replace(ids=self.ids.to(device), log_probs=self.log_probs.to(device), log_tail=tail)
+
 
 class SampledRows(NamedTuple):
     """Tokens drawn from each row's distribution.
@@ -77,6 +82,12 @@ class SampledRows(NamedTuple):
     def of_rows(self, rows: slice) -> "SampledRows":
         """Some of the rows."""
         return self._replace(ids=self.ids[rows], weights=self.weights[rows], entropy=self.entropy[rows])
+
+    def to(self, device: torch.device) -> "SampledRows":
+        """The rows on a device."""
+        return self._replace(
+            ids=self.ids.to(device), weights=self.weights.to(device), entropy=self.entropy.to(device)
+        )
 
 
 def softened(

@@ -15,6 +15,7 @@ from potstill.modules.steps import MakeOptimizer, MakeSchedule, StudentModule
 from potstill.objectives.language import (
     HARD,
     LanguageObjective,
+    Stored,
     label_nll,
     nll_by_sequence,
     nll_of_logits,
@@ -36,6 +37,8 @@ class LanguageDistillation(StudentModule):
         schedule: makes the learning-rate schedule from the optimizer and the number of steps.
         clip: largest norm of the gradient; None for none.
         shares_every: optimizer steps between measurements of the terms' shares of the gradient; None for none.
+        stored: what a teacher that is not there says of the training corpus, and
+        stored_eval: of the evaluation corpus.
     """
 
     student: PreTrainedModel
@@ -50,6 +53,8 @@ class LanguageDistillation(StudentModule):
         schedule: MakeSchedule | None = None,
         clip: float | None = None,
         shares_every: int | None = None,
+        stored: Stored | None = None,
+        stored_eval: Stored | None = None,
     ):
         super().__init__(
             student,
@@ -62,6 +67,7 @@ class LanguageDistillation(StudentModule):
         )
         self._student_trunk = trunk_of(student)
         self._teacher_trunk = trunk_of(teacher) if teacher is not None else None
+        self._stored, self._stored_eval = stored, stored_eval
         self._hard = HARD[objective.kind]
         names = {*objective.active, self._hard, "teacher"}
         self._exchange = objective.interchange if teacher is not None else None
@@ -81,7 +87,7 @@ class LanguageDistillation(StudentModule):
         denominators = self.objective.denominators(batch)
 
         def share_of(terms: LanguageObjective, micro: MicroBatch) -> TermSums:
-            return terms(self._student_trunk, self._teacher_trunk, micro, denominators)
+            return terms(self._student_trunk, self._teacher_trunk, micro, denominators, self._stored)
 
         self.measure_shares(batch, objective, share_of)
         self.optimizer_step_over(batch, lambda micro: share_of(objective, micro))
@@ -95,7 +101,9 @@ class LanguageDistillation(StudentModule):
                 self.sequences.append(found)
                 self._add(self._hard, found[0].sum() / max(batch.labelled, 1), batch.labelled)
                 continue
-            terms = self.objective(self._student_trunk, self._teacher_trunk, micro, denominators).terms
+            terms = self.objective(
+                self._student_trunk, self._teacher_trunk, micro, denominators, self._stored_eval
+            ).terms
             if self._hard not in terms:
                 terms[self._hard] = label_nll(self._student_trunk, micro) / max(batch.labelled, 1)
             for name, value in terms.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -14,7 +14,7 @@ from potstill.evaluation.metrics import Predictions
 from potstill.interchange.agreement import AgreementMetric, class_agreement
 from potstill.models.trunk import Trunk, trunk_of
 from potstill.modules.steps import MakeOptimizer, MakeSchedule, StudentModule
-from potstill.objectives.task import TaskObjective, logits_of, predictions_of, reached_of
+from potstill.objectives.task import Stored, TaskObjective, logits_of, predictions_of, reached_of
 from potstill.objectives.terms import TermSums
 
 
@@ -35,6 +35,7 @@ class Downstream(StudentModule):
         schedule: makes the learning-rate schedule from the optimizer and the number of steps.
         clip: largest norm of the gradient; None for none.
         shares_every: optimizer steps between measurements of the terms' shares of the gradient; None for none.
+        stored: logits of teachers that are not there, over the training rows.
     """
 
     student: PreTrainedModel
@@ -51,6 +52,7 @@ class Downstream(StudentModule):
         schedule: MakeSchedule | None = None,
         clip: float | None = None,
         shares_every: int | None = None,
+        stored: Sequence[Stored] = (),
     ):
         super().__init__(
             student,
@@ -61,7 +63,7 @@ class Downstream(StudentModule):
             clip=clip,
             shares_every=shares_every,
         )
-        self.task, self.judges = task, dict(judges)
+        self.task, self.judges, self._stored = task, dict(judges), tuple(stored)
         self._student_trunk = trunk_of(student)
         self._teacher_trunk: Trunk | list[Trunk] | None = None
         if isinstance(teacher, nn.ModuleList):
@@ -82,7 +84,7 @@ class Downstream(StudentModule):
         denominators = self.objective.denominators(batch)
 
         def share_of(terms: TaskObjective, micro: TaskBatch) -> TermSums:
-            return terms(self._student_trunk, self._teacher_trunk, micro, denominators)
+            return terms(self._student_trunk, self._teacher_trunk, micro, denominators, self._stored)
 
         self.measure_shares(batch, objective, share_of)
         self.optimizer_step_over(batch, lambda micro: share_of(objective, micro))

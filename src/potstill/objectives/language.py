@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,12 +17,16 @@ from torch.nn.functional import cross_entropy, linear
 from potstill.data.batching import IGNORED
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.losses.hidden import cosine_distance
+from potstill.losses.sparse import SampledRows, TopRows, sparse_vocabulary_losses
 from potstill.losses.tied import TiedGradient
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.trunk import Trunk
 from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
 from potstill.objectives.terms import CAUSAL, SOFT, TermSums, WeightedTerms
+
+# (rows,) numbers of units, from `MicroBatch.units`, and a device -> a teacher's targets on that device.
+Stored = Callable[[Tensor, torch.device], TopRows | SampledRows]
 
 CHUNK = 512  # rows whose logits are held at once where sequences are judged
 HARD = {"masked": "mlm", "causal": "clm"}  # the term on the data's own labels
@@ -65,21 +69,27 @@ class LanguageObjective(WeightedTerms):
         return {term: float(max(counts[term], 1)) for term in self.active}
 
     def __call__(
-        self, student: Trunk, teacher: Trunk | None, micro: MicroBatch, denominators: Mapping[str, float]
+        self,
+        student: Trunk,
+        teacher: Trunk | None,
+        micro: MicroBatch,
+        denominators: Mapping[str, float],
+        stored: Stored | None = None,
     ) -> TermSums:
         """The share of one micro-batch.
 
         Args:
             student: trained; gradients flow.
-            teacher: no gradients; may be None where `needs_teacher` is false.
+            teacher: no gradients; may be None where `needs_teacher` is false, or where it is stored.
             micro: sequences, positions, labels and swaps.
             denominators: from `denominators`, of the whole step.
+            stored: what a teacher said of these units; the only term of it is `ce`.
         """
         exchange = self.interchange if self._any(CAUSAL) else None
         parts = bases_of(micro, exchange)
         theirs, their_features = Hidden(), list[Features]()
         # The teacher first: what it needs for a while is free again when the student's states pile up.
-        if self.needs_teacher:
+        if self.needs_teacher and stored is None:
             assert teacher is not None
             with torch.no_grad():
                 theirs, their_features = observed(
@@ -88,27 +98,35 @@ class LanguageObjective(WeightedTerms):
         with student.tying() as tied:
             whole, wanted = self._any((*SOFT, HARD[self.kind])), self.wanted(None)
             ours, our_features = observed(student, "student", micro, exchange, whole=whole, wanted=wanted)
-        segments = [*self._base(ours, theirs, parts), *self._causal(ours, theirs, parts)]
+        segments = [*self._base(ours, theirs, parts, stored), *self._causal(ours, theirs, parts)]
         loss, terms = self._cosines(segments, denominators)
         for term, value in self.matched_values(our_features, [their_features], parts, denominators).items():
             loss, terms[term] = loss + self.weights[term] * value, value.detach()
-        soft = [segment for segment in segments if segment.teacher_NE is not None]
-        hard = [segment for segment in segments if segment.teacher_NE is None]
+        soft = [segment for segment in segments if segment.is_soft]
+        hard = [segment for segment in segments if not segment.is_soft]
         for group in (soft, hard):
             share, own = self._vocabulary(student, teacher, group, denominators, tied)
             loss, terms = loss + share, terms | own
         return TermSums(loss, terms)
 
-    def _base(self, ours: Hidden, theirs: Hidden, parts: list[MicroBatch]) -> list[_Segment]:
+    def _base(
+        self, ours: Hidden, theirs: Hidden, parts: list[MicroBatch], stored: Stored | None
+    ) -> list[_Segment]:
         names = {"ce": "ce", "mse": "mse", "nll": HARD[self.kind], "cos": "cos"}
         if not ours.base:
             return []
         labels = torch.cat([part.labels for part in parts])
         rows = [part.positions for part in parts]
-        if self.positions == "masked" or not self._any(SOFT):
+        labelled_only = self.positions == "masked" or not self._any(SOFT)
+        if labelled_only:
             rows = [part.positions[part.labels != IGNORED] for part in parts]
             labels = labels[labels != IGNORED]
         student_ND = _rows(ours.base, rows)
+        if stored is not None and self._any(("ce",)):
+            (part,) = parts
+            assert part.units is not None
+            units = part.units[(part.labels != IGNORED).cpu()] if labelled_only else part.units
+            return [_Segment(names, student_ND, None, labels, stored(units, student_ND.device))]
         # Without soft targets the head runs on the labelled rows only.
         if not self._any(("ce", "mse")) and self._any(SOFT):
             wanted = labels != IGNORED
@@ -158,6 +176,7 @@ class LanguageObjective(WeightedTerms):
             return 0.0, {}
         sizes = [len(segment.student_ND) for segment in segments]
         student_ND = _cat([segment.student_ND for segment in segments])
+        targets = segments[0].targets
         teacher_head = teacher_weight = teacher_bias = None
         if segments[0].teacher_NE is not None:
             assert teacher is not None
@@ -177,20 +196,24 @@ class LanguageObjective(WeightedTerms):
             torch.full((n,), IGNORED, device=student_ND.device) if segment.labels is None else segment.labels
             for n, segment in zip(sizes, segments, strict=True)
         ]
-        weight, bias = student.decoder
-        losses = vocabulary_losses(
-            student.head(student_ND),
-            weight,
-            bias,
-            labels_N=_cat(labels) if "nll" in weights else None,
-            teacher_NE=teacher_head,
-            teacher_weight_VE=teacher_weight,
-            teacher_bias_V=teacher_bias,
-            temperature=self.temperature,
-            weights=weights,
-            denominators=dict.fromkeys(weights, 1.0),
-            tied=tied,
-        )
+        head = student.head(student_ND), *student.decoder
+        common: dict[str, Any] = {
+            "labels_N": _cat(labels) if "nll" in weights else None,
+            "weights": weights,
+            "denominators": dict.fromkeys(weights, 1.0),
+            "tied": tied,
+        }
+        if targets is not None:
+            losses = sparse_vocabulary_losses(*head, targets, **common)
+        else:
+            losses = vocabulary_losses(
+                *head,
+                teacher_NE=teacher_head,
+                teacher_weight_VE=teacher_weight,
+                teacher_bias_V=teacher_bias,
+                temperature=self.temperature,
+                **common,
+            )
         parts = {kind: values.split(sizes) for kind, values in losses.rows.items()} if len(sizes) > 1 else {}
         terms = {
             term: (parts[kind][i] if parts else losses.rows[kind]).sum() / denominators[term]
@@ -208,12 +231,19 @@ class _Segment(NamedTuple):
         student_ND: (rows, width).
         teacher_NE: (rows, teacher width); None where no term reads the teacher.
         labels: (rows,); None where there are none.
+        targets: what a stored teacher says of the rows.
     """
 
     names: dict[str, str]
     student_ND: Tensor
     teacher_NE: Tensor | None
     labels: Tensor | None
+    targets: TopRows | SampledRows | None = None
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether a teacher says anything of the rows."""
+        return self.teacher_NE is not None or self.targets is not None
 
 
 def reached_positions(micro: MicroBatch, positions: str) -> Tensor:

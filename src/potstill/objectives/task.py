@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,8 @@ from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean
 from potstill.objectives.terms import CAUSAL, SOFT, TermSums, WeightedTerms
+
+Stored = Callable[[Tensor], Tensor]  # (rows,) numbers of rows -> a teacher's logits of all their predictions
 
 LABEL = "label"  # the term on the data's own labels
 NEVER = (
@@ -67,6 +69,7 @@ class TaskObjective(WeightedTerms):
         teacher: Trunk | Sequence[Trunk] | None,
         micro: TaskBatch,
         denominators: Mapping[str, float],
+        stored: Sequence[Stored] = (),
     ) -> TermSums:
         """The share of one micro-batch.
 
@@ -76,6 +79,7 @@ class TaskObjective(WeightedTerms):
                 and a match reads the one that it names; `cos` and the causal terms read the first.
             micro: rows, labels and swaps.
             denominators: from `denominators`, of the whole step.
+            stored: teachers' logits, in the teachers' place; the terms of them are `ce` and `mse`.
         """
         exchange = self.interchange if self._any(CAUSAL) else None
         parts = bases_of(micro, exchange)
@@ -85,7 +89,7 @@ class TaskObjective(WeightedTerms):
         teachers = [] if teacher is None else [teacher] if isinstance(teacher, Trunk) else list(teacher)
         taught: list[Hidden] = []
         their_features: list[list[Features]] = []
-        if self.needs_teacher:
+        if self.needs_teacher and not stored:
             assert teachers
             with torch.no_grad():
                 for number, one in enumerate(teachers):
@@ -112,7 +116,7 @@ class TaskObjective(WeightedTerms):
                     targets = [
                         predictions_of(one, hidden.base[number], part)
                         for one, hidden in zip(teachers, taught, strict=True)
-                    ]
+                    ] or [stored_predictions(one, part) for one in stored]
                     mean = self.mean(targets, self.temperature)
                 labels = labels_of(part) if self.soft.shift else None
                 sums.append(self._soft(logits, mean, denominators, ("ce", "mse"), labels))
@@ -177,6 +181,17 @@ def predictions_of(trunk: Trunk, last_BLD: Tensor, micro: TaskBatch) -> Tensor:
     if micro.words is not None:
         return logits[micro.words >= 0]
     return ends_of(logits, micro.attention_mask).flatten(0, 1)
+
+
+def stored_predictions(stored: Stored, micro: TaskBatch) -> Tensor:
+    """As `predictions_of`, of a teacher whose logits are stored."""
+    logits_NC = stored(micro.rows)
+    if micro.labels is None or micro.words is not None or micro.labels.ndim == 1:
+        return logits_NC
+    real_BL = micro.attention_mask.bool()
+    logits_BL2 = logits_NC.new_zeros(*real_BL.shape, logits_NC.shape[1])
+    logits_BL2[real_BL] = logits_NC
+    return ends_of(logits_BL2, micro.attention_mask).flatten(0, 1)
 
 
 def ends_of(logits_BL2: Tensor, attention_mask_BL: Tensor) -> Tensor:

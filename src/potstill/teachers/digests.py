@@ -95,7 +95,7 @@ def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def mask_settings(settings: BatchSettings, *, epochs: int, world: int, device: str) -> dict[str, Any]:
+def mask_settings(settings: BatchSettings, *, steps: int, world: int, device: str) -> dict[str, Any]:
     """What the masks of all training steps depend on, besides the corpus and the tokenizer.
 
     Masks are drawn for a step as a whole by a generator of the step's seed on the step's device. So a step's masks
@@ -104,14 +104,14 @@ def mask_settings(settings: BatchSettings, *, epochs: int, world: int, device: s
 
     Args:
         settings: How sequences become steps and masks.
-        epochs: How many epochs the store covers.
+        steps: How many optimizer steps the store covers, from the first of epoch 0.
         world: Number of processes.
         device: Type of the device that masks are drawn on ("cpu", "cuda"): generators differ.
     """
     times = settings.accumulate * world
     return {
         "seed": settings.seed,
-        "epochs": epochs,
+        "steps": steps,
         "step_sequences": settings.batch_size * times,
         "step_tokens": settings.max_tokens * times if settings.max_tokens else None,
         "group_size": settings.group_size,

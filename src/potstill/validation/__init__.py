@@ -19,6 +19,7 @@ from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.errors import ConfigError
 from potstill.validation.adapted import adapted_faults, is_adapted
 from potstill.validation.benchmarks import benchmark_faults, comparison_faults, cost_faults, judged_faults
+from potstill.validation.cache import cache_faults
 from potstill.validation.data import data_faults
 from potstill.validation.exports import export_faults
 from potstill.validation.folders import output_faults
@@ -66,6 +67,7 @@ def validate_train(config: DictConfig, *, models: bool = True) -> None:
         *checkpoint_faults(config),
         *logger_faults(config.logger),
         *launch_faults(config),
+        *cache_faults(config),
         *output_faults(),
     ]
     _raise(faults)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ from potstill.data.batching import IGNORED, derive_seed
 from potstill.data.corpus.masking import mask_tokens, next_tokens, token_weights
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.data.corpus.units import SequenceUnits, StepUnits, Units, by_length, run_steps, token_units
 from potstill.data.exchange import EVALUATION, Exchange, evaluation_exchange, training_exchange
-from potstill.data.steps import BatchSettings, StepDataModule
+from potstill.data.steps import BatchSettings, StepDataModule, TrainSteps
 from potstill.interchange.intervene import Swap
 
 
@@ -32,6 +34,7 @@ class MicroBatch:
         reached: `(n,)` whether an intervention can change the prediction there; None without interventions.
         swap: the positions that swap; None without interventions.
         sources: the sources, where they are not in this micro-batch.
+        units: `(n,)` numbers of these tokens' outputs in the store of a teacher, on the CPU; None without a store.
     """
 
     input_ids: Tensor
@@ -41,6 +44,7 @@ class MicroBatch:
     reached: Tensor | None = None
     swap: Swap | None = None
     sources: MicroBatch | None = None
+    units: Tensor | None = None
 
 
 @dataclass
@@ -87,6 +91,9 @@ class CorpusDataModule(StepDataModule):
         counts = (train or evaluation).token_counts  # type: ignore[union-attr]
         self._weights = token_weights(counts, settings.mlm_smoothing, vocabulary.special_ids)
         self._alike = token_weights(counts, 0.0, vocabulary.special_ids)
+        # Where a stored teacher's outputs of training and of evaluation are; None without a store.
+        self.train_units: Units | None = None
+        self.eval_units: Units | None = None
 
     def val_dataloader(self) -> DataLoader | list:
         """Evaluation batches of like lengths, in an order that is the same every time."""
@@ -101,9 +108,17 @@ class CorpusDataModule(StepDataModule):
         exchange = self._exchange(lengths, batch, labels)
         reached = None if exchange is None else torch.from_numpy(exchange.reached).to(ids.device)
         starts = np.cumsum(lengths) - lengths
+        units = self.train_units if training else self.eval_units
+        first = None
+        if units is not None:
+            at = (int(batch["epoch"]), int(batch["step"])) if training else (0, 0)
+            first = units.starts(batch["sequences"].cpu().numpy(), lengths, at)
 
         def cut(rows: NDArray[np.int64]) -> MicroBatch:
-            return pad(inputs, labels, lengths[rows], starts[rows], self.vocabulary.pad_id, reached)
+            part = pad(inputs, labels, lengths[rows], starts[rows], self.vocabulary.pad_id, reached)
+            if first is not None:
+                part.units = torch.from_numpy(token_units(first[rows], lengths[rows]))
+            return part
 
         micro = []
         for rows in self.cuts(lengths[:bases], training):
@@ -126,6 +141,51 @@ class CorpusDataModule(StepDataModule):
             step.reached = int(reached[used].sum())
             step.reached_labelled = int((reached[used] & labelled).sum())
         return step
+
+    def count_units(self, max_steps: int, max_epochs: int | None, world: int) -> None:
+        """Say where a stored teacher's outputs are, from now on.
+
+        Args:
+            max_steps: of the run; masks of a masked language model are another in each step. 0 or less: no bound.
+            max_epochs: likewise; None: no bound.
+            world: number of processes.
+        """
+        if self.train is not None and self.kind == "causal":
+            self.train_units = SequenceUnits(self.train.lengths)
+        elif self.train is not None:
+            planned = TrainSteps(_Items(self.train), self.settings)
+            planned.world = world
+            steps = run_steps(len(planned.plan(0)), max_steps=max_steps, max_epochs=max_epochs)
+            self.train_units = StepUnits(planned, steps)
+        self.eval_units = None if self.evaluation is None else SequenceUnits(self.evaluation.lengths)
+
+    @property
+    def covered_steps(self) -> int:
+        """Steps that a store of masked training covers; 0 where it holds what is the same in all of them."""
+        return self.train_units.covered if isinstance(self.train_units, StepUnits) else 0
+
+    def unit_batches(self, training: bool, device: torch.device) -> Iterator[MicroBatch]:
+        """What a teacher reads whose outputs are stored: all that has units, in their order, on a device."""
+        size = self.settings.eval_batch_size
+        units = self.train_units if training else self.eval_units
+        if isinstance(units, StepUnits):
+            for item in units.items():
+                ids, lengths = item["ids"].long().to(device), item["lengths"].numpy()
+                inputs, labels = self._predicted(ids, lengths, item, training=True)
+                order, starts = by_length(lengths)[0], np.cumsum(lengths) - lengths
+                for rows in np.split(order, range(size, len(order), size)):
+                    yield pad(inputs, labels, lengths[rows], starts[rows], self.vocabulary.pad_id)
+            return
+        corpus = self.train if training else self.evaluation
+        assert isinstance(units, SequenceUnits)
+        assert corpus is not None
+        for sequences in np.split(units.order, range(size, len(units.order), size)):
+            found, lengths = corpus.gather(sequences)
+            ids, lengths = torch.from_numpy(found).long().to(device), lengths.astype(np.int64)
+            read = {"sequences": torch.from_numpy(sequences)}
+            inputs, labels = self._predicted(ids, lengths, read, training=False)
+            starts = np.cumsum(lengths) - lengths
+            yield pad(inputs, labels, lengths, starts, self.vocabulary.pad_id)
 
     def _exchange(self, lengths: NDArray[np.int64], batch: dict[str, Any], labels: Tensor) -> Exchange | None:
         plan, causal = self.settings.interchange, self.kind == "causal"

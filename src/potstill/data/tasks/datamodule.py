@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,6 +161,16 @@ class TaskDataModule(StepDataModule):
             step.reached = int(rows.sum()) * each if words is None else int((reached_tokens & words).sum())
             step.reached_tokens = int(reached_tokens.sum())
         return step
+
+    def train_batches(self, order: NDArray[np.int64], device: torch.device) -> Iterator[TaskBatch]:
+        """The training rows as they are, in a given order, in batches of evaluation's size on a device."""
+        assert self.train is not None
+        flat, size = _Flat(self.train), self.settings.eval_batch_size
+        for rows in np.split(order, range(size, len(order), size)):
+            item = flat.item(rows, rows[:0], 0, training=False)
+            batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in item.items()}
+            lengths = item["lengths"].numpy()
+            yield self._padded(batch, lengths, np.cumsum(lengths) - lengths, np.arange(len(rows)), None)
 
     def _exchange(self, lengths: NDArray[np.int64], batch: dict[str, Any]) -> Exchange | None:
         plan = self.settings.interchange
