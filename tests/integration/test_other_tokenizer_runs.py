@@ -170,7 +170,7 @@ def test_a_language_model_learns_from_one_of_other_tokens(
         (["objective.terms.uld.weight=0"], "only objective.terms.uld compares other tokens"),
         (["objective.terms.ce.weight=5"], "objective.terms.ce.weight=5.0 with teacher.tokenizer=own"),
         (["objective.matches={teacher: 1, student: 1, loss: cos}"], "compares models token by token"),
-        (["student.config={}"], "a student of the teacher's layers reads the teacher's tokens"),
+        (["student=half"], "a student of the teacher's layers reads the teacher's tokens"),
         (["objective=clm"], "objective.terms.uld.weight=1.0: objective=clm has no teacher"),
         (["student.config.model_type=bert"], "the student is a masked language model"),
     ],
@@ -186,8 +186,9 @@ def test_what_language_models_of_other_tokens_cannot_do(
         f"teacher.model={gpt2_teacher}",
         f"data.tokenizer={bert_tokenizer}",
     ]
+    made = [] if "student=half" in overrides else [FROM_SCRATCH]
     with pytest.raises(ConfigError) as fault:
-        validate_train(compose_config(*given, FROM_SCRATCH, *overrides))
+        validate_train(compose_config(*given, *made, *overrides))
     assert said in str(fault.value)
     assert "\n" not in str(fault.value)
 

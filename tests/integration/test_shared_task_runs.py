@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from potstill import judging, runs
@@ -217,6 +218,27 @@ def test_entities_beside_sentences(train, files, teachers, bert_tokenizer, make_
     )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]  # the pooler that the other task needs stays out
+
+
+def test_two_processes_make_the_update_of_one(command, tasks, tmp_path):
+    """The same global batch, shared by two processes (gloo) or not, though a step leaves a head without gradient."""
+    still = SCRATCH.replace("}", ", hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}")
+    common = ["objective=task_kd", tasks, still, MATCH, *SMALL, *QUIET, "trainer.max_steps=4"]
+    two = [
+        "trainer.strategy=ddp_find_unused_parameters_true", "trainer.accelerator=cpu", "trainer.devices=2",
+        "data.batch_size=4",
+    ]  # fmt: skip
+    for name, overrides in (("one", []), ("two", two)):
+        done = command("train.py", *common, *overrides, f"hydra.run.dir={tmp_path}/{name}")
+        assert done.returncode == 0, done.stderr[-3000:]
+    for task in ("halves", "thirds"):
+        one, both = (
+            load_file(tmp_path / name / "student" / task / "model.safetensors") for name in ("one", "two")
+        )
+        for key, value in one.items():
+            torch.testing.assert_close(both[key], value, rtol=0, atol=1e-5, msg=key)
+    figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")]
+    assert figures[1]["val/mean"] == pytest.approx(figures[0]["val/mean"])
 
 
 @pytest.mark.parametrize(
