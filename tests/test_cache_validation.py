@@ -29,6 +29,7 @@ def faults_of(compose_config, overrides):
         ([*LANGUAGE, EXCHANGE], "swaps states in the teacher, and"),
         ([*LANGUAGE, EXCHANGE, "objective.terms.causal_ce.weight=1"], "objective.terms.causal_ce.weight=1"),
         ([*LANGUAGE, "objective.terms.ce.weight=0"], "nothing would be read of what teacher/cache=on stores"),
+        ([*TASK, "teacher.tokenizer=own"], "teacher.tokenizer=own: stored outputs are of the student's own tokens"),
         ([*LANGUAGE, "teacher.cache.form=all"], "teacher.cache.form=all: one of top, sampled"),
         ([*LANGUAGE, "teacher.cache.precision=float64"], "one of float16, float32"),
         ([*LANGUAGE, "teacher.cache.k=0"], "teacher.cache.k=0: 1 or more"),

@@ -22,26 +22,6 @@ def name_of(path):
     return path.relative_to(CONF).with_suffix("").as_posix()
 
 
-@pytest.fixture(scope="session")
-def roberta_teacher(tmp_path_factory, text_file):
-    import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import RobertaConfig, RobertaForMaskedLM, RobertaTokenizerFast
-
-    folder = tmp_path_factory.mktemp("roberta")
-    bpe = ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    bpe.train([str(text_file)], vocab_size=400, special_tokens=special, show_progress=False)
-    bpe.save_model(str(folder))
-    tokenizer = RobertaTokenizerFast.from_pretrained(folder, model_max_length=64)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
-    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=66, type_vocab_size=1, **shape)
-    RobertaForMaskedLM(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_config_begins_with_the_command_that_uses_it(path):
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]

@@ -203,9 +203,7 @@ class BestStudent(Callback):
         value = float(trainer.callback_metrics[self.metric])
         if self.value is None or self.sign * value > self.sign * self.value:
             self.value, self.step = value, trainer.global_step
-            self._weights = {
-                name: tensor.detach().to("cpu", copy=True) for name, tensor in _student(pl_module).items()
-            }
+            self._weights = _copied(_student(pl_module))
 
     def is_validated(self, trainer: Trainer) -> bool:
         """Whether the student as it is now has been validated."""
@@ -227,6 +225,18 @@ class BestStudent(Callback):
 
 def _student(pl_module: LightningModule) -> dict[str, torch.Tensor]:
     return pl_module.student.state_dict()  # type: ignore[union-attr,operator,return-value]
+
+
+def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies on the CPU; names of one tensor (tied weights, an encoder of several heads) have one copy."""
+    copies: dict[tuple[Any, ...], torch.Tensor] = {}
+    weights = {}
+    for name, tensor in state.items():
+        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if not tensor.numel() or place not in copies:
+            copies[place] = tensor.detach().to("cpu", copy=True)
+        weights[name] = copies[place]
+    return weights
 
 
 class Throughput(Callback):

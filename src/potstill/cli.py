@@ -24,7 +24,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from potstill.config import register
+from potstill.config import config_folder, register
 from potstill.errors import ConfigError, PotstillError, StageError, StoppedError
 from potstill.multirun import Jobs, names_glue, spell_out
 from potstill.process import prepare
@@ -48,12 +48,6 @@ TYPES = {
     "list": "a list, [a,b]",
     "dict": "a dictionary, {key: value}",
 }
-
-
-def config_folder() -> Path:
-    """The folder of configs: `conf/` of a checkout, or the copy inside an installed wheel."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def train() -> None:

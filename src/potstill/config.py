@@ -8,10 +8,13 @@ cannot say (ranges, files, models that fit) is in `validation/`. Nothing here im
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+
+OWN = "own"  # teacher.tokenizer: that of the teacher's own folder
 
 
 @dataclass
@@ -108,7 +111,7 @@ class TermConfig:
 
 @dataclass
 class TermsConfig:
-    """The terms of an objective; mlm and clm are of language models, label of task models."""
+    """The terms of an objective; mlm, clm and uld are of language models, label of task models."""
 
     label: TermConfig = field(default_factory=TermConfig)
     ce: TermConfig = field(default_factory=TermConfig)
@@ -116,6 +119,7 @@ class TermsConfig:
     clm: TermConfig = field(default_factory=TermConfig)
     mse: TermConfig = field(default_factory=TermConfig)
     cos: TermConfig = field(default_factory=TermConfig)
+    uld: TermConfig = field(default_factory=TermConfig)
     causal_ce: TermConfig = field(default_factory=TermConfig)
     causal_cos: TermConfig = field(default_factory=TermConfig)
 
@@ -184,9 +188,33 @@ class TeacherConfig:
     model: str | None = None  # folder or hub id
     models: list[str] | None = None  # several of one task; take the place of `model`
     weights: list[float] | None = None  # a number a teacher; null: all alike
+    tokenizer: str | None = (
+        None  # own: a teacher reads its own tokens; a folder: of its tokenizer; null: the student's
+    )
     average: str = "logits"  # of several teachers: logits | probabilities
     attention: str = "sdpa"
     cache: CacheConfig = field(default_factory=CacheConfig)
+
+
+@dataclass
+class SharedTaskConfig:
+    """One of several tasks that a student learns, of objective=task_kd."""
+
+    benchmark: str | None = None  # an option of `benchmark`
+    teacher: str | None = None  # folder or hub id of a model that is fine-tuned on it
+    name: str | None = None  # of the student's folder and in metrics; null: the benchmark's
+    options: dict[str, Any] = field(default_factory=dict)  # keys of the benchmark: {folder: <folder>}
+    matches: Any = None  # in place of objective.matches
+
+
+@dataclass
+class MixingConfig:
+    """How several tasks share the steps of a run, and what says which student is best."""
+
+    exponent: float = 1.0  # a task's probability is its number of examples to this power; 0: all alike
+    monitor: str = (
+        "mean"  # mean of the tasks' monitored metrics, or the name of the task whose metric decides
+    )
 
 
 @dataclass
@@ -329,6 +357,10 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
     benchmark: BenchmarkConfig | None = None  # of a task model
+    tasks: list[SharedTaskConfig] = field(
+        default_factory=list
+    )  # several of one student, in place of `benchmark`
+    mixing: MixingConfig = field(default_factory=MixingConfig)  # of `tasks`
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     adapted: AdaptedConfig = field(default_factory=AdaptedConfig)
@@ -448,10 +480,18 @@ class EvaluateConfig:
 
 
 def teachers_of(config: Any) -> list[str]:
-    """The teachers of a training configuration, the first one first; empty where none is named."""
+    """The teachers of a training configuration, or of its tasks, the first one first; empty where none is named."""
+    if config.tasks:
+        return [str(task.teacher) for task in config.tasks]
     if config.teacher.models:
         return [str(name) for name in config.teacher.models]
     return [config.teacher.model] if config.teacher.model else []
+
+
+def config_folder() -> Path:
+    """The folder of configs: `conf/` of a checkout, or the copy inside an installed wheel."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def register() -> None:

@@ -15,12 +15,14 @@ from transformers import PreTrainedModel
 from potstill.build import (
     AdaptedTraining,
     RationaleTraining,
+    SharedTraining,
     TaskTraining,
     Training,
     build_adapted_training,
     build_callbacks,
     build_loggers,
     build_rationale_training,
+    build_shared_training,
     build_task_training,
     build_trainer,
     build_training,
@@ -33,26 +35,31 @@ from potstill.data.tasks.composition import is_task, text_name
 from potstill.errors import CheckpointError
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.report import Collapsible, Curves, Section, Table, read_metrics, write_report
+from potstill.models.folders import fresh_folder
 from potstill.models.head_labels import SUFFIXES
 from potstill.models.load import save_module, save_student
+from potstill.models.shared import SharedStudent
 from potstill.models.trunk import task_head
 from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
+from potstill.shared_tasks import monitored
 from potstill.summary import provenance, write_summary
 from potstill.tracking import Resumed, finish, log_summary, log_table
 from potstill.validation.adapted import is_adapted
 
 log = logging.getLogger(__name__)
 
-AnyTraining = Training | TaskTraining | RationaleTraining | AdaptedTraining
+AnyTraining = Training | TaskTraining | SharedTraining | RationaleTraining | AdaptedTraining
 
 
 def train(config: DictConfig, folder: Path) -> float | None:
     """Train as configured; writes summary.json, metrics.csv, student/, checkpoints/ and report.html.
 
+    A student of several tasks is a folder a task, student/<task>/, each whole by itself.
+
     Returns:
-        The validation perplexity, or a benchmark's monitored metric, where there is one, else None: what a sweep is
-        told of the run.
+        The validation perplexity, or the monitored metric of a benchmark or of several tasks, where there is one, else
+        None: what a sweep is told of the run.
     """
     quiet()
     started = time.perf_counter()
@@ -64,7 +71,9 @@ def train(config: DictConfig, folder: Path) -> float | None:
     is_task_run, is_prefix_run = is_task(config.benchmark), config.objective.name == STEP_BY_STEP
     own = is_adapted(config)
     training: AnyTraining
-    if own:
+    if config.tasks:
+        training = build_shared_training(config)
+    elif own:
         training = build_adapted_training(config)
     elif is_prefix_run:
         training = build_rationale_training(config)
@@ -74,7 +83,10 @@ def train(config: DictConfig, folder: Path) -> float | None:
     bar = config.trainer.enable_progress_bar
     callbacks, throughput = build_callbacks(config, folder, bar)
     monitor, best = "val/loss" if own else "val/perplexity", None
-    if is_task_run or is_prefix_run:
+    if config.tasks:
+        monitor, mode = monitored(config)
+        best = BestStudent(monitor, mode)
+    elif is_task_run or is_prefix_run:
         name, mode = (
             ("accuracy", "max") if is_prefix_run else (config.benchmark.monitor, config.benchmark.mode)
         )
@@ -137,6 +149,13 @@ def _save(
     student = training.module.student
     if isinstance(training, AdaptedTraining):
         save_module(student, folder, student_card(config, summary))
+        return
+    if isinstance(student, SharedStudent):
+        with fresh_folder(folder) as fresh:
+            for task in student:
+                model = student.apart(task)
+                card = _card(config, summary, _opener(model), own=model.config.model_type == "bigru")
+                save_student(model, training.vocabulary.path, fresh / task, card)
         return
     assert isinstance(student, PreTrainedModel)
     card = _card(config, summary, _opener(student), own=student.config.model_type == "bigru")
@@ -224,7 +243,12 @@ def _report(config: DictConfig, folder: Path, summary: dict[str, Any], samples: 
     blocks: list[Section] = []
     metrics = read_metrics(folder / "metrics.csv")
     losses = {name: series for name, series in metrics.items() if name.startswith("train/loss")}
-    judged = is_task(config.benchmark) or config.objective.name == STEP_BY_STEP or is_adapted(config)
+    judged = (
+        bool(config.tasks)
+        or is_task(config.benchmark)
+        or config.objective.name == STEP_BY_STEP
+        or is_adapted(config)
+    )
     validated = {
         name: series
         for name, series in metrics.items()

@@ -2,9 +2,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from potstill.data.corpus.datamodule import MicroBatch, StepBatch
+from potstill.data.corpus.datamodule import AlignedInputs, MicroBatch, StepBatch
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, run
 from potstill.interchange.mappings import read_mappings
+from potstill.losses.crosstokenizer import universal_logit_distance
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
 from potstill.models.students import student_from_layers
@@ -305,3 +306,37 @@ def test_nothing_to_swap_costs_nothing_and_is_no_fault(pair):
     found = objective(student, teacher, micro, objective.denominators(step_of(micro)))
     assert found.terms.get("causal_ce", torch.zeros(())).item() == 0
     found.loss.backward()
+
+
+def test_other_tokens_are_compared_where_both_have_read_the_same():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shape = {"n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    torch.manual_seed(0)
+    teacher = GPT2LMHeadModel(GPT2Config(vocab_size=90, n_embd=24, **shape)).eval()
+    student = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=16, **shape)).eval()
+    micro = micro_of([9, 6, 7], vocab=60, masked=False)
+    theirs = micro_of([4, 11, 8], vocab=90, masked=False, seed=1)
+    rows, other_rows = torch.tensor([0, 4, 9, 13, 20]), torch.tensor([1, 3, 12, 20, 25])
+    micro.teacher = AlignedInputs(theirs.input_ids, theirs.attention_mask, rows, other_rows)
+    step = step_of(micro)
+    step.aligned = 5
+    objective = LanguageObjective("causal", {"uld": 2.0, "clm": 1.0}, temperature=1.5)
+    found = objective(trunk_of(student), trunk_of(teacher), micro, objective.denominators(step))
+    found.loss.backward()
+    weight = student.transformer.wte.weight
+    gradient, weight.grad = weight.grad, None
+    s = student(micro.input_ids, attention_mask=micro.attention_mask).logits.flatten(0, 1)
+    with torch.no_grad():
+        t = teacher(theirs.input_ids, attention_mask=theirs.attention_mask).logits.flatten(0, 1)
+    distance = universal_logit_distance(s[rows], t[other_rows], temperature=1.5)
+    hard = cross_entropy(s[micro.positions], micro.labels)
+    torch.testing.assert_close(found.terms["uld"], distance.detach())
+    torch.testing.assert_close(found.loss, 2 * distance + hard)
+    (2 * distance + hard).backward()
+    torch.testing.assert_close(gradient, weight.grad)
+    alone = LanguageObjective("causal", {"uld": 1.0}, temperature=1.5)
+    weight.grad = None
+    alone(trunk_of(student), trunk_of(teacher), micro, alone.denominators(step)).loss.backward()
+    assert weight.grad.abs().max() > 0
+    assert alone.needs_teacher

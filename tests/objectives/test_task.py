@@ -56,6 +56,29 @@ def test_the_shares_of_a_step_add_up_to_the_loss_of_transformers(kind, outputs, 
     assert not shares[0].terms["label"].requires_grad
 
 
+def test_a_teacher_of_another_tokenizer_reads_its_own_tokens_of_the_same_rows():
+    torch.manual_seed(0)
+    student = BertForSequenceClassification(BertConfig(**BERT, intermediate_size=16, num_labels=3)).eval()
+    wide = {**BERT, "vocab_size": 90, "hidden_size": 24}
+    teachers = [
+        BertForSequenceClassification(BertConfig(**shape, intermediate_size=16, num_labels=3)).eval()
+        for shape in (BERT, wide)
+    ]
+    whole = batch(torch.tensor([0, 2, 1, 1, 0, 2]))
+    ids = torch.randint(40, 90, (6, 11))
+    mask = (torch.arange(11) < torch.tensor([3, 11, 8, 4, 9, 10])[:, None]).long()
+    whole.teachers = [None, TaskBatch(ids, mask, None, None, whole.rows)]
+    objective = TaskObjective("classification", {"ce": 1.0}, temperature=2.0)
+    trunks = [trunk_of(one) for one in teachers]
+    share = objective(trunk_of(student), trunks, whole, {"ce": 6.0})
+    inputs = {
+        "input_ids": whole.input_ids, "attention_mask": whole.attention_mask, "token_type_ids": whole.token_type_ids,
+    }  # fmt: skip
+    targets = (teachers[0](**inputs).logits + teachers[1](input_ids=ids, attention_mask=mask).logits) / 2
+    expected = kl_divergence(student(**inputs).logits, targets, temperature=2.0, denominator=6.0)
+    torch.testing.assert_close(share.loss, expected)
+
+
 def words_of(labels):
     """A token is the first of a word where it has a label."""
     numbers = torch.arange(labels.numel()).view(labels.shape)

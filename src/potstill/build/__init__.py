@@ -12,8 +12,10 @@ from potstill.build.data import (
     batch_settings,
     build_corpora,
     build_corpus,
+    build_retokeniser,
     build_vocabulary,
     check_mask,
+    own_vocabulary,
     sequence_length,
 )
 from potstill.build.models import (
@@ -32,6 +34,7 @@ from potstill.build.rationales import (
     build_rationale_evaluation,
     build_rationale_training,
 )
+from potstill.build.shared_tasks import SharedTraining, build_shared_training
 from potstill.build.tasks import TaskEvaluation, TaskTraining, build_task_evaluation, build_task_training
 from potstill.build.trainer import build_callbacks, build_loggers, build_trainer
 from potstill.data.corpus.composition import sources_of
@@ -50,6 +53,7 @@ __all__ = [
     "Evaluation",
     "RationaleEvaluation",
     "RationaleTraining",
+    "SharedTraining",
     "TaskEvaluation",
     "TaskTraining",
     "Training",
@@ -59,6 +63,7 @@ __all__ = [
     "build_loggers",
     "build_rationale_evaluation",
     "build_rationale_training",
+    "build_shared_training",
     "build_task_evaluation",
     "build_task_training",
     "build_trainer",
@@ -92,8 +97,11 @@ def build_training(config: DictConfig) -> Training:
     if not parts.train:
         raise ConfigError("data.train_files=null: training needs text, data.train_files=[a.txt,b.txt.gz]")
     models = {"teacher.model": config.teacher.model, "student.model": config.student.model}
+    if config.teacher.tokenizer is not None:  # the corpus is in the student's tokens
+        del models["teacher.model"]
     vocabulary = build_vocabulary(config.data, parts, models)
-    teacher, student = build_models(config, vocabulary)
+    own = own_vocabulary(config.teacher.tokenizer, "teacher.model", config.teacher.model, vocabulary)
+    teacher, student = build_models(config, vocabulary, own)
     objective = build_objective(
         config.objective,
         trunk_of(student),
@@ -105,11 +113,16 @@ def build_training(config: DictConfig) -> Training:
     build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
     if not objective.needs_teacher:
         teacher = None  # it only gave its layers
-    length = sequence_length(config.data, vocabulary, [m for m in (teacher, student) if m is not None])
+    readers = [m for m in (teacher if own is None else None, student) if m is not None]
+    length = sequence_length(config.data, vocabulary, readers)
     train, evaluation = build_corpora(config.data, parts, vocabulary, length)
     assert train is not None
     settings = batch_settings(config, build_plan(config.objective.interchange))
-    data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, settings)
+    retokenise = None
+    if config.teacher.tokenizer is not None:
+        assert teacher is not None
+        retokenise = build_retokeniser(train, vocabulary, own, trunk_of(teacher).max_length)
+    data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, settings, retokenise)
     parameters = teacher.num_parameters() if teacher is not None else None
     stored = stored_eval = None
     if teacher is not None and config.teacher.cache.enabled:

@@ -6,12 +6,15 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
+from potstill.config import OWN
 from potstill.data.corpus.binarize import binarize
 from potstill.data.corpus.composition import Parts
 from potstill.data.corpus.progress import counting
+from potstill.data.corpus.retokenise import Retokeniser
 from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary, describe, train_wordpiece
@@ -22,6 +25,7 @@ from potstill.models.trunk import trunk_of
 
 log = logging.getLogger(__name__)
 
+PROBED = 64  # sequences on which two tokenizers are compared
 LONGEST = 512  # tokens of a sequence where neither data.max_length nor a model says less
 
 
@@ -53,6 +57,57 @@ def local_tokenizer(key: str, value: str) -> str:
             f"{key}={value}: no such folder, and the hub gives no tokenizer of that name "
             f"({type(fault).__name__}); pass a folder, data.tokenizer=<folder>"
         ) from fault
+
+
+def own_vocabulary(setting: str | None, key: str, teacher: str, vocabulary: Vocabulary) -> Vocabulary | None:
+    """The vocabulary of a teacher that reads its own tokens; None where they are the student's.
+
+    Args:
+        setting: `teacher.tokenizer`.
+        key: configuration key that names the teacher, for messages.
+        teacher: its folder or hub id.
+        vocabulary: the student's.
+
+    Raises:
+        DataError: there is no such tokenizer.
+    """
+    if setting is None:
+        return None
+    given = (key, teacher) if setting == OWN else ("teacher.tokenizer", setting)
+    own = describe(local_tokenizer(*given))
+    return None if own.digest == vocabulary.digest else own
+
+
+def build_retokeniser(
+    corpus: Corpus, vocabulary: Vocabulary, own: Vocabulary | None, max_length: int
+) -> Retokeniser:
+    """What reads a corpus in a teacher's tokens; how well both go together is seen on its first sequences.
+
+    Args:
+        corpus: in the student's tokens.
+        vocabulary: of these.
+        own: of the teacher's; None where they are the same.
+        max_length: most tokens that the teacher reads.
+
+    Raises:
+        ConfigError: the tokenizers are the same.
+        DataError: the tokens of one never end where those of the other do.
+    """
+    if own is None:
+        raise ConfigError(
+            f"teacher.tokenizer: is the student's ({vocabulary.path}), so predictions can be compared token by token; "
+            "use objective.terms.ce and teacher.tokenizer=null"
+        )
+    retokenise = Retokeniser(vocabulary, own, max_length)
+    ids, lengths = corpus.gather(np.arange(min(len(corpus.lengths), PROBED)))
+    found = len(retokenise(np.split(ids, np.cumsum(lengths)[:-1])).row)
+    if not found:
+        raise DataError(
+            f"teacher.tokenizer={own.path}: none of its tokens ends where one of {vocabulary.path} does; "
+            "give a tokenizer that keeps the text"
+        )
+    log.info("the teacher has read the same text at %.0f %% of the tokens", 100 * found / lengths.sum())
+    return retokenise
 
 
 def check_mask(kind: str, vocabulary: Vocabulary) -> None:

@@ -39,9 +39,15 @@ from potstill.objectives.task import LABEL, TaskObjective
 
 
 def build_models(
-    config: DictConfig, vocabulary: Vocabulary
+    config: DictConfig, vocabulary: Vocabulary, own: Vocabulary | None = None
 ) -> tuple[PreTrainedModel | None, PreTrainedModel]:
-    """Teacher, if one is named, and student."""
+    """Teacher, if one is named, and student.
+
+    Args:
+        config: of a training run.
+        vocabulary: of the student's tokenizer.
+        own: of the teacher's, where it is another one.
+    """
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
     teacher = None
     if config.teacher.model:
@@ -54,9 +60,9 @@ def build_models(
         )
     student = _build_student(config, teacher, vocabulary)
     if teacher is not None:
-        check_vocabulary(vocabulary, "teacher.model", teacher)
+        check_vocabulary(own or vocabulary, "teacher.model", teacher)
     check_vocabulary(vocabulary, "student", student)
-    if teacher is not None:
+    if teacher is not None and own is None:
         check_tokens(teacher, student)
     prepare_student(config.student, student)
     return teacher, student

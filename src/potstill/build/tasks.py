@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
 from potstill.build.cache import store_task_teachers
-from potstill.build.data import batch_settings, local_tokenizer, sequence_length
+from potstill.build.data import batch_settings, local_tokenizer, own_vocabulary, sequence_length
 from potstill.build.models import (
     build_interchange,
     build_optimizer,
@@ -21,14 +23,23 @@ from potstill.build.models import (
     prepare_student,
     suit_hardware,
 )
-from potstill.build.task_parts import Preparer, check_labels, read_joined, with_labels_of, with_own_labels
+from potstill.build.task_parts import (
+    Part,
+    Preparer,
+    check_labels,
+    read_joined,
+    with_labels_of,
+    with_own_labels,
+)
 from potstill.config import teachers_of
 from potstill.data.corpus.tokenizers import Vocabulary, describe
+from potstill.data.steps import BatchSettings
 from potstill.data.tasks.augment import Augmentation, Noise
 from potstill.data.tasks.composition import MAIN, judged_parts, task_of, training_parts
-from potstill.data.tasks.datamodule import TaskDataModule
+from potstill.data.tasks.datamodule import OwnInputs, TaskDataModule
 from potstill.data.tasks.labels import Task
 from potstill.errors import DataError
+from potstill.evaluation.judges import Judge
 from potstill.models.head_labels import read_labels
 from potstill.models.load import load_task_model
 from potstill.models.specs import default_layers
@@ -52,6 +63,21 @@ class TaskTraining:
     teacher_parameters: int | None
 
 
+class Reader(NamedTuple):
+    """A teacher, and its own tokenizer's vocabulary; None of one that reads the student's tokens."""
+
+    model: PreTrainedModel
+    vocabulary: Vocabulary | None
+
+
+class ReadTask(NamedTuple):
+    """A task with its labels, what is trained on, and the evaluation sets by name."""
+
+    task: Task
+    train: Part
+    evaluation: dict[str, Part]
+
+
 @dataclass
 class TaskEvaluation:
     """A single task model, what it is judged on, the longest sequence in tokens, and the tokenizer's folder."""
@@ -68,67 +94,133 @@ def build_task_training(config: DictConfig) -> TaskTraining:
     Raises:
         PotstillError: files, tokenizer or models that cannot be used, or that do not fit each other.
     """
-    task = task_of(config.benchmark)
-    parts = training_parts(config.benchmark, config.data.max_examples)
-    train, evaluation = read_joined(parts.train), {name: source.read() for name, source in parts.eval.items()}
-    task = with_labels_of(task, train, config.benchmark.scheme)
-    check_labels(train, *evaluation.values(), task=task)
-    vocabulary = describe(_tokenizer_folder(config))
+    read = read_task(config)
+    vocabulary = describe(tokenizer_folder(config))
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
-    teachers = []
-    if config.objective.name not in SUPERVISED_TASKS:
-        key = "teacher.models" if config.teacher.models else "teacher.model"
-        for name in teachers_of(config):
-            teacher = load_task_model(
-                key,
-                name,
-                labels=task.labels,
-                head=task.head,
-                need_head=True,
-                attention=config.teacher.attention,
-            )
-            check_vocabulary(vocabulary, key, teacher)
-            teachers.append(teacher)
-    student = _build_student(config, task, vocabulary, teachers[0] if teachers else None)
-    check_vocabulary(vocabulary, "the student", student)
-    for teacher in teachers:
-        check_tokens(teacher, student)
+    supervised = config.objective.name in SUPERVISED_TASKS
+    readers = [] if supervised else load_teachers(config, read.task, vocabulary)
+    teachers = [reader.model for reader in readers]
+    student = build_student(config, read.task, vocabulary, teachers[0] if teachers else None)
+    check_pairs(vocabulary, readers, student)
     prepare_student(config.student, student)
-    objective = build_task_objective(config, task, trunk_of(student), [trunk_of(one) for one in teachers])
+    objective = build_task_objective(
+        config, read.task, trunk_of(student), [trunk_of(one) for one in teachers]
+    )
     # Made once for nothing: a fault in its arguments should not wait for the features.
     build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
-    models = [*teachers, student]
-    length = _length(config, vocabulary, models)
-    preparer = Preparer(config.data, config.benchmark, task, vocabulary, length)
-    train_set = preparer.part("train", train).set
-    prepared = {name: preparer.part(_part_name(name), part, train) for name, part in evaluation.items()}
-    data = TaskDataModule(
-        train_set,
-        {name: part.set for name, part in prepared.items()},
-        pad_id=vocabulary.pad_id,
-        token_types=any(trunk_of(m).token_types > 1 for m in models),
-        settings=batch_settings(config, build_plan(config.objective.interchange)),
-        causal=trunk_of(student).kind == "causal",
-        noise=_noise(config.data.augment, vocabulary),
-    )
+    settings = batch_settings(config, build_plan(config.objective.interchange))
+    data, judges, counts = prepare_task(config, read, vocabulary, readers, student, settings)
     parameters = sum(teacher.num_parameters() for teacher in teachers) or None
     stored = []
     if config.teacher.cache.enabled:
-        stored, teachers = store_task_teachers(config, teachers, data, vocabulary, task), []
+        stored, teachers = store_task_teachers(config, teachers, data, vocabulary, read.task), []
     suit_hardware(config, teachers, student)
     module = Downstream(
         student,
         torch.nn.ModuleList(teachers) if len(teachers) > 1 else teachers[0] if teachers else None,
         objective,
-        task,
-        {name: part.judge for name, part in prepared.items()},
+        read.task,
+        judges,
         optimizer=lambda model: build_optimizer(config.optimizer, model),
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,
         shares_every=config.objective.gradient_shares_every,
         stored=stored,
     )
-    return TaskTraining(module, data, vocabulary, task, preparer.counts, parameters)
+    return TaskTraining(module, data, vocabulary, read.task, counts, parameters)
+
+
+def read_task(config: DictConfig) -> ReadTask:
+    """The rows of a benchmark and what is asked of them; nothing is tokenised yet.
+
+    Raises:
+        PotstillError: files that cannot be used, or labels that are none of the task's.
+    """
+    task = task_of(config.benchmark)
+    parts = training_parts(config.benchmark, config.data.max_examples)
+    train, evaluation = read_joined(parts.train), {name: source.read() for name, source in parts.eval.items()}
+    task = with_labels_of(task, train, config.benchmark.scheme)
+    check_labels(train, *evaluation.values(), task=task)
+    return ReadTask(task, train, evaluation)
+
+
+def load_teachers(config: DictConfig, task: Task, vocabulary: Vocabulary) -> list[Reader]:
+    """The teachers of a task, all with its head, and what they read.
+
+    Raises:
+        PotstillError: one cannot be used, or does not know every token.
+    """
+    teachers = []
+    key = "teacher.models" if config.teacher.models else "teacher.model"
+    for name in teachers_of(config):
+        teacher = load_task_model(
+            key,
+            name,
+            labels=task.labels,
+            head=task.head,
+            need_head=True,
+            attention=config.teacher.attention,
+        )
+        own = own_vocabulary(config.teacher.tokenizer, key, name, vocabulary)
+        check_vocabulary(own or vocabulary, key, teacher)
+        teachers.append(Reader(teacher, own))
+    return teachers
+
+
+def check_pairs(vocabulary: Vocabulary, teachers: Sequence[Reader], student: PreTrainedModel) -> None:
+    """All that share a tokenizer read the same tokens.
+
+    Raises:
+        PotstillError: one does not.
+    """
+    check_vocabulary(vocabulary, "the student", student)
+    for teacher in teachers:
+        if teacher.vocabulary is None:
+            check_tokens(teacher.model, student)
+
+
+def prepare_task(
+    config: DictConfig,
+    read: ReadTask,
+    vocabulary: Vocabulary,
+    teachers: Sequence[Reader],
+    student: PreTrainedModel,
+    settings: BatchSettings,
+) -> tuple[TaskDataModule, dict[str, Judge], dict[str, int]]:
+    """The batches of a task, the judges of its evaluation sets by name, and what was counted.
+
+    Raises:
+        PotstillError: the rows cannot be tokenised, or not for these models.
+    """
+    models = [*(teacher.model for teacher in teachers if teacher.vocabulary is None), student]
+    length = _length(config, vocabulary, models)
+    preparer = Preparer(config.data, config.benchmark, read.task, vocabulary, length)
+    train_set = preparer.part("train", read.train).set
+    prepared = {
+        name: preparer.part(_part_name(name), part, read.train) for name, part in read.evaluation.items()
+    }
+    data = TaskDataModule(
+        train_set,
+        {name: part.set for name, part in prepared.items()},
+        pad_id=vocabulary.pad_id,
+        token_types=any(trunk_of(m).token_types > 1 for m in models),
+        settings=settings,
+        causal=trunk_of(student).kind == "causal",
+        noise=_noise(config.data.augment, vocabulary),
+        teachers=[_own_inputs(config, read, teacher) for teacher in teachers],
+    )
+    return data, {name: part.judge for name, part in prepared.items()}, preparer.counts
+
+
+def _own_inputs(config: DictConfig, read: ReadTask, teacher: Reader) -> OwnInputs | None:
+    """The training rows in a teacher's own tokens."""
+    model, vocabulary = teacher
+    if vocabulary is None:
+        return None
+    length = _length(config, vocabulary, [model])
+    preparer = Preparer(config.data, config.benchmark, read.task, vocabulary, length)
+    features = preparer.part("train", read.train).set.features
+    return OwnInputs(features, vocabulary.pad_id, trunk_of(model).token_types > 1)
 
 
 def build_task_evaluation(config: DictConfig, model: str, reference: str | None = None) -> TaskEvaluation:
@@ -213,7 +305,7 @@ def _part_name(name: str) -> str:
     return "eval" if name == MAIN else f"eval_{name}"
 
 
-def _tokenizer_folder(config: DictConfig) -> str:
+def tokenizer_folder(config: DictConfig) -> str:
     """Of `data.tokenizer`, else of the model that the student is, or is made of."""
     given = {
         "data.tokenizer": config.data.tokenizer,
@@ -223,9 +315,10 @@ def _tokenizer_folder(config: DictConfig) -> str:
     return local_tokenizer(*next((key, value) for key, value in given.items() if value is not None))
 
 
-def _build_student(
+def build_student(
     config: DictConfig, task: Task, vocabulary: Vocabulary, teacher: PreTrainedModel | None
 ) -> PreTrainedModel:
+    """The student of a task: that of `student.model`, from scratch, or of the layers of `teacher`."""
     s = config.student
     if s.model:
         student = load_task_model(

@@ -144,8 +144,14 @@ class StepDataModule(LightningDataModule):
     def __init__(self, train: Sequences | None, settings: BatchSettings):
         super().__init__()
         self.settings = settings
-        self._steps = TrainSteps(train, settings) if train is not None else None
+        self._steps: Any = TrainSteps(train, settings) if train is not None else None
         self._resumed_steps_an_epoch: int | None = None
+
+    @property
+    def train_steps(self) -> TrainSteps:
+        """The steps of training, of data that has any."""
+        assert isinstance(self._steps, TrainSteps)
+        return self._steps
 
     def train_dataloader(self) -> DataLoader:
         """Steps from the position that the trainer has reached."""
@@ -186,11 +192,11 @@ class StepDataModule(LightningDataModule):
             lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world, unit=s.unit
         )
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """How long an epoch is: enough to know that a resumed run counts steps alike."""
         return {"steps_an_epoch": self.steps_an_epoch}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the length of the interrupted run's epochs, to be compared with this run's."""
         self._resumed_steps_an_epoch = state_dict.get("steps_an_epoch")
 

@@ -108,7 +108,10 @@ class LanguageDistillation(StudentModule):
                 terms[self._hard] = label_nll(self._student_trunk, micro) / max(batch.labelled, 1)
             for name, value in terms.items():
                 self._add(name, value, denominators.get(name, batch.labelled))
-            if self._teacher_trunk is not None and self._teacher_perplexity is None:
+            # A perplexity of other tokens would compare with nothing.
+            same = self._teacher_trunk is not None and micro.teacher is None
+            if same and self._teacher_perplexity is None:
+                assert self._teacher_trunk is not None
                 nll = label_nll(self._teacher_trunk, micro) / max(batch.labelled, 1)
                 self._add("teacher", nll, batch.labelled)
             self._add_agreement(micro)
@@ -142,6 +145,8 @@ class LanguageDistillation(StudentModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/loss`, `val/loss_<term>`, `val/perplexity`, and the teacher's perplexity, which stays as it is.
+
+        A teacher of another tokenizer has no perplexity that could be compared.
 
         With interventions also, for each mapping and as their mean, `val/interchange_agreement` (the share of the
         positions that an intervention reaches on which both counterfactual predictions are the same token) and

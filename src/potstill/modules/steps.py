@@ -105,13 +105,16 @@ class StudentModule(LightningModule):
             self.teacher.training or any(p.requires_grad for p in self.teacher.parameters())
         )
 
-    def measure_shares(self, batch: _Step, objective: Any, share_of: Callable[[Any, Any], _Share]) -> None:
+    def measure_shares(
+        self, batch: _Step, objective: Any, share_of: Callable[[Any, Any], _Share], end: str = ""
+    ) -> None:
         """Every so many steps: how the student's gradient divides among the terms.
 
         Args:
             batch: the step.
             objective: with the weights of this step.
             share_of: (objective, micro-batch) -> its share.
+            end: what the terms' names end in.
         """
         if not self.shares_every or self.global_step % self.shares_every:
             return
@@ -122,7 +125,7 @@ class StudentModule(LightningModule):
             seed=batch.seed + self.global_rank,
             world=self.trainer.world_size,
         )
-        self._shares = {f"train/gradient_share_{term}": share for term, share in shares.items()}
+        self._shares = {f"train/gradient_share_{term}{end}": share for term, share in shares.items()}
 
     def optimizer_step_over(self, batch: _Step, share_of: Callable[[Any], _Share]) -> None:
         """One optimizer step over all micro-batches of `batch`, each of which gives its share."""

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
+from torch.utils.checkpoint import checkpoint
 
 from potstill.data.batching import IGNORED
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
+from potstill.losses.crosstokenizer import universal_logit_distance
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.sparse import SampledRows, TopRows, sparse_vocabulary_losses
 from potstill.losses.tied import TiedGradient
@@ -23,12 +25,12 @@ from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.trunk import Trunk
 from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
-from potstill.objectives.terms import CAUSAL, SOFT, TermSums, WeightedTerms
+from potstill.objectives.terms import ALIGNED, CAUSAL, SOFT, TermSums, WeightedTerms
 
 # (rows,) numbers of units, from `MicroBatch.units`, and a device -> a teacher's targets on that device.
 Stored = Callable[[Tensor, torch.device], TopRows | SampledRows]
 
-CHUNK = 512  # rows whose logits are held at once where sequences are judged
+CHUNK = 512  # rows whose logits are held at once where they are held at all
 HARD = {"masked": "mlm", "causal": "clm"}  # the term on the data's own labels
 
 
@@ -39,6 +41,9 @@ class LanguageObjective(WeightedTerms):
     Terms on the base run: `ce` KL(teacher || student) * T^2 and `mse` squared distance of logits summed over the
     vocabulary, over `positions`; `mlm` / `clm` cross entropy in nats over the masked / all next positions; `cos` 1 -
     cosine of the last hidden states over `positions`. Source: Sanh et al. 2019, section 2.
+
+    With a teacher of another tokenizer: `uld`, the distance of the sorted probabilities at T, over the positions behind
+    which both have read the same text. Source: Boizard et al. 2024 (arXiv:2402.12030), section 3.
 
     Terms on the counterfactual run, in which both models had the same states swapped: `causal_ce` and `causal_cos`, as
     `ce` and `cos`, over those of `positions` that the intervention reaches. Source: Wu et al. 2022
@@ -63,6 +68,7 @@ class LanguageObjective(WeightedTerms):
         counts = {
             **dict.fromkeys(SOFT, soft),
             **dict.fromkeys(CAUSAL, reached),
+            "uld": step.aligned,
             HARD[self.kind]: step.labelled,
             **self.matched_counts(step),
         }
@@ -89,19 +95,23 @@ class LanguageObjective(WeightedTerms):
         parts = bases_of(micro, exchange)
         theirs, their_features = Hidden(), list[Features]()
         # The teacher first: what it needs for a while is free again when the student's states pile up.
-        if self.needs_teacher and stored is None:
+        if stored is None and self._any((*SOFT, *CAUSAL, *self.matched)):
             assert teacher is not None
             with torch.no_grad():
                 theirs, their_features = observed(
                     teacher, "teacher", micro, exchange, whole=self._any(SOFT), wanted=self.wanted(0)
                 )
         with student.tying() as tied:
-            whole, wanted = self._any((*SOFT, HARD[self.kind])), self.wanted(None)
+            whole, wanted = self._any((*SOFT, *ALIGNED, HARD[self.kind])), self.wanted(None)
             ours, our_features = observed(student, "student", micro, exchange, whole=whole, wanted=wanted)
         segments = [*self._base(ours, theirs, parts, stored), *self._causal(ours, theirs, parts)]
         loss, terms = self._cosines(segments, denominators)
         for term, value in self.matched_values(our_features, [their_features], parts, denominators).items():
             loss, terms[term] = loss + self.weights[term] * value, value.detach()
+        if self._any(ALIGNED):
+            assert teacher is not None
+            distance = self._aligned(student, teacher, ours.base[0], micro, denominators["uld"])
+            loss, terms["uld"] = loss + self.weights["uld"] * distance, distance.detach()
         soft = [segment for segment in segments if segment.is_soft]
         hard = [segment for segment in segments if not segment.is_soft]
         for group in (soft, hard):
@@ -141,6 +151,32 @@ class LanguageObjective(WeightedTerms):
         rows = [reached_positions(part, self.positions) for part in parts]
         names = {"ce": "causal_ce", "cos": "causal_cos"}
         return [_Segment(names, _rows(ours.causal, rows), _rows(theirs.causal, rows), None)]
+
+    def _aligned(
+        self, student: Trunk, teacher: Trunk, last_BLD: Tensor, micro: MicroBatch, denominator: float
+    ) -> Tensor:
+        """The share of `uld`; logits of a few rows exist at a time, and again in the backward pass."""
+        own = micro.teacher
+        assert own is not None
+        with torch.no_grad():
+            (theirs_BLE,) = hidden_states(teacher, "teacher", own, None, whole=True).base
+
+        def distance(student_ND: Tensor, teacher_NE: Tensor) -> Tensor:
+            with torch.no_grad():
+                targets_NW = linear(teacher.head(teacher_NE), *teacher.decoder)
+            return universal_logit_distance(
+                linear(student.head(student_ND), *student.decoder),
+                targets_NW,
+                temperature=self.temperature,
+                denominator=denominator,
+            )
+
+        rows = zip(
+            last_BLD.flatten(0, 1)[own.student_rows].split(CHUNK),
+            theirs_BLE.flatten(0, 1)[own.teacher_rows].split(CHUNK),
+            strict=True,
+        )
+        return torch.stack([checkpoint(distance, *pair, use_reentrant=False) for pair in rows]).sum()
 
     def _cosines(
         self, segments: list[_Segment], denominators: Mapping[str, float]

@@ -77,7 +77,7 @@ class TaskObjective(WeightedTerms):
             student: trained; gradients flow.
             teacher: no gradients; may be None where `needs_teacher` is false. Of several the predictions are averaged,
                 and a match reads the one that it names; `cos` and the causal terms read the first.
-            micro: rows, labels and swaps.
+            micro: rows, labels and swaps; a teacher of another tokenizer reads its own tokens of them.
             denominators: from `denominators`, of the whole step.
             stored: teachers' logits, in the teachers' place; the terms of them are `ce` and `mse`.
         """
@@ -96,7 +96,7 @@ class TaskObjective(WeightedTerms):
                     hidden, features = observed(
                         one,
                         "teacher",
-                        micro,
+                        micro.read_by(number),
                         exchange if number == 0 else None,
                         whole=self._any(SOFT),
                         wanted=self.wanted(number),
@@ -114,8 +114,10 @@ class TaskObjective(WeightedTerms):
             if self._any(("ce", "mse")):
                 with torch.no_grad():
                     targets = [
-                        predictions_of(one, hidden.base[number], part)
-                        for one, hidden in zip(teachers, taught, strict=True)
+                        predictions_of(
+                            one, hidden.base[number], bases_of(micro.read_by(which), exchange)[number]
+                        )
+                        for which, (one, hidden) in enumerate(zip(teachers, taught, strict=True))
                     ] or [stored_predictions(one, part) for one in stored]
                     mean = self.mean(targets, self.temperature)
                 labels = labels_of(part) if self.soft.shift else None

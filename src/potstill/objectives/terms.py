@@ -13,6 +13,7 @@ from potstill.objectives.matches import Matches
 from potstill.objectives.schedules import Schedule
 
 SOFT = ("ce", "mse", "cos")  # terms that compare teacher and student on the base run
+ALIGNED = ("uld",)  # terms that compare models of different tokenizers where both have read the same text
 CAUSAL = ("causal_ce", "causal_cos")  # terms that compare teacher and student on the counterfactual run
 
 
@@ -54,7 +55,7 @@ class WeightedTerms:
     @property
     def needs_teacher(self) -> bool:
         """Whether any active term reads the teacher."""
-        return self._any(SOFT + CAUSAL + self.matched)
+        return self._any(SOFT + CAUSAL + ALIGNED + self.matched)
 
     @property
     def matched(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from potstill.validation.generation import generation_faults
 from potstill.validation.models import length_faults, model_faults, spec_of
 from potstill.validation.objectives import objective_faults, trains_task
 from potstill.validation.rationales import corpus_faults, judged_rationale_faults, rationale_faults
+from potstill.validation.shared_tasks import shared_task_faults
 from potstill.validation.sweeps import sweep_faults
 from potstill.validation.training import (
     checkpoint_faults,
@@ -48,7 +49,13 @@ def validate_train(config: DictConfig, *, models: bool = True) -> None:
     if config.stage != "train":
         _raise([*generation_faults(config), *output_faults()])
         return
-    if config.objective.name == STEP_BY_STEP:
+    if config.tasks:
+        own = [
+            *shared_task_faults(config, models=models),
+            *adapted_faults(config),
+            *data_faults(config.data, corpus=False),
+        ]
+    elif config.objective.name == STEP_BY_STEP:
         own = rationale_faults(config)
     elif is_adapted(config):
         own = [*objective_faults(config.objective, CLASSIFICATION), *adapted_faults(config)]

@@ -15,8 +15,9 @@ _PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+"
 _TERMS = ("label", "ce", "mse")
 # Keys of language and task models, and their values where they are not given.
 _FOREIGN: dict[str, Any] = {
-    "benchmark": None, "teacher.model": None, "teacher.models": None, "student.model": None, "student.config": {},
-    "student.layers": None, "student.architecture": None, "student.dropout": None, "student.checkpointing": None,
+    "benchmark": None, "teacher.model": None, "teacher.models": None, "teacher.tokenizer": None,
+    "student.model": None, "student.config": {}, "student.layers": None, "student.architecture": None,
+    "student.dropout": None, "student.checkpointing": None,
     "student.freeze_positions": False, "student.freeze_token_types": False, "data.train_files": None,
     "data.eval_files": None, "objective.interchange.mapping": None, "compile": False,
 }  # fmt: skip

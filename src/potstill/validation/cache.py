@@ -41,7 +41,7 @@ def _more_faults(config: DictConfig) -> list[str]:
     faults = [
         f"objective.terms.{name}.weight={term.weight}: {off}; use 0, or teacher/cache=off"
         for name, term in objective.terms.items()
-        if name in ("mse", "cos", "causal_ce", "causal_cos") and name not in KEPT[task] and _has_weight(term)
+        if name in ("mse", "cos", "causal_ce", "causal_cos", "uld") and name not in KEPT[task] and _has_weight(term)
     ]
     if objective.matches is not None:
         faults.append(
@@ -57,6 +57,13 @@ def _more_faults(config: DictConfig) -> list[str]:
             f"objective.terms.ce.weight={objective.terms.ce.weight}: nothing would be read of what teacher/cache=on "
             "stores; give it a weight above 0, or use teacher/cache=off"
         )
+    if config.teacher.tokenizer is not None:
+        faults.append(
+            f"teacher.tokenizer={config.teacher.tokenizer}: stored outputs are of the student's own tokens; use "
+            "teacher.tokenizer=null, or teacher/cache=off"
+        )
+    if config.tasks:
+        faults.append("tasks: outputs are stored of one task; use teacher/cache=off")
     if config.data.augment.share:
         faults.append(
             f"data.augment.share={config.data.augment.share}: rows change in every epoch, and their stored outputs do "

@@ -17,6 +17,7 @@ from potstill.models.specs import (
     read_spec,
     spec_from_settings,
 )
+from potstill.validation.inputs import own_input_faults
 from potstill.validation.interchange import mapping_faults
 from potstill.validation.objectives import SUPERVISED, TASKS, TAUGHT_TASKS, trains_task
 from potstill.validation.teachers import label_faults, match_faults, teacher_faults, vocabulary_faults
@@ -33,15 +34,21 @@ def spec_of(key: str, value: str, faults: list[str]) -> ModelSpec | None:
         return None
 
 
-def model_faults(config: DictConfig) -> list[str]:
-    """Of teacher and student: each by itself, together, and with the objective and the data."""
+def model_faults(config: DictConfig, made: ModelSpec | None = None) -> list[str]:
+    """Of teacher and student: each by itself, together, and with the objective and the data.
+
+    Args:
+        config: of a training run.
+        made: the student's facts, where it is made of the layers of another task's teacher.
+    """
     faults: list[str] = []
     objective, student, name = config.objective, config.student, config.objective.name
-    faults += teacher_faults(config)
+    faults += [*teacher_faults(config), *own_input_faults(config)]
+    own = config.teacher.tokenizer is not None  # teachers read their own tokens
     key = "teacher.models" if config.teacher.models else "teacher.model"
     teachers = [spec_of(key, name, faults) for name in teachers_of(config)]
     teacher = teachers[0] if teachers else None
-    learner = _learner(student, faults)
+    learner = made or _learner(student, faults)
     if faults:
         return faults
     if student.model and (student.layers or student.config):
@@ -59,7 +66,7 @@ def model_faults(config: DictConfig) -> list[str]:
         faults.append(
             "student.checkpointing=selective: a compiled block hides its parts; use full, or compile=false"
         )
-    needs_layers = not student.model and not student.config
+    needs_layers = not student.model and not student.config and made is None
     if teacher is None and name not in SUPERVISED + TASKS:
         faults.append(
             f"teacher.model=null: objective={name} needs a teacher, a folder or hub id; "
@@ -80,10 +87,10 @@ def model_faults(config: DictConfig) -> list[str]:
             check_layers(list(student.layers), teacher.depth, "student.layers")
         except PotstillError as fault:
             faults.append(str(fault))
-    if teacher and learner and student.model and name not in SUPERVISED + TASKS:
-        faults += check_pair(teacher, learner)
+    if teacher and learner and (student.model or made) and name not in SUPERVISED + TASKS:
+        faults += [] if own else _pair_faults_of(teacher, learner)
     known = [spec for spec in teachers if spec is not None]
-    faults += vocabulary_faults(known)
+    faults += [] if own else vocabulary_faults(known)
     if teacher and name in TAUGHT_TASKS:
         faults += label_faults(config)
     if teacher and objective.matches is not None and not faults:
@@ -111,6 +118,13 @@ def model_faults(config: DictConfig) -> list[str]:
         )
     if spec and not spec.is_transformer:
         faults += _recurrent_faults(config, spec)
+    if own and not trains_task(config):
+        faults += [
+            f"teacher.tokenizer={config.teacher.tokenizer}: {key} is a masked language model, which predicts what is "
+            "hidden; other tokens are compared by causal ones"
+            for key, model in (("teacher.model", teacher), ("the student", learner))
+            if model is not None and model.kind == "masked"
+        ]
     if spec and not trains_task(config):
         kind = spec.kind
         wrong = "clm" if kind == "masked" else "mlm"
@@ -147,6 +161,16 @@ def _recurrent_faults(config: DictConfig, spec: ModelSpec) -> list[str]:
             f"compile=true: the packed sequences of a {spec.model_type} cannot be compiled; use false"
         )
     return faults
+
+
+def _pair_faults_of(teacher: ModelSpec, student: ModelSpec) -> list[str]:
+    """Of two models that read the same tokens."""
+    return [
+        f"{fault}; or let the teacher read its own, teacher.tokenizer=own"
+        if "one tokenizer" in fault
+        else fault
+        for fault in check_pair(teacher, student)
+    ]
 
 
 def _pair_faults(batch_size: int) -> list[str]:

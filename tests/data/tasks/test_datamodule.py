@@ -5,7 +5,7 @@ import torch
 from potstill.data.batching import StepSampler
 from potstill.data.steps import BatchSettings
 from potstill.data.tasks.augment import Augmentation, Noise
-from potstill.data.tasks.datamodule import TaskDataModule, TaskSet
+from potstill.data.tasks.datamodule import OwnInputs, TaskDataModule, TaskSet
 from potstill.data.tasks.features import Features
 
 PAD = 9
@@ -138,3 +138,27 @@ def test_noise_changes_training_rows_alone_and_anew_in_every_epoch():
     second = read([data._steps[at] for at in later])
     assert second.keys() == whole.keys()
     assert second != first
+
+
+def test_each_teacher_reads_its_own_tokens_of_the_rows_of_a_micro_batch():
+    rows, other = part(), part(seed=5)
+    data = TaskDataModule(
+        rows, {"": rows}, pad_id=PAD, token_types=True, settings=BatchSettings(seed=1, batch_size=4, accumulate=2),
+        teachers=[None, OwnInputs(other.features, pad_id=3, token_types=False)],
+    )  # fmt: skip
+    starts = np.cumsum(other.features.lengths) - other.features.lengths
+    for step in steps(data, data.train_dataloader()):
+        for micro in step.micro:
+            assert micro.read_by(0) is micro
+            theirs = micro.read_by(1)
+            assert theirs.rows.tolist() == micro.rows.tolist()
+            assert theirs.token_type_ids is None
+            assert theirs.input_ids.shape[1] == int(other.features.lengths[micro.rows].max())
+            for i, number in enumerate(micro.rows.tolist()):
+                length, start = int(other.features.lengths[number]), int(starts[number])
+                own = other.features.ids[start : start + length].tolist()
+                assert theirs.input_ids[i, :length].tolist() == own
+                assert (theirs.input_ids[i, length:] == 3).all()
+                assert int(theirs.attention_mask[i].sum()) == length
+    (loader,) = data.val_dataloader()
+    assert all(not micro.teachers for step in steps(data, loader) for micro in step.micro)

@@ -14,12 +14,34 @@ from torch.utils.data import DataLoader
 
 from potstill.data.batching import IGNORED, derive_seed
 from potstill.data.corpus.masking import mask_tokens, next_tokens, token_weights
+from potstill.data.corpus.retokenise import Retokeniser
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary
 from potstill.data.corpus.units import SequenceUnits, StepUnits, Units, by_length, run_steps, token_units
 from potstill.data.exchange import EVALUATION, Exchange, evaluation_exchange, training_exchange
 from potstill.data.steps import BatchSettings, StepDataModule, TrainSteps
 from potstill.interchange.intervene import Swap
+
+
+@dataclass
+class AlignedInputs:
+    """The sequences of a micro-batch as a teacher of another tokenizer reads them.
+
+    Attributes:
+        input_ids: `(batch, length)` in its own tokens.
+        attention_mask: `(batch, length)` int64, 0 at padding.
+        student_rows: `(n,)` indices into the micro-batch's flattened tokens, and
+        teacher_rows: `(n,)` into the flattened ones of here, behind which both have read the same text.
+        swap: nothing is swapped, and
+        sources: there are none.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    student_rows: Tensor
+    teacher_rows: Tensor
+    swap: Swap | None = None
+    sources: Any = None
 
 
 @dataclass
@@ -35,6 +57,7 @@ class MicroBatch:
         swap: the positions that swap; None without interventions.
         sources: the sources, where they are not in this micro-batch.
         units: `(n,)` numbers of these tokens' outputs in the store of a teacher, on the CPU; None without a store.
+        teacher: what a teacher of another tokenizer reads; None where it reads the same tokens.
     """
 
     input_ids: Tensor
@@ -45,6 +68,7 @@ class MicroBatch:
     swap: Swap | None = None
     sources: MicroBatch | None = None
     units: Tensor | None = None
+    teacher: AlignedInputs | None = None
 
 
 @dataclass
@@ -60,6 +84,7 @@ class StepBatch:
         reached_labelled: Those with a label.
         sequences: Sequences of the whole step, over all ranks, with the same sources, and
         pairs: the sum of their squared lengths.
+        aligned: Positions at which a teacher of another tokenizer has read the same text, over all ranks.
     """
 
     micro: list[MicroBatch]
@@ -70,6 +95,7 @@ class StepBatch:
     reached_labelled: int = 0
     sequences: int = 0
     pairs: int = 0
+    aligned: int = 0
 
 
 class CorpusDataModule(StepDataModule):
@@ -85,8 +111,10 @@ class CorpusDataModule(StepDataModule):
         vocabulary: Vocabulary,
         kind: str,
         settings: BatchSettings,
+        retokenise: Retokeniser | None = None,
     ):
-        super().__init__(_Items(train) if train is not None else None, settings)
+        super().__init__(_Items(train, retokenise) if train is not None else None, settings)
+        self.retokenise = retokenise
         self.train, self.evaluation, self.vocabulary, self.kind = train, evaluation, vocabulary, kind
         counts = (train or evaluation).token_counts  # type: ignore[union-attr]
         self._weights = token_weights(counts, settings.mlm_smoothing, vocabulary.special_ids)
@@ -97,7 +125,11 @@ class CorpusDataModule(StepDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Evaluation batches of like lengths, in an order that is the same every time."""
-        return [] if self.evaluation is None else self.evaluation_loader(_Items(self.evaluation))
+        return (
+            []
+            if self.evaluation is None
+            else self.evaluation_loader(_Items(self.evaluation, self.retokenise))
+        )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> StepBatch:
         """Say what is to be predicted and swapped in the whole step, then cut this rank's micro-batches out of it."""
@@ -125,6 +157,10 @@ class CorpusDataModule(StepDataModule):
             if not len(rows):
                 continue
             part = cut(rows)
+            if self.retokenise is not None:
+                part.teacher = _aligned(
+                    batch["aligned"], rows, part.input_ids.shape[1], self.retokenise.teacher.pad_id
+                )
             if exchange is not None:
                 part.sources = cut(rows + bases) if bases < len(lengths) else None
                 source_width = None if part.sources is None else part.sources.input_ids.shape[1]
@@ -137,6 +173,8 @@ class CorpusDataModule(StepDataModule):
         step = StepBatch(micro, len(labelled), int(labelled.sum()), int(batch["seed"]))
         counted = lengths if both else lengths[:bases]
         step.sequences, step.pairs = len(counted), int(np.square(counted.astype(np.int64)).sum())
+        if self.retokenise is not None:
+            step.aligned = len(batch["aligned"]["row"])
         if reached is not None:
             step.reached = int(reached[used].sum())
             step.reached_labelled = int((reached[used] & labelled).sum())
@@ -270,11 +308,37 @@ def pad(
     )
 
 
+def _aligned(item: dict[str, Tensor], rows: NDArray[np.int64], width: int, pad_id: int) -> AlignedInputs:
+    """Cut what a teacher reads out of flat ids.
+
+    Args:
+        item: `ids` and `lengths` of a whole step in the teacher's tokens; `row`, `student` and `teacher` of each
+            aligned position.
+        rows: `(batch,)` the step's rows in the micro-batch.
+        width: that the student's tokens are padded to.
+        pad_id: what fills up.
+    """
+    ids, lengths = item["ids"].long(), item["lengths"].cpu().numpy()
+    nothing = torch.zeros_like(ids)
+    own = pad(ids, nothing, lengths[rows], (np.cumsum(lengths) - lengths)[rows], pad_id)
+    place = np.full(len(lengths), -1)
+    place[rows] = np.arange(len(rows))
+    at = torch.from_numpy(place).to(ids.device)[item["row"]]
+    mine = at >= 0
+    at = at[mine]
+    return AlignedInputs(
+        own.input_ids,
+        own.attention_mask,
+        at * width + item["student"][mine],
+        at * own.input_ids.shape[1] + item["teacher"][mine],
+    )
+
+
 class _Items:
     """A corpus as sequences to be put into steps."""
 
-    def __init__(self, corpus: Corpus):
-        self.corpus = corpus
+    def __init__(self, corpus: Corpus, retokenise: Retokeniser | None = None):
+        self.corpus, self.retokenise = corpus, retokenise
 
     @property
     def lengths(self) -> NDArray[np.integer]:
@@ -285,7 +349,12 @@ class _Items:
     ) -> dict[str, Any]:
         wanted = np.concatenate([bases, sources])
         ids, lengths = self.corpus.gather(wanted)
+        further: dict[str, Any] = {}
+        if self.retokenise is not None:
+            aligned = self.retokenise(np.split(ids, np.cumsum(lengths)[:-1]))
+            further["aligned"] = {name: torch.from_numpy(own) for name, own in aligned._asdict().items()}
         return {
+            **further,
             "bases": len(bases),
             "ids": torch.from_numpy(ids.astype(np.int32, copy=False)),
             "lengths": torch.from_numpy(lengths.astype(np.int64)),

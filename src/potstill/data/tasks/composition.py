@@ -42,9 +42,11 @@ def is_task(benchmark: DictConfig | None) -> bool:
 
 
 def text_name(config: DictConfig) -> str:
-    """What reports call the data of a run: the benchmark of a task model, the user's own data, else the corpus."""
+    """What reports call the data of a run: the benchmarks of a task model, the user's own data, else the corpus."""
     if config.adapted.data.get("_target_"):
         return str(config.adapted.data["_target_"])
+    if config.tasks:
+        return ", ".join(str(task.name or task.benchmark) for task in config.tasks)
     return str(config.benchmark.name if is_task(config.benchmark) else config.data.name)
 
 

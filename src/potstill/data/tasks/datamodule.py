@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,21 @@ class TaskSet:
         return len(self.features)
 
 
+@dataclass(frozen=True)
+class OwnInputs:
+    """The training rows as a teacher reads them whose tokenizer is not the student's.
+
+    Attributes:
+        features: row by row the same examples.
+        pad_id: what fills up.
+        token_types: whether it tells first and second texts apart by token types.
+    """
+
+    features: Features
+    pad_id: int
+    token_types: bool
+
+
 @dataclass
 class TaskBatch:
     """Padded rows and their labels.
@@ -57,6 +72,7 @@ class TaskBatch:
         reached: `(batch, length)` real tokens that an intervention can change; None without interventions.
         swap: the positions that swap; None without interventions.
         sources: the sources, where they are not in this micro-batch.
+        teachers: the same rows in the tokens of each teacher, None of one that reads the student's; empty where all do.
     """
 
     input_ids: Tensor
@@ -68,6 +84,11 @@ class TaskBatch:
     reached: Tensor | None = None
     swap: Swap | None = None
     sources: TaskBatch | None = None
+    teachers: Sequence[TaskBatch | None] = ()
+
+    def read_by(self, teacher: int) -> TaskBatch:
+        """The same rows as a teacher reads them, by its number."""
+        return (self.teachers[teacher] if self.teachers else None) or self
 
 
 @dataclass
@@ -84,6 +105,7 @@ class TaskStep:
         reached_tokens: the tokens that it can change.
         sequences: Rows of the whole step, over all ranks, and
         pairs: the sum of their squared lengths. All count drawn sources too where these are bases.
+        task: whose step it is, where a student learns several.
     """
 
     micro: list[TaskBatch]
@@ -94,6 +116,7 @@ class TaskStep:
     reached_tokens: int = 0
     sequences: int = 0
     pairs: int = 0
+    task: str = ""
 
 
 class TaskDataModule(StepDataModule):
@@ -109,6 +132,7 @@ class TaskDataModule(StepDataModule):
         settings: BatchSettings,
         causal: bool = False,
         noise: Noise | None = None,
+        teachers: Sequence[OwnInputs | None] = (),
     ):
         """Put parts into batches.
 
@@ -120,8 +144,10 @@ class TaskDataModule(StepDataModule):
             settings: the keys of `data`; those of masking are not used.
             causal: an intervention reaches later positions only.
             noise: how training rows change from epoch to epoch.
+            teachers: what each teacher reads of `train`, None of one that reads the student's tokens.
         """
-        super().__init__(_Flat(train, noise) if train is not None else None, settings)
+        self.teachers = tuple(teachers)
+        super().__init__(_Flat(train, noise, self.teachers) if train is not None else None, settings)
         self.train, self.evaluation = train, dict(evaluation)
         self.pad_id, self.token_types, self.causal = pad_id, token_types, causal
 
@@ -140,6 +166,7 @@ class TaskDataModule(StepDataModule):
             if not len(cut):
                 continue
             part = self._padded(batch, lengths[cut], starts[cut], cut, reached)
+            part.teachers = self._read_by_teachers(batch, cut, part.rows)
             if exchange is not None:
                 if bases < len(lengths):
                     far = cut + bases
@@ -191,11 +218,8 @@ class TaskDataModule(StepDataModule):
         cut: NDArray[np.int64],
         reached: Tensor | None,
     ) -> TaskBatch:
-        columns = np.arange(int(lengths.max()))
-        real = columns < lengths[:, None]
         device = batch["ids"].device
-        source = torch.from_numpy(np.where(real, starts[:, None] + columns, 0)).to(device)
-        mask = torch.from_numpy(real).to(device)
+        source, mask = _places(lengths, starts, device)
         rows = torch.from_numpy(cut).to(device)
         return TaskBatch(
             batch["ids"].long()[source].masked_fill(~mask, self.pad_id),
@@ -207,6 +231,22 @@ class TaskDataModule(StepDataModule):
             None if reached is None else reached[source] & mask,
         )
 
+    def _read_by_teachers(
+        self, batch: dict[str, Any], cut: NDArray[np.int64], rows: Tensor
+    ) -> list[TaskBatch | None]:
+        """The rows of a micro-batch in the tokens of each teacher; only training reads teachers."""
+        found: list[TaskBatch | None] = []
+        for own, item in zip(self.teachers, batch.get("teachers", ()), strict=False):
+            if own is None:
+                found.append(None)
+                continue
+            lengths = item["lengths"].cpu().numpy()
+            source, mask = _places(lengths[cut], (np.cumsum(lengths) - lengths)[cut], rows.device)
+            ids = item["ids"].long()[source].masked_fill(~mask, own.pad_id)
+            types = item["types"].long()[source].masked_fill(~mask, 0) if own.token_types else None
+            found.append(TaskBatch(ids, mask.long(), types, None, rows))
+        return found
+
     def _labels(self, batch: dict[str, Any], rows: Tensor, source: Tensor, mask: Tensor) -> Tensor | None:
         if "labels" not in batch:
             return None
@@ -215,21 +255,50 @@ class TaskDataModule(StepDataModule):
         return batch["labels"][rows]
 
 
-class _Flat:
-    """A part whose rows are gathered out of its flat arrays."""
+def _places(lengths: NDArray, starts: NDArray, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """`(rows, longest)` where each token of padded rows is in the flat ones, and whether there is one."""
+    columns = np.arange(int(lengths.max()))
+    real = columns < lengths[:, None]
+    source = torch.from_numpy(np.where(real, starts[:, None] + columns, 0)).to(device)
+    return source, torch.from_numpy(real).to(device)
 
-    def __init__(self, part: TaskSet, noise: Noise | None = None):
-        self.noise = noise
-        self.part, self.lengths = part, part.features.lengths
+
+class _Gathered:
+    """Features whose rows are gathered out of flat arrays."""
+
+    def __init__(self, features: Features):
+        self.features, self.lengths = features, features.lengths
         self.starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+
+    def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the tokens of rows are, one row after another, and how many each has."""
+        lengths = self.lengths[rows].astype(np.int64)
+        ends = np.cumsum(lengths)
+        return np.repeat(self.starts[rows] - (ends - lengths), lengths) + np.arange(int(ends[-1])), lengths
+
+    def gather(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        """Their ids, types and lengths."""
+        places, lengths = self.places(rows)
+        return {
+            "ids": torch.from_numpy(self.features.ids[places]),
+            "types": torch.from_numpy(self.features.types[places]),
+            "lengths": torch.from_numpy(lengths),
+        }
+
+
+class _Flat(_Gathered):
+    """A part as sequences to be put into steps."""
+
+    def __init__(self, part: TaskSet, noise: Noise | None = None, teachers: Sequence[OwnInputs | None] = ()):
+        super().__init__(part.features)
+        self.part, self.noise = part, noise
+        self.teachers = [None if own is None else _Gathered(own.features) for own in teachers]
 
     def item(
         self, bases: NDArray[np.int64], sources: NDArray[np.int64], seed: int, training: bool
     ) -> dict[str, Any]:
         wanted = np.concatenate([bases, sources])
-        lengths = self.lengths[wanted].astype(np.int64)
-        ends = np.cumsum(lengths)
-        places = np.repeat(self.starts[wanted] - (ends - lengths), lengths) + np.arange(int(ends[-1]))
+        places, lengths = self.places(wanted)
         ids = self.part.features.ids[places]
         if self.noise is not None and training:
             special = np.isin(ids, self.noise.special_ids)
@@ -250,4 +319,6 @@ class _Flat:
         if self.part.labels is not None:
             labelled = wanted if self.part.words is None else places
             item["labels"] = torch.from_numpy(self.part.labels[labelled])
+        if self.teachers:
+            item["teachers"] = [{} if own is None else own.gather(wanted) for own in self.teachers]
         return item

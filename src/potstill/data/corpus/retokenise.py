@@ -1,0 +1,99 @@
+"""Sequences of a corpus in a teacher's own tokens, and the positions at which both models have read the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.data.alignment import aligned_ends
+from potstill.data.corpus.tokenizers import Vocabulary, load_backend
+
+Span = tuple[int, int]
+
+
+class Aligned(NamedTuple):
+    """Sequences in other tokens, end to end.
+
+    Attributes:
+        ids: `(tokens,)` int32, special tokens counted.
+        lengths: `(sequences,)` int64, tokens of each.
+        row: `(positions,)` int64, the sequence that an aligned position is of; ascending.
+        student: `(positions,)` int64, its place among the sequence's own tokens, and
+        teacher: `(positions,)` int64, among the other ones.
+    """
+
+    ids: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    row: NDArray[np.int64]
+    student: NDArray[np.int64]
+    teacher: NDArray[np.int64]
+
+
+class Retokeniser:
+    """Decodes sequences and encodes their text as a teacher does; a function of the sequences alone.
+
+    A store keeps no text, so a sequence's text is what its tokens decode to, and where they are in it is what encoding
+    it again says. Where that gives other tokens (a word cut off, a character unknown), positions count as far as the
+    tokens are the same: so far both models have certainly read the same.
+
+    Args:
+        student: of the stored tokens.
+        teacher: of the other ones, framed by its own begin and end of sequence.
+        max_length: most tokens that the teacher reads; what is behind them is cut off.
+    """
+
+    def __init__(self, student: Vocabulary, teacher: Vocabulary, max_length: int):
+        self.student, self.teacher, self.max_length = student, teacher, max_length
+        self._student, self._teacher = load_backend(student.path), load_backend(teacher.path)
+
+    def __call__(self, sequences: Sequence[NDArray]) -> Aligned:
+        """Sequences of the student's tokens in the teacher's."""
+        bare = [self._unframed(own.tolist()) for own in sequences]
+        texts = self._student.decode_batch([ids for _, ids in bare], skip_special_tokens=False)
+        again = self._student.encode_batch(texts, add_special_tokens=False)
+        theirs = self._teacher.encode_batch(texts, add_special_tokens=False)
+        before = [own for own in (self.teacher.start_id,) if own is not None]
+        after = [own for own in (self.teacher.end_id,) if own is not None]
+        room = max(self.max_length - len(before) - len(after), 0)
+        ids, lengths, places = [], [], []
+        for (first, own), ours, other in zip(bare, again, theirs, strict=True):
+            framed = [*before, *other.ids[:room], *after] or [self.teacher.pad_id]
+            ids += framed
+            lengths.append(len(framed))
+            same = _common(own, ours.ids, self.student.unk_id)
+            student, teacher = aligned_ends(_read(ours.offsets, same), _read(other.offsets, room))
+            places.append((student + first, teacher + len(before)))
+        counts = [len(student) for student, _ in places]
+        return Aligned(
+            np.array(ids, np.int32),
+            np.array(lengths, np.int64),
+            np.repeat(np.arange(len(places)), counts),
+            *(np.concatenate([np.zeros(0, np.int64), *own]) for own in zip(*places, strict=True)),
+        )
+
+    def _unframed(self, ids: list[int]) -> tuple[int, list[int]]:
+        """Where the text begins, and its tokens."""
+        first = int(bool(ids) and self.student.start_id is not None and ids[0] == self.student.start_id)
+        last = len(ids)
+        if last > first and self.student.end_id is not None and ids[-1] == self.student.end_id:
+            last -= 1
+        return first, ids[first:last]
+
+
+def _common(first: list[int], second: list[int], unknown: int | None) -> int:
+    """How many tokens both begin with, before an unknown one: its text is lost."""
+    pairs = zip(first, second, strict=False)
+    differ = (place for place, (a, b) in enumerate(pairs) if a != b or a == unknown)
+    return next(differ, min(len(first), len(second)))
+
+
+def _read(offsets: list[Span], count: int) -> list[Span]:
+    """Those of the first `count` tokens, less the last ones that have only a part of a character."""
+    kept = offsets[:count]
+    if count < len(offsets):
+        while kept and kept[-1][1] > offsets[count][0]:
+            kept.pop()
+    return kept

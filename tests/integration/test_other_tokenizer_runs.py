@@ -1,0 +1,201 @@
+"""A teacher and a student of different tokenizers, from end to end, in this process."""
+
+import json
+import random
+
+import pytest
+
+from potstill import runs
+from potstill.errors import ConfigError
+from potstill.validation import validate_train
+
+pytestmark = pytest.mark.integration
+
+QUIET = ["logger=csv", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
+SMALL = ["data.max_length=32", "data.batch_size=8", "optimizer.lr=3e-3", "data.eval_batch_size=32"]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory, words):
+    """Overrides that name rows of words of one half of the list: `yes` where they are of the first."""
+    folder, half, draw = tmp_path_factory.mktemp("rows"), len(words) // 2, random.Random(0)
+    for part, count in (("train", 160), ("eval", 40)):
+        rows = ["text\tlabel"]
+        for _ in range(count):
+            label = draw.random() < 0.5
+            chosen = draw.choices(words[:half] if label else words[half:], k=draw.randint(3, 9))
+            rows.append(f"{' '.join(chosen)}\t{['no', 'yes'][label]}")
+        (folder / f"{part}.tsv").write_text("\n".join(rows) + "\n")
+    parts = [f"benchmark.{part}_file={folder}/{part}.tsv" for part in ("train", "eval")]
+    return ["benchmark=text_classification", *parts]
+
+
+@pytest.fixture(scope="module")
+def train(task, shared_cache, compose_config):
+    def start(folder, *overrides):
+        config = compose_config(*task, *SMALL, *QUIET, f"data.cache={shared_cache}", *overrides)
+        validate_train(config)
+        folder.mkdir(exist_ok=True)
+        runs.train(config, folder)
+        return json.loads((folder / "summary.json").read_text())
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory, roberta_teacher, gpt2_teacher, train):
+    """Fine-tuned: a RoBERTa of a byte-level tokenizer, and a GPT-2 of another one."""
+    made = []
+    for name, model in (("roberta", roberta_teacher), ("gpt2", gpt2_teacher)):
+        folder = tmp_path_factory.mktemp(name)
+        train(folder, "objective=finetune", f"student.model={model}", "trainer.max_epochs=6")
+        made.append(folder / "student")
+    return made
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory, bert_tokenizer, make_bert):
+    folder = tmp_path_factory.mktemp("student")
+    return make_bert(folder, bert_tokenizer, layers=2, hidden_size=16, initializer_range=0.05)
+
+
+def test_a_bert_learns_from_a_roberta(train, teachers, student, tmp_path):
+    summary = train(
+        tmp_path, "objective=task_kd", f"teacher.model={teachers[0]}", f"student.model={student}",
+        "teacher.tokenizer=own", "trainer.max_epochs=8", "objective.temperature=2",
+    )  # fmt: skip
+    assert summary["train/loss_ce"] > 0
+    assert summary["val/accuracy"] > 0.85  # from soft targets alone
+    settings = json.loads((tmp_path / "student/tokenizer_config.json").read_text())
+    assert "Bert" in settings["tokenizer_class"]
+
+
+def test_teachers_of_a_tokenizer_each(train, teachers, student, tmp_path):
+    summary = train(
+        tmp_path, "objective=task_kd", f"teacher.models=[{teachers[0]},{teachers[1]}]", "teacher.tokenizer=own",
+        f"student.model={student}", "trainer.max_steps=2", "teacher.average=probabilities",
+        "trainer.accumulate_grad_batches=2",
+    )  # fmt: skip
+    assert summary["train/loss_ce"] > 0
+
+
+def test_a_teacher_of_the_same_tokenizer_is_read_as_without_the_key(train, student, tmp_path):
+    train(tmp_path / "teacher", "objective=finetune", f"student.model={student}", "trainer.max_steps=3")
+    common = [
+        "objective=task_kd", f"teacher.model={tmp_path}/teacher/student", f"student.model={student}",
+        "trainer.max_steps=3",
+    ]  # fmt: skip
+    plain = train(tmp_path / "plain", *common)
+    own = train(tmp_path / "own", *common, "teacher.tokenizer=own")
+    named = train(tmp_path / "named", *common, f"teacher.tokenizer={student}")
+    assert plain["train/loss_ce"] == own["train/loss_ce"] == named["train/loss_ce"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["objective.matches={teacher: 1, student: 1, loss: nst}"], "compares models token by token, and the lengths"),
+        (["objective.terms.cos.weight=1"], "objective.terms.cos.weight=1.0 with teacher.tokenizer=own"),
+        (["objective.interchange.mapping=single_middle"], "swaps states of the same tokens"),
+        (["data.augment.share=0.5"], "the teacher would read the rows as they were"),
+        (["benchmark.task=spans"], "is predicted token by token"),
+        (["objective=finetune"], "objective=finetune reads no teacher"),
+        (["student.model=null", "data.tokenizer={student}"], "of its tokens; give student.model=<folder>"),
+    ],
+)  # fmt: skip
+def test_what_needs_the_same_tokens_is_told_in_one_line(
+    overrides, said, task, teachers, student, compose_config
+):
+    given = [override.replace("{student}", str(student)) for override in overrides]
+    config = compose_config(
+        "objective=task_kd", *task, f"teacher.model={teachers[0]}", f"student.model={student}",
+        "teacher.tokenizer=own", *SMALL, *QUIET, *given,
+    )  # fmt: skip
+    with pytest.raises(ConfigError) as fault:
+        validate_train(config)
+    assert said in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_a_pair_of_vocabularies_that_do_not_fit_is_told_of_the_key(
+    task, teachers, student, compose_config, tmp_path
+):
+    settings = json.loads((student / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "vocab_size": 3001}))
+    given = [*task, f"teacher.model={teachers[0]}", f"student.model={tmp_path}", *SMALL, *QUIET]
+    with pytest.raises(ConfigError, match=r"or let the teacher read its own, teacher\.tokenizer=own"):
+        validate_train(compose_config("objective=task_kd", *given))
+    validate_train(compose_config("objective=task_kd", *given, "teacher.tokenizer=own"))
+
+
+ULD = [
+    "objective=kd", "objective.terms.ce.weight=0", "objective.terms.cos.weight=0", "objective.terms.uld.weight=1",
+    "objective.temperature=1", "teacher.tokenizer=own",
+]  # fmt: skip
+FROM_SCRATCH = (
+    "+student.config={model_type: gpt2, n_layer: 2, n_head: 4, n_embd: 16, n_positions: 64, bos_token_id: 2, "
+    "eos_token_id: 3}"
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(text_file, eval_file, shared_cache):
+    return [
+        "data=text_files", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]", "data.num_proc=1",
+        f"data.cache={shared_cache}",
+    ]  # fmt: skip
+
+
+def test_a_language_model_learns_from_one_of_other_tokens(
+    corpus, gpt2_teacher, bert_tokenizer, compose_config, tmp_path
+):
+    config = compose_config(
+        *ULD, *corpus, *SMALL, *QUIET, f"teacher.model={gpt2_teacher}", f"data.tokenizer={bert_tokenizer}",
+        FROM_SCRATCH, "trainer.max_epochs=2", "objective.gradient_shares_every=5",
+    )  # fmt: skip
+    validate_train(config)
+    runs.train(config, tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    weighted = summary["train/loss_uld"] + 2 * summary["train/loss_clm"]
+    assert summary["train/loss"] == pytest.approx(weighted, rel=1e-4)
+    assert 0 < summary["val/loss_uld"] <= 2
+    assert summary["train/gradient_share_uld"] > 0
+    assert "val/teacher_perplexity" not in summary
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["teacher.tokenizer=null"], "is of language models of different tokenizers; use teacher.tokenizer=own"),
+        (["objective.terms.uld.weight=0"], "only objective.terms.uld compares other tokens"),
+        (["objective.terms.ce.weight=5"], "objective.terms.ce.weight=5.0 with teacher.tokenizer=own"),
+        (["objective.matches={teacher: 1, student: 1, loss: cos}"], "compares models token by token"),
+        (["student=half"], "a student of the teacher's layers reads the teacher's tokens"),
+        (["objective=clm"], "objective.terms.uld.weight=1.0: objective=clm has no teacher"),
+        (["student.config.model_type=bert"], "the student is a masked language model"),
+    ],
+)  # fmt: skip
+def test_what_language_models_of_other_tokens_cannot_do(
+    overrides, said, corpus, gpt2_teacher, bert_tokenizer, compose_config
+):
+    given = [
+        *ULD,
+        *corpus,
+        *SMALL,
+        *QUIET,
+        f"teacher.model={gpt2_teacher}",
+        f"data.tokenizer={bert_tokenizer}",
+    ]
+    made = [] if "student=half" in overrides else [FROM_SCRATCH]
+    with pytest.raises(ConfigError) as fault:
+        validate_train(compose_config(*given, *made, *overrides))
+    assert said in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_one_tokenizer_for_both_needs_no_such_term(corpus, gpt2_teacher, compose_config, tmp_path):
+    given = [*ULD, *corpus, *SMALL, *QUIET, f"teacher.model={gpt2_teacher}", f"data.tokenizer={gpt2_teacher}"]
+    config = compose_config(*given, FROM_SCRATCH.replace("2, eos_token_id: 3", "0, eos_token_id: 0"))
+    validate_train(config)
+    with pytest.raises(ConfigError, match=r"use objective\.terms\.ce and teacher\.tokenizer=null"):
+        runs.train(config, tmp_path)
