@@ -22,6 +22,7 @@ from potstill.data.adapted import AdaptedStep
 from potstill.data.corpus.datamodule import StepBatch
 from potstill.data.tasks.datamodule import TaskStep
 from potstill.errors import StoppedError
+from potstill.modules.sharding import load_whole, whole
 
 WARMUP_STEPS = 5
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)
@@ -204,7 +205,8 @@ class BestStudent(Callback):
         if self.value is None or self.sign * value > self.sign * self.value:
             self.value, self.step = value, trainer.global_step
             self._weights = {
-                name: tensor.detach().to("cpu", copy=True) for name, tensor in _student(pl_module).items()
+                name: whole(tensor.detach()).to("cpu", copy=True)
+                for name, tensor in _student(pl_module).items()
             }
 
     def is_validated(self, trainer: Trainer) -> bool:
@@ -214,7 +216,7 @@ class BestStudent(Callback):
     def restore(self, pl_module: LightningModule) -> None:
         """Give the student its best weights back; as it is where it was never validated."""
         if self._weights:
-            pl_module.student.load_state_dict(self._weights)  # type: ignore[union-attr,operator]
+            load_whole(pl_module.student, self._weights)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         """Figure, step and weights."""
