@@ -7,7 +7,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_tests_of_the_table_exist():
-    rows = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if line.startswith("| ")][1:]
+    rows = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if line.startswith("| ")][
+        1:
+    ]
     assert len(rows) > 15
     for row in rows:
         named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", row)
