@@ -18,6 +18,10 @@ EXPERIMENTS = [path.stem for path in OPTIONS if path.parent.name == "experiment"
 STAGED = ["t3_mnli", "t3_sst2", "t3_mrpc", "t3_conll2003", "t4_tiny_mnli", "bigru_sst2"]
 
 
+# Options that need a plugin of Hydra's.
+EXTRAS = {f"hydra/launcher/{name}": "hydra_plugins.hydra_submitit_launcher" for name in ("slurm", "local")}
+
+
 def name_of(path):
     return path.relative_to(CONF).with_suffix("").as_posix()
 
@@ -34,6 +38,8 @@ def test_a_config_begins_with_the_command_that_uses_it(path):
 @pytest.mark.parametrize("path", OPTIONS, ids=name_of)
 def test_an_option_composes(path, compose_config):
     group, option = path.parent.relative_to(CONF).as_posix(), path.stem
+    if EXTRAS.get(name_of(path)):
+        pytest.importorskip(EXTRAS[name_of(path)])
     script = "evaluate" if group == "benchmark" else "train"
     config = compose_config(f"{group}={option}", name=script)
     assert config.seed == 42

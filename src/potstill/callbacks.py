@@ -17,11 +17,13 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.distributed.tensor import DTensor
 
 from potstill.data.adapted import AdaptedStep
 from potstill.data.corpus.datamodule import StepBatch
 from potstill.data.tasks.datamodule import TaskStep
 from potstill.errors import StoppedError
+from potstill.modules.sharding import load_whole, whole
 
 WARMUP_STEPS = 5
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)
@@ -212,7 +214,7 @@ class BestStudent(Callback):
     def restore(self, pl_module: LightningModule) -> None:
         """Give the student its best weights back; as it is where it was never validated."""
         if self._weights:
-            pl_module.student.load_state_dict(self._weights)  # type: ignore[union-attr,operator]
+            load_whole(pl_module.student, self._weights)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         """Figure, step and weights."""
@@ -232,6 +234,9 @@ def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     copies: dict[tuple[Any, ...], torch.Tensor] = {}
     weights = {}
     for name, tensor in state.items():
+        if isinstance(tensor, DTensor):  # of all ranks, which all take part
+            weights[name] = whole(tensor.detach()).to("cpu", copy=True)
+            continue
         place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if not tensor.numel() or place not in copies:
             copies[place] = tensor.detach().to("cpu", copy=True)

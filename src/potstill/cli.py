@@ -29,10 +29,12 @@ from potstill.errors import ConfigError, PotstillError, StageError, StoppedError
 from potstill.multirun import Jobs, names_glue, spell_out
 from potstill.process import prepare
 from potstill.validation import validate_evaluate, validate_train
+from potstill.validation.launch import RAY
 
 _DISK_FAULTS = {
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.EFBIG,
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
@@ -75,6 +77,15 @@ def _train(config: DictConfig) -> Any:
     from potstill.runs import train as run
 
     use_onednn()
+    if config.doctor:
+        from potstill.doctor import examine
+
+        examine(config)
+        return _drop_untouched(_output_folder())
+    if config.trainer.strategy == RAY:
+        from potstill.ray_workers import train_on_ray
+
+        return train_on_ray(config, _output_folder())
     return run(config, _output_folder())
 
 
@@ -113,7 +124,10 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
             raise SystemExit(failed.code) from None
         except (PotstillError, OmegaConfBaseException) as fault:
             if jobs.sweeping:  # the other jobs go on
-                return jobs.fail(one_line(fault))
+                jobs.fail(one_line(fault), told=not jobs.away)
+                if jobs.away:
+                    raise
+                return None
             _drop_untouched(_output_folder())
             _refuse(fault)
         except OSError as fault:
@@ -195,6 +209,8 @@ def one_line(fault: Exception) -> str:
 
 def _unknown_option(fault: MissingConfigException) -> str:
     """Hydra's own message lists its search path; the options are what a user needs."""
+    if (fault.missing_cfg_file or "").startswith("hydra/launcher/submitit_"):
+        return "hydra/launcher: hydra_submitit_launcher is not installed; pip install 'potstill[submitit]'"
     if not fault.missing_cfg_file or not fault.options:
         return _flat(str(fault).partition("Config search path")[0])
     group, _, option = fault.missing_cfg_file.rpartition("/")

@@ -282,6 +282,19 @@ class TrainerConfig:
     extra: dict[str, Any] = field(default_factory=dict)  # any other argument of lightning.Trainer
 
 
+def _pruner() -> dict[str, Any]:
+    return {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 5}
+
+
+@dataclass
+class TrialConfig:
+    """Of a job of a search (`hydra/sweeper=optuna`), which sets the first two."""
+
+    journal: str | None = None
+    number: int | None = None
+    pruner: dict[str, Any] = field(default_factory=_pruner)  # what ends a trial early; _target_=null: nothing
+
+
 @dataclass
 class CheckpointConfig:
     """When `checkpoints/last.ckpt` is written; it always is when training ends."""
@@ -352,6 +365,7 @@ class StageConfig:
 class TrainConfig:
     """The whole of `train.py`."""
 
+    doctor: bool = False  # print what the run would need, and end
     stage: str = "train"  # train | rationales: have a language model write them, before training
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -369,6 +383,7 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     compile: bool = False
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    trial: TrialConfig = field(default_factory=TrialConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 42

@@ -64,6 +64,12 @@ class Jobs:
     def __init__(self) -> None:
         self.folder: Path | None = None  # of the sweep, once a job of it has begun
         self.faults: list[str] = []
+        self._home = os.getpid()
+
+    @property
+    def away(self) -> bool:
+        """Whether a launcher runs the job in another process, whose sweep learns of a fault as it is raised."""
+        return os.getpid() != self._home
 
     def begin(self) -> None:
         """A job begins; to be called inside it."""

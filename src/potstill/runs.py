@@ -32,7 +32,7 @@ from potstill.callbacks import BestStudent, newest_checkpoint
 from potstill.config import teachers_of
 from potstill.data.rationales.composition import STEP_BY_STEP
 from potstill.data.tasks.composition import is_task, text_name
-from potstill.errors import CheckpointError
+from potstill.errors import CheckpointError, TrainingError
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.report import Collapsible, Curves, Section, Table, read_metrics, write_report
 from potstill.models.folders import fresh_folder
@@ -40,6 +40,7 @@ from potstill.models.head_labels import SUFFIXES
 from potstill.models.load import save_module, save_student
 from potstill.models.shared import SharedStudent
 from potstill.models.trunk import task_head
+from potstill.modules.sharding import gather
 from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
 from potstill.shared_tasks import monitored
@@ -80,8 +81,6 @@ def train(config: DictConfig, folder: Path) -> float | None:
     else:
         training = build_task_training(config) if is_task_run else build_training(config)
     training.module.nonfinite = config.trainer.nonfinite
-    bar = config.trainer.enable_progress_bar
-    callbacks, throughput = build_callbacks(config, folder, bar)
     monitor, best = "val/loss" if own else "val/perplexity", None
     if config.tasks:
         monitor, mode = monitored(config)
@@ -92,6 +91,8 @@ def train(config: DictConfig, folder: Path) -> float | None:
         )
         monitor = f"val/{name}"
         best = BestStudent(monitor, mode)
+    bar = config.trainer.enable_progress_bar
+    callbacks, throughput = build_callbacks(config, folder, bar, monitor)
     if best is not None:
         callbacks.insert(0, best)
     loggers = build_loggers(config, folder, _resumed_from(config, folder))
@@ -102,7 +103,10 @@ def train(config: DictConfig, folder: Path) -> float | None:
             config.trainer, folder, callbacks=callbacks, loggers=loggers, validate=validate
         )
         if config.trainer.max_steps != 0:
-            _fit(trainer, training, config.ckpt_path)
+            try:
+                _fit(trainer, training, config.ckpt_path)
+            except torch.OutOfMemoryError as fault:
+                raise TrainingError(out_of_memory(config)) from fault
         if best is not None:
             _take_best(trainer, training, best)
         metrics = _final_metrics(trainer, training) if validate else {}
@@ -122,6 +126,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
             "seconds": time.perf_counter() - started,
             **provenance(config),
         }
+        gather(training.module.student)  # by all ranks
         if trainer.is_global_zero:
             _save(config, training, summary, folder / "student")
             write_summary(folder, summary)
@@ -167,6 +172,19 @@ def _fit(trainer: Trainer, training: AnyTraining, ckpt_path: str | None) -> None
     if path:
         _readable(path)
     trainer.fit(training.module, datamodule=training.data, ckpt_path=path, weights_only=True)
+
+
+def out_of_memory(config: DictConfig) -> str:
+    """What to change where a step does not fit into the device's memory: the same update from smaller parts first."""
+    batch, parts = config.data.batch_size, config.trainer.accumulate_grad_batches
+    half = max(batch // 2, 1)
+    said = [f"data.batch_size={half} trainer.accumulate_grad_batches={parts * 2}"] if batch > 1 else []
+    if config.student.checkpointing != "full":
+        said.append("student.checkpointing=full")
+    if config.trainer.precision == "32-true":
+        said.append("trainer.precision=bf16-mixed")
+    said += ["a smaller data.max_length", "strategy=fsdp on several GPUs"]
+    return f"data.batch_size={batch}: out of memory on the device; try {', or '.join(said)}; doctor=true measures"
 
 
 def _resumed_from(config: DictConfig, folder: Path) -> Resumed | None:

@@ -171,7 +171,8 @@ def _overrides(path: Path) -> dict[str, str] | None:
     if not isinstance(found, list):
         return None
     split = [str(override).partition("=") for override in found]
-    return {key.lstrip("+"): value for key, _, value in split}
+    # A search tells each job of its trial, which is no option of the job's.
+    return {key.lstrip("+"): value for key, _, value in split if not key.startswith("trial.")}
 
 
 def _config(job: Path) -> dict[str, Any]:

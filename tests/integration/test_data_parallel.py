@@ -89,3 +89,71 @@ def test_two_processes_judge_a_task_as_one_does(command, bert_tokenizer, make_be
     figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in runs]
     for key in ("train/loss_label", "train/grad_norm", "val/loss", "val/accuracy", "val/f1_macro"):
         assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-4), key
+
+
+CALM = (
+    "+student.config={model_type: bert, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, "
+    "intermediate_size: 64, max_position_embeddings: 64, hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"
+)
+
+
+def test_weights_that_are_shared_out_make_the_same_update(
+    command, text_file, eval_file, bert_teacher, tmp_path
+):
+    """Sharded student and teacher, tied embeddings, interventions, accumulation, a resumed run: as one process."""
+    common = [
+        "objective=diito", f"teacher.model={bert_teacher}", CALM, "data=text_files",
+        f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]", "data.max_length=32", "data.num_proc=1",
+        "optimizer.lr=1e-3", "trainer.enable_progress_bar=false", "logger=csv", "trainer.val_check_interval=2",
+        "schedule=constant",
+    ]  # fmt: skip
+    two = [
+        "strategy=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true",
+        "data.batch_size=2", "trainer.accumulate_grad_batches=2",
+    ]  # fmt: skip
+    last = "checkpoints/last.ckpt"
+    runs = {
+        "one": ["data.batch_size=8", "trainer.max_steps=4"],
+        "half": [*two, "trainer.max_steps=2", "trainer.strategy=fsdp_gradients"],
+        "two": [*two, "trainer.max_steps=4", f"ckpt_path={tmp_path}/half/{last}"],
+    }
+    for name, overrides in runs.items():
+        done = command("train.py", *common, *overrides, f"hydra.run.dir={tmp_path}/{name}")
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, both = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("one", "two"))
+    for key, value in one.items():
+        torch.testing.assert_close(both[key], value, rtol=0, atol=1e-5, msg=key)
+    figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")]
+    for key in ("train/loss", "train/loss_causal_ce", "train/grad_norm", "val/loss", "val/interchange_kl"):
+        assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-4), key
+    saved = [torch.load(tmp_path / name / last, weights_only=True) for name in ("one", "two")]
+    assert saved[0]["state_dict"].keys() == saved[1]["state_dict"].keys()
+    for number, state in saved[0]["optimizer_states"][0]["state"].items():
+        for key, value in state.items():
+            other = saved[1]["optimizer_states"][0]["state"][number][key]
+            torch.testing.assert_close(other, value, rtol=1e-3, atol=1e-6, msg=f"{number} {key}")
+
+
+def test_the_best_student_of_shared_weights_is_kept(command, bert_tokenizer, make_bert, words, tmp_path):
+    """A task student: its best weights are put together, restored and saved whole."""
+    calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    make_bert(tmp_path / "bert", bert_tokenizer, layers=1, **calm)
+    rows = [f"{' '.join(words[i : i + 3 + i % 5])}\t{i % 3}" for i in range(24)]
+    (tmp_path / "rows.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    common = [
+        "objective=finetune", "benchmark=text_classification", f"benchmark.train_file={tmp_path}/rows.tsv",
+        f"benchmark.eval_file={tmp_path}/rows.tsv", f"student.model={tmp_path}/bert", "data.max_length=32",
+        "trainer.max_steps=4", "trainer.val_check_interval=1", "optimizer.lr=1e-2", "optimizer.eps=1e-3", "logger=csv",
+        "trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    two = ["strategy=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+    runs = {"one": ["data.batch_size=8"], "two": [*two, "data.batch_size=4"]}
+    for name, overrides in runs.items():
+        done = command("train.py", *common, *overrides, f"hydra.run.dir={tmp_path}/{name}")
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, both = (load_file(tmp_path / name / "student" / "model.safetensors") for name in runs)
+    for key, value in one.items():
+        torch.testing.assert_close(both[key], value, rtol=0, atol=1e-5, msg=key)
+    figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in runs]
+    for key in ("train/best_step", "val/accuracy", "train/grad_norm"):
+        assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-4), key

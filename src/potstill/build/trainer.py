@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.build.instantiate import make
+from potstill.build.strategies import check_hardware, strategy_of
 from potstill.callbacks import AtomicCheckpointIO, LastCheckpoint, StopOnSignal, Throughput, progress_bar
 from potstill.data.tasks.composition import text_name
 from potstill.errors import ConfigError
@@ -42,15 +43,21 @@ def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None = No
 
 
 def build_callbacks(
-    config: DictConfig, folder: Path, with_progress: bool
+    config: DictConfig, folder: Path, with_progress: bool, monitor: str = "val/perplexity"
 ) -> tuple[list[Callback], Throughput]:
-    """The run's own callbacks and the configured ones."""
+    """The run's own callbacks and the configured ones; `monitor` is what a search goes by."""
     throughput = Throughput("examples" if is_adapted(config) else "tokens")
     last = LastCheckpoint(folder / "checkpoints", config.checkpoint.every_n_steps)
     callbacks: list[Callback] = [throughput, last]
     if with_progress:
         callbacks.append(progress_bar())
     callbacks += [make(f"callbacks.{name}", settings) for name, settings in config.callbacks.items()]
+    trial = config.trial
+    if trial.journal is not None and trial.pruner.get("_target_"):
+        from potstill.pruning import PruneTrial
+
+        pruner = make("trial.pruner", trial.pruner)
+        callbacks.append(PruneTrial(trial.journal, trial.number, monitor, pruner))
     callbacks.append(StopOnSignal(last))  # the last: it ends the step
     return callbacks, throughput
 
@@ -66,6 +73,7 @@ def build_trainer(
     known = inspect.signature(lightning.Trainer.__init__).parameters
     if unknown := [key for key in settings.extra if key not in known]:
         raise ConfigError(f"trainer.extra.{unknown[0]}: not an argument of lightning.Trainer")
+    check_hardware(settings)
     limit = settings.limit_val_batches
     try:
         return lightning.Trainer(
@@ -80,7 +88,7 @@ def build_trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
-            strategy=settings.strategy,
+            strategy=strategy_of(settings.strategy),
             precision=settings.precision,
             enable_progress_bar=settings.enable_progress_bar,
             enable_model_summary=False,

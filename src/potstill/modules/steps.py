@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from potstill.errors import CheckpointError, TrainingError
 from potstill.modules.gradient_shares import gradient_shares
+from potstill.modules.sharding import exchange, rest, shard, whole
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
@@ -137,12 +138,26 @@ class StudentModule(LightningModule):
         totals: dict[str, Tensor] = {}
         for i, micro in enumerate(batch.micro):
             with self._sync(last=i == len(batch.micro) - 1):
-                share = share_of(micro)
+                loss, terms = self.share_alone(share_of, micro)
                 # Data parallelism averages gradients over ranks, but the shares add up.
-                self.manual_backward(share.loss * world)
-            for name, value in {"loss": share.loss.detach(), **share.terms}.items():
+                self.manual_backward(loss * world)
+            for name, value in {"loss": loss.detach(), **terms}.items():
                 totals[name] = totals[name] + value if name in totals else value
         self._step(optimizer, totals)
+
+    def share_alone(self, share_of: Callable[[Any], _Share], micro: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """A micro-batch's share, without its backward pass: what stands for `forward` where weights are shared out."""
+        share = share_of(micro)
+        return share.loss, share.terms
+
+    def configure_model(self) -> None:
+        """Share the weights out over ranks where the strategy asks for it."""
+        if (mesh := self.device_mesh) is not None:
+            shard(self, mesh["data_parallel"], keep=self.trainer.strategy.keep)  # type: ignore[attr-defined]
+
+    def on_validation_end(self) -> None:
+        """Weights that were gathered for it are old after the next step."""
+        rest(self)
 
     def _step(self, optimizer: Any, totals: dict[str, Tensor]) -> None:
         trained = [*self.student.parameters(), *self.projections.parameters()]
@@ -152,7 +167,7 @@ class StudentModule(LightningModule):
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(shares)  # each rank has its share of the step's means
         # One wait for the device.
-        values = dict(zip(names, [*shares.tolist(), float(norm)], strict=True))
+        values = dict(zip(names, [*shares.tolist(), float(whole(norm))], strict=True))
         bad = [
             name
             for name in [*self.objective.active, "loss", "grad_norm"]
@@ -193,6 +208,7 @@ class StudentModule(LightningModule):
 
     def _sync(self, last: bool) -> Any:
         """Ranks exchange gradients with the last micro-batch only."""
+        exchange(self, last)
         parallel = self.trainer.strategy.model
         if not last and isinstance(parallel, nn.parallel.DistributedDataParallel):
             return parallel.no_sync()

@@ -24,6 +24,7 @@ from potstill.validation.data import data_faults
 from potstill.validation.exports import export_faults
 from potstill.validation.folders import output_faults
 from potstill.validation.generation import generation_faults
+from potstill.validation.launch import launch_faults, strategy_faults
 from potstill.validation.models import length_faults, model_faults, spec_of
 from potstill.validation.objectives import objective_faults, trains_task
 from potstill.validation.rationales import corpus_faults, judged_rationale_faults, rationale_faults
@@ -31,7 +32,6 @@ from potstill.validation.shared_tasks import shared_task_faults
 from potstill.validation.sweeps import sweep_faults
 from potstill.validation.training import (
     checkpoint_faults,
-    launch_faults,
     logger_faults,
     optimizer_faults,
     trainer_faults,
@@ -73,6 +73,7 @@ def validate_train(config: DictConfig, *, models: bool = True) -> None:
         *optimizer_faults(config),
         *checkpoint_faults(config),
         *logger_faults(config.logger),
+        *strategy_faults(config),
         *launch_faults(config),
         *cache_faults(config),
         *output_faults(),

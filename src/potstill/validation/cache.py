@@ -41,7 +41,9 @@ def _more_faults(config: DictConfig) -> list[str]:
     faults = [
         f"objective.terms.{name}.weight={term.weight}: {off}; use 0, or teacher/cache=off"
         for name, term in objective.terms.items()
-        if name in ("mse", "cos", "causal_ce", "causal_cos", "uld") and name not in KEPT[task] and _has_weight(term)
+        if name in ("mse", "cos", "causal_ce", "causal_cos", "uld")
+        and name not in KEPT[task]
+        and _has_weight(term)
     ]
     if objective.matches is not None:
         faults.append(

@@ -1,4 +1,4 @@
-"""Faults of how a run goes: trainer, optimizer, schedule, checkpoint, logger, launch."""
+"""Faults of how a run goes: trainer, optimizer, schedule, checkpoint, logger."""
 
 from __future__ import annotations
 
@@ -89,23 +89,3 @@ def logger_faults(logger: DictConfig) -> list[str]:
     if logger.mode not in (None, "online", "offline", "disabled"):
         faults.append(f"logger.mode={logger.mode}: online, offline, disabled, or null")
     return faults
-
-
-def launch_faults(config: DictConfig) -> list[str]:
-    """A sweep in one process would be entered again by each process that DDP starts."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-        return []
-    trainer = config.trainer
-    if (
-        trainer.strategy.startswith("ddp")
-        and "spawn" not in trainer.strategy
-        and trainer.devices not in (1, "1")
-    ):
-        return [
-            f"trainer.strategy={trainer.strategy} with -m: each process would start the sweep again; use "
-            "trainer.devices=1, trainer.strategy=ddp_spawn, or a launcher"
-        ]
-    return []

@@ -1,0 +1,196 @@
+"""A search instead of a grid: Optuna proposes the options of the next jobs from what the last ones came to.
+
+Hydra's own sweeper of that name is bound to Optuna 2 and cannot prune. This one runs under any launcher: jobs and
+sweeper meet in a journal in the sweep's folder, where jobs report every validation and learn whether to end early.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    RangeSweep,
+    Transformer,
+)
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from potstill.errors import ConfigError
+from potstill.validation.launch import missing_extra
+
+JOURNAL = "study.journal"
+RESULTS = "optimization_results.yaml"
+
+
+class OptunaSweeper(Sweeper):
+    """Asks for as many trials as are missing: the same command in the same folder goes on.
+
+    Args:
+        n_trials: jobs altogether.
+        n_jobs: jobs beside each other, where the launcher can.
+        direction: minimize | maximize, of what a job returns: its validation perplexity or its benchmark's metric.
+        seed: of the proposals.
+    """
+
+    def __init__(self, n_trials: int, n_jobs: int, direction: str, seed: int) -> None:
+        self.n_trials, self.n_jobs, self.direction, self.seed = n_trials, n_jobs, direction, seed
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """What the sweep is of.
+
+        Raises:
+            ConfigError: Optuna is not installed, or a setting is none.
+        """
+        if faults := missing_extra("hydra/sweeper=optuna", "optuna", "optuna"):
+            raise ConfigError(faults[0])
+        if self.direction not in ("minimize", "maximize"):
+            raise ConfigError(f"hydra.sweeper.direction={self.direction}: minimize or maximize")
+        for name, value in (("n_trials", self.n_trials), ("n_jobs", self.n_jobs)):
+            if value < 1:
+                raise ConfigError(f"hydra.sweeper.{name}={value}: 1 or more")
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> dict[str, Any]:
+        """Run the trials.
+
+        Args:
+            arguments: overrides; those with several values, ranges or intervals are searched over.
+
+        Returns:
+            The best trial's options and value.
+
+        Raises:
+            ConfigError: nothing to search over, or something that cannot be.
+        """
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        parsed = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(
+            arguments
+        )
+        space = {
+            str(own.input_line).partition("=")[0]: distribution(own)
+            for own in parsed
+            if own.is_sweep_override()
+        }
+        if not space:
+            raise ConfigError(
+                "hydra/sweeper=optuna: nothing to search over; give optimizer.lr='interval(1e-5,1e-3)' or a list"
+            )
+        fixed = [str(own.input_line) for own in parsed if not own.is_sweep_override()]
+        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            study_name="potstill",
+            storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+            direction=self.direction,
+            load_if_exists=True,
+        )
+        for left in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # of a sweep that was killed
+            study.tell(left.number, state=optuna.trial.TrialState.FAIL)
+        # Proposals are a function of the seed and of how many there were.
+        study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials))
+        while (done := len(study.trials)) < self.n_trials:
+            trials = [study.ask(space) for _ in range(min(self.n_jobs, self.n_trials - done))]
+            jobs = [
+                [
+                    *fixed,
+                    *(f"{key}={trial.params[key]}" for key in space),
+                    f"trial.journal={folder / JOURNAL}",
+                    f"trial.number={trial.number}",
+                ]
+                for trial in trials
+            ]
+            for trial, ended in zip(trials, self.launcher.launch(jobs, initial_job_idx=done), strict=True):
+                _tell(study, trial, ended)
+            _write_best(study, folder / RESULTS)
+        return best_of(study)
+
+
+def distribution(override: Override) -> Any:
+    """What Optuna draws an option from.
+
+    Args:
+        override: `key=a,b`, `choice(a,b)`, `range(1,9,step=2)`, `interval(0,1)`, `int(interval(1,4))`,
+            `tag(log,interval(1e-5,1e-3))`.
+
+    Raises:
+        ConfigError: a sweep that is none of these.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        return CategoricalDistribution(
+            [str(text) for text in override.sweep_iterator(transformer=Transformer.encode)]
+        )
+    if isinstance(value, RangeSweep):
+        start, stop, step = value.start or 0, value.stop, value.step
+        if all(isinstance(part, int) for part in (start, stop, step)):
+            return IntDistribution(int(start), int(stop) - 1, step=int(step))  # type: ignore[arg-type]
+        return FloatDistribution(float(start), float(stop), step=float(step))  # type: ignore[arg-type]
+    if isinstance(value, IntervalSweep):
+        low, high, log = value.start, value.end, "log" in value.tags
+        if isinstance(low, int) and isinstance(high, int):
+            return IntDistribution(low, high, log=log)
+        return FloatDistribution(float(low), float(high), log=log)  # type: ignore[arg-type]
+    raise ConfigError(f"{override.input_line}: a list, range(...) or interval(...) can be searched over")
+
+
+def best_of(study: Any) -> dict[str, Any]:
+    """Options, value and number of the best trial that ended; its state counts of all. No trial may have ended yet."""
+    counts: dict[str, int] = {}
+    for trial in study.trials:
+        name = trial.state.name.lower()
+        counts[name] = counts.get(name, 0) + 1
+    if "complete" not in counts:
+        return {"name": "optuna", "trials": counts}
+    best = study.best_trial
+    return {
+        "name": "optuna",
+        "best_params": dict(best.params),
+        "best_value": best.value,
+        "best_job": best.number,
+        "trials": counts,
+    }
+
+
+def _tell(study: Any, trial: Any, ended: JobReturn) -> None:
+    from optuna.trial import TrialState
+
+    value = ended._return_value if ended.status == JobStatus.COMPLETED else None
+    reported = study.trials[trial.number]
+    if not isinstance(value, int | float) or value != value:
+        study.tell(trial, state=TrialState.FAIL)  # the job said why; the search goes on
+    elif reported.user_attrs.get("pruned"):
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, float(value))
+
+
+def _write_best(study: Any, path: Path) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    OmegaConf.save(OmegaConf.create(best_of(study)), fresh)
+    fresh.replace(path)
+
+
+__all__: Sequence[str] = ("OptunaSweeper", "best_of", "distribution")

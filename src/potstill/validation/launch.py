@@ -1,0 +1,80 @@
+"""Faults of where a run goes: strategies, extras that they need, sweeps of several processes. No torch."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from omegaconf import DictConfig
+
+FSDP, FSDP_GRADIENTS = "fsdp", "fsdp_gradients"  # ZeRO 3 and 2
+RAY = "ray"
+SHARDED = (FSDP, FSDP_GRADIENTS)
+DEEPSPEED = "deepspeed"
+STARTS_PROCESSES = ("ddp", "fsdp", RAY)
+IN_PROCESS = "spawn"
+
+
+def missing_extra(key: str, module: str, extra: str) -> list[str]:
+    """What is wrong where an optional package is not installed, with the command that installs it.
+
+    Args:
+        key: as it was asked for, `trainer.strategy=ray`.
+        module: that is imported.
+        extra: of this package.
+    """
+    if importlib.util.find_spec(module) is not None:
+        return []
+    return [f"{key}: {module} is not installed; pip install 'potstill[{extra}]'"]
+
+
+def strategy_faults(config: DictConfig) -> list[str]:
+    """Of a training run's strategy, and what does not go with it."""
+    trainer, faults = config.trainer, []
+    name = trainer.strategy
+    if config.doctor and config.objective.name == "adapted":
+        faults.append("doctor=true: not with objective=adapted, whose batches are its loaders' own")
+    if name == RAY:
+        faults += missing_extra("trainer.strategy=ray", "ray", "ray")
+        if not isinstance(trainer.devices, int):
+            faults.append(
+                f"trainer.devices={trainer.devices}: with trainer.strategy=ray the number of workers, trainer.devices=4"
+            )
+    if name.startswith(DEEPSPEED):
+        faults.append(
+            f"trainer.strategy={name}: not one of ours; ZeRO 3 is strategy=fsdp, ZeRO 2 trainer.strategy=fsdp_gradients"
+        )
+    if name in SHARDED:
+        if config.objective.gradient_shares_every is not None:
+            faults.append(
+                f"objective.gradient_shares_every={config.objective.gradient_shares_every}: null with "
+                f"trainer.strategy={name}, which has no whole gradients"
+            )
+        if trainer.precision == "64-true":
+            faults.append(f"trainer.precision=64-true: 32-true or bf16-mixed with trainer.strategy={name}")
+        if config.compile:
+            faults.append(f"compile=true: false with trainer.strategy={name}")
+    if trainer.num_nodes < 1:
+        faults.append(f"trainer.num_nodes={trainer.num_nodes}: 1 or more")
+    return faults
+
+
+def launch_faults(config: DictConfig) -> list[str]:
+    """A sweep in one process would be entered again by each process that DDP starts."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return []
+    trainer = config.trainer
+    if (
+        trainer.strategy.startswith(STARTS_PROCESSES)
+        and trainer.strategy != RAY  # whose workers are told what to do, and compose nothing
+        and IN_PROCESS not in trainer.strategy
+        and (trainer.devices not in (1, "1") or trainer.num_nodes > 1)
+        and "submitit" not in str(HydraConfig.get().launcher.get("_target_"))  # SLURM starts the processes
+    ):
+        return [
+            f"trainer.strategy={trainer.strategy} with -m: each process would start the sweep again; use "
+            "trainer.devices=1, trainer.strategy=ddp_spawn, or a launcher, hydra/launcher=slurm"
+        ]
+    return []

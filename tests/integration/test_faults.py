@@ -1,0 +1,117 @@
+"""Faults from outside that a run survives, or ends by in one line; `docs/faults.md` lists them all."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from potstill import runs
+from potstill.errors import CheckpointError, TrainingError
+from potstill.modules.distillation import LanguageDistillation
+from potstill.validation import validate_train
+
+pytestmark = pytest.mark.integration
+SCRIPT = Path(__file__).parents[2] / "train.py"
+
+
+@pytest.fixture
+def overrides(text_file, eval_file, bert_teacher):
+    return [
+        "objective=kd", f"teacher.model={bert_teacher}", "data=text_files", f"data.train_files=[{text_file}]",
+        f"data.eval_files=[{eval_file}]", "data.max_length=32", "data.num_proc=1", "data.batch_size=8", "logger=csv",
+        "trainer.max_steps=4", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1",
+        "checkpoint.every_n_steps=2",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def run(overrides, shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def start(name, *further):
+        config = compose_config(*overrides, *further)
+        validate_train(config)
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        runs.train(config, folder)
+        return folder
+
+    return start
+
+
+def test_no_memory_on_the_device_says_what_to_change(run, monkeypatch):
+    def step(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(LanguageDistillation, "training_step", step)
+    with pytest.raises(TrainingError) as fault:
+        run("full")
+    line = str(fault.value)
+    assert line.startswith("data.batch_size=8: out of memory on the device; try data.batch_size=4 ")
+    assert "trainer.accumulate_grad_batches=2" in line
+    assert "\n" not in line
+
+
+def test_a_full_disk_leaves_the_last_whole_checkpoint(run, monkeypatch, tmp_path):
+    whole, saved = run("whole"), []
+
+    def full(file):
+        saved.append(file)
+        if len(saved) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            run("full")
+    left = tmp_path / "full" / "checkpoints"
+    assert [path.name for path in left.iterdir()] == ["last.ckpt"]
+    assert torch.load(left / "last.ckpt", weights_only=True)["global_step"] == 2
+    again = run("full", "resume=auto")
+    ends = [json.loads((folder / "summary.json").read_text()) for folder in (whole, again)]
+    assert ends[0]["val/loss"] == ends[1]["val/loss"]
+
+
+def test_a_disk_without_room_is_one_line(overrides, shared_cache, tmp_path):
+    """A limit on the size of files stands for a full disk: the checkpoint does not fit."""
+
+    def small():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    environment = {**os.environ, "POTSTILL_CACHE": str(shared_cache), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *overrides, f"hydra.run.dir={tmp_path}/run"],
+        env=environment, preexec_fn=small, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: hydra.run.dir: cannot write")
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_a_damaged_checkpoint_is_refused(damage, run):
+    last = run("whole") / "checkpoints" / "last.ckpt"
+    content = last.read_bytes()
+    last.write_bytes(content[: len(content) // 2] if damage == "cut" else b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        run("whole", "resume=auto")
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(run, monkeypatch):
+    whole = run("whole")
+    ticks = iter(range(10**6, 0, -1))
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: float(next(ticks)))
+        other = run("backwards")
+    ends = [json.loads((folder / "summary.json").read_text()) for folder in (whole, other)]
+    assert ends[0]["val/loss"] == ends[1]["val/loss"]
+    assert ends[1]["seconds"] > 0

@@ -1,0 +1,109 @@
+"""Where a run goes: what does not go together, and which command installs what is missing."""
+
+import importlib.util
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from potstill.build import build_trainer
+from potstill.errors import ConfigError
+from potstill.validation import validate_train
+
+
+@pytest.fixture
+def said(compose_config, kd):
+    def fault(*overrides):
+        with pytest.raises(ConfigError) as found:
+            validate_train(compose_config(*kd, *overrides))
+        assert "\n" not in str(found.value)
+        return str(found.value)
+
+    return fault
+
+
+def test_what_does_not_go_with_shared_weights(said):
+    sharded = [
+        "strategy=fsdp",
+        "objective.gradient_shares_every=2",
+        "trainer.precision=64-true",
+        "compile=true",
+    ]
+    line = said(*sharded)
+    assert "objective.gradient_shares_every=2: null with trainer.strategy=fsdp" in line
+    assert "trainer.precision=64-true: 32-true or bf16-mixed" in line
+    assert "compile=true: false with trainer.strategy=fsdp" in line
+    assert "strategy=fsdp, ZeRO 2 trainer.strategy=fsdp_gradients" in said(
+        "trainer.strategy=deepspeed_stage_2"
+    )
+    assert "trainer.num_nodes=0: 1 or more" in said("trainer.num_nodes=0")
+
+
+def test_an_extra_that_is_not_installed_is_named_with_its_command(said, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else found(name))
+    assert "trainer.strategy=ray: ray is not installed; pip install 'potstill[ray]'" in said("strategy=ray")
+
+
+def test_ray_needs_a_number_of_workers(said):
+    assert "trainer.devices=auto: with trainer.strategy=ray" in said("strategy=ray", "trainer.devices=auto")
+
+
+@pytest.mark.parametrize(
+    ("count", "overrides", "line"),
+    [
+        (
+            0,
+            ["strategy=gpu"],
+            "trainer.accelerator=gpu: this machine has no GPU that torch can use; strategy=cpu",
+        ),
+        (
+            1,
+            ["strategy=ddp", "trainer.devices=4"],
+            "trainer.devices=4: this machine has 1 GPU; trainer.devices=1",
+        ),
+        (
+            2,
+            ["strategy=fsdp", "trainer.devices=4"],
+            "trainer.devices=4: this machine has 2 GPUs; trainer.devices=2",
+        ),
+        (1, ["strategy=gpu"], "trainer.precision=bf16-mixed: this GPU has no units for bfloat16"),
+    ],
+)
+def test_what_the_machine_lacks(count, overrides, line, compose_config, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+    config = compose_config(*overrides)
+    with pytest.raises(ConfigError) as fault:
+        build_trainer(config.trainer, tmp_path, callbacks=[], loggers=False)
+    assert str(fault.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "launcher", "refused"),
+    [
+        (
+            {"strategy": "fsdp", "devices": 2},
+            "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+            True,
+        ),
+        ({"strategy": "ddp", "devices": 1, "num_nodes": 2}, "BasicLauncher", True),
+        ({"strategy": "ddp", "devices": 1}, "BasicLauncher", False),
+        ({"strategy": "ddp_spawn", "devices": 2}, "BasicLauncher", False),
+        ({"strategy": "ray", "devices": 2}, "BasicLauncher", False),
+        ({"strategy": "ddp", "devices": 2}, "hydra_plugins.hydra_submitit_launcher.SlurmLauncher", False),
+    ],
+)
+def test_a_sweep_of_runs_that_start_processes(trainer, launcher, refused, monkeypatch):
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from potstill.validation.launch import launch_faults
+
+    hydra = OmegaConf.create({"launcher": {"_target_": launcher}})
+    hydra.mode = RunMode.MULTIRUN
+    monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: hydra))
+    faults = launch_faults(OmegaConf.create({"trainer": {"num_nodes": 1, **trainer}}))
+    assert bool(faults) is refused
+    assert all("hydra/launcher=slurm" in line for line in faults)
