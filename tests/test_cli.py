@@ -87,6 +87,10 @@ FAULTS = {
         ["objective=finetune", "benchmark=sst2"],
         ["benchmark.hub", "nyu-mll/glue (sst2, train)", "benchmark.folder=<folder>"],
     ),
+    "a doctor for stages": (
+        ["doctor=true", "stages=[{name: a}]"],
+        ["doctor=true: examines one training run, not stages"],
+    ),
     "two stages of one name": (
         ["stages=[{name: a},{name: a}]"],
         ["stages: two stages have the name a", "give each its own"],

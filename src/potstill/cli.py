@@ -63,6 +63,9 @@ def evaluate() -> None:
 
 
 def _train(config: DictConfig) -> Any:
+    if config.doctor and (config.stages or config.stage != "train"):
+        what = "stages" if config.stages else f"stage={config.stage}"
+        raise ConfigError(f"doctor=true: examines one training run, not {what}; leave one of them away")
     if config.stages:  # each is a process of its own; no torch in this one
         from potstill.recipes import run_recipe
 

@@ -102,7 +102,7 @@ class OptunaSweeper(Sweeper):
         study = optuna.create_study(
             study_name="potstill",
             storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-            direction=self.direction,
+            direction=optuna.study.StudyDirection[self.direction.upper()],
             load_if_exists=True,
         )
         for left in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # of a sweep that was killed

@@ -123,8 +123,16 @@ def check_mask(kind: str, vocabulary: Vocabulary) -> None:
         )
 
 
-def sequence_length(data: DictConfig, vocabulary: Vocabulary, models: list[PreTrainedModel]) -> int:
+def sequence_length(
+    data: DictConfig, vocabulary: Vocabulary, models: list[PreTrainedModel], usual: int | None = None
+) -> int:
     """Tokens of the longest sequence: `data.max_length`, within what the models can read.
+
+    Args:
+        data: the section of the configuration.
+        vocabulary: whose tokenizer has a length of its own, which counts where nothing else is said.
+        models: that read the sequences.
+        usual: what the benchmark takes where `data.max_length` is null.
 
     Raises:
         ConfigError: `data.max_length` is more than a model can read.
@@ -132,7 +140,7 @@ def sequence_length(data: DictConfig, vocabulary: Vocabulary, models: list[PreTr
     limit = min(trunk_of(model).max_length for model in models)
     if data.max_length is not None and data.max_length > limit:
         raise ConfigError(f"data.max_length={data.max_length}: the models read at most {limit} tokens")
-    return data.max_length or min(limit, vocabulary.max_length or limit, LONGEST)
+    return data.max_length or min(limit, usual or vocabulary.max_length or limit, LONGEST)
 
 
 def build_corpora(

@@ -193,7 +193,7 @@ def prepare_task(
         PotstillError: the rows cannot be tokenised, or not for these models.
     """
     models = [*(teacher.model for teacher in teachers if teacher.vocabulary is None), student]
-    length = _length(config, vocabulary, models)
+    length = sequence_length(config.data, vocabulary, models, config.benchmark.max_length)
     preparer = Preparer(config.data, config.benchmark, read.task, vocabulary, length)
     train_set = preparer.part("train", read.train).set
     prepared = {
@@ -217,7 +217,7 @@ def _own_inputs(config: DictConfig, read: ReadTask, teacher: Reader) -> OwnInput
     model, vocabulary = teacher
     if vocabulary is None:
         return None
-    length = _length(config, vocabulary, [model])
+    length = sequence_length(config.data, vocabulary, [model], config.benchmark.max_length)
     preparer = Preparer(config.data, config.benchmark, read.task, vocabulary, length)
     features = preparer.part("train", read.train).set.features
     return OwnInputs(features, vocabulary.pad_id, trunk_of(model).token_types > 1)
@@ -256,7 +256,7 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
             config.benchmark.interchange, trunk_of(teacher), trunk_of(classifier), "benchmark.interchange"
         )
         objective = replace(objective, interchange=exchange)
-    length = _length(config, vocabulary, loaded)
+    length = sequence_length(config.data, vocabulary, loaded, config.benchmark.max_length)
     preparer = Preparer(config.data, config.benchmark, task, vocabulary, length)
     prepared = {name: preparer.part(_part_name(name), part) for name, part in parts.items()}
     data = TaskDataModule(
@@ -274,12 +274,6 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
         classifier, teacher, objective, task, {name: part.judge for name, part in prepared.items()}
     )
     return TaskEvaluation(module, data, length, vocabulary.path)
-
-
-def _length(config: DictConfig, vocabulary: Vocabulary, models: list[PreTrainedModel]) -> int:
-    """Tokens of the longest sequence; a benchmark may have a default of its own."""
-    length, own = sequence_length(config.data, vocabulary, models), config.benchmark.max_length
-    return length if config.data.max_length is not None or own is None else min(length, own)
 
 
 def _noise(settings: DictConfig, vocabulary: Vocabulary) -> Noise | None:
