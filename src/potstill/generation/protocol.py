@@ -113,7 +113,10 @@ def _top(value: Any) -> list[list[tuple[str, float]]] | None:
     if isinstance(value.get("content"), list):
         listed = [entry.get("top_logprobs") or [] for entry in value["content"]]
         return (
-            [[(str(one["token"]), float(one["logprob"])) for one in own] for own in listed]
+            [
+                [(str(one["token"]), float(one["logprob"])) for one in own if one["logprob"] is not None]
+                for own in listed
+            ]
             if any(listed)
             else None
         )
@@ -121,7 +124,7 @@ def _top(value: Any) -> list[list[tuple[str, float]]] | None:
     if not isinstance(values, list) or not isinstance(top, list) or len(top) != len(values):
         return None
     return [
-        [(str(token), float(likely)) for token, likely in (own or {}).items()]
+        [(str(token), float(likely)) for token, likely in (own or {}).items() if likely is not None]
         for own, one in zip(top, values, strict=True)
         if one is not None
     ]
