@@ -31,6 +31,13 @@ def test_what_is_right_is_taken(given, compose_config):
     [
         (["objective.alpha=1.5"], "objective.alpha=1.5: the weight of prediction, from 0 to 1"),
         (["objective.alpha=-0.1"], "objective.alpha=-0.1: the weight of prediction, from 0 to 1"),
+        (["objective.soft_weight=2"], "objective.soft_weight=2.0: the share of label probabilities"),
+        (
+            ["objective.soft_weight=0.5", "objective.temperature=0"],
+            "objective.temperature=0.0: must be above 0",
+        ),
+        (["objective.soft_weight=0.5", "data.set=svamp"], "labels of data.set=svamp are free"),
+        (["data.set=arithmetic", "data.generated.events=0"], "data.generated.events=0: must be 1 to 20"),
         (["objective.mode=both"], "objective.mode=both: one of standard, task_prefix"),
         (["data.labels=gold"], "data.labels=gold: one of gt, llm"),
         (["data.share=0"], "data.share=0.0: of the training rows, above 0 and at most 1"),

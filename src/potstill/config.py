@@ -50,7 +50,7 @@ class GeneratedConfig:
     train: int = 4000
     valid: int = 500
     test: int = 1000
-    people: int = 2  # of a problem
+    people: int = 1  # of a problem
     events: int = 3  # most sentences in which somebody gets or loses some
     largest: int = 10  # number of things
     seed: int = 0  # of the problems, whatever the run's

@@ -95,7 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="of a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--warmup", type=int, default=30, help="steps in which labels are learnt, to be written"
+        "--warmup", type=int, default=60, help="steps in which labels are learnt, to be written"
     )
     parser.add_argument("--judged", type=int, default=128, help="rows that are written of")
     parser.add_argument("--written", type=int, default=64, help="tokens, as data.generation_max_length")

@@ -6,7 +6,7 @@ from potstill.data.corpus.tokenizers import describe, load_backend
 from potstill.data.rationales.arithmetic import Problems, arithmetic_rows, arithmetic_tokenizer
 from potstill.errors import ConfigError
 
-SMALL = Problems(train=300, valid=20, test=50)
+SMALL = Problems(train=300, valid=20, test=50, people=2)
 SPLITS = ("train", "valid", "test")
 
 
@@ -38,10 +38,13 @@ def test_no_problem_is_seen_twice_and_other_sizes_leave_test_rows_as_they_are():
     parts = {split: arithmetic_rows(SMALL, split).inputs for split in SPLITS}
     assert [len(parts[split]) for split in SPLITS] == [300, 20, 50]
     assert len(set().union(*parts.values())) == 370
-    more = Problems(train=400, valid=20, test=50)
+    more = Problems(train=400, valid=20, test=50, people=2)
     assert arithmetic_rows(more, "test") == arithmetic_rows(SMALL, "test")
     assert arithmetic_rows(more, "train").inputs[:300] == parts["train"]
-    assert arithmetic_rows(Problems(train=300, valid=20, test=50, seed=1), "test").inputs != parts["test"]
+    assert (
+        arithmetic_rows(Problems(train=300, valid=20, test=50, people=2, seed=1), "test").inputs
+        != parts["test"]
+    )
 
 
 def test_the_tokenizer_has_every_word_and_gives_it_back(tmp_path):

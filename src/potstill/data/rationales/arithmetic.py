@@ -47,7 +47,7 @@ class Problems:
     train: int = 4000
     valid: int = 500
     test: int = 1000
-    people: int = 2
+    people: int = 1
     events: int = 3
     largest: int = 10
     seed: int = 0
