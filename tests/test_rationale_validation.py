@@ -49,7 +49,10 @@ def test_what_is_right_is_taken(given, compose_config):
             "data.train_files=null: there are no rows; data=svamp data.folder=<folder>",
         ),
         (["data.set=imdb"], "data.set=imdb: one of cqa, svamp, esnli, anli1"),
-        (["data.set=asdiv"], "data.set=asdiv: one of cqa, svamp, esnli, anli1; it is added to another"),
+        (
+            ["data.set=asdiv"],
+            "data.set=asdiv: one of cqa, svamp, esnli, anli1, arithmetic; it is added to another",
+        ),
         (["data=cqa", "data.train_files=null"], "data.folder=null: cqa is read from its files"),
         (["data.folder=/no/such"], "data.folder=/no/such: no such folder"),
         (["data.more_sets=[gsm]", "data.folder=/"], "data.more_sets=['gsm']: 'gsm' is none of cqa"),
