@@ -107,13 +107,11 @@ class TaskPrefixObjective:
         if self.soft_weight and PREDICT in shown.targets:
             share = losses.total.new_zeros(())
             if soft is not None and shown.choices is not None and shown.choice_rows is not None:
-                own = (
-                    shown.choice_rows
-                )  # rows of prediction come first, so a place among them is one among all
-                scores_C = student.scores(
-                    starts[-1], shown.choices, states_BLD[own], shown.attention_mask[own]
-                )
-                share = soft_label_loss(scores_C, soft, own, self.temperature) / max(tokens.get(SOFT, 0), 1)
+                # Rows of prediction come first, so a place among them is one among all.
+                places, mask_BL = shown.choice_rows, shown.attention_mask
+                scores_C = student.scores(starts[-1], shown.choices, states_BLD[places], mask_BL[places])
+                summed = soft_label_loss(scores_C, soft, places, self.temperature)
+                share = summed / max(tokens.get(SOFT, 0), 1)
             terms[SOFT] = share.detach()
             total = total + self.weights[PREDICT] * self.soft_weight * share
         terms[TOTAL] = total.detach()

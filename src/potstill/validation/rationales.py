@@ -109,8 +109,8 @@ def _shared_faults(data: DictConfig) -> list[str]:
     if data.set == GENERATED:
         try:
             problems_of(data)
-        except PotstillError as fault:
-            faults.append(str(fault))
+        except PotstillError as refused:
+            faults.append(str(refused))
     for key in ("train_files", "eval_files", "test_files"):
         for file in data[key] or []:
             if fault := fault_of(Path(file).expanduser()):
