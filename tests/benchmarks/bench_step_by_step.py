@@ -9,7 +9,7 @@ pass, clipping, AdamW. The textbook (the published trainer) runs each task throu
 order of the file padded to their longest row, all logits of all positions made. A round has as many batches of each:
 ours from evenly spaced quantiles of the epoch's batches by size, so that a round stands for an epoch.
 
-Generation: the student first learns for some steps to write labels, since what never ends cannot end early. Ours takes
+Generation: the student first learns the labels of those rows, since what never ends cannot end early. Ours takes
 rows of like length together and ends when all rows of a batch have ended; the textbook takes them in the order of the
 file and writes `--written` tokens of each. Both keep the keys and values of earlier tokens.
 """
@@ -253,9 +253,9 @@ def measure_generation(
     student: nn.Module, features: RationaleFeatures, arguments: argparse.Namespace
 ) -> None:
     settings = BatchSettings(seed=0, batch_size=arguments.batch, eval_batch_size=arguments.batch)
-    learn_labels(student, features, settings, arguments.warmup)
-    student.eval()
     judged = select(features, np.arange(min(arguments.judged, len(features))))
+    learn_labels(student, judged, settings, arguments.warmup)
+    student.eval()
     part = RationaleSequences(judged, explains=False)
     data = RationaleDataModule(None, {VALID: part}, pad_id=PAD, settings=settings)
     sides = {
@@ -285,7 +285,7 @@ def learn_labels(
     )
     student.train()
     view, objective = Seq2Seq(student), TaskPrefixObjective(explains=False)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=2e-3, fused=True)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
     for item in itertools.islice(
         itertools.chain.from_iterable(itertools.repeat(data.train_dataloader())), steps
     ):
