@@ -49,6 +49,7 @@ bench: install   ## ratios against textbook implementations, each in one run
 	$(BIN)/python tests/benchmarks/bench_sparse.py
 	$(BIN)/python tests/benchmarks/bench_toolkit.py
 	$(BIN)/python tests/benchmarks/bench_cache.py
+	$(BIN)/python tests/benchmarks/bench_step_by_step.py $(if $(POTSTILL_DATA_DIR),--folder $(POTSTILL_DATA_DIR)/stepbystep --tokenizer $(POTSTILL_DATA_DIR)/tokenizers/t5)
 
 # Every run keeps its own wandb folder; the viewer wants them in one, so links are gathered.
 dashboard: install   ## offline wandb runs in wandb's own terminal viewer

@@ -31,6 +31,13 @@ def test_what_is_right_is_taken(given, compose_config):
     [
         (["objective.alpha=1.5"], "objective.alpha=1.5: the weight of prediction, from 0 to 1"),
         (["objective.alpha=-0.1"], "objective.alpha=-0.1: the weight of prediction, from 0 to 1"),
+        (["objective.soft_weight=2"], "objective.soft_weight=2.0: the share of label probabilities"),
+        (
+            ["objective.soft_weight=0.5", "objective.temperature=0"],
+            "objective.temperature=0.0: must be above 0",
+        ),
+        (["objective.soft_weight=0.5", "data.set=svamp"], "labels of data.set=svamp are free"),
+        (["data.set=arithmetic", "data.generated.events=0"], "data.generated.events=0: must be 1 to 20"),
         (["objective.mode=both"], "objective.mode=both: one of standard, task_prefix"),
         (["data.labels=gold"], "data.labels=gold: one of gt, llm"),
         (["data.share=0"], "data.share=0.0: of the training rows, above 0 and at most 1"),
@@ -42,7 +49,10 @@ def test_what_is_right_is_taken(given, compose_config):
             "data.train_files=null: there are no rows; data=svamp data.folder=<folder>",
         ),
         (["data.set=imdb"], "data.set=imdb: one of cqa, svamp, esnli, anli1"),
-        (["data.set=asdiv"], "data.set=asdiv: one of cqa, svamp, esnli, anli1; it is added to another"),
+        (
+            ["data.set=asdiv"],
+            "data.set=asdiv: one of cqa, svamp, esnli, anli1, arithmetic; it is added to another",
+        ),
         (["data=cqa", "data.train_files=null"], "data.folder=null: cqa is read from its files"),
         (["data.folder=/no/such"], "data.folder=/no/such: no such folder"),
         (["data.more_sets=[gsm]", "data.folder=/"], "data.more_sets=['gsm']: 'gsm' is none of cqa"),

@@ -47,6 +47,19 @@ class AugmentConfig:
 
 
 @dataclass
+class GeneratedConfig:
+    """Of data=arithmetic: rows of each part, and how hard their problems are."""
+
+    train: int = 4000
+    valid: int = 500
+    test: int = 1000
+    people: int = 1  # of a problem
+    events: int = 3  # most sentences in which somebody gets or loses some
+    largest: int = 10  # number of things
+    seed: int = 0  # of the problems, whatever the run's
+
+
+@dataclass
 class DataConfig:
     """Where text comes from, how it is binarized, and how it is masked and batched."""
 
@@ -78,9 +91,10 @@ class DataConfig:
     num_workers: int = 0  # processes that read batches; memory-mapped reads take microseconds, so 0 is fine
     # Of objective=step_by_step and benchmark=step_by_step:
     set: str | None = (
-        None  # cqa | svamp | esnli | anli1; of own files: how labels are compared; null: as texts
+        None  # cqa | svamp | esnli | anli1 | arithmetic; of own files: how labels are compared; null: as texts
     )
     folder: str | None = None  # of all sets, laid out as published
+    generated: GeneratedConfig = field(default_factory=GeneratedConfig)  # of set=arithmetic
     rationales: str | None = "palm"  # palm | gpt | the path of a file with an output a row; null: none
     labels: str = "gt"  # gt | llm: whose labels are learnt
     share: float = 1.0  # of the training rows
@@ -164,6 +178,7 @@ class ObjectiveConfig:
     interchange: InterchangeConfig = field(default_factory=InterchangeConfig)
     mode: str = "task_prefix"  # of step_by_step: task_prefix | standard (labels alone)
     alpha: float = 0.5  # of step_by_step: weight of prediction; 1 - alpha is that of explanation
+    soft_weight: float = 0.0  # of step_by_step: the share of an LLM's label probabilities in prediction
 
 
 @dataclass

@@ -6,16 +6,17 @@ import json
 import logging
 import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.data.rationales.files import records_of
-from potstill.data.rationales.parsing import parse
+from potstill.data.rationales.parsing import NLI_LABELS, NLI_SETS, parse
 from potstill.data.rationales.readers import stored_rows
 from potstill.data.rationales.sets import EQUATION, SETS
+from potstill.data.rationales.soft_labels import FIELD, labels_file, read_probabilities
 from potstill.evaluation.equations import value_of
 from potstill.generation.prompts import Prompts, load_prompts
 from potstill.generation.run import generate
@@ -58,6 +59,7 @@ def explain(config: DictConfig, folder: Path) -> float:
         shots=settings.shots,
         drop_contradicting=settings.drop_contradicting,
         chunk_rows=settings.chunk_rows,
+        label_sets=[_label_set(data, row) for row in rows],
     )
     if own and report.complete:
         _write_own(target, settings.split, rows, understood)
@@ -123,6 +125,14 @@ def _canonical(data: DictConfig) -> Canonical:
     return plain_label
 
 
+def _label_set(data: DictConfig, row: Mapping[str, Any]) -> Sequence[str] | None:
+    """What a row's label can be; None where it can be anything."""
+    if data.set in NLI_SETS:
+        return NLI_LABELS
+    choices = row.get("choices")
+    return choices if isinstance(choices, list) and all(isinstance(one, str) for one in choices) else None
+
+
 def _write_own(target: Path, split: str, rows: list[Mapping[str, Any]], understood: Parse) -> None:
     """The rows with what was understood of their answers; a blank rationale counts as unparsed where it is read."""
     answers: list[str] = []
@@ -130,10 +140,13 @@ def _write_own(target: Path, split: str, rows: list[Mapping[str, Any]], understo
     while (path := target / "llm" / f"{split}_CoT_{number}.json").is_file():
         answers += json.loads(path.read_text(encoding="utf-8"))
         number += 1
+    soft = read_probabilities(labels_file(target / "llm", split), len(rows))
     lines = []
-    for row, answer in zip(rows, answers, strict=True):
+    for row, answer, probabilities in zip(rows, answers, soft, strict=True):
         rationale, label = understood(answer) or ("", "")
-        lines.append(json.dumps({**row, "rationale": rationale, "llm_label": label}, ensure_ascii=False))
+        made = {**row, "rationale": rationale, "llm_label": label}
+        made |= {} if probabilities is None else {FIELD: probabilities}
+        lines.append(json.dumps(made, ensure_ascii=False))
     path = target / f"{split}.jsonl"
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

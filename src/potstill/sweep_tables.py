@@ -20,6 +20,7 @@ from potstill.evaluation.sweep_plots import (
 )
 from potstill.evaluation.tables import write_table
 from potstill.glue_tables import glue_tables
+from potstill.share_curves import share_curves
 from potstill.summary import provenance, write_summary
 from potstill.sweeps import SEED, Group, Job, grouped, metrics_of, read_sweep, spread_of, varying
 
@@ -28,7 +29,10 @@ MAX_AXES = 10  # of parallel coordinates
 
 
 def compare(config: DictConfig, folder: Path) -> None:
-    """Put the jobs of `sweep.folder` into one table: summary.json, sweep.csv and report.html, glue.csv of GLUE."""
+    """Put the jobs of `sweep.folder` into one table: summary.json, sweep.csv and report.html.
+
+    Of GLUE there is glue.csv besides, of a sweep over the share of the data share.csv.
+    """
     source = Path(config.sweep.folder).expanduser()
     jobs = read_sweep(source)
     metrics = metrics_of(jobs, config.sweep.metrics)
@@ -54,6 +58,7 @@ def compare(config: DictConfig, folder: Path) -> None:
     sections = [
         overview(source, jobs),
         *tables,
+        *share_curves(groups, metrics, folder),
         groups_table(groups, metrics),
         jobs_table(jobs, options, metrics),
         *_plots(jobs, options, groups, metrics),

@@ -83,6 +83,15 @@ def test_cache():
     assert len(re.findall(r"bytes a (?:row|token)", output)) == 3
 
 
+def test_step_by_step():
+    flags = ["--rows=200", "--warmup=40", "--steps=2", "--judged=16", "--written=12", "--hidden=48"]
+    output = run("bench_step_by_step.py", *flags)
+    for label in ("training, fp32", "training, bf16", "generation, fp32"):
+        ratio(output, f"{label}, ours / textbook")
+    assert len(re.findall(r"losses agree", output)) == 2
+    assert "predictions agree: 16 rows" in output
+
+
 def test_sparse():
     output = run("bench_sparse.py", "--rows=4", "--vocabulary=80", "--hidden=8", "--draws=3", tiny=())
     table = re.findall(r"^(\S.*?) +([12])" + r" +([-+]?\d+\.\d+)" * 6 + r"$", output, flags=re.MULTILINE)

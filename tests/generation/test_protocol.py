@@ -21,9 +21,10 @@ def test_a_sampled_completion_with_all_options():
     body = request_body(Request("k", "Q", 5), "m", sampling, ("\n\n",), {"top_k": 3, "seed": None})
     assert body == {
         "model": "m", "prompt": "Q", "max_tokens": 256, "temperature": 0.7, "top_p": 0.9, "stop": ["\n\n"],
-        "logprobs": 1, "top_k": 3,
+        "logprobs": 5, "top_k": 3,
     }  # fmt: skip
-    assert request_body(Request("k", MESSAGES, 5), "m", sampling, (), {})["logprobs"] is True
+    chat = request_body(Request("k", MESSAGES, 5), "m", sampling, (), {})
+    assert (chat["logprobs"], chat["top_logprobs"]) == (True, 20)
     assert request_body(Request("k", MESSAGES, 5), "m", sampling, (), {})["seed"] == 5
 
 
@@ -44,6 +45,23 @@ def test_replies_of_both_forms_are_read():
         "choices": [{"text": "A", "logprobs": {"tokens": ["A", "B"], "token_logprobs": [None, -2.0]}}],
     }
     assert read_reply(json.dumps(text).encode()) == Answer("A", "", 0, 0, [("B", -2.0)])
+
+
+def test_the_likeliest_tokens_are_read_in_both_forms():
+    likely = [{"token": "A", "logprob": -1}, {"token": "C", "logprob": -2}, {"token": "D", "logprob": None}]
+    content = [
+        {"token": "A", "logprob": -1, "top_logprobs": likely},
+        {"token": ".", "logprob": 0, "top_logprobs": []},
+    ]
+    chat = {"choices": [{"message": {"content": "A."}, "logprobs": {"content": content}}]}
+    assert read_reply(json.dumps(chat).encode()).top == [[("A", -1.0), ("C", -2.0)], []]
+    own = {
+        "tokens": ["x", "B"],
+        "token_logprobs": [None, -2.0],
+        "top_logprobs": [None, {"B": -2.0, "E": -3.0}],
+    }
+    text = {"choices": [{"text": "B", "logprobs": own}]}
+    assert read_reply(json.dumps(text).encode()).top == [[("B", -2.0), ("E", -3.0)]]
 
 
 @pytest.mark.parametrize(

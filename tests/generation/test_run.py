@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import re
 import signal
@@ -235,6 +236,26 @@ def test_log_probabilities_are_in_the_journal(endpoint, tmp_path):
     assert endpoint.bodies[0]["logprobs"] is True
     entry = json.loads((tmp_path / "llm" / "train_journal.jsonl").read_text())
     assert entry["logprobs"] == [["Why", -0.25]]
+
+
+def test_label_probabilities_are_beside_the_rationales(endpoint, tmp_path):
+    tokens = ["Why. The answer is", " yes", "."]
+    likely = [{"token": " yes", "logprob": math.log(0.6)}, {"token": " no", "logprob": math.log(0.2)}]
+    content = [
+        {"token": token, "logprob": 0.0, "top_logprobs": likely if token == " yes" else []}
+        for token in tokens
+    ]
+    endpoint.script = lambda body, count: {
+        "text": "".join(tokens),
+        "choice": {"logprobs": {"content": content}},
+    }
+    own = {"label_sets": [["no", "yes"], None], "parse": lambda text: ("Why.", "yes")}
+    run(endpoint, tmp_path, rows(2), Sampling(logprobs=True), **own)
+    found, free = written(tmp_path, "train_labels.json")
+    assert found == pytest.approx({"no": 0.25, "yes": 0.75})
+    assert free is None
+    run(endpoint, tmp_path, rows(2), Sampling(), **own)
+    assert not (tmp_path / "llm" / "train_labels.json").exists()  # of another run
 
 
 SCRIPT = """

@@ -157,3 +157,36 @@ def test_the_best_student_of_shared_weights_is_kept(command, bert_tokenizer, mak
     figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in runs]
     for key in ("train/best_step", "val/accuracy", "train/grad_norm"):
         assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-4), key
+
+
+def test_two_processes_make_the_update_of_one_step_by_step(command, arithmetic_files, t5_tokenizer, tmp_path):
+    """Both tasks' losses are means over the whole step's target tokens, whichever process has them."""
+    still = "{model_type: t5, d_model: 32, d_kv: 8, d_ff: 64, num_layers: 1, num_heads: 4, dropout_rate: 0.0}"
+    common = [
+        "objective=step_by_step", "objective.alpha=0.3", "data=rationales", "data.set=svamp",
+        f"data.train_files=[{arithmetic_files}/train.jsonl]", f"data.eval_files=[{arithmetic_files}/valid.jsonl]",
+        f"data.test_files=[{arithmetic_files}/test.jsonl]", f"data.tokenizer={t5_tokenizer}",
+        f"+student.config={still}", "trainer.max_steps=4", "data.eval_batch_size=5", "data.generation_max_length=8",
+        "data.output_rationale=true", "optimizer.lr=1e-3", "optimizer.eps=1e-3", "trainer.enable_progress_bar=false",
+        "logger=csv",
+    ]  # fmt: skip
+    two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+    runs = {
+        "one": ["data.batch_size=8"],
+        "two": [*two, "data.batch_size=2", "trainer.accumulate_grad_batches=2"],
+    }
+    for name, overrides in runs.items():
+        done = command("train.py", *common, *overrides, f"hydra.run.dir={tmp_path}/{name}")
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, both = (load_file(tmp_path / name / "student" / "model.safetensors") for name in runs)
+    for key, value in one.items():
+        torch.testing.assert_close(both[key], value, rtol=0, atol=1e-6, msg=key)
+    figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in runs]
+    tasks = [
+        f"{part}/loss_{task}" for part in ("train", "val", "test") for task in ("predict", "explain", "total")
+    ]
+    written = [
+        f"{part}/{name}" for part in ("val", "test") for name in ("accuracy", "text_accuracy", "rouge_l")
+    ]
+    for key in (*tasks, *written, "train/grad_norm"):
+        assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-5), key

@@ -228,3 +228,62 @@ def test_students_of_other_kinds_are_refused(run, bert_teacher):
         ConfigError, match=r"student.model=.*is an encoder \(bert\).*needs an encoder-decoder"
     ):
         run("refused", f"student.model={bert_teacher}", "student=pretrained")
+
+
+def test_soft_labels_are_learnt_beside_rationales(run, tmp_path, compose_config):
+    """Gold labels are all alike; which choice is likely is only in the probabilities."""
+    names = ["ann", "bob", "eve"]
+    rows = []
+    for number in range(96):
+        told = names[number % 3]
+        rows.append(
+            {
+                "input": f"{told} has pens", "label": "ann", "rationale": f"{told} has", "choices": names,
+                "label_probabilities": {name: 0.9 if name == told else 0.05 for name in names},
+            }
+        )  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text(
+        "".join(f"{json.dumps({**row, 'label': row['input'].split()[0]})}\n" for row in rows[:12])
+    )
+    given = [
+        "data=rationales", "data.set=null", f"data.train_files=[{path}]", f"data.eval_files=[{judged}]",
+        "objective.alpha=0.9", "data.restricted_decoding=true", "trainer.max_steps=40",
+        "trainer.val_check_interval=40",
+    ]  # fmt: skip
+    _, soft = run("soft", *given, "objective.soft_weight=1", own=False)
+    assert soft["data/train_soft"] == 96
+    assert soft["train/loss_soft"] < 0.6  # of a student that knows nothing: log 3 = 1.1
+    assert soft["val/accuracy_restricted"] > 0.9
+    _, hard = run("hard", *given, own=False)
+    assert "train/loss_soft" not in hard
+    assert hard["val/accuracy_restricted"] < 0.5
+    path.write_text("".join(f"{json.dumps({**row, 'label_probabilities': None})}\n" for row in rows))
+    with pytest.raises(
+        DataError, match=r"objective.soft_weight: 'rows.jsonl' has no label probabilities"
+    ) as fault:
+        run("none", *given, "objective.soft_weight=0.5", own=False)
+    assert "\n" not in str(fault.value)
+
+
+def test_generated_problems_need_nothing_else(shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+    small = [
+        "data.generated.train=64",
+        "data.generated.valid=8",
+        "data.generated.test=8",
+        "trainer.max_steps=2",
+    ]
+    config = compose_config("experiment=arithmetic", *small, *QUIET, "trainer.val_check_interval=2")
+    validate_train(config)
+    (tmp_path / "run").mkdir()
+    runs.train(config, tmp_path / "run")
+    given = ["benchmark=step_by_step", "data=arithmetic", f"model={tmp_path}/run/student", *small[:3]]
+    judged = compose_config(*given, "trainer.enable_progress_bar=false", name="evaluate")
+    validate_evaluate(judged)
+    (tmp_path / "judged").mkdir()
+    judging.evaluate(judged, tmp_path / "judged")
+    figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "judged")]
+    assert figures[0]["test/loss_predict"] == pytest.approx(figures[1]["test/loss_predict"], rel=1e-5)

@@ -109,3 +109,59 @@ def test_a_cut_into_micro_batches_changes_nothing(student, cut):
         assert torch.allclose(found, wanted[name], rtol=1e-3, atol=1e-6), name
     total = sum(float(share.terms["explain"]) for share in shares)
     assert total == pytest.approx(float(own_loss(student, EXPLAIN, RATIONALES).detach()), rel=1e-5)
+
+
+CANDIDATES = [drawn(count, 1, 4, 10 + count) for count in (2, 3, 2)]  # of the rows 0, 2 and 3
+SOFT_ROWS = [0, 0, 2, 2, 2, 3, 3]
+SOFT = torch.tensor([0.9, 0.1, 0.2, 0.5, 0.3, 0.0, 1.0])
+
+
+def with_probabilities(rows):
+    """A batch of some rows with the choices of those that have probabilities."""
+    batch = batch_of(rows)
+    flat = [text for own in CANDIDATES for text in own]
+    kept = [number for row in rows for number, own in enumerate(SOFT_ROWS) if own == row]
+    if kept:
+        batch.choices = padded([flat[number] for number in kept], -100)
+        batch.choice_rows = torch.tensor([rows.index(SOFT_ROWS[number]) for number in kept])
+        batch.soft = SOFT[kept]
+    return batch
+
+
+def own_soft_loss(student, temperature):
+    """The definition, a row and a choice at a time."""
+    losses = []
+    for row, choices in zip((0, 2, 3), CANDIDATES, strict=True):
+        scores = torch.stack([-own_loss(student, [PREDICT[row]], [text]) * len(text) for text in choices])
+        soft = SOFT[[number for number, own in enumerate(SOFT_ROWS) if own == row]] ** (1 / temperature)
+        losses.append(-(soft / soft.sum() * (scores / temperature).log_softmax(0)).sum() * temperature**2)
+    return sum(losses) / 3
+
+
+@pytest.mark.parametrize(("weight", "temperature"), [(0.4, 1.0), (1.0, 2.0)])
+def test_label_probabilities_are_learnt_over_the_choices_however_a_step_is_cut(student, weight, temperature):
+    predict, explain = own_loss(student, PREDICT, LABELS), own_loss(student, EXPLAIN, RATIONALES)
+    soft = own_soft_loss(student, temperature)
+    expected = 0.3 * ((1 - weight) * predict + weight * soft) + 0.7 * explain
+    expected.backward()
+    wanted = gradients(student)
+    objective = TaskPrefixObjective(0.3, soft_weight=weight, temperature=temperature)
+    assert objective.active == ("predict", "explain", "soft")
+    for cut in ([ALL], [[4, 1], [3, 0], [2]]):  # the first part has no probabilities
+        student.zero_grad()
+        shares = [objective(Seq2Seq(student), with_probabilities(rows), TOKENS | {"soft": 3}) for rows in cut]
+        for share in shares:
+            share.loss.backward()
+        terms = {name: sum(float(share.terms[name]) for share in shares) for name in shares[0].terms}
+        assert terms["soft"] == pytest.approx(float(soft), rel=1e-4)
+        assert terms["predict"] == pytest.approx(float(predict), rel=1e-4)
+        assert terms["total"] == pytest.approx(float(expected), rel=1e-4)
+        for name, found in gradients(student).items():
+            assert torch.allclose(found, wanted[name], rtol=1e-3, atol=2e-6), name
+
+
+def test_without_a_weight_probabilities_cost_nothing(student):
+    plain = TaskPrefixObjective(0.3)(Seq2Seq(student), batch_of(ALL), TOKENS)
+    other = TaskPrefixObjective(0.3)(Seq2Seq(student), with_probabilities(ALL), TOKENS)
+    assert torch.equal(plain.loss, other.loss)
+    assert "soft" not in other.terms

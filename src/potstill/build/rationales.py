@@ -17,7 +17,8 @@ from potstill.build.data import batch_settings, local_tokenizer
 from potstill.build.models import build_optimizer, build_schedule, check_vocabulary
 from potstill.data.corpus.progress import counting
 from potstill.data.corpus.tokenizers import Vocabulary, describe, load_backend
-from potstill.data.rationales.composition import STANDARD, Parts, judged_part, training_parts
+from potstill.data.rationales.arithmetic import arithmetic_tokenizer
+from potstill.data.rationales.composition import STANDARD, Parts, judged_part, problems_of, training_parts
 from potstill.data.rationales.datamodule import (
     EXPLAIN,
     PREDICT,
@@ -30,7 +31,8 @@ from potstill.data.rationales.features import EXPLAIN as EXPLAIN_PREFIX
 from potstill.data.rationales.features import PREDICT as PREDICT_PREFIX
 from potstill.data.rationales.features import RationaleFeatures, rationale_features
 from potstill.data.rationales.rows import RationaleRows
-from potstill.data.rationales.sets import allowed_labels
+from potstill.data.rationales.sets import GENERATED, allowed_labels
+from potstill.data.rationales.soft_labels import aligned
 from potstill.evaluation.rationales import llm_accuracy
 from potstill.evaluation.step_by_step import StudentJudge
 from potstill.models.seq2seq import load_seq2seq, prefixes_of, remember_prefixes, seq2seq_from_config
@@ -71,7 +73,10 @@ def build_rationale_training(config: DictConfig) -> RationaleTraining:
     vocabulary = describe(_tokenizer_folder(config))
     backend = load_backend(vocabulary.path)
     separator = None if vocabulary.end_id is None else backend.id_to_token(vocabulary.end_id)
-    parts = training_parts(config.data, standard=standard, seed=config.seed, separator=separator)
+    weight = config.objective.soft_weight
+    parts = training_parts(
+        config.data, standard=standard, seed=config.seed, separator=separator, soft_labels=weight > 0
+    )
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
     student = _build_student(config, vocabulary)
     check_vocabulary(vocabulary, "the student", student)
@@ -85,14 +90,19 @@ def build_rationale_training(config: DictConfig) -> RationaleTraining:
     prefixes |= {} if standard else {EXPLAIN: EXPLAIN_PREFIX}
     prefixes |= {task: prefix for task, prefix in _given(config.data).items() if task in prefixes}
     preparer = _Preparer(config.data, vocabulary, backend, prefixes)
-    train = preparer.sequences("train", parts.train, judged=False)
+    train = preparer.sequences("train", parts.train, judged=False, soft=weight > 0)
     held_out = {VALID: parts.valid, **({TEST: parts.test} if parts.test is not None else {})}
     evaluation = {name: preparer.sequences(name, rows) for name, rows in held_out.items()}
     data = RationaleDataModule(train, evaluation, pad_id=vocabulary.pad_id, settings=batch_settings(config))
     remember_prefixes(student, prefixes)
     module = TaskPrefix(
         student,
-        TaskPrefixObjective(config.objective.alpha, explains=not standard),
+        TaskPrefixObjective(
+            config.objective.alpha,
+            explains=not standard,
+            soft_weight=weight,
+            temperature=config.objective.temperature,
+        ),
         {name: preparer.judge(rows) for name, rows in held_out.items()},
         _decoding(config.data),
         optimizer=lambda model: build_optimizer(config.optimizer, model),
@@ -152,7 +162,9 @@ class _Preparer:
     prefixes: dict[str, str]
     counts: dict[str, float] = field(default_factory=dict)
 
-    def sequences(self, name: str, rows: RationaleRows, *, judged: bool = True) -> RationaleSequences:
+    def sequences(
+        self, name: str, rows: RationaleRows, *, judged: bool = True, soft: bool = False
+    ) -> RationaleSequences:
         explains = EXPLAIN in self.prefixes
         with counting(f"tokenising {rows.name}") as progress:
             features = rationale_features(
@@ -168,7 +180,15 @@ class _Preparer:
             )
         self._tell(name, rows, features, explains)
         restricted = judged and self.data.restricted_decoding
-        return RationaleSequences(features, explains, self._choices(rows) if restricted else None)
+        if not soft:
+            return RationaleSequences(features, explains, self._choices(rows) if restricted else None)
+        likely = [
+            aligned(own, allowed_labels(choices))
+            for own, choices in zip(rows.soft, rows.choices, strict=True)
+        ]
+        self.counts[f"{name}_soft"] = len(likely) - likely.count(None)
+        log.info("%s: %d rows have label probabilities", name, self.counts[f"{name}_soft"])
+        return RationaleSequences(features, explains, self._choices(rows), soft=likely)
 
     def judge(self, rows: RationaleRows) -> StudentJudge:
         backend = self.backend
@@ -223,9 +243,13 @@ def _decoding(data: DictConfig) -> Decoding:
 
 
 def _tokenizer_folder(config: DictConfig) -> str:
-    """Of `data.tokenizer`, else of the student."""
+    """Of `data.tokenizer`, else of the student, else the one of generated problems."""
     if config.data.tokenizer is not None:
         return local_tokenizer("data.tokenizer", config.data.tokenizer)
+    if config.data.set == GENERATED and not config.student.model:
+        prefixes = {PREDICT: PREDICT_PREFIX, EXPLAIN: EXPLAIN_PREFIX} | _given(config.data)
+        cache = Path(config.data.cache).expanduser()
+        return str(arithmetic_tokenizer(problems_of(config.data), tuple(prefixes.values()), cache))
     return local_tokenizer("student.model", config.student.model)
 
 

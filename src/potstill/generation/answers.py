@@ -33,6 +33,7 @@ class Answer:
         input_tokens: of the prompt; 0 where the endpoint does not tell.
         output_tokens: of the answer, likewise.
         logprobs: (token, log-probability in nats) pairs, where they were asked for and given.
+        top: for each of them the likeliest tokens in its place, as such pairs, likewise.
     """
 
     text: str
@@ -40,6 +41,7 @@ class Answer:
     input_tokens: int
     output_tokens: int
     logprobs: list[tuple[str, float]] | None = None
+    top: list[list[tuple[str, float]]] | None = None
 
 
 @dataclass

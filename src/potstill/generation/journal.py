@@ -112,14 +112,19 @@ def _entry(line: bytes) -> tuple[str, Answer] | None:
         key, text, finish = (content[name] for name in ("key", "text", "finish"))
         tokens = [content[name] for name in ("input_tokens", "output_tokens")]
         pairs = content.get("logprobs")
-        logprobs = None if pairs is None else [(str(token), float(value)) for token, value in pairs]
+        logprobs = None if pairs is None else _pairs(pairs)
+        top = None if content.get("top") is None else [_pairs(own) for own in content["top"]]
     except (ValueError, TypeError, KeyError):
         return None
     if not all(isinstance(one, str) for one in (key, text, finish)) or not all(
         isinstance(one, int) for one in tokens
     ):
         return None
-    return key, Answer(text, finish, tokens[0], tokens[1], logprobs)
+    return key, Answer(text, finish, tokens[0], tokens[1], logprobs, top)
+
+
+def _pairs(listed: Any) -> list[tuple[str, float]]:
+    return [(str(token), float(value)) for token, value in listed]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -36,6 +36,8 @@ _LOADING_FAULTS = (
     StrictDataclassError,
 )  # fmt: skip
 
+TOP = 20  # tokens whose log-probabilities are kept, as endpoints give them
+
 
 class LocalModel:
     """A causal or sequence-to-sequence language model that answers prompts.
@@ -135,14 +137,21 @@ class LocalModel:
             logits_processor=LogitsProcessorList([chooser]),
             stopping_criteria=StoppingCriteriaList([ends]),
         ).cpu()
-        logprobs = chooser.logprobs()
+        logprobs, top = chooser.logprobs(), chooser.top()
         return [
-            self._read(output_BL[row, ends.start :].tolist(), len(prompt), ends.lengths[row], logprobs[row])
+            self._read(
+                output_BL[row, ends.start :].tolist(), len(prompt), ends.lengths[row], logprobs[row], top[row]
+            )
             for row, prompt in enumerate(prompts)
         ]
 
     def _read(
-        self, tokens: list[int], input_tokens: int, stopped: int | None, logprobs: list[float]
+        self,
+        tokens: list[int],
+        input_tokens: int,
+        stopped: int | None,
+        logprobs: list[float],
+        top: list[list[tuple[int, float]]],
     ) -> Answer:
         """The answer in the columns behind a prompt, which go on with padding where others were longer."""
         eos = self._model.generation_config.eos_token_id
@@ -150,12 +159,18 @@ class LocalModel:
         length = min(one for one in (ended, stopped, len(tokens)) if one is not None)
         tokens = tokens[:length]
         text = cut(str(self._tokenizer.decode(tokens, skip_special_tokens=True)), self._stop)
-        pairs = None
+        pairs = likely = None
         if self._sampling.logprobs:
-            names = [str(name) for name in self._tokenizer.convert_ids_to_tokens(tokens)]
-            pairs = list(zip(names, logprobs[:length], strict=True))
+            pairs = list(zip(self._names(tokens), logprobs[:length], strict=True))
+            likely = [
+                list(zip(self._names([token for token, _ in own]), [value for _, value in own], strict=True))
+                for own in top[:length]
+            ]
         finish = "length" if ended is None and stopped is None else "stop"
-        return Answer(text, finish, input_tokens, length, pairs)
+        return Answer(text, finish, input_tokens, length, pairs, likely)
+
+    def _names(self, tokens: list[int]) -> list[str]:
+        return [str(name) for name in self._tokenizer.convert_ids_to_tokens(tokens)]
 
 
 class _Chooser(LogitsProcessor):
@@ -169,6 +184,7 @@ class _Chooser(LogitsProcessor):
         self._sampling = sampling
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._chosen: list[Tensor] = []
+        self._likeliest: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (batch, vocab) that are -inf but at the chosen token."""
@@ -185,7 +201,10 @@ class _Chooser(LogitsProcessor):
                 self._sampling.top_p,
             )
         if self._sampling.logprobs:
-            self._chosen.append(scores.log_softmax(-1).gather(-1, token_B1).squeeze(-1).cpu())
+            found_BV = scores.log_softmax(-1)
+            self._chosen.append(found_BV.gather(-1, token_B1).squeeze(-1).cpu())
+            top = found_BV.topk(min(TOP, found_BV.shape[-1]))
+            self._likeliest.append((top.indices.cpu(), top.values.cpu()))
         return torch.full_like(scores, -torch.inf).scatter(-1, token_B1, 0.0)
 
     def logprobs(self) -> list[list[float]]:
@@ -193,6 +212,16 @@ class _Chooser(LogitsProcessor):
         if not self._chosen:
             return [[] for _ in self._generators]
         return torch.stack(self._chosen, dim=1).tolist()
+
+    def top(self) -> list[list[list[tuple[int, float]]]]:
+        """For each row and step the likeliest tokens, with their log-probabilities (nats, at temperature 1)."""
+        return [
+            [
+                list(zip(tokens_BK[row].tolist(), values_BK[row].tolist(), strict=True))
+                for tokens_BK, values_BK in self._likeliest
+            ]
+            for row in range(len(self._generators))
+        ]
 
 
 def quantile_token(scores: Tensor, drawn: Tensor, top_p: float) -> Tensor:

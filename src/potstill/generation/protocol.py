@@ -11,6 +11,8 @@ from typing import Any
 from potstill.generation.answers import Answer, Request
 from potstill.generation.settings import Sampling
 
+TOP_OF_CHAT, TOP_OF_COMPLETION = 20, 5
+
 
 def request_body(
     request: Request, model: str, sampling: Sampling, stop: tuple[str, ...], extra: Mapping[str, Any]
@@ -28,7 +30,8 @@ def request_body(
     if stop:
         body["stop"] = list(stop)
     if sampling.logprobs:
-        body["logprobs"] = True if chat else 1
+        # The most that OpenAI's endpoints give: where a label begins, all choices should be among them.
+        body |= {"logprobs": True, "top_logprobs": TOP_OF_CHAT} if chat else {"logprobs": TOP_OF_COMPLETION}
     body |= extra
     return {name: value for name, value in body.items() if value is not None}
 
@@ -48,6 +51,7 @@ def read_reply(reply: bytes) -> Answer | None:
             int(usage.get("prompt_tokens") or 0),
             int(usage.get("completion_tokens") or 0),
             _logprobs(choice.get("logprobs")),
+            _top(choice.get("logprobs")),
         )
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return None
@@ -100,3 +104,27 @@ def _logprobs(value: Any) -> list[tuple[str, float]] | None:
     if not isinstance(tokens, list) or not isinstance(values, list) or len(tokens) != len(values):
         return None
     return [(str(token), float(one)) for token, one in zip(tokens, values, strict=True) if one is not None]
+
+
+def _top(value: Any) -> list[list[tuple[str, float]]] | None:
+    """The likeliest tokens in the place of each token that `_logprobs` gives; None where they are not told."""
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("content"), list):
+        listed = [entry.get("top_logprobs") or [] for entry in value["content"]]
+        return (
+            [
+                [(str(one["token"]), float(one["logprob"])) for one in own if one["logprob"] is not None]
+                for own in listed
+            ]
+            if any(listed)
+            else None
+        )
+    values, top = value.get("token_logprobs"), value.get("top_logprobs")
+    if not isinstance(values, list) or not isinstance(top, list) or len(top) != len(values):
+        return None
+    return [
+        [(str(token), float(likely)) for token, likely in (own or {}).items() if likely is not None]
+        for own, one in zip(top, values, strict=True)
+        if one is not None
+    ]

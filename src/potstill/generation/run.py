@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from potstill.data.rationales.soft_labels import labels_file
 from potstill.errors import ConfigError, DataError
 from potstill.generation.answers import Answer, Backend, Request, Tally, make_request
 from potstill.generation.endpoint import Endpoint
 from potstill.generation.journal import Journal
+from potstill.generation.label_probabilities import label_probabilities
 from potstill.generation.prompts import Prompts, load_prompts
 from potstill.generation.selection import Canonical, Choice, Parse, choose, plain_label
 from potstill.generation.settings import EndpointSettings, LocalSettings, Sampling
@@ -79,6 +81,7 @@ def generate(
     shots: int | None = None,
     drop_contradicting: bool = False,
     chunk_rows: int = 1000,
+    label_sets: Sequence[Sequence[str] | None] | None = None,
     wait: Callable[[float], object] | None = None,
 ) -> GenerationReport:
     """Have a language model explain the rows of a split, and write the published layout.
@@ -100,6 +103,8 @@ def generate(
         shots: how many demonstrations are shown; default all.
         drop_contradicting: leave the text of rows empty whose label is not the row's own.
         chunk_rows: rows of a file.
+        label_sets: for each row what its label can be, None where it can be anything; with `sampling.logprobs`, how
+            likely the model found each goes into `llm/{split}_labels.json`.
         wait: sleeps for so many seconds between repetitions, instead of the clock's time.
 
     Returns:
@@ -160,7 +165,16 @@ def generate(
             seconds=round(time.monotonic() - began, 3),
         )
         files = {target / f"{split}_report.json": json.dumps(report.flat(), indent=1)}
+        soft = None
+        if label_sets is not None and sampling.logprobs:
+            answers = [[journal.answers.get(one.key) for one in row] for row in requests]
+            soft = _label_probabilities(texts, answers, label_sets, prompts, parse)
+            logger.info("%d of %d rows have label probabilities", len(soft) - soft.count(None), len(soft))
         if report.complete:
+            if soft is not None:
+                files[labels_file(target, split)] = json.dumps(soft)
+            else:  # of an earlier run with log-probabilities, perhaps of another model
+                labels_file(target, split).unlink(missing_ok=True)
             for number, start in enumerate(range(0, len(texts), chunk_rows)):
                 files[target / f"{split}_CoT_{number}.json"] = json.dumps(texts[start : start + chunk_rows])
         _write(files)
@@ -237,6 +251,26 @@ def _ask(
                 logger.info("%d of %d answers", done, len(pending))
 
     return backend.answer(pending, record)
+
+
+def _label_probabilities(
+    texts: Sequence[str],
+    answers: Sequence[Sequence[Answer | None]],
+    label_sets: Sequence[Sequence[str] | None],
+    prompts: Prompts,
+    parse: Parse,
+) -> list[dict[str, float] | None]:
+    """For each row how likely its choices are by the answer that was kept; None where that cannot be told."""
+    found: list[dict[str, float] | None] = []
+    for text, own, choices in zip(texts, answers, label_sets, strict=True):
+        kept = next((one for one in own if one is not None and prompts.clean(one.text) == text), None)
+        parsed = parse(text)
+        if kept is None or parsed is None or not choices:
+            found.append(None)
+            continue
+        lettered = "{letter}" in prompts.answer
+        found.append(label_probabilities(kept, parsed[1], choices, lettered=lettered))
+    return found
 
 
 def _text(choice: Choice, drop_contradicting: bool) -> str:

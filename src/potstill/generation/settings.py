@@ -18,7 +18,8 @@ class Sampling:
         top_p: nucleus sampling (Holtzman et al. 2020); 1 keeps the whole distribution.
         samples: answers to a row; the labels of several are put to the vote (Wang et al. 2023).
         seed: of all draws; greedy answers do not depend on it.
-        logprobs: keep the log-probability (nats) of every token in the journal.
+        logprobs: keep the log-probability (nats) of every token, and those of the likeliest tokens in its place, in
+            the journal, and write what they say of the labels.
 
     Raises:
         ConfigError: a value that cannot be.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import cross_entropy, embedding, linear
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -105,6 +105,22 @@ class Seq2Seq:
             attention_mask=mask_BL,
             generation_config=settings,
         )[:, 1:]
+
+    def scores(self, embedded_CTD: Tensor, labels_CT: Tensor, states_CLD: Tensor, mask_CL: Tensor) -> Tensor:
+        """Log-probability (nats) of whole targets, as `score`, with a gradient, (candidates,).
+
+        Args:
+            embedded_CTD: of the decoder's input.
+            labels_CT: -100 at padding.
+            states_CLD: of the encoder, a row a candidate.
+            mask_CL: of its input.
+        """
+        real_CT = labels_CT.ge(0)
+        hidden_ND = self.decode(embedded_CTD, states_CLD, mask_CL)[real_CT]
+        nll_N = cross_entropy(
+            linear(hidden_ND, self.projection).float(), labels_CT[real_CT], reduction="none"
+        )
+        return -nll_N.new_zeros(len(labels_CT)).index_add(0, real_CT.nonzero()[:, 0], nll_N)
 
     @torch.no_grad()
     def score(self, labels_CT: Tensor, states_CLD: Tensor, mask_CL: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from potstill.data.rationales.datamodule import EXPLAIN, PREDICT, RationaleBatch
+from potstill.data.rationales.datamodule import EXPLAIN, PREDICT, SOFT, RationaleBatch
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.seq2seq import Seq2Seq
 
@@ -33,13 +33,20 @@ class TaskPrefixObjective:
 
     Source: Hsieh et al. 2023 (arXiv:2305.02301), section 3.2, equations 2 to 4, weighted as in the published code.
 
+    With label probabilities of the LLM, predict is (1 - soft_weight) * hard + soft_weight * soft, see
+    `soft_label_loss`; a row without has the hard part alone.
+
     Attributes:
         alpha: weight of prediction, from 0 to 1.
         explains: whether there is a second task; without it the loss is that of prediction, unweighted.
+        soft_weight: share of label probabilities in prediction, from 0 to 1.
+        temperature: of label probabilities and of the student's.
     """
 
     alpha: float = 0.5
     explains: bool = True
+    soft_weight: float = 0.0
+    temperature: float = 1.0
 
     @property
     def weights(self) -> dict[str, float]:
@@ -48,8 +55,9 @@ class TaskPrefixObjective:
 
     @property
     def active(self) -> tuple[str, ...]:
-        """Tasks with a weight."""
-        return tuple(name for name, weight in self.weights.items() if weight)
+        """Tasks with a weight, and label probabilities where they have one."""
+        tasks = tuple(name for name, weight in self.weights.items() if weight)
+        return (*tasks, SOFT) if self.soft_weight and PREDICT in tasks else tasks
 
     def __call__(self, student: Seq2Seq, batch: RationaleBatch, tokens: dict[str, int]) -> PrefixShare:
         """A micro-batch's share of the loss; the inputs of both tasks go through the encoder together.
@@ -60,7 +68,8 @@ class TaskPrefixObjective:
         Args:
             student: an encoder-decoder.
             batch: with inputs and targets.
-            tokens: target tokens of the whole step by task, over all micro-batches and ranks: the denominators.
+            tokens: target tokens of the whole step by task, over all micro-batches and ranks: the denominators. Of
+                `soft` the rows with label probabilities.
 
         Returns:
             The share; a task without a weight is not computed, and its rows are not encoded.
@@ -68,17 +77,20 @@ class TaskPrefixObjective:
         shown = batch.only(self.active)
         tied = student.tied() if torch.is_grad_enabled() else None
         targets = list(shown.targets.values())
-        inputs, *starts = student.embed([shown.input_ids, *map(student.shifted, targets)], tied)
+        soft = shown.soft if self.soft_weight and PREDICT in shown.targets else None
+        read = targets if soft is None or shown.choices is None else [*targets, shown.choices]
+        inputs, *starts = student.embed([shown.input_ids, *map(student.shifted, read)], tied)
         states_BLD = student.encode(inputs, shown.attention_mask)
         rows, labels, coefficients = [], [], []
-        for task, start in zip(shown.targets, starts, strict=True):
+        for task, start in zip(shown.targets, starts, strict=False):  # behind them are the choices
             own = shown.rows_of(task)
             target_BT = shown.targets[task]
             real_BT = target_BT.ge(0)
             decoded_BTD = student.decode(start, states_BLD[own], shown.attention_mask[own])
             rows.append(decoded_BTD[real_BT])
             labels.append(target_BT[real_BT])
-            weight = self.weights[task] / max(tokens[task], 1)
+            hard = 1 - self.soft_weight if task == PREDICT else 1.0
+            weight = hard * self.weights[task] / max(tokens[task], 1)
             coefficients.append(torch.full_like(labels[-1], weight, dtype=torch.float32))
         losses = vocabulary_losses(
             torch.cat(rows),
@@ -91,5 +103,40 @@ class TaskPrefixObjective:
         )
         sums = [part.sum() for part in losses.rows["nll"].split([len(part) for part in labels])]
         terms = {task: total / max(tokens[task], 1) for task, total in zip(shown.targets, sums, strict=True)}
-        terms[TOTAL] = losses.total.detach()
-        return PrefixShare(losses.total, terms)
+        total = losses.total
+        if self.soft_weight and PREDICT in shown.targets:
+            share = losses.total.new_zeros(())
+            if soft is not None and shown.choices is not None and shown.choice_rows is not None:
+                # Rows of prediction come first, so a place among them is one among all.
+                places, mask_BL = shown.choice_rows, shown.attention_mask
+                scores_C = student.scores(starts[-1], shown.choices, states_BLD[places], mask_BL[places])
+                summed = soft_label_loss(scores_C, soft, places, self.temperature)
+                share = summed / max(tokens.get(SOFT, 0), 1)
+            terms[SOFT] = share.detach()
+            total = total + self.weights[PREDICT] * self.soft_weight * share
+        terms[TOTAL] = total.detach()
+        return PrefixShare(total, terms)
+
+
+def soft_label_loss(scores: Tensor, probabilities: Tensor, rows: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of a student's choices under an LLM's probabilities of them, times T², summed over rows, in nats.
+
+    Both are taken at the temperature T, over the choices of each row: the student's is softmax(s / T) of the choices'
+    log-likelihoods s, the LLM's is p^(1/T), scaled to 1 (Hinton et al. 2015, section 2, with p = softmax(z)).
+
+    Args:
+        scores: (candidates,) log-likelihoods of whole choices, nats.
+        probabilities: (candidates,) of the LLM, that of each row with a sum of 1.
+        rows: (candidates,) which row each is of.
+        temperature: T, above 0.
+    """
+    count = int(rows.max()) + 1
+    soft_C = probabilities.float().pow(1 / temperature)
+    soft_C = soft_C / soft_C.new_zeros(count).index_add_(0, rows, soft_C)[rows]
+    scaled_C = scores.float() / temperature
+    # Of each row: a sum of exponentials of differences from the largest.
+    largest_R = scaled_C.new_full((count,), -torch.inf).scatter_reduce(0, rows, scaled_C.detach(), "amax")
+    shifted_C = scaled_C - largest_R[rows]
+    normaliser_R = shifted_C.new_zeros(count).index_add(0, rows, shifted_C.exp())
+    log_C = shifted_C - normaliser_R[rows].log()
+    return -(soft_C * log_C).sum() * temperature**2

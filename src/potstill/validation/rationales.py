@@ -7,10 +7,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.data.corpus.textfiles import fault_of
-from potstill.data.rationales.composition import MAIN_SETS, MODES, STANDARD
+from potstill.data.rationales.composition import MAIN_SETS, MODES, STANDARD, problems_of
 from potstill.data.rationales.parsing import FLAVOURS
 from potstill.data.rationales.rows import LABELS
-from potstill.data.rationales.sets import SETS
+from potstill.data.rationales.sets import EQUATION, GENERATED, SETS
 from potstill.errors import PotstillError
 from potstill.models.specs import check_seq2seq, read_settings
 from potstill.validation.data import data_faults
@@ -25,6 +25,18 @@ def rationale_faults(config: DictConfig) -> list[str]:
         faults.append(f"objective.mode={objective.mode}: one of {', '.join(MODES)}")
     if not 0 <= objective.alpha <= 1:
         faults.append(f"objective.alpha={objective.alpha}: the weight of prediction, from 0 to 1")
+    if not 0 <= objective.soft_weight <= 1:
+        faults.append(
+            f"objective.soft_weight={objective.soft_weight}: the share of label probabilities in "
+            "prediction, from 0 to 1"
+        )
+    if objective.soft_weight and not objective.temperature > 0:
+        faults.append(f"objective.temperature={objective.temperature}: must be above 0")
+    if objective.soft_weight and data.set in SETS and SETS[data.set].compared == EQUATION:
+        faults.append(
+            f"objective.soft_weight={objective.soft_weight}: labels of data.set={data.set} are free, and soft labels "
+            "are probabilities of choices; objective.soft_weight=0, or a set with choices"
+        )
     if config.benchmark is not None:
         faults.append(
             f"benchmark={config.benchmark.get('name') or 'null'}: objective=step_by_step trains on data=svamp, cqa, "
@@ -36,8 +48,8 @@ def rationale_faults(config: DictConfig) -> list[str]:
         faults.append(f"data.labels={data.labels}: one of {', '.join(LABELS)}")
     if not 0 < data.share <= 1:
         faults.append(f"data.share={data.share}: of the training rows, above 0 and at most 1")
-    needed = objective.mode != STANDARD or data.labels == "llm"
-    if needed and data.rationales is None and not data.train_files:
+    needed = objective.mode != STANDARD or data.labels == "llm" or objective.soft_weight > 0
+    if needed and data.rationales is None and not data.train_files and data.set != GENERATED:
         faults.append(
             f"data.rationales=null: objective.mode={objective.mode} with data.labels={data.labels} learns from what an "
             f"LLM wrote; {', '.join(FLAVOURS)}, or the path of a file with an output a row"
@@ -94,6 +106,11 @@ def _shared_faults(data: DictConfig) -> list[str]:
     if data.set is not None and data.set not in MAIN_SETS:
         more = "; it is added to another by data.more_sets" if data.set in SETS else ""
         faults.append(f"data.set={data.set}: one of {', '.join(MAIN_SETS)}{more}")
+    if data.set == GENERATED:
+        try:
+            problems_of(data)
+        except PotstillError as refused:
+            faults.append(str(refused))
     for key in ("train_files", "eval_files", "test_files"):
         for file in data[key] or []:
             if fault := fault_of(Path(file).expanduser()):
@@ -112,6 +129,8 @@ def _part_faults(data: DictConfig, own: str) -> list[str]:
             f"{own}=null: there are no rows; data=svamp data.folder=<folder>, or your own by data=rationales "
             f"{own}=[a.jsonl]"
         ]
+    if data.set == GENERATED:
+        return []
     if data.folder is None:
         return [f"data.folder=null: {data.set} is read from its files; data.folder=<folder of all sets>"]
     return []
@@ -131,7 +150,8 @@ def _student_faults(config: DictConfig) -> list[str]:
         )
     if student.model and student.config:
         faults.append(f"student.model={student.model} with student.config: give one of them")
-    if student.config and not student.model and not config.data.tokenizer:
+    makes_tokenizer = config.data.set == GENERATED
+    if student.config and not student.model and not config.data.tokenizer and not makes_tokenizer:
         faults.append(
             "data.tokenizer=null: a student from scratch needs a tokenizer; data.tokenizer=<folder or hub id>"
         )

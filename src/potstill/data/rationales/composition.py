@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
+from potstill.data.rationales.arithmetic import Problems, arithmetic_rows
 from potstill.data.rationales.files import find
 from potstill.data.rationales.outputs import KEY
 from potstill.data.rationales.readers import SEPARATOR, read_own, read_split
 from potstill.data.rationales.rows import RationaleRows, for_training, join, split_validation, subsample
-from potstill.data.rationales.sets import SETS
+from potstill.data.rationales.sets import GENERATED, SETS
+from potstill.data.rationales.soft_labels import aligned
 from potstill.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,9 @@ class Parts(NamedTuple):
     read: RationaleRows
 
 
-def training_parts(data: DictConfig, *, standard: bool, seed: int, separator: str | None = None) -> Parts:
+def training_parts(
+    data: DictConfig, *, standard: bool, seed: int, separator: str | None = None, soft_labels: bool = False
+) -> Parts:
     """What is trained on, its validation part (gold labels, all rows), and the test part where there is one.
 
     Args:
@@ -41,11 +45,13 @@ def training_parts(data: DictConfig, *, standard: bool, seed: int, separator: st
         standard: labels alone are learnt, so with gold ones no LLM's outputs are needed.
         seed: of the draw of `data.share`.
         separator: the tokenizer's end token, between premise and hypothesis.
+        soft_labels: the LLM's probabilities of labels are learnt.
 
     Raises:
-        PotstillError: a file that cannot be used; no labels or rationales of an LLM where they are needed.
+        PotstillError: a file that cannot be used; no labels, label probabilities or rationales of an LLM where they
+            are needed.
     """
-    wanted = None if standard and data.labels == "gt" else data.rationales
+    wanted = None if standard and data.labels == "gt" and not soft_labels else data.rationales
     if data.train_files:
         train = _own(data.train_files, "data.train_files", data)
         valid = _own(data.eval_files, "data.eval_files", data) if data.eval_files else None
@@ -53,7 +59,8 @@ def training_parts(data: DictConfig, *, standard: bool, seed: int, separator: st
             train, valid = split_validation(train)
         test = _own(data.test_files, "data.test_files", data) if data.test_files else None
     else:
-        train = _published(data, "train", wanted, separator)
+        made = data.set == GENERATED
+        train = judged_part(data, "train") if made else _published(data, "train", wanted, separator)
         valid = judged_part(data, "valid", separator)
         test = judged_part(data, "test", separator)
     for name in data.more_sets:
@@ -63,6 +70,11 @@ def training_parts(data: DictConfig, *, standard: bool, seed: int, separator: st
     if standard and data.labels == "gt":  # what the LLM wrote does not matter
         train = replace(train, unparsed=[False] * len(train), rationales=[None] * len(train))
     train = for_training(train, data.labels)
+    if soft_labels and not any(map(aligned, train.soft, train.choices)):
+        raise DataError(
+            f"objective.soft_weight: '{train.name}' has no label probabilities of an LLM; write them by "
+            "stage=rationales generation.logprobs=true, which takes a set with choices, or objective.soft_weight=0"
+        )
     if not standard and None in train.rationales:
         place = train.places[train.rationales.index(None)]
         raise DataError(
@@ -81,10 +93,21 @@ def judged_part(data: DictConfig, split: str, separator: str | None = None) -> R
     if data.set is None or data.test_files or data.eval_files:
         key = "data.test_files" if split == "test" and data.test_files else "data.eval_files"
         return _first(_own(data[key.removeprefix("data.")], key, data), data.max_examples)
+    if data.set == GENERATED:
+        return _first(arithmetic_rows(problems_of(data), split), data.max_examples)
     stored = split if split in SETS[data.set].splits else "train"  # a part of which is for validation
     there = _has_outputs(data, stored)
     rows = _published(data, split, data.rationales if there else None, separator)
     return _first(rows, data.max_examples)
+
+
+def problems_of(data: DictConfig) -> Problems:
+    """What `data.generated` draws.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+    return Problems(**{str(name): value for name, value in data.generated.items()})
 
 
 def _published(

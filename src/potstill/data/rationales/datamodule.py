@@ -17,6 +17,7 @@ from potstill.data.rationales.features import RationaleFeatures, Tokens
 from potstill.data.steps import BatchSettings, StepDataModule
 
 PREDICT, EXPLAIN = "predict", "explain"
+SOFT = "soft"  # the term of label probabilities
 VALID, TEST = "valid", "test"
 _COLUMNS = ("predict", "explain", "labels", "rationales")
 TARGET_BIN = 8  # tokens: rationales of like lengths are together, and among them inputs of like lengths
@@ -32,12 +33,15 @@ class RationaleSequences:
         explains: whether the second task is asked for.
         choices: for each row the token ids of what its label can be; None where labels are free.
         budgeted: micro-batches are cut by tokens, so lengths are numbers of tokens.
+        soft: for each row an LLM's probabilities of its choices, in their order, None where it has none; None where
+            they are not learnt. Choices of rows without are not read.
     """
 
     features: RationaleFeatures
     explains: bool = True
     choices: Sequence[Sequence[Sequence[int]]] | None = None
     budgeted: bool = False
+    soft: Sequence[Sequence[float] | None] | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -63,6 +67,8 @@ class RationaleSequences:
             item |= {f"{name}.ids": torch.from_numpy(ids), f"{name}.lengths": torch.from_numpy(lengths)}
         if self.choices is not None:
             item["choices"] = [self.choices[row] for row in bases]
+        if self.soft is not None:
+            item["soft"] = [self.soft[row] for row in bases]
         return item
 
 
@@ -77,6 +83,7 @@ class RationaleBatch:
         rows: by task, `(rows of the task,)` numbers of the rows in their part.
         choices: `(candidates, length)` what labels can be, -100 at padding; None where they are free.
         choice_rows: `(candidates,)` place of the row of prediction that each is of.
+        soft: `(candidates,)` an LLM's probability of each; None where they are not learnt.
     """
 
     input_ids: Tensor
@@ -85,6 +92,7 @@ class RationaleBatch:
     rows: dict[str, Tensor]
     choices: Tensor | None = None
     choice_rows: Tensor | None = None
+    soft: Tensor | None = None
 
     def rows_of(self, task: str) -> slice:
         """Where the inputs of a task are."""
@@ -116,7 +124,7 @@ class RationaleStep:
 
     Attributes:
         micro: the micro-batches.
-        targets: target tokens of the whole step by task, over all ranks.
+        targets: target tokens of the whole step by task, over all ranks; of `soft` the rows with label probabilities.
         tokens: real tokens of the whole step, inputs and targets of both tasks.
         seed: of everything random in this step.
     """
@@ -170,6 +178,8 @@ class RationaleDataModule(StepDataModule):
         targets = {PREDICT: int(lengths["labels"].sum())}
         if "rationales" in lengths:
             targets[EXPLAIN] = int(lengths["rationales"].sum())
+        if "soft" in batch:
+            targets[SOFT] = sum(own is not None for own in batch["soft"])
         return RationaleStep(micro, targets, tokens, int(batch["seed"]))
 
     def _padded(
@@ -188,7 +198,14 @@ class RationaleDataModule(StepDataModule):
             {task: batch["rows"][torch.from_numpy(rows).to(ids.device)] for task, (rows, _) in shown.items()},
         )
         if "choices" in batch:
-            flat = [(place, own) for place, row in enumerate(cut) for own in batch["choices"][row]]
+            soft = batch.get("soft")
+            shown_rows = [
+                (place, row) for place, row in enumerate(cut) if soft is None or soft[row] is not None
+            ]
+            flat = [(place, own) for place, row in shown_rows for own in batch["choices"][row]]
+            if flat and soft is not None:
+                values = [value for _, row in shown_rows for value in soft[row]]
+                made.soft = torch.tensor(values, dtype=torch.float32, device=ids.device)
             if flat:
                 made.choices = torch.nn.utils.rnn.pad_sequence(
                     [torch.tensor(own, dtype=torch.long) for _, own in flat],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from potstill.data.rationales import sets
@@ -11,6 +12,14 @@ from potstill.data.rationales.outputs import Outputs, given_outputs, read_output
 from potstill.data.rationales.parsing import NLI_SETS
 from potstill.data.rationales.rows import RationaleRows, split_validation
 from potstill.data.rationales.sets import SETS, Example, RecordError
+from potstill.data.rationales.soft_labels import (
+    FIELD,
+    Probabilities,
+    checked,
+    home_of,
+    labels_file,
+    read_probabilities,
+)
 from potstill.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -64,7 +73,12 @@ def read_split(
         outputs = given_outputs(_pairs(records, path, key), path, name in NLI_SETS)
     elif rationales is not None:
         outputs = read_outputs(folder, name, stored, rationales)
-    rows = _rows(records, path, SETS[name], outputs, separator, allow_partial, key)
+    soft = None
+    if rationales is not None and outputs is not None and not own:
+        soft = read_probabilities(
+            labels_file(home_of(folder, name, stored, rationales), stored), len(outputs)
+        )
+    rows = _rows(records, path, SETS[name], outputs, separator, allow_partial, key, soft)
     _judge(rows, outputs, max_unparsed)
     if split in kept and ("valid" in kept or split != "train" or name == "asdiv"):
         return rows
@@ -76,7 +90,8 @@ def read_own(
 ) -> RationaleRows:
     """Rows of the user's own: JSON lines (or a list, or CSV) of `input`, `label` and `rationale`.
 
-    A row may also have `llm_label`, the label of who wrote the rationale, and `choices`, a list of texts. A blank
+    A row may also have `llm_label`, the label of who wrote the rationale, `choices`, a list of texts, and
+    `label_probabilities`, an object of choices with numbers that add up to 1. A blank
     rationale counts as unparsed. A file to judge on may do without rationales, in all of its rows.
 
     Raises:
@@ -86,7 +101,8 @@ def read_own(
     reasoned = any("rationale" in record for _, record in records)
     outputs = given_outputs(_pairs(records, path, key), path, nli=False) if reasoned else None
     known = sets.RationaleSet(path.name, sets.TEXT, sets.own, ("train",))
-    rows = _rows(records, path, known, outputs, "", False, key)
+    soft = [checked(record.get(FIELD), path, place) for place, record in records]
+    rows = _rows(records, path, known, outputs, "", False, key, soft)
     _judge(rows, outputs, max_unparsed)
     return rows
 
@@ -152,6 +168,7 @@ def _rows(
     separator: str,
     allow_partial: bool,
     key: str,
+    soft: Sequence[Probabilities | None] | None = None,
 ) -> RationaleRows:
     used = len(records) if outputs is None else min(len(records), len(outputs))
     if outputs is not None and len(outputs) != len(records) and not allow_partial:
@@ -179,6 +196,7 @@ def _rows(
         places=[records[row][0] for row in taken],
         name=path.name,
         key=key,
+        soft=[None if soft is None else soft[row] for row in taken],
     )
     off = sum(
         label is not None and choices is not None and label not in choices

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ class RationaleRows:
         places: where each row stands, such as `line 7`.
         name: what messages call the part.
         key: the config key that messages name.
+        soft: an LLM's probabilities of the choices, by choice; None where it has none.
         counts: what came of the records: `read`, `answered` (rows with an output), `unparsed`, `unanswered` (records
             that were cut off), `off_label` (answers that are none of the choices), `left_out` (records that are no
             use).
@@ -45,6 +46,11 @@ class RationaleRows:
     name: str
     key: str
     counts: dict[str, int] = field(default_factory=dict)
+    soft: list[Mapping[str, float] | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.soft:
+            self.soft.extend([None] * len(self.inputs))
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -55,7 +61,7 @@ class RationaleRows:
         return replace(self, **columns)
 
 
-_COLUMNS = ("inputs", "labels", "llm_labels", "rationales", "choices", "unparsed", "places")
+_COLUMNS = ("inputs", "labels", "llm_labels", "rationales", "choices", "unparsed", "places", "soft")
 
 
 def split_validation(rows: RationaleRows) -> tuple[RationaleRows, RationaleRows]:

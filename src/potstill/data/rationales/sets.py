@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from potstill.data.rationales.parsing import NLI_LABELS
 
+GENERATED = "arithmetic"  # the set whose rows are made, see `arithmetic.py`
 TEXT, EQUATION = "text", "equation"  # how labels are compared: letter by letter, or by their values
 
 Record = Mapping[str, Any]
@@ -116,6 +117,7 @@ SETS = {
         RationaleSet("asdiv", EQUATION, _asdiv, ("train",)),
         RationaleSet("esnli", TEXT, _nli, ("train", "valid", "test")),
         RationaleSet("anli1", TEXT, _nli, ("train", "valid", "test")),
+        RationaleSet(GENERATED, EQUATION, own, ("train", "valid", "test")),
     )
 }
 

@@ -1,0 +1,201 @@
+"""Word problems of several steps, each with the steps in words: a generated set, and a tokenizer for it.
+
+Some people have things, get some and lose some, and how many one of them has at the end is asked for. So the answer
+takes to see which sentences matter, and a few sums. The rationale is the sums. Words and numbers are a token each, so
+that a student from scratch can learn all of it in minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from potstill.data.corpus.store import build_once, store_key
+from potstill.data.corpus.tokenizers import T5_NAMES
+from potstill.data.rationales.rows import RationaleRows
+from potstill.data.rationales.sets import GENERATED
+from potstill.errors import ConfigError
+
+PEOPLE = ("ann", "bob", "eve", "ian", "kim", "leo", "mia", "tom")
+THINGS = ("apples", "books", "cards", "pens")
+WORDS = ("has", "gets", "loses", "how", "many", "?", ".", "+", "-", "=")
+TRIES = 100  # draws without a problem that is new, after which there are none left
+
+
+@dataclass(frozen=True)
+class Problems:
+    """What is drawn.
+
+    Attributes:
+        train: rows of each part.
+        valid: likewise.
+        test: likewise.
+        people: of a problem.
+        events: most sentences in which somebody gets or loses some, one more if none is of whom is asked for.
+        largest: number of things, from 0 to this; half of it at most change hands at once.
+        seed: of all rows. A row is a function of it and of its number: test rows come first, so parts of another size
+            leave them as they are.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+
+    train: int = 4000
+    valid: int = 500
+    test: int = 1000
+    people: int = 1
+    events: int = 3
+    largest: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        faults = [
+            (name, f"{low} to {high}")
+            for name, low, high in (
+                ("train", 1, 10**7),
+                ("valid", 1, 10**6),
+                ("test", 1, 10**6),
+                ("people", 1, len(PEOPLE)),
+                ("events", 1, 20),
+                ("largest", 4, 1000),
+            )
+            if not low <= getattr(self, name) <= high
+        ]
+        if faults:
+            name, wanted = faults[0]
+            raise ConfigError(f"data.generated.{name}={getattr(self, name)}: must be {wanted}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem with its answer, and the sums that lead to it."""
+
+    input: str
+    label: str
+    rationale: str
+
+
+def arithmetic_rows(problems: Problems, split: str) -> RationaleRows:
+    """The rows of a part; no problem is in two parts, or twice in one.
+
+    Args:
+        problems: what is drawn.
+        split: `train`, `valid` or `test`.
+
+    Raises:
+        ConfigError: there are not so many different problems.
+    """
+    sizes = {"test": problems.test, "valid": problems.valid, "train": problems.train}
+    start = sum(size for name, size in sizes.items() if list(sizes).index(name) < list(sizes).index(split))
+    drawn = _drawn(problems, start + sizes[split])[start:]
+    count = len(drawn)
+    return RationaleRows(
+        inputs=[problem.input for problem in drawn],
+        labels=[problem.label for problem in drawn],
+        llm_labels=[None] * count,
+        rationales=[problem.rationale for problem in drawn],
+        choices=[None] * count,
+        unparsed=[False] * count,
+        places=[f"row {number}" for number in range(count)],
+        name=f"{GENERATED}_{split}",
+        key="data.generated",
+        counts={
+            "read": count,
+            "answered": count,
+            "unparsed": 0,
+            "unanswered": 0,
+            "off_label": 0,
+            "left_out": 0,
+        },
+    )
+
+
+def draw_problem(problems: Problems, generator: random.Random) -> Problem:
+    """One problem.
+
+    Args:
+        problems: its size.
+        generator: of the draws.
+    """
+    names, thing = generator.sample(PEOPLE, problems.people), generator.choice(THINGS)
+    asked = generator.choice(names)
+    counts = {name: generator.randint(0, problems.largest) for name in names}
+    sentences = [f"{name} has {count} {thing} ." for name, count in counts.items()]
+    sums: list[str] = []
+    for _ in range(generator.randint(1, problems.events)):
+        # At least one sum: the last event is of whom the question is about, if none was before.
+        name = generator.choice(names)
+        sentences.append(_event(name, counts, problems.largest, generator, sums if name == asked else []))
+    if not sums:
+        sentences.append(_event(asked, counts, problems.largest, generator, sums))
+    return Problem(" ".join([*sentences, f"how many has {asked} ?"]), str(counts[asked]), " ".join(sums))
+
+
+def _event(name: str, counts: dict[str, int], largest: int, generator: random.Random, sums: list[str]) -> str:
+    """Somebody gets or loses some: changes the count, adds the sum, gives the sentence."""
+    before = counts[name]
+    gets = before == 0 or (before < largest and generator.random() < 0.5)
+    change = generator.randint(1, min(largest // 2, largest - before if gets else before))
+    counts[name] = before + change if gets else before - change
+    sums.append(f"{before} {'+' if gets else '-'} {change} = {counts[name]} .")
+    return f"{name} {'gets' if gets else 'loses'} {change} ."
+
+
+def arithmetic_tokenizer(problems: Problems, prefixes: tuple[str, ...], cache: Path) -> Path:
+    """The folder of a tokenizer with a token for each word and number of the problems, and an end token.
+
+    Args:
+        problems: what is drawn.
+        prefixes: of the tasks, whose words are tokens too.
+        cache: the tokenizer lies in its `tokenizers` folder, named by its words.
+
+    Raises:
+        DataError: the cache cannot be written.
+    """
+    words = [
+        *(T5_NAMES[name] for name in ("pad_token", "eos_token", "unk_token")),
+        *dict.fromkeys(" ".join(prefixes).split()),
+        *WORDS,
+        *PEOPLE,
+        *THINGS,
+        *map(str, range(problems.largest + 1)),
+    ]
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+
+    def build(temporary: Path) -> None:
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=T5_NAMES["unk_token"]))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        end = T5_NAMES["eos_token"]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"$A {end}", special_tokens=[(end, vocabulary[end])]
+        )
+        tokenizer.add_special_tokens(list(T5_NAMES.values()))
+        tokenizer.save(str(temporary / "tokenizer.json"))
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **T5_NAMES}
+        (temporary / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+    folder = cache / "tokenizers" / store_key(vocabulary, GENERATED, {"kind": "words"})
+    build_once(folder, build)
+    return folder
+
+
+def _drawn(problems: Problems, count: int) -> list[Problem]:
+    """The first problems, all different; each number draws from a generator of its own."""
+    found: dict[str, Problem] = {}
+    number = missed = 0
+    while len(found) < count:
+        # A text as seed is hashed by sha512, on every machine alike.
+        problem = draw_problem(problems, random.Random(f"{problems.seed}/{number}"))
+        number += 1
+        missed = missed + 1 if problem.input in found else 0
+        found.setdefault(problem.input, problem)
+        if missed > TRIES:
+            raise ConfigError(
+                f"data.generated: there are hardly more than {len(found):,} different problems, and {count:,} are "
+                "wanted; fewer rows, or more people"
+            )
+    return list(found.values())

@@ -1,0 +1,79 @@
+"""Generated problems: their rationales are their own proof, and every word has a token."""
+
+import pytest
+
+from potstill.data.corpus.tokenizers import describe, load_backend
+from potstill.data.rationales.arithmetic import Problems, arithmetic_rows, arithmetic_tokenizer
+from potstill.errors import ConfigError
+
+SMALL = Problems(train=300, valid=20, test=50, people=2)
+SPLITS = ("train", "valid", "test")
+
+
+def told(text):
+    """Who has how many at the end, by the sentences themselves."""
+    counts = {}
+    for sentence in text.split(" . ")[:-1]:
+        name, verb, number, *_ = sentence.split()
+        change = {"has": 1, "gets": 1, "loses": -1}[verb] * int(number)
+        counts[name] = counts.get(name, 0) + change
+        assert 0 <= counts[name] <= SMALL.largest
+    return counts
+
+
+def test_labels_are_what_the_sentences_say_and_rationales_come_to_them():
+    rows = arithmetic_rows(SMALL, "train")
+    for text, label, rationale in zip(rows.inputs, rows.labels, rows.rationales, strict=True):
+        asked = text.split()[-2]
+        assert str(told(text)[asked]) == label
+        assert rationale.split()[-2] == label
+        for line in rationale.removesuffix(" .").split(" . "):
+            first, sign, second, _, result = line.split()
+            assert int(first) + (1 if sign == "+" else -1) * int(second) == int(result)
+    assert len(set(rows.labels)) == SMALL.largest + 1
+    assert {rationale.count("=") for rationale in rows.rationales} == {1, 2, 3}
+
+
+def test_no_problem_is_seen_twice_and_other_sizes_leave_test_rows_as_they_are():
+    parts = {split: arithmetic_rows(SMALL, split).inputs for split in SPLITS}
+    assert [len(parts[split]) for split in SPLITS] == [300, 20, 50]
+    assert len(set().union(*parts.values())) == 370
+    more = Problems(train=400, valid=20, test=50, people=2)
+    assert arithmetic_rows(more, "test") == arithmetic_rows(SMALL, "test")
+    assert arithmetic_rows(more, "train").inputs[:300] == parts["train"]
+    assert (
+        arithmetic_rows(Problems(train=300, valid=20, test=50, people=2, seed=1), "test").inputs
+        != parts["test"]
+    )
+
+
+def test_the_tokenizer_has_every_word_and_gives_it_back(tmp_path):
+    prefixes = ("answer: ", "why: ")
+    folder = arithmetic_tokenizer(SMALL, prefixes, tmp_path)
+    backend, vocabulary = load_backend(folder), describe(folder)
+    rows = arithmetic_rows(SMALL, "train")
+    for text in (*rows.inputs[:50], *rows.labels[:50], *rows.rationales[:50], "answer: why:"):
+        encoded = backend.encode(text)
+        assert vocabulary.unk_id not in encoded.ids
+        assert encoded.ids[-1] == vocabulary.end_id
+        assert backend.decode(encoded.ids, skip_special_tokens=True) == text
+    assert (vocabulary.pad_id, vocabulary.end_id) == (0, 1)
+    assert arithmetic_tokenizer(SMALL, prefixes, tmp_path) == folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"people": 0}, "data.generated.people=0: must be 1 to 8"),
+        ({"largest": 3}, "data.generated.largest=3: must be 4 to 1000"),
+        ({"train": 0}, "data.generated.train=0"),
+    ],
+)
+def test_faults(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        Problems(**settings)
+
+
+def test_more_problems_than_there_are():
+    with pytest.raises(ConfigError, match=r"hardly more than .* different problems, and 20,070 are"):
+        arithmetic_rows(Problems(train=20_000, valid=20, test=50, people=1, events=1, largest=4), "train")

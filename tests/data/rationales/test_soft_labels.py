@@ -1,0 +1,78 @@
+"""Label probabilities beside the rationales: read, checked, and put into the order of the choices."""
+
+import json
+
+import pytest
+
+from potstill.data.rationales.readers import read_own, read_split
+from potstill.data.rationales.rows import split_validation, subsample
+from potstill.data.rationales.soft_labels import aligned
+from potstill.errors import DataError
+
+CHOICES = ["lake", "pond"]
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """20 rows of `cqa` with PaLM's outputs and label probabilities of all but the first."""
+    home = tmp_path / "cqa"
+    (home / "llm").mkdir(parents=True)
+    rows = [{"question": f"where {n} ?", "choices": CHOICES, "answer": CHOICES[n % 2]} for n in range(20)]
+    (home / "cqa_train.json").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    outputs = [f"It is so. So the answer is ({'ab'[n % 2]}) {CHOICES[n % 2]}." for n in range(20)]
+    (home / "llm" / "train_CoT_0.json").write_text(json.dumps(outputs))
+    soft = [None, *({"lake": 1 - n / 20, "pond": n / 20} for n in range(1, 20))]
+    (home / "llm" / "train_labels.json").write_text(json.dumps(soft))
+    return tmp_path
+
+
+def test_they_stay_with_their_rows(sets):
+    train, valid = (read_split(sets, "cqa", split) for split in ("train", "valid"))
+    assert (len(train), len(valid)) == (18, 2)
+    for rows in (train, valid, subsample(train, 0.5, 3), split_validation(train)[0]):
+        for text, soft in zip(rows.inputs, rows.soft, strict=True):
+            number = int(text.split()[1])
+            assert (soft is None) == (number == 0)
+            if soft is not None:
+                assert soft["pond"] == pytest.approx(number / 20)
+
+
+def test_without_outputs_or_their_file_there_are_none(sets):
+    assert set(read_split(sets, "cqa", "train", rationales=None).soft) == {None}
+    (sets / "cqa" / "llm" / "train_labels.json").unlink()
+    assert set(read_split(sets, "cqa", "train").soft) == {None}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[null]", "has 1 rows, but there are 20 outputs"),
+        ("{}", "has no list"),
+        ("[", "is no JSON"),
+        (json.dumps([{"lake": 0.9, "pond": 0.9}] * 20), "row 0: .* are no probabilities"),
+        (json.dumps([None, {"lake": "high"}] * 10), "row 1: .* are no probabilities"),
+    ],
+)
+def test_faults(sets, content, said):
+    path = sets / "cqa" / "llm" / "train_labels.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=said) as fault:
+        read_split(sets, "cqa", "train")
+    assert str(path) in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_rows_of_ones_own_have_a_field(tmp_path):
+    row = {"input": "where ?", "label": "lake", "rationale": "so", "choices": CHOICES}
+    lines = [row | {"label_probabilities": {"pond": 0.25, "lake": 0.75}}, row]
+    (tmp_path / "own.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    rows = read_own(tmp_path / "own.jsonl")
+    assert rows.soft == [{"pond": 0.25, "lake": 0.75}, None]
+    assert aligned(rows.soft[0], rows.choices[0]) == [0.75, 0.25]
+
+
+def test_what_no_choice_has_is_none():
+    assert aligned({"sea": 1.0}, CHOICES) is None
+    assert aligned(None, CHOICES) is None
+    assert aligned({"lake": 1.0}, None) is None
+    assert aligned({"lake": 0.2, "sea": 0.8}, CHOICES) == [1.0, 0.0]
