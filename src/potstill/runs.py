@@ -44,11 +44,14 @@ from potstill.modules.sharding import gather
 from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
 from potstill.shared_tasks import monitored
-from potstill.summary import provenance, write_summary
+from potstill.summary import provenance, write_config, write_summary
 from potstill.tracking import Resumed, finish, log_summary, log_table
 from potstill.validation.adapted import is_adapted
 
 log = logging.getLogger(__name__)
+
+# What torch says first where a process of a data loader was killed.
+_LOST_READER = "DataLoader worker (pid"
 
 AnyTraining = Training | TaskTraining | SharedTraining | RationaleTraining | AdaptedTraining
 
@@ -107,6 +110,10 @@ def train(config: DictConfig, folder: Path) -> float | None:
                 _fit(trainer, training, config.ckpt_path)
             except torch.OutOfMemoryError as fault:
                 raise TrainingError(out_of_memory(config)) from fault
+            except RuntimeError as fault:
+                if _LOST_READER not in str(fault):
+                    raise
+                raise TrainingError(lost_reader(config)) from fault
         if best is not None:
             _take_best(trainer, training, best)
         metrics = _final_metrics(trainer, training) if validate else {}
@@ -129,8 +136,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
         gather(training.module.student)  # by all ranks
         if trainer.is_global_zero:
             _save(config, training, summary, folder / "student")
-            write_summary(folder, summary)
-            OmegaConf.save(config, folder / "config.yaml", resolve=True)
+            write_config(folder, config)
             log_summary(loggers, summary)
             if samples is not None:
                 log_table(loggers, "samples", samples)
@@ -138,6 +144,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
                 logger.save()
             _ensure_metrics(folder / "metrics.csv")
             _report(config, folder, summary, samples)
+            write_summary(folder, summary)
             log.info("%s", folder / "report.html")
         failed = False
     finally:
@@ -185,6 +192,14 @@ def out_of_memory(config: DictConfig) -> str:
         said.append("trainer.precision=bf16-mixed")
     said += ["a smaller data.max_length", "strategy=fsdp on several GPUs"]
     return f"data.batch_size={batch}: out of memory on the device; try {', or '.join(said)}; doctor=true measures"
+
+
+def lost_reader(config: DictConfig) -> str:
+    """What to do where a process that reads batches has died."""
+    return (
+        f"data.num_workers={config.data.num_workers}: a process that reads batches was killed, most likely for want of "
+        "memory; give fewer, or 0; the same command with resume=auto goes on from the last checkpoint"
+    )
 
 
 def _resumed_from(config: DictConfig, folder: Path) -> Resumed | None:
