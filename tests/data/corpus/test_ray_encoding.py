@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from potstill.build.data import build_corpora
 from potstill.data.corpus import ray_encoding
 from potstill.data.corpus.binarize import binarize
-from potstill.data.corpus.composition import HeldOut
+from potstill.data.corpus.composition import HeldOut, sources_of
 from potstill.data.corpus.ray_encoding import parts_of
 from potstill.data.corpus.sources import HubDataset, TextFiles
 from potstill.data.corpus.tokenizers import describe
@@ -77,6 +78,23 @@ def test_the_store_is_the_local_one(part, two_cpus, source, vocabulary, tmp_path
     assert len(done) > 3
     assert done == sorted(done)
     assert done[-1] == local.index["report"]["texts"]
+
+
+def test_the_option_has_ray_binarize(two_cpus, source, vocabulary, tmp_path, compose_config, monkeypatch):
+    calls = []
+    encoded = ray_encoding.encoded_on_ray
+    monkeypatch.setattr(ray_encoding, "encoded_on_ray", lambda *given: calls.append(given) or encoded(*given))
+    corpora = []
+    for engine in ("ray", "local"):
+        data = compose_config(
+            "data=text_files", f"data.train_files=[{source.files[0]}]", f"data.engine={engine}", "data.num_proc=1",
+            f"data.cache={tmp_path}/{engine}", "data.eval_share=0.5",
+        ).data  # fmt: skip
+        corpora.append(build_corpora(data, sources_of(data), vocabulary, 12))
+        assert len(calls) == 2  # of both parts, by Ray alone
+    for ray_store, local_store in zip(*corpora, strict=True):
+        assert ray_store.describe() == local_store.describe()
+        assert contents(ray_store.stores[0]) == contents(local_store.stores[0])
 
 
 def test_killed_workers_are_replaced(two_cpus, source, vocabulary, tmp_path, monkeypatch):
