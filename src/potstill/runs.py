@@ -50,8 +50,9 @@ from potstill.validation.adapted import is_adapted
 
 log = logging.getLogger(__name__)
 
-# What torch says first where a process of a data loader was killed.
+# What torch says where a process of a data loader was killed, and what gloo says where another rank was.
 _LOST_READER = "DataLoader worker (pid"
+_LOST_RANK = ("Connection closed by peer", "Connection reset by peer")
 
 AnyTraining = Training | TaskTraining | SharedTraining | RationaleTraining | AdaptedTraining
 
@@ -111,9 +112,9 @@ def train(config: DictConfig, folder: Path) -> float | None:
             except torch.OutOfMemoryError as fault:
                 raise TrainingError(out_of_memory(config)) from fault
             except RuntimeError as fault:
-                if _LOST_READER not in str(fault):
+                if (told := lost_process(config, fault)) is None:
                     raise
-                raise TrainingError(lost_reader(config)) from fault
+                raise TrainingError(told) from fault
         if best is not None:
             _take_best(trainer, training, best)
         metrics = _final_metrics(trainer, training) if validate else {}
@@ -194,12 +195,17 @@ def out_of_memory(config: DictConfig) -> str:
     return f"data.batch_size={batch}: out of memory on the device; try {', or '.join(said)}; doctor=true measures"
 
 
-def lost_reader(config: DictConfig) -> str:
-    """What to do where a process that reads batches has died."""
-    return (
-        f"data.num_workers={config.data.num_workers}: a process that reads batches was killed, most likely for want of "
-        "memory; give fewer, or 0; the same command with resume=auto goes on from the last checkpoint"
-    )
+def lost_process(config: DictConfig, fault: RuntimeError) -> str | None:
+    """What to do where a fault comes of another process that has died; None where it does not."""
+    said, goes_on = str(fault), "the same command with resume=auto goes on from the last checkpoint"
+    if _LOST_READER in said:
+        return (
+            f"data.num_workers={config.data.num_workers}: a process that reads batches was killed, most likely for "
+            f"want of memory; give fewer, or 0; {goes_on}"
+        )
+    if isinstance(fault, torch.distributed.DistBackendError) or any(words in said for words in _LOST_RANK):
+        return f"trainer.strategy={config.trainer.strategy}: another process of the run was lost; {goes_on}"
+    return None
 
 
 def _resumed_from(config: DictConfig, folder: Path) -> Resumed | None:

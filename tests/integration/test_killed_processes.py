@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from potstill import judging, runs
 from potstill.callbacks import LastCheckpoint
 from potstill.errors import TrainingError
+from potstill.modules.distillation import LanguageDistillation
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -212,6 +213,25 @@ def test_a_reader_that_dies_ends_the_run_in_one_line(run, monkeypatch, tmp_path)
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 2
     same_end(run("whole"), run("killed", "resume=auto"))
+
+
+def test_a_lost_connection_to_a_rank_is_one_line(run, monkeypatch):
+    """What gloo says of it; any other fault of torch's stays what it is."""
+
+    def step(*_):
+        raise RuntimeError(f"[gloo/transport/tcp/pair.cc:553] {said} [127.0.0.1]:45487.\nFurther advice.")
+
+    monkeypatch.setattr(LanguageDistillation, "training_step", step)
+    said = "Connection closed by peer"
+    with pytest.raises(TrainingError) as fault:
+        run("lost")
+    line = str(fault.value)
+    assert line.startswith("trainer.strategy=auto: another process of the run was lost; ")
+    assert "resume=auto goes on" in line
+    assert "\n" not in line
+    said = "Shapes do not fit"
+    with pytest.raises(RuntimeError, match="Shapes do not fit"):
+        run("other")
 
 
 # train.py, whose second rank is killed behind step 3, where it is told so.
