@@ -145,7 +145,7 @@ def _wandb(
         "reinit": "create_new",  # one run a job: a sweep's next job never goes on in this one
     }
     try:
-        experiment = wandb.init(**settings, mode=wandb_mode(mode))
+        experiment = wandb.init(**settings, mode=wandb_mode(mode))  # type: ignore[arg-type]
     except wandb.errors.CommError as fault:
         # A run is worth more than its dashboard.
         log.warning(
