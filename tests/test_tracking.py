@@ -1,4 +1,5 @@
 import csv
+import socket
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -74,3 +75,34 @@ def test_wandb_writes_a_run_a_job_without_asking_for_a_login(no_key, tmp_path):
         finish(loggers, failed=failed)
         assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
     assert len(set(names)) == 2
+
+
+@pytest.fixture
+def fresh_wandb():
+    """wandb reads its variables once a process: let it forget what other tests have set."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.integration
+def test_a_run_goes_on_without_the_endpoint(no_key, fresh_wandb, tmp_path, caplog):
+    """Nothing listens on the port: the run is kept offline, and its metrics.csv is whole."""
+    with socket.socket() as held:  # a port that nobody else takes meanwhile, and that refuses
+        held.bind(("127.0.0.1", 0))
+        no_key.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{held.getsockname()[1]}")
+        no_key.setenv("WANDB_API_KEY", "x" * 40)
+        no_key.setenv("WANDB_INIT_TIMEOUT", "2")
+        settings = {"project": "p", "run": None, "group": None, "tags": [], "config": {"seed": 1}}
+        loggers = make_loggers("wandb", tmp_path, **settings, mode="online")
+        for step in (1, 2):
+            for logger in loggers:
+                logger.log_metrics({"train/loss": step / 2}, step=step)
+        finish(loggers, failed=False)
+    assert "wandb cannot be reached" in caplog.text
+    assert "wandb sync" in caplog.text
+    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 1
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [(row["step"], row["train/loss"]) for row in rows] == [("1", "0.5"), ("2", "1.0")]

@@ -78,6 +78,7 @@ class DataConfig:
     min_length: int = 12
     max_unknown: float = 0.5
     num_proc: int | None = None  # binarizing processes; null: a process a core
+    engine: str = "local"  # whose processes binarize: local | ray (Ray Data); the store is the same
     cache: str = '${oc.env:POTSTILL_CACHE,"~/.cache/potstill"}'  # stores, trained tokenizers, extracted text
     batch_size: int = 32  # sequences of a micro-batch on one device
     max_tokens: int | None = None  # padded tokens of a micro-batch; takes the place of batch_size

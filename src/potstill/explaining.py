@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from potstill.data.rationales.files import records_of
 from potstill.data.rationales.parsing import NLI_LABELS, NLI_SETS, parse
@@ -21,7 +21,7 @@ from potstill.evaluation.equations import value_of
 from potstill.generation.prompts import Prompts, load_prompts
 from potstill.generation.run import generate
 from potstill.generation.selection import Canonical, Parse, plain_label
-from potstill.summary import provenance, write_summary
+from potstill.summary import provenance, write_config, write_summary
 from potstill.validation.generation import backend_of, sampling_of, task_of
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ def explain(config: DictConfig, folder: Path) -> float:
         _write_own(target, settings.split, rows, understood)
     share = 1 - (report.unanswered + report.unparsed) / max(report.rows, 1)
     figures = {f"generation/{name}": value for name, value in report.flat().items()}
+    write_config(folder, config)
     write_summary(folder, {**figures, "generation/understood": share, **provenance(config)})
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
     told = ", ".join(f"{value:,} {name}" for name, value in report.flat().items() if name != "complete")
     log.info("%s", told)
     if report.complete:

@@ -34,7 +34,7 @@ from potstill.evaluation.submissions import FILES, write_submission
 from potstill.interchange.agreement import AGREEMENT
 from potstill.process import quiet
 from potstill.rationales import judge_student, student_sections
-from potstill.summary import provenance, write_summary
+from potstill.summary import provenance, write_config, write_summary
 from potstill.validation import models_of
 from potstill.validation.exports import forms_of
 
@@ -97,10 +97,10 @@ def _leave(config: DictConfig, folder: Path, rows: list[Row], sections: list[Sec
         prefix = "" if len(rows) == 1 else f"{row.name}/"
         summary |= {f"{prefix}{name}": value for name, value in row.metrics.items()}
     summary |= provenance(config)
-    write_summary(folder, summary)
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    write_config(folder, config)
     settings = Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True))
     write_report(folder, title=f"benchmark={config.benchmark.name}", sections=[*sections, settings])
+    write_summary(folder, summary)
     for section in sections:
         if isinstance(section, Table):
             print_table(section)

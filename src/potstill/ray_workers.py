@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.errors import ConfigError
+from potstill.ray_cluster import connect
 
 _VALUE = "value"  # what the first worker leaves of the run, for a sweep
 
@@ -33,9 +34,7 @@ def train_on_ray(config: DictConfig, folder: Path) -> float | None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not ray.is_initialized():
-        # A cluster where RAY_ADDRESS names one, else this machine.
-        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+    connect()
     gpu = config.trainer.accelerator in ("gpu", "cuda")
     workers = int(config.trainer.devices) * int(config.trainer.num_nodes)
     kind = "GPU" if gpu else "CPU"

@@ -44,11 +44,15 @@ from potstill.modules.sharding import gather
 from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
 from potstill.shared_tasks import monitored
-from potstill.summary import provenance, write_summary
+from potstill.summary import provenance, write_config, write_summary
 from potstill.tracking import Resumed, finish, log_summary, log_table
 from potstill.validation.adapted import is_adapted
 
 log = logging.getLogger(__name__)
+
+# What torch says where a process of a data loader was killed, and what gloo says where another rank was.
+_LOST_READER = "DataLoader worker (pid"
+_LOST_RANK = ("Connection closed by peer", "Connection reset by peer")
 
 AnyTraining = Training | TaskTraining | SharedTraining | RationaleTraining | AdaptedTraining
 
@@ -107,6 +111,10 @@ def train(config: DictConfig, folder: Path) -> float | None:
                 _fit(trainer, training, config.ckpt_path)
             except torch.OutOfMemoryError as fault:
                 raise TrainingError(out_of_memory(config)) from fault
+            except RuntimeError as fault:
+                if (told := lost_process(config, fault)) is None:
+                    raise
+                raise TrainingError(told) from fault
         if best is not None:
             _take_best(trainer, training, best)
         metrics = _final_metrics(trainer, training) if validate else {}
@@ -129,8 +137,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
         gather(training.module.student)  # by all ranks
         if trainer.is_global_zero:
             _save(config, training, summary, folder / "student")
-            write_summary(folder, summary)
-            OmegaConf.save(config, folder / "config.yaml", resolve=True)
+            write_config(folder, config)
             log_summary(loggers, summary)
             if samples is not None:
                 log_table(loggers, "samples", samples)
@@ -138,6 +145,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
                 logger.save()
             _ensure_metrics(folder / "metrics.csv")
             _report(config, folder, summary, samples)
+            write_summary(folder, summary)
             log.info("%s", folder / "report.html")
         failed = False
     finally:
@@ -185,6 +193,19 @@ def out_of_memory(config: DictConfig) -> str:
         said.append("trainer.precision=bf16-mixed")
     said += ["a smaller data.max_length", "strategy=fsdp on several GPUs"]
     return f"data.batch_size={batch}: out of memory on the device; try {', or '.join(said)}; doctor=true measures"
+
+
+def lost_process(config: DictConfig, fault: RuntimeError) -> str | None:
+    """What to do where a fault comes of another process that has died; None where it does not."""
+    said, goes_on = str(fault), "the same command with resume=auto goes on from the last checkpoint"
+    if _LOST_READER in said:
+        return (
+            f"data.num_workers={config.data.num_workers}: a process that reads batches was killed, most likely for "
+            f"want of memory; give fewer, or 0; {goes_on}"
+        )
+    if isinstance(fault, torch.distributed.DistBackendError) or any(words in said for words in _LOST_RANK):
+        return f"trainer.strategy={config.trainer.strategy}: another process of the run was lost; {goes_on}"
+    return None
 
 
 def _resumed_from(config: DictConfig, folder: Path) -> Resumed | None:

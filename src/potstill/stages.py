@@ -33,7 +33,7 @@ _RECIPES_OWN = ("sweep", "stages")
 # Keys that may change between two calls: none of them moves a result.
 _FREE = re.compile(
     r"(logger|checkpoint)\.|(resume|trainer\.(enable_progress_bar|log_every_n_steps)"
-    r"|data\.(cache|num_proc|num_workers))$"
+    r"|data\.(cache|engine|num_proc|num_workers))$"
 )
 
 

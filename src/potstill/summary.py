@@ -1,4 +1,4 @@
-"""summary.json: the figures of a run, and what they came of."""
+"""summary.json: the figures of a run, and what they came of; config.yaml: what was asked for."""
 
 from __future__ import annotations
 
@@ -9,17 +9,31 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import potstill
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json: whole, or not at all."""
-    path = folder / "summary.json"
+    """Write summary.json: whole, or not at all. It comes last of a run's results: where it is, the others are."""
+    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def write_config(folder: Path, config: DictConfig) -> None:
+    """Write config.yaml, its references resolved: whole, or not at all."""
+    _write(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write under another name and rename; what a killed run left under such a name is removed."""
+    for torn in path.parent.glob(f".{path.name}.*.tmp"):
+        torn.unlink(missing_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fresh.write_text(json.dumps(summary, indent=2) + "\n")
-    fresh.replace(path)
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def provenance(config: DictConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import logging
 import netrc
 import os
 from collections.abc import Mapping
@@ -17,12 +18,22 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from potstill.errors import ConfigError
 from potstill.evaluation.report import Table
 
+log = logging.getLogger(__name__)
+
 
 def wandb_mode(asked: str | None) -> str:
     """What was asked for, else online where a key is set, else offline: never a login prompt."""
     if asked or os.environ.get("WANDB_MODE"):
         return asked or os.environ["WANDB_MODE"]
     return "online" if os.environ.get("WANDB_API_KEY") or _netrc_key() else "offline"
+
+
+def _init_seconds() -> float:
+    """How long wandb may try to reach its server: 30 s, or what wandb's own variable says."""
+    try:
+        return float(os.environ["WANDB_INIT_TIMEOUT"])
+    except (KeyError, ValueError):
+        return 30.0
 
 
 def _netrc_key() -> bool:
@@ -121,19 +132,28 @@ def _wandb(
 
     remembered = folder / "wandb_id"
     known = remembered.read_text().strip() if resumed and remembered.is_file() else None
-    experiment = wandb.init(
-        id=known,
-        resume="allow" if known else None,
-        project=project,
-        name=run or folder.name,
-        group=group,
-        tags=tags,
-        dir=folder,
-        mode=wandb_mode(mode),  # type: ignore[arg-type]
-        config=config,
-        settings=wandb.Settings(console="off", silent=True),
-        reinit="create_new",  # one run a job: a sweep's next job never goes on in this one
-    )
+    settings: dict[str, Any] = {
+        "id": known,
+        "resume": "allow" if known else None,
+        "project": project,
+        "name": run or folder.name,
+        "group": group,
+        "tags": tags,
+        "dir": folder,
+        "config": config,
+        "settings": wandb.Settings(console="off", silent=True, init_timeout=_init_seconds()),
+        "reinit": "create_new",  # one run a job: a sweep's next job never goes on in this one
+    }
+    try:
+        experiment = wandb.init(**settings, mode=wandb_mode(mode))  # type: ignore[arg-type]
+    except wandb.errors.CommError as fault:
+        # A run is worth more than its dashboard.
+        log.warning(
+            "wandb cannot be reached (%s); the run is kept offline, `wandb sync %s` puts it there later",
+            str(fault).splitlines()[0],
+            folder / "wandb" / "offline-run-*",
+        )
+        experiment = wandb.init(**settings, mode="offline")
     remembered.write_text(f"{experiment.id}\n")
     experiment.define_metric("trainer/global_step")
     experiment.define_metric("*", step_metric="trainer/global_step")

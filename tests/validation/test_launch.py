@@ -43,6 +43,14 @@ def test_an_extra_that_is_not_installed_is_named_with_its_command(said, monkeypa
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else found(name))
     assert "trainer.strategy=ray: ray is not installed; pip install 'potstill[ray]'" in said("strategy=ray")
+    assert "data.engine=ray: ray is not installed; pip install 'potstill[ray]'" in said("data.engine=ray")
+
+
+def test_who_binarizes(said):
+    assert "data.engine=spark: local or ray" in said("data.engine=spark")
+    line = said("data.engine=ray", "strategy=ray", "trainer.devices=2")
+    assert "data.engine=ray: not with trainer.strategy=ray" in line
+    assert "strategy=cpu trainer.max_steps=0" in line
 
 
 def test_ray_needs_a_number_of_workers(said):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +172,8 @@ def build_corpus(
                 max_length=length,
                 min_length=data.min_length,
                 max_unknown=data.max_unknown,
-                num_proc=data.num_proc or os.cpu_count() or 1,
+                num_proc=data.num_proc,
+                engine=data.engine,
                 progress=progress,
             )
         stores.append(store)

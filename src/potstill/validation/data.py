@@ -7,9 +7,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from potstill.data.corpus.composition import sources_of
+from potstill.data.corpus.composition import ENGINES, RAY, sources_of
 from potstill.errors import PotstillError
 from potstill.validation.folders import writable
+from potstill.validation.launch import missing_extra
 
 
 def data_faults(
@@ -37,6 +38,10 @@ def data_faults(
         faults.append(f"data.mlm_replace={replace}: three shares (mask, random, kept) that add up to 1")
     if data.unit not in ("line", "paragraph"):
         faults.append(f"data.unit={data.unit}: line or paragraph")
+    if data.engine not in ENGINES:
+        faults.append(f"data.engine={data.engine}: {' or '.join(ENGINES)}")
+    elif data.engine == RAY and corpus:
+        faults += missing_extra("data.engine=ray", "ray", "ray")
     if data.skip is not None:
         try:
             re.compile(data.skip)

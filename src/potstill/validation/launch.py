@@ -39,6 +39,11 @@ def strategy_faults(config: DictConfig) -> list[str]:
             faults.append(
                 f"trainer.devices={trainer.devices}: with trainer.strategy=ray the number of workers, trainer.devices=4"
             )
+        if config.data.engine == RAY:
+            faults.append(
+                "data.engine=ray: not with trainer.strategy=ray, whose workers have the CPUs; binarize beforehand, "
+                "strategy=cpu trainer.max_steps=0"
+            )
     if name.startswith(DEEPSPEED):
         faults.append(
             f"trainer.strategy={name}: not one of ours; ZeRO 3 is strategy=fsdp, ZeRO 2 trainer.strategy=fsdp_gradients"

@@ -1,6 +1,6 @@
 """Binarization: texts to a store of token ids, in parallel and in constant memory.
 
-The store has the same bytes for any number of workers.
+The store has the same bytes for any number of workers, of this machine or of Ray's (`ray_encoding.py`).
 """
 
 import multiprocessing
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from potstill.data.corpus.composition import LOCAL, RAY
 from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.store import StoreWriter, TokenStore, build_once, store_key, token_dtype
 from potstill.data.corpus.tokenizers import Vocabulary, load_backend
@@ -155,7 +156,8 @@ def binarize(
     max_length: int,
     min_length: int = 12,
     max_unknown: float = 0.5,
-    num_proc: int,
+    num_proc: int | None,
+    engine: str = LOCAL,
     progress: Callable[[int], None] | None = None,
 ) -> TokenStore:
     """The store of a source's sequences: opened where it exists, built where it does not.
@@ -167,7 +169,9 @@ def binarize(
         max_length: Longest sequence in tokens, special tokens counted; longer texts are split.
         min_length: Shorter sequences are dropped, special tokens counted.
         max_unknown: Sequences with this share of unknown tokens or more are dropped.
-        num_proc: Worker processes; 1 works in this process. The result does not depend on it.
+        num_proc: Worker processes, None for one a core (of Ray: as many as there are CPUs); of this machine, 1 works
+            in this process. The result does not depend on it.
+        engine: `local` for processes of this machine, `ray` for Ray Data. The result does not depend on it either.
         progress: Called with the number of texts done.
 
     Raises:
@@ -188,7 +192,7 @@ def binarize(
         writer = StoreWriter(temporary, vocabulary.size)
         encoder = Encoder(load_backend(vocabulary.path), framing, token_dtype(vocabulary.size))
         tally = Tally()
-        with closing(_encoded(encoder, source.batches(BATCH_CHARACTERS), num_proc)) as encoded:
+        with closing(_encoded_by(engine, encoder, source, num_proc)) as encoded:
             for ids, lengths, counts in encoded:
                 writer.add(ids, lengths)
                 tally.add(counts)
@@ -204,6 +208,18 @@ def binarize(
 
     build_once(folder, build)
     return TokenStore.open(folder)
+
+
+def _encoded_by(
+    engine: str, encoder: Encoder, source: TextSource, num_proc: int | None
+) -> Generator[Encoded, None, None]:
+    """What a source's texts become, in their order."""
+    if engine == RAY:
+        # Only now, since Ray is an extra.
+        from potstill.data.corpus.ray_encoding import encoded_on_ray
+
+        return encoded_on_ray(encoder, source, BATCH_CHARACTERS, num_proc)
+    return _encoded(encoder, source.batches(BATCH_CHARACTERS), num_proc or os.cpu_count() or 1)
 
 
 def _encoded(encoder: Encoder, batches: Iterable[list[str]], num_proc: int) -> Generator[Encoded, None, None]:

@@ -13,6 +13,10 @@ from omegaconf import DictConfig
 from potstill.data.corpus.sources import Docstrings, HubDataset, SavedDataset, TextFiles, TextSource
 from potstill.errors import ConfigError
 
+# Whose processes binarize: this machine's, or Ray's.
+LOCAL, RAY = "local", "ray"
+ENGINES = (LOCAL, RAY)
+
 
 class Parts(NamedTuple):
     """The sources of training and of evaluation; `held_out` says that evaluation is a share of training."""
