@@ -1,6 +1,7 @@
 import csv
 import json
 import struct
+import time
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -84,12 +85,20 @@ def test_options_are_flattened_by_their_whole_names():
 
 
 def records(folder):
-    """What an offline run has written, in order; LevelDB's log format behind a header of 7 bytes."""
+    """What an offline run has written, in order, once its end is: wandb's own process writes it."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    for _ in range(100):
+        if of_kind(found := read_records(path.read_bytes()), "exit"):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no end")
+
+
+def read_records(raw):
+    """Of LevelDB's log format behind a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
 
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    raw, at, whole = path.read_bytes(), 7, b""
-    found = []
+    at, whole, found = 7, b"", []
     while at + 7 <= len(raw):
         if (left := 32768 - at % 32768) < 7:
             at += left
