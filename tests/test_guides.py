@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def job(words):
     return overrides, folder
 
 
-def small(script, overrides, text_file):
+def small(script, overrides, text_file, logger):
     """What makes a job short: little data of the kind that it reads, and two steps."""
     own = "objective=adapted" in overrides
     generated = any(word.endswith("=arithmetic") for word in overrides)
@@ -64,7 +65,7 @@ def small(script, overrides, text_file):
     if "benchmark=efficiency" in overrides:
         extra += ["benchmark.lengths=[8]", "benchmark.batches=[1]"]
     if script == "train":
-        extra += ["trainer.max_steps=2", "trainer.log_every_n_steps=1", "logger=csv"]
+        extra += ["trainer.max_steps=2", "trainer.log_every_n_steps=1", f"logger={logger}"]
         extra += [] if own or generated else ["data.batch_size=4"]
         extra += ["trainer.val_check_interval=2"] if generated else []
         if "student=bert_small" in overrides:
@@ -85,13 +86,13 @@ def run(tmp_path_factory, shared_cache, text_file, words, compose_config):
         rows = [f"{' '.join(words[n : n + 5])}\t{'good' if n % 2 else 'bad'}" for n in range(count)]
         (home / "reviews" / f"{part}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
 
-    def start(script, command):
+    def start(script, command, logger="csv"):
         overrides, named = job(command)
         folder = home / (named or "runs/unnamed")
         folder.mkdir(parents=True, exist_ok=True)
         moved = [re.sub(r"(?<![\w/])(runs|reviews)/", rf"{home}/\1/", word) for word in overrides]
         config = compose_config(
-            *moved, f"data.cache={shared_cache}", *small(script, overrides, text_file), name=script
+            *moved, f"data.cache={shared_cache}", *small(script, overrides, text_file, logger), name=script
         )
         (validate_train if script == "train" else validate_evaluate)(config)
         (runs.train if script == "train" else judging.evaluate)(config, folder)
@@ -155,3 +156,22 @@ def test_keys_that_are_named_are_described(guide):
     term = re.compile(r"objective\.terms\.\w+\.weight")
     assert keys, guide
     assert {key for key in keys if not term.fullmatch(key)} <= described
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("first_teacher")
+def test_what_the_guide_to_tasks_says_is_in_the_report(run):
+    """Under wandb, which a reader who sets no logger has: classes in the report, the student beside its teacher."""
+    script, command = commands(ROOT / "docs" / "guides" / "tasks.md")[0]
+    run(script, [*command, "logger.mode=offline", "hydra.run.dir=runs/logged"], logger="wandb")
+    folder = run.home / "runs" / "logged"
+    report = (folder / "report.html").read_text()
+    assert "Classes" in report
+    assert "precision" in report
+    (written,) = folder.glob("wandb/offline-run-*/*.wandb")
+    name = f"student-{(folder / 'wandb_id').read_text().strip()}".encode()
+    for _ in range(200):  # wandb's own process writes it
+        if name in written.read_bytes():
+            break
+        time.sleep(0.1)
+    assert name in written.read_bytes()
