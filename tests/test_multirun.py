@@ -3,7 +3,7 @@
 import pytest
 
 from potstill.errors import ConfigError
-from potstill.multirun import names_glue, spell_out
+from potstill.multirun import group_with_sweep, names_glue, spell_out
 
 NINE = "cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte,wnli"
 
@@ -60,3 +60,14 @@ def test_keys_of_a_swept_benchmark_have_one_to_be_composed_with():
         "benchmark.folder=a",
         "benchmark=cola",
     ]
+
+
+def test_runs_of_a_sweep_are_grouped_by_its_folder_unless_they_are_grouped_already(compose_config, tmp_path):
+    config = compose_config("logger=csv")
+    group_with_sweep(config, None)
+    assert config.logger.group is None
+    group_with_sweep(config, tmp_path / "2026-01-31")
+    assert config.logger.group == "2026-01-31"
+    group_with_sweep(config, tmp_path / "other")
+    assert config.logger.group == "2026-01-31"
+    group_with_sweep(compose_config("model=bert", name="evaluate"), tmp_path)  # has no logger

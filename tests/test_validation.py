@@ -85,6 +85,7 @@ def test_saved_data_without_the_column(kd, faulty_files, train_fault, compose_co
         ("optimizer.lr=fast", "a number, 0 or more"),
         ("logger.name=wandbb", "one of wandb, tensorboard, csv"),
         ("logger.mode=on", "online, offline, disabled, or null"),
+        ("logger.artifact_mb=-1", "logger.artifact_mb=-1.0: a size in MB, 0 or more"),
         ("schedule.name=reduce_lr_on_plateau", "one of linear"),
         ("schedule.warmup_share=2", "a share, from 0 to 1"),
     ],

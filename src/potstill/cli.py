@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from potstill.config import config_folder, register
 from potstill.errors import ConfigError, PotstillError, StageError, StoppedError
-from potstill.multirun import Jobs, names_glue, spell_out
+from potstill.multirun import Jobs, group_with_sweep, names_glue, spell_out
 from potstill.process import prepare
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.launch import RAY
@@ -115,6 +115,7 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         nonlocal started
         started = True
         jobs.begin()
+        group_with_sweep(config, jobs.folder)
         try:
             return task(config)
         except StoppedError as stopped:

@@ -325,11 +325,12 @@ class LoggerConfig:
     name: str = MISSING  # wandb | tensorboard | csv
     project: str = "potstill"
     run: str | None = None
-    group: str | None = None
+    group: str | None = None  # null: the sweep's folder, in a sweep
     tags: list[str] = field(default_factory=list)
     mode: str | None = (
         None  # wandb: online | offline | disabled; null: online where a key is set, else offline
     )
+    artifact_mb: float = 100.0  # wandb: a student of up to so many MB becomes an artifact of its run; 0: none
 
 
 @dataclass

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from potstill.errors import ConfigError
 from potstill.evaluation.glue import BENCHMARKS
@@ -99,6 +100,17 @@ class Jobs:
         if told and line not in self.faults:
             sys.stderr.write(f"error: {line}\n")
             self.faults.append(line)
+
+
+def group_with_sweep(config: DictConfig, folder: Path | None) -> None:
+    """Let a sweep's runs stand together on a dashboard, unless the user has grouped them.
+
+    Args:
+        config: of a job, in place; an evaluation has no logger.
+        folder: of the sweep; None where the job is alone.
+    """
+    if folder is not None and "logger" in config and config.logger.group is None:
+        config.logger.group = folder.name
 
 
 def _benchmarks(argument: str) -> list[str]:

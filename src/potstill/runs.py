@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
+from potstill.artifacts import log_student
 from potstill.build import (
     AdaptedTraining,
     RationaleTraining,
@@ -31,8 +33,10 @@ from potstill.build.adapted import student_card
 from potstill.callbacks import BestStudent, newest_checkpoint
 from potstill.config import teachers_of
 from potstill.data.rationales.composition import STEP_BY_STEP
-from potstill.data.tasks.composition import is_task, text_name
+from potstill.data.tasks.composition import MAIN, is_task, text_name
+from potstill.data.tasks.labels import CLASSIFICATION, TOKENS
 from potstill.errors import CheckpointError, TrainingError
+from potstill.evaluation.classes import class_table, entity_table
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.report import Collapsible, Curves, Section, Table, read_metrics, write_report
 from potstill.models.folders import fresh_folder
@@ -118,10 +122,9 @@ def train(config: DictConfig, folder: Path) -> float | None:
         if best is not None:
             _take_best(trainer, training, best)
         metrics = _final_metrics(trainer, training) if validate else {}
-        samples = None
         if isinstance(training, RationaleTraining):
             metrics |= test_metrics(trainer, training)
-            samples = samples_of(training.module)
+        tables = _tables(training, metrics) if validate else {}  # by all ranks
         summary = {
             **training.module.last_step,
             **throughput.summary(),
@@ -139,12 +142,13 @@ def train(config: DictConfig, folder: Path) -> float | None:
             _save(config, training, summary, folder / "student")
             write_config(folder, config)
             log_summary(loggers, summary)
-            if samples is not None:
-                log_table(loggers, "samples", samples)
+            for name, table in tables.items():
+                log_table(loggers, name, table)
+            log_student(loggers, folder / "student", teachers_of(config), summary, config.logger.artifact_mb)
             for logger in loggers:
                 logger.save()
             _ensure_metrics(folder / "metrics.csv")
-            _report(config, folder, summary, samples)
+            _report(config, folder, summary, list(tables.values()))
             write_summary(folder, summary)
             log.info("%s", folder / "report.html")
         failed = False
@@ -248,6 +252,20 @@ def _final_metrics(trainer: Trainer, training: AnyTraining) -> dict[str, float]:
     return dict(metrics[0]) if metrics else {}
 
 
+def _tables(training: AnyTraining, metrics: Mapping[str, float]) -> dict[str, Table]:
+    """What a validated run shows beside its curves: what a seq2seq student wrote, how each class of a task does."""
+    if isinstance(training, RationaleTraining):
+        return {"samples": samples_of(training.module)}
+    if isinstance(training, TaskTraining) and training.module.judges[MAIN].labelled:
+        task = training.module.task
+        if task.kind == CLASSIFICATION:
+            _, logits, labels = training.module.predicted(MAIN)
+            return {"classes": class_table(task.labels, logits, labels)}
+        if task.kind == TOKENS and (table := entity_table(metrics)) is not None:
+            return {"classes": table}
+    return {}
+
+
 def _ensure_metrics(path: Path) -> None:
     """Its header alone, where a run ended before it logged anything."""
     if not path.exists():
@@ -278,7 +296,7 @@ def _card(config: DictConfig, summary: dict[str, Any], opener: str, own: bool = 
     )
 
 
-def _report(config: DictConfig, folder: Path, summary: dict[str, Any], samples: Table | None) -> None:
+def _report(config: DictConfig, folder: Path, summary: dict[str, Any], tables: list[Table]) -> None:
     blocks: list[Section] = []
     metrics = read_metrics(folder / "metrics.csv")
     losses = {name: series for name, series in metrics.items() if name.startswith("train/loss")}
@@ -299,7 +317,7 @@ def _report(config: DictConfig, folder: Path, summary: dict[str, Any], samples: 
         blocks.append(Curves("Validation perplexity", validated, "step", "perplexity", True))
     if losses:
         blocks.append(Curves("Training loss", losses, "step", "loss", True))
-    blocks += [samples] if samples is not None else []
+    blocks += tables
     blocks.append(Table("Final figures", ["figure", "value"], [[*item] for item in summary.items()]))
     blocks.append(Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True)))
     write_report(folder, title=f"objective={config.objective.name}, {text_name(config)}", sections=blocks)

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import netrc
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def make_loggers(
         folder: the run's output folder.
         resumed: where an interrupted run in this folder goes on; what it logged up to there stays in metrics.csv, and
             its wandb run goes on.
-        wandb_settings: project, run, group, tags, mode and config of a wandb run.
+        wandb_settings: project, run, group, job_type, tags, mode and config (nested) of a wandb run.
 
     Raises:
         ConfigError: an unknown logger, or one whose package is not installed.
@@ -125,8 +126,9 @@ def _wandb(
     run: str | None,
     group: str | None,
     tags: list[str],
+    job_type: str,
     mode: str | None,
-    config: Any,
+    config: Mapping[str, Any],
 ) -> WandbLogger:
     import wandb
 
@@ -138,9 +140,10 @@ def _wandb(
         "project": project,
         "name": run or folder.name,
         "group": group,
-        "tags": tags,
+        "job_type": job_type,
+        "tags": list(dict.fromkeys(tags)),
         "dir": folder,
-        "config": config,
+        "config": flattened(config),
         "settings": wandb.Settings(console="off", silent=True, init_timeout=_init_seconds()),
         "reinit": "create_new",  # one run a job: a sweep's next job never goes on in this one
     }
@@ -157,17 +160,76 @@ def _wandb(
     remembered.write_text(f"{experiment.id}\n")
     experiment.define_metric("trainer/global_step")
     experiment.define_metric("*", step_metric="trainer/global_step")
-    for name in ("val/perplexity", "val/loss"):
-        experiment.define_metric(name, step_metric="trainer/global_step", summary="min")
-    return WandbLogger(experiment=experiment)
+    return MetricsLogger(experiment=experiment)
+
+
+class MetricsLogger(WandbLogger):
+    """Defines each metric when it first comes: the summary keeps its best value beside its last.
+
+    wandb's own globs do not do it: a metric that two of them fit has the summary of either.
+    """
+
+    defined: set[str]
+
+    def __init__(self, experiment: Any):
+        super().__init__(experiment=experiment)
+        self.defined = set()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """As Lightning's, after defining what is new."""
+        for name in metrics:
+            better = direction(name)
+            if better is not None and name not in self.defined:
+                self.defined.add(name)
+                self.experiment.define_metric(
+                    name, step_metric="trainer/global_step", summary=f"{better},last"
+                )
+        super().log_metrics(metrics, step)  # type: ignore[misc]
+
+
+_LOWER_IS_BETTER = re.compile(r"loss|perplexity|mse|interchange_kl")
+
+
+def direction(metric: str) -> str | None:
+    """`min` or `max`, whichever is better of a metric; None where neither is.
+
+    Args:
+        metric: as it is logged, `val/accuracy`.
+    """
+    part, _, name = metric.partition("/")
+    if _LOWER_IS_BETTER.match(name.removeprefix("teacher_")) or name == "step_seconds":
+        return "min"
+    if part in ("val", "test") or name.endswith("_per_second") or name == "peak_memory_gb":
+        return "max"  # of memory: what the run needs
+    return None
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their whole names, as they are written on the command line: `{"trainer.max_steps": 10}`.
+
+    Args:
+        config: nested and resolved; lists stay whole, empty sections are left out.
+        prefix: of the names.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def log_summary(loggers: list[Logger], summary: dict[str, Any]) -> None:
-    """Put the final figures where the dashboard shows them."""
+    """Put the final figures where the dashboard shows them; metrics that were logged have their best and last there."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, MetricsLogger):
             logger.experiment.summary.update(
-                {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
+                {
+                    name: value
+                    for name, value in summary.items()
+                    if isinstance(value, int | float | str) and name not in logger.defined
+                }
             )
 
 

@@ -35,6 +35,7 @@ def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None = No
         project=logger.project,
         run=logger.run,
         group=logger.group,
+        job_type=config.stage,
         tags=[*logger.tags, config.objective.name, text_name(config)],
         mode=logger.mode,
         config=OmegaConf.to_container(config, resolve=True),

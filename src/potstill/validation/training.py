@@ -88,4 +88,6 @@ def logger_faults(logger: DictConfig) -> list[str]:
         faults.append("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
     if logger.mode not in (None, "online", "offline", "disabled"):
         faults.append(f"logger.mode={logger.mode}: online, offline, disabled, or null")
+    if not logger.artifact_mb >= 0:
+        faults.append(f"logger.artifact_mb={logger.artifact_mb}: a size in MB, 0 or more")
     return faults

@@ -1,0 +1,42 @@
+"""Scores of each class of a task, as a table: which class a model has not learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from potstill.evaluation.report import Table
+
+
+def class_table(names: Sequence[str], logits_NC: Tensor, labels_N: Tensor) -> Table:
+    """Rows, precision, recall and F1 of each label of a classification.
+
+    A share of nothing is None: the precision of a label that is never predicted, the recall of one that never occurs.
+
+    Args:
+        names: of the labels, by number.
+        logits_NC: `(rows, labels)`.
+        labels_N: `(rows,)` numbers of the gold labels.
+    """
+    confusion = multiclass_confusion_matrix(logits_NC.argmax(-1), labels_N.long(), num_classes=len(names))
+    hits, gold, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    f1 = 2 * hits / (gold + predicted)
+    rows = [
+        [name, int(gold[n]), *(_number(share[n]) for share in (hits / predicted, hits / gold, f1))]
+        for n, name in enumerate(names)
+    ]
+    return Table("Classes", ["class", "rows", "precision", "recall", "f1"], rows)
+
+
+def entity_table(metrics: Mapping[str, float]) -> Table | None:
+    """F1 of each type of entities, of a run's `val/f1_<type>`; None where there are none."""
+    prefix = "val/f1_"
+    rows = [[name.removeprefix(prefix), value] for name, value in metrics.items() if name.startswith(prefix)]
+    return Table("Classes", ["class", "f1"], rows) if rows else None
+
+
+def _number(value: Tensor) -> float | None:
+    return None if torch.isnan(value) else float(value)
