@@ -34,8 +34,6 @@ def log_student(
         metadata: figures beside the student's artifact.
         limit_mb: in 10^6 bytes; a larger student is no artifact, a larger teacher a reference to its place. 0: none.
     """
-    import wandb
-
     for logger in loggers:
         if not isinstance(logger, WandbLogger) or logger.experiment.disabled:
             continue
@@ -44,6 +42,8 @@ def log_student(
             if limit_mb:
                 log.info("%s: above logger.artifact_mb=%g, so no artifact", folder, limit_mb)
             continue
+        import wandb
+
         try:
             _log(run, folder, teachers, metadata, limit_mb)
         except (
