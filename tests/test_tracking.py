@@ -236,7 +236,14 @@ def test_a_run_goes_on_without_the_endpoint(no_key, fresh_wandb, tmp_path, caplo
         no_key.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{held.getsockname()[1]}")
         no_key.setenv("WANDB_API_KEY", "x" * 40)
         no_key.setenv("WANDB_INIT_TIMEOUT", "2")
-        settings = {"project": "p", "run": None, "group": None, "tags": [], "config": {"seed": 1}}
+        settings = {
+            "project": "p",
+            "run": None,
+            "group": None,
+            "job_type": "train",
+            "tags": [],
+            "config": {"seed": 1},
+        }
         loggers = make_loggers("wandb", tmp_path, **settings, mode="online")
         for step in (1, 2):
             for logger in loggers:

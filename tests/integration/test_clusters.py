@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -90,6 +91,8 @@ def test_the_environment_of_slurm_is_read(compose_config, monkeypatch, tmp_path)
     }  # fmt: skip
     for name, value in told.items():
         monkeypatch.setenv(name, value)
+    # Lightning tells the whole process its rank; after this test it is the first again, which alone logs.
+    monkeypatch.setattr(rank_zero_only, "rank", rank_zero_only.rank)
     config = compose_config("strategy=slurm", *CPU, "trainer.num_nodes=2")
     trainer = build_trainer(config.trainer, tmp_path, callbacks=[], loggers=False)
     assert (trainer.world_size, trainer.global_rank, trainer.local_rank, trainer.node_rank) == (4, 3, 1, 1)
