@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sides import shaped_parser
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedModel
 
 from potstill.data.batching import Ints
@@ -59,18 +60,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--layers", type=int, default=12, help="of the teacher; the student has a quarter")
-    parser.add_argument("--hidden", type=int, default=768, help="width; there is a head for every 64, or one")
-    parser.add_argument("--vocabulary", type=int, default=30_522)
-    parser.add_argument("--batch", type=int, default=8, help="sequences")
-    parser.add_argument(
-        "--lengths", type=int, nargs=2, default=(64, 128), metavar=("SHORTEST", "LONGEST"), help="tokens"
-    )
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = shaped_parser(__doc__, layers="of the teacher; the student has a quarter")
     return parser.parse_args()
 
 

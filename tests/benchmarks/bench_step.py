@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from sides import Step, memory, speed
+from sides import Step, memory, shaped_parser, speed
 from textbook import diito_step, kd_step
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
@@ -64,19 +64,8 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shaped_parser(__doc__, layers="of the teacher; the student has half of them")
     parser.add_argument("objective", choices=tuple(WEIGHTS))
-    parser.add_argument("--layers", type=int, default=12, help="of the teacher; the student has half of them")
-    parser.add_argument("--hidden", type=int, default=768, help="width; there is a head for every 64, or one")
-    parser.add_argument("--vocabulary", type=int, default=30_522)
-    parser.add_argument("--batch", type=int, default=8, help="sequences")
-    parser.add_argument(
-        "--lengths", type=int, nargs=2, default=(64, 128), metavar=("SHORTEST", "LONGEST"), help="tokens"
-    )
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16", "bf16-over-fp32"),

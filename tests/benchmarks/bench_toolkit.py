@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from sides import Step, memory, speed
+from sides import Step, memory, shaped_parser, speed
 from transformers import BertConfig, BertForSequenceClassification
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
@@ -53,18 +53,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--layers", type=int, default=12, help="of the teacher")
-    parser.add_argument("--hidden", type=int, default=768, help="width; there is a head for every 64, or one")
-    parser.add_argument("--vocabulary", type=int, default=30_522)
-    parser.add_argument("--batch", type=int, default=8, help="sequences")
-    parser.add_argument(
-        "--lengths", type=int, nargs=2, default=(64, 128), metavar=("SHORTEST", "LONGEST"), help="tokens"
-    )
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = shaped_parser(__doc__, layers="of the teacher")
     parser.add_argument(
         "--checkpointing",
         choices=("none", "selective", "full"),

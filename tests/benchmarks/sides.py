@@ -17,6 +17,28 @@ Setup = Callable[[argparse.Namespace], Step]
 """Makes the models of one side in its process, and gives its step."""
 
 
+def shaped_parser(description: str | None, layers: str) -> argparse.ArgumentParser:
+    """The options of every step that is measured: the shape of the models and of the batches.
+
+    Args:
+        description: of the benchmark.
+        layers: help of `--layers`.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, default=12, help=layers)
+    parser.add_argument("--hidden", type=int, default=768, help="width; there is a head for every 64, or one")
+    parser.add_argument("--vocabulary", type=int, default=30_522)
+    parser.add_argument("--batch", type=int, default=8, help="sequences")
+    parser.add_argument(
+        "--lengths", type=int, nargs=2, default=(64, 128), metavar=("SHORTEST", "LONGEST"), help="tokens"
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
 def speed(
     setups: Mapping[str, Setup], arguments: argparse.Namespace, tolerance: float, label: str = ""
 ) -> None:
