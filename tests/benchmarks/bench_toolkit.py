@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--checkpointing",
         choices=("none", "selective", "full"),
-        default="none",
+        default="selective",
         help="student.checkpointing of ours",
     )
     return parser.parse_args()
