@@ -64,6 +64,14 @@ def test_what_is_right_is_taken(given, compose_config):
         (["student=bert_tiny"], "student.config: is an encoder (bert)"),
         (["student=gpt2_tiny"], "student.config: is a decoder (gpt2)"),
         (["teacher.model=x"], "teacher.model=x: objective=step_by_step learns from what an LLM wrote"),
+        (
+            ["teacher.tokenizer=own"],
+            "teacher.tokenizer=own: objective=step_by_step learns from what an LLM wrote",
+        ),
+        (
+            ["teacher.models=[x,y]"],
+            "teacher.models=['x', 'y']: objective=step_by_step learns from what an LLM wrote",
+        ),
         (["benchmark=sst2"], "benchmark=sst2: objective=step_by_step trains on data=svamp"),
         (["compile=true"], "compile=true: an encoder-decoder is not compiled"),
         (["student.dropout=1"], "student.dropout=1.0: a probability"),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from potstill.config import EvaluateConfig, SourceConfig, TrainConfig
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.config.data import SourceConfig
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [

@@ -1,8 +1,13 @@
 """Training: what is refused before the corpus is read, and a run of no steps; whole runs are in integration/."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
+from torch import nn
 
 from potstill import build, runs
+from potstill.callbacks import BestStudent
 from potstill.errors import ConfigError, DataError
 from potstill.validation import validate_train
 
@@ -47,3 +52,29 @@ def test_a_run_too_short_to_log_and_without_evaluation_ends_well(kd, tmp_path, c
     runs.train(config, tmp_path)
     assert (tmp_path / "metrics.csv").read_text().startswith("epoch,step")
     assert (tmp_path / "report.html").is_file()
+
+
+class Judging:
+    """A trainer at step 4 whose validation says what weight the student has, and counts itself."""
+
+    def __init__(self):
+        self.global_step, self.callback_metrics, self.count = 4, {}, 0
+
+    def validate(self, module, **_):
+        self.count += 1
+        self.callback_metrics = {"val/accuracy": module.student.weight.item(), "bar": 0.0}
+        module.validated_at = self.global_step
+
+
+@pytest.mark.parametrize(
+    ("validated_at", "best_at", "count"), [(None, 4, 1), (4, 4, 0), (4, 2, 1), (2, 2, 2)]
+)
+def test_no_student_is_judged_twice(validated_at, best_at, count):
+    student = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(student.weight, 4.0)
+    training = SimpleNamespace(module=SimpleNamespace(student=student, validated_at=validated_at), data=None)
+    trainer, best = Judging(), BestStudent("val/accuracy", "max")
+    trainer.callback_metrics = {"val/accuracy": 4.0}
+    best.value, best.step, best._weights = 9.0, best_at, {"weight": torch.full((1, 1), float(best_at))}
+    assert runs._judged(trainer, training, best) == {"val/accuracy": float(best_at)}
+    assert (trainer.count, student.weight.item()) == (count, best_at)

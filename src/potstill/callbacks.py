@@ -194,22 +194,16 @@ class BestStudent(Callback):
         self.metric, self.sign = metric, 1.0 if mode == "max" else -1.0
         self.value: float | None = None
         self.step: int | None = None
-        self._validated_at: int | None = None
         self._weights: dict[str, torch.Tensor] = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the student where it is better than ever; of equals the first stays."""
-        self._validated_at = trainer.global_step
         if self.metric not in trainer.callback_metrics:
             return
         value = float(trainer.callback_metrics[self.metric])
         if self.value is None or self.sign * value > self.sign * self.value:
             self.value, self.step = value, trainer.global_step
             self._weights = _copied(_student(pl_module))
-
-    def is_validated(self, trainer: Trainer) -> bool:
-        """Whether the student as it is now has been validated."""
-        return self._validated_at == trainer.global_step
 
     def restore(self, pl_module: LightningModule) -> None:
         """Give the student its best weights back; as it is where it was never validated."""

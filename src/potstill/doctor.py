@@ -20,13 +20,14 @@ from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
-from potstill.build import build_rationale_training, build_task_training, build_trainer, build_training
+from potstill.build import AdaptedTraining, AnyTraining, build_any_training, build_trainer
 from potstill.data.batching import EpochPlan
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.store import TokenStore, store_key
 from potstill.data.rationales.composition import STEP_BY_STEP
-from potstill.data.steps import StepDataModule, TrainSteps
-from potstill.data.tasks.composition import is_task
+from potstill.data.steps import BatchSettings, Sequences, StepDataModule, TrainSteps
+from potstill.data.tasks.composition import MAIN, is_task
+from potstill.data.tasks.mixing import MixedDataModule
 from potstill.evaluation.efficiency import count_parameters
 from potstill.summary import provenance
 
@@ -76,6 +77,7 @@ def examine(config: DictConfig) -> None:
             "parameters": f"student {count_parameters(training.module.student)['total']:,}"
             + (f", teacher {training.teacher_parameters:,}" if training.teacher_parameters else "")
         }
+        assert not isinstance(training, AdaptedTraining)  # refused: its batches are its loaders' own
         data: StepDataModule = training.data
         lengths, state = _sequences(config, data, Path(own))
         told["data"] = state
@@ -129,12 +131,11 @@ def measure(
     Returns:
         What fitted, the smallest first; empty where not even that did.
     """
-    assert data._steps is not None
-    sequences, settings = data._steps.sequences, data.settings
+    settings = data.settings
     found: list[Measured] = []
     largest = config.data.batch_size
     if config.data.max_tokens:
-        largest = max(config.data.max_tokens // int(sequences.lengths.max()), 1)
+        largest = max(config.data.max_tokens // int(longest_of(data)[1].lengths.max()), 1)
     size = settings.unit
     while size < largest:
         found += _try(module, data, config, folder, size)
@@ -148,9 +149,12 @@ def _try(
     module: LightningModule, data: StepDataModule, config: DictConfig, folder: Path, size: int
 ) -> list[Measured]:
     """The measurement of a size; none where memory does not suffice."""
-    assert data._steps is not None
-    data.settings = replace(data.settings, batch_size=size, max_tokens=None, accumulate=1)
-    data._steps = Longest(data._steps.sequences, data.settings)
+    one: dict[str, Any] = {"batch_size": size, "max_tokens": None, "accumulate": 1}
+    task, sequences = longest_of(data)
+    data.settings = replace(data.settings, **one)
+    if isinstance(data, MixedDataModule):
+        data.tasks[task].settings = replace(data.tasks[task].settings, **one)
+    data._steps = Longest(sequences, data.settings, task)
     settings = config.trainer.copy()
     settings.update(
         {"devices": 1, "num_nodes": 1, "strategy": "auto", "max_steps": STEPS, "max_epochs": None,
@@ -166,8 +170,30 @@ def _try(
     return [Measured(size, _peak(), min(clock.seconds[1:]))]
 
 
+def longest_of(data: StepDataModule) -> tuple[str, Sequences]:
+    """The sequences that are measured; of several tasks those of the one that has the longest, and its name."""
+    if isinstance(data, MixedDataModule):
+        parts = {name: part.train_steps.sequences for name, part in data.tasks.items()}
+        name = max(parts, key=lambda name: parts[name].lengths.max())
+        return name, parts[name]
+    return MAIN, data.train_steps.sequences
+
+
 class Longest(TrainSteps):
-    """Steps of the longest sequences there are, always the same ones."""
+    """Steps of the longest sequences there are, always the same ones.
+
+    Args:
+        sequences: of a run, or of one of its tasks.
+        settings: how many of them a step has.
+        task: whose they are, by which a batch of several tasks is known.
+    """
+
+    def __init__(self, sequences: Sequences, settings: BatchSettings, task: str):
+        super().__init__(sequences, settings)
+        self.task = task
+
+    def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:
+        return {**super().__getitem__(at), "task": self.task}
 
     def plan(self, epoch: int) -> EpochPlan:
         """`STEPS` steps of a micro-batch each."""
@@ -248,7 +274,7 @@ def steps_of(config: DictConfig, lengths: np.ndarray | None) -> int | None:
     return min(bounds) if bounds else None
 
 
-def _build(config: DictConfig, folder: Path) -> Any:
+def _build(config: DictConfig, folder: Path) -> AnyTraining:
     """The run's parts; what it would put into its cache goes into a folder that does not stay."""
     own = config.copy()
     real = Path(config.data.cache).expanduser()
@@ -257,23 +283,21 @@ def _build(config: DictConfig, folder: Path) -> Any:
         with suppress(OSError):
             (folder / "cache" / kept.parent.name / kept.name).symlink_to(kept.absolute())
     own.data.cache = str(folder / "cache")
-    if config.objective.name == STEP_BY_STEP:
-        return build_rationale_training(own)
-    if is_task(config.benchmark):
-        return build_task_training(own)
-    own.data.max_examples = min(config.data.max_examples or SAMPLE, SAMPLE)
-    return build_training(own)
+    if not (config.tasks or is_task(config.benchmark) or config.objective.name == STEP_BY_STEP):
+        # Of a corpus a sample is enough.
+        own.data.max_examples = min(config.data.max_examples or SAMPLE, SAMPLE)
+    return build_any_training(own)
 
 
 def _sequences(config: DictConfig, data: StepDataModule, folder: Path) -> tuple[np.ndarray | None, str]:
     """Tokens of the sequences of an epoch, where they are known, and what of the data is there already."""
-    assert data._steps is not None
     cache = Path(config.data.cache).expanduser()
     if not isinstance(data, CorpusDataModule):
         made = [p for p in (folder / "cache").glob("*/*") if not p.is_symlink() and p.suffix != ".lock"]
         state = f"features would be made in {cache}" if made else f"features are ready in {cache}"
-        return np.asarray(data._steps.sequences.lengths), state
-    corpus = data._steps.sequences.corpus  # type: ignore[attr-defined]
+        parts = data.tasks.values() if isinstance(data, MixedDataModule) else [data]
+        return np.concatenate([part.train_steps.sequences.lengths for part in parts]), state
+    corpus = data.train_steps.sequences.corpus  # type: ignore[attr-defined]
     stores = [cache / "stores" / _key(store.index, config.data.max_examples) for store in corpus.stores]
     if not all(store.is_dir() for store in stores):
         return None, f"stores would be made in {cache / 'stores'}; a sample of {SAMPLE:,} texts was measured"

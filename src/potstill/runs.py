@@ -16,18 +16,14 @@ from transformers import PreTrainedModel
 from potstill.artifacts import log_student
 from potstill.build import (
     AdaptedTraining,
+    AnyTraining,
     RationaleTraining,
-    SharedTraining,
     TaskTraining,
-    Training,
-    build_adapted_training,
+    build_any_training,
     build_callbacks,
     build_loggers,
-    build_rationale_training,
-    build_shared_training,
-    build_task_training,
     build_trainer,
-    build_training,
+    monitored,
 )
 from potstill.build.adapted import student_card
 from potstill.callbacks import BestStudent, newest_checkpoint
@@ -47,7 +43,6 @@ from potstill.models.trunk import task_head
 from potstill.modules.sharding import gather
 from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
-from potstill.shared_tasks import monitored
 from potstill.summary import provenance, write_config, write_summary
 from potstill.tracking import Resumed, finish, log_summary, log_table
 from potstill.validation.adapted import is_adapted
@@ -57,8 +52,6 @@ log = logging.getLogger(__name__)
 # What torch says where a process of a data loader was killed, and what gloo says where another rank was.
 _LOST_READER = "DataLoader worker (pid"
 _LOST_RANK = ("Connection closed by peer", "Connection reset by peer")
-
-AnyTraining = Training | TaskTraining | SharedTraining | RationaleTraining | AdaptedTraining
 
 
 def train(config: DictConfig, folder: Path) -> float | None:
@@ -77,28 +70,10 @@ def train(config: DictConfig, folder: Path) -> float | None:
     if config.resume == "auto" and (found := newest_checkpoint(folder)):
         config.ckpt_path = str(found)
         log.info("going on from %s", found)
-    is_task_run, is_prefix_run = is_task(config.benchmark), config.objective.name == STEP_BY_STEP
-    own = is_adapted(config)
-    training: AnyTraining
-    if config.tasks:
-        training = build_shared_training(config)
-    elif own:
-        training = build_adapted_training(config)
-    elif is_prefix_run:
-        training = build_rationale_training(config)
-    else:
-        training = build_task_training(config) if is_task_run else build_training(config)
+    training = build_any_training(config)
     training.module.nonfinite = config.trainer.nonfinite
-    monitor, best = "val/loss" if own else "val/perplexity", None
-    if config.tasks:
-        monitor, mode = monitored(config)
-        best = BestStudent(monitor, mode)
-    elif is_task_run or is_prefix_run:
-        name, mode = (
-            ("accuracy", "max") if is_prefix_run else (config.benchmark.monitor, config.benchmark.mode)
-        )
-        monitor = f"val/{name}"
-        best = BestStudent(monitor, mode)
+    monitor, mode = monitored(config)
+    best = BestStudent(monitor, mode) if mode is not None else None
     bar = config.trainer.enable_progress_bar
     callbacks, throughput = build_callbacks(config, folder, bar, monitor)
     if best is not None:
@@ -119,9 +94,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
                 if (told := lost_process(config, fault)) is None:
                     raise
                 raise TrainingError(told) from fault
-        if best is not None:
-            _take_best(trainer, training, best)
-        metrics = _final_metrics(trainer, training) if validate else {}
+        metrics = _judged(trainer, training, best) if validate else {}
         if isinstance(training, RationaleTraining):
             metrics |= test_metrics(trainer, training)
         tables = _tables(training, metrics) if validate else {}  # by all ranks
@@ -240,16 +213,22 @@ def _readable(path: str) -> dict[str, Any]:
     return saved
 
 
-def _take_best(trainer: Trainer, training: AnyTraining, best: BestStudent) -> None:
-    """Judge the student as it ended, where that was not done, and give it back its best weights."""
-    if not best.is_validated(trainer):
+def _judged(trainer: Trainer, training: AnyTraining, best: BestStudent | None) -> dict[str, float]:
+    """What validation says of the student that is kept: the best, where it is known; none is judged twice."""
+    metrics = _validated(trainer, training)
+    if best is not None and best.step not in (None, trainer.global_step):
+        best.restore(training.module)
+        training.module.validated_at = None
+        metrics = _validated(trainer, training)
+    return metrics
+
+
+def _validated(trainer: Trainer, training: AnyTraining) -> dict[str, float]:
+    """The figures of the student as it is now."""
+    if training.module.validated_at != trainer.global_step:
         trainer.validate(training.module, datamodule=training.data, verbose=False)
-    best.restore(training.module)
-
-
-def _final_metrics(trainer: Trainer, training: AnyTraining) -> dict[str, float]:
-    metrics = trainer.validate(training.module, datamodule=training.data, verbose=False)
-    return dict(metrics[0]) if metrics else {}
+    found = trainer.callback_metrics.items()
+    return {name: float(value) for name, value in found if name.startswith("val/")}
 
 
 def _tables(training: AnyTraining, metrics: Mapping[str, float]) -> dict[str, Table]:

@@ -27,8 +27,9 @@ from potstill.data.corpus.masking import IGNORED, mask_tokens
 from potstill.interchange.intervene import Swap
 from potstill.interchange.mappings import read_mappings
 from potstill.interchange.plans import PlanSettings, cut_swaps, draw_swaps, partners
+from potstill.models.preparing import halve_products, set_checkpointing
 from potstill.models.specs import default_layers
-from potstill.models.students import halve_products, set_checkpointing, student_from_layers
+from potstill.models.students import student_from_layers
 from potstill.models.trunk import trunk_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective

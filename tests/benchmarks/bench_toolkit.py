@@ -21,7 +21,8 @@ from sides import Step, memory, shaped_parser, speed
 from transformers import BertConfig, BertForSequenceClassification
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
-from potstill.models.students import set_checkpointing, student_from_layers
+from potstill.models.preparing import set_checkpointing
+from potstill.models.students import student_from_layers
 from potstill.models.trunk import trunk_of
 from potstill.objectives.matches import Matches
 from potstill.objectives.matching import read_matches

@@ -11,7 +11,8 @@ from potstill.data.corpus.tokenizers import describe
 from potstill.data.tasks.questions import Answer, Question, read_questions
 from potstill.data.tasks.windows import targets_of, windows_of
 from potstill.evaluation import answers as module
-from potstill.evaluation.answers import best_threshold, cmrc, find_answers, segments, squad, squad_v2
+from potstill.evaluation.answer_metrics import best_threshold, cmrc, segments, squad, squad_v2
+from potstill.evaluation.answers import find_answers
 from potstill.evaluation.words import words_of
 
 ANY_FIXTURE = settings(

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from potstill import runs
-from potstill.build import build_task_training, build_training
+from potstill.build import build_training
+from potstill.build.tasks import build_task_training
 from potstill.callbacks import LastCheckpoint
 from potstill.errors import DataError
 from potstill.teachers import computing

@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from potstill import runs
 from potstill.errors import CheckpointError, TrainingError
 from potstill.modules.distillation import LanguageDistillation
-from potstill.validation import validate_train
 
 pytestmark = pytest.mark.integration
 SCRIPT = Path(__file__).parents[2] / "train.py"
@@ -30,21 +28,6 @@ def overrides(text_file, eval_file, bert_teacher):
         "trainer.max_steps=4", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1",
         "checkpoint.every_n_steps=2",
     ]  # fmt: skip
-
-
-@pytest.fixture
-def run(overrides, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def start(name, *further):
-        config = compose_config(*overrides, *further)
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
-        return folder
-
-    return start
 
 
 def test_no_memory_on_the_device_says_what_to_change(run, monkeypatch):

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill import judging, runs
+from potstill import judging
 from potstill.callbacks import LastCheckpoint
 from potstill.errors import TrainingError
 from potstill.modules.distillation import LanguageDistillation
-from potstill.validation import validate_evaluate, validate_train
+from potstill.validation import validate_evaluate
 
 pytestmark = pytest.mark.integration
 CPU = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.enable_progress_bar=false"]
@@ -33,21 +33,6 @@ def overrides(text_file, eval_file, bert_teacher):
         f"data.eval_files=[{eval_file}]", "data.max_length=32", "data.num_proc=1", "data.batch_size=8", "logger=csv",
         "trainer.max_steps=6", "trainer.log_every_n_steps=1", "checkpoint.every_n_steps=2", *CPU,
     ]  # fmt: skip
-
-
-@pytest.fixture
-def run(overrides, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def start(name, *further):
-        config = compose_config(*overrides, *further)
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
-        return folder
-
-    return start
 
 
 @pytest.fixture

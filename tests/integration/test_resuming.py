@@ -13,11 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill import runs
 from potstill.callbacks import LastCheckpoint, newest_checkpoint
 from potstill.errors import ConfigError, StoppedError
 from potstill.modules.distillation import LanguageDistillation
-from potstill.validation import validate_train
 
 pytestmark = pytest.mark.integration
 
@@ -31,21 +29,6 @@ TIMED = ("train/step_seconds", "train/tokens_per_second", "train/peak_memory_gb"
 def overrides(text_file, eval_file, bert_teacher):
     source = ["data=text_files", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]"]
     return [*source, *SMALL, *QUIET, *STEPS, f"teacher.model={bert_teacher}", "objective=diito"]
-
-
-@pytest.fixture
-def run(overrides, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def start(name, *further):
-        config = compose_config(*overrides, *further)
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
-        return folder
-
-    return start
 
 
 def metrics(folder):

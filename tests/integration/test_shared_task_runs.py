@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from potstill import judging, runs
 from potstill.callbacks import LastCheckpoint
+from potstill.doctor import examine
 from potstill.errors import CheckpointError, ConfigError
 from potstill.validation import validate_evaluate, validate_train
 
@@ -113,6 +114,18 @@ def test_one_student_learns_both_tasks(learnt, teachers):
     assert state["projections.halves-last.weight"].shape == (32, 32)
     assert state["projections.thirds-last.weight"].shape == (16, 32)
     assert not any(key.startswith("teacher.") for key in state)
+
+
+def test_the_doctor_measures_the_longest_of_all_tasks(tasks, shared_cache, compose_config, capsys):
+    config = compose_config(
+        *SMALL, f"data.cache={shared_cache}", "objective=task_kd", tasks, "student.layers=[0,1]", MATCH, "doctor=true",
+        "trainer.max_epochs=2",
+    )  # fmt: skip
+    validate_train(config)
+    examine(config)
+    told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert "8: " in told["measured"]
+    assert "for 76 steps" in told["time"]  # 2 * ceil((120 + 180) / 8)
 
 
 def test_each_task_has_a_folder_that_transformers_opens(

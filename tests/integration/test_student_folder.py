@@ -74,13 +74,13 @@ def test_transformers_opens_it_alone(
     )  # fmt: skip
     validate_train(config)
     kept = {}
-    build = runs.build_training
+    build = runs.build_any_training
 
     def keep(config):
         kept["training"] = build(config)
         return kept["training"]
 
-    monkeypatch.setattr(runs, "build_training", keep)
+    monkeypatch.setattr(runs, "build_any_training", keep)
     runs.train(config, tmp_path)
 
     text = "the man has been there before and will not go down to the water now"

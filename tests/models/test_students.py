@@ -13,17 +13,9 @@ from transformers import (
 
 from potstill.errors import ConfigError, ModelError
 from potstill.models.load import name_labels
+from potstill.models.preparing import freeze, halve_products, parameter_groups, set_checkpointing, set_dropout
 from potstill.models.specs import ARCHITECTURES
-from potstill.models.students import (
-    check_tokens,
-    freeze,
-    halve_products,
-    parameter_groups,
-    set_checkpointing,
-    set_dropout,
-    student_from_config,
-    student_from_layers,
-)
+from potstill.models.students import check_tokens, student_from_config, student_from_layers
 from potstill.models.trunk import trunk_of
 from potstill.models.views import VIEWS
 

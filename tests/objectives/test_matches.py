@@ -20,7 +20,7 @@ from potstill.losses import attention, hidden
 from potstill.losses.relations import relation_kl
 from potstill.losses.soft_targets import kl_divergence
 from potstill.losses.transport import earth_movers_distance, layer_costs, transport_plan
-from potstill.models.students import set_checkpointing
+from potstill.models.preparing import set_checkpointing
 from potstill.models.trunk import trunk_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from potstill.evaluation.answers import cmrc
+from potstill.evaluation.answer_metrics import cmrc
 
 FOLDER = os.environ.get("POTSTILL_PARITY_DIR")
 FILE = Path(FOLDER or ".") / "cmrc2018.json"

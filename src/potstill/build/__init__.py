@@ -41,15 +41,20 @@ from potstill.data.corpus.composition import sources_of
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.data.rationales.composition import STEP_BY_STEP
+from potstill.data.tasks.composition import is_task
 from potstill.errors import ConfigError
 from potstill.models.load import load_language_model
 from potstill.models.students import check_tokens
 from potstill.models.trunk import trunk_of
 from potstill.modules.distillation import LanguageDistillation
 from potstill.objectives.language import HARD, LanguageObjective
+from potstill.shared_tasks import monitored as monitored_task
+from potstill.validation.adapted import is_adapted
 
 __all__ = [
     "AdaptedTraining",
+    "AnyTraining",
     "Evaluation",
     "RationaleEvaluation",
     "RationaleTraining",
@@ -57,17 +62,14 @@ __all__ = [
     "TaskEvaluation",
     "TaskTraining",
     "Training",
-    "build_adapted_training",
+    "build_any_training",
     "build_callbacks",
     "build_evaluation",
     "build_loggers",
     "build_rationale_evaluation",
-    "build_rationale_training",
-    "build_shared_training",
     "build_task_evaluation",
-    "build_task_training",
     "build_trainer",
-    "build_training",
+    "monitored",
 ]
 
 
@@ -85,6 +87,41 @@ class Training:
     def figures(self) -> dict[str, int]:
         """Counts of the corpus."""
         return self.corpus.describe()
+
+
+AnyTraining = Training | TaskTraining | SharedTraining | RationaleTraining | AdaptedTraining
+
+
+def build_any_training(config: DictConfig) -> AnyTraining:
+    """The parts of a training run, of whichever line of work it is.
+
+    Raises:
+        PotstillError: data, tokenizer or models that cannot be used, or that do not fit each other.
+    """
+    if config.tasks:
+        return build_shared_training(config)
+    if is_adapted(config):
+        return build_adapted_training(config)
+    if config.objective.name == STEP_BY_STEP:
+        return build_rationale_training(config)
+    return build_task_training(config) if is_task(config.benchmark) else build_training(config)
+
+
+def monitored(config: DictConfig) -> tuple[str, str | None]:
+    """The metric of validation that a run is judged by, as it is logged, and which of its values is best.
+
+    Returns:
+        Its name, and `min` or `max` where the best student is kept; None where the last one is.
+    """
+    if config.tasks:
+        return monitored_task(config)
+    if is_adapted(config):
+        return "val/loss", None
+    if config.objective.name == STEP_BY_STEP:
+        return "val/accuracy", "max"
+    if is_task(config.benchmark):
+        return f"val/{config.benchmark.monitor}", config.benchmark.mode
+    return "val/perplexity", None
 
 
 def build_training(config: DictConfig) -> Training:

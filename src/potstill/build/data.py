@@ -9,7 +9,7 @@ import numpy as np
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
-from potstill.config import OWN
+from potstill.config.learning import OWN
 from potstill.data.corpus.binarize import binarize
 from potstill.data.corpus.composition import Parts
 from potstill.data.corpus.progress import counting

@@ -35,9 +35,9 @@ from potstill.data.rationales.sets import GENERATED, allowed_labels
 from potstill.data.rationales.soft_labels import aligned
 from potstill.evaluation.rationales import llm_accuracy
 from potstill.evaluation.step_by_step import StudentJudge
+from potstill.models.preparing import set_checkpointing, set_dropout
 from potstill.models.seq2seq import load_seq2seq, prefixes_of, remember_prefixes, seq2seq_from_config
 from potstill.models.specs import read_settings
-from potstill.models.students import set_checkpointing, set_dropout
 from potstill.modules.task_prefix import Decoding, TaskPrefix
 from potstill.objectives.task_prefix import TaskPrefixObjective
 

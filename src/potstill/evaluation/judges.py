@@ -21,7 +21,8 @@ from potstill.data.tasks.questions import Question
 from potstill.data.tasks.readers import Rows
 from potstill.data.tasks.token_features import TokenFeatures
 from potstill.data.tasks.windows import Windows
-from potstill.evaluation.answers import Found, answer_scores, find_answers, squad_v2
+from potstill.evaluation.answer_metrics import answer_scores, squad_v2
+from potstill.evaluation.answers import Found, find_answers
 from potstill.evaluation.bootstrap import Metric
 from potstill.evaluation.entities import EntityScores, entity_scores, micro
 from potstill.evaluation.metrics import metric_of, task_metrics

@@ -90,6 +90,7 @@ class StudentModule(LightningModule):
         self._shares: dict[str, float] = {}
         self.nonfinite = STOP  # what becomes of a step whose loss or gradient is no number
         self.skipped_steps, self._skipped_in_row = 0, 0
+        self.validated_at: int | None = None  # the step whose student was validated last
 
     def train(self, mode: bool = True) -> StudentModule:
         """The student's mode; the teacher stays in evaluation mode."""
@@ -156,7 +157,8 @@ class StudentModule(LightningModule):
             shard(self, mesh["data_parallel"], keep=self.trainer.strategy.keep)  # type: ignore[attr-defined]
 
     def on_validation_end(self) -> None:
-        """Weights that were gathered for it are old after the next step."""
+        """Remember what was validated; weights that were gathered for it are old after the next step."""
+        self.validated_at = self.trainer.global_step
         rest(self)
 
     def _step(self, optimizer: Any, totals: dict[str, Tensor]) -> None:

@@ -137,12 +137,13 @@ def _part_faults(data: DictConfig, own: str) -> list[str]:
 
 
 def _student_faults(config: DictConfig) -> list[str]:
-    student, faults = config.student, []
-    if config.teacher.model is not None:
-        faults.append(
-            f"teacher.model={config.teacher.model}: objective=step_by_step learns from what an LLM wrote, "
-            "data.rationales; teacher.model=null"
-        )
+    student = config.student
+    faults = [
+        f"teacher.{name}={config.teacher[name]}: objective=step_by_step learns from what an LLM wrote, "
+        f"data.rationales; teacher.{name}=null"
+        for name in ("model", "models", "tokenizer")
+        if config.teacher[name] is not None
+    ]
     if not student.model and not student.config:
         faults.append(
             "student.model=null: objective=step_by_step trains student.model=<T5 folder or hub id>, or a T5 from "

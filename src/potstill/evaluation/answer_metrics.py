@@ -1,0 +1,238 @@
+"""Whether answers are right, as the scripts of SQuAD 1.1, SQuAD 2.0 and CMRC 2018 count it.
+
+Shares from 0 to 1, where the published scripts have percentages.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.evaluation.words import words_of
+
+References = Sequence[Sequence[str]]
+
+
+def answer_scores(
+    script: str, predictions: Sequence[str], references: References
+) -> dict[str, NDArray[np.float64]]:
+    """`em` and `f1` of each question, `(questions,)`; their means are the published figures.
+
+    Args:
+        script: `squad`, `squad_v2` or `cmrc`.
+        predictions: an answer a question, "" for none.
+        references: of each question; none where it has no answer, which only SQuAD 2.0 has.
+    """
+    if script == "squad_v2":
+        return _v2_scores(predictions, _v2_references(references))
+    em, f1 = {"squad": (squad_em, squad_f1), "cmrc": (cmrc_em, cmrc_f1)}[script]
+    return {
+        name: np.array(list(_best_of(predictions, references, own)), float)
+        for name, own in (("em", em), ("f1", f1))
+    }
+
+
+def squad(predictions: Sequence[str], references: References) -> dict[str, float]:
+    """Exact matches and F1 of words, after the script of SQuAD 1.1 (Rajpurkar et al. 2016); the best reference counts.
+
+    Args:
+        predictions: an answer a question.
+        references: one or more of each question.
+
+    Returns:
+        `em` and `f1`; both 0 of no question at all.
+    """
+    return _means(predictions, references, squad_em, squad_f1)
+
+
+def squad_em(prediction: str, reference: str) -> float:
+    """1 where both are the same but for case, punctuation, articles and white space."""
+    return float(normalize(prediction) == normalize(reference))
+
+
+def squad_f1(prediction: str, reference: str) -> float:
+    """F1 of the words that both have, however often; 0 where one has none."""
+    own, gold = normalize(prediction).split(), normalize(reference).split()
+    return _f1((Counter(own) & Counter(gold)).total(), len(own), len(gold))
+
+
+def normalize(text: str) -> str:
+    """Lower case without ASCII punctuation and articles, one space between words."""
+    text = "".join(letter for letter in text.lower() if letter not in _ASCII_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def squad_v2(
+    predictions: Sequence[str],
+    references: References,
+    *,
+    differences: Sequence[float] | None = None,
+    best: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Exact matches and F1 with questions that have no answer, after the script of SQuAD 2.0 (Rajpurkar et al. 2018).
+
+    A question without reference is answered rightly by "" alone.
+
+    Args:
+        predictions: an answer a question, "" for none.
+        references: of each question; none where it has no answer.
+        differences: score of "no answer" less that of the best answer, of each question.
+        best: the best answers at any threshold; with `differences`, the best thresholds are looked for.
+
+    Returns:
+        `em`, `f1`; of questions with and without answer, where there are such, `has_ans_em`, `has_ans_f1`,
+        `no_ans_em` and `no_ans_f1`; and where it was looked for, `best_em` at `best_em_threshold` and `best_f1` at
+        `best_f1_threshold`, by the rule of `Found.text`.
+    """
+    gold = _v2_references(references)
+    has_N = np.array([own != [""] for own in gold], np.bool_)
+    scores = _v2_scores(predictions, gold)
+    found = {name: _mean(own) for name, own in scores.items()}
+    for part, of in (("has_ans", has_N), ("no_ans", ~has_N)):
+        if of.any():
+            found |= {f"{part}_{name}": _mean(own[of]) for name, own in scores.items()}
+    if differences is not None and best is not None and len(gold):
+        for name, own in _v2_scores(best, gold).items():
+            found[f"best_{name}"], found[f"best_{name}_threshold"] = best_threshold(own, has_N, differences)
+    return found
+
+
+def best_threshold(
+    score_N: NDArray[np.floating], has_N: NDArray[np.bool_], differences: Sequence[float]
+) -> tuple[float, float]:
+    """The threshold that makes most of a model's answers, and the mean score that it reaches.
+
+    Only thresholds that can be had are weighed: questions of one difference are answered together or not at all, where
+    the published script takes them one by one. Of equally good thresholds it is the lowest.
+
+    Args:
+        score_N: of the best answers.
+        has_N: whether there is an answer.
+        differences: as `squad_v2` has them; a question of infinite difference is not answered by any threshold.
+
+    Returns:
+        Mean score and threshold; answers to none where that is best, by a threshold below all differences.
+    """
+    difference = np.asarray(differences, float)
+    order = np.argsort(difference, kind="stable")
+    order = order[np.isfinite(difference[order])]
+    # What answering changes: a score where there is an answer, else the loss of a right silence.
+    gain = np.where(has_N[order], score_N[order], -1.0)
+    reached = np.concatenate([[0.0], np.cumsum(gain)]) + float((~has_N).sum())
+    ordered = difference[order]
+    if not len(ordered):
+        return float(reached[0] / len(score_N)), 0.0
+    thresholds = np.concatenate([[ordered[0] - 1], ordered])
+    reached[:-1][thresholds[:-1] == thresholds[1:]] = -np.inf
+    at = int(reached.argmax())
+    return float(reached[at] / len(score_N)), float(thresholds[at])
+
+
+def cmrc(predictions: Sequence[str], references: References) -> dict[str, float]:
+    """Exact matches and F1 of the longest common segment, after the script of CMRC 2018 (Cui et al. 2019).
+
+    DRCD is judged by the same. The best reference counts.
+
+    Args:
+        predictions: an answer a question.
+        references: one or more of each question.
+
+    Returns:
+        `em` and `f1`; both 0 of no question at all.
+    """
+    return _means(predictions, references, cmrc_em, cmrc_f1)
+
+
+def cmrc_em(prediction: str, reference: str) -> float:
+    """1 where both are the same but for case, outer white space and the marks of `PUNCTUATION`."""
+    return float(_bare(prediction) == _bare(reference))
+
+
+def cmrc_f1(prediction: str, reference: str) -> float:
+    """F1 from the length of the longest run of segments that both have; see `segments`."""
+    own, gold = segments(prediction), segments(reference)
+    return _f1(_longest_run(own, gold), len(own), len(gold))
+
+
+def segments(text: str) -> list[str]:
+    """Chinese characters one by one, and the words of what stands between them, in lower case without `PUNCTUATION`.
+
+    What a mark stood between is joined by its removal, as in the published script: "co-op" is one word.
+    """
+    found: list[str] = []
+    for chinese, other in _CHINESE_OR_NOT.findall(_bare(text)):
+        found.extend([chinese] if chinese else words_of(other))
+    return found
+
+
+# The marks that the CMRC script drops. It lists "……" as well, which no single character is; so "…" stays.
+PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")  # noqa: RUF001
+_CHINESE_OR_NOT = re.compile("([\u4e00-\u9fa5])|([^\u4e00-\u9fa5]+)")
+_ASCII_PUNCTUATION = frozenset(string.punctuation)
+
+
+def _bare(text: str) -> str:
+    return "".join(letter for letter in text.lower().strip() if letter not in PUNCTUATION)
+
+
+def _longest_run(left: Sequence[str], right: Sequence[str]) -> int:
+    """Length of the longest common run of neighbours."""
+    longest, above = 0, [0] * (len(right) + 1)
+    for own in left:
+        row = [0]
+        for at, other in enumerate(right):
+            row.append(above[at] + 1 if own == other else 0)
+        longest, above = max(longest, *row), row
+    return longest
+
+
+def _f1(common: int, own: int, gold: int) -> float:
+    if common == 0:
+        return 0.0
+    precision, recall = common / own, common / gold
+    return 2 * precision * recall / (precision + recall)
+
+
+def _v2_references(references: References) -> list[list[str]]:
+    return [[text for text in own if normalize(text)] or [""] for own in references]
+
+
+def _v2_scores(predictions: Sequence[str], gold: References) -> dict[str, NDArray[np.float64]]:
+    return {
+        "em": np.array(list(_best_of(predictions, gold, squad_em)), float),
+        "f1": np.array(list(_best_of(predictions, gold, _v2_f1)), float),
+    }
+
+
+def _v2_f1(prediction: str, reference: str) -> float:
+    """As `squad_f1`, but 1 where neither has a word: silence is right where there is no answer."""
+    if not normalize(prediction) or not normalize(reference):
+        return squad_em(prediction, reference)
+    return squad_f1(prediction, reference)
+
+
+def _means(
+    predictions: Sequence[str],
+    references: References,
+    em: Callable[[str, str], float],
+    f1: Callable[[str, str], float],
+) -> dict[str, float]:
+    return {
+        name: _mean(list(_best_of(predictions, references, own))) for name, own in (("em", em), ("f1", f1))
+    }
+
+
+def _best_of(
+    predictions: Sequence[str], references: References, score: Callable[[str, str], float]
+) -> Iterator[float]:
+    for prediction, own in zip(predictions, references, strict=True):
+        yield max((score(prediction, reference) for reference in own), default=0.0)
+
+
+def _mean(scores: Sequence[float] | NDArray[np.floating]) -> float:
+    return float(np.mean(scores)) if len(scores) else 0.0
