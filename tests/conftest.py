@@ -290,3 +290,79 @@ def data_dir():
     if not folder:
         pytest.skip("POTSTILL_DATA_DIR is not set: no real data")
     return Path(folder)
+
+
+class WandbServer:
+    """As much of a wandb server as runs and views need, on a port of its own; `asked` are its queries."""
+
+    VIEWER = {"id": "v", "entity": "team", "username": "u", "flags": "{}", "teams": {"edges": []}}  # noqa: RUF012
+
+    def __init__(self):
+        import threading
+        from http.server import ThreadingHTTPServer
+
+        self.asked = []
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.address = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def stop(self):
+        """From now on nothing answers."""
+        self._http.shutdown()
+        self._http.server_close()
+
+    def answer(self, query):
+        if "upsertView" in query["query"]:
+            return {"upsertView": {"view": {"id": "1", "name": "made"}, "inserted": True}}
+        if "upsertBucket" in query["query"]:
+            project = {"id": "p", "name": "potstill", "entity": {"id": "e", "name": "team"}}
+            name = query["variables"]["name"]
+            bucket = {"id": "b", "name": name, "displayName": name, "config": "{}", "project": project}
+            return {"upsertBucket": {"bucket": {**bucket, "historyLineCount": 0}, "inserted": True}}
+        return {"viewer": self.VIEWER, "serverInfo": {"cliVersionInfo": {}, "features": []}}
+
+    def _handler(self):
+        import gzip
+        import json
+        from http.server import BaseHTTPRequestHandler
+
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+                body = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
+                reply = {}  # of figures and files, which are taken and forgotten
+                if self.path == "/graphql":
+                    server.asked.append(json.loads(body))
+                    reply = {"data": server.answer(server.asked[-1])}
+                self._say(json.dumps(reply).encode())
+
+            do_PUT = do_POST
+
+            def _say(self, reply):
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(reply)))
+                self.end_headers()
+                self.wfile.write(reply)
+
+            def log_message(self, *_):
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def wandb_server(monkeypatch):
+    """A server that this process's wandb takes for its own, with a key for it."""
+    import wandb
+
+    wandb.teardown()  # it reads its variables once a process
+    server = WandbServer()
+    monkeypatch.setenv("WANDB_BASE_URL", server.address)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    yield server
+    server.stop()
+    wandb.teardown()

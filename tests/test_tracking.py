@@ -254,3 +254,23 @@ def test_a_run_goes_on_without_the_endpoint(no_key, fresh_wandb, tmp_path, caplo
     assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 1
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert [(row["step"], row["train/loss"]) for row in rows] == [("1", "0.5"), ("2", "1.0")]
+
+
+@pytest.mark.integration
+def test_a_run_outlives_a_server_that_goes_down(wandb_server, monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+    loggers = make_loggers("wandb", tmp_path, **{**SETTINGS, "mode": "online"})
+    assert any("upsertBucket" in query["query"] for query in wandb_server.asked)
+    for step in (1, 2, 3):
+        for logger in loggers:
+            logger.log_metrics({"train/loss": step / 2}, step=step)
+        if step == 2:
+            wandb_server.stop()
+    finish(loggers, failed=False)
+    assert "wandb did not take the whole run in time" in caplog.text
+    (kept,) = tmp_path.glob("wandb/run-*")
+    assert f"`wandb sync {kept}`" in caplog.text
+    (records,) = kept.glob("*.wandb")
+    assert b"train/loss" in records.read_bytes()
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [row["train/loss"] for row in rows] == ["0.5", "1.0", "1.5"]

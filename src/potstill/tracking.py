@@ -29,12 +29,12 @@ def wandb_mode(asked: str | None) -> str:
     return "online" if os.environ.get("WANDB_API_KEY") or _netrc_key() else "offline"
 
 
-def _init_seconds() -> float:
-    """How long wandb may try to reach its server: 30 s, or what wandb's own variable says."""
+def _seconds(variable: str, usual: float) -> float:
+    """How long wandb may wait for its server: the usual time, or what wandb's own variable says."""
     try:
-        return float(os.environ["WANDB_INIT_TIMEOUT"])
+        return float(os.environ[variable])
     except (KeyError, ValueError):
-        return 30.0
+        return usual
 
 
 def _netrc_key() -> bool:
@@ -144,7 +144,13 @@ def _wandb(
         "tags": list(dict.fromkeys(tags)),
         "dir": folder,
         "config": flattened(config),
-        "settings": wandb.Settings(console="off", silent=True, init_timeout=_init_seconds()),
+        "settings": wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=_seconds("WANDB_INIT_TIMEOUT", 30),
+            finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", 600),  # else it would wait for ever
+            finish_timeout_raises=True,
+        ),
         "reinit": "create_new",  # one run a job: a sweep's next job never goes on in this one
     }
     try:
@@ -247,6 +253,13 @@ def finish(loggers: list[Logger], *, failed: bool) -> None:
     """Close every logger; a failed wandb run is marked as failed."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=1 if failed else 0)
+            run = logger.experiment
+            try:
+                run.finish(exit_code=1 if failed else 0)
+            except TimeoutError:  # a server that went down; nothing of the run is lost
+                log.warning(
+                    "wandb did not take the whole run in time; it is kept, `wandb sync %s` uploads it later",
+                    Path(run.dir).parent,
+                )
         else:
             logger.finalize("failed" if failed else "success")
