@@ -32,6 +32,7 @@ from potstill.evaluation.efficiency import latency_ms
 from potstill.evaluation.report import Collapsible, HeatMap, Points, Section, Table, print_table, write_report
 from potstill.evaluation.submissions import FILES, write_submission
 from potstill.interchange.agreement import AGREEMENT
+from potstill.mishaps import told
 from potstill.process import quiet
 from potstill.rationales import judge_student, student_sections
 from potstill.summary import provenance, write_config, write_summary
@@ -48,8 +49,18 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
 
     Returns:
         The benchmark's monitored metric of the first model.
+
+    Raises:
+        PotstillError: models or data that cannot be used, too little memory, a process that was lost.
     """
     quiet()
+    with told(config):
+        rows, sections = _judge_all(config, folder)
+    return _leave(config, folder, rows, sections)
+
+
+def _judge_all(config: DictConfig, folder: Path) -> tuple[list[Row], list[Section]]:
+    """Every model's figures, and what the report shows of them."""
     models = models_of(config)
     names = list(config.names) if config.names is not None else _row_names(models)
     if config.benchmark.task == EFFICIENCY:
@@ -58,14 +69,14 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
             forms = forms_of(config) if costs or len(models) == 1 else []
             costs |= measure_costs(config, name, model, folder, forms)
         found = [Row(name, own.figures) for name, own in costs.items()]
-        return _leave(config, folder, found, cost_sections(config, costs))
+        return found, cost_sections(config, costs)
     if config.benchmark.task == RATIONALES:
         written = {
             name: judge_student(config, name, model, folder)
             for name, model in zip(names, models, strict=True)
         }
         answers = [Row(name, own.figures) for name, own in written.items()]
-        return _leave(config, folder, answers, student_sections(config, written))
+        return answers, student_sections(config, written)
     reference = models[0] if config.benchmark.interchange.mapping is not None else None
     judge = _judge_task if is_task(config.benchmark) else _judge
     named = list(zip(names, models, strict=True))
@@ -87,7 +98,7 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
         table = _comparison(config, rows)
     if len(rows) > 1:
         pictures.insert(0, _quality_against_latency(config, rows))
-    return _leave(config, folder, rows, [table, *pictures])
+    return rows, [table, *pictures]
 
 
 def _leave(config: DictConfig, folder: Path, rows: list[Row], sections: list[Section]) -> float | None:

@@ -31,10 +31,11 @@ from potstill.config import teachers_of
 from potstill.data.rationales.composition import STEP_BY_STEP
 from potstill.data.tasks.composition import MAIN, is_task, text_name
 from potstill.data.tasks.labels import CLASSIFICATION, TOKENS
-from potstill.errors import CheckpointError, TrainingError
+from potstill.errors import CheckpointError
 from potstill.evaluation.classes import class_table, entity_table
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.report import Collapsible, Curves, Section, Table, read_metrics, write_report
+from potstill.mishaps import told
 from potstill.models.folders import fresh_folder
 from potstill.models.head_labels import SUFFIXES
 from potstill.models.load import save_module, save_student
@@ -48,10 +49,6 @@ from potstill.tracking import Resumed, finish, log_summary, log_table
 from potstill.validation.adapted import is_adapted
 
 log = logging.getLogger(__name__)
-
-# What torch says where a process of a data loader was killed, and what gloo says where another rank was.
-_LOST_READER = "DataLoader worker (pid"
-_LOST_RANK = ("Connection closed by peer", "Connection reset by peer")
 
 
 def train(config: DictConfig, folder: Path) -> float | None:
@@ -85,16 +82,10 @@ def train(config: DictConfig, folder: Path) -> float | None:
         trainer = build_trainer(
             config.trainer, folder, callbacks=callbacks, loggers=loggers, validate=validate
         )
-        if config.trainer.max_steps != 0:
-            try:
+        with told(config):
+            if config.trainer.max_steps != 0:
                 _fit(trainer, training, config.ckpt_path)
-            except torch.OutOfMemoryError as fault:
-                raise TrainingError(out_of_memory(config)) from fault
-            except RuntimeError as fault:
-                if (told := lost_process(config, fault)) is None:
-                    raise
-                raise TrainingError(told) from fault
-        metrics = _judged(trainer, training, best) if validate else {}
+            metrics = _judged(trainer, training, best) if validate else {}
         if isinstance(training, RationaleTraining):
             metrics |= test_metrics(trainer, training)
         tables = _tables(training, metrics) if validate else {}  # by all ranks
@@ -157,32 +148,6 @@ def _fit(trainer: Trainer, training: AnyTraining, ckpt_path: str | None) -> None
     if path:
         _readable(path)
     trainer.fit(training.module, datamodule=training.data, ckpt_path=path, weights_only=True)
-
-
-def out_of_memory(config: DictConfig) -> str:
-    """What to change where a step does not fit into the device's memory: the same update from smaller parts first."""
-    batch, parts = config.data.batch_size, config.trainer.accumulate_grad_batches
-    half = max(batch // 2, 1)
-    said = [f"data.batch_size={half} trainer.accumulate_grad_batches={parts * 2}"] if batch > 1 else []
-    if config.student.checkpointing != "full":
-        said.append("student.checkpointing=full")
-    if config.trainer.precision == "32-true":
-        said.append("trainer.precision=bf16-mixed")
-    said += ["a smaller data.max_length", "strategy=fsdp on several GPUs"]
-    return f"data.batch_size={batch}: out of memory on the device; try {', or '.join(said)}; doctor=true measures"
-
-
-def lost_process(config: DictConfig, fault: RuntimeError) -> str | None:
-    """What to do where a fault comes of another process that has died; None where it does not."""
-    said, goes_on = str(fault), "the same command with resume=auto goes on from the last checkpoint"
-    if _LOST_READER in said:
-        return (
-            f"data.num_workers={config.data.num_workers}: a process that reads batches was killed, most likely for "
-            f"want of memory; give fewer, or 0; {goes_on}"
-        )
-    if isinstance(fault, torch.distributed.DistBackendError) or any(words in said for words in _LOST_RANK):
-        return f"trainer.strategy={config.trainer.strategy}: another process of the run was lost; {goes_on}"
-    return None
 
 
 def _resumed_from(config: DictConfig, folder: Path) -> Resumed | None:

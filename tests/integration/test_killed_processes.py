@@ -47,8 +47,8 @@ def judged(eval_file, bert_teacher):
 def judge(judged, shared_cache, monkeypatch, compose_config):
     monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
 
-    def start(folder):
-        config = compose_config(*judged, name="evaluate")
+    def start(folder, *further):
+        config = compose_config(*judged, *further, name="evaluate")
         validate_evaluate(config)
         folder.mkdir(exist_ok=True)
         return judging.evaluate(config, folder)
@@ -198,6 +198,25 @@ def test_a_reader_that_dies_ends_the_run_in_one_line(run, monkeypatch, tmp_path)
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 2
     same_end(run("whole"), run("killed", "resume=auto"))
+
+
+def test_an_evaluation_whose_reader_dies_ends_in_one_line(judge, monkeypatch, tmp_path):
+    def kill_a_reader(self, *arguments):
+        if readers := multiprocessing.active_children():
+            os.kill(readers[0].pid, signal.SIGKILL)
+            time.sleep(1)
+        return original(self, *arguments)
+
+    original = LanguageDistillation.validation_step
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageDistillation, "validation_step", kill_a_reader)
+        with pytest.raises(TrainingError) as fault:
+            judge(tmp_path / "killed", "data.num_workers=2", "data.eval_batch_size=1")
+    line = str(fault.value)
+    assert line.startswith("data.num_workers=2: a process that reads batches was killed")
+    assert "the same command again" in line
+    assert "\n" not in line
+    assert not (tmp_path / "killed" / "summary.json").exists()
 
 
 def test_a_lost_connection_to_a_rank_is_one_line(run, monkeypatch):
