@@ -24,12 +24,12 @@ from potstill.data.corpus.datamodule import MicroBatch, StepBatch, pad
 from potstill.data.corpus.masking import IGNORED, mask_tokens
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.data.tasks.labels import CLASSIFICATION
+from potstill.kernels import use_kernels
 from potstill.models.students import student_from_layers
 from potstill.models.trunk import trunk_of
 from potstill.objectives.language import LanguageObjective
 from potstill.objectives.task import TaskObjective
 from potstill.objectives.terms import TermSums
-from potstill.onednn import use_onednn
 from potstill.process import prepare
 from potstill.teachers.computing import computing, write_logits, write_vocabulary
 from potstill.teachers.forms import FullForm, SampledForm, TopForm
@@ -46,7 +46,7 @@ def main() -> None:
     """Print the speeds of both cases."""
     arguments = parse()
     prepare()
-    use_onednn()
+    use_kernels()
     torch.set_num_threads(arguments.threads)
     print(
         f"BERT of {arguments.layers} layers -> {max(arguments.layers // 4, 1)}, width {arguments.hidden}, vocabulary "

@@ -27,13 +27,14 @@ from potstill.data.corpus.masking import IGNORED, mask_tokens
 from potstill.interchange.intervene import Swap
 from potstill.interchange.mappings import read_mappings
 from potstill.interchange.plans import PlanSettings, cut_swaps, draw_swaps, partners
+from potstill.kernels import use_kernels
+from potstill.kernels.masks import use_fast_masks
 from potstill.models.preparing import halve_products, set_checkpointing
 from potstill.models.specs import default_layers
 from potstill.models.students import student_from_layers
 from potstill.models.trunk import trunk_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective
-from potstill.onednn import use_onednn
 from potstill.process import prepare
 
 TEMPERATURE = 2.0
@@ -80,7 +81,9 @@ def parse() -> argparse.Namespace:
         help="student.checkpointing of ours",
     )
     parser.add_argument(
-        "--own-products", action="store_true", help="ours without onednn.py: torch's own float32 products"
+        "--own-products",
+        action="store_true",
+        help="ours without kernels/onednn.py: torch's own float32 products",
     )
     return parser.parse_args()
 
@@ -142,8 +145,7 @@ def models(name: str, arguments: argparse.Namespace) -> tuple[PreTrainedModel, P
     """Teacher and student, the same in both processes."""
     if name == "ours":
         prepare()
-        if not arguments.own_products:
-            use_onednn()
+        use_fast_masks() if arguments.own_products else use_kernels()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     config = BertConfig(

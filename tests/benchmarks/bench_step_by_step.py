@@ -16,17 +16,17 @@ file and writes `--written` tokens of each. Both keep the keys and values of ear
 
 import argparse
 import contextlib
-import copy
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sides import Setup, Step, asked, serve, started
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
@@ -44,9 +44,9 @@ from potstill.data.rationales.features import RationaleFeatures, Tokens, rationa
 from potstill.data.rationales.readers import read_split
 from potstill.data.rationales.rows import for_training
 from potstill.data.steps import BatchSettings
+from potstill.kernels import use_kernels
 from potstill.models.seq2seq import Seq2Seq, seq2seq_from_config
 from potstill.objectives.task_prefix import TaskPrefixObjective
-from potstill.onednn import use_onednn
 from potstill.process import prepare
 
 TRAINING_TARGET, GENERATION_TARGET = 1.5, 2.0
@@ -58,26 +58,33 @@ LABEL, RATIONALE, INPUT = (3, 4), (9, 52), (26, 80)  # tokens of drawn texts, ab
 
 def main() -> None:
     arguments = parse()
+    print(
+        f"T5 of {arguments.layers} + {arguments.layers} layers, width {arguments.hidden}, vocabulary "
+        f"{arguments.vocabulary}, batch {arguments.batch}, {arguments.threads} threads",
+        flush=True,
+    )
+    for precision in arguments.precision:
+        measure_training(precision, arguments)
     prepare()
-    use_onednn()
+    use_kernels()
     torch.set_num_threads(arguments.threads)
-    features = drawn_features(arguments) if arguments.folder is None else real_features(arguments)
+    features = features_of(arguments)
+    mean = {name: getattr(features, name).lengths.mean() for name in ("predict", "labels", "rationales")}
+    print(
+        f"{len(features):,} rows of {mean['predict']:.0f} input, {mean['labels']:.1f} label and "
+        f"{mean['rationales']:.0f} rationale tokens on average"
+    )
+    measure_generation(student_of(arguments), features, arguments)
+
+
+def student_of(arguments: argparse.Namespace) -> nn.Module:
+    """Random weights, the same in every process."""
     torch.manual_seed(0)
     shape = {
         "model_type": "t5", "d_model": arguments.hidden, "d_kv": arguments.hidden // 6, "d_ff": 4 * arguments.hidden,
         "num_layers": arguments.layers, "num_heads": 8,
     }  # fmt: skip
-    student = seq2seq_from_config(shape, vocab_size=arguments.vocabulary, pad_token_id=PAD, eos_token_id=END)
-    mean = {name: getattr(features, name).lengths.mean() for name in ("predict", "labels", "rationales")}
-    print(
-        f"T5 of {arguments.layers} + {arguments.layers} layers, width {arguments.hidden}, vocabulary "
-        f"{arguments.vocabulary}, batch {arguments.batch}, {arguments.threads} threads; {len(features):,} rows of "
-        f"{mean['predict']:.0f} input, {mean['labels']:.1f} label and {mean['rationales']:.0f} rationale tokens on "
-        "average"
-    )
-    for precision in arguments.precision:
-        measure_training(student, features, precision, arguments)
-    measure_generation(student, features, arguments)
+    return seq2seq_from_config(shape, vocab_size=arguments.vocabulary, pad_token_id=PAD, eos_token_id=END)
 
 
 def parse() -> argparse.Namespace:
@@ -103,38 +110,69 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure_training(
-    student: nn.Module, features: RationaleFeatures, precision: str, arguments: argparse.Namespace
-) -> None:
-    sides = {
-        "ours": Ours(copy.deepcopy(student), precision),
-        "textbook": Textbook(copy.deepcopy(student), precision),
-    }
-    rounds = Rounds(features, arguments)
-    first = rounds.ours[len(rounds.ours) // 2]
-    step = rounds.step(first)
-    losses = [sides["ours"].loss(step), sides["textbook"].loss(textbook_batch(features, first))]
+def measure_training(precision: str, arguments: argparse.Namespace) -> None:
+    """Each side in a process of its own, since what `kernels` does is for a whole process."""
+    setups = {"ours": ours_of(precision), "textbook": textbook_of(precision)}
+    sides = {name: started(serve, setup, arguments) for name, setup in setups.items()}
+    losses = [asked(side, name, 0, 0, False)[1]["total"] for name, side in sides.items()]
     gap = abs(losses[0] - losses[1]) / abs(losses[1])
     if gap > TOLERANCE[precision]:
         raise SystemExit(f"the losses of the same rows DIFFER: {losses[0]:.6f} and {losses[1]:.6f}")
-    sides["ours"](step)
-    sides["textbook"](textbook_batch(features, rounds.textbook[0]))
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(arguments.rounds):
-        batches: dict[str, list[Callable[[], object]]] = {
-            "ours": [lambda rows=rows: sides["ours"](rounds.step(rows)) for rows in rounds.of_ours(number)],
-            "textbook": [
-                lambda rows=rows: sides["textbook"](textbook_batch(features, rows))
-                for rows in rounds.of_textbook(number)
-            ],
-        }
+    for number in range(-1, arguments.rounds):  # the first one warms up
         for name in list(sides)[:: 1 if number % 2 else -1]:
-            begun = time.perf_counter()
-            for run in batches[name]:
-                run()
-            seconds[name].append(time.perf_counter() - begun)
+            steps = range(arguments.steps if number >= 0 else 1)
+            took = sum(asked(sides[name], name, max(number, 0), place, True)[0] for place in steps)
+            if number >= 0:
+                seconds[name].append(took)
+    for side in sides.values():
+        side.send(None)
     told(f"training, {precision}", seconds, arguments.steps * arguments.batch, TRAINING_TARGET)
-    print(f"  losses agree: {losses[0]:.6f} and {losses[1]:.6f}")
+    print(f"  losses agree: {losses[0]:.6f} and {losses[1]:.6f}", flush=True)
+
+
+def ours_of(precision: str) -> Setup:
+    """What makes our side, which does a step of a round, or tells the loss of some rows."""
+
+    def setup(arguments: argparse.Namespace) -> Step:
+        prepare()
+        use_kernels()
+        torch.set_num_threads(arguments.threads)
+        rounds, side = (
+            Rounds(features_of(arguments), arguments),
+            Ours(student_of(arguments), precision),
+        )
+
+        def step(number: int, place: int, training: bool) -> tuple[float, dict[str, float], int]:
+            begun = time.perf_counter()
+            if training:
+                side(rounds.step(rounds.of_ours(number)[place]))
+                return time.perf_counter() - begun, {}, arguments.batch
+            return 0.0, {"total": side.loss(rounds.step(rounds.shared))}, arguments.batch
+
+        return step
+
+    return setup
+
+
+def textbook_of(precision: str) -> Setup:
+    """What makes the other side, in a process as torch makes it."""
+
+    def setup(arguments: argparse.Namespace) -> Step:
+        torch.set_num_threads(arguments.threads)
+        features, side = features_of(arguments), Textbook(student_of(arguments), precision)
+        rounds = Rounds(features, arguments)
+
+        def step(number: int, place: int, training: bool) -> tuple[float, dict[str, float], int]:
+            begun = time.perf_counter()
+            if training:
+                side(textbook_batch(features, rounds.of_textbook(number)[place]))
+                return time.perf_counter() - begun, {}, arguments.batch
+            return 0.0, {"total": side.loss(textbook_batch(features, rounds.shared))}, arguments.batch
+
+        return step
+
+    return setup
 
 
 class Ours:
@@ -208,6 +246,7 @@ class Rounds:
         places = np.arange(len(features) // arguments.batch * arguments.batch)
         self.textbook = np.split(places, len(places) // arguments.batch)
         self.sequences = RationaleSequences(features)
+        self.shared = self.ours[len(self.ours) // 2]  # whose losses are compared
 
     def of_ours(self, number: int) -> list[NDArray]:
         """Batches at evenly spaced quantiles of size, other ones each round."""
@@ -345,6 +384,10 @@ def told(what: str, seconds: dict[str, list[float]], examples: int, target: floa
         f"  {what}, ours / textbook: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
         f"target {target} or more"
     )
+
+
+def features_of(arguments: argparse.Namespace) -> RationaleFeatures:
+    return drawn_features(arguments) if arguments.folder is None else real_features(arguments)
 
 
 def real_features(arguments: argparse.Namespace) -> RationaleFeatures:

@@ -26,9 +26,9 @@ from potstill.data.steps import BatchSettings
 from potstill.data.tasks.datamodule import TaskDataModule, TaskSet, TaskStep
 from potstill.data.tasks.features import Features, features_of
 from potstill.data.tasks.readers import Layout, TaskFile
+from potstill.kernels import use_kernels
 from potstill.models.trunk import trunk_of
 from potstill.objectives.task import TaskObjective
-from potstill.onednn import use_onednn
 from potstill.process import prepare
 
 TARGET = 1.5
@@ -39,7 +39,7 @@ SPECIAL_TOKENS = 5
 def main() -> None:
     arguments = parse()
     prepare()
-    use_onednn()
+    use_kernels()
     torch.set_num_threads(arguments.threads)
     lengths = lengths_of(arguments)
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ from sides import Step, memory, shaped_parser, speed
 from transformers import BertConfig, BertForSequenceClassification
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
+from potstill.kernels import use_kernels
 from potstill.models.preparing import set_checkpointing
 from potstill.models.students import student_from_layers
 from potstill.models.trunk import trunk_of
@@ -28,7 +29,6 @@ from potstill.objectives.matches import Matches
 from potstill.objectives.matching import read_matches
 from potstill.objectives.soft_targets import SoftTargets
 from potstill.objectives.task import TaskObjective
-from potstill.onednn import use_onednn
 from potstill.process import prepare
 
 TEMPERATURE = 8.0
@@ -86,7 +86,7 @@ def setup(make, arguments: argparse.Namespace) -> Step:
 def ours(arguments: argparse.Namespace):
     """The objective that `objective=task_kd objective.matches=L3_hidden_mse` builds."""
     prepare()
-    use_onednn()
+    use_kernels()
     teacher, student = models(arguments)
     if arguments.checkpointing != "none":
         set_checkpointing(student, arguments.checkpointing)

@@ -9,7 +9,7 @@ import torch
 
 COMPARE = """
 import torch
-from potstill import onednn
+from potstill.kernels import onednn
 onednn._gains = lambda: True
 onednn.SMALLEST = 1
 calls = []
