@@ -76,10 +76,8 @@ def _train(config: DictConfig) -> Any:
         from potstill.explaining import explain
 
         return explain(config, _output_folder())
-    from potstill.kernels import use_kernels  # torch, lightning and transformers are imported only now
-    from potstill.runs import train as run
+    from potstill.runs import train as run  # torch, lightning and transformers are imported only now
 
-    use_kernels()
     if config.doctor:
         from potstill.doctor import examine
 
@@ -100,9 +98,7 @@ def _evaluate(config: DictConfig) -> Any:
         return compare(config, _output_folder())
     prepare()
     from potstill.judging import evaluate as run
-    from potstill.kernels import use_kernels
 
-    use_kernels()
     return run(config, _output_folder())
 
 

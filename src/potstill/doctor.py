@@ -29,6 +29,7 @@ from potstill.data.steps import BatchSettings, Sequences, StepDataModule, TrainS
 from potstill.data.tasks.composition import MAIN, is_task
 from potstill.data.tasks.mixing import MixedDataModule
 from potstill.evaluation.efficiency import count_parameters
+from potstill.kernels import use_kernels
 from potstill.summary import provenance
 
 SAMPLE = 2000  # texts of each source that are binarized where only a sample is needed
@@ -70,6 +71,7 @@ def examine(config: DictConfig) -> None:
     Raises:
         PotstillError: what the run itself would be refused for.
     """
+    use_kernels()
     told: dict[str, Any] = dict(machine(config))
     with tempfile.TemporaryDirectory(prefix="potstill-doctor-") as own, redirect_stdout(None):
         training = _build(config, Path(own))

@@ -32,6 +32,7 @@ from potstill.evaluation.efficiency import latency_ms
 from potstill.evaluation.report import Collapsible, HeatMap, Points, Section, Table, print_table, write_report
 from potstill.evaluation.submissions import FILES, write_submission
 from potstill.interchange.agreement import AGREEMENT
+from potstill.kernels import use_kernels
 from potstill.mishaps import told
 from potstill.process import quiet
 from potstill.rationales import judge_student, student_sections
@@ -54,6 +55,7 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
         PotstillError: models or data that cannot be used, too little memory, a process that was lost.
     """
     quiet()
+    use_kernels()
     with told(config):
         rows, sections = _judge_all(config, folder)
     return _leave(config, folder, rows, sections)

@@ -82,14 +82,12 @@ def _worker(settings: dict[str, Any]) -> None:
     import ray.train
 
     from potstill.config import TrainConfig
-    from potstill.kernels import use_kernels
     from potstill.process import prepare
     from potstill.runs import train
 
     os.chdir(settings["cwd"])
     os.environ["TORCHELASTIC_RUN_ID"] = "ray"
     prepare()
-    use_kernels()
     context = ray.train.get_context()
     config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(settings["config"]))
     assert isinstance(config, DictConfig)

@@ -35,6 +35,7 @@ from potstill.errors import CheckpointError
 from potstill.evaluation.classes import class_table, entity_table
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.report import Collapsible, Curves, Section, Table, read_metrics, write_report
+from potstill.kernels import use_kernels
 from potstill.mishaps import told
 from potstill.models.folders import fresh_folder
 from potstill.models.head_labels import SUFFIXES
@@ -61,6 +62,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
         None: what a sweep is told of the run.
     """
     quiet()
+    use_kernels()
     started = time.perf_counter()
     # Devices that this machine lacks should be found before the corpus is read.
     build_trainer(config.trainer, folder, callbacks=[], loggers=False)
