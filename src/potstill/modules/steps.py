@@ -161,6 +161,10 @@ class StudentModule(LightningModule):
         self.validated_at = self.trainer.global_step
         rest(self)
 
+    def on_test_end(self) -> None:
+        """Likewise."""
+        rest(self)
+
     def _step(self, optimizer: Any, totals: dict[str, Tensor]) -> None:
         trained = [*self.student.parameters(), *self.projections.parameters()]
         norm = nn.utils.clip_grad_norm_(trained, self.clip or math.inf)
