@@ -1,22 +1,22 @@
 """Masks of dropout from a fast generator.
 
-On a CPU torch draws every element of a mask from one Mersenne twister, on one core: 4 to 7 ns each, which is a fifth to
-a third of a training step of a small model. Here `aten::bernoulli_`, which dropout ends in, takes bits of SFC64, half a
-nanosecond each, whose seed is drawn from torch's generator: a mask is a function of `torch.manual_seed` as before, but
-another one.
+On a CPU torch draws the elements of a mask one after the other from a Mersenne twister, on one core: after the products,
+that is the largest part of a small model's step. Here `aten::bernoulli_`, which dropout ends in, takes bits of SFC64,
+whose seed is drawn from torch's generator: a mask is a function of `torch.manual_seed` as before, but another one.
 
 Source: Doty-Humphrey 2010, PractRand's SFC64, as numpy has it.
 """
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from potstill.kernels.override import can_override, override
 
 BLOCK = 2**18  # elements at a time: their bits fit a core's cache
 _BITS = 32
@@ -25,17 +25,9 @@ _BITS = 32
 @cache
 def use_fast_masks() -> bool:
     """Draw this process's masks on the CPU so; says whether this torch lets it."""
-    if not hasattr(torch.library, "get_kernel"):
-        return False
-    # The library must outlive this call: what it overrides is restored when it is freed.
-    _LIBRARIES.append(library := torch.library.Library("aten", "IMPL"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that torch's own kernel is overridden
-        library.impl("bernoulli_.float", _bernoulli, "CPU", allow_override=True)
-    return True
-
-
-_LIBRARIES: list[torch.library.Library] = []
+    if can_override():
+        override("bernoulli_.float", _bernoulli)
+    return can_override()
 
 
 def _bernoulli(mask: Tensor, p: float = 0.5, *, generator: Any = None) -> Tensor:

@@ -9,13 +9,14 @@ CPU, for products that are worth a call through Python.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from potstill.kernels.override import can_override, override
 
 SMALLEST = 2**22  # multiplications; below, the call costs what oneDNN saves
 
@@ -25,17 +26,10 @@ def use_onednn() -> bool:
     """Send this process's float32 products to oneDNN if its processor gains by it; says whether it does."""
     if not _gains():
         return False
-    # The library must outlive this call: what it overrides is restored when it is freed.
-    _LIBRARIES.append(library := torch.library.Library("aten", "IMPL"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that torch's own kernels are overridden
-        for name, product in (("mm", _mm), ("addmm", _addmm)):
-            own = torch.library.get_kernel(f"aten::{name}", "CPU")
-            library.impl(name, partial(product, own), "CPU", with_keyset=True, allow_override=True)
+    for name, product in (("mm", _mm), ("addmm", _addmm)):
+        own = torch.library.get_kernel(f"aten::{name}", "CPU")
+        override(name, partial(product, own), with_keyset=True)
     return True
-
-
-_LIBRARIES: list[torch.library.Library] = []
 
 
 def _gains() -> bool:
@@ -47,7 +41,7 @@ def _gains() -> bool:
             and torch.backends.mkl.is_available()
             and torch.backends.mkldnn.is_available()
             and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-            and hasattr(torch.library, "get_kernel")
+            and can_override()
         )
     return False
 
