@@ -258,6 +258,8 @@ def test_a_run_goes_on_without_the_endpoint(no_key, fresh_wandb, tmp_path, caplo
 
 @pytest.mark.integration
 def test_a_run_outlives_a_server_that_goes_down(wandb_server, monkeypatch, tmp_path, caplog):
+    import wandb
+
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
     loggers = make_loggers("wandb", tmp_path, **{**SETTINGS, "mode": "online"})
     assert any("upsertBucket" in query["query"] for query in wandb_server.asked)
@@ -271,6 +273,10 @@ def test_a_run_outlives_a_server_that_goes_down(wandb_server, monkeypatch, tmp_p
     (kept,) = tmp_path.glob("wandb/run-*")
     assert f"`wandb sync {kept}`" in caplog.text
     (records,) = kept.glob("*.wandb")
+    wandb.teardown()  # as the end of the process does
+    until = time.monotonic() + 60
+    while b"train/loss" not in records.read_bytes() and time.monotonic() < until:
+        time.sleep(0.1)  # wandb's own process writes it
     assert b"train/loss" in records.read_bytes()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert [row["train/loss"] for row in rows] == ["0.5", "1.0", "1.5"]

@@ -1,8 +1,9 @@
 """Masks of dropout from a fast generator.
 
-On a CPU torch draws the elements of a mask one after the other from a Mersenne twister, on one core: after the products,
-that is the largest part of a small model's step. Here `aten::bernoulli_`, which dropout ends in, takes bits of SFC64,
-whose seed is drawn from torch's generator: a mask is a function of `torch.manual_seed` as before, but another one.
+On a CPU torch draws the elements of a mask one after the other from a Mersenne twister, on one core: after the
+products, that is the largest part of a small model's step. Here `aten::bernoulli_`, which dropout ends in, takes bits
+of SFC64, whose seed is drawn from torch's generator: a mask is a function of `torch.manual_seed` as before, but another
+one.
 
 Source: Doty-Humphrey 2010, PractRand's SFC64, as numpy has it.
 """
