@@ -12,6 +12,7 @@ import numpy as np
 
 METHODS = {"none": ("no teacher", "#888888"), "kd": ("KD", "#3366cc"), "diito": ("DIITO", "#cc5500")}
 SEEDS = (1, 2, 3)
+TICKS = (60, 80, 100, 150, 200, 300, 400)
 
 
 def curve(folder: Path) -> tuple[list[int], list[float]]:
@@ -33,7 +34,7 @@ def main(runs: Path) -> None:
             panel.plot(steps, values.mean(0), color=colour, label=name)
             panel.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
         panel.set(title=f"{layers} layers, {percent} % of the text", xlabel="step", yscale="log")
-        panel.set_yticks([60, 80, 100, 150, 200], ["60", "80", "100", "150", "200"], minor=False)
+        panel.set_yticks(TICKS, map(str, TICKS))
         panel.minorticks_off()
     panels[0].set_ylabel("perplexity")
     panels[0].legend(frameon=False)
