@@ -301,7 +301,7 @@ class WandbServer:
         import threading
         from http.server import ThreadingHTTPServer
 
-        self.asked = []
+        self.asked, self.refused = [], None  # a word of the queries that are answered 403
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.address = f"http://127.0.0.1:{self._http.server_port}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
@@ -332,16 +332,19 @@ class WandbServer:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"] or 0))
                 body = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
-                reply = {}  # of figures and files, which are taken and forgotten
+                reply, status = {}, 200  # of figures and files, which are taken and forgotten
                 if self.path == "/graphql":
                     server.asked.append(json.loads(body))
-                    reply = {"data": server.answer(server.asked[-1])}
-                self._say(json.dumps(reply).encode())
+                    if server.refused and server.refused in server.asked[-1]["query"]:
+                        reply, status = {"errors": [{"message": "permission denied"}]}, 403
+                    else:
+                        reply = {"data": server.answer(server.asked[-1])}
+                self._say(json.dumps(reply).encode(), status)
 
             do_PUT = do_POST
 
-            def _say(self, reply):
-                self.send_response(200)
+            def _say(self, reply, status):
+                self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(reply)))
                 self.end_headers()

@@ -88,9 +88,10 @@ def train(config: DictConfig, folder: Path) -> float | None:
             if config.trainer.max_steps != 0:
                 _fit(trainer, training, config.ckpt_path)
             metrics = _judged(trainer, training, best) if validate else {}
-        if isinstance(training, RationaleTraining):
-            metrics |= test_metrics(trainer, training)
-        tables = _tables(training, metrics) if validate else {}  # by all ranks
+            if isinstance(training, RationaleTraining):
+                metrics |= test_metrics(trainer, training)
+            tables = _tables(training, metrics) if validate else {}  # by all ranks
+            gather(training.module.student)  # likewise
         summary = {
             **training.module.last_step,
             **throughput.summary(),
@@ -103,7 +104,6 @@ def train(config: DictConfig, folder: Path) -> float | None:
             "seconds": time.perf_counter() - started,
             **provenance(config),
         }
-        gather(training.module.student)  # by all ranks
         if trainer.is_global_zero:
             _save(config, training, summary, folder / "student")
             write_config(folder, config)

@@ -6,9 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill import runs
 from potstill.errors import CheckpointError, ModelError, TrainingError
-from potstill.validation import validate_train
 
 pytestmark = pytest.mark.integration
 
@@ -17,19 +15,9 @@ QUIET = ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
 
 
 @pytest.fixture
-def run(text_file, eval_file, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+def overrides(text_file, eval_file):
     source = ["data=text_files", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]"]
-
-    def start(name, *overrides):
-        config = compose_config(*source, *SMALL, *QUIET, *overrides)
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
-        return folder
-
-    return start
+    return [*source, *SMALL, *QUIET]
 
 
 def student(folder):
