@@ -17,7 +17,6 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.distributed.tensor import DTensor
 
 from potstill.data.adapted import AdaptedStep
 from potstill.data.corpus.datamodule import StepBatch
@@ -220,7 +219,7 @@ class BestStudent(Callback):
 
 
 def _student(pl_module: LightningModule) -> dict[str, torch.Tensor]:
-    return pl_module.student.state_dict()  # type: ignore[union-attr,operator,return-value]
+    return pl_module.student.state_dict(keep_vars=True)  # type: ignore[union-attr,operator,return-value]
 
 
 def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -228,8 +227,8 @@ def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     copies: dict[tuple[Any, ...], torch.Tensor] = {}
     weights = {}
     for name, tensor in state.items():
-        if isinstance(tensor, DTensor):  # of all ranks, which all take part
-            weights[name] = whole(tensor.detach()).to("cpu", copy=True)
+        if (found := whole(tensor)) is not tensor:  # of all ranks, which all take part
+            weights[name] = found.detach().cpu()
             continue
         place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if not tensor.numel() or place not in copies:

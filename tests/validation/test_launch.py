@@ -33,17 +33,20 @@ def test_what_does_not_go_with_shared_weights(said):
     assert "objective.gradient_shares_every=2: null with trainer.strategy=fsdp" in line
     assert "trainer.precision=64-true: 32-true or bf16-mixed" in line
     assert "compile=true: false with trainer.strategy=fsdp" in line
-    assert "strategy=fsdp, ZeRO 2 trainer.strategy=fsdp_gradients" in said(
-        "trainer.strategy=deepspeed_stage_2"
+    assert "trainer.precision=bf16-true: 32-true or bf16-mixed" in said(
+        "strategy=deepspeed", "trainer.precision=bf16-true"
     )
+    assert "one of deepspeed_stage_2, deepspeed_stage_3" in said("trainer.strategy=deepspeed_stage_1")
     assert "trainer.num_nodes=0: 1 or more" in said("trainer.num_nodes=0")
 
 
 def test_an_extra_that_is_not_installed_is_named_with_its_command(said, monkeypatch):
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else found(name))
+    missing = ("ray", "deepspeed")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
     assert "trainer.strategy=ray: ray is not installed; pip install 'potstill[ray]'" in said("strategy=ray")
     assert "data.engine=ray: ray is not installed; pip install 'potstill[ray]'" in said("data.engine=ray")
+    assert "deepspeed is not installed; pip install 'potstill[deepspeed]'" in said("strategy=deepspeed")
 
 
 def test_who_binarizes(said):

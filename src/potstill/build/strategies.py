@@ -1,4 +1,4 @@
-"""Strategies of Lightning's by name, and the one that shares weights out over ranks."""
+"""Strategies of Lightning's by name, and those that share weights out over ranks."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ from typing import Any
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from potstill.errors import ConfigError
 from potstill.modules.sharding import as_shared, load_whole, whole
 from potstill.modules.steps import TEACHER_PREFIX
-from potstill.validation.launch import FSDP_GRADIENTS, SHARDED
+from potstill.modules.zero import Zero
+from potstill.validation.launch import DEEPSPEED, FSDP, FSDP_GRADIENTS
 
 
 def strategy_of(name: str) -> str | Strategy:
     """What `lightning.Trainer(strategy=)` takes for `trainer.strategy`."""
-    return Sharded(keep=name == FSDP_GRADIENTS) if name in SHARDED else name
+    if name in (FSDP, FSDP_GRADIENTS):
+        return Sharded(keep=name == FSDP_GRADIENTS)
+    return DeepSpeed(DEEPSPEED[name]) if name in DEEPSPEED else name
+
+
+def _checkpointed(module: nn.Module) -> dict[str, Tensor]:
+    """Whole weights on the CPU, the teacher's left out."""
+    state = module.state_dict(keep_vars=True)
+    return {k: whole(v).detach().cpu() for k, v in state.items() if not k.startswith(TEACHER_PREFIX)}
 
 
 class Sharded(ModelParallelStrategy):
@@ -50,10 +60,9 @@ class Sharded(ModelParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole weights on the CPU, the teacher's left out."""
+        """See `_checkpointed`."""
         assert self.lightning_module is not None
-        state = self.lightning_module.state_dict()
-        return {k: whole(v).cpu() for k, v in state.items() if not k.startswith(TEACHER_PREFIX)}
+        return _checkpointed(self.lightning_module)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """As a plain optimizer's, put together on the CPU."""
@@ -79,6 +88,65 @@ class Sharded(ModelParallelStrategy):
                 for number, state in saved["state"].items()
             }
             optimizer.load_state_dict({**saved, "state": shared})
+
+
+class DeepSpeed(DDPStrategy):
+    """ZeRO by DeepSpeed, in `Zero`; all weights are on every rank before and after training.
+
+    Checkpoints are those of any other strategy, as with `Sharded`.
+
+    Args:
+        stage: 2 (gradients and optimizer states are shared out) or 3 (weights, too).
+    """
+
+    def __init__(self, stage: int) -> None:
+        super().__init__()
+        self.stage = stage
+
+    @property
+    def _zero(self) -> Zero | None:
+        return self.lightning_module.zero if self.lightning_module is not None else None  # type: ignore[return-value]
+
+    def configure_ddp(self) -> None:
+        """Gradients are DeepSpeed's."""
+
+    def setup(self, trainer: Any) -> None:
+        """Hand the module over for a fit."""
+        super().setup(trainer)
+        if trainer.state.fn == TrainerFn.FITTING:
+            module: Any = self.lightning_module
+            module.zero = Zero(
+                module,
+                self.optimizers[0],
+                stage=self.stage,
+                clip=module.clip,
+                precision=self.precision_plugin.forward_context,
+            )
+
+    def backward(self, closure_loss: Tensor, *_: Any, **__: Any) -> Tensor:
+        """By DeepSpeed."""
+        assert self._zero is not None
+        self._zero.backward(closure_loss)
+        return closure_loss
+
+    def optimizer_step(self, optimizer: Optimizer, closure: Any, *_: Any, **__: Any) -> Any:
+        """Was made when the module asked for the norm of the gradient; Lightning counts it here."""
+        return closure()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """See `_checkpointed`."""
+        assert self.lightning_module is not None
+        return _checkpointed(self.lightning_module)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """As a plain optimizer's, put together on the CPU."""
+        assert self._zero is not None
+        return self._zero.optimizer_state()
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Share the saved states out."""
+        assert self._zero is not None
+        self._zero.load_optimizer_state(checkpoint["optimizer_states"][0])
 
 
 def check_hardware(settings: DictConfig) -> None:

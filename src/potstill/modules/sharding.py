@@ -50,8 +50,19 @@ def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def whole(tensor: Any) -> Any:
-    """A shared tensor put together, on every rank, which all have to ask for it; anything else as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """A shared tensor put together, on every rank, which all have to ask for it; anything else as it is.
+
+    Args:
+        tensor: FSDP2's, or a parameter itself (not its detached data), which may be DeepSpeed's.
+    """
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    if hasattr(tensor, "ds_id") and tensor.shape != tensor.ds_shape:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
+    return tensor
 
 
 def as_shared(value: Any, like: Tensor) -> Any:
@@ -78,14 +89,14 @@ def gather(module: nn.Module) -> None:
     Args:
         module: in place; weights that are tied stay tied.
     """
-    if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+    if not any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in module.parameters()):
         return
     plain: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
             if id(parameter) not in plain:
                 plain[id(parameter)] = nn.Parameter(
-                    whole(parameter.detach()).cpu(), requires_grad=parameter.requires_grad
+                    whole(parameter).detach().cpu(), requires_grad=parameter.requires_grad
                 )
             setattr(part, name, plain[id(parameter)])
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from potstill.errors import CheckpointError, TrainingError
 from potstill.modules.gradient_shares import gradient_shares
 from potstill.modules.sharding import exchange, rest, shard, whole
+from potstill.modules.zero import Zero
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
@@ -90,6 +91,7 @@ class StudentModule(LightningModule):
         self._shares: dict[str, float] = {}
         self.nonfinite = STOP  # what becomes of a step whose loss or gradient is no number
         self.skipped_steps, self._skipped_in_row = 0, 0
+        self.zero: Zero | None = None  # set by the strategy where DeepSpeed exchanges gradients and updates
         self.validated_at: int | None = None  # the step whose student was validated last
 
     def train(self, mode: bool = True) -> StudentModule:
@@ -165,9 +167,15 @@ class StudentModule(LightningModule):
         """Likewise."""
         rest(self)
 
+    def on_fit_end(self) -> None:
+        """Take the module back from DeepSpeed; not where a fit fails, since all ranks take part."""
+        if self.zero is not None:
+            self.zero.close()
+            self.zero = None
+
     def _step(self, optimizer: Any, totals: dict[str, Tensor]) -> None:
         trained = [*self.student.parameters(), *self.projections.parameters()]
-        norm = nn.utils.clip_grad_norm_(trained, self.clip or math.inf)
+        norm = self.zero.step() if self.zero else nn.utils.clip_grad_norm_(trained, self.clip or math.inf)
         names = [*totals, "grad_norm"]
         shares = torch.stack(list(totals.values()))
         if self.trainer.world_size > 1:
@@ -215,6 +223,8 @@ class StudentModule(LightningModule):
     def _sync(self, last: bool) -> Any:
         """Ranks exchange gradients with the last micro-batch only."""
         exchange(self, last)
+        if self.zero:
+            self.zero.exchange(last)
         parallel = self.trainer.strategy.model
         if not last and isinstance(parallel, nn.parallel.DistributedDataParallel):
             return parallel.no_sync()

@@ -8,9 +8,9 @@ from omegaconf import DictConfig
 
 FSDP, FSDP_GRADIENTS = "fsdp", "fsdp_gradients"  # ZeRO 3 and 2
 RAY = "ray"
-SHARDED = (FSDP, FSDP_GRADIENTS)
-DEEPSPEED = "deepspeed"
-STARTS_PROCESSES = ("ddp", "fsdp", RAY)
+DEEPSPEED = {"deepspeed_stage_2": 2, "deepspeed_stage_3": 3}  # the stages of ZeRO
+SHARDED = (FSDP, FSDP_GRADIENTS, *DEEPSPEED)
+STARTS_PROCESSES = ("ddp", "fsdp", "deepspeed", RAY)
 IN_PROCESS = "spawn"
 
 
@@ -44,18 +44,20 @@ def strategy_faults(config: DictConfig) -> list[str]:
                 "data.engine=ray: not with trainer.strategy=ray, whose workers have the CPUs; binarize beforehand, "
                 "strategy=cpu trainer.max_steps=0"
             )
-    if name.startswith(DEEPSPEED):
-        faults.append(
-            f"trainer.strategy={name}: not one of ours; ZeRO 3 is strategy=fsdp, ZeRO 2 trainer.strategy=fsdp_gradients"
-        )
+    if name in DEEPSPEED:
+        faults += missing_extra(f"trainer.strategy={name}", "deepspeed", "deepspeed")
+    elif name.startswith("deepspeed"):
+        faults.append(f"trainer.strategy={name}: one of {', '.join(DEEPSPEED)}")
     if name in SHARDED:
         if config.objective.gradient_shares_every is not None:
             faults.append(
                 f"objective.gradient_shares_every={config.objective.gradient_shares_every}: null with "
                 f"trainer.strategy={name}, which has no whole gradients"
             )
-        if trainer.precision == "64-true":
-            faults.append(f"trainer.precision=64-true: 32-true or bf16-mixed with trainer.strategy={name}")
+        if trainer.precision == "64-true" or (trainer.precision == "bf16-true" and name in DEEPSPEED):
+            faults.append(
+                f"trainer.precision={trainer.precision}: 32-true or bf16-mixed with trainer.strategy={name}"
+            )
         if config.compile:
             faults.append(f"compile=true: false with trainer.strategy={name}")
     if trainer.num_nodes < 1:
