@@ -36,6 +36,14 @@ def test_what_does_not_go_with_shared_weights(said):
     assert "trainer.precision=bf16-true: 32-true or bf16-mixed" in said(
         "strategy=deepspeed", "trainer.precision=bf16-true"
     )
+    line = said(
+        "strategy=deepspeed",
+        "trainer.strategy=deepspeed_stage_3",
+        "trainer.nonfinite=skip",
+        "experiment=arithmetic",
+    )
+    assert "objective.name=step_by_step, in which ranks run different modules; deepspeed_stage_2" in line
+    assert "trainer.nonfinite=skip: stop with trainer.strategy=deepspeed_stage_3" in line
     assert "one of deepspeed_stage_2, deepspeed_stage_3" in said("trainer.strategy=deepspeed_stage_1")
     assert "trainer.num_nodes=0: 1 or more" in said("trainer.num_nodes=0")
 

@@ -21,6 +21,7 @@ from potstill.data.steps import BatchSettings
 from potstill.errors import ConfigError, DataError
 from potstill.interchange.plans import PlanSettings
 from potstill.models.trunk import trunk_of
+from potstill.validation.launch import SHARDED
 
 log = logging.getLogger(__name__)
 
@@ -200,4 +201,5 @@ def batch_settings(config: DictConfig, interchange: PlanSettings | None = None) 
         mlm_replace=tuple(data.mlm_replace),
         num_workers=data.num_workers,
         interchange=interchange,
+        even=config.trainer.strategy in SHARDED,
     )

@@ -120,6 +120,7 @@ class DeepSpeed(DDPStrategy):
                 self.optimizers[0],
                 stage=self.stage,
                 clip=module.clip,
+                local_rank=self.local_rank,
                 precision=self.precision_plugin.forward_context,
             )
 

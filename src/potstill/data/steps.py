@@ -32,6 +32,9 @@ class BatchSettings:
     mlm_replace: tuple[float, ...] = (0.8, 0.1, 0.1)
     num_workers: int = 0
     interchange: PlanSettings | None = None
+    even: bool = (
+        False  # every rank has a part of every evaluation batch, because those that share weights run alike
+    )
 
     @property
     def unit(self) -> int:
@@ -111,15 +114,26 @@ class EvalSteps(Dataset):
     Args:
         sequences: what is evaluated.
         settings: how it is put into batches.
+        world: processes that share each batch.
+
+    Raises:
+        DataError: there are too few sequences for the processes.
     """
 
-    def __init__(self, sequences: Sequences, settings: BatchSettings):
+    def __init__(self, sequences: Sequences, settings: BatchSettings, world: int = 1):
         self.sequences, self.seed = sequences, settings.seed
         order = np.argsort(sequences.lengths, kind="stable")
-        size = settings.eval_batch_size
-        if settings.interchange is not None:  # pairs of neighbours in length, whatever the batch size
-            size = max(size - size % PAIR, PAIR)
+        unit = 1 if settings.interchange is None else PAIR  # neighbours in length, whatever the batch size
+        least = world * unit if settings.even else unit
+        size = max(settings.eval_batch_size - settings.eval_batch_size % unit, least)
         batches = [order[start : start + size] for start in range(0, len(order), size)]
+        if settings.even and len(batches) > 1 and len(batches[-1]) < least:
+            batches[-2:] = [np.concatenate(batches[-2:])]
+        if settings.even and len(batches[-1]) < least:
+            raise DataError(
+                f"trainer.devices={world}: {len(order)} sequences of evaluation are too few to share; use fewer "
+                "devices, or strategy=ddp"
+            )
         # Of all lengths from the first batch on, so that a limited validation is a fair sample.
         shuffled = np.random.default_rng(derive_seed(self.seed, EVALUATION, 0)).permutation(len(batches))
         self.plan = [batches[i] for i in shuffled]
@@ -165,7 +179,7 @@ class StepDataModule(LightningDataModule):
 
     def evaluation_loader(self, sequences: Sequences) -> DataLoader:
         """Batches of an evaluation set."""
-        steps = EvalSteps(sequences, self.settings)
+        steps = EvalSteps(sequences, self.settings, self.trainer.world_size if self.trainer else 1)
         return self._loader(steps, list(range(len(steps.plan))))
 
     def _loader(self, steps: Dataset, sampler: Any) -> DataLoader:

@@ -9,7 +9,7 @@ Source: Zhao et al. 2023, PyTorch FSDP (arXiv:2304.11277); Rajbhandari et al. 20
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -21,18 +21,19 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 RUNS = ("share_alone", "validation_step", "test_step")  # what reads weights: gathered before, hooked after
 
 
-def shard(module: nn.Module, mesh: DeviceMesh, *, keep: bool) -> None:
+def shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, keep: bool) -> None:
     """Share the weights of a LightningModule with `student` and `teacher` out over ranks; once.
 
     Args:
         module: in place; every rank has the same weights.
+        blocks: of its submodules, that are gathered by themselves.
         mesh: of one dimension.
         keep: blocks stay gathered from their forward to their backward pass, which halves the communication of a
             block (gradients and optimizer states are shared out all the same: ZeRO 2 instead of 3).
     """
     if isinstance(module, FSDPModule):
         return
-    for block in blocks_of(module):
+    for block in blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=not keep)
     fully_shard(module, mesh=mesh, reshard_after_forward=False)
     for name in RUNS:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from potstill.errors import CheckpointError, TrainingError
 from potstill.modules.gradient_shares import gradient_shares
-from potstill.modules.sharding import exchange, rest, shard, whole
+from potstill.modules.sharding import blocks_of, exchange, rest, shard, whole
 from potstill.modules.zero import Zero
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
@@ -64,6 +64,8 @@ class StudentModule(LightningModule):
         clip: largest norm of the gradient, projections included; None for none.
         shares_every: optimizer steps between measurements of the terms' shares of the gradient; None for none.
     """
+
+    ranks_run_alike = True  # the same modules in the same order, so that blocks can be gathered one at a time
 
     def __init__(
         self,
@@ -139,14 +141,25 @@ class StudentModule(LightningModule):
         optimizer = self.optimizers()
         world = self.trainer.world_size
         totals: dict[str, Tensor] = {}
-        for i, micro in enumerate(batch.micro):
-            with self._sync(last=i == len(batch.micro) - 1):
-                loss, terms = self.share_alone(share_of, micro)
+        count = self._passes(len(batch.micro))
+        for i in range(count):
+            with self._sync(last=i == count - 1):
+                loss, terms = self.share_alone(share_of, batch.micro[min(i, len(batch.micro) - 1)])
+                if i >= len(batch.micro):
+                    loss, terms = loss * 0, {name: value * 0 for name, value in terms.items()}
                 # Data parallelism averages gradients over ranks, but the shares add up.
                 self.manual_backward(loss * world)
             for name, value in {"loss": loss.detach(), **terms}.items():
                 totals[name] = totals[name] + value if name in totals else value
         self._step(optimizer, totals)
+
+    def _passes(self, own: int) -> int:
+        """Micro-batches of the step: ranks that share weights gather them together, so all run as many as any."""
+        if self.trainer.world_size == 1 or (self.device_mesh is None and self.zero is None):
+            return own
+        count = torch.tensor(own, device=self.device)
+        torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MAX)
+        return int(count)
 
     def share_alone(self, share_of: Callable[[Any], _Share], micro: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """A micro-batch's share, without its backward pass: what stands for `forward` where weights are shared out."""
@@ -156,7 +169,8 @@ class StudentModule(LightningModule):
     def configure_model(self) -> None:
         """Share the weights out over ranks where the strategy asks for it."""
         if (mesh := self.device_mesh) is not None:
-            shard(self, mesh["data_parallel"], keep=self.trainer.strategy.keep)  # type: ignore[attr-defined]
+            blocks = blocks_of(self) if self.ranks_run_alike else ()
+            shard(self, blocks, mesh["data_parallel"], keep=self.trainer.strategy.keep)  # type: ignore[attr-defined]
 
     def on_validation_end(self) -> None:
         """Remember what was validated; weights that were gathered for it are old after the next step."""

@@ -48,6 +48,8 @@ class TaskPrefix(StudentModule):
         clip: largest norm of the gradient; None for none.
     """
 
+    ranks_run_alike = False  # rows differ in having a rationale, and answers in their length
+
     def __init__(
         self,
         student: PreTrainedModel,

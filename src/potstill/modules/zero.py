@@ -10,6 +10,7 @@ Source: Rajbhandari et al. 2020, ZeRO (arXiv:1910.02054).
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -20,6 +21,8 @@ from torch.optim import Optimizer
 
 from potstill.modules.sharding import RUNS, blocks_of, gather
 
+LOCAL_RANK = "LOCAL_RANK"
+
 
 class Zero:
     """A LightningModule in DeepSpeed's hands, from its construction to `close`.
@@ -29,6 +32,7 @@ class Zero:
         optimizer: over the trained ones, without states; DeepSpeed makes it one over this rank's parts.
         stage: of ZeRO, 2 or 3.
         clip: largest norm of the gradient; None for none.
+        local_rank: of this process, on its machine.
         precision: context that a forward pass runs in; DeepSpeed itself runs it without autocast.
     """
 
@@ -39,6 +43,7 @@ class Zero:
         *,
         stage: int,
         clip: float | None,
+        local_rank: int,
         precision: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         import deepspeed
@@ -46,16 +51,17 @@ class Zero:
         self._module, self._optimizer, self._precision = module, optimizer, precision
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._in_3 = stage == 3
+        settings = {
+            "train_micro_batch_size_per_gpu": 1,  # it only counts; batches are the data module's
+            "gradient_clipping": clip or 0.0,
+            "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+            "zero_allow_untested_optimizer": True,
+        }
+        # DeepSpeed reads it; it does not stay, because to Lightning it is a sign of another launcher.
+        self._lent_rank = LOCAL_RANK not in os.environ
+        os.environ.setdefault(LOCAL_RANK, str(local_rank))
         self._engine, *_ = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            dist_init_required=False,
-            config={
-                "train_micro_batch_size_per_gpu": 1,  # it only counts; batches are the data module's
-                "gradient_clipping": clip or 0.0,
-                "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
-                "zero_allow_untested_optimizer": True,
-            },
+            model=module, optimizer=optimizer, dist_init_required=False, config=settings
         )
         if self._in_3:
             inside = {id(weight) for block in blocks_of(module) for weight in block.parameters()}
@@ -167,6 +173,8 @@ class Zero:
             self._module.__dict__.pop(name, None)
         self._engine.destroy()
         gather(self._module)
+        if self._lent_rank:
+            del os.environ[LOCAL_RANK]
 
 
 def _by_weight(value: Any) -> bool:

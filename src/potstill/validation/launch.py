@@ -6,6 +6,8 @@ import importlib.util
 
 from omegaconf import DictConfig
 
+from potstill.data.rationales.composition import STEP_BY_STEP
+
 FSDP, FSDP_GRADIENTS = "fsdp", "fsdp_gradients"  # ZeRO 3 and 2
 RAY = "ray"
 DEEPSPEED = {"deepspeed_stage_2": 2, "deepspeed_stage_3": 3}  # the stages of ZeRO
@@ -46,6 +48,13 @@ def strategy_faults(config: DictConfig) -> list[str]:
             )
     if name in DEEPSPEED:
         faults += missing_extra(f"trainer.strategy={name}", "deepspeed", "deepspeed")
+        if DEEPSPEED[name] == 3 and config.objective.name == STEP_BY_STEP:
+            faults.append(
+                f"trainer.strategy={name}: not with objective.name={STEP_BY_STEP}, in which ranks run different "
+                "modules; deepspeed_stage_2, or strategy=fsdp"
+            )
+        if DEEPSPEED[name] == 3 and trainer.nonfinite == "skip":
+            faults.append(f"trainer.nonfinite=skip: stop with trainer.strategy={name}, or deepspeed_stage_2")
     elif name.startswith("deepspeed"):
         faults.append(f"trainer.strategy={name}: one of {', '.join(DEEPSPEED)}")
     if name in SHARDED:

@@ -160,6 +160,21 @@ def test_a_few_evaluation_batches_are_a_fair_sample(vocabulary):
     assert abs(Lengths.lengths[np.concatenate(plan[:20])].mean() - Lengths.lengths.mean()) < 150
 
 
+def test_ranks_that_share_weights_all_have_a_part_of_every_evaluation_batch():
+    from potstill.data.steps import EvalSteps
+
+    class Lengths:
+        lengths = np.arange(21)
+
+    settings = BatchSettings(seed=1, batch_size=8, eval_batch_size=5, even=True)
+    plan = EvalSteps(Lengths(), settings, world=4).plan
+    assert sorted(len(batch) for batch in plan) == [5, 5, 5, 6]
+    assert sorted(np.concatenate(plan)) == list(range(21))
+    assert sorted(len(batch) for batch in EvalSteps(Lengths(), settings, world=8).plan) == [8, 13]
+    with pytest.raises(DataError, match=r"trainer.devices=32: 21 sequences of evaluation are too few"):
+        EvalSteps(Lengths(), settings, world=32)
+
+
 def exchanges(step, data):
     """All swaps of a step as ((base sequence, column), (source sequence, column)), whatever its micro-batches."""
     found = set()
