@@ -112,6 +112,15 @@ def test_metrics_that_are_shown(sweep):
         metrics_of(jobs, ["val/f1"])
 
 
+def test_a_metric_that_is_another_in_every_run_is_shown_once(tmp_path, add_job):
+    for number, accuracy in enumerate((0.5, 0.75)):
+        figures = {"val/text_accuracy": accuracy, "val/loss": 1.0, "val/f1": 0.5, "val/accuracy": accuracy}
+        add_job(str(number), [f"seed={number}"], figures)
+    jobs = read_sweep(tmp_path / "sweep")
+    assert metrics_of(jobs, None) == ["val/text_accuracy", "val/f1", "val/loss"]
+    assert metrics_of(jobs, ["val/accuracy"]) == ["val/accuracy"]
+
+
 @pytest.fixture
 def compared(sweep, tmp_path, compose_config):
     config = compose_config(f"sweep.folder={sweep}", name="evaluate")

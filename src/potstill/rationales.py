@@ -41,7 +41,13 @@ def samples_of(module: TaskPrefix, title: str = "Samples") -> Table:
     """The first rows with what the student wrote of them: of the test part where it was tested, else of the other."""
     part = TEST if TEST in module.judges else VALID
     rows = module.judges[part].samples(module.written[part], SAMPLES)
-    return Table(title, SAMPLE_COLUMNS, rows, "The first rows of those that were judged.")
+    filled = [index for index in range(len(SAMPLE_COLUMNS)) if any(row[index] for row in rows)]
+    return Table(
+        title,
+        [SAMPLE_COLUMNS[index] for index in filled],
+        [[row[index] for index in filled] for row in rows],
+        "The first rows of those that were judged.",
+    )
 
 
 def judge_student(config: DictConfig, name: str, model: str, folder: Path) -> Judged:

@@ -133,7 +133,9 @@ def spread_of(values: Sequence[float]) -> Spread | None:
 
 
 def metrics_of(jobs: Sequence[Job], asked: Sequence[str] | None) -> list[str]:
-    """The figures to be shown: those asked for, else what was validated or tested, else all.
+    """The figures to be shown: those asked for, else what was validated or tested, losses last, else all.
+
+    One that is another in every run is left out unless it is asked for: text accuracy where nothing is an equation.
 
     Raises:
         ConfigError: one that no job has.
@@ -141,7 +143,9 @@ def metrics_of(jobs: Sequence[Job], asked: Sequence[str] | None) -> list[str]:
     known = list(dict.fromkeys(name for job in jobs for name in job.figures))
     if asked is None:
         judged = [name for name in known if name.startswith(("val/", "test/"))]
-        return judged or known
+        judged.sort(key=lambda name: "loss" in name)
+        different = {tuple(job.figures.get(name) for job in jobs): name for name in reversed(judged)}
+        return [name for name in judged if name in different.values()] or known
     if unknown := [name for name in asked if name not in known]:
         raise ConfigError(
             f"sweep.metrics=[{', '.join(unknown)}]: no run has it; some of {', '.join(known) or 'none, all failed'}"

@@ -17,6 +17,7 @@ from potstill.evaluation.report import (
     format_cell,
     print_table,
     read_metrics,
+    render,
     write_report,
 )
 
@@ -122,12 +123,41 @@ def test_the_same_sections_give_the_same_file(tmp_path):
     assert write_report(tmp_path / "2", title="t", sections=sections).read_bytes() == first
 
 
+@pytest.mark.parametrize(
+    ("low", "between"),
+    [(0.3, "0.3 0.4 0.5 0.6 0.7 0.8 0.9"), (0.01, "0.02 0.05 0.2 0.5"), (1e-6, "")],
+)
+def test_labels_of_an_axis_of_logarithms_stand_apart(low, between):
+    drawn = render(Curves("log", {"a": ([0, 1], [low, 1.0])}, log_y=True))
+    found = re.findall(r">([^<>]+)</text>", drawn.partition(">step<")[2])[:-1]  # the last is the legend's
+    assert [
+        label for label in found if float(label) not in (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1)
+    ] == between.split()
+
+
 def test_print_table(capsys):
     print_table(Table("scores", ["task", "accuracy"], [["[bold]sst2", 0.91234]], note="one seed"))
     printed = capsys.readouterr().out
     assert "[bold]sst2" in printed
     assert "0.9123" in printed
     assert "one seed" in printed
+
+
+def test_a_terminal_that_is_too_narrow_gets_fewer_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    wide = Table(
+        "means", ["runs/" + "a" * 30, *(f"val/metric_{i}" for i in range(9))], [["m" * 40] + [0.5] * 9]
+    )
+    print_table(wide)
+    printed = capsys.readouterr().out
+    assert "5 columns more in the report" in printed
+    assert printed.count("0.5") == 4
+    assert max(map(len, printed.splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "200")
+    print_table(wide)
+    printed = capsys.readouterr().out
+    assert "more in the report" not in printed
+    assert printed.count("0.5") == 9
 
 
 def test_importing_draws_nothing_in():

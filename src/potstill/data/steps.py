@@ -32,9 +32,8 @@ class BatchSettings:
     mlm_replace: tuple[float, ...] = (0.8, 0.1, 0.1)
     num_workers: int = 0
     interchange: PlanSettings | None = None
-    even: bool = (
-        False  # every rank has a part of every evaluation batch, because those that share weights run alike
-    )
+    # Every rank has a part of every evaluation batch, too, because those that share weights have to run alike.
+    even: bool = False
 
     @property
     def unit(self) -> int:

@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,9 @@ from potstill.errors import DataError
 # Legible on white and on near-black alike.
 SERIES_COLOURS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#ca8a04", "#0891b2", "#db2777")
 MARKERS = "osD^v"  # another one when the colours begin anew
+FOLDED = 20  # characters of a cell on the terminal that stay in a line, where it is narrow; of a header half as many
+MOST_LABELLED = 4  # decades of an axis of logarithms that has labels between its powers of ten
+NUMBER = ' class="number"'
 BESIDE = 4  # a legend of more lines stands beside the plot, where it hides nothing
 # Drawn in this colour, replaced by the page's own text colour.
 TEXT_COLOUR = "#010203"
@@ -30,7 +34,7 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-th { background: var(--soft) } td.number { text-align: right }
+th { background: var(--soft) } .number { text-align: right }
 th button { all: unset; cursor: pointer } th button:focus-visible { outline: 2px solid }
 th[aria-sort=ascending] button::after { content: " \\2191" }
 th[aria-sort=descending] button::after { content: " \\2193" }
@@ -157,19 +161,38 @@ def render(section: Section) -> str:
 
 
 def print_table(table: Table) -> None:
-    """Prints a table to the terminal."""
+    """Prints a table to the terminal, without the last columns where it is too narrow for them."""
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text as RichText
 
+    console = Console()
+    cells = [[format_cell(cell) for cell in row] for row in table.rows]
+    shown = _fitting(table.columns, cells, console.width)
+    left_out = len(table.columns) - shown
+    more = f"{left_out} columns more in the report" if left_out else ""
+    caption = " ".join(filter(None, [table.note, more]))
     # Text objects, so that square brackets in a cell are no markup.
-    drawn = RichTable(title=RichText(table.title), caption=RichText(table.note) if table.note else None)
-    for index, column in enumerate(table.columns):
+    drawn = RichTable(title=RichText(table.title), caption=RichText(caption) if caption else None)
+    for index, column in enumerate(table.columns[:shown]):
         numeric = any(_is_number(row[index]) for row in table.rows)
         drawn.add_column(RichText(column), justify="right" if numeric else "left", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(RichText(format_cell(cell)) for cell in row))
-    Console().print(drawn)
+    for row in cells:
+        drawn.add_row(*(RichText(cell) for cell in row[:shown]))
+    console.print(drawn)
+
+
+def _fitting(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> int:
+    """How many columns fit beside each other, their long cells and headers folded; the first always does."""
+    taken = 1
+    for index, column in enumerate(columns):
+        widest = max((len(row[index]) for row in cells), default=0)
+        taken += (
+            max(min(widest, FOLDED), min(len(column), FOLDED // 2)) + 3
+        )  # a rule, and a space at each side
+        if taken > width and index:
+            return index
+    return len(columns)
 
 
 def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -214,13 +237,16 @@ def _is_number(value: object) -> bool:
 
 
 def _cell(value: object) -> str:
-    kind = ' class="number"' if _is_number(value) else ""
+    kind = NUMBER if _is_number(value) else ""
     return f"<td{kind}>{html.escape(format_cell(value))}</td>"
 
 
 def _table(table: Table) -> str:
     """A table that scrolls sideways where the page is narrow."""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+    head = "".join(
+        f"<th{NUMBER if any(_is_number(row[index]) for row in table.rows) else ''}>{html.escape(column)}</th>"
+        for index, column in enumerate(table.columns)
+    )
     body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
     note = f'\n<p class="note">{html.escape(table.note)}</p>' if table.note else ""
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>{note}'
@@ -236,7 +262,7 @@ def _heat_map(heat: HeatMap) -> str:
             return "<td></td>"
         depth = 0.05 + 0.75 * (value - low) / ((high - low) or 1.0)
         style = f"background: rgba(59, 130, 246, {depth:.2f})"
-        return f'<td class="number" style="{style}">{html.escape(format_cell(value))}</td>'
+        return f'<td{NUMBER} style="{style}">{html.escape(format_cell(value))}</td>'
 
     head = "".join(f"<th>{html.escape(label)}</th>" for label in (heat.corner, *heat.columns))
     body = "\n".join(
@@ -262,8 +288,9 @@ def _plot(section: Curves | Points) -> str:
         log_y = isinstance(section, Curves) and section.log_y
         axes.set(xlabel=section.x_label, ylabel=section.y_label, yscale="log" if log_y else "linear")
         if log_y:  # its own labels are mathematics, which a page does not set
-            for level in ("major", "minor"):
-                getattr(axes.yaxis, f"set_{level}_formatter")(lambda value, _: f"{value:g}")
+            low, high = axes.get_ylim()
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: _between(value, decades=math.log10(high / low)))
         # Handles given outright: a name that starts with an underscore would be left out.
         handles, names = axes.get_lines(), list(series)
         if len(series) > BESIDE:
@@ -272,6 +299,13 @@ def _plot(section: Curves | Points) -> str:
             axes.legend(handles, names, frameon=False)
 
     return drawing(section.title, draw)
+
+
+def _between(value: float, decades: float) -> str:
+    """The label between powers of ten: fewer the more of those the axis has."""
+    digit = round(value / 10 ** math.floor(math.log10(value)))
+    named = range(2, 10) if decades <= 1 else (2, 5) if decades <= MOST_LABELLED else ()
+    return f"{value:g}" if digit in named else ""
 
 
 def drawing(title: str, draw: Callable[[Any], None]) -> str:
