@@ -235,7 +235,7 @@ def test_interventions_teach_the_student_to_react(run, bert_teacher):
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    "swap",
     [
         ["objective.interchange.pairing=dataset"],
         ["objective.interchange.pairing=dataset", "objective.interchange.crossway=true"],
@@ -252,10 +252,8 @@ def test_interventions_teach_the_student_to_react(run, bert_teacher):
     ],
     ids=lambda o: ",".join(o).replace("objective.", ""),
 )
-def test_every_way_to_swap_runs(run, bert_teacher, overrides):
-    folder = run(
-        "swap", "objective=diito", f"teacher.model={bert_teacher}", "trainer.max_steps=3", *overrides
-    )
+def test_every_way_to_swap_runs(run, bert_teacher, swap):
+    folder = run("swap", "objective=diito", f"teacher.model={bert_teacher}", "trainer.max_steps=3", *swap)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["train/steps"] == 3
     assert summary["val/interchange_kl"] > 0

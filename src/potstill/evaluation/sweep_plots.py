@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from potstill.evaluation.report import SERIES_COLOURS, Fragment, drawing, format_cell
+from potstill.evaluation.report import NUMBER, SERIES_COLOURS, Fragment, drawing, format_cell
 
 # A click on a header sorts by it, a second one the other way round; empty cells stay last.
 SORTING = """<script>
@@ -62,8 +62,10 @@ def sortable_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = ""
 ) -> Fragment:
     """A table whose rows are sorted by a click on a header; without JavaScript it is a table like any other."""
+    numeric = [any(_is_number(row[index]) for row in rows) for index in range(len(columns))]
     head = "".join(
-        f'<th scope="col"><button type="button">{html.escape(column)}</button></th>' for column in columns
+        f'<th scope="col"{NUMBER if right else ""}><button type="button">{html.escape(column)}</button></th>'
+        for column, right in zip(columns, numeric, strict=True)
     )
     body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     table = (
@@ -163,13 +165,16 @@ def metric_against_option(
     return Fragment(title, drawing(title, draw), note)
 
 
+def _is_number(value: object) -> bool:
+    if isinstance(value, str):
+        return number_of(value) is not None
+    return isinstance(value, int | float | Spread) and not isinstance(value, bool)
+
+
 def _cell(value: object) -> str:
     number = value.mean if isinstance(value, Spread) else value
-    is_number = isinstance(number, int | float) and not isinstance(number, bool)
-    if isinstance(number, str) and number_of(number) is not None:
-        is_number = True
     key = "" if number is None or (isinstance(number, float) and math.isnan(number)) else str(number)
-    kind = ' class="number"' if is_number else ""
+    kind = NUMBER if _is_number(value) else ""
     return f'<td{kind} data-key="{html.escape(key)}">{html.escape(format_cell(value))}</td>'
 
 
