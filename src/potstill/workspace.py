@@ -86,8 +86,9 @@ def save(place: str) -> str:
         raise ConfigError("wandb-workspaces is not installed; pip install 'potstill[workspaces]'")
     if wandb_mode(None) != "online":
         raise ConfigError("a layout is saved on the wandb server: `wandb login`, or set WANDB_API_KEY")
+    wanted = layout(entity, project)
     try:
-        return str(layout(entity, project).save().url)
+        return str(wanted.save().url)
     except Exception as fault:  # some that wandb raises are of classes it does not export
         told = next(iter(str(fault).splitlines()), type(fault).__name__)
         raise ConfigError(f"{place}: the wandb server took no layout ({told})") from fault

@@ -44,6 +44,10 @@ def test_what_does_not_go_with_shared_weights(said):
     )
     assert "objective.name=step_by_step, in which ranks run different modules; deepspeed_stage_2" in line
     assert "trainer.nonfinite=skip: stop with trainer.strategy=deepspeed_stage_3" in line
+    two = "tasks=[{benchmark: sst2, teacher: a}, {benchmark: stsb, teacher: b}]"
+    assert "tasks: not with trainer.strategy=deepspeed_stage_2" in said(
+        "strategy=deepspeed", "objective=task_kd", two
+    )
     assert "one of deepspeed_stage_2, deepspeed_stage_3" in said("trainer.strategy=deepspeed_stage_1")
     assert "trainer.num_nodes=0: 1 or more" in said("trainer.num_nodes=0")
 

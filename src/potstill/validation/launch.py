@@ -48,6 +48,11 @@ def strategy_faults(config: DictConfig) -> list[str]:
             )
     if name in DEEPSPEED:
         faults += missing_extra(f"trainer.strategy={name}", "deepspeed", "deepspeed")
+        if config.tasks:
+            faults.append(
+                f"tasks: not with trainer.strategy={name}, which updates the other tasks' heads as if their gradient "
+                "were 0; strategy=fsdp"
+            )
         if DEEPSPEED[name] == 3 and config.objective.name == STEP_BY_STEP:
             faults.append(
                 f"trainer.strategy={name}: not with objective.name={STEP_BY_STEP}, in which ranks run different "
