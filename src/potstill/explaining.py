@@ -22,7 +22,7 @@ from potstill.generation.prompts import Prompts, load_prompts
 from potstill.generation.run import generate
 from potstill.generation.selection import Canonical, Parse, plain_label
 from potstill.summary import provenance, write_config, write_summary
-from potstill.validation.generation import backend_of, sampling_of, task_of
+from potstill.validation.generation import backend_of, own_rows_file, sampling_of, target_of, task_of
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +30,12 @@ log = logging.getLogger(__name__)
 def explain(config: DictConfig, folder: Path) -> float:
     """Ask for the rationales of a part, and leave them where training finds them; writes summary.json.
 
-    A published set's go into `llm/<split>_CoT_<i>.json` of its folder. Of a file of the user's own there is besides
-    `<split>.jsonl`, its rows with `rationale` and `llm_label`: a file for `data.train_files`.
+    They go into `llm/<split>_CoT_<i>.json` of a published set's folder, or the one of the user's own file. Of the
+    latter there is besides `llm/<split>.jsonl`, its rows with `rationale` and `llm_label`: a file for
+    `data.train_files`.
 
     Returns:
-        The share of the rows whose answer was understood.
+        The share of the answers in which a rationale and a label were found; 0 without answers.
 
     Raises:
         PotstillError: rows, prompts or a model that cannot be used.
@@ -43,7 +44,7 @@ def explain(config: DictConfig, folder: Path) -> float:
     own = bool(data.train_files)
     prompts = load_prompts(task_of(data), settings.prompts, settings.shots)
     rows = _rows(config)[: data.max_examples]
-    target = _target(config)
+    target = target_of(config)
     understood = _parser(data, prompts)
     report = generate(
         rows,
@@ -63,7 +64,8 @@ def explain(config: DictConfig, folder: Path) -> float:
     )
     if own and report.complete:
         _write_own(target, settings.split, rows, understood)
-    share = 1 - (report.unanswered + report.unparsed) / max(report.rows, 1)
+    answered = report.rows - report.unanswered
+    share = (answered - report.unparsed) / max(answered, 1)
     figures = {f"generation/{name}": value for name, value in report.flat().items()}
     write_config(folder, config)
     write_summary(folder, {**figures, "generation/understood": share, **provenance(config)})
@@ -71,6 +73,14 @@ def explain(config: DictConfig, folder: Path) -> float:
     log.info("%s", told)
     if report.complete:
         log.info("%s; train with data.rationales=%s", target / "llm", target / "llm")
+    elif report.tally.told_to_wait:
+        log.warning(
+            "the endpoint asks to wait for %.0f s, longer than generation.longest_wait_seconds=%s; "
+            "the same command goes on from %s then",
+            report.tally.told_to_wait,
+            settings.longest_wait_seconds,
+            target / "llm",
+        )
     else:
         log.warning("the budget is spent; the same command goes on from %s", target / "llm")
     return share
@@ -82,14 +92,6 @@ def _rows(config: DictConfig) -> list[Mapping[str, Any]]:
         path = Path(data.train_files[0]).expanduser()
         return [record for _, record in records_of(path, "data.train_files")]
     return list(stored_rows(Path(data.folder).expanduser(), data.set, config.generation.split))
-
-
-def _target(config: DictConfig) -> Path:
-    if config.generation.folder is not None:
-        return Path(config.generation.folder).expanduser()
-    if config.data.train_files:
-        return Path(config.data.train_files[0]).expanduser().parent
-    return Path(config.data.folder).expanduser() / config.data.set
 
 
 def _parser(data: DictConfig, prompts: Prompts) -> Parse:
@@ -147,7 +149,7 @@ def _write_own(target: Path, split: str, rows: list[Mapping[str, Any]], understo
         made = {**row, "rationale": rationale, "llm_label": label}
         made |= {} if probabilities is None else {FIELD: probabilities}
         lines.append(json.dumps(made, ensure_ascii=False))
-    path = target / f"{split}.jsonl"
+    path = own_rows_file(target, split)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     fresh.replace(path)

@@ -80,11 +80,41 @@ def test_429_waits_as_long_as_it_is_told(endpoint):
     assert (asked.tally.answered, asked.tally.retried, asked.tally.failed) == (2, 2, 2)
 
 
-def test_a_wait_beyond_the_longest_leaves_the_row(endpoint):
-    endpoint.script = lambda body, count: {"status": 429, "headers": {"Retry-After": "1000"}}
-    asked = Asked(endpoint, 2).run()
+def test_a_wait_beyond_the_longest_ends_the_run(endpoint):
+    endpoint.script = lambda body, count: (
+        "A"
+        if body["messages"][0]["content"] == "Q: 0"
+        else {"status": 429, "headers": {"Retry-After": "1000"}}
+    )
+    asked = Asked(endpoint, 5).run()
     assert asked.waits == []
-    assert (asked.tally.asked, asked.tally.answered, asked.tally.retried) == (2, 0, 0)
+    assert (asked.tally.asked, asked.tally.answered, asked.tally.retried) == (2, 1, 0)
+    assert asked.tally.told_to_wait == 1000
+    assert asked.tally.ended_early
+
+
+def test_an_endpoint_that_only_fails_is_given_up(endpoint):
+    endpoint.script = lambda body, count: {"status": 500}
+    with pytest.raises(ConfigError, match=r"does not answer any more \(500\); what was answered is kept"):
+        Asked(endpoint, 50, retries=1).run()
+    assert len(endpoint.bodies) == 20  # ten rows, each asked twice
+
+
+def test_rows_that_fail_between_answers_are_left_out(endpoint):
+    def script(body, count):
+        return {"status": 500} if int(body["messages"][0]["content"][3:]) % 3 else "A"
+
+    endpoint.script = script
+    assert Asked(endpoint, 30, retries=0).run().tally.answered == 10
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again(endpoint):
+    def script(body, count):
+        return {"raw": b'{"choices": ', "headers": {"Content-Length": "500"}} if count < 3 else "A"
+
+    endpoint.script = script
+    asked = Asked(endpoint, 1).run()
+    assert (asked.tally.answered, asked.tally.failed, asked.tally.malformed) == (1, 3, 0)
 
 
 @pytest.mark.parametrize("fault", [{"status": 500}, {"status": 503}, {"drop": True}, {"status": 429}])

@@ -47,8 +47,8 @@ def t5(tmp_path_factory, gpt2_tokenizer):
     fast = AutoTokenizer.from_pretrained(gpt2_tokenizer)
     model = T5ForConditionalGeneration(
         T5Config(
-            vocab_size=len(fast), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, pad_token_id=0,
-            eos_token_id=1, decoder_start_token_id=0, initializer_factor=3.0,
+            vocab_size=len(fast), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_decoder_layers=3, num_heads=4,
+            pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, initializer_factor=3.0,
         )
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("local-t5")

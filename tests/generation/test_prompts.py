@@ -98,6 +98,7 @@ def test_an_answer_is_cleaned_of_cue_and_further_questions():
     prompts = load_prompts("cqa")
     text = " A: Ink is sold there. So the answer is (b) shop.\n\nQ: What else\nA: Nothing"
     assert prompts.clean(text) == "Ink is sold there. So the answer is (b) shop."
+    assert prompts.clean("half a \ud83d pair").encode() == "half a \ufffd pair".encode()
     assert cut("one two three", ["three", "two"]) == "one "
     assert cut("one", ["two"]) == "one"
 
@@ -123,10 +124,16 @@ def test_a_file_of_the_users_takes_the_place_of_the_packages(tmp_path):
     [
         ({"stop": None}, "stop: expected a list of texts"),
         ({"cue": " "}, "cue= : expected a text"),
+        ({"answer": "It is {label}."}, "answer: lacks {rationale}"),
+        ({"answer": "{rationale}"}, "answer: lacks {label}"),
         ({"shots": 3}, "has the unknown key shots"),
         ({"question": "Q: {task}"}, "demonstration 1: a row has no field 'task'"),
         (
             {"demonstrations": [{"input": "x", "rationale": "y"}]},
+            "demonstration 1: a row has no label 'label'",
+        ),
+        (
+            {"demonstrations": [{"input": "x", "rationale": "y", "label": None}]},
             "demonstration 1: a row has no label 'label'",
         ),
         ({"demonstrations": "none"}, "demonstrations: expected a list of mappings"),

@@ -74,13 +74,27 @@ def test_the_likeliest_tokens_are_read_in_both_forms():
         b'{"choices": []}',
         b'{"choices": [{"message": {"content": null}}]}',
         b'{"choices": [{"message": null}]}',
-        b'{"choices": [{"text": "A"}], "usage": {"prompt_tokens": "many"}}',
         b"[" * 100_000,
         b"\xff\xfe",
     ],
 )
 def test_what_is_no_answer_is_none(reply):
     assert read_reply(reply) is None
+
+
+@pytest.mark.parametrize("count", ['"many"', "1e999", "-3", "NaN", "null"])
+def test_an_answer_counts_where_its_tokens_cannot_be_counted(count):
+    raw = f'{{"choices": [{{"text": "A"}}], "usage": {{"prompt_tokens": {count}, "completion_tokens": 2}}}}'
+    assert read_reply(raw.encode()) == Answer("A", "", 0, 2)
+
+
+@pytest.mark.parametrize("value", ["NaN", "1000", '"no"'])
+def test_log_probabilities_that_cannot_be_are_left_out(value):
+    likely = f'[{{"token": "A", "logprob": {value}}}]'
+    for logprob, top in ((value, "[]"), ("-1", likely)):
+        content = f'[{{"token": "A", "logprob": {logprob}, "top_logprobs": {top}}}]'
+        raw = f'{{"choices": [{{"message": {{"content": "A"}}, "logprobs": {{"content": {content}}}}}]}}'
+        assert read_reply(raw.encode()) == Answer("A", "", 0, 0)
 
 
 def test_the_wait_doubles_up_to_a_bound_and_is_a_function_of_its_key():

@@ -79,7 +79,8 @@ def test_the_published_layout(endpoint, tmp_path, form):
     assert flat == {
         "rows": 5, "wanted": 5, "journaled": 0, "asked": 5, "answered": 5, "retried": 0, "failed": 0,
         "malformed": 0, "empty": 0, "refused": 0, "truncated": 0, "input_tokens": 50, "output_tokens": 15,
-        "budget_spent": False, "unanswered": 0, "unparsed": 0, "contradicting": 0, "dropped": 0, "complete": True,
+        "budget_spent": False, "told_to_wait": 0.0, "unanswered": 0, "unparsed": 0, "contradicting": 0,
+            "dropped": 0, "complete": True,
     }  # fmt: skip
 
 

@@ -32,6 +32,8 @@ def test_labels_are_compared_by_what_counts_of_them():
     assert choose(["a => 8", "b => 7", "c => (12 - 5)"], parse, values.get, "( 12.0 - 5.0 )") == Choice(
         "b => 7", "good"
     )
+    # A gold label without a value is contradicted by none.
+    assert choose(["a => 8"], parse, values.get, "1,080") == Choice("a => 8", "good")
     # A label without a value has no vote.
     assert choose(["a => ?", "b => 8"], parse, values.get) == Choice("b => 8", "good")
     assert choose(["a => ?"], parse, values.get) == Choice("a => ?", "unparsed")

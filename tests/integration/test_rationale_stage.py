@@ -127,10 +127,38 @@ def test_own_rows_are_explained(command, tmp_path, endpoint, arithmetic_rows):
         f"generation.prompts={tmp_path}/prompts.yaml", f"generation.folder={tmp_path}/out",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "llm" / "train.jsonl").read_text().splitlines()]
     assert [line["input"] for line in lines] == [row["input"] for row in rows]
     assert [line["llm_label"] for line in lines] == [row["label"] for row in arithmetic_rows(5)]
     assert all(line["rationale"].startswith("It is ") for line in lines)
+
+
+def test_rows_of_the_users_are_never_replaced(command, tmp_path, endpoint, arithmetic_rows):
+    (tmp_path / "prompts.yaml").write_text(PROMPTS)
+    own = tmp_path / "train.jsonl"
+    own.write_text("\n".join(map(json.dumps, arithmetic_rows(6))) + "\n")
+    before = own.read_bytes()
+    overrides = ["data=rationales", f"generation.prompts={tmp_path}/prompts.yaml", "data.max_examples=3"]
+    for _ in range(2):  # of which the second replaces what the first has made
+        done = ask(command, tmp_path, endpoint, *overrides, f"data.train_files=[{own}]")
+        assert done.returncode == 0, done.stderr
+    assert own.read_bytes() == before
+    made = tmp_path / "llm" / "train.jsonl"
+    assert len(made.read_text().splitlines()) == 3
+    # Neither its own input, nor what nobody knows the journal of.
+    refused = f"generation.folder: '{made}' is there and would be replaced; give another generation.folder"
+    for files in (made, own):
+        done = ask(
+            command,
+            tmp_path,
+            endpoint,
+            *overrides,
+            f"data.train_files=[{files}]",
+            f"generation.folder={tmp_path}",
+        )
+        assert (done.returncode, refused in done.stderr) == (2, True), done.stderr
+        (tmp_path / "llm" / "train_journal.jsonl").unlink(missing_ok=True)
+    assert len(endpoint.asked) == 3
 
 
 def test_a_budget_that_is_spent_is_gone_on_from(command, tmp_path, endpoint, svamp):
@@ -155,6 +183,13 @@ def test_a_budget_that_is_spent_is_gone_on_from(command, tmp_path, endpoint, sva
         (["data.folder=/no/such"], "data.folder=/no/such: give the folder that holds the sets' folders"),
         (["generation.shots=99"], "generation.shots=99: expected 0 to"),
         (["stage=dream"], "stage=dream: one of train, rationales"),
+        (["generation.max_requests=2"], "generation.max_requests=2: is the budget of an endpoint"),
+        (["generation.url=http://a..b/v1"], "generation.url: is no address"),
+        (
+            ["generation.url=http://a/v1", "generation.timeout=inf"],
+            "generation.timeout=inf: expected more than 0",
+        ),
+        (["generation.url=http://a/v1", "generation.key_variable=sk-1"], "key_variable: is no name"),
     ],
 )
 def test_faults_are_one_line(compose_config, svamp, overrides, message):

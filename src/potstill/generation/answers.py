@@ -60,6 +60,7 @@ class Tally:
         input_tokens: of all prompts, those of spoiled answers included.
         output_tokens: of all answers, likewise.
         budget_spent: requests were left out because the budget was spent.
+        told_to_wait: requests were left out because the endpoint asks to wait for so many seconds.
     """
 
     asked: int = 0
@@ -73,6 +74,12 @@ class Tally:
     input_tokens: int = 0
     output_tokens: int = 0
     budget_spent: bool = False
+    told_to_wait: float = 0.0
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether requests were left out that a later run can make."""
+        return self.budget_spent or self.told_to_wait > 0
 
     def count(self, answer: Answer) -> None:
         """Count an answer that is kept."""

@@ -30,6 +30,8 @@ TRANSIENT = (408, 409, 425, 429)
 MOST_BYTES = 16 * 2**20
 # So many refusals before the first answer are the fault of the settings.
 MOST_REFUSED = 3
+# So many rows lost one after the other, each after all its repetitions, are the fault of the endpoint.
+MOST_LOST = 10
 CHECK_SECONDS = 10.0
 HIDDEN = "***"
 # Shorter ones are stand-ins for servers that want none ("EMPTY", "ollama"), and words that answers may hold.
@@ -79,7 +81,7 @@ class Endpoint:
         self._wait = wait or self._ended.wait
         self._guard = threading.Lock()
         self._tally = Tally()
-        self._requests = 0
+        self._requests = self._lost = 0
         self._url = settings.url.rstrip("/")
         host = str(urlsplit(self._url).hostname)
         # A proxy of the environment does not lead to this machine.
@@ -118,7 +120,7 @@ class Endpoint:
             ModelError: there is no such model (404).
         """
         self._ended.clear()
-        self._tally, self._requests = Tally(), 0
+        self._tally, self._requests, self._lost = Tally(), 0, 0
         waiting = iter(requests)
         with ThreadPoolExecutor(min(self._settings.concurrency, max(len(requests), 1))) as pool:
             workers = [pool.submit(self._work, waiting, record) for _ in range(pool._max_workers)]
@@ -166,14 +168,14 @@ class Endpoint:
             else:
                 raise self._fatal(reply)
             if failed > self._settings.retries or spoiled > 1:
-                if reply.unreachable:
+                if reply.unreachable or (failed > self._settings.retries and self._lose()):
                     raise self._gone(reply)
                 return None
             pause = backoff(
                 request.key, attempt, self._settings.backoff_seconds, self._settings.longest_wait_seconds
             )
             if reply.wait > self._settings.longest_wait_seconds:
-                logger.warning("the endpoint asks to wait for %.0f s: a row is left unanswered", reply.wait)
+                self._put_off(reply.wait)
                 return None
             self._wait(max(pause, reply.wait))
             attempt += 1
@@ -214,7 +216,20 @@ class Endpoint:
                 self._tally.output_tokens += answer.output_tokens
                 return None
             self._tally.count(answer)
+            self._lost = 0
             return answer
+
+    def _lose(self) -> bool:
+        """Count a row that failed for good; whether there were too many without an answer in between."""
+        with self._guard:
+            self._lost += 1
+            return self._lost >= MOST_LOST
+
+    def _put_off(self, seconds: float) -> None:
+        """Begin no further request: none would be answered before."""
+        with self._guard:
+            self._tally.told_to_wait = max(self._tally.told_to_wait, seconds)
+        self._ended.set()
 
     def _count(self, name: str) -> None:
         with self._guard:
@@ -228,7 +243,10 @@ class Endpoint:
         try:
             try:
                 with self._opener.open(request, timeout=timeout) as answer:
-                    return Reply(answer.status, self._key.hide_in_answer(answer.read(MOST_BYTES)))
+                    content = answer.read(MOST_BYTES)
+                    if answer.length and len(content) < MOST_BYTES:  # read(n) does not tell
+                        return Reply(0, fault=f"the connection broke off, {answer.length} bytes early")
+                    return Reply(answer.status, self._key.hide_in_answer(content))
             except HTTPError as error:
                 with error:
                     wait = retry_after(error.headers.get("Retry-After"))
@@ -266,7 +284,7 @@ class Endpoint:
 
     def _gone(self, reply: Reply) -> ConfigError:
         return ConfigError(
-            f"generation.url={self._url}: does not answer any more ({reply.fault}); "
+            f"generation.url={self._url}: does not answer any more ({reply.fault or reply.status}); "
             "what was answered is kept: run again when the server is there"
         )
 

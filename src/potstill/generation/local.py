@@ -15,6 +15,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    DynamicCache,
+    EncoderDecoderCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -133,6 +135,7 @@ class LocalModel:
         output_BL = self._model.generate(
             input_ids=ids_BL.to(device),
             attention_mask=mask_BL.to(device),
+            past_key_values=self._cache(),
             max_new_tokens=self._sampling.max_tokens,
             logits_processor=LogitsProcessorList([chooser]),
             stopping_criteria=StoppingCriteriaList([ends]),
@@ -144,6 +147,10 @@ class LocalModel:
             )
             for row, prompt in enumerate(prompts)
         ]
+
+    def _cache(self) -> EncoderDecoderCache | None:
+        """Empty; transformers' own for an encoder-decoder has as many layers as the encoder, not the decoder."""
+        return EncoderDecoderCache(DynamicCache(), DynamicCache()) if self._seq2seq else None
 
     def _read(
         self,

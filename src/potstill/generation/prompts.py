@@ -19,6 +19,7 @@ FOLDER = Path(__file__).with_name("demonstrations")
 KEYS = ("instruction", "question", "cue", "answer", "label_field", "stop", "demonstrations")
 
 _FIELD = re.compile(r"\{(\w+)\}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Prompts:
         Raises:
             DataError: the row has none, or a number without a name.
         """
-        if self.label_field not in row:
+        if row.get(self.label_field) is None:
             raise DataError(f"a row has no label '{self.label_field}' (it has: {', '.join(row)})")
         value = row[self.label_field]
         if not self.label_names or isinstance(value, str):
@@ -86,8 +87,11 @@ class Prompts:
         return self.label_names[int(value)]
 
     def clean(self, text: str) -> str:
-        """An answer without what a model adds: the repeated cue, outer blanks, questions of its own after the end."""
-        text = text.strip().removeprefix(self.cue).lstrip()
+        """An answer without what a model adds: the repeated cue, outer blanks, questions of its own after the end.
+
+        Half of a surrogate pair, which JSON can carry and no file can, becomes the character for what is none.
+        """
+        text = _SURROGATE.sub("\ufffd", text).strip().removeprefix(self.cue).lstrip()
         return cut(text, self.stop).rstrip()
 
     def _question(self, row: Mapping[str, Any]) -> str:
@@ -158,6 +162,12 @@ def _read(path: Path) -> Prompts:
     for name in ("instruction", "question", "cue", "answer", "label_field"):
         if not isinstance(content[name], str) or not content[name].strip():
             raise DataError(f"generation.prompts={path}: {name}={content[name]}: expected a text")
+    for field in ("rationale", "label"):
+        if f"{{{field}}}" not in content["answer"]:
+            raise DataError(
+                f"generation.prompts={path}: answer: lacks {{{field}}}; answers are cut by where it stands, such as "
+                "'{rationale} The answer is {label}.'"
+            )
     stop, names, shown = content["stop"], content.get("label_names", []), content["demonstrations"]
     for name, value, kind in (
         ("stop", stop, str),

@@ -12,6 +12,9 @@ from potstill.generation.answers import Answer, Request
 from potstill.generation.settings import Sampling
 
 TOP_OF_CHAT, TOP_OF_COMPLETION = 20, 5
+_NOT_THE_PROTOCOL = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+
+Pairs = list[tuple[str, float]]
 
 
 def request_body(
@@ -48,12 +51,11 @@ def read_reply(reply: bytes) -> Answer | None:
         return Answer(
             text,
             str(choice.get("finish_reason") or ""),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
-            _logprobs(choice.get("logprobs")),
-            _top(choice.get("logprobs")),
+            _count(usage.get("prompt_tokens")),
+            _count(usage.get("completion_tokens")),
+            *_probabilities(choice.get("logprobs")),
         )
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+    except _NOT_THE_PROTOCOL:
         return None
 
 
@@ -94,7 +96,23 @@ def retry_after(value: str | None) -> float:
     return max(seconds, 0.0) if not math.isnan(seconds) else 0.0
 
 
-def _logprobs(value: Any) -> list[tuple[str, float]] | None:
+def _count(value: Any) -> int:
+    """A number of tokens; 0 for what is none."""
+    return int(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0
+
+
+def _probabilities(value: Any) -> tuple[Pairs | None, list[Pairs] | None]:
+    """Log-probabilities of tokens and of the likeliest in their places; None where they are not as they should be."""
+    try:
+        tokens, top = _logprobs(value), _top(value)
+        told = [one for pairs in ([tokens or []] + (top or [])) for _, one in pairs]
+        # Servers give -inf for what is impossible, and rounding may leave a little above 0.
+        return (tokens, top) if all(one < 1e-3 for one in told) else (None, None)
+    except _NOT_THE_PROTOCOL:
+        return None, None
+
+
+def _logprobs(value: Any) -> Pairs | None:
     """Tokens and their log-probabilities, as chats (`content`) and completions (`tokens`) write them."""
     if not isinstance(value, dict):
         return None
@@ -106,7 +124,7 @@ def _logprobs(value: Any) -> list[tuple[str, float]] | None:
     return [(str(token), float(one)) for token, one in zip(tokens, values, strict=True) if one is not None]
 
 
-def _top(value: Any) -> list[list[tuple[str, float]]] | None:
+def _top(value: Any) -> list[Pairs] | None:
     """The likeliest tokens in the place of each token that `_logprobs` gives; None where they are not told."""
     if not isinstance(value, dict):
         return None

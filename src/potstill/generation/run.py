@@ -45,7 +45,7 @@ class GenerationReport:
         unparsed: rows whose answers have no rationale with a label.
         contradicting: rows whose label is not the gold one, where that is known.
         dropped: of these, the ones whose text was made empty.
-        complete: the set was written; otherwise the budget was spent before.
+        complete: the set was written; otherwise the budget was spent before, or the endpoint asked to wait too long.
         seconds: of the whole run.
     """
 
@@ -146,7 +146,7 @@ def generate(
         choices = [choose(texts, parse, canonical, gold) for texts, gold in zip(found, golds, strict=True)]
         texts = [_text(choice, drop_contradicting) for choice in choices]
         states = Counter(choice.state for choice in choices)
-        if rows and states["unanswered"] == len(rows) and not tally.budget_spent:
+        if rows and states["unanswered"] == len(rows) and not tally.ended_early:
             raise DataError(
                 f"generation: none of {len(rows)} rows was answered ({tally.failed} requests failed, "
                 f"{tally.malformed} answers malformed, {tally.empty} empty, {tally.refused} refused); "
@@ -161,7 +161,7 @@ def generate(
             unparsed=states["unparsed"],
             contradicting=states["contradicting"],
             dropped=states["contradicting"] if drop_contradicting else 0,
-            complete=not tally.budget_spent,
+            complete=not tally.ended_early,
             seconds=round(time.monotonic() - began, 3),
         )
         files = {target / f"{split}_report.json": json.dumps(report.flat(), indent=1)}
@@ -211,7 +211,7 @@ def _golds(rows: Sequence[Mapping[str, Any]], prompts: Prompts, needed: bool) ->
     """The rows' labels; None for rows without one, unless they are needed."""
     golds: list[str | None] = []
     for number, row in enumerate(rows):
-        if prompts.label_field not in row and not needed:
+        if row.get(prompts.label_field) is None and not needed:
             golds.append(None)
             continue
         try:

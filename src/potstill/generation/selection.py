@@ -39,7 +39,7 @@ def choose(texts: Sequence[str], parse: Parse, canonical: Canonical, gold: str |
         texts: the answers, in the order of their samples.
         parse: splits an answer into rationale and label; None, or one of both blank, is no vote.
         canonical: what of a label is compared.
-        gold: the row's true label, if it is known.
+        gold: the row's true label, if it is known; one of which nothing counts contradicts no answer.
     """
     if not texts:
         return Choice("", "unanswered")
@@ -55,7 +55,8 @@ def choose(texts: Sequence[str], parse: Parse, canonical: Canonical, gold: str |
     winner = max(
         votes, key=lambda label: votes[label]
     )  # of equals the first, as dictionaries keep their order
-    wrong = gold is not None and winner != canonical(gold)
+    truth = None if gold is None else canonical(gold)
+    wrong = truth is not None and winner != truth
     return Choice(first[winner], "contradicting" if wrong else "good")
 
 

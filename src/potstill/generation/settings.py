@@ -1,11 +1,14 @@
 """What a generation run is told: how to sample, and where the model is. Imports neither torch nor transformers."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from potstill.errors import ConfigError
+
+DAY = 86_400  # seconds
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class EndpointSettings:
         timeout: seconds without a byte until a request counts as failed.
         retries: repetitions of a request that met 429, 5xx or a broken connection.
         backoff_seconds: the first wait; every further one is twice as long, less a part that is drawn.
-        longest_wait_seconds: upper bound of a wait; a `Retry-After` beyond it leaves the row unanswered.
+        longest_wait_seconds: upper bound of a wait; a `Retry-After` beyond it ends the run, to be gone on with then.
         max_requests: requests of this run, repetitions included; None is no limit.
         max_total_tokens: tokens of prompts and answers of this run. No request is begun once they are spent; those
             under way end, so up to `concurrency` answers lie beyond. None is no limit.
@@ -85,6 +88,10 @@ class EndpointSettings:
             parts = urlsplit(self.url)
             named, host = parts.username or parts.password or parts.query, parts.hostname
             _ = parts.port  # raises where it is no number
+            (
+                (host or "").encode("idna"),
+                parts.path.encode("ascii"),
+            )  # likewise, where no request could name them
         except ValueError:
             raise ConfigError(
                 "generation.url: is no address; expected e.g. http://localhost:8000/v1"
@@ -102,8 +109,17 @@ class EndpointSettings:
         _at_least("retries", self.retries, 0)
         _at_least("backoff_seconds", self.backoff_seconds, 0)
         _at_least("longest_wait_seconds", self.longest_wait_seconds, 0)
-        if not self.timeout > 0:
-            raise ConfigError(f"generation.timeout={self.timeout}: expected more than 0 seconds")
+        if not 0 < self.timeout <= DAY:
+            raise ConfigError(
+                f"generation.timeout={self.timeout}: expected more than 0 and at most {DAY} seconds"
+            )
+        if not re.fullmatch(
+            r"[A-Za-z_]\w*", self.key_variable, re.ASCII
+        ):  # not repeated: it may be the key itself
+            raise ConfigError(
+                "generation.key_variable: is no name of an environment variable; put the key into one, such as "
+                "OPENAI_API_KEY, and give its name"
+            )
         for name in ("max_requests", "max_total_tokens"):
             if (value := getattr(self, name)) is not None:
                 _at_least(name, value, 1)

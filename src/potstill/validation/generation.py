@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from potstill.data.corpus.textfiles import fault_of
 from potstill.data.rationales.sets import SETS
-from potstill.errors import PotstillError
+from potstill.errors import ConfigError, PotstillError
 from potstill.generation.prompts import load_prompts
 from potstill.generation.settings import EndpointSettings, LocalSettings, Sampling
 
@@ -38,6 +38,20 @@ def generation_faults(config: DictConfig) -> list[str]:
     return faults
 
 
+def target_of(config: DictConfig) -> Path:
+    """The folder whose `llm/` is written: `generation.folder`, else the one of the rows."""
+    if config.generation.folder is not None:
+        return Path(config.generation.folder).expanduser()
+    if config.data.train_files:
+        return Path(config.data.train_files[0]).expanduser().parent
+    return Path(config.data.folder).expanduser() / config.data.set
+
+
+def own_rows_file(target: Path, split: str) -> Path:
+    """Where rows of the user's own are written with their answers."""
+    return target / "llm" / f"{split}.jsonl"
+
+
 def sampling_of(config: DictConfig) -> Sampling:
     """How answers are drawn.
 
@@ -56,6 +70,12 @@ def backend_of(settings: DictConfig) -> EndpointSettings | LocalSettings:
         ConfigError: a value that cannot be.
     """
     if settings.url is None:
+        for name in ("max_requests", "max_total_tokens"):
+            if settings[name] is not None:
+                raise ConfigError(
+                    f"generation.{name}={settings[name]}: is the budget of an endpoint, and generation.url is null; a "
+                    "model in this process is asked for data.max_examples=<rows>"
+                )
         return LocalSettings(settings.model, settings.batch_size, settings.device, settings.dtype)
     names = (
         "url", "model", "key_variable", "concurrency", "timeout", "retries", "backoff_seconds",
@@ -84,7 +104,7 @@ def _row_faults(config: DictConfig) -> list[str]:
         ]
         if len(data.train_files) > 1:
             faults.append(f"data.train_files={list(data.train_files)}: one file is explained at a time")
-        return faults
+        return faults or _overwritten(config)
     if data.set not in SETS:
         return [f"data.set={data.set}: one of {', '.join(SETS)}"]
     if settings.split not in SETS[data.set].splits:
@@ -92,4 +112,16 @@ def _row_faults(config: DictConfig) -> list[str]:
         return [f"generation.split={settings.split}: {data.set} is stored as {stored}"]
     if data.folder is None or not Path(data.folder).expanduser().is_dir():
         return [f"data.folder={data.folder or 'null'}: give the folder that holds the sets' folders"]
+    return []
+
+
+def _overwritten(config: DictConfig) -> list[str]:
+    """A file that would be replaced, and that no earlier run has made."""
+    split = config.generation.split
+    path = own_rows_file(target_of(config), split)
+    if not path.exists():
+        return []
+    rows = Path(config.data.train_files[0]).expanduser()
+    if path.samefile(rows) or not path.with_name(f"{split}_journal.jsonl").exists():
+        return [f"generation.folder: '{path}' is there and would be replaced; give another generation.folder"]
     return []
