@@ -1,5 +1,6 @@
 """The command line as a user meets it: faults are one line and exit code 2, `--help` is quick, sweeps have folders."""
 
+import errno
 import json
 import os
 import shutil
@@ -231,6 +232,31 @@ def test_a_sweep_with_ddp_is_refused(refused, text_file, bert_teacher, tmp_path)
     )  # fmt: skip
     assert "trainer.strategy=ddp with -m" in line
     assert "trainer.devices=1" in line
+
+
+@pytest.mark.parametrize(("fault", "ends"), [(errno.ENOSPC, 2), (errno.EIO, 1)])
+def test_a_fault_of_the_disk_ends_one_job_of_a_sweep(fault, ends, no_torch, tmp_path):
+    (tmp_path / "jobs.py").write_text(
+        "import os\n"
+        "from potstill import cli\n"
+        "def job(config):\n"
+        "    if config.seed == 2:\n"
+        f"        raise OSError({fault}, os.strerror({fault}), 'last.ckpt')\n"
+        "    cli._output_folder().joinpath('done').touch()\n"
+        "cli._run('train', job)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "jobs.py"), "-m", "seed=1,2,3", f"hydra.sweep.dir={tmp_path}/sweep"],
+        env={**os.environ, "PYTHONPATH": str(no_torch)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == ends, done.stderr
+    assert [(tmp_path / "sweep" / str(job) / "done").is_file() for job in range(3)] == [True, False, True]
+    reason = (tmp_path / "sweep" / "1" / "fault.txt").read_text()
+    assert "last.ckpt" in reason
+    assert os.strerror(fault) in reason
+    assert ("Traceback" in done.stderr) == (ends == 1)
+    if ends == 2:
+        assert done.stderr == f"error: {reason}"
 
 
 @pytest.mark.integration

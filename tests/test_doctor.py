@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from potstill import doctor
-from potstill.doctor import Measured, estimates, largest_batch, line_through, measure, steps_of
+from potstill.doctor import Measured, estimates, largest_batch, line_through, measure, run_device, steps_of
+
+CPU = torch.device("cpu")
 
 
 def test_a_line_goes_through_the_last_two_sizes():
@@ -35,8 +37,8 @@ def test_steps_are_those_of_the_run(compose_config, kd):
 
 
 def test_without_room_for_one_it_says_so(compose_config, kd):
-    assert "more than there is" in estimates(compose_config(*kd), [], None)["memory needed"]
-    found = estimates(compose_config(*kd, "trainer.max_steps=10", "data.batch_size=2"),
+    assert "more than there is" in estimates(compose_config(*kd), CPU, [], None)["memory needed"]
+    found = estimates(compose_config(*kd, "trainer.max_steps=10", "data.batch_size=2"), CPU,
                       [Measured(1, 10**9, 1.0), Measured(2, 2 * 10**9, 2.0)], np.array([5, 10] * 100))  # fmt: skip
     assert found["memory needed"].startswith("about 2.00 GB")
     assert found["time"].startswith("about 15 s for 10 steps")
@@ -56,6 +58,23 @@ def test_memory_that_runs_out_ends_the_trying(compose_config, kd, tmp_path, monk
     monkeypatch.setattr(doctor, "_try", attempt)
     found = measure(None, data, compose_config(*kd, "data.batch_size=50"), tmp_path)
     assert (tried, [m.batch for m in found]) == ([2, 4, 8], [2, 4])
+
+
+def test_a_run_on_the_cpu_is_not_measured_on_the_gpu(compose_config, kd, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    device = run_device(compose_config(*kd, "strategy=cpu", "trainer.devices=2"))
+    assert device == CPU
+    assert doctor._peak(device) > 0
+    assert "threads" in doctor.machine(compose_config(*kd, "strategy=cpu"), device)["device"]
+
+
+def test_no_store_of_a_sample_goes_into_the_users_folder(compose_config, kd, monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "build_any_training", lambda config: config)
+    config = compose_config(*kd, "teacher/cache=on", f"teacher.cache.folder={tmp_path}/own")
+    built = doctor._build(config, tmp_path / "temporary")
+    assert built.teacher.cache.folder is None  # so they are below data.cache
+    assert built.data.cache == str(tmp_path / "temporary" / "cache")
+    assert config.teacher.cache.folder == f"{tmp_path}/own"
 
 
 @pytest.mark.integration

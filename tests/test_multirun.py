@@ -1,9 +1,12 @@
 """What the shorthands of the command line stand for."""
 
+from types import SimpleNamespace
+
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from potstill.errors import ConfigError
-from potstill.multirun import group_with_sweep, names_glue, spell_out
+from potstill.multirun import Jobs, group_with_sweep, names_glue, spell_out
 
 NINE = "cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte,wnli"
 
@@ -71,3 +74,12 @@ def test_runs_of_a_sweep_are_grouped_by_its_folder_unless_they_are_grouped_alrea
     group_with_sweep(config, tmp_path / "other")
     assert config.logger.group == "2026-01-31"
     group_with_sweep(compose_config("model=bert", name="evaluate"), tmp_path)  # has no logger
+
+
+def test_a_fault_that_cannot_be_written_is_said(monkeypatch, tmp_path, capsys):
+    hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path / "gone")))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: hydra))
+    jobs = Jobs()
+    jobs.fail("no room")
+    assert jobs.faults == ["no room"]
+    assert capsys.readouterr().err == "error: no room\n"

@@ -77,6 +77,31 @@ def test_what_is_right_is_taken(given, compose_config):
         (["student.dropout=1"], "student.dropout=1.0: a probability"),
         (["student.checkpointing=all"], "student.checkpointing=all: one of selective, full"),
         (["student.freeze_positions=true"], "student.freeze_positions"),
+        (
+            ["objective.mode=standard", "data.output_rationale=true"],
+            "data.output_rationale=true: with objective.mode=standard",
+        ),
+        (
+            ["data=svamp", "data.train_files=null", "data.folder=/", "data.restricted_decoding=true"],
+            "data.restricted_decoding=true: labels of data.set=svamp are free",
+        ),
+        (
+            ["objective.matches=L3"],
+            "objective.matches=L3: objective=step_by_step does not read it; leave it out",
+        ),
+        (
+            ["objective.interchange.pairing=dataset"],
+            "objective.interchange.pairing=dataset: objective=step_by_step",
+        ),
+        (["objective.gradient_shares_every=5"], "objective.gradient_shares_every=5: objective=step_by_step"),
+        (
+            ["objective.terms.ce.weight=5"],
+            "objective.terms.ce.weight=5.0: objective=step_by_step does not read it; leave it out",
+        ),
+        (["objective.terms.mse.steps=3"], "objective.terms.mse.steps=3: objective=step_by_step does not"),
+        (["data.augment.share=0.5"], "data.augment.share=0.5: objective=step_by_step"),
+        (["student.layers=[0,1]"], "student.layers=[0, 1]: objective=step_by_step"),
+        (["student.architecture=distilbert"], "student.architecture=distilbert: objective=step_by_step"),
     ],
 )
 def test_training_faults(given, compose_config, overrides, message):
@@ -118,9 +143,26 @@ def test_other_objectives_say_who_trains_a_t5(compose_config, tmp_path, source):
         (["benchmark.part=eval"], "data.eval_files=null: there are no rows"),
         (["benchmark.part=train"], "benchmark.part=train: eval, test, or null for test"),
         (["data.generation_max_length=0"], "data.generation_max_length=0: must be 1 or more"),
+        (["export=onnx"], "export=onnx: an encoder-decoder has no exported form"),
+        (["export=[onnx,int8]"], "export=['onnx', 'int8']: an encoder-decoder has no exported form"),
+        (["compile=true"], "compile=true: an encoder-decoder is not compiled"),
+        (
+            ["data=arithmetic", "data.test_files=null", "data.restricted_decoding=true"],
+            "of data.set=arithmetic are free",
+        ),
     ],
 )
 def test_evaluation_faults(compose_config, arithmetic_files, bert_teacher, overrides, message):
     given = ["benchmark=step_by_step", "data=rationales", f"data.test_files=[{arithmetic_files}/test.jsonl]"]
     config = compose_config(*given, f"model={bert_teacher}", *overrides, name="evaluate")
     assert message in fault_of(config, validate_evaluate)
+
+
+@pytest.mark.parametrize(
+    "preset",
+    ["arithmetic", "standard_finetune", "standard_distill", *(f"step_by_step_{n}" for n in ("svamp", "cqa", "esnli"))],
+)  # fmt: skip
+def test_published_recipes_are_right(compose_config, tmp_path, preset):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    model = [] if preset == "arithmetic" else [f"student.model={tmp_path}"]
+    validate_train(compose_config(f"experiment={preset}", f"data.folder={tmp_path}", *model, "logger=csv"))

@@ -79,6 +79,7 @@ def test_saved_data_without_the_column(kd, faulty_files, train_fault, compose_co
         ("data.max_length=4", "8 or more"),
         ("student.layers=[0,4]", "the 4 layers are 0 to 3"),
         ("student.layers=[2,1]", "must be increasing"),
+        ("student.attention=nonsense", "one of sdpa, eager, flex_attention"),
         ("trainer.precision=16", "one of 32-true, bf16-mixed"),
         ("trainer.max_epochs=0", "1 or more, or null"),
         ("optimizer._target_=null", "name an optimizer, such as torch.optim.AdamW"),
@@ -223,6 +224,19 @@ def test_the_teacher_of_layers_bounds_a_supervised_run_too(kd, train_fault, comp
     validate_train(compose_config(*kd, "objective=mlm", "student=bert_tiny", "data.max_length=65"))
 
 
+def test_a_student_from_scratch_has_no_layers_of_the_teacher(kd, train_fault):
+    message = train_fault(*kd, "student=bert_tiny", "student.layers=[0,1]")
+    assert message.startswith("student.layers=[0, 1] with student.config={'model_type': 'bert'")
+
+
+def test_terms_that_swap_are_those_of_the_objectives():
+    """The objectives import torch, which nothing of validation may."""
+    from potstill.objectives import terms
+    from potstill.validation import objectives
+
+    assert objectives.CAUSAL == terms.CAUSAL
+
+
 def test_the_cache_must_be_a_folder(kd, tmp_path, train_fault):
     (tmp_path / "file").touch()
     message = train_fault(*kd, f"data.cache={tmp_path}/file/inside")
@@ -240,6 +254,9 @@ def test_evaluation_faults(text_file, shared_cache, bert_teacher, gpt2_teacher, 
 
     message = fault(f"model=[{bert_teacher},{gpt2_teacher}]", "names=[one]", "data.max_length=80")
     assert "names=['one']: 2 models need as many names" in message
+    both = f"model=[{bert_teacher},{bert_teacher}]"
+    assert "names=[k, k]: two models are called k;" in fault(both, "names=[k,k]")
+    assert "two models are called a/b and a_b, which are both a_b in files;" in fault(both, "names=[a/b,a_b]")
     assert f"benchmark=mlm: {gpt2_teacher} is a causal language model; use clm" in message
     assert f"data.max_length=80: model={bert_teacher} reads at most 64 tokens" in message
     swap = [f"model=[{bert_teacher},{bert_teacher}]", "benchmark=interchange"]

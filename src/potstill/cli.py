@@ -110,9 +110,9 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
     def job(config: DictConfig) -> Any:
         nonlocal started
         started = True
-        jobs.begin()
-        group_with_sweep(config, jobs.folder)
         try:
+            jobs.begin()
+            group_with_sweep(config, jobs.folder)
             return task(config)
         except StoppedError as stopped:
             sys.stderr.write(f"{stopped}\n")
@@ -122,22 +122,19 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
                 return jobs.fail(str(failed))
             sys.stderr.write(f"error: {failed}\n")
             raise SystemExit(failed.code) from None
-        except (PotstillError, OmegaConfBaseException) as fault:
+        except Exception as fault:
+            if not _can_be_mended(fault):  # a bug; Hydra goes on with the other jobs and raises it in the end
+                if jobs.sweeping:
+                    jobs.fail(f"{type(fault).__name__}: {_flat(str(fault))}", told=False)
+                raise
             if jobs.sweeping:  # the other jobs go on
                 jobs.fail(one_line(fault), told=not jobs.away)
                 if jobs.away:
                     raise
                 return None
-            _drop_untouched(_output_folder())
+            if not isinstance(fault, OSError):
+                _drop_untouched(_output_folder())
             _refuse(fault)
-        except OSError as fault:
-            if fault.errno not in _DISK_FAULTS:
-                raise
-            _refuse(fault)
-        except Exception as fault:
-            if jobs.sweeping:
-                jobs.fail(f"{type(fault).__name__}: {_flat(str(fault))}", told=False)
-            raise
 
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)
     try:
@@ -162,7 +159,8 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
             raise
         _refuse(ConfigError(fault_of_null))
     except (OSError, ValueError) as fault:  # a ValueError is Hydra's of an override, such as `optimizer=null`
-        if started:  # the user's faults were caught in the job; this one is ours
+        # The user's faults were caught in the job: another one is ours, but for a folder of a sweep's next job.
+        if started and not _can_be_mended(fault):
             raise
         _refuse(fault)
     except KeyboardInterrupt:
@@ -178,6 +176,13 @@ def _drop_untouched(folder: Path) -> None:
     own = {".hydra", f"{HydraConfig.get().job.name}.log"}
     if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= own:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _can_be_mended(fault: Exception) -> bool:
+    """Whether a fault is the user's or the machine's; any other is a bug."""
+    if isinstance(fault, OSError):
+        return fault.errno in _DISK_FAULTS
+    return isinstance(fault, PotstillError | OmegaConfBaseException)
 
 
 def _refuse(fault: Exception) -> None:

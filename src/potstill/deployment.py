@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from potstill.export.int8 import export_int8
 from potstill.export.onnx import export_onnx
 from potstill.export.runtime import ExportedModel
+from potstill.validation import stem_of
 from potstill.validation.exports import INT8, ONNX
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def deploy(
     """
     if not forms:
         return
-    place = folder / "export" / re.sub(r"[^\w.-]", "_", name)
+    place = folder / "export" / stem_of(name)
     onnx = place / ONNX
     difference = export_onnx(model, AutoTokenizer.from_pretrained(tokenizer), onnx)
     if ONNX in forms:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
@@ -34,6 +34,7 @@ from potstill.summary import provenance
 
 SAMPLE = 2000  # texts of each source that are binarized where only a sample is needed
 STEPS = 3  # of each batch size; the first one warms up and is not timed
+LEAST_STEPS = 50  # whose outputs of a teacher are stored
 SECONDS = 60.0  # no larger batch is tried once a size has taken so long
 ROOM = 0.9  # of the memory that is free may be used
 
@@ -72,7 +73,8 @@ def examine(config: DictConfig) -> None:
         PotstillError: what the run itself would be refused for.
     """
     use_kernels()
-    told: dict[str, Any] = dict(machine(config))
+    device = run_device(config)
+    told: dict[str, Any] = dict(machine(config, device))
     with tempfile.TemporaryDirectory(prefix="potstill-doctor-") as own, redirect_stdout(None):
         training = _build(config, Path(own))
         told |= {
@@ -84,36 +86,51 @@ def examine(config: DictConfig) -> None:
         lengths, state = _sequences(config, data, Path(own))
         told["data"] = state
         measured = measure(training.module, data, config, Path(own))
-    told |= estimates(config, measured, lengths, data.settings.unit)
+    told |= estimates(config, device, measured, lengths, data.settings.unit)
     width = max(map(len, told))
     print("\n".join(f"{name:<{width}}  {value}" for name, value in told.items()))
 
 
-def machine(config: DictConfig) -> dict[str, str]:
-    """Device, precision and versions, by name."""
+def run_device(config: DictConfig) -> torch.device:
+    """Of the run's steps, which may leave this machine's GPU alone.
+
+    Raises:
+        ConfigError: a device that this machine lacks.
+    """
+    trainer = build_trainer(_on_one_device(config), Path(), callbacks=[], loggers=False)
+    return trainer.strategy.root_device
+
+
+def _on_one_device(config: DictConfig) -> DictConfig:
+    """The settings of the run's trainer, for one of its devices."""
+    settings = config.trainer.copy()
+    settings.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})
+    return settings
+
+
+def machine(config: DictConfig, device: torch.device) -> dict[str, str]:
+    """Device, precision and versions, by name; `device` is the run's."""
     trainer = config.trainer
-    if trainer.accelerator in ("gpu", "cuda") or (
-        trainer.accelerator == "auto" and torch.cuda.is_available()
-    ):
+    if _is_gpu(device):
         names = sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())})
-        device = f"{torch.cuda.device_count()} x {', '.join(names)}"
+        named = f"{torch.cuda.device_count()} x {', '.join(names)}"
     else:
         name = platform.processor() or platform.machine()
-        device = f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        named = f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     used = f"{trainer.devices} on each of {trainer.num_nodes} machines, trainer.strategy={trainer.strategy}"
     return {
-        "device": device,
+        "device": named,
         "devices": used,
-        "memory": f"{available_bytes() / 1e9:.1f} GB free",
+        "memory": f"{available_bytes(device) / 1e9:.1f} GB free",
         "precision": trainer.precision,
         "versions": f"Python {platform.python_version()}, {provenance(config)['versions']}",
     }
 
 
-def available_bytes() -> int:
-    """Bytes that this process can still have: of its GPU, or of this machine."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
+def available_bytes(device: torch.device) -> int:
+    """Bytes that this process can still have: of a GPU, or else of this machine."""
+    if _is_gpu(device):
+        return torch.cuda.mem_get_info(device)[0]
     with Path("/proc/meminfo").open() as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields["MemAvailable"].split()[0]) * 1024
@@ -157,19 +174,20 @@ def _try(
     if isinstance(data, MixedDataModule):
         data.tasks[task].settings = replace(data.tasks[task].settings, **one)
     data._steps = Longest(sequences, data.settings, task)
-    settings = config.trainer.copy()
+    settings = _on_one_device(config)
     settings.update(
-        {"devices": 1, "num_nodes": 1, "strategy": "auto", "max_steps": STEPS, "max_epochs": None,
-         "enable_progress_bar": False, "val_check_interval": None, "log_every_n_steps": STEPS + 1}
+        {"max_steps": STEPS, "max_epochs": None, "enable_progress_bar": False, "val_check_interval": None,
+         "log_every_n_steps": STEPS + 1}
     )  # fmt: skip
     clock = _Clock()
     trainer = build_trainer(settings, folder, callbacks=[clock], loggers=False, validate=False)
-    _forget_peak()
+    device = trainer.strategy.root_device
+    _forget_peak(device)
     try:
         trainer.fit(module, datamodule=data)
     except torch.OutOfMemoryError:
         return []
-    return [Measured(size, _peak(), min(clock.seconds[1:]))]
+    return [Measured(size, _peak(device), min(clock.seconds[1:]))]
 
 
 def longest_of(data: StepDataModule) -> tuple[str, Sequences]:
@@ -206,12 +224,17 @@ class Longest(TrainSteps):
 
 
 def estimates(
-    config: DictConfig, measured: list[Measured], lengths: np.ndarray | None, unit: int = 1
+    config: DictConfig,
+    device: torch.device,
+    measured: list[Measured],
+    lengths: np.ndarray | None,
+    unit: int = 1,
 ) -> dict[str, str]:
     """Memory and time of the composed run, and the largest batch that fits, in words.
 
     Args:
         config: of the run.
+        device: of the run, whose memory was measured.
         measured: the smallest first.
         lengths: (sequences,) tokens of each in an epoch; None where they are not known yet.
         unit: sequences that stay together.
@@ -222,7 +245,7 @@ def estimates(
         }
     last = measured[-1]
     peaks = line_through([(m.batch, m.peak) for m in measured])
-    room = ROOM * (available_bytes() + (0 if torch.cuda.is_available() else _resident()))
+    room = ROOM * (available_bytes(device) + (0 if _is_gpu(device) else _resident()))
     batch = config.data.batch_size
     told = {
         "measured": ", ".join(f"{m.batch}: {m.peak / 1e9:.2f} GB {m.seconds:.3g} s" for m in measured)
@@ -277,8 +300,11 @@ def steps_of(config: DictConfig, lengths: np.ndarray | None) -> int | None:
 
 
 def _build(config: DictConfig, folder: Path) -> AnyTraining:
-    """The run's parts; what it would put into its cache goes into a folder that does not stay."""
+    """The run's parts; what it would put into its caches goes into a folder that does not stay."""
     own = config.copy()
+    own.teacher.cache.folder = None  # a store of a sample there would be refused by the run itself
+    if own.trainer.max_steps > 0:  # a store of a shorter run holds fewer tokens than the longest steps have
+        own.trainer.max_steps = max(own.trainer.max_steps, LEAST_STEPS)
     real = Path(config.data.cache).expanduser()
     for kept in real.glob("*/*"):  # read where it is there
         (folder / "cache" / kept.parent.name).mkdir(parents=True, exist_ok=True)
@@ -324,18 +350,22 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _forget_peak() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _forget_peak(device: torch.device) -> None:
+    if _is_gpu(device):
+        torch.cuda.reset_peak_memory_stats(device)
     else:
         with suppress(OSError):  # Linux; elsewhere sizes rise, and so does the peak of the process
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak() -> int:
+def _peak(device: torch.device) -> int:
     """Bytes since `_forget_peak`."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    if _is_gpu(device):
+        return torch.cuda.max_memory_allocated(device)
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -361,8 +391,8 @@ class _Clock(Callback):
         """Start."""
         self._since = time.perf_counter()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Stop, when the device is done."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if _is_gpu(device := trainer.strategy.root_device):
+            torch.cuda.synchronize(device)
         self.seconds.append(time.perf_counter() - self._since)

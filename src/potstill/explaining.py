@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from potstill.atomic import write_whole
 from potstill.data.rationales.files import records_of
 from potstill.data.rationales.parsing import NLI_LABELS, NLI_SETS, parse
 from potstill.data.rationales.readers import stored_rows
@@ -150,7 +150,5 @@ def _write_own(target: Path, split: str, rows: list[Mapping[str, Any]], understo
         made |= {} if probabilities is None else {FIELD: probabilities}
         lines.append(json.dumps(made, ensure_ascii=False))
     path = own_rows_file(target, split)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    fresh.replace(path)
+    write_whole(path, "".join(f"{line}\n" for line in lines))
     log.info("%s; train with data.train_files=[%s]", path, path)

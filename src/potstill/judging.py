@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from potstill.mishaps import told
 from potstill.process import quiet
 from potstill.rationales import judge_student, student_sections
 from potstill.summary import provenance, write_config, write_summary
-from potstill.validation import models_of
+from potstill.validation import models_of, stem_of
 from potstill.validation.exports import forms_of
 
 log = logging.getLogger(__name__)
@@ -129,7 +128,7 @@ class Row:
     metrics: dict[str, Any]
     metric: Metric | None = None
     examples: int = 0
-    pairing: bytes = b""  # two rows have the same examples only where this is the same
+    pairing: bytes = b""  # two rows have the same examples, in the same order, only where this is the same
 
 
 def _judge(
@@ -172,10 +171,11 @@ def _judge_task(
         called = _called("" if only else name, form).strip()
         row = Row(_called(name, form), own | _efficiency(trainer, evaluation, model, form))
         for part in evaluation.module.judges:
-            ends = [end for end in (re.sub(r"[^\w.-]", "_", called), part) if end]
+            ends = [end for end in (stem_of(called), part) if end]
             scored = _write_predictions(config, evaluation, part, folder / "_".join(["predictions", *ends]))
             if part == MAIN and scored is not None:
-                row = replace(row, metric=scored[0], examples=scored[1])
+                metric, numbers = scored
+                row = replace(row, metric=metric, examples=len(numbers), pairing=numbers.tobytes())
             if form is None and config.benchmark.part == "test" and config.benchmark.name in FILES:
                 _write_submission(evaluation, part, folder / "_".join(["submission", *ends[: not only]]))
         found.append(row)
@@ -184,8 +184,8 @@ def _judge_task(
 
 def _write_predictions(
     config: DictConfig, evaluation: TaskEvaluation, part: str, stem: Path
-) -> tuple[Metric, int] | None:
-    """Write what is predicted of a set; its deciding metric by examples and their number, where there are labels."""
+) -> tuple[Metric, NDArray] | None:
+    """Write what is predicted of a set; its deciding metric by examples and their numbers, where there are labels."""
     judge, predicted = evaluation.module.judges[part], evaluation.module.predicted(part)
     path = judge.write(stem, *predicted[:2])
     if judge.labelled:
@@ -271,7 +271,7 @@ def _row_names(models: list[str]) -> list[str]:
     parts = [Path(model).parts for model in models]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
+        if len(set(map(stem_of, names))) == len(names):
             return names
     return [f"{model} #{i + 1}" for i, model in enumerate(models)]
 

@@ -9,12 +9,14 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from potstill.atomic import write_whole
 from potstill.errors import ConfigError
 from potstill.evaluation.glue import BENCHMARKS
 
@@ -89,14 +91,15 @@ class Jobs:
     def fail(self, line: str, *, told: bool = True) -> None:
         """Leave the reason in the folder of a sweep's job; say it once, however many jobs have it.
 
+        Where there is no room even for that, it is only said.
+
         Args:
             line: the reason.
             told: whether to print it; a bug is told by its traceback.
         """
         folder = Path(HydraConfig.get().runtime.output_dir)
-        fresh = folder / f".{FAULT_FILE}.{os.getpid()}"
-        fresh.write_text(f"{line}\n", encoding="utf-8")
-        fresh.replace(folder / FAULT_FILE)
+        with suppress(OSError):
+            write_whole(folder / FAULT_FILE, f"{line}\n")
         if told and line not in self.faults:
             sys.stderr.write(f"error: {line}\n")
             self.faults.append(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from potstill.data.rationales.datamodule import TEST, VALID
 from potstill.evaluation.report import Section, Table, Text
 from potstill.evaluation.step_by_step import SAMPLE_COLUMNS
 from potstill.modules.task_prefix import TaskPrefix
-from potstill.validation import models_of
+from potstill.validation import models_of, stem_of
 
 SAMPLES = 8  # rows that are shown
 
@@ -63,7 +62,7 @@ def judge_student(config: DictConfig, name: str, model: str, folder: Path) -> Ju
     metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)[0]
     seconds = time.perf_counter() - began
     judge, written = evaluation.module.judges[VALID], evaluation.module.written[VALID]
-    ends = [] if len(models_of(config)) == 1 else [re.sub(r"[^\w.-]", "_", name)]
+    ends = [] if len(models_of(config)) == 1 else [stem_of(name)]
     judge.write(folder / f"{'_'.join(['predictions', *ends])}.jsonl", written)
     figures: dict[str, Any] = {
         metric.replace("val/", "test/", 1): value

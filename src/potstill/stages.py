@@ -5,7 +5,6 @@ Nothing here imports torch, so that a faulty recipe is refused at once.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from potstill.atomic import write_whole
 from potstill.errors import ConfigError
 from potstill.validation import validate_evaluate, validate_train
 
@@ -165,9 +165,7 @@ def read_record(folder: Path) -> dict[str, dict[str, Any]]:
 def write_record(folder: Path, stage: Stage) -> None:
     """Record what a stage is begun with: whole, or not at all."""
     record = {**read_record(folder), stage.name: settings_of(stage)}
-    fresh = folder / f".{RECORD}.{os.getpid()}.tmp"
-    fresh.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
-    fresh.replace(folder / RECORD)
+    write_whole(folder / RECORD, yaml.safe_dump(record, sort_keys=False))
 
 
 def _check_entries(entries: Sequence[Mapping[str, Any]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,28 +11,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import potstill
+from potstill.atomic import write_whole
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write summary.json: whole, or not at all. It comes last of a run's results: where it is, the others are."""
-    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def write_config(folder: Path, config: DictConfig) -> None:
     """Write config.yaml, its references resolved: whole, or not at all."""
-    _write(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write under another name and rename; what a killed run left under such a name is removed."""
-    for torn in path.parent.glob(f".{path.name}.*.tmp"):
-        torn.unlink(missing_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
 
 def provenance(config: DictConfig) -> dict[str, Any]:

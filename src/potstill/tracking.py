@@ -16,6 +16,7 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from potstill.atomic import replacing
 from potstill.errors import ConfigError
 from potstill.evaluation.report import Table
 
@@ -90,12 +91,10 @@ def _csv(folder: Path, resumed: Resumed | None) -> CSVLogger:
     if kept and getattr(rank_zero_only, "rank", 0) in (0, None):
         logger.experiment  # noqa: B018  it removes what it finds, so what is kept is written after it
         header = sorted({name for row in kept for name in row})
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        with fresh.open("w", newline="") as file:
+        with replacing(path) as fresh, fresh.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=header)
             writer.writeheader()
             writer.writerows(kept)
-        fresh.replace(path)
         logger.experiment.metrics_keys = header
     return logger
 

@@ -78,3 +78,10 @@ def test_samples_and_predictions(tmp_path):
     ]  # fmt: skip
     written.add(Written(labels={1: "8"}, restricted={1: "8"}))
     assert sorted(written.labels) == [0, 1, 2]
+
+
+def test_gold_labels_without_a_value_are_compared_as_texts():
+    judge = judge_of(replace(ROWS, labels=["1,080", "$5", "(9 - 3)"]), "svamp")
+    assert [judge.right(0, "1,080 "), judge.right(0, "1080"), judge.right(1, "$5"), judge.right(2, "6")] == [
+        True, False, True, True,
+    ]  # fmt: skip

@@ -287,3 +287,62 @@ def test_generated_problems_need_nothing_else(shared_cache, monkeypatch, tmp_pat
     judging.evaluate(judged, tmp_path / "judged")
     figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "judged")]
     assert figures[0]["test/loss_predict"] == pytest.approx(figures[1]["test/loss_predict"], rel=1e-5)
+
+
+def test_labels_that_the_tokenizer_cannot_write(run, tmp_path, caplog, arithmetic_rows):
+    def written(labels):
+        rows = [{**row, "label": label} for row, label in zip(arithmetic_rows(20), labels, strict=True)]
+        (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        given = [f"data.{part}_files=[{tmp_path}/rows.jsonl]" for part in ("train", "eval", "test")]
+        return ["data.set=null", *given, "trainer.max_steps=1"]
+
+    with pytest.raises(
+        DataError, match=r"data\.tokenizer: .* cannot write the labels of 'rows\.jsonl'"
+    ) as fault:
+        run("refused", *written(["是", "否"] * 10))
+    assert "\n" not in str(fault.value)
+    _, summary = run("some", *written(["是"] * 19 + ["ann"]))
+    assert summary["data/train_labels_unknown"] == summary["data/test_labels_unknown"] == 19
+    assert summary["test/accuracy"] <= 1 / 20
+    assert "test: 19 labels hold tokens that data.tokenizer does not know, the first is '是'" in caplog.text
+
+
+def test_rows_without_choices_have_no_likeliest(run):
+    with pytest.raises(DataError, match=r"data\.restricted_decoding=true: 'valid\.jsonl' has no choices"):
+        run("refused", "data.restricted_decoding=true", "trainer.max_steps=1")
+
+
+def test_ranks_sum_up_the_same_tasks_whatever_rows_they_see(monkeypatch):
+    """A rank without a row of a task would not meet the others where they sum it up."""
+    from types import SimpleNamespace
+
+    from torchmetrics import SumMetric
+
+    from potstill.data.rationales.datamodule import VALID, RationaleBatch
+    from potstill.models.seq2seq import seq2seq_from_config
+    from potstill.modules.task_prefix import Decoding, TaskPrefix
+    from potstill.objectives.task_prefix import TaskPrefixObjective
+
+    summed, compute = [], SumMetric.compute
+    monkeypatch.setattr(SumMetric, "compute", lambda metric: summed.append(metric) or compute(metric))
+    shape = {"model_type": "t5", "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    student = seq2seq_from_config(shape, vocab_size=9, pad_token_id=0, eos_token_id=1).eval()
+    judge = SimpleNamespace(decode=lambda ids: ["x"] * len(ids), metrics=lambda written: {})
+    module = TaskPrefix(student, TaskPrefixObjective(), {VALID: judge}, Decoding(max_tokens=2))
+    ids, row = torch.tensor([[5, 1]]), torch.tensor([0])
+    logged = {}
+    monkeypatch.setattr(module, "log_dict", logged.update)
+    module._trainer = SimpleNamespace(world_size=1)
+    for tasks in ((), ("predict",), ("predict", "explain")):
+        module.on_validation_epoch_start()
+        targets, rows = dict.fromkeys(tasks, ids), dict.fromkeys(tasks, row)
+        batch = RationaleBatch(ids.repeat(len(tasks), 1), torch.ones(len(tasks), 2).long(), targets, rows)
+        module.validation_step(SimpleNamespace(micro=[batch] if tasks else []), 0)
+        module.on_validation_epoch_end()
+        assert len(summed) == 4
+        assert {name for name in logged if name[9:] in ("predict", "explain")} == {
+            f"val/loss_{t}" for t in tasks
+        }
+        assert all(value == value for value in logged.values())
+        summed.clear()
+        logged.clear()

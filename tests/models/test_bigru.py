@@ -84,3 +84,11 @@ def test_a_student_from_its_configuration():
     assert student.config.id2label == {0: "no", 1: "yes"}
     assert (student.bigru.embeddings.weight[0] == 0).all()
     assert student.bigru.embeddings.weight.std().item() == pytest.approx(0.02, rel=0.3)
+
+
+def test_there_is_no_attention_to_choose():
+    settings = {"model_type": "bigru", "embedding_size": 8, "hidden_size": 8}
+    for attention in ("eager", "flex_attention"):
+        student_from_config(
+            settings, vocab_size=40, pad_token_id=0, labels=["no", "yes"], attention=attention
+        )

@@ -88,8 +88,23 @@ def test_generation_settings_of_a_folder_are_left_aside():
     (inputs,) = view.embed([IDS])
     states = view.encode(inputs, MASK).detach()
     before = view.write(states, MASK, 9)
-    student.generation_config.update(num_beams=3, max_length=2, min_new_tokens=7)
+    student.generation_config.update(
+        num_beams=3, max_length=2, min_new_tokens=7, repetition_penalty=9.0, no_repeat_ngram_size=1,
+        suppress_tokens=before[0, :2].tolist(),
+    )  # fmt: skip
     assert torch.equal(view.write(states, MASK, 9), before)
+    assert student.generation_config.repetition_penalty == 9.0  # and are saved with the student
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_a_decoder_may_have_other_layers_than_the_encoder(layers):
+    student = student_of("t5", num_decoder_layers=layers, initializer_factor=3.0).eval()
+    view = Seq2Seq(student)
+    with torch.no_grad():
+        (inputs,) = view.embed([IDS])
+        states = view.encode(inputs, MASK)
+    expected = student.generate(input_ids=IDS, attention_mask=MASK, max_new_tokens=9, use_cache=False)
+    assert torch.equal(view.write(states, MASK, 9), expected[:, 1:])
 
 
 def test_score_is_the_log_likelihood_of_whole_targets():

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
@@ -294,6 +296,39 @@ def test_faulty_settings(settings, expected):
     with pytest.raises(ConfigError, match=expected) as caught:
         student_from_config(settings, **TOKENS)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+def test_a_student_has_the_attention_that_is_asked_for(attention):
+    scratch = student_from_config({"model_type": "bert"} | SIZES["bert"], **TOKENS, attention=attention)
+    teacher = teacher_of("bert")
+    made = [
+        student_from_layers(teacher, [0], architecture=target, attention=attention)
+        for target in ("bert", "distilbert")
+    ]
+    for student in (scratch, *made):
+        assert student.base_model.config._attn_implementation == attention
+    assert teacher.config._attn_implementation == "sdpa"
+    assert student_from_layers(made[0], [0]).config._attn_implementation == attention
+
+
+def test_an_attention_that_the_student_cannot_have_is_one_line():
+    with pytest.raises(
+        ConfigError, match=r"^student.attention=flex_attention: a gpt2 cannot have it"
+    ) as caught:
+        student_from_config({"model_type": "gpt2"} | SIZES["gpt2"], **TOKENS, attention="flex_attention")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("chosen", [["student=bert_tiny"], ["student.layers=[0]"]])
+def test_the_attention_of_a_tasks_student_is_that_of_the_configuration(chosen, compose_config):
+    from potstill.build.tasks import build_student
+    from potstill.data.tasks.composition import task_of
+
+    config = compose_config("objective=task_kd", "benchmark=sst2", *chosen, "student.attention=eager")
+    vocabulary = SimpleNamespace(size=40, pad_id=1, start_id=0, end_id=2)
+    student = build_student(config, task_of(config.benchmark), vocabulary, classifier_of("bert"))
+    assert student.config._attn_implementation == "eager"
 
 
 def test_freezing():

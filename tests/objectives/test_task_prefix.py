@@ -5,7 +5,7 @@ import torch
 
 from potstill.data.rationales.datamodule import RationaleBatch
 from potstill.models.seq2seq import Seq2Seq, seq2seq_from_config
-from potstill.objectives.task_prefix import TaskPrefixObjective
+from potstill.objectives.task_prefix import TaskPrefixObjective, soft_label_loss
 
 SHAPE = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
 
@@ -165,3 +165,13 @@ def test_without_a_weight_probabilities_cost_nothing(student):
     other = TaskPrefixObjective(0.3)(Seq2Seq(student), with_probabilities(ALL), TOKENS)
     assert torch.equal(plain.loss, other.loss)
     assert "soft" not in other.terms
+
+
+def test_soft_labels_at_a_low_temperature():
+    scores = torch.tensor([-1.0, -2.0, -3.0, -4.0, -1.0, -9.0], requires_grad=True)
+    rows, soft = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0.3, 0.27, 0.23, 0.2, 0.0, 1.0])
+    loss = soft_label_loss(scores, soft, rows, 0.01)
+    loss.backward()
+    assert torch.isfinite(scores.grad).all()
+    # The likeliest choice has all: nothing of the first row, whose student says so too, 8 / T of the second.
+    assert float(loss.detach()) == pytest.approx(8 / 0.01 * 0.01**2, rel=1e-3)

@@ -45,8 +45,12 @@ def test_what_does_not_go_with_shared_weights(said):
     assert "objective.name=step_by_step, in which ranks run different modules; deepspeed_stage_2" in line
     assert "trainer.nonfinite=skip: stop with trainer.strategy=deepspeed_stage_3" in line
     two = "tasks=[{benchmark: sst2, teacher: a}, {benchmark: stsb, teacher: b}]"
-    assert "tasks: not with trainer.strategy=deepspeed_stage_2" in said(
-        "strategy=deepspeed", "objective=task_kd", two
+    line = said("strategy=deepspeed", "objective=task_kd", two)
+    assert "tasks: not with trainer.strategy=deepspeed_stage_2" in line
+    assert "were 0; trainer.strategy=ddp_find_unused_parameters_true" in line
+    assert "a step of one task" not in line  # which a strategy of its own says where it is refused for that
+    assert "ddp_find_unused_parameters_true" not in said(
+        "objective=task_kd", two, "trainer.strategy=ddp_find_unused_parameters_true", "trainer.devices=2"
     )
     assert "one of deepspeed_stage_2, deepspeed_stage_3" in said("trainer.strategy=deepspeed_stage_1")
     assert "trainer.num_nodes=0: 1 or more" in said("trainer.num_nodes=0")

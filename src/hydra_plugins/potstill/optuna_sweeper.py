@@ -6,7 +6,6 @@ sweeper meet in a journal in the sweep's folder, where jobs report every validat
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from potstill.atomic import write_whole
 from potstill.errors import ConfigError
 from potstill.validation.launch import missing_extra
 
@@ -188,9 +188,7 @@ def _tell(study: Any, trial: Any, ended: JobReturn) -> None:
 
 
 def _write_best(study: Any, path: Path) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    OmegaConf.save(OmegaConf.create(best_of(study)), fresh)
-    fresh.replace(path)
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.create(best_of(study))))
 
 
 __all__: Sequence[str] = ("OptunaSweeper", "best_of", "distribution")

@@ -108,11 +108,16 @@ def _build_student(
             pad_token_id=vocabulary.pad_id,
             bos_token_id=vocabulary.start_id,
             eos_token_id=vocabulary.end_id,
+            attention=s.attention,
         )
     assert teacher is not None  # validation has seen to it
     layers = list(s.layers) if s.layers is not None else default_layers(trunk_of(teacher).depth)
     return student_from_layers(
-        teacher, layers, architecture=s.architecture, vocab_transform=s.vocab_transform
+        teacher,
+        layers,
+        architecture=s.architecture,
+        vocab_transform=s.vocab_transform,
+        attention=s.attention,
     )
 
 

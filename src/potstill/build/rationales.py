@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
@@ -33,6 +35,7 @@ from potstill.data.rationales.features import RationaleFeatures, rationale_featu
 from potstill.data.rationales.rows import RationaleRows
 from potstill.data.rationales.sets import GENERATED, allowed_labels
 from potstill.data.rationales.soft_labels import aligned
+from potstill.errors import DataError
 from potstill.evaluation.rationales import llm_accuracy
 from potstill.evaluation.step_by_step import StudentJudge
 from potstill.models.preparing import set_checkpointing, set_dropout
@@ -178,8 +181,14 @@ class _Preparer:
                 explain_all=judged and self.data.output_rationale,
                 progress=progress,
             )
-        self._tell(name, rows, features, explains)
+        unknown = self._unknown(rows, features, judged)
+        self._tell(name, rows, features, explains, unknown)
         restricted = judged and self.data.restricted_decoding
+        if restricted and not any(rows.choices):
+            raise DataError(
+                f"data.restricted_decoding=true: '{rows.name}' has no choices to choose from; give rows with "
+                "'choices', or data.restricted_decoding=false"
+            )
         if not soft:
             return RationaleSequences(features, explains, self._choices(rows) if restricted else None)
         likely = [
@@ -196,7 +205,12 @@ class _Preparer:
         def decode(ids: Sequence[Sequence[int]]) -> list[str]:
             return [text.strip() for text in backend.decode_batch(list(ids), skip_special_tokens=True)]
 
-        gold = decode([encoding.ids for encoding in backend.encode_batch(rows.labels)])
+        encoded = [encoding.ids for encoding in backend.encode_batch(rows.labels)]
+        # Without its unknown tokens a label is a shorter one, at worst the empty text.
+        gold = [
+            label if self.vocabulary.unk_id in ids else text
+            for label, ids, text in zip(rows.labels, encoded, decode(encoded), strict=True)
+        ]
         return StudentJudge(rows, self.data.set or "", gold, decode)
 
     def _choices(self, rows: RationaleRows) -> list[list[list[int]]]:
@@ -205,11 +219,32 @@ class _Preparer:
         ids = {text: made.ids for text, made in zip(texts, self.backend.encode_batch(texts), strict=True)}
         return [[ids[text] for text in own] for own in allowed]
 
-    def _tell(self, name: str, rows: RationaleRows, features: RationaleFeatures, explains: bool) -> None:
+    def _unknown(self, rows: RationaleRows, features: RationaleFeatures, judged: bool) -> NDArray[np.int64]:
+        """The rows whose labels the tokenizer cannot write: some of it is the unknown token."""
+        ids, lengths, unknown = features.labels.ids, features.labels.lengths, self.vocabulary.unk_id
+        found = np.unique(
+            np.repeat(np.arange(len(rows)), lengths)[ids == (-1 if unknown is None else unknown)]
+        )
+        if len(found) == len(rows) and not judged:
+            raise DataError(
+                f"data.tokenizer: '{self.vocabulary.path}' cannot write the labels of '{rows.name}': all hold tokens "
+                f"that it does not know, as {rows.labels[0]!r:.60} does; give the tokenizer of a student that has "
+                "them, such as mT5's"
+            )
+        return found
+
+    def _tell(
+        self,
+        name: str,
+        rows: RationaleRows,
+        features: RationaleFeatures,
+        explains: bool,
+        unknown: NDArray[np.int64],
+    ) -> None:
         cut = {f"{column}_cut": count for column, count in features.cut().items()}
         if not explains:
             cut = {column: count for column, count in cut.items() if column in ("predict_cut", "labels_cut")}
-        counts = {"rows": len(rows), **rows.counts, **cut}
+        counts = {"rows": len(rows), **rows.counts, **cut, "labels_unknown": len(unknown)}
         told = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in counts.items())
         log.info("%s (%s): %s", name, rows.name, told)
         for column, key, limit in (
@@ -219,6 +254,11 @@ class _Preparer:
         ):
             if counts.get(column):
                 log.warning("%s: %d %s at %s=%d", name, counts[column], column.replace("_", " "), key, limit)
+        if len(unknown):
+            log.warning(
+                "%s: %d labels hold tokens that data.tokenizer does not know, the first is %r; they cannot be written",
+                name, len(unknown), rows.labels[unknown[0]],
+            )  # fmt: skip
         self.counts |= {f"{name}_{key}": count for key, count in counts.items()}
 
 

@@ -47,8 +47,7 @@ from potstill.models.students import check_tokens, student_from_config, student_
 from potstill.models.trunk import trunk_of
 from potstill.modules.downstream import Downstream
 from potstill.objectives.task import TaskObjective
-
-SUPERVISED_TASKS = ("finetune",)  # objectives that learn from labels alone; a teacher only gives its layers
+from potstill.validation.objectives import TASKS
 
 
 @dataclass
@@ -97,7 +96,7 @@ def build_task_training(config: DictConfig) -> TaskTraining:
     read = read_task(config)
     vocabulary = describe(tokenizer_folder(config))
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
-    supervised = config.objective.name in SUPERVISED_TASKS
+    supervised = config.objective.name in TASKS  # a teacher only gives its layers
     readers = [] if supervised else load_teachers(config, read.task, vocabulary)
     teachers = [reader.model for reader in readers]
     student = build_student(config, read.task, vocabulary, teachers[0] if teachers else None)
@@ -332,6 +331,7 @@ def build_student(
             eos_token_id=vocabulary.end_id,
             labels=task.labels,
             head=task.head,
+            attention=s.attention,
         )
     else:
         teacher = teacher or load_task_model(
@@ -344,7 +344,11 @@ def build_student(
         )
         layers = list(s.layers) if s.layers is not None else default_layers(trunk_of(teacher).depth)
         student = student_from_layers(
-            teacher, layers, architecture=s.architecture, vocab_transform=s.vocab_transform
+            teacher,
+            layers,
+            architecture=s.architecture,
+            vocab_transform=s.vocab_transform,
+            attention=s.attention,
         )
     if (
         student.config.pad_token_id is None

@@ -93,8 +93,10 @@ class DataConfig:
     test_files: list[str] | None = None  # of own data: what is reported on
     allow_partial: bool = False  # where outputs and rows differ in number, use what there is of both
     max_unparsed: float = 0.05  # largest share of outputs without a rationale or a label
-    predict_prefix: str | None = None  # null: that of the student, else "predict: ", of mode=standard none
-    explain_prefix: str | None = None  # null: that of the student, else "explain: "
+    predict_prefix: str | None = (
+        None  # null: "predict: ", with mode=standard none; in evaluate.py the student's
+    )
+    explain_prefix: str | None = None  # null: "explain: "; in evaluate.py the student's
     max_input_length: int = 1024  # tokens, prefix and end token counted
     max_target_length: int = 256
     generation_max_length: int = 64  # tokens of what a student writes

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from potstill.atomic import write_whole
 from potstill.data.tasks.columns import Sentences
 from potstill.data.tasks.datamodule import TaskBatch
 from potstill.data.tasks.entities import OUTSIDE
@@ -26,10 +27,11 @@ from potstill.evaluation.answers import Found, find_answers
 from potstill.evaluation.bootstrap import Metric
 from potstill.evaluation.entities import EntityScores, entity_scores, micro
 from potstill.evaluation.metrics import metric_of, task_metrics
-from potstill.evaluation.predictions import write_predictions, write_whole
+from potstill.evaluation.predictions import write_predictions
 from potstill.objectives.task import NEVER, ends_of, label_loss
 
 Kept = tuple[Tensor, Tensor, Tensor | None]
+Ints = NDArray[np.int64]
 
 
 class Judge(Protocol):
@@ -53,8 +55,11 @@ class Judge(Protocol):
     def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """All metrics by name, and the mean `loss`."""
 
-    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, int]:
-        """A metric as a function of the examples that count, and how many there are: what a bootstrap draws."""
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
+        """A metric as a function of the examples that count, and their numbers: what a bootstrap draws.
+
+        Which these are may depend on a model's tokenizer, so two models have the same ones only where the numbers are.
+        """
 
     def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
         """Write what is predicted to a file of this name and a fitting suffix, whole or not at all."""
@@ -78,9 +83,9 @@ class LabelJudge:
         loss = float(label_loss(self.task.kind, logits.double(), labels)) / len(numbers)
         return {**task_metrics(self.task, logits, labels), "loss": loss}
 
-    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, int]:
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
         """See `Judge`; the examples are rows."""
-        return metric_of(self.task, name, logits, labels), len(numbers)
+        return metric_of(self.task, name, logits, labels), numbers.cpu().numpy()
 
     def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
         """See `Judge`."""
@@ -110,7 +115,7 @@ class EntityJudge:
 
         Sentences of which nothing was predicted do not count.
         """
-        gold, predicted = self._tags(numbers, logits)
+        _, gold, predicted = self._tags(numbers, logits)
         scores = entity_scores(gold, predicted)
         whole = micro(scores.values())
         same = [
@@ -128,9 +133,9 @@ class EntityJudge:
             "loss": float(label_loss(CLASSIFICATION, logits.double(), labels)) / max(known, 1),
         }
 
-    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, int]:
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
         """See `Judge`; the examples are sentences."""
-        gold, predicted = self._tags(numbers, logits)
+        chosen, gold, predicted = self._tags(numbers, logits)
         if name == "accuracy":
             right = np.array(
                 [
@@ -138,11 +143,11 @@ class EntityJudge:
                     for one, other in zip(gold, predicted, strict=True)
                 ]
             )
-            return (lambda rows: float(np.divide(*right[rows].sum(0)))), len(gold)
+            return (lambda rows: float(np.divide(*right[rows].sum(0)))), chosen
         pairs = zip(gold, predicted, strict=True)
         by_sentence = [micro(entity_scores([one], [other]).values()) for one, other in pairs]
         counts = np.array([(own.correct, own.predicted, own.gold) for own in by_sentence])
-        return (lambda rows: getattr(EntityScores(*counts[rows].sum(0).tolist()), name)), len(gold)
+        return (lambda rows: getattr(EntityScores(*counts[rows].sum(0).tolist()), name)), chosen
 
     def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
         """See `Judge`; CoNLL's evaluation script reads such lines."""
@@ -157,12 +162,13 @@ class EntityJudge:
         write_whole(path, "\n".join(lines))
         return path
 
-    def _tags(self, numbers: Tensor, logits: Tensor) -> tuple[list[list[str]], list[list[str]]]:
+    def _tags(self, numbers: Tensor, logits: Tensor) -> tuple[Ints, list[list[str]], list[list[str]]]:
+        """Sentences with a prediction, their tags, and the predicted ones."""
         assert self.sentences.tags is not None
         chosen, predicted = self._predicted(numbers, logits)
-        return [self.sentences.tags[sentence] for sentence in chosen.tolist()], predicted
+        return chosen, [self.sentences.tags[sentence] for sentence in chosen.tolist()], predicted
 
-    def _predicted(self, numbers: Tensor, logits: Tensor) -> tuple[NDArray[np.int64], list[list[str]]]:
+    def _predicted(self, numbers: Tensor, logits: Tensor) -> tuple[Ints, list[list[str]]]:
         """Sentences with a prediction, and the tags of all their words; `O` of a word that no window has."""
         seen = numbers.cpu().numpy()
         tags = np.full(len(self._sentence), OUTSIDE, dtype=object)
@@ -224,12 +230,12 @@ class SpanJudge:
         scores = answer_scores(self.script, texts, references)
         return {**{name: float(own.mean()) for name, own in scores.items()}, "loss": loss}
 
-    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, int]:
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
         """See `Judge`; the examples are questions."""
         found = self._found(numbers, logits)
         texts = [own.text(self.threshold) for own in found]
         scores = answer_scores(self.script, texts, self._references(found))[name]
-        return (lambda rows: float(scores[rows].mean())), len(found)
+        return (lambda rows: float(scores[rows].mean())), np.array([own.question for own in found])
 
     def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
         """See `Judge`: answers by id, as the published scripts read them, and beside them the n best of each.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from torch import Tensor
 
+from potstill.atomic import write_whole
 from potstill.data.tasks.labels import REGRESSION, Task
 from potstill.data.tasks.readers import Rows
 
@@ -37,13 +37,3 @@ def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, log
         }
     lines = ["\t".join(columns), *map("\t".join, zip(*columns.values(), strict=True))]
     write_whole(path, "\n".join(lines) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all: under another name first."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -4,13 +4,13 @@ import csv
 import html
 import io
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from potstill.atomic import write_whole
 from potstill.errors import DataError
 
 # Legible on white and on near-black alike.
@@ -130,12 +130,7 @@ def write_report(folder: str | Path, *, title: str, sections: Sequence[Section])
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{html.escape(title)}</h1>\n" + "\n".join(map(render, sections)) + "\n</body>\n</html>\n"
     )
-    partial = folder / f".report.html.{os.getpid()}"
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(folder / "report.html")
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(folder / "report.html", page)
     return folder / "report.html"
 
 

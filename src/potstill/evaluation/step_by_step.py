@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from potstill.atomic import write_whole
 from potstill.data.rationales.rows import RationaleRows
 from potstill.data.rationales.sets import EQUATION, SETS
 from potstill.evaluation.equations import same_value, text_accuracy, value_of
-from potstill.evaluation.predictions import write_whole
 from potstill.evaluation.rationales import consistency
 from potstill.evaluation.rouge import rouge_l
 
@@ -28,7 +28,7 @@ class StudentJudge:
         rows: of the part.
         set_name: how labels are compared: by value for `svamp`, else as texts.
         gold: `rows.labels` as the tokenizer gives them back, which texts are compared with: it may put blanks
-            otherwise than the file.
+            otherwise than the file. One that it cannot write whole is as the file has it.
         decode: token ids as texts, special tokens left out.
     """
 
@@ -57,9 +57,12 @@ class StudentJudge:
         return found | self._of_rationales(written)
 
     def right(self, row: int, text: str) -> bool:
-        """Whether a label is the row's; a text may be as the file has it, or as the tokenizer gives it back."""
-        if self._by_value:
-            return same_value(value_of(text), value_of(self.rows.labels[row]))
+        """Whether a label is the row's; a text may be as the file has it, or as the tokenizer gives it back.
+
+        A gold label without a value (`$5`) is compared as a text where others are compared by value.
+        """
+        if self._by_value and (value := value_of(self.rows.labels[row])) is not None:
+            return same_value(value_of(text), value)
         return text.strip() in (self.rows.labels[row].strip(), self.gold[row].strip())
 
     def samples(self, written: Written, count: int) -> list[list[str]]:

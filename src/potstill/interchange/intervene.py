@@ -17,8 +17,6 @@ from potstill.interchange.mappings import Site
 from potstill.models.trunk import Trunk
 from potstill.models.views import Flow
 
-READ_SITES = ("block_output", "block_input")
-
 
 @dataclass
 class Swap:

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, embedding, linear
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from potstill.losses.tied import TiedGradient, embed_tied
@@ -81,7 +87,7 @@ class Seq2Seq:
 
     @torch.no_grad()
     def write(self, states_BLD: Tensor, mask_BL: Tensor, max_tokens: int) -> Tensor:
-        """What the model writes, greedily, until every row has ended.
+        """What the model writes, greedily, until every row has ended; its own generation settings are left aside.
 
         Args:
             states_BLD: of the encoder.
@@ -100,11 +106,14 @@ class Seq2Seq:
             pad_token_id=config.pad_token_id,
             decoder_start_token_id=config.decoder_start_token_id,
         )
-        return self.model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states_BLD),  # type: ignore[arg-type]
-            attention_mask=mask_BL,
-            generation_config=settings,
-        )[:, 1:]
+        with _plain_generation(self.model):
+            return self.model.generate(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states_BLD),  # type: ignore[arg-type]
+                attention_mask=mask_BL,
+                generation_config=settings,
+                # transformers' own has as many layers as the encoder; these grow with the decoder's.
+                past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+            )[:, 1:]
 
     def scores(self, embedded_CTD: Tensor, labels_CT: Tensor, states_CLD: Tensor, mask_CL: Tensor) -> Tensor:
         """Log-probability (nats) of whole targets, as `score`, with a gradient, (candidates,).
@@ -215,3 +224,14 @@ def _without(projection: nn.Module) -> Iterator[None]:
         yield
     finally:
         del projection.forward  # the instance's: the class's is back
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """Within, a model has no generation settings of its own: `generate` takes from them whatever it is not given."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -70,6 +70,7 @@ def student_from_layers(
     architecture: str | None = None,
     vocab_transform: bool = True,
     key: str = "student.layers",
+    attention: str | None = None,
 ) -> PreTrainedModel:
     """Make a shallower student out of a teacher's blocks, embeddings and head (Sanh et al. 2019, section 3).
 
@@ -84,13 +85,14 @@ def student_from_layers(
         vocab_transform: copy the head's transform; otherwise it stays newly initialised from torch's
             generator.
         key: configuration key of the layers, for messages.
+        attention: attention implementation of transformers; default the teacher's.
 
     Returns:
         The student, in training mode.
 
     Raises:
-        ConfigError: the layers are not the teacher's, or `vocab_transform` is false where there is no
-            transform.
+        ConfigError: the layers are not the teacher's, `vocab_transform` is false where there is no
+            transform, or the student has no such attention.
         ModelError: there is no conversion between the two architectures.
     """
     source, target = teacher.config.model_type, architecture or teacher.config.model_type
@@ -116,6 +118,8 @@ def student_from_layers(
     missing, unexpected = student.load_state_dict(state, strict=False)
     if unexpected or not all(name.startswith(fresh) for name in missing):
         raise RuntimeError(f"{source} -> {target}: missing {missing}, unexpected {unexpected}")
+    if attention is not None:
+        _set_attention(student, attention)
     return student
 
 
@@ -131,6 +135,7 @@ def student_from_config(
     labels: Sequence[str] | None = None,
     head: Head = "sequence",
     key: str = "student.config",
+    attention: str = "sdpa",
 ) -> PreTrainedModel:
     """Make a student from scratch, initialised from torch's generator.
 
@@ -147,12 +152,14 @@ def student_from_config(
         labels: make a task model of these, or, where empty, one that gives a score; None: a language model.
         head: what a task model labels.
         key: configuration key of the settings, for messages.
+        attention: attention implementation of transformers.
 
     Returns:
         The student, in training mode.
 
     Raises:
-        ConfigError: an unknown architecture or argument, or a value that transformers refuses.
+        ConfigError: an unknown architecture or argument, a value that transformers refuses, or an attention that
+            the student does not have.
     """
     model_type = settings.get("model_type")
     if model_type not in ARCHITECTURES:
@@ -164,9 +171,12 @@ def student_from_config(
         "eos_token_id": sep_token_id if eos_token_id is None else eos_token_id,
     }
     if labels is None:
-        return model_from_config(settings, tokens, AUTO_CLASSES[ARCHITECTURES[model_type].kind], key)
-    outputs = {} if head == "spans" else {"num_labels": max(len(labels), 1)}
-    return model_from_config(settings, tokens | outputs, TASK_CLASSES[head], key, labels)
+        student = model_from_config(settings, tokens, AUTO_CLASSES[ARCHITECTURES[model_type].kind], key)
+    else:
+        outputs = {} if head == "spans" else {"num_labels": max(len(labels), 1)}
+        student = model_from_config(settings, tokens | outputs, TASK_CLASSES[head], key, labels)
+    _set_attention(student, attention)
+    return student
 
 
 def model_from_config(
@@ -288,6 +298,23 @@ def _bert_to_distilbert(teacher: PreTrainedModel, layers: list[int]) -> tuple[Pr
         old["bert.embeddings.position_embeddings.weight"] + first_sentence
     )
     return student, state
+
+
+def _set_attention(model: PreTrainedModel, attention: str) -> None:
+    """Have a student run by an attention implementation of transformers; a recurrent one has none to choose.
+
+    Raises:
+        ConfigError: the architecture does not have it, or what it needs is not installed.
+    """
+    if not ARCHITECTURES[model.config.model_type].attention:
+        return
+    try:
+        model.set_attn_implementation(attention)
+    except (ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"student.attention={attention}: a {model.config.model_type} cannot have it here ({reason})"
+        ) from error
 
 
 CONVERSIONS: dict[tuple[str, str], Callable[[PreTrainedModel, list[int]], tuple[PreTrainedModel, State]]] = {

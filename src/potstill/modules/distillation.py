@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
@@ -92,6 +93,15 @@ class LanguageDistillation(StudentModule):
         self.measure_shares(batch, objective, share_of)
         self.optimizer_step_over(batch, lambda micro: share_of(objective, micro))
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget an earlier pass; ranks sum every metric together, so one without a batch adds nothing to each."""
+        for metric in (*self._sums.values(), *self._positions.values()):
+            metric.reset()
+            metric.update(0.0)
+        nothing = torch.zeros((), device=self.device)
+        self._agreement.reset()
+        self._agreement.update(nothing, nothing, 0)
+
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Adds one batch to the means of every term and to the perplexities."""
         denominators = self.objective.denominators(batch)
@@ -150,22 +160,20 @@ class LanguageDistillation(StudentModule):
 
         With interventions also, for each mapping and as their mean, `val/interchange_agreement` (the share of the
         positions that an intervention reaches on which both counterfactual predictions are the same token) and
-        `val/interchange_kl` (KL(teacher || student) there, in nats).
+        `val/interchange_kl` (KL(teacher || student) there, in nats). What no rank has a position of is not logged.
         """
-        means = {
-            name: float(total.compute()) / max(float(self._positions[name].compute()), 1.0)
+        totals = {
+            name: (float(total.compute()), float(self._positions[name].compute()))
             for name, total in self._sums.items()
-            if total.update_called
         }
-        for metric in (*self._sums.values(), *self._positions.values()):
-            metric.reset()
+        means = {name: total / positions for name, (total, positions) in totals.items() if positions}
         agreement = self._agreement.compute() if self._exchange is not None else {}
-        self._agreement.reset()
         if self._hard not in means or self.trainer.sanity_checking:
             return
         weights = self.objective.weights
-        logged = {f"val/loss_{name}": means[name] for name in self.objective.active}
-        logged["val/loss"] = sum(weights[name] * means[name] for name in self.objective.active)
+        active = [name for name in self.objective.active if name in means]
+        logged = {f"val/loss_{name}": means[name] for name in active}
+        logged["val/loss"] = sum(weights[name] * means[name] for name in active)
         logged["val/perplexity"] = _exp(means[self._hard])
         logged |= {f"val/{name}": mean for name, mean in agreement.items()}
         if "teacher" in means:

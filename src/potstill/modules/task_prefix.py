@@ -102,6 +102,7 @@ class TaskPrefix(StudentModule):
         self.written[part] = Written()
         for metric in (*self._sums.values(), *self._tokens.values()):
             metric.reset()
+            metric.update(0.0)  # all ranks sum up all tasks together, also one whose rows have none of a task
 
     @torch.no_grad()
     def _judge(self, part: str, step: RationaleStep) -> None:
@@ -150,12 +151,13 @@ class TaskPrefix(StudentModule):
             written.restricted[numbers[place]] = allowed[scores.index(max(scores))]
 
     def _end(self, part: str) -> None:
-        sums = {task: float(metric.compute()) for task, metric in self._sums.items() if metric.update_called}
-        if not sums:
+        sums = {task: float(metric.compute()) for task, metric in self._sums.items()}
+        tokens = {task: float(metric.compute()) for task, metric in self._tokens.items()}
+        if not any(tokens.values()):
             return
         if self.trainer.world_size > 1:
             self._gather(part)
-        means = {task: total / max(float(self._tokens[task].compute()), 1.0) for task, total in sums.items()}
+        means = {task: sums[task] / count for task, count in tokens.items() if count}
         weights = {task: weight for task, weight in self.objective.weights.items() if task in means}
         logged = {f"loss_{task}": mean for task, mean in means.items()}
         logged["loss"] = sum(weight * means[task] for task, weight in weights.items())

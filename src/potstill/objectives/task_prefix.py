@@ -130,13 +130,16 @@ def soft_label_loss(scores: Tensor, probabilities: Tensor, rows: Tensor, tempera
         rows: (candidates,) which row each is of.
         temperature: T, above 0.
     """
+    # As logarithms, since p^(1/T) of a low T is below the smallest number for all choices of a row; log 0 gives 0.
+    soft_C = _log_shares(probabilities.float().log() / temperature, rows).exp()
+    return -(soft_C * _log_shares(scores.float() / temperature, rows)).sum() * temperature**2
+
+
+def _log_shares(values_C: Tensor, rows: Tensor) -> Tensor:
+    """The log-softmax of the values of each row; one of them at least is finite."""
     count = int(rows.max()) + 1
-    soft_C = probabilities.float().pow(1 / temperature)
-    soft_C = soft_C / soft_C.new_zeros(count).index_add_(0, rows, soft_C)[rows]
-    scaled_C = scores.float() / temperature
-    # Of each row: a sum of exponentials of differences from the largest.
-    largest_R = scaled_C.new_full((count,), -torch.inf).scatter_reduce(0, rows, scaled_C.detach(), "amax")
-    shifted_C = scaled_C - largest_R[rows]
+    # A sum of exponentials of differences from the largest.
+    largest_R = values_C.new_full((count,), -torch.inf).scatter_reduce(0, rows, values_C.detach(), "amax")
+    shifted_C = values_C - largest_R[rows]
     normaliser_R = shifted_C.new_zeros(count).index_add(0, rows, shifted_C.exp())
-    log_C = shifted_C - normaliser_R[rows].log()
-    return -(soft_C * log_C).sum() * temperature**2
+    return shifted_C - normaliser_R[rows].log()

@@ -6,6 +6,7 @@ checked here are ranges, combinations, files, and whether the models fit each ot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any
@@ -102,6 +103,7 @@ def validate_evaluate(config: DictConfig) -> None:
         faults.append("model=: name at least one folder or hub id, model=<folder> or model=[a,b]")
     if config.names is not None and len(config.names) != len(models):
         faults.append(f"names={list(config.names)}: {len(models)} models need as many names")
+    faults += _name_faults([str(name) for name in config.names or ()])
     tasked, costs = is_task(config.benchmark), config.benchmark.task == EFFICIENCY
     if config.benchmark.task == RATIONALES:
         faults += data_faults(config.data, evaluating=True, corpus=False)
@@ -137,6 +139,24 @@ def models_of(config: DictConfig) -> list[str]:
     if OmegaConf.is_missing(config, "model") or config.model is None:
         return []
     return [str(m) for m in config.model] if OmegaConf.is_list(config.model) else [str(config.model)]
+
+
+def stem_of(name: str) -> str:
+    """What the files of a judged model are called; `name` is that of its row."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def _name_faults(names: list[str]) -> list[str]:
+    """Of two models whose figures or files would take each other's place."""
+    first: dict[str, str] = {}
+    for name in names:
+        if (stem := stem_of(name)) in first:
+            same = (
+                name if name == first[stem] else f"{first[stem]} and {name}, which are both {stem} in files"
+            )
+            return [f"names=[{', '.join(names)}]: two models are called {same}; give each a name of its own"]
+        first[stem] = name
+    return []
 
 
 def _raise(faults: list[str]) -> None:

@@ -51,7 +51,7 @@ def strategy_faults(config: DictConfig) -> list[str]:
         if config.tasks:
             faults.append(
                 f"tasks: not with trainer.strategy={name}, which updates the other tasks' heads as if their gradient "
-                "were 0; strategy=fsdp"
+                "were 0; trainer.strategy=ddp_find_unused_parameters_true"
             )
         if DEEPSPEED[name] == 3 and config.objective.name == STEP_BY_STEP:
             faults.append(

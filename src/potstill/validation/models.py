@@ -23,6 +23,7 @@ from potstill.validation.objectives import SUPERVISED, TASKS, TAUGHT_TASKS, trai
 from potstill.validation.teachers import label_faults, match_faults, teacher_faults, vocabulary_faults
 
 CHECKPOINTING = ("selective", "full")
+ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 
 
 def spec_of(key: str, value: str, faults: list[str]) -> ModelSpec | None:
@@ -56,6 +57,17 @@ def model_faults(config: DictConfig, made: ModelSpec | None = None) -> list[str]
         faults.append(
             f"student.model={student.model} with {both}={student[both.split('.')[1]]}: give one of them"
         )
+    elif student.layers and student.config:
+        faults.append(
+            f"student.layers={student.layers} with student.config={student.config}: a student from scratch has none of "
+            "the teacher's layers; give one of them"
+        )
+    faults += [
+        f"{key}.attention={config[key].attention}: one of {', '.join(ATTENTION)}"
+        for key in ("teacher", "student")
+        # One with a slash is a kernel on the hub.
+        if config[key].attention not in ATTENTION and "/" not in config[key].attention
+    ]
     if student.dropout is not None and not 0 <= student.dropout < 1:
         faults.append(f"student.dropout={student.dropout}: a probability, from 0 to below 1, or null")
     if student.checkpointing not in (None, *CHECKPOINTING):

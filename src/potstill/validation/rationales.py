@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from potstill.config.learning import InterchangeConfig, TermConfig
 from potstill.data.corpus.textfiles import fault_of
-from potstill.data.rationales.composition import MAIN_SETS, MODES, STANDARD, problems_of
+from potstill.data.rationales.composition import MAIN_SETS, MODES, OWN_FILES, STANDARD, problems_of
 from potstill.data.rationales.parsing import FLAVOURS
 from potstill.data.rationales.rows import LABELS
 from potstill.data.rationales.sets import EQUATION, GENERATED, SETS
@@ -15,6 +18,13 @@ from potstill.errors import PotstillError
 from potstill.models.specs import check_seq2seq, read_settings
 from potstill.validation.data import data_faults
 from potstill.validation.models import CHECKPOINTING
+
+# Keys of other objectives and of students of a teacher's layers, and their values where they are not given.
+_FOREIGN: dict[str, Any] = {
+    "objective.matches": None, "objective.gradient_shares_every": None, "data.augment.share": 0.0,
+    "student.layers": None, "student.architecture": None,
+    **{f"objective.interchange.{key}": plain for key, plain in asdict(InterchangeConfig()).items()},
+}  # fmt: skip
 
 
 def rationale_faults(config: DictConfig) -> list[str]:
@@ -48,6 +58,11 @@ def rationale_faults(config: DictConfig) -> list[str]:
         faults.append(f"data.labels={data.labels}: one of {', '.join(LABELS)}")
     if not 0 < data.share <= 1:
         faults.append(f"data.share={data.share}: of the training rows, above 0 and at most 1")
+    if data.output_rationale and objective.mode == STANDARD:
+        faults.append(
+            "data.output_rationale=true: with objective.mode=standard a student learns labels alone and explains "
+            "nothing; objective.mode=task_prefix, or data.output_rationale=false"
+        )
     needed = objective.mode != STANDARD or data.labels == "llm" or objective.soft_weight > 0
     if needed and data.rationales is None and not data.train_files and data.set != GENERATED:
         faults.append(
@@ -66,6 +81,9 @@ def rationale_faults(config: DictConfig) -> list[str]:
     faults += data_faults(data, corpus=False)
     faults += _shared_faults(data)
     faults += _part_faults(data, "data.train_files")
+    if not data.train_files and not all(data[key.removeprefix("data.")] for key in OWN_FILES.values()):
+        faults += _choice_faults(data)
+    faults += _foreign_faults(config)
     return faults + _student_faults(config)
 
 
@@ -77,6 +95,13 @@ def judged_rationale_faults(config: DictConfig, models: list[str]) -> list[str]:
         faults.append(f"benchmark.part={benchmark.part}: eval, test, or null for test")
     own = "data.eval_files" if benchmark.part == "eval" else "data.test_files"
     faults += _part_faults(data, own)
+    if not data[own.removeprefix("data.")]:
+        faults += _choice_faults(data)
+    if config.export is not None:
+        shown = config.export if isinstance(config.export, str) else list(config.export)
+        faults.append(f"export={shown}: an encoder-decoder has no exported form; export=null")
+    if config.compile:
+        faults.append("compile=true: an encoder-decoder is not compiled; compile=false")
     for model in models:
         try:
             check_seq2seq(read_settings("model", model), f"model={model}")
@@ -118,6 +143,31 @@ def _shared_faults(data: DictConfig) -> list[str]:
     if data.folder is not None and not Path(data.folder).expanduser().is_dir():
         faults.append(f"data.folder={data.folder}: no such folder; give the one that holds the sets' folders")
     return faults
+
+
+def _choice_faults(data: DictConfig) -> list[str]:
+    """Of a published or generated part."""
+    if data.restricted_decoding and data.set in SETS and SETS[data.set].compared == EQUATION:
+        return [
+            f"data.restricted_decoding=true: labels of data.set={data.set} are free, so there are no choices; "
+            "data.restricted_decoding=false, or a set with choices"
+        ]
+    return []
+
+
+def _foreign_faults(config: DictConfig) -> list[str]:
+    """Of keys that step-by-step distillation does not read."""
+    plain = _FOREIGN | {
+        f"objective.terms.{name}.{key}": value
+        for name in config.objective.terms
+        for key, value in asdict(TermConfig()).items()
+    }
+    given = {key: OmegaConf.select(config, key) for key in plain}
+    return [
+        f"{key}={value}: objective=step_by_step does not read it; leave it out"
+        for key, value in given.items()
+        if value != plain[key]
+    ]
 
 
 def _part_faults(data: DictConfig, own: str) -> list[str]:

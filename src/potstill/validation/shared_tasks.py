@@ -11,6 +11,7 @@ from potstill.errors import PotstillError
 from potstill.models.specs import ModelSpec, default_layers, read_spec
 from potstill.shared_tasks import monitored, task_configs
 from potstill.validation.benchmarks import benchmark_faults
+from potstill.validation.launch import DEEPSPEED
 from potstill.validation.models import model_faults
 from potstill.validation.objectives import TAUGHT_TASKS, objective_faults
 
@@ -71,7 +72,8 @@ def _together(config: DictConfig) -> list[str]:
             "task; use null, or benchmark=<task>"
         )
     trainer = config.trainer
-    if trainer.devices not in (1, "1") and "find_unused" not in trainer.strategy:
+    refused = trainer.strategy in DEEPSPEED  # by the strategy itself, on one device too
+    if trainer.devices not in (1, "1") and "find_unused" not in trainer.strategy and not refused:
         faults.append(
             f"trainer.strategy={trainer.strategy}: a step of one task leaves the other heads without a gradient; use "
             "trainer.strategy=ddp_find_unused_parameters_true"

@@ -1,6 +1,7 @@
 """Which rows are trained on, selected on and reported on."""
 
 import json
+import shutil
 
 import pytest
 
@@ -128,3 +129,52 @@ def test_what_is_judged(data, tmp_path, compose_config):
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     own = compose_config("data=rationales", f"data.test_files=[{tmp_path}/own.jsonl]").data
     assert judged_part(own, "test").labels == list(LETTERS)
+
+
+def test_own_files_take_the_place_of_their_part_alone(data, tmp_path):
+    (tmp_path / "own.jsonl").write_text(json.dumps({"input": "own", "label": "1"}) + "\n")
+    for key, part, other in (("eval", "valid", "test"), ("test", "test", "valid")):
+        settings = data(f"data.{key}_files=[{tmp_path}/own.jsonl]")
+        parts = training_parts(settings, standard=False, seed=0)._asdict()
+        for given in (parts[part], judged_part(settings, part)):
+            assert given.inputs == ["own"]
+        assert parts[other].inputs == judged_part(settings, other).inputs
+        assert "own" not in [*parts[other].inputs, *parts["train"].inputs]
+        shutil.rmtree(tmp_path / "sets")
+
+
+def test_validation_rows_are_the_same_however_many_outputs_there_are(data, tmp_path):
+    settings = data("data.allow_partial=true")
+    whole = training_parts(settings, standard=False, seed=0)
+    outputs = [f"as {n}. The answer is ({n} + 1)." for n in range(12)]
+    (tmp_path / "sets/svamp/llm/train_CoT_0.json").write_text(json.dumps(outputs))
+    alone, both = (training_parts(settings, standard=standard, seed=0) for standard in (True, False))
+    assert (alone.train.inputs, alone.valid.inputs) == (whole.train.inputs, whole.valid.inputs)
+    answered = {f"train {n}" for n in range(12)}
+    assert both.train.inputs == [text for text in whole.train.inputs if text in answered]
+    assert both.valid.inputs == [text for text in whole.valid.inputs if text in answered] != []
+    assert both.valid.rationales == [text.replace("train", "as") + "." for text in both.valid.inputs]
+
+
+def test_outputs_of_no_validation_row(data, tmp_path):
+    settings = data("data.allow_partial=true")
+    held_out = training_parts(settings, standard=True, seed=0).valid.inputs
+    assert "train 0" not in held_out
+    (tmp_path / "sets/svamp/llm/train_CoT_0.json").write_text(json.dumps(["a. The answer is (1)."]))
+    with pytest.raises(DataError, match=r"of the 20 rows .* 1 have an output, none of them one that is kept"):
+        training_parts(settings, standard=False, seed=0)
+
+
+def test_gold_labels_alone_do_not_read_outputs(data, tmp_path, compose_config):
+    settings = data()
+    for split in ("train", "test"):
+        (tmp_path / f"sets/svamp/llm/{split}_CoT_0.json").write_text("damaged")
+    parts = training_parts(settings, standard=True, seed=0)
+    assert (len(parts.train), len(parts.valid), len(parts.test)) == (18, 2, 4)
+    rows = [{"input": letter, "label": letter, "rationale": " "} for letter in LETTERS]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = [f"data.{part}_files=[{tmp_path}/own.jsonl]" for part in ("train", "eval", "test")]
+    settings = compose_config("data=rationales", *own).data
+    assert len(training_parts(settings, standard=True, seed=0).test) == 5
+    with pytest.raises(DataError, match="5 of 5 outputs"):
+        training_parts(settings, standard=False, seed=0)

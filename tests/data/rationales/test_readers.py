@@ -7,7 +7,7 @@ import pytest
 
 from potstill.data.rationales.files import entries_of, records_of, svamp_part
 from potstill.data.rationales.parsing import as_published
-from potstill.data.rationales.readers import read_own, read_split
+from potstill.data.rationales.readers import read_own, read_split, stored_rows
 from potstill.data.rationales.sets import SETS, allowed_labels
 from potstill.errors import ConfigError, DataError
 
@@ -322,3 +322,133 @@ def test_the_published_csv_has_what_the_published_parser_cuts(data_dir):
     raw = [e for n in (0, 1) for _, e in entries_of(folder / f"llm/train_CoT_{n}.json", "k")]
     ours = [as_published("esnli", output) for output in raw[: len(records)]]
     assert ours == [(record["rationale"], record["llm_label"]) for record in records]
+
+
+CHOICES = ("pond", "sea", "hill")
+
+
+def nested(number):
+    choices = [
+        {"label": letter, "text": f"{text} {number}"} for letter, text in zip("ABC", CHOICES, strict=True)
+    ]
+    return {"answerKey": "B", "id": "x", "question": {"choices": choices, "stem": f"Where is {number}?"}}
+
+
+def flat(number):
+    columns = {"label": list("ABC"), "text": [f"{text} {number}" for text in CHOICES]}
+    return {"answerKey": "B", "id": "x", "question": f"Where is {number}?", "choices": columns}
+
+
+@pytest.mark.parametrize(("form", "file"), [(nested, "dev_rand_split.jsonl"), (flat, "cqa_test.json")])
+def test_cqa_of_its_authors(tmp_path, form, file):
+    write(tmp_path / "cqa" / file, [form(n) for n in range(3)], lines=True)
+    write(tmp_path / "cqa/train_rand_split.jsonl.gz", [nested(n) for n in range(20)], lines=True)
+    write(tmp_path / "cqa/llm/test_CoT_0.json", [answer(f"sea {n}") for n in range(3)])
+    rows = read_split(tmp_path, "cqa", "test")
+    assert rows.inputs[1] == "Where is 1?\nAnswer Choices:\n(a) pond 1\n(b) sea 1\n(c) hill 1"
+    assert rows.labels == rows.llm_labels == ["sea 0", "sea 1", "sea 2"]
+    parts = [read_split(tmp_path, "cqa", part, rationales=None) for part in ("train", "valid")]
+    assert list(map(len, parts)) == [18, 2]
+    assert stored_rows(tmp_path, "cqa", "test")[2]["choices"] == ["pond 2", "sea 2", "hill 2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answerKey": ""}, "'answerKey' is '', not one of A, B, C"),
+        ({"question": {"stem": "?"}}, "'choices' is missing"),
+        ({"question": "?", "choices": {"label": ["A"], "text": []}}, "'choices' has 1 labels and 0 texts"),
+        ({"question": {"stem": "?", "choices": ["pond"]}}, "'choices' is no list of objects"),
+    ],
+)
+def test_faults_of_cqas_own_records(tmp_path, change, message):
+    write(tmp_path / "cqa/dev_rand_split.jsonl", [{**nested(0), **change}], lines=True)
+    with pytest.raises(DataError, match=rf"dev_rand_split\.jsonl' line 1: {message}"):
+        read_split(tmp_path, "cqa", "test", rationales=None)
+
+
+def test_outputs_of_other_rows_are_refused(tmp_path):
+    write(tmp_path / "cqa/dev_rand_split.jsonl", [nested(n) for n in range(9)], lines=True)
+    for shift, wrong in ((0, 4), (1, 9)):
+        texts = [f"SEA {n + shift}" if n >= wrong - 9 * shift else "neither" for n in range(9)]
+        write(tmp_path / "cqa/llm/test_CoT_0.json", list(map(answer, texts)))
+        if not shift:
+            assert len(read_split(tmp_path, "cqa", "test")) == 9
+    with pytest.raises(
+        DataError, match=r"9 of 9 labels of '.*test_CoT_0.json' are none of their row's"
+    ) as fault:
+        read_split(tmp_path, "cqa", "test")
+    assert "\n" not in str(fault.value)
+
+
+def snli(*rows):
+    lines = [f'x{n},{label},"A man, {n}.",He is {n}.,Why.' for n, label in rows]
+    return "pairID,gold_label,Sentence1,Sentence2,Explanation_1\n" + "\n".join(lines) + "\n"
+
+
+def test_esnli_of_its_authors(tmp_path):
+    home = tmp_path / "esnli"
+    home.mkdir()
+    (home / "esnli_train_1.csv").write_text(snli((0, "neutral"), (1, "-")))
+    (home / "esnli_train_2.csv").write_text(snli((2, "entailment")))
+    (home / "esnli_dev.csv").write_text(snli((3, "contradiction")))
+    (home / "esnli_test.csv").write_text(snli((4, "neutral")))
+    outputs = [f"As {n}.\nAnswer: neutral\n\nPremise" for n in range(3)]
+    write(home / "llm/train_CoT_0.json", outputs)
+    rows = read_split(tmp_path, "esnli", "train")
+    assert rows.inputs == ["A man, 0.</s>He is 0.", "A man, 2.</s>He is 2."]
+    assert (rows.labels, rows.counts["left_out"]) == (["neutral", "entailment"], 1)
+    assert [text.strip() for text in rows.rationales] == ["As 0.", "As 2."]
+    assert rows.places[1] == "esnli_train_2.csv line 2"
+    for split, label in (("valid", "contradiction"), ("test", "neutral")):
+        assert read_split(tmp_path, "esnli", split, rationales=None).labels == [label]
+    (home / "esnli_train_3.csv").write_text(snli((5, "neutral")))
+    (home / "esnli_train_2.csv").unlink()
+    with pytest.raises(DataError, match=r"has esnli_train_3\.csv but no esnli_train_2\.csv"):
+        read_split(tmp_path, "esnli", "train")
+    (home / "esnli_train_head.csv").write_text(snli((5, "neutral")))
+    with pytest.raises(DataError, match=r"several files of one part \(esnli_train_1\.csv, "):
+        read_split(tmp_path, "esnli", "train")
+
+
+@pytest.mark.parametrize("folder", ["anli1/R1", "anli1"])
+def test_anli_of_its_authors(tmp_path, folder):
+    for file, label in (("train", "e"), ("dev", "n"), ("test", "c")):
+        record = {"uid": "x", "context": "A dog.", "hypothesis": "A cat.", "label": label}
+        write(tmp_path / folder / f"{file}.jsonl", [record], lines=True)
+    parts = [read_split(tmp_path, "anli1", part, rationales=None) for part in ("train", "valid", "test")]
+    assert [rows.labels for rows in parts] == [["entailment"], ["neutral"], ["contradiction"]]
+    assert parts[0].inputs == ["A dog.</s>A cat."]
+
+
+def test_asdiv_is_read_from_gzip(tmp_path):
+    (tmp_path / "asdiv").mkdir()
+    problem = "<Problem><Body>B.</Body><Question>Q?</Question><Answer>9 (pens)</Answer></Problem>"
+    (tmp_path / "asdiv/ASDiv.xml.gz").write_bytes(gzip.compress(f"<A>{problem}</A>".encode()))
+    assert read_split(tmp_path, "asdiv", "train", rationales=None).labels == ["9"]
+
+
+def test_svamps_original_file_has_to_be_whole(tmp_path):
+    records = [{"Body": "B.", "Question": f"Q {n}?", "Equation": "( 1 )"} for n in range(800)]
+    write(tmp_path / "svamp/SVAMP.json", records)
+    assert len(read_split(tmp_path, "svamp", "train", rationales=None)) == 720
+    with pytest.raises(
+        DataError, match=r"has 800 rows, of which the first 800 of a permutation are for training"
+    ):
+        read_split(tmp_path, "svamp", "test", rationales=None)
+
+
+@pytest.mark.parametrize(("lines", "place"), [(True, "line 2"), (False, "row 2")])
+def test_half_of_a_surrogate_pair(tmp_path, lines, place):
+    whole = {"input": "a \U0001f600", "label": "b", "rationale": "c"}  # an escaped pair is a character
+    assert read_own(write(tmp_path / "own.json", [whole], lines)).inputs == ["a \U0001f600"]
+    write(tmp_path / "own.json", [whole, {**whole, "input": "\ud83d"}], lines)
+    with pytest.raises(DataError, match=rf"data\.train_files: '.*own\.json' {place}: .* surrogate") as fault:
+        read_own(tmp_path / "own.json")
+    assert "\n" not in str(fault.value)
+
+
+def test_a_path_of_outputs_may_begin_with_home(cqa, monkeypatch):
+    monkeypatch.setenv("HOME", str(cqa))
+    write(cqa / "mine/test.json", [{"rationale": "Why not.", "label": "sea"}] * 3)
+    assert read_split(cqa, "cqa", "test", rationales="~/mine").rationales == ["Why not."] * 3

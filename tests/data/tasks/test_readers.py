@@ -154,6 +154,8 @@ def test_labels_are_found_in_order(write):
     assert labels_of(read(write("a.tsv", "text\tlabel\na\t10\nb\t9\n"))) == ("9", "10")
     with pytest.raises(DataError, match="has 1 different labels"):
         labels_of(read(write("a.tsv", "text\tlabel\na\tb\n")))
+    with pytest.raises(DataError, match=r"a.tsv' line 3: label '' is blank; give every row one"):
+        labels_of(read(write("a.tsv", "text\tlabel\na\tb\nb\t \nc\ta\n")))
 
 
 @pytest.mark.parametrize(

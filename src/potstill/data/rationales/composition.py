@@ -24,6 +24,7 @@ STEP_BY_STEP = "step_by_step"  # objective.name
 RATIONALES = "rationales"  # benchmark.task
 STANDARD, TASK_PREFIX = MODES = ("standard", "task_prefix")
 MAIN_SETS = tuple(name for name, known in SETS.items() if "test" in known.splits)
+OWN_FILES = {"valid": "data.eval_files", "test": "data.test_files"}  # by the part whose place they take
 
 
 class Parts(NamedTuple):
@@ -40,6 +41,8 @@ def training_parts(
 ) -> Parts:
     """What is trained on, its validation part (gold labels, all rows), and the test part where there is one.
 
+    Where gold labels alone are learnt, nothing that an LLM wrote is read, of no part.
+
     Args:
         data: the keys of `data`.
         standard: labels alone are learnt, so with gold ones no LLM's outputs are needed.
@@ -51,18 +54,19 @@ def training_parts(
         PotstillError: a file that cannot be used; no labels, label probabilities or rationales of an LLM where they
             are needed.
     """
-    wanted = None if standard and data.labels == "gt" and not soft_labels else data.rationales
+    read_outputs = not standard or data.labels == "llm" or soft_labels
+    wanted = data.rationales if read_outputs else None
     if data.train_files:
-        train = _own(data.train_files, "data.train_files", data)
-        valid = _own(data.eval_files, "data.eval_files", data) if data.eval_files else None
+        train = _own(data.train_files, "data.train_files", data, read_outputs)
+        valid = _own(data.eval_files, "data.eval_files", data, read_outputs) if data.eval_files else None
         if valid is None:
             train, valid = split_validation(train)
-        test = _own(data.test_files, "data.test_files", data) if data.test_files else None
+        test = _own(data.test_files, "data.test_files", data, read_outputs) if data.test_files else None
     else:
         made = data.set == GENERATED
         train = judged_part(data, "train") if made else _published(data, "train", wanted, separator)
-        valid = judged_part(data, "valid", separator)
-        test = judged_part(data, "test", separator)
+        valid = judged_part(data, "valid", separator, outputs=read_outputs)
+        test = judged_part(data, "test", separator, outputs=read_outputs)
     for name in data.more_sets:
         train = join(train, _published(data, "train", wanted, separator, name))
     read = train
@@ -84,19 +88,29 @@ def training_parts(
     return Parts(train, _first(valid, data.max_examples), test and _first(test, data.max_examples), read)
 
 
-def judged_part(data: DictConfig, split: str, separator: str | None = None) -> RationaleRows:
+def judged_part(
+    data: DictConfig, split: str, separator: str | None = None, *, outputs: bool = True
+) -> RationaleRows:
     """A part that models are judged on: all its rows with gold labels, and the LLM's rationales where there are any.
+
+    Files of the user's own take the place of the part that they are named for, and of no other.
+
+    Args:
+        data: the keys of `data`.
+        split: `train`, `valid` or `test`.
+        separator: the tokenizer's end token, between premise and hypothesis.
+        outputs: whether what an LLM wrote is read.
 
     Raises:
         PotstillError: a file that cannot be used.
     """
-    if data.set is None or data.test_files or data.eval_files:
-        key = "data.test_files" if split == "test" and data.test_files else "data.eval_files"
-        return _first(_own(data[key.removeprefix("data.")], key, data), data.max_examples)
+    key = OWN_FILES.get(split, "data.train_files")
+    if files := data[key.removeprefix("data.")]:
+        return _first(_own(files, key, data, outputs), data.max_examples)
     if data.set == GENERATED:
         return _first(arithmetic_rows(problems_of(data), split), data.max_examples)
     stored = split if split in SETS[data.set].splits else "train"  # a part of which is for validation
-    there = _has_outputs(data, stored)
+    there = outputs and _has_outputs(data, stored)
     rows = _published(data, split, data.rationales if there else None, separator)
     return _first(rows, data.max_examples)
 
@@ -124,9 +138,10 @@ def _published(
     )
 
 
-def _own(files: list[str], key: str, data: DictConfig) -> RationaleRows:
+def _own(files: list[str], key: str, data: DictConfig, outputs: bool) -> RationaleRows:
     first, *others = (
-        read_own(Path(file).expanduser(), max_unparsed=data.max_unparsed, key=key) for file in files
+        read_own(Path(file).expanduser(), outputs=outputs, max_unparsed=data.max_unparsed, key=key)
+        for file in files
     )
     for rows in others:
         first = join(first, rows)

@@ -79,11 +79,30 @@ def svamp_part(records: list[Placed], split: str) -> list[Placed]:
 
 def _decoded(text: str, path: Path, key: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        # Only an escape can bring half of a pair: bytes that hold one are no UTF-8.
+        halved = ("\\ud" in text or "\\uD" in text) and _halved(value)
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{key}: '{path}'{place}: no JSON ({error}); give a JSON list or JSON lines"
         ) from error
+    if halved:
+        if not place and isinstance(value, list):
+            place = f" row {next(n for n, entry in enumerate(value, 1) if _halved(entry))}"
+        raise DataError(
+            f"{key}: '{path}'{place}: a text has half of a surrogate pair (an escape such as \\ud83d alone), which is "
+            "no character; write both halves, or leave it out"
+        )
+    return value
+
+
+def _halved(value: Any) -> bool:
+    """Whether a text within has half of a surrogate pair, which no tokenizer takes and no file can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _is_record(entry: Any, path: Path, key: str, place: str) -> bool:

@@ -60,7 +60,7 @@ def read_outputs(folder: Path, name: str, split: str, rationales: str) -> Output
         stem = folder / "gpt-neox" / name / split
         files, flavour, wanted = list(filter(None, [find(stem)])), "gpt", f"{stem}.json"
     else:
-        at = Path(rationales.replace("{split}", split))
+        at = Path(rationales.replace("{split}", split)).expanduser()
         files, flavour, wanted = _own_files(at, split), "palm", str(at)
     if not files:
         raise DataError(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from potstill.data.rationales import sets
-from potstill.data.rationales.files import Placed, find, records_of, svamp_part
+from potstill.data.rationales.files import SVAMP_TRAIN, Placed, find, records_of, svamp_part
+from potstill.data.rationales.originals import original_files, plain
 from potstill.data.rationales.outputs import Outputs, given_outputs, read_outputs
 from potstill.data.rationales.parsing import NLI_SETS
 from potstill.data.rationales.rows import RationaleRows, split_validation
@@ -44,8 +45,8 @@ def read_split(
     A set without a part for validation gives a tenth of its training rows, which `train` then lacks.
 
     Args:
-        folder: of all sets, laid out as published: `<set>/<set>_<split>.json`, plain or gzip. SVAMP and ASDiv are also
-            read from their original files, e-SNLI from a CSV that has the outputs beside the rows.
+        folder: of all sets, laid out as published: `<set>/<set>_<split>.json`, plain or gzip; or with the files of the
+            sets' own authors (see `originals`), or for e-SNLI a CSV that has the outputs beside the rows.
         name: of the set, one of `SETS`.
         split: `train`, `valid` or `test`.
         rationales: whose outputs, see `read_outputs`; None for none.
@@ -58,7 +59,7 @@ def read_split(
     Raises:
         ConfigError: there is no such set or split.
         DataError: a file is missing or cannot be used; outputs and rows differ in number; too many outputs are not
-            understood.
+            understood, or are of other rows.
     """
     if name not in SETS:
         raise ConfigError(f"data.set={name}: must be one of {', '.join(SETS)}")
@@ -78,15 +79,16 @@ def read_split(
         soft = read_probabilities(
             labels_file(home_of(folder, name, stored, rationales), stored), len(outputs)
         )
-    rows = _rows(records, path, SETS[name], outputs, separator, allow_partial, key, soft)
+    rows, taken = _rows(records, path, SETS[name], outputs, separator, allow_partial, key, soft)
     _judge(rows, outputs, max_unparsed)
+    _match(rows, outputs, path)
     if split in kept and ("valid" in kept or split != "train" or name == "asdiv"):
         return rows
-    return split_validation(rows)[split == "valid"]
+    return split_validation(rows, taken, len(records))[split == "valid"]
 
 
 def read_own(
-    path: Path, *, max_unparsed: float = MAX_UNPARSED, key: str = "data.train_files"
+    path: Path, *, outputs: bool = True, max_unparsed: float = MAX_UNPARSED, key: str = "data.train_files"
 ) -> RationaleRows:
     """Rows of the user's own: JSON lines (or a list, or CSV) of `input`, `label` and `rationale`.
 
@@ -94,16 +96,23 @@ def read_own(
     `label_probabilities`, an object of choices with numbers that add up to 1. A blank
     rationale counts as unparsed. A file to judge on may do without rationales, in all of its rows.
 
+    Args:
+        path: of the file.
+        outputs: whether rationales, labels and probabilities of an LLM are read; without them only `input`, `label` and
+            `choices` matter.
+        max_unparsed: the largest share of the rationales that may be blank.
+        key: the config key that messages name.
+
     Raises:
         DataError: the file cannot be used, or too many rationales are blank.
     """
     records = records_of(path, key)
-    reasoned = any("rationale" in record for _, record in records)
-    outputs = given_outputs(_pairs(records, path, key), path, nli=False) if reasoned else None
+    reasoned = outputs and any("rationale" in record for _, record in records)
+    given = given_outputs(_pairs(records, path, key), path, nli=False) if reasoned else None
     known = sets.RationaleSet(path.name, sets.TEXT, sets.own, ("train",))
-    soft = [checked(record.get(FIELD), path, place) for place, record in records]
-    rows = _rows(records, path, known, outputs, "", False, key, soft)
-    _judge(rows, outputs, max_unparsed)
+    soft = [checked(record.get(FIELD), path, place) for place, record in records] if outputs else None
+    rows, _ = _rows(records, path, known, given, "", False, key, soft)
+    _judge(rows, given, max_unparsed)
     return rows
 
 
@@ -130,18 +139,43 @@ def stored_rows(folder: Path, name: str, split: str, *, key: str = "data.folder"
 
 
 def _records(folder: Path, name: str, split: str, key: str) -> tuple[Path, list[Placed]]:
+    """What messages call the files of a part, and its records in the form of the published layout."""
     home = folder / name
-    stem = home / f"{name}_{split}"
-    if path := find(stem):
-        return path, records_of(path, key)
+    if path := find(home / f"{name}_{split}"):
+        return path, _plain(records_of(path, key), path, name, key)
     if name == "svamp" and (path := find(home / "SVAMP")):
-        return path, svamp_part(records_of(path, key), split)
-    others = [home / "ASDiv.xml"] if name == "asdiv" else sorted(home.glob(f"{name}_{split}*.csv*"))
-    if others and others[0].is_file():
-        return others[0], records_of(others[0], key)
-    raise DataError(
-        f"{key}: '{folder}' has no {name}/{name}_{split}.json (or .gz); give the folder that holds the sets' folders"
-    )
+        whole = records_of(path, key)
+        if part := svamp_part(whole, split):
+            return path, part
+        raise DataError(
+            f"{key}: '{path}' has {len(whole):,} rows, of which the first {SVAMP_TRAIN} of a permutation are for "
+            f"training, so none is left for {name}/{split}; give the whole file, or {name}/{name}_{split}.json"
+        )
+    files = original_files(home, name, split, key)
+    if not files:
+        raise DataError(
+            f"{key}: '{folder}' has no {name}/{name}_{split}.json (or .gz); give the folder that holds the sets' "
+            "folders"
+        )
+    if len(files) == 1:
+        return files[0], _plain(records_of(files[0], key), files[0], name, key)
+    joined = [
+        (f"{file.name} {place}", record)
+        for file in files
+        for place, record in _plain(records_of(file, key), file, name, key)
+    ]
+    return Path(f"{files[0]} to {files[-1].name}"), joined
+
+
+def _plain(records: list[Placed], path: Path, name: str, key: str) -> list[Placed]:
+    """Records in the form of the published layout, whichever they had."""
+    made = []
+    for place, record in records:
+        try:
+            made.append((place, plain(name, record)))
+        except RecordError as error:
+            raise DataError(f"{key}: '{path}' {place}: {error}; give a file of {name}") from error
+    return made
 
 
 def _pairs(records: list[Placed], path: Path, key: str) -> list[tuple[str, str | None]]:
@@ -169,7 +203,8 @@ def _rows(
     allow_partial: bool,
     key: str,
     soft: Sequence[Probabilities | None] | None = None,
-) -> RationaleRows:
+) -> tuple[RationaleRows, list[int]]:
+    """The rows that there are outputs for, and which of the records each is."""
     used = len(records) if outputs is None else min(len(records), len(outputs))
     if outputs is not None and len(outputs) != len(records) and not allow_partial:
         raise DataError(
@@ -210,7 +245,7 @@ def _rows(
         off_label=off,
         left_out=used - len(kept),
     )
-    return rows
+    return rows, taken
 
 
 def _example(
@@ -237,3 +272,21 @@ def _judge(rows: RationaleRows, outputs: Outputs | None, max_unparsed: float) ->
         log.warning("%s: %d of %d outputs lack a rationale or a label", rows.name, unparsed, len(rows))
     if cut:
         log.warning("%s: %d of %d rows have no output and are left out", rows.name, cut, rows.counts["read"])
+
+
+def _match(rows: RationaleRows, outputs: Outputs | None, path: Path) -> None:
+    """Refuse outputs of other rows, as far as choices tell: outputs and rows are matched by their order alone."""
+    if (
+        outputs is None or len(set(rows.choices)) < 2
+    ):  # where all rows have the same choices, any label may be right
+        return
+    fits = [
+        label.strip().lower() in {choice.strip().lower() for choice in choices}
+        for label, choices in zip(rows.llm_labels, rows.choices, strict=True)
+        if label is not None and choices is not None
+    ]
+    if 2 * sum(fits) < len(fits):
+        raise DataError(
+            f"data.rationales: {len(fits) - sum(fits):,} of {len(fits):,} labels of '{outputs.name}' are none of their "
+            f"row's choices in '{path}', so the outputs are of other rows; give those of these rows, in their order"
+        )

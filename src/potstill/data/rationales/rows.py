@@ -64,23 +64,40 @@ class RationaleRows:
 _COLUMNS = ("inputs", "labels", "llm_labels", "rationales", "choices", "unparsed", "places", "soft")
 
 
-def split_validation(rows: RationaleRows) -> tuple[RationaleRows, RationaleRows]:
+def split_validation(
+    rows: RationaleRows, numbers: Sequence[int] | None = None, whole: int | None = None
+) -> tuple[RationaleRows, RationaleRows]:
     """Training rows cut into nine tenths for training and a tenth for validation, each in the order of the rows.
 
     The tenth is the one of the published runs: `datasets`' `train_test_split(test_size=0.1, seed=0)`, whose rows are
-    the first ones of numpy's `default_rng(0).permutation`.
+    the first ones of numpy's `default_rng(0).permutation`. It is drawn from the whole part: a row is on the same side
+    however many of the others are there.
+
+    Args:
+        rows: of the part.
+        numbers: which of the part's rows each is, from 0; None for all of them.
+        whole: how many rows the part has; None for as many as there are.
 
     Raises:
         DataError: there are not enough rows for both parts.
     """
-    count = math.ceil(len(rows) * VALIDATION_SHARE)
-    if count >= len(rows):
+    whole = len(rows) if whole is None else whole
+    count = math.ceil(whole * VALIDATION_SHARE)
+    if count >= whole:
         raise DataError(
-            f"{rows.key}: '{rows.name}' has {len(rows)} rows, too few to keep some for validation; give a file for it"
+            f"{rows.key}: '{rows.name}' has {whole} rows, too few to keep some for validation; give a file for it"
         )
-    order = np.random.default_rng(VALIDATION_SEED).permutation(len(rows))
-    held_out, kept = (sorted(map(int, part)) for part in (order[:count], order[count:]))
-    return rows.select(kept), rows.select(held_out)
+    order = np.random.default_rng(VALIDATION_SEED).permutation(whole)
+    held_out = set(map(int, order[:count]))
+    places: tuple[list[int], list[int]] = ([], [])
+    for place, number in enumerate(range(len(rows)) if numbers is None else numbers):
+        places[number in held_out].append(place)
+    if not all(places):
+        raise DataError(
+            f"data.rationales: of the {whole:,} rows of '{rows.name}' {len(rows):,} have an output, none of them one "
+            f"{'for training' if places[1] else 'that is kept for validation'}; give outputs of more rows"
+        )
+    return rows.select(places[0]), rows.select(places[1])
 
 
 def subsample(rows: RationaleRows, share: float, seed: int) -> RationaleRows:

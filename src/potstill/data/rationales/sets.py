@@ -53,7 +53,12 @@ class RationaleSet:
     splits: tuple[str, ...]
 
 
-def _field(record: Record, field: str, kind: type | tuple[type, ...] = str) -> Any:
+def field_of(record: Record, field: str, kind: type | tuple[type, ...] = str) -> Any:
+    """A field of a record.
+
+    Raises:
+        RecordError: it is missing, or of another kind.
+    """
     value = record.get(field)
     if not isinstance(value, kind):
         found = (
@@ -64,37 +69,40 @@ def _field(record: Record, field: str, kind: type | tuple[type, ...] = str) -> A
 
 
 def _cqa(record: Record, _: str) -> Example:
-    choices = _field(record, "choices", list)
+    choices = field_of(record, "choices", list)
     if not choices or not all(isinstance(choice, str) for choice in choices):
         raise RecordError(f"'choices' is no list of texts ({choices!r})")
     lines = [f"({chr(ord('a') + n)}) {choice}" for n, choice in enumerate(choices)]
-    text = "\n".join([_field(record, "question"), "Answer Choices:", *lines])
-    return Example(text, _field(record, "answer"), tuple(choices))
+    text = "\n".join([field_of(record, "question"), "Answer Choices:", *lines])
+    return Example(text, field_of(record, "answer"), tuple(choices))
 
 
-def _nli(record: Record, separator: str) -> Example:
-    label = _field(record, "label", (int, str))
+def _nli(record: Record, separator: str) -> Example | None:
+    """A pair on whose label its annotators did not agree (SNLI's `-`) is no use."""
+    label = field_of(record, "label", (int, str))
+    if label == "-":
+        return None
     if isinstance(label, int) and 0 <= label < len(NLI_LABELS):
         label = NLI_LABELS[label]
     if label not in NLI_LABELS:
         raise RecordError(f"'label' is {label!r}, not one of 0, 1, 2 or {', '.join(NLI_LABELS)}")
-    text = separator.join([_field(record, "premise"), _field(record, "hypothesis")])
+    text = separator.join([field_of(record, "premise"), field_of(record, "hypothesis")])
     return Example(text, label, NLI_LABELS)
 
 
 def _svamp(record: Record, _: str) -> Example:
     if "Body" in record:  # the original file
-        text = f"{_field(record, 'Body')}\n{_field(record, 'Question')}"
-        return Example(text, _field(record, "Equation"), None)
-    return Example(_field(record, "input"), _field(record, "label"), None)
+        text = f"{field_of(record, 'Body')}\n{field_of(record, 'Question')}"
+        return Example(text, field_of(record, "Equation"), None)
+    return Example(field_of(record, "input"), field_of(record, "label"), None)
 
 
 def _asdiv(record: Record, _: str) -> Example | None:
     """The label is the answer's number; a record with another answer (a name, a time of day) has no value."""
-    answer = _field(record, "Answer").split(" ")[0]
+    answer = field_of(record, "Answer").split(" ")[0]
     if not _NUMBER.fullmatch(answer):
         return None
-    return Example(f"{_field(record, 'Body')}\n{_field(record, 'Question')}", answer, None)
+    return Example(f"{field_of(record, 'Body')}\n{field_of(record, 'Question')}", answer, None)
 
 
 def own(record: Record, _: str) -> Example:
@@ -105,7 +113,7 @@ def own(record: Record, _: str) -> Example:
     ):
         raise RecordError(f"'choices' is no list of texts ({choices!r})")
     return Example(
-        _field(record, "input"), _field(record, "label"), None if choices is None else tuple(choices)
+        field_of(record, "input"), field_of(record, "label"), None if choices is None else tuple(choices)
     )
 
 

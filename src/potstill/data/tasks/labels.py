@@ -76,9 +76,15 @@ def labels_of(rows: Rows) -> tuple[str, ...]:
     """The labels that occur, in order: numbers by size, others by the alphabet.
 
     Raises:
-        DataError: they are fewer than two, or so many that the column holds something else.
+        DataError: one is blank, or they are fewer than two, or so many that the column holds something else.
     """
-    found = {label.strip() for label in rows.labels or ()}
+    written = [label.strip() for label in rows.labels or ()]
+    if "" in written:
+        raise DataError(
+            f"{rows.key}: '{rows.name}' {rows.places[written.index('')]}: label '' is blank; give every row one, or "
+            "leave the row out"
+        )
+    found = set(written)
     if not 2 <= len(found) <= MAX_LABELS:
         raise DataError(
             f"{rows.key}: '{rows.name}' has {len(found)} different labels; a classification has 2 to {MAX_LABELS}: "
