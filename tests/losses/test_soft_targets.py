@@ -92,7 +92,7 @@ def test_micro_batches_under_one_denominator_add_up(name):
     torch.testing.assert_close(sum(parts), PAIR[name](student, teacher))
 
 
-@pytest.mark.parametrize("name", set(PAIR) - {"soft_ce"})
+@pytest.mark.parametrize("name", sorted(set(PAIR) - {"soft_ce"}))
 def test_equal_logits_give_zero(name):
     student, _ = drawn(3, 7)
     assert PAIR[name](student, student).item() == pytest.approx(0, abs=1e-6)
