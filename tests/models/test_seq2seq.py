@@ -152,3 +152,12 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path, t5_tokenizer):
     save_file(kept, weights, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"1 weights are missing.*encoder.final_layer_norm"):
         load_seq2seq("student.model", str(tmp_path / "student"))
+
+
+def test_a_student_from_scratch_has_the_attention_that_it_is_given():
+    shape = {"model_type": "t5", "d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    made = {"vocab_size": 20, "pad_token_id": 0, "eos_token_id": 1}
+    model = seq2seq_from_config(shape, **made, attention="eager")
+    assert model.config._attn_implementation == "eager"
+    with pytest.raises(ConfigError, match=r"student.attention=nothing: a t5 cannot have it here"):
+        seq2seq_from_config(shape, **made, attention="nothing")

@@ -3,18 +3,33 @@
 import contextlib
 import importlib.util
 import math
+import os
 import shutil
 
 import pytest
 import torch
 from torch import nn
 
-from potstill.modules.zero import Zero
+from potstill.modules.zero import Zero, unlock_compiler
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None or shutil.which("g++") is None,
     reason="deepspeed or a C++ compiler is not installed",
 )
+
+
+def test_the_lock_of_a_killed_compiler_is_removed_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    old, young, foreign = (
+        tmp_path / name / "lock" for name in ("py/deepspeed_a", "py/deepspeed_b", "py/other")
+    )
+    for lock in (old, young, foreign):
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+    for lock in (old, foreign):
+        os.utime(lock, (0, 0))
+    unlock_compiler()
+    assert [lock.exists() for lock in (old, young, foreign)] == [False, True, True]
 
 
 class Pair(nn.Module):

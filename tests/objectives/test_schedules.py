@@ -8,7 +8,6 @@ from potstill.errors import ConfigError
 from potstill.objectives.schedules import (
     TorchSchedule,
     WeightSchedule,
-    constant_temperature,
     cwsm_difficulty,
     flsw_difficulty,
     row_temperatures,
@@ -18,10 +17,6 @@ from potstill.objectives.schedules import (
 
 def logits(seed=0):
     return torch.randn(6, 4, generator=torch.Generator().manual_seed(seed))
-
-
-def test_constant_temperature():
-    torch.testing.assert_close(constant_temperature(4.0, logits().bfloat16()), torch.full((6,), 4.0))
 
 
 def test_flsw_by_hand():

@@ -302,4 +302,5 @@ def _build_student(config: DictConfig, vocabulary: Vocabulary) -> PreTrainedMode
         vocab_size=vocabulary.size,
         pad_token_id=vocabulary.pad_id,
         eos_token_id=vocabulary.end_id,
+        attention=config.student.attention,
     )

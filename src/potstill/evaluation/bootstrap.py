@@ -21,11 +21,6 @@ class Difference(NamedTuple):
     low: float
     high: float
 
-    @property
-    def certain(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
-
 
 def paired_bootstrap(
     one: Metric,

@@ -22,7 +22,7 @@ from potstill.losses.tied import TiedGradient, embed_tied
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.load import load_from
 from potstill.models.specs import check_seq2seq, read_settings
-from potstill.models.students import model_from_config
+from potstill.models.students import model_from_config, set_attention
 
 
 class Seq2Seq:
@@ -180,6 +180,7 @@ def seq2seq_from_config(
     pad_token_id: int,
     eos_token_id: int | None,
     key: str = "student.config",
+    attention: str = "sdpa",
 ) -> PreTrainedModel:
     """Make an encoder-decoder from scratch, initialised from torch's generator.
 
@@ -190,10 +191,12 @@ def seq2seq_from_config(
         pad_token_id: of the tokenizer; the decoder starts with it, as T5's does.
         eos_token_id: of the tokenizer.
         key: configuration key of the settings, for messages.
+        attention: as in `load_seq2seq`.
 
     Raises:
         ModelError: no encoder-decoder.
-        ConfigError: an unknown argument, or a value that transformers refuses.
+        ConfigError: an unknown argument, a value that transformers refuses, or an attention that the student does not
+            have.
     """
     check_seq2seq(settings, key)
     tokens = {
@@ -202,7 +205,10 @@ def seq2seq_from_config(
         "eos_token_id": eos_token_id,
         "decoder_start_token_id": pad_token_id,
     }
-    return model_from_config(settings, tokens, AutoModelForSeq2SeqLM, key)
+    student = model_from_config(settings, tokens, AutoModelForSeq2SeqLM, key)
+    if attention != "sdpa":
+        set_attention(student, attention)
+    return student
 
 
 def remember_prefixes(model: PreTrainedModel, prefixes: Mapping[str, str]) -> None:

@@ -119,7 +119,7 @@ def student_from_layers(
     if unexpected or not all(name.startswith(fresh) for name in missing):
         raise RuntimeError(f"{source} -> {target}: missing {missing}, unexpected {unexpected}")
     if attention is not None:
-        _set_attention(student, attention)
+        set_attention(student, attention)
     return student
 
 
@@ -175,8 +175,26 @@ def student_from_config(
     else:
         outputs = {} if head == "spans" else {"num_labels": max(len(labels), 1)}
         student = model_from_config(settings, tokens | outputs, TASK_CLASSES[head], key, labels)
-    _set_attention(student, attention)
+    set_attention(student, attention)
     return student
+
+
+def set_attention(model: PreTrainedModel, attention: str) -> None:
+    """Have a student run by an attention implementation of transformers; a recurrent one has none to choose.
+
+    Raises:
+        ConfigError: the architecture does not have it, or what it needs is not installed.
+    """
+    facts = ARCHITECTURES.get(model.config.model_type)
+    if facts is not None and not facts.attention:
+        return
+    try:
+        model.set_attn_implementation(attention)
+    except (ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"student.attention={attention}: a {model.config.model_type} cannot have it here ({reason})"
+        ) from error
 
 
 def model_from_config(
@@ -298,23 +316,6 @@ def _bert_to_distilbert(teacher: PreTrainedModel, layers: list[int]) -> tuple[Pr
         old["bert.embeddings.position_embeddings.weight"] + first_sentence
     )
     return student, state
-
-
-def _set_attention(model: PreTrainedModel, attention: str) -> None:
-    """Have a student run by an attention implementation of transformers; a recurrent one has none to choose.
-
-    Raises:
-        ConfigError: the architecture does not have it, or what it needs is not installed.
-    """
-    if not ARCHITECTURES[model.config.model_type].attention:
-        return
-    try:
-        model.set_attn_implementation(attention)
-    except (ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"student.attention={attention}: a {model.config.model_type} cannot have it here ({reason})"
-        ) from error
 
 
 CONVERSIONS: dict[tuple[str, str], Callable[[PreTrainedModel, list[int]], tuple[PreTrainedModel, State]]] = {

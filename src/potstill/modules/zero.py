@@ -9,10 +9,13 @@ Source: Rajbhandari et al. 2020, ZeRO (arXiv:1910.02054).
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +25,9 @@ from torch.optim import Optimizer
 from potstill.modules.sharding import RUNS, blocks_of, gather
 
 LOCAL_RANK = "LOCAL_RANK"
+KILLED_SECONDS = 600  # no part of DeepSpeed takes so long to compile
+
+log = logging.getLogger(__name__)
 
 
 class Zero:
@@ -57,6 +63,7 @@ class Zero:
             "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
             "zero_allow_untested_optimizer": True,
         }
+        unlock_compiler()
         # DeepSpeed reads it; it does not stay, because to Lightning it is a sign of another launcher.
         self._lent_rank = LOCAL_RANK not in os.environ
         os.environ.setdefault(LOCAL_RANK, str(local_rank))
@@ -175,6 +182,18 @@ class Zero:
         gather(self._module)
         if self._lent_rank:
             del os.environ[LOCAL_RANK]
+
+
+def unlock_compiler() -> None:
+    """Remove the lock of a process that was killed while DeepSpeed compiled a part; torch waits for it for ever."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", get_default_build_root()))
+    for lock in root.glob("**/deepspeed_*/lock"):
+        with suppress(OSError):  # another rank may have been first
+            if time.time() - lock.stat().st_mtime > KILLED_SECONDS:
+                lock.unlink()
+                log.warning("%s: left by a process that was killed; removed", lock)
 
 
 def _by_weight(value: Any) -> bool:

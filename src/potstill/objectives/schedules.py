@@ -23,19 +23,6 @@ SHAPES: dict[str, Callable[[float], float]] = {
 }
 
 
-def constant_temperature(base: float, rows: Tensor) -> Tensor:
-    """The base temperature for every row.
-
-    Args:
-        base: temperature.
-        rows: (rows, labels) of logits, for shape and device.
-
-    Returns:
-        (rows,), float32 at least.
-    """
-    return torch.full_like(at_least_float32(rows[..., 0]), base)
-
-
 @torch.no_grad()
 def flsw_difficulty(student_logits_NV: Tensor, teacher_logits_NV: Tensor, *, gamma: float = 1.0) -> Tensor:
     """How far the student's logits point from the teacher's: (1 - cosine)^gamma, as in the focal loss.

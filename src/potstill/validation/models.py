@@ -35,6 +35,15 @@ def spec_of(key: str, value: str, faults: list[str]) -> ModelSpec | None:
         return None
 
 
+def attention_faults(config: DictConfig) -> list[str]:
+    """Of names that transformers does not know; one with a slash is a kernel on the hub."""
+    return [
+        f"{key}.attention={config[key].attention}: one of {', '.join(ATTENTION)}"
+        for key in ("teacher", "student")
+        if config[key].attention not in ATTENTION and "/" not in config[key].attention
+    ]
+
+
 def model_faults(config: DictConfig, made: ModelSpec | None = None) -> list[str]:
     """Of teacher and student: each by itself, together, and with the objective and the data.
 
@@ -62,12 +71,7 @@ def model_faults(config: DictConfig, made: ModelSpec | None = None) -> list[str]
             f"student.layers={student.layers} with student.config={student.config}: a student from scratch has none of "
             "the teacher's layers; give one of them"
         )
-    faults += [
-        f"{key}.attention={config[key].attention}: one of {', '.join(ATTENTION)}"
-        for key in ("teacher", "student")
-        # One with a slash is a kernel on the hub.
-        if config[key].attention not in ATTENTION and "/" not in config[key].attention
-    ]
+    faults += attention_faults(config)
     if student.dropout is not None and not 0 <= student.dropout < 1:
         faults.append(f"student.dropout={student.dropout}: a probability, from 0 to below 1, or null")
     if student.checkpointing not in (None, *CHECKPOINTING):

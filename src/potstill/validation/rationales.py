@@ -17,7 +17,7 @@ from potstill.data.rationales.sets import EQUATION, GENERATED, SETS
 from potstill.errors import PotstillError
 from potstill.models.specs import check_seq2seq, read_settings
 from potstill.validation.data import data_faults
-from potstill.validation.models import CHECKPOINTING
+from potstill.validation.models import CHECKPOINTING, attention_faults
 
 # Keys of other objectives and of students of a teacher's layers, and their values where they are not given.
 _FOREIGN: dict[str, Any] = {
@@ -216,6 +216,7 @@ def _student_faults(config: DictConfig) -> list[str]:
         faults.append(
             f"student.checkpointing={student.checkpointing}: one of {', '.join(CHECKPOINTING)}, or null"
         )
+    faults += attention_faults(config)
     try:
         if student.model:
             check_seq2seq(read_settings("student.model", student.model), f"student.model={student.model}")
