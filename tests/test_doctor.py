@@ -70,11 +70,15 @@ def test_a_run_on_the_cpu_is_not_measured_on_the_gpu(compose_config, kd, monkeyp
 
 def test_no_store_of_a_sample_goes_into_the_users_folder(compose_config, kd, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "build_any_training", lambda config: config)
-    config = compose_config(*kd, "teacher/cache=on", f"teacher.cache.folder={tmp_path}/own")
+    config = compose_config(
+        *kd, "teacher/cache=on", f"teacher.cache.folder={tmp_path}/own", "trainer.max_steps=2"
+    )
     built = doctor._build(config, tmp_path / "temporary")
     assert built.teacher.cache.folder is None  # so they are below data.cache
     assert built.data.cache == str(tmp_path / "temporary" / "cache")
-    assert config.teacher.cache.folder == f"{tmp_path}/own"
+    # The longest steps are measured, which the store of a run of two steps would not hold.
+    assert built.trainer.max_steps == doctor.LEAST_STEPS
+    assert (config.teacher.cache.folder, config.trainer.max_steps) == (f"{tmp_path}/own", 2)
 
 
 @pytest.mark.integration

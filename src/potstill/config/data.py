@@ -93,10 +93,9 @@ class DataConfig:
     test_files: list[str] | None = None  # of own data: what is reported on
     allow_partial: bool = False  # where outputs and rows differ in number, use what there is of both
     max_unparsed: float = 0.05  # largest share of outputs without a rationale or a label
-    predict_prefix: str | None = (
-        None  # null: "predict: ", with mode=standard none; in evaluate.py the student's
-    )
-    explain_prefix: str | None = None  # null: "explain: "; in evaluate.py the student's
+    # null: "predict: " (mode=standard: none) and "explain: "; in evaluate.py those of the student
+    predict_prefix: str | None = None
+    explain_prefix: str | None = None
     max_input_length: int = 1024  # tokens, prefix and end token counted
     max_target_length: int = 256
     generation_max_length: int = 64  # tokens of what a student writes

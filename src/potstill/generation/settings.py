@@ -87,11 +87,8 @@ class EndpointSettings:
         try:
             parts = urlsplit(self.url)
             named, host = parts.username or parts.password or parts.query, parts.hostname
-            _ = parts.port  # raises where it is no number
-            (
-                (host or "").encode("idna"),
-                parts.path.encode("ascii"),
-            )  # likewise, where no request could name them
+            # Each raises where no request could name it.
+            _ = parts.port, (host or "").encode("idna"), parts.path.encode("ascii")
         except ValueError:
             raise ConfigError(
                 "generation.url: is no address; expected e.g. http://localhost:8000/v1"
@@ -113,9 +110,8 @@ class EndpointSettings:
             raise ConfigError(
                 f"generation.timeout={self.timeout}: expected more than 0 and at most {DAY} seconds"
             )
-        if not re.fullmatch(
-            r"[A-Za-z_]\w*", self.key_variable, re.ASCII
-        ):  # not repeated: it may be the key itself
+        if not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII):
+            # The value is not repeated: it may be the key itself.
             raise ConfigError(
                 "generation.key_variable: is no name of an environment variable; put the key into one, such as "
                 "OPENAI_API_KEY, and give its name"

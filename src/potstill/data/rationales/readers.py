@@ -276,9 +276,8 @@ def _judge(rows: RationaleRows, outputs: Outputs | None, max_unparsed: float) ->
 
 def _match(rows: RationaleRows, outputs: Outputs | None, path: Path) -> None:
     """Refuse outputs of other rows, as far as choices tell: outputs and rows are matched by their order alone."""
-    if (
-        outputs is None or len(set(rows.choices)) < 2
-    ):  # where all rows have the same choices, any label may be right
+    # Where all rows have the same choices, any label may be right.
+    if outputs is None or len(set(rows.choices)) < 2:
         return
     fits = [
         label.strip().lower() in {choice.strip().lower() for choice in choices}
