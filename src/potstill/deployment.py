@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from potstill.export.int8 import export_int8
 from potstill.export.onnx import export_onnx
 from potstill.export.runtime import ExportedModel
+from potstill.models.load import load_tokenizer
 from potstill.validation import stem_of
 from potstill.validation.exports import INT8, ONNX
 
@@ -56,7 +57,7 @@ def deploy(
         return
     place = folder / "export" / stem_of(name)
     onnx = place / ONNX
-    difference = export_onnx(model, AutoTokenizer.from_pretrained(tokenizer), onnx)
+    difference = export_onnx(model, load_tokenizer(tokenizer), onnx)
     if ONNX in forms:
         log.info("%s: its logits are within %.1e of the model's", onnx, difference)
         yield Deployed(ONNX, ExportedModel(onnx), difference)

@@ -30,6 +30,7 @@ from potstill.generation.answers import Answer, Prompt, Request, Tally
 from potstill.generation.prompts import cut
 from potstill.generation.settings import LocalSettings, Sampling
 from potstill.models.load import quiet_transformers
+from potstill.models.pretrained import hub_kernel, read_pretrained
 from potstill.models.specs import hub_answers, local_folder, no_network
 
 # What a checkpoint that is missing, damaged or of an unknown architecture raises.
@@ -288,14 +289,16 @@ def _load(settings: LocalSettings) -> tuple[PreTrainedTokenizerBase, Any]:
         ) from None
 
     def load(local_files_only: bool) -> tuple[PreTrainedTokenizerBase, Any]:
-        common: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
-        config = AutoConfig.from_pretrained(source, **common)
+        common: dict[str, Any] = {"local_files_only": local_files_only}
+        config = read_pretrained(AutoConfig, source, **common)
+        if wrong := hub_kernel(config._attn_implementation):
+            raise ModelError(f"{key}={value}: {wrong}")
         auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        tokenizer = read_pretrained(AutoTokenizer, source, **common)
         dtype = getattr(torch, settings.dtype)
         with quiet_transformers():
-            model, report = auto.from_pretrained(
-                source, dtype=dtype, weights_only=True, output_loading_info=True, **common
+            model, report = read_pretrained(
+                auto, source, dtype=dtype, weights_only=True, output_loading_info=True, **common
             )
         if missing := sorted(report["missing_keys"]):
             raise ModelError(

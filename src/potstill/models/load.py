@@ -38,6 +38,7 @@ from potstill.models.head_labels import (
     labels_from_settings,
     unnamed,
 )
+from potstill.models.pretrained import read_pretrained
 from potstill.models.specs import (
     Kind,
     hub_answers,
@@ -230,7 +231,7 @@ def save_student(
     with fresh_folder(folder) as fresh:
         with quiet_transformers():
             model.save_pretrained(fresh)
-            _tokenizer(tokenizer).save_pretrained(fresh)
+            load_tokenizer(tokenizer).save_pretrained(fresh)
         (fresh / "README.md").write_text(card, encoding="utf-8")
     return folder
 
@@ -262,13 +263,13 @@ def _from_pretrained(
     source = str(folder) if folder else value
 
     def load(local_files_only: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
-        return auto_class.from_pretrained(
+        return read_pretrained(  # type: ignore[no-any-return]
+            auto_class,
             source,
             output_loading_info=True,
             # Reported by us, by name; transformers would raise without saying which.
             ignore_mismatched_sizes=True,
             local_files_only=local_files_only,
-            trust_remote_code=False,
             weights_only=True,
             **settings,
         )
@@ -354,12 +355,17 @@ def _reorder_head(model: PreTrainedModel, head: Head, order: list[int]) -> None:
             parameter.data = parameter.data[order].clone()
 
 
-def _tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, as transformers loads it; a tokenizer is returned as it is.
+
+    Raises:
+        ModelError: the folder holds none.
+    """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
     try:
-        return AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        return read_pretrained(AutoTokenizer, tokenizer)  # type: ignore[no-any-return]
+    except Exception as error:  # of many kinds, depending on what is in the files
         raise ModelError(f"{tokenizer}: holds no tokenizer ({_one_line(error)})") from error
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from potstill.models.head_labels import Head
 from potstill.models.load import TASK_CLASSES, name_labels
+from potstill.models.pretrained import make_from_config
 
 
 def with_head(model: PreTrainedModel, *, labels: Sequence[str], head: Head) -> PreTrainedModel:
@@ -29,7 +30,7 @@ def with_head(model: PreTrainedModel, *, labels: Sequence[str], head: Head) -> P
     if head != "spans":
         config.num_labels = max(len(labels), 1)
     name_labels(config, labels)
-    other: PreTrainedModel = TASK_CLASSES[head].from_config(config)
+    other: PreTrainedModel = make_from_config(TASK_CLASSES[head], config)
     encoder = model.base_model
     for name, part in other.base_model.named_children():
         if getattr(encoder, name, None) is None:

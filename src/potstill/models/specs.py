@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.errors import ConfigError, ModelError
+from potstill.models.pretrained import hub_kernel
 
 Kind = Literal["masked", "causal"]
 
@@ -151,7 +152,10 @@ def read_settings(key: str, value: str) -> dict[str, Any]:
         raise ModelError(
             f"{key}={value}: the folder has no config.json; expected a folder written by save_pretrained"
         )
-    return _read_json(path, f"{key}={value}")
+    settings = _read_json(path, f"{key}={value}")
+    if wrong := hub_kernel(settings.get("_attn_implementation") or settings.get("attn_implementation")):
+        raise ModelError(f"{key}={value}: {wrong}")
+    return settings
 
 
 def spec_from_settings(settings: Mapping[str, Any], label: str) -> ModelSpec:

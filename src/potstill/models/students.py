@@ -26,6 +26,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from potstill.errors import ConfigError, ModelError
 from potstill.models.head_labels import Head
 from potstill.models.load import AUTO_CLASSES, TASK_CLASSES, name_labels
+from potstill.models.pretrained import make_from_config
 from potstill.models.specs import ARCHITECTURES, check_layers, unknown_architecture, vocabularies_fit
 from potstill.models.trunk import task_head
 from potstill.models.views import view_of
@@ -224,7 +225,7 @@ def model_from_config(
         config = AutoConfig.for_model(model_type, **{**tokens, **arguments})
         if labels is not None:
             name_labels(config, labels)
-        return auto_class.from_config(config)
+        return make_from_config(auto_class, config)
     # A KeyError is the table of activations', an AssertionError nn.Embedding's (padding index).
     except (ValueError, TypeError, KeyError, AssertionError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())

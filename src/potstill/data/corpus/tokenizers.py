@@ -267,7 +267,9 @@ def _byte_level(folder: Path) -> Tokenizer:
 def _from_transformers(folder: Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    backend: Tokenizer = AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
+    from potstill.models.pretrained import read_pretrained
+
+    backend: Tokenizer = read_pretrained(AutoTokenizer, folder).backend_tokenizer
     return backend
 
 
