@@ -41,7 +41,7 @@ def test_mode_is_offline_until_a_key_or_the_user_says_otherwise(no_key, tmp_path
 def test_metrics_csv_is_always_written(tmp_path):
     loggers = make_loggers("csv", tmp_path)
     loggers[0].log_metrics({"train/loss": 1.5}, step=3)
-    finish(loggers, failed=False)
+    finish(loggers, code=0)
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert rows == [{"step": "3", "train/loss": "1.5"}]
 
@@ -50,7 +50,7 @@ def test_tensorboard(tmp_path):
     loggers = make_loggers("tensorboard", tmp_path)
     assert [type(logger) for logger in loggers] == [CSVLogger, TensorBoardLogger]
     loggers[1].log_metrics({"train/loss": 1.5}, step=3)
-    finish(loggers, failed=False)
+    finish(loggers, code=0)
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
@@ -149,7 +149,7 @@ def test_a_wandb_run_is_good_to_look_at_without_configuration(no_key, student):
     log_table(loggers, "classes", Table("Classes", ["class", "f1"], [["yes", 0.5]]))
     log_student(loggers, student / "student", [str(teacher)], {"val/loss": 2.0}, limit_mb=1)
     number = loggers[1].experiment.id
-    finish(loggers, failed=True)
+    finish(loggers, code=143)
 
     found = records(student)
     run = of_kind(found, "run")[0]
@@ -170,7 +170,7 @@ def test_a_wandb_run_is_good_to_look_at_without_configuration(no_key, student):
     assert json.loads(made.metadata) == {"val/loss": 2.0, "teachers": [str(teacher)]}
     (file,) = made.manifest.contents
     assert file.local_path == str(student / "student" / "model.safetensors")  # no copy
-    assert of_kind(found, "exit")[0].exit_code == 1
+    assert of_kind(found, "exit")[0].exit_code == 143
 
 
 @pytest.mark.integration
@@ -178,7 +178,7 @@ def test_a_wandb_run_is_good_to_look_at_without_configuration(no_key, student):
 def test_a_student_above_the_limit_is_no_artifact(no_key, student, limit_mb):
     loggers = make_loggers("wandb", student, **SETTINGS)
     log_student(loggers, student / "student", ["bert-base-uncased"], {}, limit_mb)
-    finish(loggers, failed=False)
+    finish(loggers, code=0)
     found = records(student)
     assert not of_kind(found, "artifact")
     assert of_kind(found, "exit")[0].exit_code == 0
@@ -191,7 +191,7 @@ def test_teachers_of_the_hub_and_large_ones_are_references(no_key, student):
     (large / "model.safetensors").write_bytes(b"t" * 5000)
     loggers = make_loggers("wandb", student, **SETTINGS)
     log_student(loggers, student / "student", ["bert-base-uncased", str(large)], {}, limit_mb=0.003)
-    finish(loggers, failed=False)
+    finish(loggers, code=0)
     hub, folder, _ = of_kind(records(student), "artifact")
     assert [entry.ref for entry in hub.manifest.contents] == ["https://huggingface.co/bert-base-uncased"]
     assert [entry.ref for entry in folder.manifest.contents] == [f"{large.as_uri()}/model.safetensors"]
@@ -206,14 +206,14 @@ def test_names_of_artifacts(student):
 @pytest.mark.integration
 def test_wandb_writes_a_run_a_job_without_asking_for_a_login(no_key, tmp_path):
     names = []
-    for job, failed in (("a", False), ("b", True)):
+    for job, code in (("a", 0), ("b", 1)):
         folder = tmp_path / job
         folder.mkdir()
         loggers = make_loggers("wandb", folder, **SETTINGS)
         loggers[1].log_metrics({"train/loss": 1.5}, step=1)
         log_summary(loggers, {"val/perplexity": 2.0})
         names.append(loggers[1].experiment.id)
-        finish(loggers, failed=failed)
+        finish(loggers, code=code)
         assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
     assert len(set(names)) == 2
 
@@ -248,7 +248,7 @@ def test_a_run_goes_on_without_the_endpoint(no_key, fresh_wandb, tmp_path, caplo
         for step in (1, 2):
             for logger in loggers:
                 logger.log_metrics({"train/loss": step / 2}, step=step)
-        finish(loggers, failed=False)
+        finish(loggers, code=0)
     assert "wandb cannot be reached" in caplog.text
     assert "wandb sync" in caplog.text
     assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 1
@@ -268,7 +268,7 @@ def test_a_run_outlives_a_server_that_goes_down(wandb_server, monkeypatch, tmp_p
             logger.log_metrics({"train/loss": step / 2}, step=step)
         if step == 2:
             wandb_server.stop()
-    finish(loggers, failed=False)
+    finish(loggers, code=0)
     assert "wandb did not take the whole run in time" in caplog.text
     (kept,) = tmp_path.glob("wandb/run-*")
     assert f"`wandb sync {kept}`" in caplog.text

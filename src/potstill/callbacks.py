@@ -7,8 +7,8 @@ import os
 import resource
 import signal
 import statistics
-import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressB
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
+from potstill import signals
 from potstill.data.adapted import AdaptedStep
 from potstill.data.corpus.datamodule import StepBatch
 from potstill.data.tasks.datamodule import TaskStep
@@ -25,7 +26,6 @@ from potstill.errors import StoppedError
 from potstill.modules.sharding import load_whole, whole
 
 WARMUP_STEPS = 5
-STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -108,67 +108,71 @@ def is_validated_next(trainer: Trainer, batch_idx: int) -> bool:
 
 
 class StopOnSignal(Callback):
-    """After SIGTERM or SIGUSR1, which a cluster sends before it takes a machine away: finish the step, save, end.
-
-    A second signal ends the process at once. All ranks stop at the same step.
-    """
+    """Finishes the step and its validation, saves and ends when a signal arrives; all ranks stop at the same step."""
 
     def __init__(self, last: LastCheckpoint):
         self.last = last
-        self.received: int | None = None
         self.stopping = False
-        self._before: dict[int, Any] = {}
+        self._training: ExitStack | None = None
 
     def on_train_start(self, *_: Any) -> None:
-        """Listen; only a main thread can."""
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in STOPPING}
-
-    def _note(self, number: int, _: Any) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        """Keep the first signal back from now on."""
+        self._training = ExitStack()
+        self._training.enter_context(signals.listening())
+        signals.hold()
+        self._training.callback(signals.release)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save, if any rank was told to stop; a step that is validated when it is."""
-        self.stopping = self.received is not None
-        if trainer.world_size > 1:
-            self.stopping = trainer.strategy.reduce_boolean_decision(self.stopping, all=False)
+        """Save if any rank has received a signal; a step that is validated when it is."""
+        self._agree(trainer)
         if self.stopping and not is_validated_next(trainer, batch_idx):
             self.last.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Likewise."""
-        if self.stopping:
-            self.last.save(trainer)
+        """Save the validated step."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._agree(trainer)
+            if self.stopping:
+                self.last.save(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Stop before the next step, when all of the last one is logged.
 
         Raises:
-            StoppedError: a signal has come; the state is saved.
+            StoppedError: a signal has arrived; the state is saved.
         """
         if self.stopping:
-            number = self.received or signal.SIGTERM
-            raise StoppedError(
-                f"stopped by {signal.Signals(number).name} after step {trainer.global_step}, which is saved; the same "
-                "command with resume=auto goes on from there",
-                number,
-            )
+            raise signals.stopped(f" after step {trainer.global_step}")
 
-    def on_train_end(self, *_: Any) -> None:
-        """Listen no more."""
-        self._restore()
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop after the last step, which is saved by now; from here on a signal ends the run at once.
 
-    def on_exception(self, *_: Any) -> None:
-        """Likewise."""
-        self._restore()
+        Raises:
+            StoppedError: a signal has arrived.
+        """
+        self._agree(trainer)
+        if self.stopping:
+            raise signals.stopped(f" after step {trainer.global_step}")
+        self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the processes that this one has started, where they have not agreed to stop."""
+        self._release()
+        launcher = trainer.strategy.launcher
+        if isinstance(exception, StoppedError) and not self.stopping and launcher is not None:
+            launcher.kill(signal.SIGKILL)
+
+    def _agree(self, trainer: Trainer) -> None:
+        self.stopping = self.stopping or signals.received() is not None
+        if trainer.world_size > 1:
+            self.stopping = trainer.strategy.reduce_boolean_decision(self.stopping, all=False)
+
+    def _release(self) -> None:
+        if self._training is not None:
+            self._training.close()
+            self._training = None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -1,7 +1,7 @@
 """The two commands: compose the configuration, refuse what is faulty, hand over to `runs` or `judging`.
 
-Exit codes: 0 done; 2 a fault of the user's, one line on stderr; 1 a bug, with its traceback. Nothing here imports
-torch, so that a faulty configuration and `--help` take a second.
+Exit codes: 0 done; 2 a fault of the user's, one line on stderr; 1 a bug, with its traceback; 128 + n ended by signal n,
+one line. Nothing here imports torch, so that a faulty configuration and `--help` take a second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from potstill import signals
 from potstill.config import config_folder, register
 from potstill.errors import ConfigError, PotstillError, StageError, StoppedError
 from potstill.multirun import Jobs, group_with_sweep, names_glue, spell_out
@@ -54,12 +56,45 @@ TYPES = {
 
 def train() -> None:
     """`python train.py <overrides>`, `potstill-train <overrides>`."""
-    _run("train", _train)
+    with _stoppable():
+        _run("train", _train)
 
 
 def evaluate() -> None:
     """`python evaluate.py model=... benchmark=... <overrides>`, `potstill-evaluate ...`."""
-    _run("evaluate", _evaluate)
+    with _stoppable():
+        _run("evaluate", _evaluate)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """End the command by the signals that end a run: one line, exit code 128 + the signal's number."""
+    with signals.listening():
+        try:
+            yield
+        except StoppedError as stopped:
+            signals.end_at_once()
+            if _is_first_rank():
+                with suppress(OSError):  # nobody reads it
+                    sys.stderr.write(f"{stopped}\n")
+            if signals.again():  # threads under way are not waited for
+                os._exit(stopped.code)
+            raise SystemExit(stopped.code) from None
+
+
+def _is_first_rank() -> bool:
+    ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
+    return not ranks or ranks[0] == "0"
+
+
+def _continued(config: DictConfig) -> str:
+    """How a run that a signal has ended is continued."""
+    if config.get("stages") or config.get("stage") == "rationales":
+        return "the same command continues from there"
+    last = _output_folder() / "checkpoints" / "last.ckpt"
+    if "objective" in config and last.is_file():
+        return f"the same command with resume=auto continues from {last}"
+    return "the same command starts again"
 
 
 def _train(config: DictConfig) -> Any:
@@ -115,8 +150,7 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
             group_with_sweep(config, jobs.folder)
             return task(config)
         except StoppedError as stopped:
-            sys.stderr.write(f"{stopped}\n")
-            raise SystemExit(128 + stopped.signal) from None
+            raise StoppedError(f"{stopped}; {_continued(config)}", stopped.signal) from None
         except StageError as failed:
             if jobs.sweeping:  # the other jobs go on
                 return jobs.fail(str(failed))
@@ -163,8 +197,6 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         if started and not _can_be_mended(fault):
             raise
         _refuse(fault)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _output_folder() -> Path:

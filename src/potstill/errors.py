@@ -25,12 +25,20 @@ class CheckpointError(PotstillError):
     """A checkpoint that is missing, broken or of another run."""
 
 
-class StoppedError(Exception):
-    """A run that a signal has ended, its state saved; no fault."""
+class StoppedError(BaseException):
+    """A run that a signal has ended; no error, so it passes by what handles exceptions, as a KeyboardInterrupt does."""
 
     def __init__(self, message: str, signal: int):
-        super().__init__(message)
+        super().__init__(message, signal)  # both, or another process could not raise it again
         self.signal = signal
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    @property
+    def code(self) -> int:
+        """The exit code, as a shell gives it."""
+        return 128 + self.signal
 
 
 class StageError(Exception):

@@ -21,6 +21,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from potstill import signals
 from potstill.errors import ConfigError, StageError, StoppedError
 from potstill.evaluation.report import Collapsible, Section, Table, write_report
 from potstill.stages import EVALUATE, TRAIN, Stage, check, plan, write_record, written
@@ -28,7 +29,6 @@ from potstill.summary import provenance, write_summary
 
 log = logging.getLogger(__name__)
 
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 LOCK = ".recipe.lock"
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 # DDP starts its further processes by the name of the main module, so a training is a module; evaluations have none.
@@ -46,7 +46,7 @@ def run_recipe(config: DictConfig, folder: Path, explain: Callable[[Exception], 
     Raises:
         ConfigError: a faulty recipe, before any stage runs.
         StageError: a stage failed.
-        StoppedError: SIGTERM or SIGUSR1 came; the stage that ran has had it too.
+        StoppedError: a signal has arrived; it was sent on to the stage that ran.
     """
     hydra = HydraConfig.get()
     stages = plan(config, folder, list(hydra.overrides.task), hydra.runtime.choices, explain)
@@ -74,7 +74,7 @@ class _Forwarding:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Forwarding:
-        self._before = {number: signal.signal(number, self._note) for number in FORWARDED}
+        self._before = {number: signal.signal(number, self._note) for number in signals.heard()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,10 +96,6 @@ class _Forwarding:
             self._process.send_signal(self.received)
         try:
             return self._process.wait()
-        except BaseException:  # Ctrl-C
-            self._process.send_signal(signal.SIGINT)
-            self._process.wait()
-            raise
         finally:
             self._process = None
 
@@ -129,7 +125,7 @@ def _run(stage: Stage, running: _Forwarding) -> None:
     again = "the same command goes on from there"
     if running.received is not None and not (code == 0 and stage.is_done):
         name = signal.Signals(running.received).name
-        raise StoppedError(f"stage {stage.name}: stopped by {name}; {again}", running.received)
+        raise StoppedError(f"stage {stage.name}: stopped by {name}", running.received)
     if code < 0:
         raise StageError(f"stage {stage.name}: killed by {signal.Signals(-code).name}; {again}", 128 - code)
     if code:
@@ -140,7 +136,7 @@ def _run(stage: Stage, running: _Forwarding) -> None:
         raise StageError(f"stage {stage.name}: ended without {stage.folder / 'summary.json'}", 1)
     if running.received is not None:  # it was at its end already
         name = signal.Signals(running.received).name
-        raise StoppedError(f"stage {stage.name}: done when {name} came; {again}", running.received)
+        raise StoppedError(f"stage {stage.name}: done when {name} came", running.received)
 
 
 def _figures(stage: Stage) -> dict[str, float]:

@@ -31,7 +31,7 @@ from potstill.config import teachers_of
 from potstill.data.rationales.composition import STEP_BY_STEP
 from potstill.data.tasks.composition import MAIN, is_task, text_name
 from potstill.data.tasks.labels import CLASSIFICATION, TOKENS
-from potstill.errors import CheckpointError
+from potstill.errors import CheckpointError, PotstillError, StoppedError
 from potstill.evaluation.classes import class_table, entity_table
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.report import Collapsible, Curves, Section, Table, read_metrics, write_report
@@ -78,7 +78,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
     if best is not None:
         callbacks.insert(0, best)
     loggers = build_loggers(config, folder, _resumed_from(config, folder))
-    failed = True
+    code = 1
     try:
         validate = bool(training.data.evaluation)
         trainer = build_trainer(
@@ -117,9 +117,15 @@ def train(config: DictConfig, folder: Path) -> float | None:
             _report(config, folder, summary, list(tables.values()))
             write_summary(folder, summary)
             log.info("%s", folder / "report.html")
-        failed = False
+        code = 0
+    except StoppedError as stopped:
+        code = stopped.code
+        raise
+    except PotstillError:
+        code = 2
+        raise
     finally:
-        finish(loggers, failed=failed)
+        finish(loggers, code=code)
     return summary.get(monitor)
 
 

@@ -248,17 +248,17 @@ def log_table(loggers: list[Logger], name: str, table: Table) -> None:
             logger.experiment.log({name: wandb.Table(columns=list(table.columns), data=rows)})
 
 
-def finish(loggers: list[Logger], *, failed: bool) -> None:
-    """Close every logger; a failed wandb run is marked as failed."""
+def finish(loggers: list[Logger], *, code: int) -> None:
+    """Close every logger; a wandb run ends with the process's exit code, and any but 0 marks it as failed."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             run = logger.experiment
             try:
-                run.finish(exit_code=1 if failed else 0)
+                run.finish(exit_code=code)
             except TimeoutError:  # a server that went down; nothing of the run is lost
                 log.warning(
                     "wandb did not take the whole run in time; it is kept, `wandb sync %s` uploads it later",
                     Path(run.dir).parent,
                 )
         else:
-            logger.finalize("failed" if failed else "success")
+            logger.finalize("failed" if code else "success")

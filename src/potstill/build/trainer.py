@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.build.instantiate import make
@@ -63,6 +64,14 @@ def build_callbacks(
     return callbacks, throughput
 
 
+class _NoHandlers(_SignalConnector):
+    """Keeps Lightning from handling signals, as `signals` does: it would end a run after SIGTERM with exit code 0."""
+
+    def register_signal_handlers(self) -> None:
+        """Register none."""
+        self.received_sigterm = False
+
+
 def build_trainer(
     settings: DictConfig, folder: Path, *, callbacks: list[Callback], loggers: Any, validate: bool = True
 ) -> lightning.Trainer:
@@ -77,7 +86,7 @@ def build_trainer(
     check_hardware(settings)
     limit = settings.limit_val_batches
     try:
-        return lightning.Trainer(
+        trainer = lightning.Trainer(
             default_root_dir=folder,
             max_steps=settings.max_steps,
             max_epochs=settings.max_epochs if settings.max_epochs is not None else -1,
@@ -106,3 +115,5 @@ def build_trainer(
         lightning.fabric.utilities.exceptions.MisconfigurationException,
     ) as fault:
         raise ConfigError(f"trainer: {fault}") from fault
+    trainer._signal_connector = _NoHandlers(trainer)
+    return trainer

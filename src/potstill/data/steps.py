@@ -14,6 +14,7 @@ from potstill.data.batching import EpochPlan, Ints, StepSampler, derive_seed, mi
 from potstill.data.exchange import EVALUATION, Neighbours, check_swappable
 from potstill.errors import CheckpointError, DataError
 from potstill.interchange.plans import PAIR, PlanSettings
+from potstill.signals import SPAWN
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class StepDataModule(LightningDataModule):
             batch_size=None,
             sampler=sampler,
             num_workers=workers,
-            multiprocessing_context="spawn" if workers else None,
+            multiprocessing_context=SPAWN if workers else None,
             persistent_workers=workers > 0,
         )
 

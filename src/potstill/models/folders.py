@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from potstill import signals
+
 
 @contextmanager
 def fresh_folder(folder: Path) -> Iterator[Path]:
@@ -22,7 +24,8 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     try:
         fresh.mkdir()
         yield fresh
-        _replace(folder, fresh)
+        with signals.held():
+            _replace(folder, fresh)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

@@ -27,6 +27,7 @@ from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.store import StoreWriter, TokenStore, build_once, store_key, token_dtype
 from potstill.data.corpus.tokenizers import Vocabulary, load_backend
 from potstill.errors import DataError
+from potstill.signals import SPAWN
 
 # Large enough that passing a batch costs nothing next to encoding it, small enough for memory: the encoder
 # holds about a kilobyte a token.
@@ -267,8 +268,7 @@ def worker_pool(
     A spawned process imports the main script again, which here would be seconds of torch for every worker. The workers
     need nothing of it, so they are started while an empty module stands in its place.
     """
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_proc, spawn, _start_worker, (initializer, arguments)) as pool:
+    with ProcessPoolExecutor(num_proc, SPAWN, _start_worker, (initializer, arguments)) as pool:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = types.ModuleType("__main__")
         try:
