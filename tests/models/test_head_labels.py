@@ -55,7 +55,32 @@ def test_the_labels_of_other_heads(tmp_path):
         (("NEG", "POS"), ("negative", "positive"), None),
         (("no", "yes", "maybe"), ("no", "yes"), None),
         (("a_b", "a-b"), ("ab", "c"), None),
+        (("-1", "0", "1"), ("-1", "0", "1"), [0, 1, 2]),
+        (("1", "-1"), ("-1", "1"), [1, 0]),
+        (("a", "A"), ("A", "a"), [1, 0]),
+        (("A-B", "AB", "c"), ("AB", "C", "A-B"), [1, 2, 0]),
+        (("0.0", "1.0", "10.0", "2.0"), ("0", "1", "2", "10"), [0, 1, 3, 2]),
+        (("0", "1"), ("1", "0"), [1, 0]),
+        (("0", "1", "2"), ("-1", "0", "1"), None),
+        (("LABEL_0", "LABEL_1"), ("1", "2"), [0, 1]),
+        (("LABEL_1", "LABEL_0"), ("LABEL_0", "LABEL_1"), [1, 0]),
     ],
 )
 def test_labels_are_matched_by_name_or_not_at_all(found, wanted, order):
     assert label_order(found, wanted) == order
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "order"),
+    [
+        (("LABEL_0", "LABEL_1"), ("no", "yes"), None),
+        (("0", "1"), ("no", "yes"), None),
+        (("LABEL_0", "LABEL_1"), ("0", "1"), [0, 1]),
+        (("LABEL_0", "LABEL_1"), ("1", "2"), None),
+        (("LABEL_0", "LABEL_1"), ("LABEL_0", "LABEL_1"), [0, 1]),
+        (("yes", "no"), ("no", "yes"), [1, 0]),
+        (("LABEL_0",), (), [0]),
+    ],
+)
+def test_numbers_stand_for_names_only_in_a_known_order(found, wanted, order):
+    assert label_order(found, wanted, ordered=False) == order

@@ -26,7 +26,15 @@ from potstill.data.tasks.entities import (
     unknown_tags,
 )
 from potstill.data.tasks.features import Features, features_of, remembered
-from potstill.data.tasks.labels import CLASSIFICATION, TOKENS, Task, encode_labels, labels_of
+from potstill.data.tasks.labels import (
+    CLASSIFICATION,
+    TOKENS,
+    Task,
+    encode_labels,
+    labels_of,
+    other_spellings,
+    with_known_labels,
+)
 from potstill.data.tasks.preflight import oddities, warnings_of
 from potstill.data.tasks.questions import Questions
 from potstill.data.tasks.readers import PartSource, Rows
@@ -151,7 +159,10 @@ class Preparer:
         return prepare[type(read)](name, read, train)
 
     def _rows(self, name: str, rows: Rows, train: Rows | None) -> Prepared:
+        rows = with_known_labels(rows, self.task)
         labels = encode_labels(rows, self.task)
+        if spellings := other_spellings(rows, self.task):
+            log.info("%s: labels are read as %s", rows.name, spellings)
         with counting(f"tokenising {rows.name}") as progress:
             features = features_of(
                 rows, self.vocabulary, max_length=self.length, cache=self._cache, progress=progress

@@ -156,6 +156,7 @@ def load_teachers(config: DictConfig, task: Task, vocabulary: Vocabulary) -> lis
             key,
             name,
             labels=task.labels,
+            ordered=task.ordered,
             head=task.head,
             need_head=True,
             attention=config.teacher.attention,
@@ -240,7 +241,9 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
     given = ("model", model) if config.data.tokenizer is None else ("data.tokenizer", config.data.tokenizer)
     vocabulary = describe(local_tokenizer(*given))
     loaded = [
-        load_task_model("model", name, labels=task.labels, head=task.head, need_head=True)
+        load_task_model(
+            "model", name, labels=task.labels, ordered=task.ordered, head=task.head, need_head=True
+        )
         for name in (model, reference)
         if name is not None
     ]
@@ -318,6 +321,7 @@ def build_student(
             "student.model",
             s.model,
             labels=task.labels,
+            ordered=task.ordered,
             head=task.head,
             need_head=False,
             attention=s.attention,
@@ -338,6 +342,7 @@ def build_student(
             "teacher.model",
             teachers_of(config)[0],
             labels=task.labels,
+            ordered=task.ordered,
             head=task.head,
             need_head=False,
             attention=config.teacher.attention,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 from potstill.models.specs import read_settings
@@ -19,6 +20,8 @@ SUFFIXES: dict[Head, str] = {
     "tokens": "ForTokenClassification",
     "spans": "ForQuestionAnswering",
 }
+# Exponents are left out: 1e5 is as likely a code.
+_NUMBER = re.compile(r"(?:LABEL_)?([+-]?(?:\d+\.?\d*|\.\d+))")
 SPAN_LABELS = ("start", "end")  # what a head for spans tells of each token; no model names them
 
 
@@ -62,15 +65,16 @@ def labels_from_settings(settings: Mapping[str, Any], head: Head | None = None) 
     return tuple(str(names[number]) for number in sorted(names, key=int))
 
 
-def label_order(found: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+def label_order(found: Sequence[str], wanted: Sequence[str], ordered: bool = True) -> list[int] | None:
     """Where a model keeps each label of a data set.
 
-    Names are compared without regard to case, spaces, hyphens and underscores. A model that names its labels by
-    number alone (`LABEL_0`, `0`) is taken to have the order of the data set.
+    Labels are matched by name (`named_order`). A model that names its labels by number alone (`LABEL_0`, `0`) is
+    taken to have the order of the data set where that order is a known one.
 
     Args:
         found: names of the model's labels, by number.
         wanted: names of the data set's labels, by number; empty for a regression.
+        ordered: whether the order of `wanted` is a published or a configured one, not the order of sorting.
 
     Returns:
         For each wanted label its number in the model; None where the model has others, more or fewer, or names that
@@ -78,14 +82,60 @@ def label_order(found: Sequence[str], wanted: Sequence[str]) -> list[int] | None
     """
     if len(found) != max(len(wanted), 1):
         return None
-    if not wanted or unnamed(found):
+    if not wanted or tuple(found) == tuple(wanted):
         return list(range(len(found)))
-    plain_found, plain_wanted = (
-        [re.sub(r"[\s_-]", "", name).lower() for name in names] for names in (found, wanted)
-    )
-    if len(set(plain_found)) < len(found) or set(plain_found) != set(plain_wanted):
-        return None
-    return [plain_found.index(name) for name in plain_wanted]
+    numbered = all(name == f"LABEL_{number}" for number, name in enumerate(found))
+    if ordered and (numbered or (unnamed(found) and not any(map(match_labels(wanted, found).get, wanted)))):
+        return list(range(len(found)))
+    return named_order(found, wanted)
+
+
+def named_order(found: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Where a model keeps each label of a data set, by name alone; None where names do not say so."""
+    matched = match_labels(wanted, found)
+    order = [found.index(matched[name]) for name in wanted if name in matched]
+    return order if len(order) == len(found) == len(set(order)) else None
+
+
+def match_labels(written: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Find which name each label means.
+
+    Equal spellings are matched first. The others are compared as numbers (`1`, `1.0`, `+1`, `01` and `LABEL_1` are
+    one), or without regard to case, spaces, hyphens and underscores, where one label on either side is so spelled.
+
+    Args:
+        written: distinct labels, as a file or a model has them.
+        names: distinct names of labels.
+
+    Returns:
+        A name for each label that means one.
+    """
+    spelled, called = _alike(written), _alike(names)
+    matched = {
+        label: called[plain][0]
+        for plain, labels in spelled.items()
+        for label in labels
+        if len(called.get(plain, ())) == 1 and (len(labels) == 1 or isinstance(plain, Decimal))
+    }
+    return matched | {label: label for label in set(written) & set(names)}
+
+
+def _alike(labels: Sequence[str]) -> dict[Decimal | str, list[str]]:
+    groups: dict[Decimal | str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(_plain(label), []).append(label)
+    return groups
+
+
+def number_of(label: str) -> Decimal | None:
+    """The number that a label is (`-1`, `2.0`, `LABEL_3`); None of a name."""
+    found = _NUMBER.fullmatch(label)
+    return None if found is None else Decimal(found[1])
+
+
+def _plain(label: str) -> Decimal | str:
+    number = number_of(label)
+    return re.sub(r"[\s_-]", "", label).lower() if number is None else number
 
 
 def head_fault(found: Sequence[str] | None, labels: Sequence[str] | None, head: Head) -> str:

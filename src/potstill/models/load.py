@@ -36,7 +36,7 @@ from potstill.models.head_labels import (
     head_fault,
     label_order,
     labels_from_settings,
-    unnamed,
+    named_order,
 )
 from potstill.models.pretrained import read_pretrained
 from potstill.models.specs import (
@@ -137,6 +137,7 @@ def load_task_model(
     value: str,
     *,
     labels: Sequence[str],
+    ordered: bool = True,
     head: Head = "sequence",
     need_head: bool,
     dtype: torch.dtype = torch.float32,
@@ -152,6 +153,7 @@ def load_task_model(
         value: folder, or hub id.
         labels: names of the data set's labels, by number; empty for a regression, whose head gives one score;
             `SPAN_LABELS` of a head for spans.
+        ordered: whether their order is a published or a configured one; as `label_order`.
         head: what is labelled.
         need_head: the checkpoint must bring a trained head of these labels (teachers, models that are judged).
             Otherwise one that is missing or of other labels is newly initialised from torch's generator, and that is
@@ -166,7 +168,7 @@ def load_task_model(
     settings = read_settings(key, value)
     spec_from_settings(settings, label)
     found = labels_from_settings(settings, head)
-    order = None if found is None else label_order(found, labels)
+    order = None if found is None else label_order(found, labels, ordered)
     if order is None and need_head:
         raise ModelError(f"{label}: {head_fault(found, labels, head)}")
     arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
@@ -184,7 +186,7 @@ def load_task_model(
             else f"a head of other labels ({', '.join(found)})"
         )
         logger.warning("%s: %s in the checkpoint; a new one is initialised", label, old)
-    elif head != "spans" and labels and found is not None and unnamed(found):
+    elif head != "spans" and labels and found is not None and named_order(found, labels) != order:
         logger.warning(
             "%s: its labels have no names; taken to be %s, in this order", label, ", ".join(labels)
         )

@@ -90,7 +90,7 @@ def label_faults(config: DictConfig) -> list[str]:
             continue  # told where its sizes are read
         if found is not None and labels is None:
             labels, first = found, name
-        elif found is None or label_order(found, labels or ()) is None:
+        elif found is None or label_order(found, labels or (), task.ordered) is None:
             than = f" (those of {first})" if first else ""
             faults.append(f"{key}={name}{than}: {head_fault(found, labels, task.head)}")
     return faults

@@ -79,7 +79,8 @@ def task_of(benchmark: DictConfig) -> Task:
     if benchmark.mode not in ("min", "max"):
         raise ConfigError(f"benchmark.mode={benchmark.mode}: min or max")
     known = SPAN_LABELS if kind == SPANS else ()
-    task = Task(name, kind, known, metrics, benchmark.monitor, benchmark.mode, _aliases(benchmark))
+    ordered = bool(labels)
+    task = Task(name, kind, known, metrics, benchmark.monitor, benchmark.mode, _aliases(benchmark), ordered)
     return task.with_labels(labels) if labels else task
 
 

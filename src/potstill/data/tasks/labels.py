@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.data.tasks.readers import Rows
+from potstill.data.tasks.readers import UNLABELLED, Rows
 from potstill.errors import ConfigError, DataError
-from potstill.models.head_labels import Head
+from potstill.models.head_labels import Head, match_labels, number_of, unnamed
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
 TOKENS, SPANS = "tokens", "spans"  # named entities; answers that are pieces of a text
@@ -34,6 +36,8 @@ class Task:
         labels: names by number; empty for a regression, or where they are not known yet. Of tokens they are tags, of
             spans the ends of an answer.
         aliases: other spellings in files, and the labels that they stand for.
+        ordered: whether the order of the labels is a published or a configured one, so that a number can stand for a
+            label.
         metrics: names, as in `METRICS`.
         monitor: the metric that decides.
         mode: `min` or `max`.
@@ -46,6 +50,7 @@ class Task:
     monitor: str
     mode: str
     aliases: dict[str, str] = field(default_factory=dict)
+    ordered: bool = False
 
     @property
     def head(self) -> Head:
@@ -75,6 +80,8 @@ class Task:
 def labels_of(rows: Rows) -> tuple[str, ...]:
     """The labels that occur, in order: numbers by size, others by the alphabet.
 
+    Spellings of one number (`1`, `1.0`) are one label, which has the shortest of them as its name.
+
     Raises:
         DataError: one is blank, or they are fewer than two, or so many that the column holds something else.
     """
@@ -84,40 +91,81 @@ def labels_of(rows: Rows) -> tuple[str, ...]:
             f"{rows.key}: '{rows.name}' {rows.places[written.index('')]}: label '' is blank; give every row one, or "
             "leave the row out"
         )
-    found = set(written)
+    numbers = {label: number_of(label) for label in sorted(set(written), key=lambda own: (len(own), own))}
+    names: dict[Any, str] = {}
+    for label, number in numbers.items():
+        names.setdefault(label if number is None else number, label)
+    found = list(names.values())
     if not 2 <= len(found) <= MAX_LABELS:
         raise DataError(
             f"{rows.key}: '{rows.name}' has {len(found)} different labels; a classification has 2 to {MAX_LABELS}: "
             "name their column by benchmark.label_column, or the labels by benchmark.labels=[a,b]"
         )
-    numbers = all(_is_number(label) for label in found)
-    return tuple(sorted(found, key=int if numbers else str))  # type: ignore[arg-type]
+    by_size = None not in numbers.values()
+    return tuple(sorted(found, key=numbers.__getitem__ if by_size else None))
+
+
+def with_known_labels(rows: Rows, task: Task) -> Rows:
+    """The rows without their labels where these only mark missing ones: all are blank or -1, and -1 is no label."""
+    labels = {label.strip() for label in rows.labels or ()}
+    if labels <= set(UNLABELLED) and not match_labels(sorted(labels), task.labels):
+        return replace(rows, labels=None)
+    return rows
+
+
+def label_names(rows: Rows, task: Task) -> dict[str, str]:
+    """Find which label of a classification each spelling in a part stands for.
+
+    A label is written as a name, as an alias, in another spelling of a name (`match_labels`), or, where the order of
+    the labels is known and no name is a number, as its number in that order.
+
+    Raises:
+        DataError: a label is none of the task's; the message says where.
+    """
+    written = [label.strip() for label in rows.labels or ()]
+    aliases = {spelling: name for spelling, name in task.aliases.items() if name in task.labels}
+    names = match_labels(sorted(set(written) - set(aliases)), task.labels)
+    names |= {label: aliases[label] for label in set(written) & set(aliases) - set(names)}
+    numbered = {Decimal(number): name for number, name in enumerate(task.labels)}
+    if any(number_of(name) is not None for name in task.labels):
+        numbered = {}
+    if task.ordered:
+        names |= {
+            label: numbered[number]
+            for label in set(written) - set(names)
+            if (number := number_of(label)) is not None and number in numbered
+        }
+    at = next((i for i, label in enumerate(written) if label not in names), None)
+    if at is None:
+        return names
+    what = f"{task.name} has {', '.join(task.labels)}"
+    if not task.ordered and (unnamed(task.labels) or number_of(written[at]) in numbered):
+        what += "; give the label of each number, in order, by benchmark.labels=[a,b]"
+    raise DataError(
+        f"{rows.key}: '{rows.name}' {rows.places[at]}: label '{(rows.labels or ())[at]}' is unknown; {what}"
+    )
+
+
+def other_spellings(rows: Rows, task: Task) -> str:
+    """Labels that are written as neither names nor aliases, such as `0 = no, 1 = yes`; empty where there are none."""
+    names = label_names(rows, task) if task.kind == CLASSIFICATION else {}
+    others = {label: name for label, name in names.items() if label != name and label not in task.aliases}
+    order = sorted(others, key=lambda label: task.labels.index(others[label]))
+    return ", ".join(f"{label} = {others[label]}" for label in order)
 
 
 def encode_labels(rows: Rows, task: Task) -> NDArray[np.int64] | NDArray[np.float32] | None:
     """Labels as numbers: `(rows,)` int64 of a classification, float32 of a regression; None where there are none.
 
-    A label is written as a name, as another spelling of one, or as its number where no name is a number.
-
     Raises:
-        DataError: a label is none of the task's, or no finite number; the message says where.
+        DataError: a label is none of the task's (`label_names`), or no finite number; the message says where.
     """
     if rows.labels is None:
         return None
     if task.kind == REGRESSION:
         return np.array([_score(rows, i, text) for i, text in enumerate(rows.labels)], dtype=np.float32)
-    numbers = {name: number for number, name in enumerate(task.labels)}
-    known = {} if any(map(_is_number, task.labels)) else {str(n): n for n in range(len(task.labels))}
-    known |= {spelling: numbers[name] for spelling, name in task.aliases.items() if name in numbers}
-    known |= numbers
-    try:
-        return np.array([known[label.strip()] for label in rows.labels], dtype=np.int64)
-    except KeyError:
-        at = next(i for i, label in enumerate(rows.labels) if label.strip() not in known)
-        raise DataError(
-            f"{rows.key}: '{rows.name}' {rows.places[at]}: label '{rows.labels[at]}' is unknown; {task.name} has "
-            f"{', '.join(task.labels)}"
-        ) from None
+    numbers = {label: task.labels.index(name) for label, name in label_names(rows, task).items()}
+    return np.array([numbers[label.strip()] for label in rows.labels], dtype=np.int64)
 
 
 def _score(rows: Rows, at: int, text: str) -> float:
@@ -130,7 +178,3 @@ def _score(rows: Rows, at: int, text: str) -> float:
             f"{rows.key}: '{rows.name}' {rows.places[at]}: score '{text}' is no number; give one such as 2.5"
         )
     return value
-
-
-def _is_number(label: str) -> bool:
-    return label.removeprefix("-").isdecimal()

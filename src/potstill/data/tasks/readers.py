@@ -295,7 +295,7 @@ class _Columns:
             raise DataError(f"{file.key}: '{file.path}' has no rows; give a file with rows")
         texts = len(self.layout.texts)
         labels = self.values[texts] if self.layout.label is not None else None
-        if labels is not None and not file.labelled and set(labels) <= set(UNLABELLED):
+        if labels is not None and not file.labelled and not any(labels):
             labels = None
         return Rows(tuple(self.values[:texts]), labels, self.places, file.name, file.key, self.broken)
 
