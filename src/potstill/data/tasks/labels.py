@@ -101,8 +101,8 @@ def labels_of(rows: Rows) -> tuple[str, ...]:
             f"{rows.key}: '{rows.name}' has {len(found)} different labels; a classification has 2 to {MAX_LABELS}: "
             "name their column by benchmark.label_column, or the labels by benchmark.labels=[a,b]"
         )
-    by_size = None not in numbers.values()
-    return tuple(sorted(found, key=numbers.__getitem__ if by_size else None))
+    sizes = {label: number for label in found if (number := numbers[label]) is not None}
+    return tuple(sorted(found, key=sizes.__getitem__) if len(sizes) == len(found) else sorted(found))
 
 
 def with_known_labels(rows: Rows, task: Task) -> Rows:
