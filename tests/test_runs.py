@@ -58,7 +58,7 @@ class Judging:
     """A trainer at step 4 whose validation says what weight the student has, and counts itself."""
 
     def __init__(self):
-        self.global_step, self.callback_metrics, self.count = 4, {}, 0
+        self.global_step, self.callback_metrics, self.count, self.loggers = 4, {}, 0, []
 
     def validate(self, module, **_):
         self.count += 1

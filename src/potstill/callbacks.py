@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import signal
@@ -16,7 +15,6 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.trainer.states import TrainerFn
 
 from potstill import signals
 from potstill.data.adapted import AdaptedStep
@@ -49,62 +47,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class LastCheckpoint(Callback):
     """Writes `last.ckpt` every so many optimizer steps, and when training ends.
 
-    A step that is validated is saved after its validation, so that a run that is killed meanwhile validates it again.
-    It comes after every callback that keeps something of a validation.
+    A step is saved when the next one begins: it is validated and all of it is logged then, whatever saw to that.
     """
 
     def __init__(self, folder: Path, every: int | None):
         self.path, self.every = folder / "last.ckpt", every
         self._saved_at: int | None = None
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save when it is time."""
-        if self._is_time(trainer) and not is_validated_next(trainer, batch_idx):
-            self.save(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Likewise."""
-        if trainer.state.fn == TrainerFn.FITTING and self._is_time(trainer):
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Save the step before when it is time."""
+        if self.every is not None and trainer.global_step and trainer.global_step % self.every == 0:
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end, if the last step was not saved just now."""
         self.save(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Put the step's row of metrics.csv beside it, since Lightning logs a step after the callbacks that end it."""
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            # As float32, as Lightning logs them.
-            row = {name: torch.tensor(value).item() for name, value in pl_module.last_step.items()}  # type: ignore[union-attr,operator]
-            checkpoint["logged"] = {"epoch": trainer.current_epoch, "step": trainer.global_step - 1, **row}
-
     def save(self, trainer: Trainer) -> None:
-        """Save this step, if it was not saved just now."""
+        """Save the steps that are done, if they were not saved just now."""
         if self._saved_at != trainer.global_step:
             trainer.save_checkpoint(self.path)
             self._saved_at = trainer.global_step
-
-    def _is_time(self, trainer: Trainer) -> bool:
-        return self.every is not None and self.every > 0 and trainer.global_step % self.every == 0
-
-
-def is_validated_next(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether Lightning validates after the step that ends; a batch is a step in this project.
-
-    Args:
-        trainer: that trains.
-        batch_idx: of the step's batch in its epoch.
-    """
-    epochs = trainer.check_val_every_n_epoch
-    if not trainer.enable_validation or (epochs and (trainer.current_epoch + 1) % epochs):
-        return False
-    return (trainer.global_step if epochs is None else batch_idx + 1) % (
-        trainer.val_check_batch or math.inf
-    ) == 0
 
 
 class StopOnSignal(Callback):
@@ -122,28 +85,15 @@ class StopOnSignal(Callback):
         signals.hold()
         self._training.callback(signals.release)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save if any rank has received a signal; a step that is validated when it is."""
-        self._agree(trainer)
-        if self.stopping and not is_validated_next(trainer, batch_idx):
-            self.last.save(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the validated step."""
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._agree(trainer)
-            if self.stopping:
-                self.last.save(trainer)
-
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Stop before the next step, when all of the last one is logged.
+        """Save and stop before the next step if any rank has received a signal; all of the last step is logged then.
 
         Raises:
             StoppedError: a signal has arrived; the state is saved.
         """
+        self._agree(trainer)
         if self.stopping:
+            self.last.save(trainer)
             raise signals.stopped(f" after step {trainer.global_step}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -252,7 +202,21 @@ class Throughput(Callback):
         self.unit = unit
         self.seconds: list[float] = []
         self.rates: list[float] = []
+        self.peak_memory_gb = 0.0  # of the processes before, where the run was interrupted
         self._since: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was measured."""
+        seconds, rates = (torch.tensor(own, dtype=torch.float64) for own in (self.seconds, self.rates))
+        return {"seconds": seconds, "rates": rates, "peak_memory_gb": self._peak()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue an interrupted run's measurements."""
+        self.seconds, self.rates = state_dict["seconds"].tolist(), state_dict["rates"].tolist()
+        self.peak_memory_gb = state_dict["peak_memory_gb"]
+
+    def _peak(self) -> float:
+        return max(self.peak_memory_gb, peak_memory_gb())
 
     def on_train_start(self, *_: Any) -> None:
         """Start the clock."""
@@ -302,7 +266,7 @@ class Throughput(Callback):
         return {
             f"train/{self.unit}_per_second": statistics.median(self.rates[skip:]),
             "train/step_seconds": statistics.median(self.seconds[skip:]),
-            "train/peak_memory_gb": peak_memory_gb(),
+            "train/peak_memory_gb": self._peak(),
         }
 
 

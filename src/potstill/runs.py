@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from potstill.build import (
     build_any_training,
     build_callbacks,
     build_loggers,
+    build_optimizer,
     build_trainer,
     monitored,
 )
@@ -45,9 +47,11 @@ from potstill.models.trunk import task_head
 from potstill.modules.sharding import gather
 from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
+from potstill.resuming import check_resumed, checkpoint_in, finish_epoch
 from potstill.summary import provenance, write_config, write_summary
 from potstill.tracking import Resumed, finish, log_summary, log_table
 from potstill.validation.adapted import is_adapted
+from potstill.validation.resuming import identity_of
 
 log = logging.getLogger(__name__)
 
@@ -65,19 +69,21 @@ def train(config: DictConfig, folder: Path) -> float | None:
     use_kernels()
     started = time.perf_counter()
     # Devices that this machine lacks should be found before the corpus is read.
-    build_trainer(config.trainer, folder, callbacks=[], loggers=False)
+    planned = build_trainer(config.trainer, folder, callbacks=[], loggers=False)
+    identity = identity_of(config, planned.num_devices * planned.num_nodes)
     if config.resume == "auto" and (found := newest_checkpoint(folder)):
         config.ckpt_path = str(found)
-        log.info("going on from %s", found)
+        log.info("resumed from %s", found)
+    resumed = _resumed(config, folder, identity) if config.ckpt_path is not None else None
     training = build_any_training(config)
     training.module.nonfinite = config.trainer.nonfinite
     monitor, mode = monitored(config)
     best = BestStudent(monitor, mode) if mode is not None else None
     bar = config.trainer.enable_progress_bar
-    callbacks, throughput = build_callbacks(config, folder, bar, monitor)
+    callbacks, throughput = build_callbacks(config, folder, bar, monitor, identity)
     if best is not None:
         callbacks.insert(0, best)
-    loggers = build_loggers(config, folder, _resumed_from(config, folder))
+    loggers = build_loggers(config, folder, resumed)
     code = 1
     try:
         validate = bool(training.data.evaluation)
@@ -153,20 +159,19 @@ def _save(
 
 def _fit(trainer: Trainer, training: AnyTraining, ckpt_path: str | None) -> None:
     path = str(Path(ckpt_path).expanduser()) if ckpt_path else None
-    if path:
-        _readable(path)
     trainer.fit(training.module, datamodule=training.data, ckpt_path=path, weights_only=True)
+    finish_epoch(trainer)
 
 
-def _resumed_from(config: DictConfig, folder: Path) -> Resumed | None:
-    """Where this very folder's run goes on; None where it begins, or goes on from another's checkpoint."""
-    if config.ckpt_path is None:
-        return None
-    path = Path(config.ckpt_path).expanduser().absolute()
-    if path.parent != (folder / "checkpoints").absolute():
-        return None
-    saved = _readable(str(path))
-    return Resumed(int(saved["global_step"]), saved.get("logged"))
+def _resumed(config: DictConfig, folder: Path, identity: dict[str, Any]) -> Resumed | None:
+    """Where the run of this folder is resumed; None where it is resumed from the checkpoint of another folder.
+
+    Raises:
+        CheckpointError: it cannot be resumed from this checkpoint.
+    """
+    saved = _readable(str(Path(config.ckpt_path).expanduser()))
+    check_resumed(saved, identity, config, partial(build_optimizer, config.optimizer))
+    return Resumed(int(saved["global_step"])) if checkpoint_in(config, folder) else None
 
 
 def _readable(path: str) -> dict[str, Any]:
@@ -197,9 +202,12 @@ def _judged(trainer: Trainer, training: AnyTraining, best: BestStudent | None) -
 
 
 def _validated(trainer: Trainer, training: AnyTraining) -> dict[str, float]:
-    """The figures of the student as it is now."""
-    if training.module.validated_at != trainer.global_step:
+    """The figures of the student as it is now; logged once, also where the process that logged them was killed."""
+    logged = training.module.validated_at == trainer.global_step
+    if not logged or not any(name.startswith("val/") for name in trainer.callback_metrics):
+        loggers, trainer.loggers = trainer.loggers, [] if logged else trainer.loggers
         trainer.validate(training.module, datamodule=training.data, verbose=False)
+        trainer.loggers = loggers
     found = trainer.callback_metrics.items()
     return {name: float(value) for name, value in found if name.startswith("val/")}
 

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from potstill.atomic import write_whole
 from potstill.errors import ConfigError
 from potstill.validation import validate_evaluate, validate_train
+from potstill.validation.resuming import NEUTRAL, within
 
 TRAIN, EVALUATE = "train", "evaluate"
 RECORD = "stages.yaml"  # in the recipe's folder: the configuration that each stage was begun with
@@ -30,11 +31,6 @@ _JUDGED = ("benchmark", "data", "seed", "compile")
 _JUDGED_TRAINER = ("accelerator", "precision", "limit_val_batches", "enable_progress_bar")
 # Of the recipe's command line, what is no stage's: what `-m` runs through, and the recipe's own stages.
 _RECIPES_OWN = ("sweep", "stages")
-# Keys that may change between two calls: none of them moves a result.
-_FREE = re.compile(
-    r"(logger|checkpoint)\.|(resume|trainer\.(enable_progress_bar|log_every_n_steps)"
-    r"|data\.(cache|engine|num_proc|num_workers))$"
-)
 
 
 @dataclass(frozen=True)
@@ -254,6 +250,6 @@ def _first_change(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> s
     if before is None:
         return f"{RECORD} does not tell what it was begun with"
     for key in dict.fromkeys([*now, *before]):
-        if before.get(key) != now.get(key) and not _FREE.match(key):
+        if before.get(key) != now.get(key) and not within(key, NEUTRAL):
             return f"{key}={now.get(key)}, but it was begun with {before.get(key)}"
     return None

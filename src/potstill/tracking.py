@@ -50,9 +50,7 @@ class Resumed:
     """Where an interrupted run of the same folder goes on."""
 
     step: int
-    """How many of its steps count."""
-    logged: Mapping[str, float] | None = None
-    """The last one's row of metrics.csv, for a run that was killed before it was written; None where it has none."""
+    """How many of its steps are done."""
 
 
 def make_loggers(
@@ -100,21 +98,12 @@ def _csv(folder: Path, resumed: Resumed | None) -> CSVLogger:
 
 
 def _kept(path: Path, resumed: Resumed) -> list[dict[str, Any]]:
-    """The rows that count, and the last step's where its run was killed between its checkpoint and its row."""
-    rows: list[dict[str, Any]] = []
-    if path.is_file():
-        whole, newline, _ = path.read_text().rpartition("\n")  # a kill may leave half a row
-        rows = [row for row in csv.DictReader((whole + newline).splitlines()) if _counts(row, resumed.step)]
-    last = resumed.logged
-    if last and not any(row.get("train/loss") and int(row["step"]) == last["step"] for row in rows):
-        rows.append(dict(last))
-    return rows
-
-
-def _counts(row: dict[str, str], resumed_step: int) -> bool:
-    """Whether a row of metrics is of the steps before; training logs step n under n - 1, validation under n."""
-    step = int(row["step"] or 0)
-    return step < resumed_step or (step == resumed_step and not row.get("train/loss"))
+    """The rows of the steps that are done; what is logged after n steps and before the next is row n - 1."""
+    if not path.is_file():
+        return []
+    whole, newline, _ = path.read_text().rpartition("\n")  # a kill may leave half a row
+    rows = csv.DictReader((whole + newline).splitlines())
+    return [row for row in rows if int(row["step"] or 0) < resumed.step]
 
 
 def _wandb(

@@ -263,7 +263,7 @@ def test_a_run_that_dies_goes_on_to_the_bit(train, monkeypatch):
         if name.startswith(("val/", "train/")) and name not in TIMED:
             assert figures[1][name] == figures[0][name], name
     assert logged(resumed) == logged(whole)
-    with pytest.raises(CheckpointError, match="epochs have 6 steps, this run's 16"):
+    with pytest.raises(CheckpointError, match=r"trainer\.accumulate_grad_batches=1: .* 3"):
         train(
             "other", *common, "trainer.accumulate_grad_batches=1", f"ckpt_path={whole}/checkpoints/last.ckpt"
         )

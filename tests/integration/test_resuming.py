@@ -13,9 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill.callbacks import LastCheckpoint, newest_checkpoint
+from potstill.callbacks import Throughput, newest_checkpoint
 from potstill.errors import ConfigError, StoppedError
-from potstill.modules.distillation import LanguageDistillation
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +58,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_alike(number, run, monkeypa
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LastCheckpoint, "on_train_batch_end", told)
+        patch.setattr(Throughput, "on_train_batch_end", told)
         with pytest.raises(StoppedError, match=f"{number.name} after step 13"):
             run("stopped")
     assert signal.getsignal(number) == before
@@ -86,37 +85,6 @@ def test_a_run_that_dies_goes_on_from_its_last_whole_checkpoint(run, monkeypatch
     (folder / "checkpoints" / ".last.ckpt.1.tmp").write_bytes(b"half")
     assert newest_checkpoint(folder) == folder / "checkpoints" / "last.ckpt"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
-    same_end(whole, run("killed", "resume=auto"))
-
-
-@pytest.mark.parametrize("moment", ["validation", "checkpoint"])
-def test_what_a_killed_run_had_not_logged_yet_is_logged(moment, run, monkeypatch, tmp_path):
-    """The metrics of a validation, or of the step that was just saved."""
-    whole = run("whole")
-    place = {
-        "validation": (LanguageDistillation, "on_validation_epoch_end"),
-        "checkpoint": (LastCheckpoint, "save"),
-    }
-    original = getattr(*place[moment])
-
-    def dies(first, *further):
-        done = original(first, *further)
-        if (further[0] if further else first).global_step >= (20 if moment == "validation" else 15):
-            raise KeyboardInterrupt  # as a kill, but this process lives on
-        return done
-
-    with monkeypatch.context() as patch:
-        patch.setattr(*place[moment], dies)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            run("killed")
-    rows = tmp_path / "killed" / "metrics.csv"
-    with rows.open("a") as file:
-        file.write("0,1")  # half a row
-    saved = torch.load(tmp_path / "killed/checkpoints/last.ckpt", weights_only=True)
-    assert saved["global_step"] == 15
-    assert (saved["logged"]["step"] in [int(row["step"]) for row in metrics(tmp_path / "killed")[:-1]]) == (
-        moment == "validation"
-    )
     same_end(whole, run("killed", "resume=auto"))
 
 

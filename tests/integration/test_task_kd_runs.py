@@ -138,7 +138,7 @@ def test_resuming_with_matches_and_schedules_ends_in_the_same_weights(train, tea
         with pytest.raises(KilledError):
             train(tmp_path / "half", *common, "checkpoint.every_n_steps=5")
     resume = f"ckpt_path={tmp_path}/half/checkpoints/last.ckpt"
-    with pytest.raises(CheckpointError, match="the checkpoint is of terms"):
+    with pytest.raises(CheckpointError, match=r"objective\.matches=null|objective\.terms"):
         train(tmp_path / "other", *common[:4], resume)
     train(tmp_path / "resumed", *common, resume)
     steps = logged(tmp_path / "whole", "train/loss")

@@ -228,9 +228,9 @@ def test_the_same_global_batch_gives_the_same_update_however_it_is_split(
 def test_a_checkpoint_of_another_task_is_refused(run, bert_teacher):
     first, _ = run("first", "trainer.max_steps=2")
     ckpt = f"ckpt_path={first}/checkpoints/last.ckpt"
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match=r"student\.model="):
         run("other", f"student.model={bert_teacher}", "trainer.max_steps=4", ckpt)
-    with pytest.raises(CheckpointError, match="steps"):
+    with pytest.raises(CheckpointError, match=r"data\.batch_size=4"):
         run("batch", "data.batch_size=4", "trainer.max_steps=4", ckpt)
 
 

@@ -134,11 +134,11 @@ def test_the_same_global_batch_gives_the_same_update_however_it_is_split(run, be
 def test_a_checkpoint_of_another_model_is_refused(run, bert_teacher):
     first = run("first", f"teacher.model={bert_teacher}", "trainer.max_steps=2")
     ckpt = f"ckpt_path={first}/checkpoints/last.ckpt"
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match=r"student\.layers=\[0\]"):
         run("other", f"teacher.model={bert_teacher}", "student.layers=[0]", "trainer.max_steps=4", ckpt)
-    with pytest.raises(CheckpointError, match="terms"):
+    with pytest.raises(CheckpointError, match=r"objective\.name=mlm: .* kd"):
         run("terms", f"teacher.model={bert_teacher}", "objective=mlm", "trainer.max_steps=4", ckpt)
-    with pytest.raises(CheckpointError, match="steps"):
+    with pytest.raises(CheckpointError, match=r"data\.batch_size=4: .* 8"):
         run("batch", f"teacher.model={bert_teacher}", "data.batch_size=4", "trainer.max_steps=4", ckpt)
     (first / "broken.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match="no readable checkpoint"):

@@ -66,6 +66,7 @@ __all__ = [
     "build_callbacks",
     "build_evaluation",
     "build_loggers",
+    "build_optimizer",
     "build_rationale_evaluation",
     "build_task_evaluation",
     "build_trainer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from potstill.build.strategies import check_hardware, strategy_of
 from potstill.callbacks import AtomicCheckpointIO, LastCheckpoint, StopOnSignal, Throughput, progress_bar
 from potstill.data.tasks.composition import text_name
 from potstill.errors import ConfigError
+from potstill.resuming import Resume
 from potstill.tracking import Resumed, make_loggers
 from potstill.validation.adapted import is_adapted
+from potstill.validation.resuming import identity_of
 
 
 def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None = None) -> list[Logger]:
@@ -45,22 +48,38 @@ def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None = No
 
 
 def build_callbacks(
-    config: DictConfig, folder: Path, with_progress: bool, monitor: str = "val/perplexity"
+    config: DictConfig,
+    folder: Path,
+    with_progress: bool,
+    monitor: str = "val/perplexity",
+    identity: Mapping[str, Any] | None = None,
 ) -> tuple[list[Callback], Throughput]:
-    """The run's own callbacks and the configured ones; `monitor` is what a search goes by."""
+    """The run's own callbacks and the configured ones.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        with_progress: whether there is a progress bar.
+        monitor: what a search goes by.
+        identity: `identity_of` the run; null: of one process.
+    """
     throughput = Throughput("examples" if is_adapted(config) else "tokens")
     last = LastCheckpoint(folder / "checkpoints", config.checkpoint.every_n_steps)
-    callbacks: list[Callback] = [throughput, last]
+    configured = {make(f"callbacks.{name}", own): own for name, own in config.callbacks.items()}
+    callbacks: list[Callback] = [Resume(identity or identity_of(config, 1), configured), throughput]
     if with_progress:
         callbacks.append(progress_bar())
-    callbacks += [make(f"callbacks.{name}", settings) for name, settings in config.callbacks.items()]
+    callbacks += configured
     trial = config.trial
     if trial.journal is not None and trial.pruner.get("_target_"):
         from potstill.pruning import PruneTrial
 
         pruner = make("trial.pruner", trial.pruner)
         callbacks.append(PruneTrial(trial.journal, trial.number, monitor, pruner))
-    callbacks.append(StopOnSignal(last))  # the last: it ends the step
+    callbacks += [
+        last,
+        StopOnSignal(last),
+    ]  # the last: one saves what all others have done, one ends the step
     return callbacks, throughput
 
 

@@ -21,6 +21,7 @@ MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 MakeSchedule = Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler]
 
 TEACHER_PREFIX = "teacher."
+GRADIENT_SHARE = "train/gradient_share_"
 STOP, SKIP = "stop", "skip"
 MOST_SKIPPED = 20  # in a row; more is no accident
 
@@ -89,6 +90,7 @@ class StudentModule(LightningModule):
         self._rates: dict[str, float | None] = {} if matches is None else matches.rates
         self.clip, self.shares_every = clip, shares_every
         self._make_optimizer, self._make_schedule = optimizer, schedule
+        self._settings: list[dict[str, Any]] = []  # of the optimizer's groups, as configured
         self.last_step: dict[str, float] = {}
         self._shares: dict[str, float] = {}
         self.nonfinite = STOP  # what becomes of a step whose loss or gradient is no number
@@ -104,12 +106,27 @@ class StudentModule(LightningModule):
         return self
 
     def on_train_start(self) -> None:
-        """`from_pretrained` gives evaluation mode, and Lightning's fit keeps what it finds: set both, and check."""
+        """`from_pretrained` gives evaluation mode, and Lightning's fit keeps what it finds: set both, and check.
+
+        A resumed run has the state of the checkpoint's optimizer, and the settings of its own command line.
+        """
+        if self.global_step:
+            self._set_rates()
         self.train()
         assert self.student.training
         assert self.teacher is None or not (
             self.teacher.training or any(p.requires_grad for p in self.teacher.parameters())
         )
+
+    def _set_rates(self) -> None:
+        """Put the configured settings in the place of those that were restored, at the step that is reached."""
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        for group, settings in zip(optimizer.param_groups, self._settings, strict=True):  # type: ignore[union-attr]
+            group.update(settings)
+        if isinstance(schedule, torch.optim.lr_scheduler.LRScheduler):
+            schedule.base_lrs = [settings["initial_lr"] for settings in self._settings]
+            schedule.last_epoch = self.global_step - 1
+            schedule.step()
 
     def measure_shares(
         self, batch: _Step, objective: Any, share_of: Callable[[Any, Any], _Share], end: str = ""
@@ -131,7 +148,7 @@ class StudentModule(LightningModule):
             seed=batch.seed + self.global_rank,
             world=self.trainer.world_size,
         )
-        self._shares = {f"train/gradient_share_{term}{end}": share for term, share in shares.items()}
+        self._shares = {f"{GRADIENT_SHARE}{term}{end}": share for term, share in shares.items()}
 
     def optimizer_step_over(self, batch: _Step, share_of: Callable[[Any], _Share]) -> None:
         """One optimizer step over all micro-batches of `batch`, each of which gives its share."""
@@ -251,9 +268,14 @@ class StudentModule(LightningModule):
         for name, rate in self._rates.items():
             own = {} if rate is None else {"lr": rate}
             optimizer.add_param_group({"params": list(self.projections[name].parameters()), **own})
-        if self._make_schedule is None:
-            return optimizer
-        return [optimizer], [self._make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))]
+        schedule = None
+        if self._make_schedule is not None:
+            schedule = self._make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        self._settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+        return optimizer if schedule is None else ([optimizer], [schedule])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The teacher is not part of a checkpoint."""
@@ -261,10 +283,13 @@ class StudentModule(LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(TEACHER_PREFIX)}
         checkpoint["objective"] = sorted(self.objective.active)
         checkpoint["skipped_steps"] = self.skipped_steps
+        checkpoint["last_step"], checkpoint["validated_at"] = dict(self.last_step), self.validated_at
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another objective; put the teacher's weights where a strict load looks for them."""
-        self.skipped_steps = int(checkpoint.get("skipped_steps", 0))
+        self.skipped_steps = int(checkpoint["skipped_steps"])
+        self.last_step, self.validated_at = dict(checkpoint["last_step"]), checkpoint["validated_at"]
+        self._shares = {name: v for name, v in self.last_step.items() if name.startswith(GRADIENT_SHARE)}
         terms = checkpoint.get("objective")
         if terms != sorted(self.objective.active):
             raise CheckpointError(

@@ -1,0 +1,193 @@
+"""What makes a run the one that a checkpoint is of: one table of keys, and the comparison of two runs by it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# Keys and sections that change no result, or change it by rounding alone.
+NEUTRAL = (
+    "logger", "checkpoint", "resume", "ckpt_path", "doctor", "stage", "stages", "generation", "trial", "compile",
+    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.accelerator", "trainer.devices",
+    "trainer.num_nodes", "trainer.strategy", "data.cache", "data.engine", "data.num_proc", "data.num_workers",
+    "teacher.cache.folder", "teacher.attention", "student.attention", "student.checkpointing",
+    "objective.gradient_shares_every",
+)  # fmt: skip
+# Keys and sections whose value on the command line is in force from the first resumed step on.
+CHANGEABLE = (
+    "optimizer", "schedule", "callbacks", "trainer.max_steps", "trainer.max_epochs", "trainer.gradient_clip_val",
+    "trainer.nonfinite", "trainer.precision", "trainer.val_check_interval",
+)  # fmt: skip
+# Of the sections above, what has to be as it was. Whatever is in neither list has to be, too.
+FIXED = ("optimizer._target_",)
+# Their product has to be as it was: the sequences (tokens, with data.max_tokens) of an optimizer step.
+STEP = ("data.batch_size", "data.max_tokens", "trainer.accumulate_grad_batches")
+WORLD = ("trainer.devices", "trainer.num_nodes")
+
+# The last parts of keys whose value may be a file or folder, which may have moved.
+_PLACES = {
+    "files", "folder", "train_files", "eval_files", "test_files", "train_file", "eval_file", "test_file",
+    "more_train_files", "tokenizer", "model", "models", "teacher", "rationales", "mapping",
+}  # fmt: skip
+_MODEL_FILES = ("config.json", "tokenizer.json", "vocab.txt", "*.safetensors", "*.bin")
+_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
+_MOST_LISTED = 10_000
+
+
+def within(key: str, sections: tuple[str, ...]) -> bool:
+    """Whether a key is one of `sections`, or in one of them."""
+    return any(f"{key}.".startswith(f"{section}.") for section in sections)
+
+
+def identity_of(config: DictConfig, world: int) -> dict[str, Any]:
+    """What a checkpoint records of its run, as primitives.
+
+    Args:
+        config: of the run.
+        world: number of its processes.
+    """
+    settings = dict(_leaves(OmegaConf.to_container(config, resolve=True)))
+    kept = {key: value for key, value in settings.items() if not within(key, NEUTRAL) or key in WORLD}
+    places = {key: found for key, value in kept.items() if (found := _places(key, value))}
+    return {"settings": kept, "places": places, "world": world}
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys that differ and matter, with the value of the checkpoint's run and that of this one.
+
+    Args:
+        saved: `identity_of` the checkpoint's run.
+        now: of this run.
+    """
+    before, here = saved["settings"], now["settings"]
+    return {
+        key: (before.get(key), here.get(key))
+        for key in dict.fromkeys([*here, *before])
+        if key not in (*STEP, *WORLD) and not _same(key, saved, now)
+    } | _step_differences(saved, now)
+
+
+def resume_faults(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of a configuration does not fit the checkpoint that the run is resumed from.
+
+    Args:
+        saved: `identity_of` the checkpoint's run.
+        now: of this run.
+    """
+    faults = []
+    for key, (before, value) in differences(saved, now).items():
+        if within(key, CHANGEABLE) and not within(key, FIXED):
+            continue
+        if before == value:  # of files, whose contents differ
+            faults.append(
+                f"{key}={shown(value)}: its contents are not those that the checkpoint was made with"
+            )
+        else:
+            faults.append(f"{key}={shown(value)}: the checkpoint was made with {shown(before)}")
+    return faults
+
+
+def _step_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    if _step_size(saved) == _step_size(now):
+        return {}
+    before, here = saved["settings"], now["settings"]
+    found = {key: (before.get(key), here.get(key)) for key in STEP if before.get(key) != here.get(key)}
+    if saved["world"] != now["world"]:
+        found[WORLD[0]] = (saved["world"], now["world"])
+    return found
+
+
+def _step_size(run: Mapping[str, Any]) -> tuple[str, int]:
+    settings = run["settings"]
+    unit = "data.max_tokens" if settings.get("data.max_tokens") else "data.batch_size"
+    return unit, settings[unit] * settings["trainer.accumulate_grad_batches"] * run["world"]
+
+
+def _same(key: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    before, here = saved["places"].get(key), now["places"].get(key)
+    if not before or not here or len(before) != len(here):
+        return bool(saved["settings"].get(key) == now["settings"].get(key))
+    return all(_same_place(one, other) for one, other in zip(before, here, strict=True))
+
+
+def _same_place(before: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """By contents where both have been read, otherwise by path, or by the names and sizes of a moved folder's files."""
+    if before["contents"] and here["contents"]:
+        return bool(before["contents"] == here["contents"])
+    return bool(before["path"] == here["path"] or (before["files"] and before["files"] == here["files"]))
+
+
+def _places(key: str, value: Any) -> list[dict[str, Any]]:
+    """What the file or folder of a key, or each of a list of them, is known by; empty for any other value."""
+    if key.rpartition(".")[2] not in _PLACES:
+        return []
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) and name for name in names):
+        return []
+    return [_place(name) for name in names]
+
+
+def _place(name: str) -> dict[str, Any]:
+    path = Path(name).expanduser()
+    known: dict[str, Any] = {"path": name, "contents": None, "files": None}
+    try:
+        if path.is_file():
+            known |= {"path": str(path.resolve()), "contents": _digest([path])}
+        elif path.is_dir():
+            known["path"] = str(path.resolve())
+            if (path / "config.json").is_file():
+                known["contents"] = _digest(sorted(file for glob in _MODEL_FILES for file in path.glob(glob)))
+            else:
+                known["files"] = _listing(path)
+    except (OSError, ValueError):  # what cannot be read is rejected by what reads it
+        pass
+    return known
+
+
+def _digest(files: list[Path]) -> str:
+    """Of the sizes and contents of files; of a large file, of blocks that are spread over it."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            digest.update(size.to_bytes(8, "little"))
+            step = max(_BLOCK_BYTES, size // _BLOCKS)
+            for start in range(0, size, step):
+                file.seek(start)
+                digest.update(file.read(_BLOCK_BYTES))
+            file.seek(max(size - _BLOCK_BYTES, 0))
+            digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _listing(folder: Path) -> str | None:
+    """Digest of the names and sizes of a folder's files; None where there are very many."""
+    digest = hashlib.sha256()
+    files = [path for path, _ in zip(folder.rglob("*"), range(_MOST_LISTED + 1), strict=False)]
+    if len(files) > _MOST_LISTED:
+        return None
+    for path in sorted(file for file in files if file.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys and values of nested dictionaries, and of lists of these; other lists are values."""
+    entries = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, inner in entries:
+        nested = isinstance(inner, Mapping) or (
+            isinstance(inner, list) and inner and all(isinstance(one, Mapping) for one in inner)
+        )
+        if nested and inner:
+            yield from _leaves(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in a configuration."""
+    return "null" if value is None else str(value)
