@@ -1,5 +1,7 @@
 import copy
 import socket
+import threading
+import time
 
 import pytest
 
@@ -58,8 +60,6 @@ def test_each_request_gets_its_own_answer(endpoint, form, path):
 
 
 def test_requests_are_under_way_at_the_same_time(endpoint):
-    import threading
-
     together = threading.Barrier(4, timeout=5)
 
     def script(body, count):
@@ -94,7 +94,7 @@ def test_a_wait_beyond_the_longest_ends_the_run(endpoint):
 
 
 def test_an_endpoint_that_only_fails_is_given_up(endpoint):
-    endpoint.script = lambda body, count: {"status": 500}
+    endpoint.script = lambda body, count: {"status": 500, "raw": b""}
     with pytest.raises(ConfigError, match=r"does not answer any more \(500\); what was answered is kept"):
         Asked(endpoint, 50, retries=1).run()
     assert len(endpoint.bodies) == 20  # ten rows, each asked twice
@@ -144,7 +144,8 @@ def test_a_slow_answer_is_given_up_and_asked_again(endpoint):
     ("spoiled", "counted"),
     [
         ({"raw": b"<html>"}, "malformed"),
-        ({"choice": {}, "text": None}, "malformed"),
+        ({"raw": b'{"error": {"message": "overloaded"}}'}, "malformed"),
+        ({"text": None}, "empty"),
         ({"text": " \n"}, "empty"),
     ],
 )
@@ -156,6 +157,83 @@ def test_a_spoiled_answer_is_asked_for_once_more(endpoint, spoiled, counted):
     assert set(asked.answers) == {0}
     assert getattr(asked.tally, counted) == 3  # one of the first row, two of the second
     assert len(endpoint.bodies) == 4
+
+
+@pytest.mark.parametrize("finish", ["length", "content_filter", "tool_calls"])
+def test_an_answer_without_text_is_recorded_where_its_reason_is_known(endpoint, finish):
+    endpoint.script = lambda body, count: {"text": None, "finish": finish}
+    asked = Asked(endpoint, 2).run()
+    assert [(answer.text, answer.reason) for answer in asked.answers.values()] == [("", finish)] * 2
+    assert (asked.tally.empty, asked.tally.answered, asked.tally.retried) == (2, 0, 0)
+
+
+def test_an_endpoint_that_answers_nothing_of_the_protocol_is_given_up(endpoint):
+    endpoint.script = lambda body, count: {"raw": b'{"error": {"message": "no such engine"}}'}
+    with pytest.raises(ConfigError, match=r"generation.url=.*no such engine"):
+        Asked(endpoint, 50).run()
+    assert len(endpoint.bodies) == 20
+
+
+class Dripping:
+    """A server that sends its reply a byte at a time, more slowly than a request may take; `drips` counts them."""
+
+    def __init__(self, head, drip):
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/v1"
+        self._head, self._drip = head, drip
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+
+    def _answer(self, client):
+        with client:
+            try:
+                client.recv(65536)
+                client.sendall(self._head)
+                for _ in range(600):
+                    client.sendall(self._drip)
+                    time.sleep(0.05)
+            except OSError:
+                pass
+
+    def close(self):
+        self._listening.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "drip"),
+    [
+        (b"", b"H"),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (b"HTTP/1.1 400 No\r\nContent-Length: 1000\r\n\r\n", b" "),
+    ],
+)
+def test_a_request_ends_when_its_time_is_over_however_its_reply_comes(head, drip):
+    server = Dripping(head, drip)
+    try:
+        reply = Asked(server).endpoint._send("/completions", b"{}", 0.3)
+    finally:
+        server.close()
+    assert (reply.status, reply.fault) == (0, "no whole answer within 0.3 s")
+
+
+def test_a_reply_of_an_absurd_length_is_a_failure(endpoint):
+    chunked = {"headers": {"Transfer-Encoding": "chunked"}, "raw": b"-5\r\nabc\r\n"}
+    endpoint.script = lambda body, count: (
+        {**chunked, "headers": {**chunked["headers"]}} if count == 0 else "A"
+    )
+    asked = Asked(endpoint, 1).run()
+    assert (asked.tally.answered, asked.tally.retried) == (1, 1)
 
 
 @pytest.mark.parametrize("status", [401, 403])

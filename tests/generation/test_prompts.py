@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from potstill.errors import ConfigError, DataError
-from potstill.generation.prompts import FOLDER, cut, load_prompts
+from potstill.generation.prompts import FOLDER, load_prompts
 
 TASKS = ["anli1", "cqa", "esnli", "svamp"]
 ROWS = {
@@ -99,8 +99,10 @@ def test_an_answer_is_cleaned_of_cue_and_further_questions():
     text = " A: Ink is sold there. So the answer is (b) shop.\n\nQ: What else\nA: Nothing"
     assert prompts.clean(text) == "Ink is sold there. So the answer is (b) shop."
     assert prompts.clean("half a \ud83d pair").encode() == "half a \ufffd pair".encode()
-    assert cut("one two three", ["three", "two"]) == "one "
-    assert cut("one", ["two"]) == "one"
+    assert prompts.clean("A: <think>\n\nQ: (a)</think> A: Ink. So the answer is (b) shop.") == (
+        "Ink. So the answer is (b) shop."
+    )
+    assert prompts.clean("<think> So the answer is (b) shop.") is None
 
 
 def test_fewer_shots_show_the_first_demonstrations():

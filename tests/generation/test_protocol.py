@@ -5,7 +5,14 @@ import time
 import pytest
 
 from potstill.generation.answers import Answer, Request
-from potstill.generation.protocol import backoff, error_text, read_reply, request_body, retry_after
+from potstill.generation.protocol import (
+    LONGEST_WAIT,
+    backoff,
+    error_text,
+    read_reply,
+    request_body,
+    retry_after,
+)
 from potstill.generation.settings import Sampling
 
 MESSAGES = [{"role": "user", "content": "Q"}]
@@ -47,6 +54,37 @@ def test_replies_of_both_forms_are_read():
     assert read_reply(json.dumps(text).encode()) == Answer("A", "", 0, 0, [("B", -2.0)])
 
 
+@pytest.mark.parametrize(
+    ("message", "finish", "text", "reason"),
+    [
+        ({"content": "A", "reasoning_content": "thoughts"}, "stop", "A", "stop"),
+        ({"content": "A", "reasoning": "thoughts"}, "length", "A", "length"),
+        (
+            {"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "A"}]},
+            "stop",
+            "A",
+            "stop",
+        ),
+        ({"content": None, "reasoning_content": "thoughts"}, "length", "", "length"),
+        ({"content": None, "tool_calls": [{}]}, "stop", "", "tool_calls"),
+        ({"tool_calls": [{}]}, "tool_calls", "", "tool_calls"),
+        ({"content": None, "refusal": "no"}, "stop", "", "refusal"),
+        ({"content": "", "refusal": None}, "content_filter", "", "content_filter"),
+        ({"content": "A"}, "MAX_TOKENS", "A", "length"),
+        ({"content": None}, None, "", "stop"),
+    ],
+)
+def test_a_message_without_content_says_why(message, finish, text, reason):
+    answer = read_reply(json.dumps({"choices": [{"message": message, "finish_reason": finish}]}).encode())
+    assert (answer.text, answer.reason) == (text, reason)
+
+
+@pytest.mark.parametrize("usage", ["[]", "3", '"many"', '{"prompt_tokens": [1]}'])
+def test_an_answer_counts_whatever_its_usage_is(usage):
+    raw = f'{{"choices": [{{"text": "A"}}], "usage": {usage}}}'
+    assert read_reply(raw.encode()) == Answer("A", "", 0, 0)
+
+
 def test_the_likeliest_tokens_are_read_in_both_forms():
     likely = [{"token": "A", "logprob": -1}, {"token": "C", "logprob": -2}, {"token": "D", "logprob": None}]
     content = [
@@ -72,7 +110,6 @@ def test_the_likeliest_tokens_are_read_in_both_forms():
         b"[]",
         b"null",
         b'{"choices": []}',
-        b'{"choices": [{"message": {"content": null}}]}',
         b'{"choices": [{"message": null}]}',
         b"[" * 100_000,
         b"\xff\xfe",
@@ -108,6 +145,8 @@ def test_the_wait_doubles_up_to_a_bound_and_is_a_function_of_its_key():
 def test_retry_after_is_a_number_or_a_date():
     assert retry_after("7") == 7.0
     assert retry_after(None) == retry_after("soon") == retry_after("-3") == retry_after("nan") == 0.0
+    assert retry_after("1e999") == retry_after("9" * 400) == LONGEST_WAIT
+    assert retry_after("Fri, 31 Dec 9999 23:59:59 GMT") == LONGEST_WAIT
     assert 50 < retry_after(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
     assert retry_after(email.utils.formatdate(time.time() - 60, usegmt=True)) == 0.0
 

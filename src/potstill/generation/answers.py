@@ -13,6 +13,17 @@ Prompt = str | list[dict[str, str]]
 
 KEY_VERSION = 1
 
+# Why answers end, by what servers call it; any other word (`stop`) is the end that the model meant.
+_REASONS = {
+    **dict.fromkeys(
+        ("length", "max_tokens", "max_length", "model_length", "max_output_tokens", "limit"), "length"
+    ),
+    **dict.fromkeys(("content_filter", "safety", "recitation", "prohibited_content"), "content_filter"),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), "tool_calls"),
+    **dict.fromkeys(("error", "abort", "cancelled"), "error"),
+    "refusal": "refusal",
+}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -43,6 +54,16 @@ class Answer:
     logprobs: list[tuple[str, float]] | None = None
     top: list[list[tuple[str, float]]] | None = None
 
+    @property
+    def reason(self) -> str:
+        """Why it ended, in one word: `length`, `content_filter`, `tool_calls`, `refusal`, `error`, or `stop`."""
+        return _REASONS.get(self.finish.lower(), "stop")
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it ended before the model had said all."""
+        return self.reason in ("length", "content_filter", "error")
+
 
 @dataclass
 class Tally:
@@ -54,13 +75,14 @@ class Tally:
         retried: repetitions of a request.
         failed: requests that met 429, 5xx, a timeout or a broken connection.
         malformed: answers that were no JSON of the protocol.
-        empty: answers without text.
+        empty: answers without text (thoughts alone, tool calls, refusals).
         refused: requests that the endpoint would not take (400, 413, 422), such as too long ones.
         truncated: answers that ended at `max_tokens`.
         input_tokens: of all prompts, those of spoiled answers included.
         output_tokens: of all answers, likewise.
         budget_spent: requests were left out because the budget was spent.
         told_to_wait: requests were left out because the endpoint asks to wait for so many seconds.
+        said: what the endpoint said of the last request that it did not answer.
     """
 
     asked: int = 0
@@ -75,6 +97,7 @@ class Tally:
     output_tokens: int = 0
     budget_spent: bool = False
     told_to_wait: float = 0.0
+    said: str = ""
 
     @property
     def ended_early(self) -> bool:
@@ -84,7 +107,7 @@ class Tally:
     def count(self, answer: Answer) -> None:
         """Count an answer that is kept."""
         self.answered += 1
-        self.truncated += answer.finish == "length"
+        self.truncated += answer.reason == "length"
         self.input_tokens += answer.input_tokens
         self.output_tokens += answer.output_tokens
 

@@ -4,16 +4,21 @@ The API key is read from the environment, sent in one header, and taken out of w
 anything reads it. Redirections are not followed, since they would take the key elsewhere.
 """
 
+from __future__ import annotations
+
 import ipaddress
 import json
 import logging
 import os
+import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPException
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -47,6 +52,11 @@ class Reply:
     wait: float = 0.0
     fault: str = ""
     unreachable: bool = False
+
+    @property
+    def told(self) -> str:
+        """What it says, in one line."""
+        return self.fault or f"{self.status} {error_text(self.body)}".strip()
 
 
 class Endpoint:
@@ -86,7 +96,7 @@ class Endpoint:
         host = str(urlsplit(self._url).hostname)
         # A proxy of the environment does not lead to this machine.
         proxies = (urllib.request.ProxyHandler({}),) if _is_local(host) else ()
-        self._opener = urllib.request.build_opener(_NoRedirection, *proxies)
+        self._opener = urllib.request.build_opener(_NoRedirection, _Http, _Https, *proxies)
         if self._key and self._url.startswith("http:") and not _is_local(host):
             logger.warning("%s: the API key goes over the network unencrypted", self._url)
 
@@ -154,21 +164,21 @@ class Endpoint:
         path = "/chat/completions" if isinstance(request.prompt, list) else "/completions"
         while self._begin(attempt):
             reply = self._send(path, body, self._settings.timeout)
-            if reply.status == 200:
+            if 200 <= reply.status < 300:
                 answer = self._judge(reply)
                 if answer is not None:
                     return answer
                 spoiled += 1
             elif reply.status == 0 or reply.status in TRANSIENT or reply.status >= 500:
                 failed += 1
-                self._count("failed")
+                self._fail(reply)
             elif reply.status in REFUSED and self._only_this_row():
                 logger.warning("a row was refused (%d %s)", reply.status, error_text(reply.body))
                 return None
             else:
                 raise self._fatal(reply)
             if failed > self._settings.retries or spoiled > 1:
-                if reply.unreachable or (failed > self._settings.retries and self._lose()):
+                if reply.unreachable or self._lose():
                     raise self._gone(reply)
                 return None
             pause = backoff(
@@ -204,20 +214,24 @@ class Endpoint:
             return self._accepted or self._tally.answered > 0 or self._tally.refused < MOST_REFUSED
 
     def _judge(self, reply: Reply) -> Answer | None:
-        """The answer of a reply with status 200, counted; None for a malformed or empty one."""
+        """The answer of a reply with status 200, counted; None for one that may be another the next time.
+
+        An answer without text whose reason is known (`length`: thoughts alone, a refusal) is an answer.
+        """
         answer = read_reply(reply.body)
         with self._guard:
             if answer is None:
                 self._tally.malformed += 1
+                self._tally.said = reply.told
                 return None
-            if not answer.text.strip():
-                self._tally.empty += 1
-                self._tally.input_tokens += answer.input_tokens
-                self._tally.output_tokens += answer.output_tokens
-                return None
-            self._tally.count(answer)
             self._lost = 0
-            return answer
+            if answer.text.strip():
+                self._tally.count(answer)
+                return answer
+            self._tally.empty += 1
+            self._tally.input_tokens += answer.input_tokens
+            self._tally.output_tokens += answer.output_tokens
+            return answer if answer.reason not in ("stop", "error") else None
 
     def _lose(self) -> bool:
         """Count a row that failed for good; whether there were too many without an answer in between."""
@@ -231,15 +245,21 @@ class Endpoint:
             self._tally.told_to_wait = max(self._tally.told_to_wait, seconds)
         self._ended.set()
 
-    def _count(self, name: str) -> None:
+    def _fail(self, reply: Reply) -> None:
         with self._guard:
-            setattr(self._tally, name, getattr(self._tally, name) + 1)
+            self._tally.failed += 1
+            self._tally.said = reply.told
 
     def _send(self, path: str, body: bytes | None, timeout: float) -> Reply:
-        request = urllib.request.Request(
-            self._url + path, data=body, headers={"Content-Type": "application/json"}
-        )
+        request = _Request(self._url + path, data=body, headers={"Content-Type": "application/json"})
         self._key.sign(request)
+        late = Reply(0, fault=f"no whole answer within {timeout:g} s")
+        with _TimeLimit(timeout) as request.limit:
+            reply = self._exchange(request, timeout)
+        return late if request.limit.expired or reply is None else reply
+
+    def _exchange(self, request: _Request, timeout: float) -> Reply | None:
+        """The reply to a request; None where a part of it did not come in time."""
         try:
             try:
                 with self._opener.open(request, timeout=timeout) as answer:
@@ -251,10 +271,14 @@ class Endpoint:
                 with error:
                     wait = retry_after(error.headers.get("Retry-After"))
                     return Reply(error.code, self._key.hide(error.read(MOST_BYTES)), wait)
-        except (OSError, HTTPException) as error:
+        except (
+            OSError,
+            HTTPException,
+            ValueError,
+        ) as error:  # a ValueError is http.client's of absurd lengths
             cause = error.reason if isinstance(error, URLError) else error
             if isinstance(cause, TimeoutError):
-                return Reply(0, fault=f"no answer within {timeout:g} s")
+                return None
             # Before the request was sent: there is nobody, or no way there.
             fault = self._key.hide(" ".join(f"{type(cause).__name__}: {cause}".split()).encode()).decode()
             return Reply(0, fault=fault[:200], unreachable=isinstance(error, URLError))
@@ -284,7 +308,7 @@ class Endpoint:
 
     def _gone(self, reply: Reply) -> ConfigError:
         return ConfigError(
-            f"generation.url={self._url}: does not answer any more ({reply.fault or reply.status}); "
+            f"generation.url={self._url}: does not answer any more ({reply.told}); "
             "what was answered is kept: run again when the server is there"
         )
 
@@ -324,6 +348,71 @@ class _Secret:
     def hide_in_answer(self, text: bytes) -> bytes:
         """The same for an answer, which a stand-in for a key must not change."""
         return self.hide(text) if len(self.__value) >= SHORTEST_KEY else text
+
+
+class _TimeLimit:
+    """Ends the connection of a request after so many seconds, whatever comes of it by then (a byte at a time, say)."""
+
+    def __init__(self, seconds: float) -> None:
+        self.expired = False
+        self._sockets: list[socket.socket] = []
+        self._guard = threading.Lock()
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _TimeLimit:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._timer.cancel()
+        with self._guard:
+            for own in self._sockets:
+                own.close()
+            self._sockets.clear()
+
+    def watch(self, connected: socket.socket) -> None:
+        """Count a socket to the request; a duplicate is kept, since TLS detaches the one that it wraps."""
+        with self._guard:
+            self._sockets.append(connected.dup())
+        if self.expired:
+            self._end()
+
+    def _end(self) -> None:
+        self.expired = True
+        with self._guard:
+            for own in self._sockets:
+                with suppress(OSError):
+                    own.shutdown(socket.SHUT_RDWR)
+
+
+class _Request(urllib.request.Request):
+    """A request with the limit of its time."""
+
+    limit: _TimeLimit
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: _Request) -> Any:  # type: ignore[override]
+        return self.do_open(partial(_connection, HTTPConnection, req.limit), req)  # type: ignore[arg-type]
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: _Request) -> Any:  # type: ignore[override]
+        return self.do_open(partial(_connection, HTTPSConnection, req.limit), req)  # type: ignore[arg-type]
+
+
+def _connection(kind: type[HTTPConnection], limit: _TimeLimit, host: str, **options: Any) -> HTTPConnection:
+    connection: Any = kind(host, **options)
+    create = connection._create_connection
+
+    def connect(*args: Any) -> socket.socket:
+        made: socket.socket = create(*args)
+        limit.watch(made)
+        return made
+
+    connection._create_connection = connect
+    return connection
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):

@@ -25,9 +25,9 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from potstill.data.rationales.thoughts import cut, ended, final_answer, is_mark, opened_thought
 from potstill.errors import ConfigError, ModelError
 from potstill.generation.answers import Answer, Prompt, Request, Tally
-from potstill.generation.prompts import cut
 from potstill.generation.settings import LocalSettings, Sampling
 from potstill.models.load import quiet_transformers
 from potstill.models.pretrained import hub_kernel, read_pretrained
@@ -61,6 +61,10 @@ class LocalModel:
         self._stop = stop
         self._tokenizer, self._model = _load(settings)
         self._seq2seq = bool(self._model.config.is_encoder_decoder)
+        special = self._tokenizer.all_special_ids
+        names = map(str, self._tokenizer.convert_ids_to_tokens(special))
+        # Marks of thoughts that are special tokens have to stay in the text, or the thoughts could not be told.
+        self._hidden = {one for one, name in zip(special, names, strict=True) if not is_mark(name)}
 
     def answer(self, requests: Sequence[Request], record: Callable[[Request, Answer], None]) -> Tally:
         """Answer requests, those of like length together, the longest first.
@@ -78,7 +82,8 @@ class LocalModel:
                 tokenizer without chat template.
         """
         tally = Tally()
-        prompts = [self._encode(request.prompt) for request in requests]
+        encoded = [self._encode(request.prompt) for request in requests]
+        prompts, opened = [ids for ids, _ in encoded], [mark for _, mark in encoded]
         order = sorted(range(len(requests)), key=lambda row: (-len(prompts[row]), row))
         if order:
             self._check_length(len(prompts[order[0]]))
@@ -86,23 +91,25 @@ class LocalModel:
             rows = order[start : start + self._settings.batch_size]
             tally.asked += len(rows)
             seeds = [requests[row].seed for row in rows]
-            answers = self._generate([prompts[row] for row in rows], seeds)
+            answers = self._generate([prompts[row] for row in rows], seeds, [opened[row] for row in rows])
             for row, answer in zip(rows, answers, strict=True):
                 record(requests[row], answer)
                 tally.count(answer)
                 tally.empty += not answer.text.strip()
         return tally
 
-    def _encode(self, prompt: Prompt) -> list[int]:
+    def _encode(self, prompt: Prompt) -> tuple[list[int], str]:
+        """Token ids, and the mark of a thought that the prompt opens at its end."""
         if isinstance(prompt, str):
-            return list(self._tokenizer(prompt, truncation=False)["input_ids"])
+            return list(self._tokenizer(prompt, truncation=False)["input_ids"]), ""
         if not getattr(self._tokenizer, "chat_template", None):
             raise ModelError(
                 f"generation.model={self._settings.model}: its tokenizer has no chat template; "
                 "set generation.form=completion"
             )
         text = self._tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        return list(self._tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"])
+        ids = list(self._tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"])
+        return ids, opened_thought(str(text))
 
     def _check_length(self, longest: int) -> None:
         limit = getattr(self._model.config, "max_position_embeddings", None)
@@ -118,7 +125,7 @@ class LocalModel:
             )
 
     @torch.no_grad()
-    def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[Answer]:
+    def _generate(self, prompts: list[list[int]], seeds: list[int], opened: list[str]) -> list[Answer]:
         width = max(map(len, prompts))
         pad = self._model.generation_config.pad_token_id
         ids_BL = torch.full((len(prompts), width), pad, dtype=torch.long)
@@ -129,9 +136,7 @@ class LocalModel:
             ids_BL[row, columns] = torch.tensor(prompt)
             mask_BL[row, columns] = 1
         chooser = _Chooser(self._sampling, seeds)
-        ends = _StopStrings(
-            self._tokenizer, self._stop, start=1 if self._seq2seq else width, rows=len(prompts)
-        )
+        ends = _StopStrings(self._decode, self._stop, start=1 if self._seq2seq else width, opened=opened)
         device = self._model.device
         output_BL = self._model.generate(
             input_ids=ids_BL.to(device),
@@ -144,7 +149,12 @@ class LocalModel:
         logprobs, top = chooser.logprobs(), chooser.top()
         return [
             self._read(
-                output_BL[row, ends.start :].tolist(), len(prompt), ends.lengths[row], logprobs[row], top[row]
+                output_BL[row, ends.start :].tolist(),
+                len(prompt),
+                ends.lengths[row],
+                logprobs[row],
+                top[row],
+                opened[row],
             )
             for row, prompt in enumerate(prompts)
         ]
@@ -160,13 +170,15 @@ class LocalModel:
         stopped: int | None,
         logprobs: list[float],
         top: list[list[tuple[int, float]]],
+        opened: str,
     ) -> Answer:
         """The answer in the columns behind a prompt, which go on with padding where others were longer."""
         eos = self._model.generation_config.eos_token_id
-        ended = next((at + 1 for at, token in enumerate(tokens) if token in eos), None)
-        length = min(one for one in (ended, stopped, len(tokens)) if one is not None)
+        end = next((at + 1 for at, token in enumerate(tokens) if token in eos), None)
+        length = min(one for one in (end, stopped, len(tokens)) if one is not None)
         tokens = tokens[:length]
-        text = cut(str(self._tokenizer.decode(tokens, skip_special_tokens=True)), self._stop)
+        text = opened + self._decode(tokens)
+        text = cut(text, self._stop) if final_answer(text) == text else text
         pairs = likely = None
         if self._sampling.logprobs:
             pairs = list(zip(self._names(tokens), logprobs[:length], strict=True))
@@ -174,8 +186,11 @@ class LocalModel:
                 list(zip(self._names([token for token, _ in own]), [value for _, value in own], strict=True))
                 for own in top[:length]
             ]
-        finish = "length" if ended is None and stopped is None else "stop"
+        finish = "length" if end is None and stopped is None else "stop"
         return Answer(text, finish, input_tokens, length, pairs, likely)
+
+    def _decode(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode([token for token in tokens if token not in self._hidden]))
 
     def _names(self, tokens: list[int]) -> list[str]:
         return [str(name) for name in self._tokenizer.convert_ids_to_tokens(tokens)]
@@ -257,21 +272,21 @@ class _StopStrings(StoppingCriteria):
     """Ends a row where its answer holds one of the strings; `lengths` says after how many tokens."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], *, start: int, rows: int
+        self, decode: Callable[[list[int]], str], stop: Sequence[str], *, start: int, opened: Sequence[str]
     ) -> None:
         self.start = start
-        self.lengths: list[int | None] = [None] * rows
-        self._tokenizer = tokenizer
+        self.lengths: list[int | None] = [None] * len(opened)
+        self._decode = decode
         self._stop = stop
+        self._opened = opened
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         """Which rows (batch,) are done."""
         generated = input_ids[:, self.start :].tolist()
         for row, tokens in enumerate(generated):
-            if self._stop and self.lengths[row] is None:
-                text = self._tokenizer.decode(tokens, skip_special_tokens=True)
-                if any(mark in text for mark in self._stop):
-                    self.lengths[row] = len(tokens)
+            running = self._stop and self.lengths[row] is None
+            if running and ended(self._opened[row] + self._decode(tokens), self._stop):
+                self.lengths[row] = len(tokens)
         done = [length is not None for length in self.lengths]
         return torch.tensor(done, device=input_ids.device)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from potstill.data.rationales.thoughts import final_answer
 from potstill.errors import ConfigError, DataError
 
 FOLDER = Path(__file__).with_name("demonstrations")
@@ -86,13 +87,17 @@ class Prompts:
             raise DataError(f"{self.label_field}={value}: expected 0 to {len(self.label_names) - 1}")
         return self.label_names[int(value)]
 
-    def clean(self, text: str) -> str:
-        """An answer without what a model adds: the repeated cue, outer blanks, questions of its own after the end.
+    def clean(self, text: str) -> str | None:
+        """An answer without what a model adds: thoughts, the repeated cue, outer blanks, further questions of its own.
 
-        Half of a surrogate pair, which JSON can carry and no file can, becomes the character for what is none.
+        Half of a surrogate pair, which JSON can carry and no file can, becomes U+FFFD.
+
+        Returns:
+            The answer; None where it ends within a thought, or is too long to be one.
         """
         text = _SURROGATE.sub("\ufffd", text).strip().removeprefix(self.cue).lstrip()
-        return cut(text, self.stop).rstrip()
+        answer = final_answer(text, stop=self.stop, template=self.answer)
+        return None if answer is None else answer.strip().removeprefix(self.cue).strip()
 
     def _question(self, row: Mapping[str, Any]) -> str:
         return _fill(self.question, {**row, **_lettered(row)})
@@ -133,12 +138,6 @@ def load_prompts(task: str, file: str | Path | None = None, shots: int | None = 
             f"the number of demonstrations in {path}"
         )
     return replace(prompts, demonstrations=prompts.demonstrations[:shots])
-
-
-def cut(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the strings `stop`."""
-    ends = [at for at in (text.find(mark) for mark in stop) if at >= 0]
-    return text[: min(ends)] if ends else text
 
 
 def _read(path: Path) -> Prompts:

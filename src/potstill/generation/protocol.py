@@ -5,12 +5,14 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from potstill.generation.answers import Answer, Request
 from potstill.generation.settings import Sampling
 
+LONGEST_WAIT = 366 * 86_400.0  # seconds, of what a `Retry-After` is taken for
 TOP_OF_CHAT, TOP_OF_COMPLETION = 20, 5
 _NOT_THE_PROTOCOL = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 
@@ -40,23 +42,40 @@ def request_body(
 
 
 def read_reply(reply: bytes) -> Answer | None:
-    """The answer in the body of a reply, chat or completion; None where it is none of the protocol's."""
+    """The answer in the body of a reply, chat or completion; None where it is none of the protocol's.
+
+    What stands beside the content (`reasoning_content`, `reasoning`) is not read. Without content the text is empty,
+    and `finish` says why, as far as the reply does.
+    """
     try:
         content = json.loads(reply)
         choice = content["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-        if not isinstance(text, str):
-            return None
-        usage = content.get("usage") or {}
+        said = choice["message"] if "message" in choice else {"content": choice["text"]}
+        text = _text(said["content"] if said.get("content") is not None else "")
+        finish = str(choice.get("finish_reason") or "")
+        if not text.strip() and (said.get("refusal") or said.get("tool_calls") or said.get("function_call")):
+            finish = "refusal" if said.get("refusal") else "tool_calls"
+        usage = content.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
         return Answer(
             text,
-            str(choice.get("finish_reason") or ""),
+            finish,
             _count(usage.get("prompt_tokens")),
             _count(usage.get("completion_tokens")),
             *_probabilities(choice.get("logprobs")),
         )
     except _NOT_THE_PROTOCOL:
         return None
+
+
+def _text(content: Any) -> str:
+    """Content that is a text, or a list of parts, of which those with a text are read (not those with a thought)."""
+    if isinstance(content, list):
+        kinds = ("text", "output_text")
+        return "".join(part["text"] for part in content if part.get("type", "text") in kinds)
+    if not isinstance(content, str):
+        raise TypeError("no text")
+    return content
 
 
 def error_text(reply: bytes) -> str:
@@ -90,10 +109,11 @@ def retry_after(value: str | None) -> float:
         seconds = float(value)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+            moment = parsedate_to_datetime(value)
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time()
         except (ValueError, OverflowError):
             return 0.0
-    return max(seconds, 0.0) if not math.isnan(seconds) else 0.0
+    return min(max(seconds, 0.0), LONGEST_WAIT) if not math.isnan(seconds) else 0.0
 
 
 def _count(value: Any) -> int:

@@ -45,6 +45,8 @@ class GenerationReport:
         unparsed: rows whose answers have no rationale with a label.
         contradicting: rows whose label is not the gold one, where that is known.
         dropped: of these, the ones whose text was made empty.
+        not_understood: answers that came and are not used, by why: `length` and `content_filter` (cut off),
+            `unfinished_thought`, `thoughts_only`, and `no_text_<reason>` for those without text.
         complete: the set was written; otherwise the budget was spent before, or the endpoint asked to wait too long.
         seconds: of the whole run.
     """
@@ -57,13 +59,16 @@ class GenerationReport:
     unparsed: int
     contradicting: int
     dropped: int
+    not_understood: dict[str, int]
     complete: bool
     seconds: float
 
     def flat(self) -> dict[str, int | float | bool]:
         """All counts by name."""
         counts = asdict(self)
-        return {**counts.pop("tally"), **counts}
+        tally, reasons = counts.pop("tally"), counts.pop("not_understood")
+        del tally["said"]
+        return {**tally, **counts, **{f"not_understood_{name}": count for name, count in reasons.items()}}
 
 
 def generate(
@@ -139,8 +144,10 @@ def generate(
         tally = (
             _ask(pending, backend, sampling, prompts.stop, journal, held > 0, wait) if pending else Tally()
         )
+        read = {key: _read(answer, prompts) for key in distinct if (answer := journal.answers.get(key))}
+        reasons = Counter(sorted(reason for _, reason in read.values() if reason is not None))
         found = [
-            [prompts.clean(journal.answers[one.key].text) for one in row if one.key in journal.answers]
+            [text for one in row if one.key in read and (text := read[one.key][0]) is not None]
             for row in requests
         ]
         choices = [choose(texts, parse, canonical, gold) for texts, gold in zip(found, golds, strict=True)]
@@ -149,8 +156,9 @@ def generate(
         if rows and states["unanswered"] == len(rows) and not tally.ended_early:
             raise DataError(
                 f"generation: none of {len(rows)} rows was answered ({tally.failed} requests failed, "
-                f"{tally.malformed} answers malformed, {tally.empty} empty, {tally.refused} refused); "
-                "nothing is written"
+                f"{tally.malformed} answers malformed, {tally.empty} empty, {tally.refused} refused"
+                f"{''.join(f', {count} {name}' for name, count in reasons.items())}); nothing is written"
+                + (f"; the endpoint said: {tally.said}" if tally.said else "")
             )
         report = GenerationReport(
             rows=len(rows),
@@ -161,14 +169,24 @@ def generate(
             unparsed=states["unparsed"],
             contradicting=states["contradicting"],
             dropped=states["contradicting"] if drop_contradicting else 0,
+            not_understood=dict(reasons),
             complete=not tally.ended_early,
             seconds=round(time.monotonic() - began, 3),
         )
         files = {target / f"{split}_report.json": json.dumps(report.flat(), indent=1)}
         soft = None
         if label_sets is not None and sampling.logprobs:
-            answers = [[journal.answers.get(one.key) for one in row] for row in requests]
-            soft = _label_probabilities(texts, answers, label_sets, prompts, parse)
+            answers = [
+                {
+                    text: journal.answers[one.key]
+                    for one in reversed(row)
+                    if (text := read.get(one.key, ("",))[0])
+                }
+                for row in requests
+            ]
+            soft = _label_probabilities(
+                texts, answers, label_sets, parse, lettered="{letter}" in prompts.answer
+            )
             logger.info("%d of %d rows have label probabilities", len(soft) - soft.count(None), len(soft))
         if report.complete:
             if soft is not None:
@@ -255,22 +273,33 @@ def _ask(
 
 def _label_probabilities(
     texts: Sequence[str],
-    answers: Sequence[Sequence[Answer | None]],
+    answers: Sequence[Mapping[str, Answer]],
     label_sets: Sequence[Sequence[str] | None],
-    prompts: Prompts,
     parse: Parse,
+    *,
+    lettered: bool,
 ) -> list[dict[str, float] | None]:
     """For each row how likely its choices are by the answer that was kept; None where that cannot be told."""
     found: list[dict[str, float] | None] = []
     for text, own, choices in zip(texts, answers, label_sets, strict=True):
-        kept = next((one for one in own if one is not None and prompts.clean(one.text) == text), None)
-        parsed = parse(text)
+        kept, parsed = own.get(text), parse(text)
         if kept is None or parsed is None or not choices:
             found.append(None)
             continue
-        lettered = "{letter}" in prompts.answer
         found.append(label_probabilities(kept, parsed[1], choices, lettered=lettered))
     return found
+
+
+def _read(answer: Answer, prompts: Prompts) -> tuple[str | None, str | None]:
+    """What is parsed of an answer, None where it has no text and blank where it is not used; and why it is not."""
+    if not answer.text.strip():
+        return None, f"no_text_{answer.reason}"
+    if answer.cut_off:
+        return "", answer.reason
+    text = prompts.clean(answer.text)
+    if text is None:
+        return "", "unfinished_thought"
+    return text, None if text else "thoughts_only"
 
 
 def _text(choice: Choice, drop_contradicting: bool) -> str:

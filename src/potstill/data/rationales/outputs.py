@@ -10,6 +10,7 @@ from typing import Any
 
 from potstill.data.rationales.files import SUFFIXES, entries_of, find
 from potstill.data.rationales.parsing import FLAVOURS, NLI_SETS, PARSED_SETS, Parsed, named, parse
+from potstill.data.rationales.thoughts import final_answer
 from potstill.errors import DataError
 
 KEY = "data.rationales"
@@ -48,7 +49,7 @@ def read_outputs(folder: Path, name: str, split: str, rationales: str) -> Output
         rationales: `palm` (`<set>/llm/<split>_CoT_<i>.json`, joined in the order of i), `gpt`
             (`gpt-neox/<set>/<split>.json`), or a path, in which `{split}` stands for the part: a file, or a folder with
             `<split>_CoT_<i>.json` or `<split>.json`. Entries are raw outputs, parsed as PaLM's, or objects with
-            `rationale` and perhaps `label`, taken as they are.
+            `rationale` and perhaps `label`, taken as they are but for thoughts.
 
     Raises:
         DataError: there are no such files, one is missing between others, or an entry is neither.
@@ -132,8 +133,9 @@ def _parsed(name: str, entry: Any, flavour: str, path: Path, place: str) -> Pars
 
 
 def _settled(label: str | None, nli: bool) -> str | None:
-    return named(label or "") if nli else _text(label)
+    label = _text(label)
+    return named(label or "") if nli else label
 
 
 def _text(value: str | None) -> str | None:
-    return (value or "").strip() or None
+    return (final_answer(value or "") or "").strip() or None

@@ -11,12 +11,13 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from potstill.data.rationales.thoughts import final_answer
+
 NLI_LABELS = ("entailment", "neutral", "contradiction")  # in the order of their numbers in the files
 NLI_SETS = ("esnli", "anli1")
 FLAVOURS = ("palm", "gpt")
 
 _OPTION = re.compile(r"\(.\)")
-_BRACKETED = re.compile(r"\(.*\)")
 
 
 class Parsed(NamedTuple):
@@ -83,10 +84,12 @@ def parse(name: str, output: str, flavour: str = "palm") -> Parsed:
         flavour: whose output it is, one of `FLAVOURS`.
 
     Returns:
-        What was found. A label of an NLI set that is none of the three (an output that breaks off) is None. A label of
+        What was found, thoughts of a reasoning model left out; nothing where the output ends within a thought. A label
+        of an NLI set that is none of the three (an output that breaks off) is None. A label of
         `cqa` need not be one of the choices: "either (a) pond or (e) lake" gives "pond or", as published.
     """
-    rationale, rest = _halves(name, output, flavour)
+    answer = final_answer(output, stop=() if name == _ESNLI else (_FORMS[name].examples,))
+    rationale, rest = (None, None) if answer is None else _halves(name, answer, flavour)
     kind = "nli" if name == _ESNLI else _FORMS[name].label
     label = None if rest is None else _LABELS[kind](rest)
     stripped = None if rationale is None else rationale.rstrip()
@@ -142,8 +145,11 @@ def _option(rest: str) -> str | None:
 
 
 def _equation(rest: str) -> str | None:
-    found = _BRACKETED.search(rest)
-    return found.group() if found else None
+    for line in rest.split("\n"):
+        begin, end = line.find("("), line.rfind(")")
+        if 0 <= begin < end:
+            return line[begin : end + 1]
+    return None
 
 
 _LABELS = {"option": _option, "equation": _equation, "nli": named}
