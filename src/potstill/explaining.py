@@ -71,6 +71,16 @@ def explain(config: DictConfig, folder: Path) -> float:
     write_summary(folder, {**figures, "generation/understood": share, **provenance(config)})
     told = ", ".join(f"{value:,} {name}" for name, value in report.flat().items() if name != "complete")
     log.info("%s", told)
+    if report.unparsed:
+        cut_off = sum(count for name, count in report.not_understood.items() if name.endswith("length"))
+        log.warning(
+            "%d of %d answers were not understood%s",
+            report.unparsed,
+            answered,
+            f"; {cut_off} ended at generation.max_tokens={settings.max_tokens}, thoughts included; set it higher"
+            if cut_off
+            else "",
+        )
     if report.complete:
         log.info("%s; train with data.rationales=%s", target / "llm", target / "llm")
     elif report.tally.told_to_wait:

@@ -151,6 +151,61 @@ def test_contradictions_are_counted_and_dropped_on_request(endpoint, tmp_path):
     assert written(tmp_path) == [said["0"], "", said["2"]]
 
 
+@pytest.mark.parametrize("form", ["chat", "completion"])
+def test_thoughts_are_neither_written_nor_put_to_the_vote(endpoint, tmp_path, form):
+    said = {
+        "0": "<think>The answer is (9).</think>\n\nWhy. The answer is (1).",
+        "1": "Hm. The answer is (9).</THINK> Why. The answer is (2).\n\nQ: More <think>",
+        "2": "<think>So. The answer is (9). Wait",
+        "3": "<think>So.</think>",
+        "4": "I do not know.",
+    }
+
+    def script(body, count):
+        return said[re.findall(r"Q: (\d+) and 1\?", str(body.get("prompt") or body["messages"]))[-1]]
+
+    endpoint.script = script
+    report = run(endpoint, tmp_path, form=form)
+    kept = ["Why. The answer is (1).", "Why. The answer is (2).", "", "", said["4"]]
+    assert written(tmp_path) == kept
+    assert (report.unparsed, report.unanswered) == (3, 0)
+    assert report.not_understood == {"thoughts_only": 1, "unfinished_thought": 1}
+    endpoint.script = lambda body, count: (
+        "<think>The answer is (9).</think> Why. The answer is (1)."
+        if count
+        else ("<think>The answer is (9).</think> <think>The answer is (9).")
+    )
+    sampling = Sampling(temperature=1.0, samples=3)
+    run(endpoint, tmp_path, rows(1), sampling, form=form, concurrency=1)
+    assert written(tmp_path) == ["Why. The answer is (1)."]
+
+
+def test_answers_that_were_cut_off_or_have_no_text_are_counted_by_their_reason(endpoint, tmp_path):
+    told = {
+        "0": {"text": "Why. The answer is (1).", "finish": "length"},
+        "1": {"text": "Why. The answer is (1).", "finish": "content_filter"},
+        "2": {"text": None, "finish": "length"},
+        "3": {"text": None, "finish": "tool_calls"},
+        "4": "Why. The answer is (5).",
+    }
+    endpoint.script = lambda body, count: told[body["messages"][-1]["content"][3]]
+    report = run(endpoint, tmp_path)
+    assert written(tmp_path) == ["", "", "", "", "Why. The answer is (5)."]
+    assert (report.unparsed, report.unanswered, report.tally.truncated) == (2, 2, 1)
+    reasons = {"length": 1, "content_filter": 1, "no_text_length": 1, "no_text_tool_calls": 1}
+    assert report.not_understood == reasons
+    assert reasons.items() <= {n.removeprefix("not_understood_"): v for n, v in report.flat().items()}.items()
+    again = run(endpoint, tmp_path)  # from the journal alone
+    assert (again.tally.asked, again.not_understood, again.unparsed) == (0, reasons, 2)
+    assert len(endpoint.bodies) == 5
+
+
+def test_the_reason_is_said_where_no_row_has_a_text(endpoint, tmp_path):
+    endpoint.script = lambda body, count: {"text": None, "finish": "length"}
+    with pytest.raises(DataError, match=r"none of 2 rows .* 2 no_text_length.*generation.max_tokens"):
+        run(endpoint, tmp_path, rows(2))
+
+
 def test_rows_without_labels_are_answered_unless_labels_are_needed(endpoint, tmp_path):
     endpoint.script = right
     data = [{"input": "0 and 1?"}]

@@ -159,6 +159,7 @@ def generate(
                 f"{tally.malformed} answers malformed, {tally.empty} empty, {tally.refused} refused"
                 f"{''.join(f', {count} {name}' for name, count in reasons.items())}); nothing is written"
                 + (f"; the endpoint said: {tally.said}" if tally.said else "")
+                + ("; set generation.max_tokens higher" if reasons["no_text_length"] else "")
             )
         report = GenerationReport(
             rows=len(rows),
