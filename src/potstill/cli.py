@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import logging
 import os
 import re
 import shutil
@@ -27,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from potstill import signals
 from potstill.config import config_folder, register
-from potstill.errors import ConfigError, PotstillError, StageError, StoppedError
+from potstill.errors import ConfigError, PotstillError, StageError, StoppedError, printable
 from potstill.multirun import Jobs, group_with_sweep, names_glue, spell_out
 from potstill.process import prepare
 from potstill.validation import validate_evaluate, validate_train
@@ -76,7 +77,7 @@ def _stoppable() -> Iterator[None]:
             signals.end_at_once()
             if _is_first_rank():
                 with suppress(OSError):  # nobody reads it
-                    sys.stderr.write(f"{stopped}\n")
+                    sys.stderr.write(f"{printable(str(stopped))}\n")
             if signals.again():  # threads under way are not waited for
                 os._exit(stopped.code)
             raise SystemExit(stopped.code) from None
@@ -137,8 +138,16 @@ def _evaluate(config: DictConfig) -> Any:
     return run(config, _output_folder())
 
 
+class _Record(logging.LogRecord):
+    """A line of the log without what a terminal would act on."""
+
+    def getMessage(self) -> str:  # noqa: N802
+        return printable(super().getMessage())
+
+
 def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
     register()
+    logging.setLogRecordFactory(_Record)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
     started, jobs, glue = False, Jobs(), names_glue(sys.argv[1:])
 
@@ -154,7 +163,7 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         except StageError as failed:
             if jobs.sweeping:  # the other jobs go on
                 return jobs.fail(str(failed))
-            sys.stderr.write(f"error: {failed}\n")
+            sys.stderr.write(f"error: {printable(str(failed))}\n")
             raise SystemExit(failed.code) from None
         except Exception as fault:
             if not _can_be_mended(fault):  # a bug; Hydra goes on with the other jobs and raises it in the end
@@ -230,7 +239,11 @@ def _leave_pipe() -> None:
 
 
 def one_line(fault: Exception) -> str:
-    """A fault as one line that names the key, the value and what is right."""
+    """A fault as one line that names the key, the value and what is right; nothing in it acts on a terminal."""
+    return printable(_line(fault))
+
+
+def _line(fault: Exception) -> str:
     if isinstance(fault, MissingConfigException):
         return _unknown_option(fault)
     if isinstance(fault, OverrideParseException):

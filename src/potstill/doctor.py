@@ -28,6 +28,7 @@ from potstill.data.rationales.composition import STEP_BY_STEP
 from potstill.data.steps import BatchSettings, Sequences, StepDataModule, TrainSteps
 from potstill.data.tasks.composition import MAIN, is_task
 from potstill.data.tasks.mixing import MixedDataModule
+from potstill.errors import printable
 from potstill.evaluation.efficiency import count_parameters
 from potstill.kernels import use_kernels
 from potstill.summary import provenance
@@ -88,7 +89,7 @@ def examine(config: DictConfig) -> None:
         measured = measure(training.module, data, config, Path(own))
     told |= estimates(config, device, measured, lengths, data.settings.unit)
     width = max(map(len, told))
-    print("\n".join(f"{name:<{width}}  {value}" for name, value in told.items()))
+    print("\n".join(printable(f"{name:<{width}}  {value}") for name, value in told.items()))
 
 
 def run_device(config: DictConfig) -> torch.device:

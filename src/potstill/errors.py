@@ -4,6 +4,22 @@ A message names the key, the value and what would be right. Anything else that i
 code 1, with a traceback).
 """
 
+import re
+
+# Control characters but for tab and line feed, separators of lines, bidirectional controls, halves of surrogate pairs.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""A text of foreign origin (an endpoint, a file, a name) for a terminal or a log: escapes in place of controls.
+
+    >>> printable("red: \x1b[31m")
+    'red: \\x1b[31m'
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class PotstillError(Exception):
     """Base of all faults of the user's; never raised itself."""

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from potstill.atomic import write_whole
-from potstill.errors import ConfigError
+from potstill.errors import ConfigError, printable
 from potstill.evaluation.glue import BENCHMARKS
 
 GLUE = "glue"
@@ -97,7 +97,7 @@ class Jobs:
             line: the reason.
             told: whether to print it; a bug is told by its traceback.
         """
-        folder = Path(HydraConfig.get().runtime.output_dir)
+        folder, line = Path(HydraConfig.get().runtime.output_dir), printable(line)
         with suppress(OSError):
             write_whole(folder / FAULT_FILE, f"{line}\n")
         if told and line not in self.faults:

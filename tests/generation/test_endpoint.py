@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from potstill.cli import one_line
 from potstill.errors import ConfigError, ModelError
 from potstill.generation.answers import make_request
 from potstill.generation.endpoint import Endpoint
@@ -415,3 +416,55 @@ def test_settings_that_cannot_be_are_named(settings, message):
 def test_sampling_that_cannot_be_is_named(sampling, message):
     with pytest.raises(ConfigError, match=message):
         Sampling(**sampling)
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J red", "a\u202eb", "NUL \x00", "\x9bm"])
+def test_what_an_endpoint_says_acts_on_no_terminal(endpoint, text):
+    import json
+
+    endpoint.script = lambda body, count: {
+        "status": 404,
+        "raw": json.dumps({"error": {"message": text}}).encode(),
+    }
+    with pytest.raises(ModelError) as raised:
+        Asked(endpoint).run()
+    assert one_line(raised.value).isprintable()
+
+
+def test_more_fields_of_a_request_are_sent_as_json(endpoint):
+    extra = {
+        "stop_token_ids": [1, 2],
+        "chat_template_kwargs": {"enable_thinking": False, 1: [None, {"a": 0.5}]},
+    }
+    Asked(endpoint, 1, extra_body=extra).run()
+    sent = {name: endpoint.bodies[0][name] for name in extra}
+    assert sent == {
+        "stop_token_ids": [1, 2],
+        "chat_template_kwargs": {"enable_thinking": False, "1": [None, {"a": 0.5}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("top_k", float("nan")),
+        ("top_k", [float("inf")]),
+        ("bias", {"a": b"x"}),
+        ("bias", {(1, 2): 3}),
+        ("stream", True),
+        ("n", 4),
+        ("messages", []),
+    ],
+)
+def test_fields_that_cannot_be_sent_are_named(name, value):
+    with pytest.raises(ConfigError, match=rf"generation.extra_body.{name}="):
+        EndpointSettings("http://localhost/v1", "m", extra_body={name: value})
+
+
+@pytest.mark.parametrize("name", ["backoff_seconds", "longest_wait_seconds", "timeout"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1])
+def test_times_are_finite(name, value):
+    with pytest.raises(ConfigError, match=rf"generation.{name}={value}"):
+        EndpointSettings("http://localhost/v1", "m", **{name: value})
+    with pytest.raises(ConfigError, match=rf"generation.temperature={value}"):
+        Sampling(temperature=value)

@@ -1,10 +1,12 @@
 import ast
 import operator
+import os
 import re
 
 import pytest
 import yaml
 
+from potstill.data.corpus.textfiles import SMALL_BYTES
 from potstill.errors import ConfigError, DataError
 from potstill.generation.prompts import FOLDER, load_prompts
 
@@ -151,7 +153,8 @@ def test_faults_of_a_file_are_named(tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "is no YAML"), ("- 1", "expected the keys"), ("cue: x", "lacks answer")]
+    ("text", "message"),
+    [("a: [", "cannot be used"), ("- 1", "expected the keys"), ("cue: x", "lacks answer")],
 )
 def test_files_that_are_none_of_prompts_are_refused(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
@@ -162,7 +165,56 @@ def test_files_that_are_none_of_prompts_are_refused(tmp_path, text, message):
 def test_an_unknown_task_names_those_there_are(tmp_path):
     with pytest.raises(ConfigError, match=r"generation.task=sums: .* anli1, cqa, esnli, svamp"):
         load_prompts("sums")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="does not exist"):
         load_prompts("sums", tmp_path / "nothing.yaml")
     with pytest.raises(DataError, match="choices=ab: expected a list"):
         load_prompts("cqa").chat({"question": "x", "choices": "ab"})
+
+
+def mine(tmp_path, **change):
+    content = yaml.safe_load((FOLDER / "svamp.yaml").read_text()) | change
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path / "mine.yaml"
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"generation.prompts=.*pipe"):
+        load_prompts("svamp", tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"instruction: \xff\n",
+        b"[" * 10_000,
+        b"a: \x00",
+        b"a: 2024-99-99",
+        b"x" * (SMALL_BYTES + 1),
+        b'"\\ud83d"',
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, raw):
+    (tmp_path / "mine.yaml").write_bytes(raw)
+    with pytest.raises(DataError, match=r"generation.prompts=") as raised:
+        load_prompts("svamp", tmp_path / "mine.yaml")
+    assert "\n" not in str(raised.value)
+
+
+def test_aliases_are_bounded_as_what_they_stand_for(tmp_path):
+    lines = ["- &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"- &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"generation.prompts=.*values"):
+        load_prompts("svamp", tmp_path / "mine.yaml")
+    text = mine(tmp_path).read_text().replace("demonstrations:", "label_names: &n [a, b]\ndemonstrations:")
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load_prompts("svamp", tmp_path / "mine.yaml").label_names == ("a", "b")
+
+
+def test_a_label_that_yaml_reads_as_true_is_named(tmp_path):
+    shown = {"input": "1 and 1?", "label": True, "rationale": "So."}
+    with pytest.raises(DataError, match="demonstration 1: label is true"):
+        load_prompts("svamp", mine(tmp_path, demonstrations=[shown]))
+    with pytest.raises(DataError, match="label=false"):
+        load_prompts("svamp").label({"label": False})

@@ -18,6 +18,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from potstill.errors import printable
+
 
 class RayLauncher(Launcher):
     """Runs jobs beside each other.
@@ -52,7 +54,7 @@ class RayLauncher(Launcher):
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
                 config.hydra.sweep.dir = str(folder.absolute())
-            told = " ".join(filter_overrides(overrides))
+            told = printable(" ".join(filter_overrides(overrides)))
             print(f"#{number} : {told}", flush=True)
             running.append(job.remote(self.hydra_context, config, self.task_function, Singleton.get_state()))
         return ray.get(running)

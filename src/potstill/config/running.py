@@ -95,7 +95,7 @@ class GenerationConfig:
     drop_contradicting: bool = False  # leave rows empty whose label is not the row's own
     chunk_rows: int = 1000  # rows of a file
     concurrency: int = 8  # requests under way at a time
-    timeout: float = 120.0  # seconds
+    timeout: float = 120.0  # seconds, of a whole request
     retries: int = 5
     backoff_seconds: float = 1.0
     longest_wait_seconds: float = 120.0

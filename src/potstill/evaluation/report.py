@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.atomic import write_whole
-from potstill.errors import DataError
+from potstill.errors import DataError, printable
 
 # Legible on white and on near-black alike.
 SERIES_COLOURS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#ca8a04", "#0891b2", "#db2777")
@@ -162,16 +162,17 @@ def print_table(table: Table) -> None:
     from rich.text import Text as RichText
 
     console = Console()
-    cells = [[format_cell(cell) for cell in row] for row in table.rows]
+    cells = [[printable(format_cell(cell)) for cell in row] for row in table.rows]
     shown = _fitting(table.columns, cells, console.width)
     left_out = len(table.columns) - shown
     more = f"{left_out} columns more in the report" if left_out else ""
     caption = " ".join(filter(None, [table.note, more]))
     # Text objects, so that square brackets in a cell are no markup.
-    drawn = RichTable(title=RichText(table.title), caption=RichText(caption) if caption else None)
+    title, caption = printable(table.title), printable(caption)
+    drawn = RichTable(title=RichText(title), caption=RichText(caption) if caption else None)
     for index, column in enumerate(table.columns[:shown]):
         numeric = any(_is_number(row[index]) for row in table.rows)
-        drawn.add_column(RichText(column), justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(RichText(printable(column)), justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         drawn.add_row(*(RichText(cell) for cell in row[:shown]))
     console.print(drawn)

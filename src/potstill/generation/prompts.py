@@ -13,10 +13,12 @@ from typing import Any
 
 import yaml
 
+from potstill.data.corpus.textfiles import small_text
 from potstill.data.rationales.thoughts import final_answer
 from potstill.errors import ConfigError, DataError
 
 FOLDER = Path(__file__).with_name("demonstrations")
+MOST_VALUES = 100_000  # of a file of prompts, its aliases expanded
 KEYS = ("instruction", "question", "cue", "answer", "label_field", "stop", "demonstrations")
 
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -81,6 +83,8 @@ class Prompts:
         if row.get(self.label_field) is None:
             raise DataError(f"a row has no label '{self.label_field}' (it has: {', '.join(row)})")
         value = row[self.label_field]
+        if isinstance(value, bool):
+            raise DataError(f"{self.label_field}={str(value).lower()}: expected a text or a number")
         if not self.label_names or isinstance(value, str):
             return str(value)
         if value not in range(len(self.label_names)):
@@ -142,11 +146,14 @@ def load_prompts(task: str, file: str | Path | None = None, shots: int | None = 
 
 def _read(path: Path) -> Prompts:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"generation.prompts={path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"generation.prompts={path}: is no YAML ({' '.join(str(error).split())})") from None
+        content = yaml.safe_load(small_text(path, "generation.prompts"))
+        largest = _expanded(content, {})
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: a date such as 2024-99-99
+        raise DataError(
+            f"generation.prompts={path}: cannot be used ({' '.join(str(error).split())})"
+        ) from None
+    if largest > MOST_VALUES:
+        raise DataError(f"generation.prompts={path}: its aliases stand for more than {MOST_VALUES:,} values")
     if not isinstance(content, dict):
         raise DataError(f"generation.prompts={path}: expected the keys {', '.join(KEYS)}")
     for fault, names in (
@@ -188,11 +195,26 @@ def _read(path: Path) -> Prompts:
     )
     for number, row in enumerate(shown, 1):
         try:
+            for name, value in row.items():
+                if isinstance(value, bool):  # YAML's reading of yes, no, on and off
+                    raise DataError(f"{name} is {str(value).lower()}; quote a text such as 'yes' or 'no'")
             prompts._question(row)
             prompts._answer(row)
         except DataError as error:
             raise DataError(f"generation.prompts={path}: demonstration {number}: {error}") from None
     return prompts
+
+
+def _expanded(value: Any, known: dict[int, int]) -> int:
+    """How many values there are, those of an alias wherever it stands."""
+    if isinstance(value, str) and _SURROGATE.search(value):
+        raise ValueError("a text has half of a surrogate pair, which is no character")
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_expanded(one, known) for one in inner)
+    return known[id(value)]
 
 
 def _lettered(row: Mapping[str, Any]) -> dict[str, str]:

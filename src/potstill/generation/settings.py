@@ -1,5 +1,7 @@
 """What a generation run is told: how to sample, and where the model is. Imports neither torch nor transformers."""
 
+import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +11,15 @@ from urllib.parse import urlsplit
 from potstill.errors import ConfigError
 
 DAY = 86_400  # seconds
+
+# Fields of a request that `extra_body` cannot set, and what does.
+_OWN_FIELDS = {
+    "model": "is set by generation.model",
+    "messages": "is the prompt of each row; see generation.prompts",
+    "prompt": "is the prompt of each row; see generation.prompts",
+    "stream": "a stream is not read; leave it out",
+    "n": "one answer of a reply is read; set generation.samples",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class EndpointSettings:
         model: name of the model, as the endpoint has it.
         key_variable: environment variable that holds the API key; where it is not set, no key is sent.
         concurrency: requests under way at a time.
-        timeout: seconds without a byte until a request counts as failed.
+        timeout: seconds of a whole request, to the last byte of its reply, until it counts as failed.
         retries: repetitions of a request that met 429, 5xx or a broken connection.
         backoff_seconds: the first wait; every further one is twice as long, less a part that is drawn.
         longest_wait_seconds: upper bound of a wait; a `Retry-After` beyond it ends the run, to be gone on with then.
@@ -84,6 +95,7 @@ class EndpointSettings:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "extra_body", _as_json(self.extra_body))
         try:
             parts = urlsplit(self.url)
             named, host = parts.username or parts.password or parts.query, parts.hostname
@@ -155,5 +167,25 @@ class LocalSettings:
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
+    if not least <= value < math.inf:
         raise ConfigError(f"generation.{name}={value}: expected {least} or more")
+
+
+def _as_json(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a request as JSON has them, names of nested ones as texts.
+
+    Raises:
+        ConfigError: a value that JSON has not, or a field that decides what is asked or how the reply is read.
+    """
+    made = {}
+    for name, value in extra.items():
+        if name in _OWN_FIELDS and value is not None:
+            raise ConfigError(f"generation.extra_body.{name}={value}: {_OWN_FIELDS[name]}")
+        try:
+            made[str(name)] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"generation.extra_body.{name}={value!r:.60}: cannot be sent as JSON ({error}); expected texts, "
+                "numbers, true, false, null, lists and dictionaries of them"
+            ) from None
+    return made

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from potstill.data.corpus.textfiles import fault_of
 from potstill.data.rationales.sets import SETS
@@ -81,7 +82,8 @@ def backend_of(settings: DictConfig) -> EndpointSettings | LocalSettings:
         "url", "model", "key_variable", "concurrency", "timeout", "retries", "backoff_seconds",
         "longest_wait_seconds", "max_requests", "max_total_tokens",
     )  # fmt: skip
-    return EndpointSettings(**{name: settings[name] for name in names}, extra_body=dict(settings.extra_body))
+    extra: Any = OmegaConf.to_container(settings.extra_body, resolve=True)
+    return EndpointSettings(**{name: settings[name] for name in names}, extra_body=extra)
 
 
 def task_of(data: DictConfig) -> str:

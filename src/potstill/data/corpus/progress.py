@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from potstill.errors import printable
+
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int], None]]:
@@ -20,5 +22,5 @@ def counting(what: str) -> Iterator[Callable[[int], None]]:
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(printable(what), total=None)
         yield lambda done: bar.update(task, completed=done)

@@ -16,6 +16,7 @@ from typing import IO
 from potstill.errors import DataError
 
 READ_BYTES = 2**20
+SMALL_BYTES = 2**24  # of a file that is read as a whole: prompts, a configuration
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -42,6 +43,31 @@ def fault_of(path: Path) -> str | None:
     except UnicodeDecodeError as error:
         return f"is not UTF-8 (line {head.count(10, 0, error.start) + 1})"
     return None
+
+
+def small_text(path: Path, key: str) -> str:
+    """The text of a file that is not long.
+
+    Raises:
+        DataError: there is none, it is no regular file (a named pipe would be waited for), too long or not UTF-8; the
+            message starts with the config key `key`.
+    """
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+        raise DataError(f"{key}={path}: {kind}; give a file of text, UTF-8")
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(SMALL_BYTES + 1)
+        if len(raw) > SMALL_BYTES:
+            raise DataError(
+                f"{key}={path}: has more than {SMALL_BYTES:,} bytes; expected a small file of text"
+            )
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{key}={path}: is not UTF-8 in line {line}; convert the file to UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{key}={path}: cannot be read ({error.strerror or error})") from None
 
 
 def read_lines(path: Path, key: str) -> Iterator[str]:
