@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
@@ -19,6 +19,7 @@ from potstill.modules.sharding import as_shared, load_whole, whole
 from potstill.modules.steps import TEACHER_PREFIX
 from potstill.modules.zero import Zero
 from potstill.validation.launch import DEEPSPEED, FSDP, FSDP_GRADIENTS
+from potstill.validation.training import device_faults
 
 
 def strategy_of(name: str) -> str | Strategy:
@@ -156,6 +157,10 @@ def check_hardware(settings: DictConfig) -> None:
     Raises:
         ConfigError: there are fewer GPUs, or they have no units for bfloat16.
     """
+    if settings.accelerator == "auto" and not _has_accelerator():
+        on_cpu = OmegaConf.merge(settings, {"accelerator": "cpu"})
+        if faults := device_faults(on_cpu):  # type: ignore[arg-type]
+            raise ConfigError(f"{faults[0]} (trainer.accelerator=auto is the CPU here)")
     if settings.accelerator not in ("gpu", "cuda"):
         return
     found, wanted = torch.cuda.device_count(), settings.devices
@@ -173,3 +178,7 @@ def check_hardware(settings: DictConfig) -> None:
         raise ConfigError(
             f"trainer.precision={settings.precision}: this GPU has no units for bfloat16; trainer.precision=32-true"
         )
+
+
+def _has_accelerator() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()

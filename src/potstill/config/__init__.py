@@ -32,6 +32,7 @@ from potstill.config.running import (
     TrainerConfig,
     TrialConfig,
 )
+from potstill.ranges import SEED, within
 
 
 @dataclass
@@ -70,7 +71,7 @@ class TrainConfig:
     trial: TrialConfig = field(default_factory=TrialConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    seed: int = 42
+    seed: int = within(42, SEED)
     ckpt_path: str | None = None
     resume: str | None = (
         None  # auto: go on from what an interrupted run left in hydra.run.dir, if it left anything
@@ -98,7 +99,7 @@ class EvaluateConfig:
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     compile: bool = False
-    seed: int = 42
+    seed: int = within(42, SEED)
 
 
 def teachers_of(config: Any) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from potstill.config.learning import SwapConfig
+from potstill.ranges import LENGTH, SIZE, THRESHOLD, Range, within
 
 
 @dataclass
@@ -68,19 +69,21 @@ class BenchmarkConfig:
     tag_column: str | None = None  # `none` where a file has no tags
     scheme: str | None = None  # of the tags that are learnt: BIO | BIOES; null: the training file's
     too_long: str = "split"  # sentences of tokens: split | cut
-    max_length: int | None = None  # of spans: tokens of a window where data.max_length is null
-    stride: int = 128  # of spans: tokens from the start of a window to that of the next
-    max_question_length: int = 64
-    max_answer_length: int = 30
-    n_best: int = 20  # answers that are kept of each question
+    # of spans: tokens of a window where data.max_length is null
+    max_length: int | None = within(None, LENGTH)
+    stride: int = within(128, SIZE)  # of spans: tokens from the start of a window to that of the next
+    max_question_length: int = within(64, SIZE)
+    max_answer_length: int = within(30, SIZE)
+    n_best: int = within(20, Range(1, 1000))  # answers that are kept of each question
     answer_metric: str = "squad"  # whose script: squad | squad_v2 | cmrc
-    null_threshold: float | None = None  # no answer where that scores better by more; null: always answer
+    # no answer where that scores better by more; null: always answer
+    null_threshold: float | None = within(None, THRESHOLD)
     skip_broken: bool = False  # leave out rows with a wrong number of columns instead of refusing the file
     metrics: list[str] = field(default_factory=list)
     positions: str = "all"  # of benchmark=interchange: all | masked
     interchange: SwapConfig = field(default_factory=SwapConfig)  # with a mapping: compared with the first
-    batches: list[int] = field(default_factory=list)  # of benchmark=efficiency: sequences of a pass,
-    lengths: list[int] = field(default_factory=list)  # and tokens of each
-    depth: int = 2  # of the tree of parameters
+    batches: list[int] = within([], SIZE)  # of benchmark=efficiency: sequences of a pass,
+    lengths: list[int] = within([], SIZE)  # and tokens of each
+    depth: int = within(2, Range(0, 1000))  # of the tree of parameters
     monitor: str = MISSING
     mode: str = MISSING  # min | max

@@ -7,6 +7,21 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from potstill.ranges import (
+    INNER,
+    PART,
+    POSITIVE,
+    SHARE,
+    SIZE,
+    SOME,
+    STEPS,
+    STEPS_OR_NONE,
+    TEMPERATURE,
+    WEIGHT,
+    Range,
+    within,
+)
+
 OWN = "own"  # teacher.tokenizer: that of the teacher's own folder
 
 
@@ -14,11 +29,11 @@ OWN = "own"  # teacher.tokenizer: that of the teacher's own folder
 class TermConfig:
     """A named term of the loss; weight 0 costs nothing, null (mlm, clm, label) is hard_weight where it applies."""
 
-    weight: float | None = 0.0
+    weight: float | None = within(0.0, WEIGHT)
     schedule: str = "constant"  # of the weight: constant | linear | cosine | torch's: ExponentialLR ...
-    start: float | None = None  # weight at the first step; null: `weight`
-    end: float | None = None  # weight that a schedule goes to
-    steps: int = 0  # optimizer steps until then
+    start: float | None = within(None, WEIGHT)  # weight at the first step; null: `weight`
+    end: float | None = within(None, WEIGHT)  # weight that a schedule goes to
+    steps: int = within(0, STEPS_OR_NONE)  # optimizer steps until then
     schedule_args: dict[str, Any] = field(default_factory=dict)  # of a torch schedule
 
 
@@ -42,8 +57,8 @@ class SwapConfig:
     """What is swapped between inputs: which states, and at which positions."""
 
     mapping: Any = None  # a layout, a .nm file, or a list of {teacher: [...], student: [...]}; null: nothing
-    proportion: float = 0.3
-    max_tokens: int | None = None
+    proportion: float = within(0.3, SOME)
+    max_tokens: int | None = within(None, SIZE)
     positions: str = "consecutive"  # consecutive | free | masked
     read_site: str = "block_output"  # block_output | block_input
 
@@ -62,22 +77,27 @@ class ObjectiveConfig:
     """Which terms make the loss, and their weights."""
 
     name: str = MISSING
-    temperature: float = 2.0
+    temperature: float = within(2.0, TEMPERATURE)
     positions: str = "all"  # of ce, mse, cos and the causal terms: all | masked
-    hard_weight: float = 0.0  # of mlm, clm or label, whichever applies, where its own weight is null
+    # of mlm, clm or label, whichever applies, where its own weight is null
+    hard_weight: float = within(0.0, WEIGHT)
     terms: TermsConfig = field(default_factory=TermsConfig)
     matches: Any = None  # a preset's name, or a list of {teacher: 12, student: 3, loss: hidden_mse}
     soft_target: str = "kl"  # of task models: kl | cross_entropy | mse | reverse_kl | jsd
-    beta: float = 0.5  # the teacher's share of the mixture of jsd
+    beta: float = within(0.5, INNER)  # the teacher's share of the mixture of jsd
     temperature_schedule: str = "constant"  # of task models: constant | flsw | cwsm
-    temperature_strength: float = 1.0  # how far a schedule moves temperatures from the base
-    temperature_gamma: float = 1.0  # of flsw
+    # how far a schedule moves temperatures from the base
+    temperature_strength: float = within(1.0, Range(0, 1000, above=True))
+    temperature_gamma: float = within(1.0, Range(0, 100, above=True))  # of flsw
     probability_shift: bool = False  # of task models: a wrong teacher is put right
-    gradient_shares_every: int | None = None  # optimizer steps between measurements of each term's share
+    # optimizer steps between measurements of each term's share
+    gradient_shares_every: int | None = within(None, STEPS)
     interchange: InterchangeConfig = field(default_factory=InterchangeConfig)
     mode: str = "task_prefix"  # of step_by_step: task_prefix | standard (labels alone)
-    alpha: float = 0.5  # of step_by_step: weight of prediction; 1 - alpha is that of explanation
-    soft_weight: float = 0.0  # of step_by_step: the share of an LLM's label probabilities in prediction
+    # of step_by_step: weight of prediction; 1 - alpha is that of explanation
+    alpha: float = within(0.5, SHARE)
+    # of step_by_step: the share of an LLM's label probabilities in prediction
+    soft_weight: float = within(0.0, SHARE)
 
 
 @dataclass
@@ -87,11 +107,12 @@ class CacheConfig:
     enabled: bool = False
     folder: str | None = None  # of the stores; null: below data.cache, named by what they hold
     form: str = "top"  # of a vocabulary: top | sampled
-    k: int = 64  # of top: the likeliest tokens that are kept
+    k: int = within(64, SIZE)  # of top: the likeliest tokens that are kept
     precision: str = "float16"  # of their log-probabilities: float16 | float32
-    temperatures: list[float] | None = None  # of top: T that runs may have; null: objective.temperature
-    samples: int = 50  # of sampled: draws a position
-    power: float = 1.0  # tokens are drawn from p ** power
+    # of top: T that runs may have; null: objective.temperature
+    temperatures: list[float] | None = within(None, TEMPERATURE)
+    samples: int = within(50, Range(1, 2048))  # of sampled: draws a position
+    power: float = within(1.0, Range(0.5, 1.5))  # tokens are drawn from p ** power
     systematic: bool = True  # one random number a position instead of one a draw
 
 
@@ -101,7 +122,7 @@ class TeacherConfig:
 
     model: str | None = None  # folder or hub id
     models: list[str] | None = None  # several of one task; take the place of `model`
-    weights: list[float] | None = None  # a number a teacher; null: all alike
+    weights: list[float] | None = within(None, POSITIVE)  # a number a teacher; null: all alike
     tokenizer: str | None = (
         None  # own: a teacher reads its own tokens; a folder: of its tokenizer; null: the student's
     )
@@ -125,7 +146,8 @@ class SharedTaskConfig:
 class MixingConfig:
     """How several tasks share the steps of a run, and what says which student is best."""
 
-    exponent: float = 1.0  # a task's probability is its number of examples to this power; 0: all alike
+    # a task's probability is its number of examples to this power; 0: all alike
+    exponent: float = within(1.0, Range(0, 10))
     monitor: str = (
         "mean"  # mean of the tasks' monitored metrics, or the name of the task whose metric decides
     )
@@ -137,12 +159,14 @@ class StudentConfig:
 
     model: str | None = None  # folder or hub id
     config: dict[str, Any] = field(default_factory=dict)  # from scratch: arguments of its transformers config
-    layers: list[int] | None = None  # of the teacher's; null: half of them, first and last included
+    # of the teacher's; null: half of them, first and last included
+    layers: list[int] | None = within(None, Range(0, 1000))
     architecture: str | None = None  # of a student of teacher layers; null: the teacher's
     vocab_transform: bool = True  # copy the teacher's head transform too
     freeze_positions: bool = False
     freeze_token_types: bool = False
-    dropout: float | None = None  # every dropout while training; null: as in the model's own config
+    # every dropout while training; null: as in the model's own config
+    dropout: float | None = within(None, PART)
     checkpointing: str | None = (
         None  # selective | full: what the backward pass makes again instead of keeping it
     )

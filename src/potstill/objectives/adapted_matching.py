@@ -19,9 +19,11 @@ from potstill.objectives.matching import (
     TWO_LAYERS,
     Match,
     Place,
-    finite_number,
+    check_scalars,
+    number_in,
     schedule_of,
 )
+from potstill.ranges import LEARNING_RATE, WEIGHT
 
 LOSSES: dict[str, tuple[str, ...]] = {
     HIDDEN: ("hidden_mse", "cos", "fsp", "nst"),
@@ -59,6 +61,7 @@ def _read(entry: Any, name: str, key: str) -> Match:
     if unknown := next((own for own in entry if own not in _KEYS), None):
         raise ConfigError(f"{key}.{unknown}={entry[unknown]}: no such key; one of {', '.join(_KEYS)}")
     given = {own: value for own, value in entry.items() if value is not None}
+    check_scalars(given, key)
     feature, loss = _feature(given, key)
     match = Match(
         name=str(given.get("name", name)),
@@ -66,9 +69,9 @@ def _read(entry: Any, name: str, key: str) -> Match:
         loss=loss,
         teacher=_places(given, "teacher", loss, key),
         student=_places(given, "student", loss, key),
-        weight=finite_number(given, "weight", 1.0, key, least=0.0),
+        weight=number_in(given, "weight", 1.0, key, WEIGHT),
         projection=given.get("projection"),
-        projection_lr=finite_number(given, "projection_lr", None, key),
+        projection_lr=number_in(given, "projection_lr", None, key, LEARNING_RATE),
         **schedule_of(given, key),
     )
     if not re.fullmatch(r"\w+", match.name):

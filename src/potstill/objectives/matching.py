@@ -10,7 +10,6 @@ Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3, intermediate
 from __future__ import annotations
 
 import importlib.util
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 
 from potstill.errors import ConfigError
 from potstill.models.specs import ModelSpec
+from potstill.ranges import LEARNING_RATE, WEIGHT, WHOLE, Range
 
 KEY = "objective.matches"
 HIDDEN, ATTENTION, RELATION, MODULE = "hidden", "attention", "relation", "module"
@@ -56,6 +56,7 @@ _KEYS = (
     "name", "teacher", "student", "feature", "loss", "weight", "projection", "projection_lr", "module", "heads",
     "teacher_index", "schedule", "end", "steps", "schedule_args",
 )  # fmt: skip
+_NESTED = ("teacher", "student", "module", "schedule_args")
 EXAMPLE = "[{teacher: 12, student: 3, loss: hidden_mse}]"
 
 Place = int | str
@@ -181,8 +182,9 @@ def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSp
     if unknown := next((own for own in entry if own not in _KEYS), None):
         raise ConfigError(f"{key}.{unknown}={entry[unknown]}: no such key; one of {', '.join(_KEYS)}")
     given = {own: value for own, value in entry.items() if value is not None}
+    check_scalars(given, key)
     feature, loss = _feature(given, key)
-    index = whole_number(given, "teacher_index", 0, key)
+    index = number_in(given, "teacher_index", 0, key, WHOLE)
     if index >= len(teachers):
         raise ConfigError(f"{key}.teacher_index={index}: the teachers are 0 to {len(teachers) - 1}")
     teacher = teachers[index]
@@ -193,10 +195,10 @@ def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSp
         loss=loss,
         teacher=places["teacher"],
         student=places["student"],
-        weight=finite_number(given, "weight", 1.0, key, least=0.0),
+        weight=number_in(given, "weight", 1.0, key, WEIGHT),
         projection=given.get("projection"),
-        projection_lr=finite_number(given, "projection_lr", None, key),
-        heads=whole_number(given, "heads", teacher.heads, key),
+        projection_lr=number_in(given, "projection_lr", None, key, LEARNING_RATE),
+        heads=number_in(given, "heads", teacher.heads, key, WHOLE),
         teacher_index=index,
         **schedule_of(given, key),
     )
@@ -314,8 +316,8 @@ def schedule_of(given: Mapping[str, Any], key: str) -> dict[str, Any]:
     """
     return {
         "schedule": given.get("schedule", "constant"),
-        "end": finite_number(given, "end", None, key, least=0.0),
-        "steps": whole_number(given, "steps", 0, key),
+        "end": number_in(given, "end", None, key, WEIGHT),
+        "steps": number_in(given, "steps", 0, key, WHOLE),
         "schedule_args": given.get("schedule_args") or {},
     }
 
@@ -332,8 +334,8 @@ def schedule_fault(schedule: str, end: float | None, steps: int, arguments: Any)
         if end is not None or steps:
             return f"schedule=constant: keeps its weight, without end={end} and steps={steps}; use linear or cosine"
         return None
-    if end is None or not (end >= 0 and math.isfinite(end)):
-        return f"end={end}: schedule={schedule} needs the weight that it goes to, 0 or more"
+    if end is None:
+        return f"end=null: schedule={schedule} needs the weight that it goes to"
     return f"steps={steps}: schedule={schedule} needs 1 or more" if steps < 1 else None
 
 
@@ -344,6 +346,8 @@ def _torch_schedule_fault(schedule: str, end: float | None, steps: int, argument
         return f"schedule_args={arguments}: the arguments of torch's {schedule} by name"
     from potstill.objectives.schedules import TorchSchedule
 
+    if wrong := [name for name, value in arguments.items() if not _moves(value)]:
+        return f"schedule_args.{wrong[0]}={arguments[wrong[0]]}: a number, 0 or more, or a list of them"
     try:
         TorchSchedule(schedule, 1.0, arguments)(1)
     except ConfigError as fault:
@@ -351,32 +355,31 @@ def _torch_schedule_fault(schedule: str, end: float | None, steps: int, argument
     return None
 
 
-def whole_number(given: Mapping[str, Any], name: str, default: int, key: str) -> int:
-    """A key of an entry that counts: 0 or more.
+def _moves(value: Any) -> bool:
+    """Whether an argument of a schedule keeps a weight finite and above 0."""
+    return all(
+        n in WEIGHT or isinstance(n, bool) for n in (value if isinstance(value, list | tuple) else [value])
+    )
+
+
+def number_in(given: Mapping[str, Any], name: str, default: float | None, key: str, allowed: Range) -> Any:
+    """A number of an entry; None where it has none.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: it is something else, or out of its range.
     """
     value = given.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(f"{key}.{name}={value}: a number, 0 or more")
-    return value
+    if value is None or value in allowed:
+        return value
+    raise ConfigError(f"{key}.{name}={value}: {allowed}")
 
 
-def finite_number(
-    given: Mapping[str, Any], name: str, default: float | None, key: str, least: float | None = None
-) -> Any:
-    """A key of an entry that is a finite number, at least `least`, or above 0; None where it has none.
+def check_scalars(given: Mapping[str, Any], key: str) -> None:
+    """Refuse a list or a dictionary where an entry has a single value.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: there is one.
     """
-    value = given.get(name, default)
-    if value is None:
-        return None
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (value <= 0 if least is None else value < least):
-        raise ConfigError(
-            f"{key}.{name}={value}: a number, {'above 0' if least is None else f'{least:g} or more'}"
-        )
-    return float(value)
+    for name, value in given.items():
+        if name not in _NESTED and isinstance(value, list | tuple | Mapping):
+            raise ConfigError(f"{key}.{name}={value}: a single value")

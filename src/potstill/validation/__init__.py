@@ -28,6 +28,7 @@ from potstill.validation.generation import generation_faults
 from potstill.validation.launch import launch_faults, strategy_faults
 from potstill.validation.models import length_faults, model_faults, spec_of
 from potstill.validation.objectives import objective_faults, trains_task
+from potstill.validation.ranges import range_faults
 from potstill.validation.rationales import corpus_faults, judged_rationale_faults, rationale_faults
 from potstill.validation.shared_tasks import shared_task_faults
 from potstill.validation.sweeps import sweep_faults
@@ -46,7 +47,7 @@ def validate_train(config: DictConfig, *, models: bool = True) -> None:
         config: the composed configuration.
         models: whether its models are there yet; those of a recipe's later stages are not.
     """
-    _check_known(config, TrainConfig)
+    _check_values(config, TrainConfig)
     if config.stage != "train":
         _raise([*generation_faults(config), *output_faults()])
         return
@@ -89,7 +90,7 @@ def _task_kind(config: DictConfig) -> str | None:
 
 def validate_evaluate(config: DictConfig) -> None:
     """Raise one ConfigError that holds every fault of an evaluation configuration."""
-    _check_known(config, EvaluateConfig)
+    _check_values(config, EvaluateConfig)
     if config.sweep.folder is not None:
         _raise([*sweep_faults(config, models_of(config)), *output_faults()])
         return
@@ -164,11 +165,13 @@ def _raise(faults: list[str]) -> None:
         raise ConfigError("; ".join(dict.fromkeys(faults)))
 
 
-def _check_known(config: DictConfig, schema: type) -> None:
+def _check_values(config: DictConfig, schema: type) -> None:
+    """Refuse unknown keys and numbers out of their range; what is checked later relies on them."""
     OmegaConf.to_container(config, resolve=True)  # an interpolation that leads nowhere is a fault of now
     # `+key=value` opens the struct; whatever is not in the schema would be ignored, so it is refused.
     for key, value in _unknown(config, OmegaConf.structured(schema)):
         raise ConfigError(f"{key}={value}: no such key; `--cfg job` shows all keys")
+    _raise(range_faults(config, schema))
 
 
 def _unknown(config: DictConfig, schema: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:

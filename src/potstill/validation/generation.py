@@ -27,8 +27,6 @@ def generation_faults(config: DictConfig) -> list[str]:
         )
     if settings.form not in ("chat", "completion"):
         faults.append(f"generation.form={settings.form}: chat or completion")
-    if settings.chunk_rows < 1:
-        faults.append(f"generation.chunk_rows={settings.chunk_rows}: 1 or more")
     try:
         sampling_of(config)
         if settings.model is not None:

@@ -12,10 +12,6 @@ from potstill.models.specs import ModelSpec
 def interchange_faults(interchange: DictConfig, key: str) -> list[str]:
     """Of what an intervention swaps, but for the mapping; `key` is the section's."""
     faults = []
-    if not 0 < interchange.proportion <= 1:
-        faults.append(f"{key}.proportion={interchange.proportion}: a share, above 0 and at most 1")
-    if interchange.max_tokens is not None and interchange.max_tokens < 1:
-        faults.append(f"{key}.max_tokens={interchange.max_tokens}: 1 or more, or null for no bound")
     for name, options in (
         ("positions", ("consecutive", "free", "masked")),
         ("pairing", ("in_batch", "dataset")),

@@ -74,8 +74,6 @@ def strategy_faults(config: DictConfig) -> list[str]:
             )
         if config.compile:
             faults.append(f"compile=true: false with trainer.strategy={name}")
-    if trainer.num_nodes < 1:
-        faults.append(f"trainer.num_nodes={trainer.num_nodes}: 1 or more")
     return faults
 
 

@@ -72,8 +72,6 @@ def model_faults(config: DictConfig, made: ModelSpec | None = None) -> list[str]
             "the teacher's layers; give one of them"
         )
     faults += attention_faults(config)
-    if student.dropout is not None and not 0 <= student.dropout < 1:
-        faults.append(f"student.dropout={student.dropout}: a probability, from 0 to below 1, or null")
     if student.checkpointing not in (None, *CHECKPOINTING):
         faults.append(
             f"student.checkpointing={student.checkpointing}: one of {', '.join(CHECKPOINTING)}, or null"

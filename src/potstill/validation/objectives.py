@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from omegaconf import DictConfig
 
 from potstill.data.tasks.labels import REGRESSION, SPANS
@@ -28,14 +26,10 @@ def trains_task(config: DictConfig) -> bool:
 def objective_faults(objective: DictConfig, task: str | None = None) -> list[str]:
     """Of temperature, positions, weights, and terms that do not suit the objective; `task` is a task model's kind."""
     faults = []
-    if not (objective.temperature > 0 and math.isfinite(objective.temperature)):
-        faults.append(f"objective.temperature={objective.temperature}: must be above 0")
     if objective.positions not in ("all", "masked"):
         faults.append(f"objective.positions={objective.positions}: all or masked")
     weights = {name: term.weight for name, term in objective.terms.items()}
-    for name, weight in weights.items():
-        if weight is not None and not (weight >= 0 and math.isfinite(weight)):
-            faults.append(f"objective.terms.{name}.weight={weight}: must be 0 or more")
+    for name in weights:
         faults += _schedule_faults(name, objective.terms[name])
     faults += _soft_target_faults(objective, task)
     if objective.name in (*SUPERVISED, *TASKS) and objective.interchange.mapping is not None:
@@ -82,29 +76,17 @@ def _schedule_faults(name: str, term: DictConfig) -> list[str]:
         return [
             f"objective.terms.{name}.start={term.start}: schedule=constant keeps the weight; use linear or cosine"
         ]
-    if term.start is not None and not (term.start >= 0 and math.isfinite(term.start)):
-        return [f"objective.terms.{name}.start={term.start}: must be 0 or more"]
     fault = schedule_fault(term.schedule, term.end, term.steps, term.schedule_args)
     return [f"objective.terms.{name}.{fault}"] if fault else []
 
 
 def _soft_target_faults(objective: DictConfig, task: str | None) -> list[str]:
-    """Of the loss of soft targets, its temperatures, and how often gradients are measured."""
+    """Of the loss of soft targets and its temperatures."""
     faults = [
         f"objective.{key}={objective[key]}: one of {', '.join(known)}"
         for key, known in (("soft_target", SOFT_TARGETS), ("temperature_schedule", TEMPERATURES))
         if objective[key] not in known
     ]
-    if not 0 < objective.beta < 1:
-        faults.append(
-            f"objective.beta={objective.beta}: the teacher's share of a mixture, above 0 and below 1"
-        )
-    for key in ("temperature_strength", "temperature_gamma"):
-        if not (objective[key] > 0 and math.isfinite(objective[key])):
-            faults.append(f"objective.{key}={objective[key]}: must be above 0")
-    every = objective.gradient_shares_every
-    if every is not None and every < 1:
-        faults.append(f"objective.gradient_shares_every={every}: 1 or more, or null for never")
     if task == SPANS:  # the number of tokens is another one in each micro-batch
         faults += [
             f"objective.{key}={value}: depends on the padding of answers' logits; use {instead}"

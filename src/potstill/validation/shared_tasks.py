@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from omegaconf import DictConfig
 
+from potstill.config import BenchmarkConfig
 from potstill.errors import PotstillError
 from potstill.models.specs import ModelSpec, default_layers, read_spec
 from potstill.shared_tasks import monitored, task_configs
@@ -14,6 +14,7 @@ from potstill.validation.benchmarks import benchmark_faults
 from potstill.validation.launch import DEEPSPEED
 from potstill.validation.models import model_faults
 from potstill.validation.objectives import TAUGHT_TASKS, objective_faults
+from potstill.validation.ranges import range_faults
 
 
 def shared_task_faults(config: DictConfig, *, models: bool = True) -> list[str]:
@@ -34,6 +35,7 @@ def shared_task_faults(config: DictConfig, *, models: bool = True) -> list[str]:
     made = _maker(tasks) if models else None
     found = {
         name: [
+            *range_faults(own.benchmark, BenchmarkConfig, "options."),
             *objective_faults(own.objective, own.benchmark.task),
             *benchmark_faults(own),
             *(model_faults(own, made=made if number else None) if models else []),
@@ -49,7 +51,7 @@ def shared_task_faults(config: DictConfig, *, models: bool = True) -> list[str]:
 
 def _together(config: DictConfig) -> list[str]:
     """Of keys that do not go together with several tasks."""
-    name, mixing, teacher = config.objective.name, config.mixing, config.teacher
+    name, teacher = config.objective.name, config.teacher
     if name not in TAUGHT_TASKS:
         return [f"tasks: objective={name} trains on one task or on text; use objective=task_kd, or tasks=[]"]
     faults = []
@@ -64,8 +66,6 @@ def _together(config: DictConfig) -> list[str]:
             faults.append(
                 f"teacher.{key}={teacher[key]} with tasks: each task names its own, teacher: <folder>"
             )
-    if not (mixing.exponent >= 0 and math.isfinite(mixing.exponent)):
-        faults.append(f"mixing.exponent={mixing.exponent}: 0 or more")
     if config.objective.interchange.mapping is not None:
         faults.append(
             f"objective.interchange.mapping={config.objective.interchange.mapping}: states are swapped within one "

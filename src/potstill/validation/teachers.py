@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import teachers_of
@@ -35,12 +33,8 @@ def teacher_faults(config: DictConfig) -> list[str]:
     if teacher.model is not None:
         faults.append(f"{given} with teacher.model={teacher.model}: give one of them")
     weights = teacher.weights
-    if weights is not None and not (
-        len(weights) == len(teacher.models) and all(w > 0 and math.isfinite(w) for w in weights)
-    ):
-        faults.append(
-            f"teacher.weights={list(weights)}: a number above 0 for each of {len(teacher.models)} teachers"
-        )
+    if weights is not None and len(weights) != len(teacher.models):
+        faults.append(f"teacher.weights={list(weights)}: a number for each of {len(teacher.models)} teachers")
     if not trains_task(config):
         faults.append(
             f"{given}: objective={config.objective.name} of a language model has one teacher; teacher.model="

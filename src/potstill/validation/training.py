@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from potstill.ranges import (
+    EPSILON,
+    FINITE,
+    LEARNING_RATE,
+    MOST_PROCESSES,
+    PART,
+    WEIGHT,
+    WHOLE,
+    is_number,
+)
+from potstill.validation.ranges import leaves
 
 LOGGERS = ("wandb", "tensorboard", "csv")
 # What transformers.get_scheduler makes without further arguments.
@@ -18,29 +32,57 @@ SCHEDULES = (
     "constant_with_warmup",
     "inverse_sqrt",
 )
+# Numbers of an optimizer by name, in lists too; others are finite.
+OPTIMIZER = {
+    "lr": LEARNING_RATE,
+    "eps": EPSILON,
+    "betas": PART,
+    "momentum": PART,
+    "weight_decay": WEIGHT,
+}
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+MOST_DEVICES = 1024  # of a machine
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 
 
 def trainer_faults(trainer: DictConfig) -> list[str]:
-    """Of steps, intervals, clipping and precision."""
-    faults = []
-    if trainer.max_steps < -1:
-        faults.append(f"trainer.max_steps={trainer.max_steps}: 0 or more, or -1 for no bound")
-    if trainer.max_epochs is not None and trainer.max_epochs < 1:
-        faults.append(f"trainer.max_epochs={trainer.max_epochs}: 1 or more, or null")
-    if trainer.accumulate_grad_batches < 1:
-        faults.append(f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: 1 or more")
-    for name in ("val_check_interval", "limit_val_batches", "log_every_n_steps"):
-        if trainer[name] is not None and trainer[name] < 1:
-            faults.append(f"trainer.{name}={trainer[name]}: 1 or more")
-    clip = trainer.gradient_clip_val
-    if clip is not None and clip <= 0:
-        faults.append(f"trainer.gradient_clip_val={clip}: above 0, or null for no clipping")
+    """Of devices, precision, and steps that cannot be taken."""
+    faults = device_faults(trainer)
     if trainer.nonfinite not in ("stop", "skip"):
         faults.append(f"trainer.nonfinite={trainer.nonfinite}: stop or skip")
     if trainer.precision not in PRECISIONS:
         faults.append(f"trainer.precision={trainer.precision}: one of {', '.join(PRECISIONS)}")
     return faults
+
+
+def device_faults(trainer: DictConfig) -> list[str]:
+    """Of a number of devices, a list of GPUs, or `auto`; each is a process with the models in its memory."""
+    devices, accelerator = trainer.devices, trainer.accelerator
+    if accelerator not in ACCELERATORS:
+        return [f"trainer.accelerator={accelerator}: one of {', '.join(ACCELERATORS)}"]
+    on_cpu = accelerator == "cpu"
+    most = MOST_PROCESSES if on_cpu and trainer.strategy != "ray" else MOST_DEVICES
+    wanted = f"a number from 1 to {most}" + (
+        "" if on_cpu else ", auto or -1 for all, or a list of GPUs, [0,1]"
+    )
+    numbers = list(devices) if OmegaConf.is_list(devices) else _listed(devices)
+    if numbers is not None:
+        known = {n for n in numbers if n in WHOLE and n < MOST_DEVICES}
+        fits = not on_cpu and 0 < len(numbers) == len(known)
+    elif str(devices) in ("auto", "-1"):
+        fits = not on_cpu or devices == "auto"
+    else:
+        count = int(devices) if isinstance(devices, str) and re.fullmatch("[0-9]{1,9}", devices) else devices
+        fits = count in WHOLE and 1 <= count <= most
+    shown = list(devices) if OmegaConf.is_list(devices) else devices
+    return [] if fits else [f"trainer.devices={shown}: {wanted}"]
+
+
+def _listed(devices: Any) -> list[Any] | None:
+    """The GPUs of text such as `0,1`; None of anything else."""
+    if not isinstance(devices, str) or not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})+", devices):
+        return None
+    return [int(number) for number in devices.split(",")]
 
 
 def optimizer_faults(config: DictConfig) -> list[str]:
@@ -49,21 +91,14 @@ def optimizer_faults(config: DictConfig) -> list[str]:
     optimizer, schedule = config.optimizer, config.schedule
     if not optimizer.get("_target_"):
         faults.append("optimizer._target_=null: name an optimizer, such as torch.optim.AdamW")
-    for name, low in (("lr", 0.0), ("eps", 0.0), ("weight_decay", 0.0)):
-        value = optimizer.get(name)
-        if value is not None and not (isinstance(value, int | float) and value >= low):
-            faults.append(f"optimizer.{name}={value}: a number, {low:g} or more")
+    for key, value in leaves("optimizer", optimizer):
+        allowed = OPTIMIZER.get(key.split(".")[1], FINITE if is_number(value) else None)
+        if value is not None and allowed is not None and value not in allowed:
+            faults.append(f"{key}={value}: {allowed}")
     if schedule.name not in SCHEDULES:
         faults.append(f"schedule.name={schedule.name}: one of {', '.join(SCHEDULES)}")
-    if not 0 <= schedule.warmup_share <= 1:
-        faults.append(f"schedule.warmup_share={schedule.warmup_share}: a share, from 0 to 1")
-    if schedule.warmup_steps is not None and schedule.warmup_steps < 0:
-        faults.append(f"schedule.warmup_steps={schedule.warmup_steps}: 0 or more")
     if config.trainer.max_steps == -1 and config.trainer.max_epochs is None:
         faults.append("trainer.max_steps=-1 with trainer.max_epochs=null never ends; give one of them")
-    every = config.checkpoint.every_n_steps
-    if every is not None and every < 1:
-        faults.append(f"checkpoint.every_n_steps={every}: 1 or more, or null for the end only")
     return faults
 
 
@@ -88,6 +123,4 @@ def logger_faults(logger: DictConfig) -> list[str]:
         faults.append("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
     if logger.mode not in (None, "online", "offline", "disabled"):
         faults.append(f"logger.mode={logger.mode}: online, offline, disabled, or null")
-    if not logger.artifact_mb >= 0:
-        faults.append(f"logger.artifact_mb={logger.artifact_mb}: a size in MB, 0 or more")
     return faults

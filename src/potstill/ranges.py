@@ -1,0 +1,89 @@
+"""Ranges of numbers: those that each numeric field of the schema names as its own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+KEY = "range"  # of a field's metadata
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers between two bounds; NaN, infinities and booleans are in none.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        above: `low` itself is out of the range.
+        below: `high` itself is out of the range.
+        apart: a value outside that has a meaning of its own.
+        whole: integers only; the schema's own types say so where there are any.
+    """
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+    apart: float | None = None
+    whole: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        if not is_number(value) or (self.whole and isinstance(value, float)):
+            return False
+        if self.apart is not None and value == self.apart:
+            return True
+        return (self.low < value if self.above else self.low <= value) and (
+            value < self.high if self.below else value <= self.high
+        )
+
+    def __str__(self) -> str:
+        low = f"above {_plain(self.low)}" if self.above else f"from {_plain(self.low)}"
+        high = f"below {_plain(self.high)}" if self.below else _plain(self.high)
+        apart = "" if self.apart is None else f", or {_plain(self.apart)}"
+        return f"{'an integer' if self.whole else 'a number'} {low} to {high}{apart}"
+
+
+SHARE = Range(0, 1)
+SOME = Range(0, 1, above=True)  # a share that is not nothing
+INNER = Range(0, 1, above=True, below=True)
+PART = Range(0, 1, below=True)  # a share that is not all
+WEIGHT = Range(0, 1e6)
+POSITIVE = Range(0, 1e6, above=True)
+LEARNING_RATE = Range(0, 100)
+EPSILON = Range(0, 1, above=True)
+# At 1,000 the soft targets of float32 are hardly more than rounding; far below 0.01 logits overflow.
+TEMPERATURE = Range(0.01, 1000)
+COUNT = Range(1, 10**12)
+SIZE = Range(1, 10**6)
+WHOLE = Range(0, 10**6, whole=True)
+LENGTH = Range(8, 10**6)  # tokens
+STEPS = Range(1, 10**9)
+STEPS_OR_NONE = Range(0, 10**9)
+DAY = 86_400
+SECONDS = Range(0, DAY)
+SEED = Range(0, 2**32 - 1)  # what numpy takes
+THRESHOLD = Range(-1e6, 1e6)
+# A process that reads or trains has torch in its memory: many more of them than cores only exhaust the machine.
+MOST_PROCESSES = max(16, 4 * (os.cpu_count() or 1))
+WORKERS = Range(0, MOST_PROCESSES)
+NODES = Range(1, 10**4)
+REQUESTS = Range(1, 1024)  # at a time
+FINITE = Range(-1e300, 1e300)
+
+
+def within(default: Any, allowed: Range) -> Any:
+    """A field for a number, a list of numbers, or null, with its default and range."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={KEY: allowed})
+    return field(default=default, metadata={KEY: allowed})
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _plain(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
