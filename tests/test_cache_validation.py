@@ -32,10 +32,10 @@ def faults_of(compose_config, overrides):
         ([*TASK, "teacher.tokenizer=own"], "teacher.tokenizer=own: stored outputs are of the student's own tokens"),
         ([*LANGUAGE, "teacher.cache.form=all"], "teacher.cache.form=all: one of top, sampled"),
         ([*LANGUAGE, "teacher.cache.precision=float64"], "one of float16, float32"),
-        ([*LANGUAGE, "teacher.cache.k=0"], "teacher.cache.k=0: 1 or more"),
-        ([*LANGUAGE, "teacher.cache.samples=4096"], "teacher.cache.samples=4096: from 1 to 2048"),
-        ([*LANGUAGE, "teacher.cache.power=2"], "teacher.cache.power=2.0: from 0.5 to 1.5"),
-        ([*LANGUAGE, "teacher.cache.temperatures=[]"], "one or more numbers above 0"),
+        ([*LANGUAGE, "teacher.cache.k=0"], "teacher.cache.k=0"),
+        ([*LANGUAGE, "teacher.cache.samples=4096"], "teacher.cache.samples=4096"),
+        ([*LANGUAGE, "teacher.cache.power=2"], "teacher.cache.power=2.0"),
+        ([*LANGUAGE, "teacher.cache.temperatures=[]"], r"teacher.cache.temperatures=\[\]"),
         (
             [*LANGUAGE, "teacher.cache.temperatures=[1,4]"],
             r"objective.temperature=2.0: teacher.cache.temperatures=\[1.0, 4.0\] holds no tail for it",
@@ -72,7 +72,7 @@ def test_a_folder_that_is_a_file_is_told(compose_config, tmp_path):
         LANGUAGE,
         [*LANGUAGE, "teacher.cache.temperatures=[1,2]"],
         [*TASK, "objective.terms.mse.weight=1", "objective.terms.ce.weight=0"],
-        ["objective=kd", "objective.terms.mse.weight=1", "teacher/cache=off", "teacher.cache.k=0"],
+        ["objective=kd", "objective.terms.mse.weight=1", "teacher/cache=off"],
     ],
 )
 def test_what_stored_outputs_suffice_for_has_no_fault(overrides, compose_config):

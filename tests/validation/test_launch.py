@@ -53,7 +53,7 @@ def test_what_does_not_go_with_shared_weights(said):
         "objective=task_kd", two, "trainer.strategy=ddp_find_unused_parameters_true", "trainer.devices=2"
     )
     assert "one of deepspeed_stage_2, deepspeed_stage_3" in said("trainer.strategy=deepspeed_stage_1")
-    assert "trainer.num_nodes=0: 1 or more" in said("trainer.num_nodes=0")
+    assert "trainer.num_nodes=0" in said("trainer.num_nodes=0")
 
 
 def test_an_extra_that_is_not_installed_is_named_with_its_command(said, monkeypatch):
