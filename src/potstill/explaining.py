@@ -131,7 +131,7 @@ def _canonical(data: DictConfig) -> Canonical:
 
         def value(label: str) -> Hashable | None:
             found = value_of(label)
-            return None if found is None else round(found, 6)
+            return None if found is None else round(found, 6) or float(f"{found:.6g}")
 
         return value
     return plain_label

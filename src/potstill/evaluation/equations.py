@@ -8,10 +8,19 @@ from collections.abc import Sequence
 
 MAX_CHARACTERS = 256
 MAX_DEPTH = 32  # of brackets, signs and powers within each other
-MAX_VALUE = 1e15  # in size; beyond it float64 no longer holds every integer
-TOLERANCE = 1e-6  # relative to the larger of two values, and absolute near 0
+TOLERANCE = 1e-6  # relative to the larger of two values
+NEAR_ZERO = 1e-9  # absolute: what rounding leaves of 0
 
-_TOKEN = re.compile(r"\s*(?:([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)|(\*\*|//|[-+*/%()]))")
+_DIGITS = r"[0-9](?:_?[0-9])*"
+# A number as Python writes it, or with commas between thousands.
+NUMBER = (
+    rf"(?:(?:[1-9][0-9]{{0,2}}(?:,[0-9]{{3}})+(?![0-9_])|{_DIGITS})(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})"
+    rf"(?:[eE][+-]?{_DIGITS})?"
+)
+_TOKEN = re.compile(rf"\s*(?:({NUMBER})|(\*\*|//|[-+*/%()]))")
+_SIGNS = str.maketrans(
+    {"\u2212": "-", "\u00d7": "*", "\u00f7": "/"}
+)  # as texts write minus, times and divided by
 
 
 class _NotArithmeticError(Exception):
@@ -19,28 +28,31 @@ class _NotArithmeticError(Exception):
 
 
 def value_of(equation: str) -> float | None:
-    """The value of plain arithmetic: `+ - * / // % **`, brackets, integers and decimals, as Python reads them.
+    """The value of plain arithmetic: `+ - * / // % **`, brackets, and numbers in every form that Python writes.
 
-    The text is read by a parser of its own and never executed; it is bounded in length, depth and the size of every
-    value on the way, so no text takes long.
+    Numbers may have an exponent (`1e-05`), begin or end with their point (`.5`, `5.`), and have underscores, or commas
+    between thousands (`1,000`). The signs \u2212 \u00d7 \u00f7 are read as - * /.
+
+    The text is read by a parser of its own and never executed; it is bounded in length and depth, and computed in
+    floating point, so no text takes long.
 
     Returns:
-        The value; None for a text that is anything else, is too long, too deep or too large, divides by zero, or has no
-        real value.
+        The value; None for a text that is anything else, is too long, too deep, divides by zero, or has no finite real
+        value.
     """
     if len(equation) > MAX_CHARACTERS:
         return None
     try:
-        return _Reader(_tokens(equation)).value()
+        return _Reader(_tokens(equation.translate(_SIGNS))).value()
     except (_NotArithmeticError, ArithmeticError):
         return None
 
 
 def same_value(first: float | None, second: float | None) -> bool:
-    """Whether both are values, and equal but for rounding (`TOLERANCE`)."""
+    """Whether both are values, and equal but for rounding (`TOLERANCE`, near zero `NEAR_ZERO`)."""
     if first is None or second is None:
         return False
-    return math.isclose(first, second, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return math.isclose(first, second, rel_tol=TOLERANCE, abs_tol=NEAR_ZERO)
 
 
 def equation_accuracy(predictions: Sequence[str], gold: Sequence[str]) -> float:
@@ -143,7 +155,8 @@ class _Reader:
                 raise _NotArithmeticError
             return inner
         token = self.tokens[self.at] if self.at < len(self.tokens) else ""
-        if not token[-1:].isdigit() and not token[:1].isdigit():
+        token = token.replace(",", "").replace("_", "")
+        if not any(sign.isdigit() for sign in token):
             raise _NotArithmeticError
         if token.isdigit() and token[0] == "0" and int(token):  # 007 is no number in Python either
             raise _NotArithmeticError
@@ -152,6 +165,6 @@ class _Reader:
 
 
 def _bounded(value: float) -> float:
-    if not abs(value) <= MAX_VALUE:
+    if not math.isfinite(value):
         raise _NotArithmeticError
     return value

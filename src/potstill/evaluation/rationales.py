@@ -10,9 +10,10 @@ from potstill.data.rationales.parsing import NLI_LABELS, named
 from potstill.data.rationales.rows import RationaleRows
 from potstill.data.rationales.sets import EQUATION, SETS
 from potstill.errors import DataError
-from potstill.evaluation.equations import equation_accuracy, same_value, text_accuracy, value_of
+from potstill.evaluation.equations import NUMBER, equation_accuracy, same_value, text_accuracy, value_of
 
-_RESULT = re.compile(r"=\s*\$?\s*(-?[0-9][0-9,]*(?:\.[0-9]+)?)")
+# The last number behind an equality sign, or a fraction; a point that ends the sentence is no part of it.
+_RESULT = re.compile(rf"=\s*\$?\s*([-\u2212]?\s?{NUMBER}(?:\s*/\s*{NUMBER})?)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 # How rationales of NLI put what they conclude, in English.
@@ -87,7 +88,7 @@ def conclusion(name: str, rationale: str, choices: Sequence[str] | None = None) 
     """
     if name in SETS and SETS[name].compared == EQUATION:
         results = _RESULT.findall(rationale)
-        return results[-1].replace(",", "") if results else None
+        return results[-1].replace(",", "").rstrip(".") if results else None
     nli = choices is not None and set(choices) == set(NLI_LABELS)
     for sentence in reversed(_SENTENCE_END.split(rationale)):
         found = _cued(sentence) if nli else _mentioned(sentence, choices or ())
