@@ -334,3 +334,68 @@ def test_every_schedule_that_is_allowed_can_be_made(name, compose_config):
     schedule = build_schedule(settings, optimizer, 10)
     optimizer.step()
     schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("objective", "overrides", "key"),
+    [
+        ("kd", (), "objective.terms.cos.weight"),
+        ("kd", ("doctor=true",), "objective.terms.cos.weight"),
+        (
+            "kd",
+            ("objective.terms.cos={weight: 0, schedule: linear, end: 1, steps: 4}",),
+            "objective.terms.cos.weight",
+        ),
+        ("diito", (), "objective.terms.cos.weight"),
+        (
+            "diito",
+            ("objective.terms.cos.weight=0", "objective.terms.causal_cos.weight=1"),
+            "objective.terms.causal_cos.weight",
+        ),
+        (
+            "kd",
+            (
+                "objective.terms.cos.weight=0",
+                "objective.matches=[{teacher: 1, student: 1, loss: hidden_mse}]",
+            ),
+            "objective.matches[0].loss",
+        ),
+    ],
+)
+@pytest.mark.parametrize("student", ["option", "folder"])
+def test_models_of_unequal_widths(objective, overrides, key, student, kd, wide, train_fault, compose_config):
+    own = "student=bert_small" if student == "option" else f"student.model={wide}"
+    width = 256 if student == "option" else 64
+    said = train_fault(*kd, f"objective={objective}", own, *overrides)
+    assert said.startswith(f"{key}=")
+    assert f" {width} " in said
+    assert "32" in said
+    if key == "objective.terms.cos.weight":
+        terms = (f"{key}=0", "objective.terms.cos.schedule=constant", "objective.terms.cos.end=null")
+        validate_train(
+            compose_config(
+                *kd, f"objective={objective}", own, *overrides, *terms, "objective.terms.cos.steps=0"
+            )
+        )
+
+
+def test_causal_models_of_unequal_widths(source, gpt2_teacher, train_fault):
+    said = train_fault(*source, f"teacher.model={gpt2_teacher}", "student=gpt2_tiny")
+    assert said.startswith("objective.terms.cos.weight=1.0")
+
+
+def test_a_task_student_of_another_width(source, bert_teacher, wide, train_fault, tmp_path):
+    (tmp_path / "rows.tsv").write_text("text\tlabel\nthe man\tyes\none other\tno\n")
+    rows = [
+        "benchmark=text_classification",
+        *(f"benchmark.{part}_file={tmp_path}/rows.tsv" for part in ("train", "eval")),
+    ]
+    own = [*rows, f"teacher.model={bert_teacher}", f"student.model={wide}", "logger=csv"]
+    assert "objective.terms.cos.weight=0.25" in train_fault("objective=diito", *own)
+    match = "objective.matches=[{teacher: 1, student: 1, loss: cos}]"
+    assert "objective.matches[0].loss=cos" in train_fault("objective=task_kd", *own, match)
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory, bert_tokenizer, make_bert):
+    return make_bert(tmp_path_factory.mktemp("wide"), bert_tokenizer, layers=2, hidden_size=64)

@@ -28,11 +28,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from potstill import signals
 from potstill.config import config_folder, register
+from potstill.config.defaults import settle
 from potstill.errors import ConfigError, PotstillError, StageError, StoppedError, printable
 from potstill.multirun import Jobs, group_with_sweep, names_glue, spell_out
 from potstill.process import prepare
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.launch import RAY
+
+log = logging.getLogger(__name__)
 
 _DISK_FAULTS = {
     errno.ENOSPC,
@@ -106,8 +109,12 @@ def _train(config: DictConfig) -> Any:
         from potstill.recipes import run_recipe
 
         return run_recipe(config, _output_folder(), one_line)
+    chosen = settle(config)
     validate_train(config)
     prepare()
+    if config.stage == "train" and _is_first_rank():
+        values = ", ".join(f"{key}={value}" for key, value in chosen.items())
+        log.info("defaults: %s", values or "none")
     if config.stage == "rationales":  # torch only where the model runs in this process
         from potstill.explaining import explain
 

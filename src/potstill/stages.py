@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from potstill.atomic import write_whole
+from potstill.config.defaults import settle
 from potstill.errors import ConfigError
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.resuming import NEUTRAL, within
@@ -102,6 +103,8 @@ def plan(
             else:
                 overrides = [*_judged(config, choices), *first, *own]
             composed = compose(command, overrides)
+            if command == TRAIN:
+                settle(composed)
         except (HydraException, OmegaConfBaseException) as fault:
             raise ConfigError(f"stage {name}: {explain(fault)}") from fault
         stages.append(Stage(name, command, folder / name, tuple(overrides), composed, needs + more))

@@ -17,7 +17,10 @@ from potstill.validation import validate_evaluate, validate_train
 pytestmark = pytest.mark.integration
 
 QUIET = ["logger=csv", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
-SMALL = ["data.max_length=16", "data.batch_size=8", "optimizer.lr=3e-3", "data.eval_batch_size=32"]
+SMALL = [
+    "data.max_length=16", "data.batch_size=8", "data.eval_batch_size=32",
+    "optimizer.lr=3e-3", "optimizer.betas=[0.9,0.98]", "trainer.gradient_clip_val=5",  # random encoders, few steps
+]  # fmt: skip
 TINY = {"layers": 2, "initializer_range": 0.05}
 
 

@@ -32,6 +32,7 @@ from potstill.build.task_parts import (
     with_own_labels,
 )
 from potstill.config import teachers_of
+from potstill.config.defaults import TASKS
 from potstill.data.corpus.tokenizers import Vocabulary, describe
 from potstill.data.steps import BatchSettings
 from potstill.data.tasks.augment import Augmentation, Noise
@@ -47,7 +48,6 @@ from potstill.models.students import check_tokens, student_from_config, student_
 from potstill.models.trunk import trunk_of
 from potstill.modules.downstream import Downstream
 from potstill.objectives.task import TaskObjective
-from potstill.validation.objectives import TASKS
 
 
 @dataclass

@@ -16,6 +16,7 @@ from omegaconf import MISSING, OmegaConf
 
 from potstill.config.benchmarks import BenchmarkConfig
 from potstill.config.data import DataConfig
+from potstill.config.defaults import default
 from potstill.config.learning import (
     AdaptedConfig,
     MixingConfig,
@@ -120,6 +121,7 @@ def config_folder() -> Path:
 def register() -> None:
     """Put the schemas into Hydra's config store, in a group of their own; stages' references resolve to themselves."""
     # A recipe that is shown, or composed, keeps them: `stages.plan` puts folders in their place.
+    OmegaConf.register_new_resolver("default", lambda key, *, _root_: default(key, _root_), replace=True)
     OmegaConf.register_new_resolver("stage", lambda name: f"${{stage:{name}}}", replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=TrainConfig)

@@ -37,8 +37,8 @@ class ScheduleConfig:
 class TrainerConfig:
     """Lightning's Trainer; `strategy=` options are deltas over this."""
 
-    max_steps: int = within(-1, Range(0, 10**9, apart=-1))
-    max_epochs: int | None = within(None, SIZE)
+    max_steps: int | None = within(-1, Range(0, 10**9, apart=-1))  # -1, null: no bound
+    max_epochs: int | None = within(None, SIZE)  # conf/train.yaml: 3 where max_steps is no bound
     accumulate_grad_batches: int = within(1, SIZE)
     gradient_clip_val: float | None = within(None, POSITIVE)
     nonfinite: str = "stop"  # stop | skip: a step whose loss or gradient is no number

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import EvaluateConfig, TrainConfig
+from potstill.config.defaults import settle, trains_task
 from potstill.data.rationales.composition import RATIONALES, STEP_BY_STEP
 from potstill.data.tasks.composition import EFFICIENCY, is_task
 from potstill.data.tasks.labels import CLASSIFICATION
@@ -27,7 +28,7 @@ from potstill.validation.folders import output_faults
 from potstill.validation.generation import generation_faults
 from potstill.validation.launch import launch_faults, strategy_faults
 from potstill.validation.models import length_faults, model_faults, spec_of
-from potstill.validation.objectives import objective_faults, trains_task
+from potstill.validation.objectives import objective_faults
 from potstill.validation.ranges import range_faults
 from potstill.validation.rationales import corpus_faults, judged_rationale_faults, rationale_faults
 from potstill.validation.shared_tasks import shared_task_faults
@@ -48,6 +49,7 @@ def validate_train(config: DictConfig, *, models: bool = True) -> None:
         models: whether its models are there yet; those of a recipe's later stages are not.
     """
     _check_values(config, TrainConfig)
+    settle(config)
     if config.stage != "train":
         _raise([*generation_faults(config), *output_faults()])
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from potstill.config.defaults import trains_task
 from potstill.data.tasks.composition import SCRIPTS, is_task, judged_parts, task_of, training_parts
 from potstill.data.tasks.entities import BIO, BIOES
 from potstill.data.tasks.labels import REGRESSION
@@ -12,7 +13,6 @@ from potstill.errors import PotstillError
 from potstill.models.head_labels import Head, head_fault, label_order, read_labels
 from potstill.models.specs import ModelSpec, check_pair
 from potstill.validation.interchange import interchange_faults, mapping_faults
-from potstill.validation.objectives import trains_task
 
 
 def benchmark_faults(config: DictConfig) -> list[str]:

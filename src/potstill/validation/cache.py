@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from potstill.config.defaults import TAUGHT_TASKS, trains_task
 from potstill.validation.folders import writable
-from potstill.validation.objectives import TAUGHT_TASKS, trains_task
 
 FORMS = ("top", "sampled")
 PRECISIONS = ("float16", "float32")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from potstill.config.defaults import TASKS, trains_task
 from potstill.data.tasks.labels import CLASSIFICATION, REGRESSION
-from potstill.validation.objectives import SUPERVISED, TASKS, trains_task
+from potstill.validation.objectives import SUPERVISED
 
 _BY_TOKEN = ("cos", "causal_ce", "causal_cos")  # terms that compare states or predictions of the same tokens
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import teachers_of
+from potstill.config.defaults import TASKS, TAUGHT_TASKS, trains_task
 from potstill.data.tasks.labels import SPANS
 from potstill.errors import PotstillError
 from potstill.models.specs import (
@@ -19,8 +20,14 @@ from potstill.models.specs import (
 )
 from potstill.validation.inputs import own_input_faults
 from potstill.validation.interchange import mapping_faults
-from potstill.validation.objectives import SUPERVISED, TASKS, TAUGHT_TASKS, trains_task
-from potstill.validation.teachers import label_faults, match_faults, teacher_faults, vocabulary_faults
+from potstill.validation.objectives import SUPERVISED
+from potstill.validation.teachers import (
+    label_faults,
+    match_faults,
+    teacher_faults,
+    vocabulary_faults,
+    width_faults,
+)
 
 CHECKPOINTING = ("selective", "full")
 ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
@@ -103,11 +110,13 @@ def model_faults(config: DictConfig, made: ModelSpec | None = None) -> list[str]
             faults.append(str(fault))
     if teacher and learner and (student.model or made) and name not in SUPERVISED + TASKS:
         faults += [] if own else _pair_faults_of(teacher, learner)
+    if teacher and learner and name not in SUPERVISED + TASKS:
+        faults += width_faults(config, teacher, learner)
     known = [spec for spec in teachers if spec is not None]
     faults += [] if own else vocabulary_faults(known)
     if teacher and name in TAUGHT_TASKS:
         faults += label_faults(config)
-    if teacher and objective.matches is not None and not faults:
+    if teacher and objective.matches is not None:
         depth = len(student.layers or default_layers(teacher.depth))
         faults += match_faults(config, known, learner or replace(teacher, depth=depth))
     if teacher and objective.interchange.mapping is not None and not faults:

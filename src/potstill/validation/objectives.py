@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from potstill.config.defaults import TASKS
 from potstill.data.tasks.labels import REGRESSION, SPANS
 from potstill.objectives.matching import schedule_fault
 from potstill.validation.interchange import interchange_faults
@@ -12,15 +13,6 @@ SUPERVISED = ("mlm", "clm")
 SOFT_TARGETS = ("kl", "cross_entropy", "mse", "reverse_kl", "jsd")
 TEMPERATURES = ("constant", "flsw", "cwsm")
 CAUSAL = ("causal_ce", "causal_cos")
-TASKS = ("finetune",)  # objectives of task models that learn from labels alone; they train on a benchmark
-TAUGHT_TASKS = ("task_kd",)  # objectives of task models that learn from a fine-tuned teacher
-EITHER = ("diito",)  # objectives of task models where a benchmark is given, else of language models
-
-
-def trains_task(config: DictConfig) -> bool:
-    """Whether a training run's objective is one of a task model, given its benchmark."""
-    name = config.objective.name
-    return name in (*TASKS, *TAUGHT_TASKS) or (name in EITHER and config.benchmark is not None)
 
 
 def objective_faults(objective: DictConfig, task: str | None = None) -> list[str]:

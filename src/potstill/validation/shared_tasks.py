@@ -7,13 +7,14 @@ from dataclasses import replace
 from omegaconf import DictConfig
 
 from potstill.config import BenchmarkConfig
+from potstill.config.defaults import TAUGHT_TASKS
 from potstill.errors import PotstillError
 from potstill.models.specs import ModelSpec, default_layers, read_spec
 from potstill.shared_tasks import monitored, task_configs
 from potstill.validation.benchmarks import benchmark_faults
 from potstill.validation.launch import DEEPSPEED
 from potstill.validation.models import model_faults
-from potstill.validation.objectives import TAUGHT_TASKS, objective_faults
+from potstill.validation.objectives import objective_faults
 from potstill.validation.ranges import range_faults
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import teachers_of
+from potstill.config.defaults import trains_task
 from potstill.data.tasks.composition import is_task, task_of
 from potstill.data.tasks.labels import REGRESSION
 from potstill.errors import PotstillError
 from potstill.models.head_labels import head_fault, label_order, read_labels
 from potstill.models.specs import ModelSpec, vocabularies_fit
 from potstill.objectives.matching import ATTENTION, MODULE, RELATION, read_matches
-from potstill.validation.objectives import trains_task
 
+OF_STATES = ("cos", "causal_cos")  # terms that need models of one width
 AVERAGES = ("logits", "probabilities")
 
 
@@ -104,6 +105,20 @@ def match_faults(config: DictConfig, teachers: list[ModelSpec], student: ModelSp
             "compile=false, or match hidden states"
         ]
     return []
+
+
+def width_faults(config: DictConfig, teacher: ModelSpec, student: ModelSpec) -> list[str]:
+    """Of terms that compare hidden states of models of these widths."""
+    if teacher.width == student.width:
+        return []
+    match = f"[{{teacher: {teacher.depth}, student: {student.depth}, loss: cos, projection: linear}}]"
+    return [
+        f"objective.terms.{name}.weight={term.weight}: compares hidden states, and the student's are {student.width} "
+        f"wide, the teacher's {teacher.width}; use 0"
+        + (f", or project them, objective.matches={match}" if name == "cos" else "")
+        for name, term in config.objective.terms.items()
+        if name in OF_STATES and (term.weight or term.schedule != "constant")
+    ]
 
 
 def vocabulary_faults(teachers: list[ModelSpec]) -> list[str]:

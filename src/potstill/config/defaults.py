@@ -1,0 +1,83 @@
+"""Defaults that depend on other keys: how long a run trains, and how fast a model learns.
+
+The options of `conf/` refer to them as `${default:<key>}`, so a value from the command line or a recipe takes their
+place while Hydra composes. `settle` puts the values in force into a composed configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+TASKS = ("finetune",)  # objectives of task models that learn from labels alone; they train on a benchmark
+TAUGHT_TASKS = ("task_kd",)  # objectives of task models that learn from a fine-tuned teacher
+EITHER = ("diito",)  # objectives of task models where a benchmark is given, else of language models
+
+EPOCHS = 3
+# A model from scratch, or a language model that is distilled, as DistilBERT (Sanh et al. 2019).
+FROM_SCRATCH: dict[str, Any] = {
+    "optimizer.lr": 5e-4,
+    "optimizer.betas": [0.9, 0.98],
+    "optimizer.eps": 1e-6,
+    "schedule.warmup_share": 0.05,
+    "trainer.gradient_clip_val": 5.0,
+}
+# A pretrained model that learns a task: transformers' run_glue, with a warm-up. Faster, its weights are destroyed.
+FINE_TUNING: dict[str, Any] = {
+    "optimizer.lr": 5e-5,
+    "optimizer.betas": [0.9, 0.999],
+    "optimizer.eps": 1e-8,
+    "schedule.warmup_share": 0.1,
+    "trainer.gradient_clip_val": 1.0,
+}
+KEYS = ("trainer.max_epochs", *FROM_SCRATCH)
+
+
+def trains_task(config: DictConfig) -> bool:
+    """Whether a training run's objective is one of a task model, given its benchmark."""
+    name = config.objective.name
+    return name in (*TASKS, *TAUGHT_TASKS) or (name in EITHER and config.benchmark is not None)
+
+
+def fine_tunes(config: DictConfig) -> bool:
+    """Whether a run trains a task model whose weights are pretrained, or made of a teacher's layers."""
+    student = config.student
+    return trains_task(config) and (student.model is not None or not student.config)
+
+
+def default(key: str, config: DictConfig) -> Any:
+    """The value of one of `KEYS` where neither a recipe nor the command line gives one.
+
+    Args:
+        key: `optimizer.lr`.
+        config: of the run.
+    """
+    if key == "trainer.max_epochs":
+        return EPOCHS if config.trainer.max_steps in (None, -1) else None
+    return (FINE_TUNING if fine_tunes(config) else FROM_SCRATCH)[key]
+
+
+def settle(config: DictConfig) -> dict[str, Any]:
+    """Put the defaults in force into a configuration, in the place of the references to them.
+
+    Args:
+        config: of a training run, as composed; changed in place. Settled again, it stays as it is.
+
+    Returns:
+        The defaults that apply, by key.
+    """
+    found = {key: default(key, config) for key in KEYS if _refers(config, key)}
+    for key, value in found.items():
+        OmegaConf.update(config, key, value)
+    if config.trainer.max_steps is None:
+        config.trainer.max_steps = -1
+    return found
+
+
+def _refers(config: DictConfig, key: str) -> bool:
+    section, _, name = key.partition(".")
+    if not config[section] or name not in config[section]:
+        return False
+    node = OmegaConf.to_container(config[section], resolve=False)[name]  # type: ignore[call-overload,index]
+    return node == f"${{default:{key}}}"
