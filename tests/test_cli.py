@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from potstill.errors import ConfigError
+from potstill.overrides import readable
 
 ROOT = Path(__file__).parents[1]
 
@@ -271,3 +276,64 @@ def test_a_sweep_has_a_folder_a_job(command, text_file, eval_file, bert_teacher,
     assert [summary["seed"] for summary in summaries] == [1, 2]
     assert summaries[0]["val/loss"] != summaries[1]["val/loss"]
     assert (tmp_path / "sweep" / "1" / "student" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "quoted"),
+    [
+        ("data.name=a=b", "data.name='a=b'"),
+        ("data.train_files=[a=b.txt,c d.txt]", "data.train_files=['a=b.txt','c d.txt']"),
+        ("teacher.model=/x/[y", "teacher.model='/x/[y'"),
+        ("teacher.model=/x/y (1)", "teacher.model='/x/y (1)'"),
+        ("data.name=a,", "data.name='a,'"),
+        ("data.name='a", "data.name="),
+        ("data.name=${", "data.name="),
+    ],
+)
+def test_text_in_hydras_grammar_is_put_in_its_quotes(override, quoted):
+    """As Hydra reads what is advised, the value is the one that was typed."""
+    with pytest.raises(ConfigError) as refused:
+        readable("train", [override])
+    line = str(refused.value)
+    assert line.startswith(f"{override}: ")
+    assert quoted in line
+    advised = shlex.split(line[line.rindex(", ") + 2 :] if "[" not in override else line.split("shell, ")[1])
+    value = OverridesParser.create().parse_override(advised[0]).value()
+    typed = override.partition("=")[2]
+    assert value == (["a=b.txt", "c d.txt"] if "[a" in typed else typed)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.name=größer/日本", "größer/日本"),
+        ("data.name=it#1!;<>&", "it#1!;<>&"),
+        ("data.train_files=[~/a.txt,ö.txt]", [str(Path.home() / "a.txt"), "ö.txt"]),
+        ("hydra.run.dir=~/runs", str(Path.home() / "runs")),
+    ],
+)
+def test_text_that_has_one_meaning_is_read(override, value):
+    (read,) = readable("train", [override])
+    assert OverridesParser.create().parse_override(read).value() == value
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["optimizer=null", "objective=null", "data={a: 1}", "teacher=[pretrained]", "teacher/cache=5", "=3", "~", "seed",
+     "--foo", "data.name=\udcff", "a b=1", "seed=" + "x" * 200_000],
+)  # fmt: skip
+def test_words_that_are_no_overrides(word):
+    with pytest.raises(ConfigError) as refused:
+        readable("train", [word])
+    assert word.partition("=")[0] in str(refused.value)
+
+
+def test_groups_without_a_default_may_be_null():
+    assert readable("train", ["benchmark=null", "experiment=null"]) == ["benchmark=null", "experiment=null"]
+
+
+@pytest.mark.parametrize(
+    "override", ["teacher.cache.temperatures.x=1", "tasks.x.y=1", "data.train_files.0.a=1"]
+)
+def test_keys_within_null_and_lists(override, refused):
+    assert override in refused("train.py", "logger=csv", override)

@@ -22,7 +22,7 @@ from typing import Any
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -31,6 +31,7 @@ from potstill.config import config_folder, register
 from potstill.config.defaults import settle
 from potstill.errors import ConfigError, PotstillError, StageError, StoppedError, printable
 from potstill.multirun import Jobs, group_with_sweep, names_glue, spell_out
+from potstill.overrides import not_composable, readable
 from potstill.process import prepare
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.launch import RAY
@@ -46,6 +47,9 @@ _DISK_FAULTS = {
     errno.EROFS,
     errno.ENOTDIR,
     errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 
 TYPES = {
@@ -188,7 +192,7 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
 
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)
     try:
-        sys.argv[1:] = spell_out(name, sys.argv[1:])
+        sys.argv[1:] = readable(name, spell_out(name, sys.argv[1:]))
         try:
             main(job)()
         finally:
@@ -204,15 +208,14 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         if started:
             raise
         _leave_pipe()
-    except AssertionError:  # OmegaConf's, of a key in a section that is null
-        if started or not (fault_of_null := _in_null_section(sys.argv[1:])):
-            raise
-        _refuse(ConfigError(fault_of_null))
-    except (OSError, ValueError) as fault:  # a ValueError is Hydra's of an override, such as `optimizer=null`
-        # The user's faults were caught in the job: another one is ours, but for a folder of a sweep's next job.
+    except Exception as fault:
+        # User errors were caught in the job: another one is internal, except for the folder of a sweep's next job.
         if started and not _can_be_mended(fault):
             raise
-        _refuse(fault)
+        # Before a job Hydra and OmegaConf raise whatever they meet when they apply an override that does not fit.
+        _refuse(
+            fault if isinstance(fault, OSError) else ConfigError(not_composable(name, sys.argv[1:], fault))
+        )
 
 
 def _output_folder() -> Path:
@@ -247,14 +250,12 @@ def _leave_pipe() -> None:
 
 def one_line(fault: Exception) -> str:
     """A fault as one line that names the key, the value and what is right; nothing in it acts on a terminal."""
-    return printable(_line(fault))
+    return printable(_line(fault).replace("\n", "\\n").replace("\t", "\\t"))
 
 
 def _line(fault: Exception) -> str:
     if isinstance(fault, MissingConfigException):
         return _unknown_option(fault)
-    if isinstance(fault, OverrideParseException):
-        return f"{fault.override}: not of the form key=value or group=option; quote what the shell would take"
     if isinstance(fault, OSError):
         what = os.strerror(fault.errno) if fault.errno else str(fault)
         where = fault.filename or "the output folder"
@@ -285,7 +286,8 @@ def _composing(fault: Exception) -> str:
         return f"{unknown[2]}: no such key{_closest(unknown[1])}"
     if sweep := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'", text):
         return (
-            f"{sweep[1]}: several values are a sweep, with -m; one value that is a list is written key=[a,b]"
+            f"{sweep[1]}: several values are a sweep, with -m; one value that is a list is written key=[a,b], one text "
+            "with commas \"key='a,b'\""
         )
     cause = _first_line(fault.__cause__) if fault.__cause__ else ""
     if wrong := re.match(r"Error merging override (.*)", text):
@@ -303,29 +305,6 @@ def _expected(text: str) -> str:
     if "is not a ListConfig" in text:
         return f"expected {TYPES['list']}"
     return "expected a value, not null" if "is not Optional" in text else text
-
-
-def _in_null_section(overrides: list[str]) -> str | None:
-    """What is wrong with the first override of a key whose section is null unless an option fills it."""
-    from potstill.config import EvaluateConfig, TrainConfig
-
-    for override in overrides:
-        parts = override.partition("=")[0].lstrip("+").split(".")
-        for schema in (TrainConfig, EvaluateConfig):
-            if section := _null_section(OmegaConf.structured(schema), parts):
-                return f"{override}: `{section}` is null here; choose an option of `{parts[0]}` that has it"
-    return None
-
-
-def _null_section(node: DictConfig, parts: list[str]) -> str | None:
-    for depth, part in enumerate(parts[:-1], 1):
-        inner = node._get_node(part) if part in set(node.keys()) else None
-        if not isinstance(inner, DictConfig):
-            return None
-        if inner._is_none():
-            return ".".join(parts[:depth])
-        node = inner
-    return None
 
 
 def _first_line(fault: BaseException) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,7 +28,7 @@ from potstill.validation.generation import generation_faults
 from potstill.validation.launch import launch_faults, strategy_faults
 from potstill.validation.models import length_faults, model_faults, spec_of
 from potstill.validation.objectives import objective_faults
-from potstill.validation.ranges import range_faults
+from potstill.validation.ranges import range_faults, section_of
 from potstill.validation.rationales import corpus_faults, judged_rationale_faults, rationale_faults
 from potstill.validation.shared_tasks import shared_task_faults
 from potstill.validation.sweeps import sweep_faults
@@ -171,16 +170,28 @@ def _check_values(config: DictConfig, schema: type) -> None:
     """Refuse unknown keys and numbers out of their range; what is checked later relies on them."""
     OmegaConf.to_container(config, resolve=True)  # an interpolation that leads nowhere is a fault of now
     # `+key=value` opens the struct; whatever is not in the schema would be ignored, so it is refused.
-    for key, value in _unknown(config, OmegaConf.structured(schema)):
+    for key, value in _unknown(config, schema):
         raise ConfigError(f"{key}={value}: no such key; `--cfg job` shows all keys")
     _raise(range_faults(config, schema))
 
 
-def _unknown(config: DictConfig, schema: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    known = set(schema.keys())  # `in` is false of a key without a default
+def _unknown(config: Any, schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(schema)
+    if not isinstance(config, DictConfig):  # an interpolation may give anything
+        raise ConfigError(f"{prefix.removesuffix('.')}={config}: a section of keys, {', '.join(hints)}")
     for key in map(str, config):
-        if key not in known:
+        if key not in hints:
             yield f"{prefix}{key}", OmegaConf.select(config, key)
+            continue
+        if OmegaConf.is_missing(config, key) or (value := config[key]) is None:
+            continue
+        kinds = {get_origin(hint) for hint in (hints[key], *get_args(hints[key]))}
         # A free dictionary (`optimizer`, `student.config`) takes any key; a section takes its own.
-        elif is_dataclass(OmegaConf.get_type(schema, key)):
-            yield from _unknown(config[key], schema[key], f"{prefix}{key}.")
+        if list in kinds:
+            if not OmegaConf.is_list(value):
+                raise ConfigError(f"{prefix}{key}={value}: a list")
+        elif dict in kinds:
+            if not OmegaConf.is_dict(value):
+                raise ConfigError(f"{prefix}{key}={value}: a dictionary")
+        elif section := section_of(hints[key]):
+            yield from _unknown(value, section, f"{prefix}{key}.")
