@@ -89,7 +89,12 @@ def _judge_all(config: DictConfig, folder: Path) -> tuple[list[Row], list[Sectio
     _add_differences(rows, _monitored(config))
     pictures: list[Section] = []
     if reference is not None:
-        pictures = [_agreement_map(config, row) for row in rows]
+        pictures = [agreement for row in rows if (agreement := _agreement_map(config, row)) is not None]
+        if len(pictures) < len(rows):
+            log.warning(
+                "%s: no agreement, as states are swapped within pairs, and there is none; give two or more examples",
+                config.benchmark.name,
+            )
     if is_task(config.benchmark):
         table = _task_comparison(config, rows)
         pictures = [*_further_metrics(config, rows), *pictures]
@@ -316,14 +321,16 @@ def _agreement_table(config: DictConfig, rows: list[Row], reference: str) -> Tab
     return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
 
 
-def _agreement_map(config: DictConfig, row: Row) -> HeatMap:
-    """Agreement by the blocks of the teacher (down) and of the student (across)."""
+def _agreement_map(config: DictConfig, row: Row) -> HeatMap | None:
+    """Agreement by the blocks of the teacher (down) and of the student (across); None where nothing was swapped."""
     prefix = f"{'test/' if is_task(config.benchmark) else ''}{AGREEMENT[0]}_"
     values = {
         tuple(name.removeprefix(prefix).split("-")): value
         for name, value in row.metrics.items()
         if name.startswith(prefix)
     }
+    if not values:
+        return None
     down, across = (list(dict.fromkeys(names)) for names in zip(*values, strict=True))
     return HeatMap(
         f"{row.name}: interchange agreement",

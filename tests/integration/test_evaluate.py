@@ -174,3 +174,19 @@ def test_what_models_cost_side_by_side(evaluate, bert_teacher, gpt2_teacher, tmp
         evaluate("swap", models, "benchmark=efficiency", "benchmark.interchange.mapping=grid")
     with pytest.raises(ConfigError, match=r"benchmark.batches=\[\]: one figure or more"):
         evaluate("none", models, "benchmark=efficiency", "benchmark.batches=[]")
+
+
+@pytest.mark.parametrize("benchmark", ["mlm", "clm", "interchange"])
+def test_a_set_of_one_sequence_is_evaluated(benchmark, evaluate, bert_teacher, gpt2_teacher, tmp_path):
+    (tmp_path / "one.txt").write_text("the of and to a in that is was he for it with\n")
+    model = bert_teacher if benchmark == "mlm" else gpt2_teacher
+    _, summary, _ = evaluate(
+        "one",
+        f"model=[{model},{model}]",
+        "names=[a,b]",
+        f"benchmark={benchmark}",
+        f"data.eval_files=[{tmp_path}/one.txt]",
+    )
+    perplexities = [value for name, value in summary.items() if name.endswith("perplexity")]
+    assert perplexities
+    assert all(value > 1 for value in perplexities)

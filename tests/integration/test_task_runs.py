@@ -289,6 +289,64 @@ def test_labels_in_another_order_and_rows_without_labels(run, judge, files, tmp_
     assert len(columns) == 61
 
 
+def test_labels_that_are_spelled_alike_make_a_model_like_any_other(run, judge, files, tmp_path):
+    for part in ("train", "dev"):
+        text = (files / f"single_{part}.tsv").read_text()
+        (tmp_path / f"{part}.tsv").write_text(text.replace("\tno\n", "\t-1\n").replace("\tyes\n", "\t1\n"))
+    parts = [
+        f"benchmark.{name}_file={tmp_path}/{part}.tsv" for name, part in (("train", "train"), ("eval", "dev"))
+    ]
+    folder, summary = run("signs", *parts, "trainer.max_epochs=2")
+    assert summary["val/accuracy"] > 0.9
+    model = f"model={folder}/student"
+    assert judge("judged", model, parts[1])[1]["test/accuracy"] == pytest.approx(summary["val/accuracy"])
+    again = run("again", *parts, f"student.model={folder}/student", "trainer.max_steps=0")[1]
+    assert again["val/accuracy"] == pytest.approx(summary["val/accuracy"])
+    teacher = [
+        "objective=task_kd",
+        f"teacher.model={folder}/student",
+        "student.layers=[0]",
+        "trainer.max_steps=1",
+    ]
+    assert "val/accuracy" in run("taught", *parts, *teacher)[1]
+    (tmp_path / "one.csv").write_text("text,label\nthe of,-1.0\n")
+    one = judge("one", model, f"benchmark.eval_file={tmp_path}/one.csv")[1]
+    assert one["test/accuracy"] in (0, 1)
+    (tmp_path / "one.csv").write_text("text,label\nthe of,-1\n")
+    assert (
+        judge("missing", model, f"benchmark.eval_file={tmp_path}/one.csv")[1]["test/accuracy"]
+        == one["test/accuracy"]
+    )
+
+
+@pytest.mark.parametrize("name", ["text_classification", "stsb"])
+def test_a_set_of_one_row_is_judged(name, run, judge, tmp_path, encoder):
+    columns, label = ("sentence1\tsentence2\tscore", "1.5") if name == "stsb" else ("text\tlabel", "no")
+    texts = "the of\tand to" if name == "stsb" else "the of"
+    other = "4.5" if name == "stsb" else "yes"
+    (tmp_path / "train.tsv").write_text(f"{columns}\n{texts}\t{label}\n{texts} in\t{other}\n")
+    (tmp_path / "dev.tsv").write_text(f"{columns}\n{texts}\t{label}\n")
+    parts = [
+        f"benchmark.{name}_file={tmp_path}/{part}.tsv" for name, part in (("train", "train"), ("eval", "dev"))
+    ]
+    folder, summary = run("one", f"benchmark={name}", *parts, "trainer.max_steps=1")
+    assert np.isfinite(summary["val/loss"])
+    judged = judge(
+        "judged", f"benchmark={name}", f"model=[{folder}/student,{folder}/student]", "names=[a,b]", parts[1]
+    )[1]
+    assert judged["a/test/loss"] == pytest.approx(summary["val/loss"], rel=1e-5)
+    if name == "text_classification":
+        kept = [
+            "objective=task_kd",
+            f"teacher.model={folder}/student",
+            "student.layers=[0]",
+            "trainer.max_steps=1",
+        ]
+        assert "val/accuracy" in run("cached", *parts, *kept, "teacher.cache.enabled=true")[1]
+        exchange = ["objective=diito", "objective.terms.ce.weight=1", "objective.interchange.proportion=0.5"]
+        assert "val/accuracy" in run("swapped", *parts, *exchange, *kept[1:])[1]
+
+
 DIITO = ["objective=diito", "objective.interchange.proportion=0.5"]
 
 

@@ -165,8 +165,13 @@ def test_questions_without_answers_are_judged_with_their_threshold(run, judge, f
     ("kind", "overrides", "message"),
     [
         ("tokens", ["benchmark.tag_column=3"], "benchmark.tag_column"),
-        ("tokens", ["benchmark.labels=[O,X]"], "'X' is no tag"),
-        ("tokens", ["benchmark.labels=[O,B-Y]"], "has the tag"),
+        ("tokens", ["benchmark.labels=[O,X]"], "none of the tags"),
+        ("tokens", ["benchmark.labels=[O,X,B-X]"], "'X' is no tag"),
+        ("tokens", ["benchmark.labels=[O,B-Y]"], "none of the tags"),
+        ("tokens", ["benchmark.labels=[O,B-X]"], "has the tag"),
+        ("tokens", ["benchmark.label_column=x"], "benchmark.label_column=x"),
+        ("spans", ["benchmark.tag_column=1"], "benchmark.tag_column=1"),
+        ("spans", ["data.skip='^#'"], "data.skip=^#"),
         ("tokens", ["benchmark.scheme=IOB"], "benchmark.scheme=IOB: one of null, BIO, BIOES"),
         ("spans", ["benchmark.stride=0"], "benchmark.stride=0: must be 1 or more"),
         ("spans", ["benchmark.stride=40"], "benchmark.stride=40: a window has room for"),
@@ -186,3 +191,82 @@ def test_a_model_with_another_head_is_refused(run, judge, encoder):
         (ConfigError, ModelError), match=r"no trained head of its kind \(ForTokenClassification\)"
     ):
         judge("none", "tokens", f"model={encoder}")
+
+
+def unnamed(student, labels):
+    """Have a model name its labels by number alone, as transformers does where nobody names them."""
+    path = student / "config.json"
+    config = json.loads(path.read_text())
+    config["id2label"] = {str(number): f"LABEL_{number}" for number in range(labels)}
+    config["label2id"] = {f"LABEL_{number}": number for number in range(labels)}
+    path.write_text(json.dumps(config))
+
+
+def test_plain_tags_are_scored_by_accuracy_also_of_a_single_sentence(run, judge, tmp_path, words):
+    lines = [f"# text {n}\n{words[n % 9]}\tNOUN\n{words[9 + n % 9]} a\t$.\n\n" for n in range(24)]
+    (tmp_path / "train.tsv").write_text("".join(lines))
+    (tmp_path / "dev.tsv").write_text(lines[0])
+    parts = [
+        f"benchmark.train_file={tmp_path}/train.tsv",
+        f"benchmark.eval_file={tmp_path}/dev.tsv",
+        "data.skip='^#'",
+    ]
+    folder, summary = run("pos", "tokens", "trainer.max_epochs=8", *parts)
+    assert summary["val/accuracy"] == 1
+    assert "val/f1" not in summary
+    model = f"model={folder}/student"
+    judged, where = judge("judged", "tokens", model, *parts[1:])
+    assert judged["test/accuracy"] == 1
+    assert "test/f1" not in judged
+    rows = [line.split("\t") for line in (where / "predictions.txt").read_text().splitlines()]
+    assert rows == [[words[0], "NOUN", "NOUN"], [f"{words[9]} a", "$.", "$."]]
+    with pytest.raises(DataError, match=r"benchmark\.labels"):
+        judge("entities", "tokens", model)
+    teacher = [
+        "objective=task_kd",
+        f"teacher.model={folder}/student",
+        "student.layers=[0]",
+        "trainer.max_steps=1",
+    ]
+    _, distilled = run("distilled", "tokens", *teacher, *parts)
+    assert 0 <= distilled["val/accuracy"] <= 1
+    unnamed(folder / "student", 2)
+    with pytest.raises(ConfigError, match=r"benchmark\.labels"):
+        judge("unnamed", "tokens", model, *parts[1:])
+    with pytest.raises(ModelError, match=r"benchmark\.labels"):
+        run("unnamed_teacher", "tokens", *teacher, *parts)
+    named = judge("named", "tokens", model, *parts[1:], "benchmark.labels=[$.,NOUN]")
+    assert named[0]["test/accuracy"] == 1
+    _, anew = run("anew", "tokens", f"student.model={folder}/student", "trainer.max_steps=1", *parts)
+    assert 0 <= anew["val/accuracy"] <= 1
+
+
+def test_questions_without_any_answers_are_only_predicted(run, judge, files, tmp_path, caplog):
+    folder, _ = run("qa", "spans", "trainer.max_steps=2")
+    contents = {}
+    for name in ("no_key", "empty", "mixed", "one"):
+        content = json.loads((files / "dev.json").read_text())
+        paragraphs = content["data"][0]["paragraphs"]
+        for number, paragraph in enumerate(paragraphs):
+            question = paragraph["qas"][0]
+            if name == "no_key":
+                del question["answers"]
+            elif name == "empty" or (name == "mixed" and number):
+                question["answers"] = []
+        if name == "one":
+            del paragraphs[1:]
+        contents[name] = tmp_path / f"{name}.json"
+        contents[name].write_text(json.dumps(content))
+    model = f"model={folder}/student"
+    for name in ("no_key", "empty"):
+        judged, where = judge(name, "spans", model, f"benchmark.eval_file={contents[name]}")
+        assert not [key for key in judged if key.startswith("test/")]
+        assert len(json.loads((where / "predictions.json").read_text())) == 40
+        with pytest.raises((ConfigError, DataError), match=r"benchmark\.eval_file"):
+            run(f"train_{name}", "spans", f"benchmark.eval_file={contents[name]}")
+    v2 = f"benchmark.eval_file={contents['empty']}", "benchmark.answer_metric=squad_v2"
+    assert "test/em" in judge("v2", "spans", model, *v2)[0]
+    assert "squad_v2" not in caplog.text
+    assert "test/f1" in judge("mixed", "spans", model, f"benchmark.eval_file={contents['mixed']}")[0]
+    assert "benchmark.answer_metric=squad_v2" in caplog.text
+    assert "test/f1" in judge("one", "spans", model, f"benchmark.eval_file={contents['one']}")[0]

@@ -58,6 +58,9 @@ def build_shared_training(config: DictConfig) -> SharedTraining:
     """
     configs = task_configs(config)
     read = {name: read_task(own) for name, own in configs.items()}
+    for entry, (name, own) in zip(config.tasks, configs.items(), strict=True):
+        if read[name].task.plain:  # its metrics have changed
+            entry.options |= {key: own.benchmark[key] for key in ("metrics", "monitor", "mode")}
     first, *others = configs
     vocabulary = describe(tokenizer_folder(configs[first]))
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed

@@ -14,10 +14,13 @@ from omegaconf import DictConfig
 from potstill.data.corpus.progress import counting
 from potstill.data.corpus.tokenizers import Vocabulary
 from potstill.data.tasks.columns import Sentences
+from potstill.data.tasks.composition import SQUAD_V2
 from potstill.data.tasks.datamodule import TaskSet
 from potstill.data.tasks.entities import (
     BIO,
     BIOES,
+    OUTSIDE,
+    are_plain,
     converted,
     scheme_of,
     split_tag,
@@ -28,6 +31,7 @@ from potstill.data.tasks.entities import (
 from potstill.data.tasks.features import Features, features_of, remembered
 from potstill.data.tasks.labels import (
     CLASSIFICATION,
+    MAX_LABELS,
     TOKENS,
     Task,
     encode_labels,
@@ -76,22 +80,36 @@ def with_labels_of(task: Task, train: Part, scheme: str | None) -> Task:
     if isinstance(train, Rows) and task.kind == CLASSIFICATION:
         return task.with_labels(labels_of(train))
     if isinstance(train, Sentences):
-        tags = train.tags or []
-        scheme = scheme or (BIOES if scheme_of(tags) == BIOES else BIO)
-        labels = tag_labels(tags, scheme)
-        if len(labels) < 2:
-            raise DataError(
-                f"{train.key}: '{train.name}' has no tag but O; name their column by benchmark.tag_column"
-            )
-        return task.with_labels(labels)
+        return task.with_labels(_labels_of_tags(train, scheme))
     return task
+
+
+def _labels_of_tags(train: Sentences, scheme: str | None) -> tuple[str, ...]:
+    tags = train.tags or []
+    plain = are_plain(tag for own in tags for tag in own)
+    if plain and scheme is not None:
+        raise DataError(
+            f"benchmark.scheme={scheme}: the tags of '{train.name}' have no prefixes such as B- and I-; null"
+        )
+    labels = tag_labels(tags, scheme or (BIOES if not plain and scheme_of(tags) == BIOES else BIO))
+    if len(labels) < 2:
+        only = labels[0] if labels else "O"
+        raise DataError(
+            f"{train.key}: '{train.name}' has no tag but {only}; name their column by benchmark.tag_column"
+        )
+    if len(labels) > MAX_LABELS:
+        raise DataError(
+            f"{train.key}: '{train.name}' has {len(labels)} different tags, at most {MAX_LABELS} are expected; name "
+            "their column by benchmark.tag_column"
+        )
+    return labels
 
 
 def with_own_labels(task: Task, labels: Sequence[str]) -> Task:
     """The task, its labels those of a model where they are not known yet; tags are put into letters of BIOES."""
     if task.labels or task.kind not in (CLASSIFICATION, TOKENS):
         return task
-    if task.kind == TOKENS:
+    if task.kind == TOKENS and not are_plain(labels):
         pairs = [split_tag(label) for label in labels]
         labels = [f"{prefix}-{kind}" if kind else prefix for prefix, kind in pairs]
     return task.with_labels(tuple(labels))
@@ -106,6 +124,8 @@ def check_labels(train: Part, *others: Part, task: Task) -> None:
     for part in (train, *others):
         if isinstance(part, Rows):
             encode_labels(part, task)
+        elif isinstance(part, Sentences):
+            _in_scheme(part, task)
     if isinstance(train, Sentences) and (
         unknown := unknown_tags(_in_scheme(train, task).tags or (), task.labels)
     ):
@@ -116,9 +136,27 @@ def check_labels(train: Part, *others: Part, task: Task) -> None:
 
 
 def _in_scheme(sentences: Sentences, task: Task) -> Sentences:
-    """Tags in the scheme of the task's labels."""
-    if sentences.tags is None:
+    """Tags in the scheme of the task's labels.
+
+    Raises:
+        DataError: the labels have prefixes and the tags none, or the other way round, or not one is a label.
+    """
+    found = {tag for tags in sentences.tags or () for tag in tags} - {OUTSIDE}
+    if sentences.tags is None or not found:
         return sentences
+    if are_plain(found) == task.plain:
+        in_scheme = sentences if task.plain else _converted(sentences, task)
+        if any(tag != OUTSIDE and tag in task.labels for tags in in_scheme.tags or () for tag in tags):
+            return in_scheme
+    raise DataError(
+        f"{sentences.key}: '{sentences.name}' has none of the tags of {task.name}: the file has "
+        f"{', '.join(sorted(found)[:10])}, the labels are {', '.join(task.labels[:10])}; give those of the model, in "
+        "its order and in the spelling of the file, by benchmark.labels"
+    )
+
+
+def _converted(sentences: Sentences, task: Task) -> Sentences:
+    assert sentences.tags is not None
     scheme = BIOES if any(label[:2] in ("E-", "S-") for label in task.labels) else BIO
     return replace(sentences, tags=[converted(tags, scheme) for tags in sentences.tags])
 
@@ -224,11 +262,18 @@ class Preparer:
         found = questions.counts
         counts |= {"unanswerable": found.unanswerable, "misplaced": found.misplaced, "skipped": found.skipped}
         self._tell(name, questions.name, counts)
+        if found.unanswerable and questions.labelled and bench.answer_metric != SQUAD_V2:
+            log.warning(
+                "%s: %d of %d questions have no answer, and benchmark.answer_metric=%s counts any answer to them as "
+                "wrong; benchmark.answer_metric=squad_v2 has figures of its own for them",
+                questions.name, found.unanswerable, found.questions, bench.answer_metric,
+            )  # fmt: skip
         types = windows.types
         flat = Features(windows.ids, types, windows.lengths, windows.cut[windows.question])
         judge = SpanJudge(
             asked, windows, script=bench.answer_metric, n_best=bench.n_best,
             max_answer_length=bench.max_answer_length, null_threshold=bench.null_threshold,
+            labelled=questions.labelled,
         )  # fmt: skip
         return Prepared(TaskSet(flat, targets_of(windows, asked).astype(np.int64)), judge)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -48,6 +49,8 @@ from potstill.models.students import check_tokens, student_from_config, student_
 from potstill.models.trunk import trunk_of
 from potstill.modules.downstream import Downstream
 from potstill.objectives.task import TaskObjective
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -136,11 +139,20 @@ def read_task(config: DictConfig) -> ReadTask:
         PotstillError: files that cannot be used, or labels that are none of the task's.
     """
     task = task_of(config.benchmark)
-    parts = training_parts(config.benchmark, config.data.max_examples)
+    parts = training_parts(config.benchmark, config.data.max_examples, config.data.skip)
     train, evaluation = read_joined(parts.train), {name: source.read() for name, source in parts.eval.items()}
     task = with_labels_of(task, train, config.benchmark.scheme)
+    adopt_metrics(config, task)
     check_labels(train, *evaluation.values(), task=task)
     return ReadTask(task, train, evaluation)
+
+
+def adopt_metrics(config: DictConfig, task: Task) -> None:
+    """Have a configuration name the metrics of a task whose labels are known by now; plain tags have others."""
+    if task.monitor != config.benchmark.monitor:
+        log.info("%s: its tags mark no entities, so accuracy decides", task.name)
+        config.benchmark.metrics, config.benchmark.monitor = list(task.metrics), task.monitor
+        config.benchmark.mode = task.mode
 
 
 def load_teachers(config: DictConfig, task: Task, vocabulary: Vocabulary) -> list[Reader]:
@@ -235,9 +247,10 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
         PotstillError: a model or files that cannot be used, or that do not fit each other.
     """
     task = task_of(config.benchmark)
-    sources = judged_parts(config.benchmark, config.data.max_examples)
+    sources = judged_parts(config.benchmark, config.data.max_examples, config.data.skip)
     parts = {name: source.read() for name, source in sources.items()}
     task = with_own_labels(task, read_labels("model", model, task.head) or ())
+    adopt_metrics(config, task)
     given = ("model", model) if config.data.tokenizer is None else ("data.tokenizer", config.data.tokenizer)
     vocabulary = describe(local_tokenizer(*given))
     loaded = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -95,7 +96,10 @@ class LabelJudge:
 
 
 class EntityJudge:
-    """Of named entities; a unit is a word that a window has. Writes lines of word, tag and predicted tag, `.txt`."""
+    """Of named entities and of plain tags; a unit is a word that a window has.
+
+    Writes lines of word, tag and predicted tag, `.txt`.
+    """
 
     def __init__(self, task: Task, sentences: Sentences, features: TokenFeatures):
         self.task, self.sentences = task, sentences
@@ -113,24 +117,29 @@ class EntityJudge:
     def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """`f1`, `precision` and `recall` of entities over all types, `f1_<type>`, and `accuracy` of tags.
 
-        Sentences of which nothing was predicted do not count.
+        Plain tags have an accuracy alone. Sentences of which nothing was predicted do not count.
         """
         _, gold, predicted = self._tags(numbers, logits)
-        scores = entity_scores(gold, predicted)
-        whole = micro(scores.values())
         same = [
             a == b
             for one, other in zip(gold, predicted, strict=True)
             for a, b in zip(one, other, strict=True)
         ]
         known = int((labels >= 0).sum())
+        figures = {
+            "accuracy": sum(same) / len(same),
+            "loss": float(label_loss(CLASSIFICATION, logits.double(), labels)) / max(known, 1),
+        }
+        if self.task.plain:
+            return figures
+        scores = entity_scores(gold, predicted)
+        whole = micro(scores.values())
         return {
             "f1": whole.f1,
             "precision": whole.precision,
             "recall": whole.recall,
-            "accuracy": sum(same) / len(same),
             **{f"f1_{kind}": own.f1 for kind, own in scores.items()},
-            "loss": float(label_loss(CLASSIFICATION, logits.double(), labels)) / max(known, 1),
+            **figures,
         }
 
     def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
@@ -153,12 +162,15 @@ class EntityJudge:
         """See `Judge`; CoNLL's evaluation script reads such lines."""
         path = stem.with_name(f"{stem.name}.txt")
         chosen, predicted = self._predicted(numbers, logits)
+        words = [self.sentences.words[sentence] for sentence in chosen.tolist()]
+        # Spaces within a word would be columns of their own; a line end cannot be written at all.
+        blank = any(re.search(r"\s", word) or not word for own in words for word in own)
         lines = []
         for sentence, tags in zip(chosen.tolist(), predicted, strict=True):
-            columns = [self.sentences.words[sentence], tags]
+            columns = [[" ".join(word.split()) or "_" for word in self.sentences.words[sentence]], tags]
             if self.sentences.tags is not None:
                 columns.insert(1, self.sentences.tags[sentence])
-            lines += [*(" ".join(cells) for cells in zip(*columns, strict=True)), ""]
+            lines += [*(("\t" if blank else " ").join(cells) for cells in zip(*columns, strict=True)), ""]
         write_whole(path, "\n".join(lines))
         return path
 
@@ -189,10 +201,10 @@ class SpanJudge:
         n_best: answers that are kept of each question.
         max_answer_length: in tokens.
         null_threshold: no answer where that scores better by more; None: always the best answer.
+        labelled: whether the questions have answers to compare with.
     """
 
     label_shape: tuple[int, ...] = (2,)
-    labelled = True
 
     def __init__(
         self,
@@ -203,7 +215,9 @@ class SpanJudge:
         n_best: int,
         max_answer_length: int,
         null_threshold: float | None,
+        labelled: bool = True,
     ):
+        self.labelled = labelled
         self.questions, self.windows = questions, windows
         self.script, self.n_best, self.longest = script, n_best, max_answer_length
         self.threshold = null_threshold

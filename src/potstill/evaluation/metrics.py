@@ -56,6 +56,12 @@ class Predictions(Metric):
         order = rows.argsort()
         return rows[order], logits[order], labels[order]
 
+    def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As `compute`, of a single unit, too: torchmetrics drops the dimensions of a tensor of one element."""
+        rows, logits, labels = self.compute()
+        one_by_one = logits.reshape(1, 1) if logits.ndim == 0 else logits
+        return rows.reshape(-1), one_by_one, labels.reshape(-1) if labels.ndim == 0 else labels
+
 
 def task_metrics(task: Task, logits_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
     """The metrics of a task by name.

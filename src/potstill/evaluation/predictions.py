@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from torch import Tensor
@@ -13,6 +14,8 @@ from potstill.data.tasks.readers import Rows
 
 def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, logits_NC: Tensor) -> None:
     """Write a TSV file: `index` (from 0), `prediction`, `label` where there are labels, and the share of each label.
+
+    A label with a tab, a line end or a quote is quoted as the csv module and pandas read it.
 
     Args:
         path: where to.
@@ -35,5 +38,10 @@ def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, log
             f"p({label})": [f"{share:.4f}" for share in own]
             for label, own in zip(task.labels, shares, strict=True)
         }
-    lines = ["\t".join(columns), *map("\t".join, zip(*columns.values(), strict=True))]
-    write_whole(path, "\n".join(lines) + "\n")
+    lines = [columns, *zip(*columns.values(), strict=True)]
+    write_whole(path, "".join("\t".join(map(_quoted, cells)) + "\n" for cells in lines))
+
+
+def _quoted(cell: str) -> str:
+    # Not csv.writer, which quotes a carriage return in new versions of Python alone.
+    return '"' + cell.replace('"', '""') + '"' if re.search(r'[\t\r\n"]', cell) else cell

@@ -37,6 +37,7 @@ from potstill.models.head_labels import (
     label_order,
     labels_from_settings,
     named_order,
+    unnamed,
 )
 from potstill.models.pretrained import read_pretrained
 from potstill.models.specs import (
@@ -185,7 +186,10 @@ def load_task_model(
             if found is None
             else f"a head of other labels ({', '.join(found)})"
         )
-        logger.warning("%s: %s in the checkpoint; a new one is initialised", label, old)
+        keep = ""
+        if found is not None and not ordered and len(found) == len(labels) and unnamed(found):
+            keep = "; to keep the old one, give its labels in order by benchmark.labels"
+        logger.warning("%s: %s in the checkpoint; a new one is initialised%s", label, old, keep)
     elif head != "spans" and labels and found is not None and named_order(found, labels) != order:
         logger.warning(
             "%s: its labels have no names; taken to be %s, in this order", label, ", ".join(labels)

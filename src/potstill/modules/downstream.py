@@ -128,8 +128,8 @@ class Downstream(StudentModule):
         self._agreement.update(*sums, int(reached.sum()))
 
     def predicted(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """What was predicted of a set in the last pass over it; see `Predictions.compute`."""
-        return self._predictions[list(self.judges).index(name)].compute()
+        """What was predicted of a set in the last pass over it; see `Predictions.gathered`."""
+        return self._predictions[list(self.judges).index(name)].gathered()
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/loss` and `val/<metric>` of the first set, `val/<metric>_<name>` of the others.

@@ -118,7 +118,7 @@ class SharedTasks(StudentModule):
         logged: dict[str, float] = {}
         losses, decisive = [], []
         for (name, part), predictions in zip(self._sets, self._predictions, strict=True):
-            predicted = predictions.compute()
+            predicted = predictions.gathered()
             judge, task = self._judge(name, part), self.lanes[name].task
             if not len(predicted[0]):
                 continue

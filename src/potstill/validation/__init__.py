@@ -19,7 +19,13 @@ from potstill.data.tasks.composition import EFFICIENCY, is_task
 from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.errors import ConfigError
 from potstill.validation.adapted import adapted_faults, is_adapted
-from potstill.validation.benchmarks import benchmark_faults, comparison_faults, cost_faults, judged_faults
+from potstill.validation.benchmarks import (
+    benchmark_faults,
+    comparison_faults,
+    cost_faults,
+    judged_faults,
+    unread_faults,
+)
 from potstill.validation.cache import cache_faults
 from potstill.validation.data import data_faults
 from potstill.validation.exports import export_faults
@@ -114,8 +120,7 @@ def validate_evaluate(config: DictConfig) -> None:
     faults += corpus_faults(config.data, f"benchmark={config.benchmark.name}") or data_faults(
         config.data, evaluating=True, eval_file=config.benchmark.eval_file, corpus=not (tasked or costs)
     )
-    if tasked:
-        faults += judged_faults(config, models)
+    faults += judged_faults(config, models) if tasked else unread_faults(config.benchmark)
     kind = {"mlm": "masked", "clm": "causal"}.get(config.benchmark.name)
     specs = []
     for model in models:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from potstill.config.benchmarks import BenchmarkConfig
 from potstill.config.defaults import trains_task
 from potstill.data.tasks.composition import SCRIPTS, is_task, judged_parts, task_of, training_parts
-from potstill.data.tasks.entities import BIO, BIOES
-from potstill.data.tasks.labels import REGRESSION
+from potstill.data.tasks.entities import BIO, BIOES, mixed_tags
+from potstill.data.tasks.labels import CLASSIFICATION, REGRESSION, SPANS, TOKENS
 from potstill.data.tasks.token_features import CUT, SPLIT
 from potstill.errors import PotstillError
-from potstill.models.head_labels import Head, head_fault, label_order, read_labels
+from potstill.models.head_labels import Head, head_fault, label_order, read_labels, unnamed
 from potstill.models.specs import ModelSpec, check_pair
 from potstill.validation.interchange import interchange_faults, mapping_faults
+
+# The keys of `benchmark` that some kinds of task alone read.
+_READ_BY = {
+    (CLASSIFICATION, REGRESSION): ("text_columns", "label_column", "aliases", "skip_broken"),
+    (TOKENS,): ("token_column", "tag_column", "scheme", "too_long"),
+    (SPANS,): (
+        "stride", "max_question_length", "max_answer_length", "n_best", "answer_metric", "null_threshold",
+    ),
+}  # fmt: skip
 
 
 def benchmark_faults(config: DictConfig) -> list[str]:
@@ -35,7 +45,7 @@ def benchmark_faults(config: DictConfig) -> list[str]:
         return faults
     try:
         task_of(benchmark)
-        parts = training_parts(benchmark, config.data.max_examples)
+        parts = training_parts(benchmark, config.data.max_examples, config.data.skip)
         for source in (*parts.train, *parts.eval.values()):
             source.check()
     except PotstillError as fault:
@@ -52,7 +62,7 @@ def judged_faults(config: DictConfig, models: list[str]) -> list[str]:
         task = task_of(config.benchmark)
         head = task.head
         labels = task.labels if task.labels or task.kind == REGRESSION else None
-        for source in judged_parts(config.benchmark, config.data.max_examples).values():
+        for source in judged_parts(config.benchmark, config.data.max_examples, config.data.skip).values():
             source.check()
     except PotstillError as fault:
         faults.append(str(fault))
@@ -63,12 +73,30 @@ def judged_faults(config: DictConfig, models: list[str]) -> list[str]:
             continue  # told where its sizes are read
         if found is None or (labels is not None and label_order(found, labels) is None):
             faults.append(f"model={model}: {head_fault(found, labels, head)}")
+        elif head == "tokens" and labels is None and (unnamed(found) or mixed_tags(found)):
+            faults.append(
+                f"model={model}: its labels {', '.join(found)} are no tags such as O or B-PER; give them in its order "
+                "by benchmark.labels=[O,B-PER,...]"
+            )
     return faults
 
 
+def unread_faults(benchmark: DictConfig) -> list[str]:
+    """Of keys that benchmarks of other kinds read."""
+    known = BenchmarkConfig()
+    return [
+        f"benchmark.{key}={benchmark[key]}: is read by a benchmark of {' or '.join(kinds)}, {benchmark.name} is of "
+        f"{benchmark.task}; leave it out"
+        for kinds, keys in _READ_BY.items()
+        if benchmark.task not in kinds
+        for key in keys
+        if benchmark[key] != getattr(known, key)
+    ]
+
+
 def kind_faults(benchmark: DictConfig) -> list[str]:
-    """Of the keys that tasks of tokens and of spans alone have."""
-    faults = []
+    """Of the keys that one kind of task alone has."""
+    faults = unread_faults(benchmark)
     for name, known in (
         ("scheme", (None, BIO, BIOES)),
         ("too_long", (SPLIT, CUT)),

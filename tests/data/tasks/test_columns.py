@@ -104,13 +104,57 @@ def test_tokens_may_be_blanks_of_other_kinds(write):
     assert sentences.words == [["海", "\u3000", "\xa0", "\u2028"]]
 
 
+GERMEVAL = """#\thttp://example.org/0 [2010-01-01]
+1\tNew York\tB-LOC\tO
+2\t#\tO\tO
+
+#\thttp://example.org/1 [2010-01-01]
+1\tOtto\tB-PER\tO
+# within a sentence
+2\tsings\tO\tO
+
+
+"""
+
+
+def test_lines_to_skip_and_tokens_with_blanks_between_tabs(write):
+    path = write("germeval.tsv", GERMEVAL.replace("\n", "\r\n"))
+    sentences = read(path, token_column=1, tag_column=2, skip=r"^#")
+    assert sentences.words == [["New York", "#"], ["Otto", "sings"]]
+    assert sentences.tags == [["B-LOC", "O"], ["B-PER", "O"]]
+    assert sentences.starts == [2, 6]
+    assert "data.skip" in fault(path, token_column=1, tag_column=2)
+
+
+def test_blanks_beside_tabs_separate_columns_outside_of_tokens(write):
+    assert read(write("a", "EU NNP\tB-NP B-ORG\nis VBZ\tB-VP O\n")).tags == [["B-ORG", "O"]]
+
+
+def test_plain_tags_are_tags(write):
+    sentences = read(write("pos", "it PRP\nrains VBZ\n. .\n"))
+    assert sentences.tags == [["PRP", "VBZ", "."]]
+    assert tag_labels(sentences.tags, BIO) == (".", "PRP", "VBZ")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_configured_column_of_tags_must_be_there(labelled, tmp_path, write):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"tokens": ["EU"], "tags": ["B-X"]}) + "\n")
+    source = ListFile(path, tag_columns=("nope",), labelled=labelled)
+    with pytest.raises(DataError, match=r"'nope'.*benchmark\.tag_column"):
+        source.check()
+    assert ListFile(path, tag_columns=(), labelled=False).read().tags is None
+    bare = write("bare", "EU\nrejects\n")
+    assert "benchmark.tag_column" in fault(bare, tag_column=3, labelled=labelled)
+
+
 def test_files_without_tags_where_the_caller_says_so(write):
     bare = write("bare", "EU\nrejects\n\nPeter\n")
     assert "line 1: 1 column, none of tags" in fault(bare)
     assert read(bare, labelled=False).tags is None
     assert read(bare, tag_column=None).words == [["EU", "rejects"], ["Peter"]]
     tagged = write("tagged", "EU NNP\nrejects VBZ\n")
-    assert "line 1: 'NNP' is no tag such as O or B-PER" in fault(tagged, labelled=False)
+    assert read(tagged, labelled=False).tags == [["NNP", "VBZ"]]
     assert read(tagged, tag_column=None).tags is None
     assert read(write("conll", CONLL), labelled=False).tags == TAGS
 
@@ -118,12 +162,19 @@ def test_files_without_tags_where_the_caller_says_so(write):
 @pytest.mark.parametrize(
     ("content", "options", "said"),
     [
-        ("EU O\nrejects\n", {}, "line 2: 1 column, the first line has 2; mend the line"),
-        ("\nEU O\n\n-DOCSTART-\n\na b O\n", {}, "line 6: 3 columns, the first line has 2"),
-        ("EU O\nrejects B\n", {}, "line 2: 'B' is no tag such as O or B-PER"),
-        ("EU O\nrejects X-PER\n", {}, "line 2: 'X-PER' is no tag"),
-        ("EU O\nrejects B-\n", {}, "line 2: 'B-' is no tag"),
-        ("EU o\n", {}, "line 1: 'o' is no tag"),
+        ("EU O\nrejects\n", {}, "line 2: 1 column, line 1 has 2"),
+        ("\nEU O\n\n-DOCSTART-\n\na b O\n", {}, "line 6: 3 columns, line 2 has 2"),
+        ("EU B-ORG\nrejects B\n", {}, "line 2: 'B' is no tag such as O or B-ORG"),
+        ("EU B-ORG\n\nrejects X-PER\n", {}, "line 3: 'X-PER' is no tag"),
+        ("EU O\nrejects B-\nPeter I-PER\n", {}, "line 2: 'B-' is no tag"),
+        ("EU NNP\nrejects B-X\n", {}, "line 1: 'NNP' is no tag"),
+        (
+            "# a comment\nEU O\n",
+            {},
+            "line 1: a comment has other columns",
+        ),
+        ("EU O\n# a comment\n", {}, "line 2: a comment has other columns"),
+        ("1 EU B-X\n2 is O\n\n1 so O\n", {}, "numbers its words in column 0"),
         ("EU O\n", {"token_column": 2}, "line 1: 2 columns, tokens are looked for in column 2"),
         ("EU O\n", {"tag_column": 3}, "line 1: 2 columns, none of tags at 3 besides"),
         ("EU O\n", {"tag_column": 0}, "line 1: 2 columns, none of tags at 0 besides"),
@@ -203,7 +254,7 @@ def test_a_data_set_without_tags():
         (dataset("classes", [[1, 0, -1], [], [3, 4]]), "row 1: tag -1 is unknown"),
         (dataset("classes", [[1, 0], [], [3, 4]]), "row 1: 3 words and 2 tags"),
         (dataset("classes", [[1, 0, 2], [], None]), "row 3: 2 words and no list of tags"),
-        (dataset("names", [TAGS[0], [], ["B-PER", "PER"]]), "row 3: 'PER' is no tag such as"),
+        (dataset("names", [TAGS[0], [], ["B-PER", "PER"]]), "row 3 word 2: 'PER' is no tag such as"),
         (dataset("names", [[], []], [[], []]), "has no"),
         (dataset("names", TAGS, WORDS).select([]), "has no rows"),
         (

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from potstill.data.corpus.textfiles import fault_of, read_lines
-from potstill.data.tasks.entities import is_tag
-from potstill.data.tasks.readers import TaskFile, TaskHub
+from potstill.data.tasks.entities import mixed_tags
+from potstill.data.tasks.readers import TaskFile, TaskHub, skipping
 from potstill.errors import DataError
 
 DOCUMENT = "-DOCSTART-"  # a line that begins so starts a document
@@ -22,6 +22,7 @@ LOOK = 1000  # sentences that a check reads
 BLANKS = " \t\r"
 # Not str.split: a Chinese file has tokens that are blanks of other kinds, such as U+3000.
 _GAP = re.compile(r"[ \t]+")
+_TABS = re.compile(r"\t+")
 
 Sentence = tuple[int, list[str], list[str]]  # its place, its words, its tags
 
@@ -78,7 +79,8 @@ class Sentences:
 class ColumnFile:
     """A file of a token a line, plain or gzip, its columns separated by spaces or tabs, sentences by blank lines.
 
-    Lines that begin with `-DOCSTART-` are left out; they end a sentence.
+    Where the first line has tabs, they alone separate columns, so that a token may have blanks. Lines that begin with
+    `-DOCSTART-` are left out; they end a sentence.
 
     Attributes:
         path: the file.
@@ -87,6 +89,7 @@ class ColumnFile:
         labelled: the sentences must have tags; if not, a file of a single column is one without.
         max_examples: only so many sentences.
         key: the config key that messages name.
+        skip: regular expression of lines to leave out; they end no sentence.
     """
 
     path: Path
@@ -95,6 +98,7 @@ class ColumnFile:
     labelled: bool = True
     max_examples: int | None = None
     key: str = "benchmark.train_file"
+    skip: str | None = None
 
     @property
     def name(self) -> str:
@@ -130,63 +134,110 @@ class ColumnFile:
                 f"{self.key}: '{self.path}' has no sentences; give a token a line, a blank line after each sentence"
             )
         starts, words, tags = (list(column) for column in zip(*read, strict=True))
-        return Sentences(words, tags if any(tags) else None, starts, self.name, self.key)
+        numbered = [list(map(str, range(1, len(own) + 1))) for own in words]
+        if self.token_column == 0 and words == numbered and any(len(own) > 1 for own in words):
+            raise DataError(
+                f"{self.key}: '{self.path}' numbers its words in column 0, which is read as the words; name theirs by "
+                "benchmark.token_column, counted from 0"
+            )
+        sentences = Sentences(words, tags if any(tags) else None, starts, self.name, self.key)
+        _check_kinds(sentences, str(self.path))
+        return sentences
 
     def _sentences(self) -> Iterator[Sentence]:
-        columns: tuple[int, int | None] | None = None
-        width, start = 0, 0
+        table: _Table | None = None
+        start = 0
         words: list[str] = []
         tags: list[str] = []
+        skipped = skipping(self.skip)
         for number, line in enumerate(read_lines(self.path, self.key), 1):
+            if skipped(line):
+                continue
             line = line.strip(BLANKS)
             if not line or line.startswith(DOCUMENT):
                 if words:
                     yield start, words, tags
                     words, tags = [], []
                 continue
-            cells = _GAP.split(line)
-            if columns is None:
-                width, columns = len(cells), self._columns(len(cells), number)
-            if len(cells) != width:
-                raise DataError(
-                    f"{self.key}: '{self.path}' line {number}: {_columns(len(cells))}, the first line has {width}; "
-                    "mend the line"
-                )
-            token, tag = columns
+            table = table or self._table(line, number)
+            cells = table.gap.split(line)
+            if len(cells) != table.width:
+                raise self._width_fault(table, line, number, len(cells))
             if not words:
                 start = number
-            words.append(cells[token])
-            if tag is not None:
-                tags.append(self._tag(cells[tag], number))
+            words.append(cells[table.token].strip(BLANKS))
+            if table.tag is not None:
+                tags.append(cells[table.tag].strip(BLANKS))
         if words:
             yield start, words, tags
 
-    def _columns(self, width: int, line: int) -> tuple[int, int | None]:
+    def _table(self, line: str, number: int) -> _Table:
+        """The columns of a file whose first line of a token this is."""
+        gap = _GAP
+        if "\t" in line:
+            cells = _TABS.split(line)
+            token, tag = self._columns(len(cells), number, line)
+            # Blanks beside tabs separate columns, too, unless they are within a token.
+            if not any(_GAP.search(cell.strip(BLANKS)) for n, cell in enumerate(cells) if n != token):
+                return _Table(_TABS, len(cells), token, tag, line, number)
+        width = len(gap.split(line))
+        return _Table(gap, width, *self._columns(width, number, line), line, number)
+
+    def _width_fault(self, table: _Table, line: str, number: int, width: int) -> DataError:
+        for at, own in ((table.line, table.first), (number, line)):
+            if own.startswith("#"):
+                return self._comment(at)
+        return DataError(
+            f"{self.key}: '{self.path}' line {number}: {_columns(width)}, line {table.line} has {table.width}; correct "
+            "it, or leave such lines out by data.skip=<regular expression>"
+        )
+
+    def _columns(self, width: int, number: int, line: str) -> tuple[int, int | None]:
         """The columns of tokens and tags, counted from 0, of lines of so many."""
-        place = f"{self.key}: '{self.path}' line {line}: {_columns(width)}"
         token = _counted(self.token_column, width)
+        bare = self.tag_column is None or (width == 1 and not self.labelled and self.tag_column == -1)
+        tag = None if self.tag_column is None or bare else _counted(self.tag_column, width)
+        if token is not None and (bare or tag not in (None, token)):
+            return token, tag
+        if line.startswith("#"):
+            raise self._comment(number)
+        place = f"{self.key}: '{self.path}' line {number}: {_columns(width)}"
         if token is None:
             raise DataError(
                 f"{place}, tokens are looked for in column {self.token_column}; name theirs by "
                 "benchmark.token_column, counted from 0"
             )
-        if self.tag_column is None or (width == 1 and not self.labelled):
-            return token, None
-        tag = _counted(self.tag_column, width)
-        if tag is None or tag == token:
-            raise DataError(
-                f"{place}, none of tags at {self.tag_column} besides that of tokens; name it by benchmark.tag_column, "
-                "counted from 0, or benchmark.tag_column=none where there are no tags"
-            )
-        return token, tag
+        raise DataError(
+            f"{place}, none of tags at {self.tag_column} besides that of tokens; name it by benchmark.tag_column, "
+            "counted from 0, or benchmark.tag_column=none where there are no tags"
+        )
 
-    def _tag(self, text: str, line: int) -> str:
-        if not is_tag(text):
-            raise DataError(
-                f"{self.key}: '{self.path}' line {line}: '{text}' is no tag such as O or B-PER; name their column by "
-                "benchmark.tag_column, or benchmark.tag_column=none where there are no tags"
-            )
-        return text
+    def _comment(self, number: int) -> DataError:
+        return DataError(
+            f"{self.key}: '{self.path}' line {number}: a comment has other columns than the tokens; leave such lines "
+            "out by \"data.skip='^#'\""
+        )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """How the lines of a file are cut, and where its first one stands.
+
+    Attributes:
+        gap: what separates columns.
+        width: how many there are.
+        token: which has the tokens.
+        tag: which has the tags.
+        first: the first line of a token.
+        line: its number.
+    """
+
+    gap: re.Pattern[str]
+    width: int
+    token: int
+    tag: int | None
+    first: str
+    line: int
 
 
 @dataclass(frozen=True)
@@ -194,20 +245,22 @@ class HubSentences(TaskHub):
     """A split of a data set on the hub; `column` is that of lists of words.
 
     Attributes:
-        tag_column: of lists of tags, or of their numbers.
+        tag_column: of lists of tags, or of their numbers; None where there are none.
         labels: tags by number where the data set does not name them.
         labelled: the sentences must have tags.
+        named: whether the column of tags is configured, so that it must be there.
     """
 
-    tag_column: str = "ner_tags"
+    tag_column: str | None = "ner_tags"
     labels: tuple[str, ...] | None = None
     labelled: bool = True
+    named: bool = False
 
     def read(self) -> Sentences:
         """All sentences; see `dataset_sentences`."""
         return dataset_sentences(
             self.split_rows(), tokens=self.column, tags=self.tag_column, labels=self.labels,
-            labelled=self.labelled, name=self.name, key=self.key,
+            labelled=self.labelled, named=self.named, name=self.name, key=self.key,
         )  # fmt: skip
 
 
@@ -218,11 +271,13 @@ class ListFile:
     Attributes:
         path: the file.
         token_column: the name of the lists of words.
-        tag_columns: names that the lists of tags may have; the first that is there is taken.
+        tag_columns: names that the lists of tags may have; the first that is there is taken. A single one must be
+            there; without any there are no tags.
         labels: the tags by number where the lists have numbers.
         labelled: the sentences must have tags.
         max_examples: only so many rows.
         key: the config key that messages name.
+        skip: regular expression of lines to leave out.
     """
 
     path: Path
@@ -232,6 +287,7 @@ class ListFile:
     labelled: bool = True
     max_examples: int | None = None
     key: str = "benchmark.train_file"
+    skip: str | None = None
 
     @property
     def name(self) -> str:
@@ -255,16 +311,17 @@ class ListFile:
         return self._read(self.max_examples)
 
     def _read(self, limit: int | None) -> Sentences:
-        records = TaskFile(self.path, (), self.labelled, key=self.key).records()
-        table = _Table([dict(record) for _, record in islice(records, limit) if isinstance(record, Mapping)])
-        tags = next((name for name in self.tag_columns if name in table.features), self.tag_columns[0])
+        records = TaskFile(self.path, (), self.labelled, key=self.key, skip=self.skip).records()
+        table = _Rows([dict(record) for _, record in islice(records, limit) if isinstance(record, Mapping)])
+        known: list[str | None] = [name for name in self.tag_columns if name in table.features]
+        known += [*self.tag_columns, None]
         return dataset_sentences(
-            table, tokens=self.token_column, tags=tags, labels=self.labels, labelled=self.labelled,
-            name=str(self.path), key=self.key,
+            table, tokens=self.token_column, tags=known[0], labels=self.labels, labelled=self.labelled,
+            named=len(self.tag_columns) == 1, name=str(self.path), key=self.key,
         )  # fmt: skip
 
 
-class _Table:
+class _Rows:
     """Rows as a data set of `datasets` shows them."""
 
     def __init__(self, rows: list[dict[str, Any]]):
@@ -285,6 +342,7 @@ def dataset_sentences(
     tags: str | None = "ner_tags",
     labels: Sequence[str] | None = None,
     labelled: bool = True,
+    named: bool = False,
     max_examples: int | None = None,
     name: str = "the data set",
     key: str = "benchmark.hub",
@@ -299,6 +357,7 @@ def dataset_sentences(
         tags: its column of lists of tags, or of numbers of tags; None where it has none.
         labels: the tags by number where the column of numbers does not name them itself (`ClassLabel`).
         labelled: the sentences must have tags; if not, a data set may lack the column, or have -1 for all tags.
+        named: whether the column of tags is configured, so that it must be there.
         max_examples: only so many rows.
         name: what messages call it.
         key: the config key that messages name.
@@ -308,7 +367,7 @@ def dataset_sentences(
     """
     features = dataset.features
     missing = [column for column in (tokens, tags) if column is not None and column not in features]
-    if missing == [tags] and not labelled:
+    if missing == [tags] and not labelled and not named:
         tags, missing = None, []
     if missing:
         raise DataError(
@@ -343,7 +402,23 @@ def dataset_sentences(
     if not found:
         raise DataError(f"{key}: '{name}' has no words in its column '{tokens}'; choose another split")
     numbers, sentences, all_tags = (list(column) for column in zip(*found, strict=True))
-    return Sentences(sentences, None if tags is None else all_tags, numbers, name, key, rows=True)
+    read = Sentences(sentences, None if tags is None else all_tags, numbers, name, key, rows=True)
+    _check_kinds(read, name)
+    return read
+
+
+def _check_kinds(sentences: Sentences, name: str) -> None:
+    """Reject plain tags, such as parts of speech, beside tags with prefixes."""
+    mixed = mixed_tags(tag for tags in sentences.tags or () for tag in tags)
+    if mixed is None:
+        return
+    plain, prefixed = mixed
+    where = ((n, tags.index(plain)) for n, tags in enumerate(sentences.tags or ()) if plain in tags)
+    raise DataError(
+        f"{sentences.key}: '{name}' {sentences.place(*next(where))}: '{plain}' is no tag such as O or "
+        f"{prefixed}, which others are; correct it, or name the column of the tags by benchmark.tag_column, or "
+        "benchmark.tag_column=none where there are none"
+    )
 
 
 def _counted(column: int, width: int) -> int | None:
@@ -369,8 +444,8 @@ def _written(code: Any, names: Sequence[str] | None, place: str) -> str:
         if not 0 <= code < len(names):
             raise DataError(f"{place}: tag {code} is unknown; there are {len(names)}, counted from 0")
         code = names[code]
-    if not isinstance(code, str) or not is_tag(code):
+    if not isinstance(code, str) or not code.strip():
         raise DataError(
             f"{place}: '{code}' is no tag such as O or B-PER; name their column by benchmark.tag_column"
         )
-    return code
+    return code.strip()

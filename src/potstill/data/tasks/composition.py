@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.data.tasks.columns import ColumnFile, HubSentences, ListFile
-from potstill.data.tasks.entities import is_tag
+from potstill.data.tasks.entities import mixed_tags
 from potstill.data.tasks.labels import CLASSIFICATION, METRICS, REGRESSION, SPANS, TOKENS, Task
-from potstill.data.tasks.questions import HubQuestions, QuestionFile
+from potstill.data.tasks.questions import HubQuestions, QuestionFile, References
 from potstill.data.tasks.readers import (
     ENDINGS,
     OBJECTS,
@@ -25,7 +26,8 @@ from potstill.errors import ConfigError
 from potstill.models.head_labels import SPAN_LABELS
 
 EFFICIENCY = "efficiency"  # benchmark.task of the benchmark that reads no data
-SCRIPTS = ("squad", "squad_v2", "cmrc")  # benchmark.answer_metric: whose figures are computed
+SQUAD_V2 = "squad_v2"  # the script of sets that have questions without answers
+SCRIPTS = ("squad", SQUAD_V2, "cmrc")  # benchmark.answer_metric: whose figures are computed
 MAIN = ""  # the name of the evaluation set that the monitored metric is of
 
 
@@ -63,8 +65,8 @@ def task_of(benchmark: DictConfig) -> Task:
     if kind in (REGRESSION, SPANS) and labels:
         what = "a regression" if kind == REGRESSION else "of answers"
         raise ConfigError(f"benchmark.labels={list(labels)}: {name} is {what}, which has none; null")
-    if kind == TOKENS and (wrong := [label for label in labels if not is_tag(label)]):
-        raise ConfigError(f"benchmark.labels={list(labels)}: '{wrong[0]}' is no tag such as O or B-PER")
+    if kind == TOKENS and (mixed := mixed_tags(labels)):
+        raise ConfigError(f"benchmark.labels={list(labels)}: '{mixed[0]}' is no tag such as O or {mixed[1]}")
     if labels and len(set(labels)) < max(len(labels), 2):
         raise ConfigError(f"benchmark.labels={list(labels)}: two or more names, none of them twice")
     metrics = tuple(benchmark.metrics)
@@ -84,26 +86,28 @@ def task_of(benchmark: DictConfig) -> Task:
     return task.with_labels(labels) if labels else task
 
 
-def training_parts(benchmark: DictConfig, max_examples: int | None) -> TaskParts:
+def training_parts(benchmark: DictConfig, max_examples: int | None, skip: str | None = None) -> TaskParts:
     """What a benchmark is trained on, and what is validated on; all with labels.
 
     Raises:
         ConfigError: a part that is named nowhere.
     """
-    parts = _Parts(benchmark, max_examples)
+    parts = _Parts(benchmark, max_examples, skip)
     more = [
         parts.file(Path(path), "benchmark.more_train_files", "train") for path in benchmark.more_train_files
     ]
     return TaskParts([parts.part("train"), *more], parts.evaluation(labelled=True))
 
 
-def judged_parts(benchmark: DictConfig, max_examples: int | None) -> dict[str, PartSource]:
+def judged_parts(
+    benchmark: DictConfig, max_examples: int | None, skip: str | None = None
+) -> dict[str, PartSource]:
     """The sets that a model is judged on, by name; they may be without labels.
 
     Raises:
         ConfigError: a part that is named nowhere, or no part at all.
     """
-    parts = _Parts(benchmark, max_examples)
+    parts = _Parts(benchmark, max_examples, skip)
     part = benchmark.part or ("test" if benchmark.test_file else "eval")
     if part == "eval":
         return parts.evaluation(labelled=False)
@@ -121,8 +125,8 @@ def judged_parts(benchmark: DictConfig, max_examples: int | None) -> dict[str, P
 class _Parts:
     """Names the sources of a benchmark's parts."""
 
-    def __init__(self, benchmark: DictConfig, max_examples: int | None):
-        self.benchmark, self.max_examples = benchmark, max_examples
+    def __init__(self, benchmark: DictConfig, max_examples: int | None, skip: str | None):
+        self.benchmark, self.max_examples, self.skip = benchmark, max_examples, skip
         self.layouts = _layouts(benchmark) if benchmark.task in (CLASSIFICATION, REGRESSION) else ()
 
     def evaluation(self, labelled: bool) -> dict[str, PartSource]:
@@ -159,10 +163,14 @@ class _Parts:
         """A file of the benchmark's kind."""
         path = path.expanduser().absolute()
         if self.benchmark.task == SPANS:
-            return QuestionFile(path, part == "train", self.max_examples, key)
+            self._check_skip("a JSON document of questions")
+            references = References(labelled, self.benchmark.answer_metric == SQUAD_V2)
+            return QuestionFile(path, part == "train", self.max_examples, key, references)
         if self.benchmark.task == TOKENS and suffix_of(path) in OBJECTS:
             tokens, tags = self.benchmark.token_column, self.benchmark.tag_column
-            names: dict[str, Any] = {"tag_columns": (str(tags),)} if tags is not None else {}
+            names: dict[str, Any] = {}
+            if tags is not None:
+                names["tag_columns"] = () if tags == "none" else (str(tags),)
             names |= {"labels": tuple(self.benchmark.labels)} if self.benchmark.labels else {}
             return ListFile(
                 path,
@@ -171,11 +179,19 @@ class _Parts:
                 labelled=labelled,
                 max_examples=self.max_examples,
                 key=key,
+                skip=self.skip,
             )
         if self.benchmark.task == TOKENS:
             token, tag = (_number(self.benchmark, name, default) for name, default in _COLUMNS.items())
-            return ColumnFile(path, token or 0, tag, labelled, self.max_examples, key)
-        return TaskFile(path, self.layouts, labelled, self.benchmark.skip_broken, self.max_examples, key)
+            return ColumnFile(path, token or 0, tag, labelled, self.max_examples, key, self.skip)
+        broken = self.benchmark.skip_broken
+        return TaskFile(path, self.layouts, labelled, broken, self.max_examples, key, self.skip)
+
+    def _check_skip(self, what: str) -> None:
+        if self.skip is not None:
+            raise ConfigError(
+                f"data.skip={self.skip}: leaves out lines of files, and {self.benchmark.name} is read from {what}; null"
+            )
 
     def _in_folder(self, part: str, names: str) -> Path:
         """The file of a part, called one of `names` (`train|eng.train`)."""
@@ -200,16 +216,21 @@ class _Parts:
 
     def _hub(self, split: str, part: str, labelled: bool) -> PartSource:
         benchmark = self.benchmark
+        self._check_skip(f"the hub ({benchmark.hub})")
         place: dict[str, Any] = {
             "path": benchmark.hub, "config": benchmark.config, "split": split, "revision": benchmark.revision,
             "max_examples": self.max_examples, "key": "benchmark.hub",
         }  # fmt: skip
         if benchmark.task == SPANS:
-            return HubQuestions(**place, column="question", training=part == "train")
+            references = References(labelled, benchmark.answer_metric == SQUAD_V2)
+            return HubQuestions(**place, column="question", training=part == "train", references=references)
         if benchmark.task == TOKENS:
             tokens, tags = (_name(benchmark[key], hub) for key, hub in _HUB_COLUMNS.items())
             labels = tuple(benchmark.labels) if benchmark.labels else None
-            return HubSentences(**place, column=tokens, tag_column=tags, labels=labels, labelled=labelled)
+            return HubSentences(
+                **place, column=str(tokens), tag_column=tags, labels=labels, labelled=labelled,
+                named=benchmark.tag_column is not None,
+            )  # fmt: skip
         named = next((layout for layout in self.layouts if not layout.numbered), self.layouts[0])
         return HubRows(**place, column=named.texts[0], layouts=self.layouts, labelled=labelled)
 
@@ -232,9 +253,9 @@ def _number(benchmark: DictConfig, key: str, default: int) -> int | None:
         ) from None
 
 
-def _name(value: str | None, default: str) -> str:
-    """The name of a column on the hub; a number is one of a file's."""
-    return default if value is None or value.lstrip("-").isdecimal() else str(value)
+def _name(value: str | None, default: str) -> str | None:
+    """The name of a column on the hub."""
+    return default if value is None else None if value == "none" else str(value)
 
 
 def _key_of(part: str) -> str:
@@ -246,10 +267,19 @@ def _layouts(benchmark: DictConfig) -> tuple[Layout, ...]:
         Layout(tuple(map(str, layout.texts)), None if layout.label is None else str(layout.label))
         for layout in benchmark.layouts
     )
-    if benchmark.text_columns is None:
-        layouts = known
-    else:
-        layouts = (Layout(tuple(map(str, benchmark.text_columns)), benchmark.label_column or "label"),)
+    own = benchmark.label_column
+    layouts = known
+    if benchmark.text_columns is not None:
+        layouts = (Layout(tuple(map(str, benchmark.text_columns)), own or "label", own is not None),)
+    elif own is not None:
+        layouts = tuple(
+            replace(layout, label=own, given=True) for layout in known if layout.numbered == own.isdigit()
+        )
+        if known and not layouts:
+            raise ConfigError(
+                f"benchmark.label_column={own}: {benchmark.name} has no columns of numbers; give a name, or "
+                "benchmark.text_columns, too"
+            )
     given = f"benchmark.text_columns={list(benchmark.text_columns or ())}"
     if not layouts or not all(1 <= len(layout.texts) <= 2 for layout in layouts):
         raise ConfigError(f"{given}: name the column of a text, or those of a pair of texts, [a,b]")

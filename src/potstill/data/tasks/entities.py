@@ -6,6 +6,8 @@ A tag is `O`, or a prefix and a type: `B-PER`. The schemes:
 - `BIO` (IOB2): the first word has B, the others I.
 - `BIOES`: the first word has B, the last E, those between I, a lone one S.
 
+Tags without prefixes, such as parts of speech, mark words one by one: they are plain, and no entities.
+
 BMES and BILOU are BIOES in other letters (M and I, L and E, U and S): `split_tag` translates each tag before anything
 is made of it. seqeval knows no M, and what it makes of one beside a broken tag is accidental; here a BMES sequence has
 the entities of the same sequence in BIOES.
@@ -42,6 +44,18 @@ def is_tag(text: str) -> bool:
     if not hyphen:
         return text == OUTSIDE
     return bool(kind) and len(prefix) == 1 and prefix in "BIESMLU"
+
+
+def are_plain(tags: Iterable[str]) -> bool:
+    """Whether tags mark words one by one: some have no prefix, and are not `O`."""
+    return any(not is_tag(tag) for tag in tags)
+
+
+def mixed_tags(tags: Iterable[str]) -> tuple[str, str] | None:
+    """A plain tag and one with a prefix, where there are both."""
+    distinct = sorted(set(tags) - {OUTSIDE})
+    plain, prefixed = ([tag for tag in distinct if is_tag(tag) == wanted] for wanted in (False, True))
+    return (plain[0], prefixed[0]) if plain and prefixed else None
 
 
 def split_tag(tag: str) -> tuple[str, str]:
@@ -143,14 +157,19 @@ def converted(tags: Sequence[str], scheme: str) -> list[str]:
 def tag_labels(sentences: Iterable[Sequence[str]], scheme: str | None = None) -> tuple[str, ...]:
     """The labels of a model that learns from sentences: `O`, then by type (the alphabet) and prefix (B, I, E, S).
 
+    Plain tags are the labels as they are, in the order of the alphabet.
+
     Args:
         sentences: the tags of a training set.
         scheme: None for the tags that occur, in letters of BIOES; `BIO` or `BIOES` for all tags that it has for the
             types that occur, so that a rare one, such as S of a type, is not unknown in another part.
 
     Raises:
-        ValueError: a text is no tag.
+        ValueError: a text is no tag, beside tags that are.
     """
+    sentences = list(sentences)
+    if are_plain(distinct := {tag for tags in sentences for tag in tags}) and not mixed_tags(distinct):
+        return tuple(sorted(distinct))
     found = {split_tag(tag) for tags in sentences for tag in tags} - {(OUTSIDE, "")}
     if scheme is not None:
         found = {(prefix, kind) for _, kind in found for prefix in PREFIXES[scheme]}

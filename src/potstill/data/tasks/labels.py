@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.data.tasks.entities import are_plain
 from potstill.data.tasks.readers import UNLABELLED, Rows
 from potstill.errors import ConfigError, DataError
 from potstill.models.head_labels import Head, match_labels, number_of, unnamed
@@ -63,8 +64,13 @@ class Task:
         """Width of the head: a number a label, or a score."""
         return 1 if self.kind == REGRESSION else len(self.labels)
 
+    @property
+    def plain(self) -> bool:
+        """Whether its labels are tags that mark words one by one, such as parts of speech."""
+        return self.kind == TOKENS and are_plain(self.labels)
+
     def with_labels(self, labels: tuple[str, ...]) -> Task:
-        """The same task, of these labels.
+        """The same task, of these labels; plain tags mark no entities, so their only metric is accuracy.
 
         Raises:
             ConfigError: a metric is not one of so many labels.
@@ -74,7 +80,8 @@ class Task:
                 f"benchmark.metrics=[{', '.join(self.metrics)}]: f1 is of the second of two labels, {self.name} has "
                 f"{len(labels)}; use f1_macro"
             )
-        return replace(self, labels=labels)
+        task = replace(self, labels=labels)
+        return replace(task, metrics=("accuracy",), monitor="accuracy", mode="max") if task.plain else task
 
 
 def labels_of(rows: Rows) -> tuple[str, ...]:

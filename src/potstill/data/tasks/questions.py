@@ -40,6 +40,7 @@ class Question:
         context: the text that has the answer.
         answers: references, of which any will do; none where the question has no answer.
         answerable: whether the context has an answer.
+        known: whether the file says what the answers are.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Question:
     context: str
     answers: tuple[Answer, ...]
     answerable: bool
+    known: bool = True
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -85,12 +87,14 @@ class Questions:
         counts: what was found.
         name: what messages call the part.
         key: the config key that messages name.
+        labelled: whether there are answers to compare with.
     """
 
     items: list[Question]
     counts: QuestionCounts
     name: str
     key: str
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.items)
@@ -107,6 +111,35 @@ class Questions:
 
 
 @dataclass(frozen=True)
+class References:
+    """What a part needs to be compared with.
+
+    Attributes:
+        needed: the part is trained on or validated on; if not, it may be only predicted.
+        unanswerable: the benchmark has questions without answers.
+    """
+
+    needed: bool = False
+    unanswerable: bool = False
+
+    def check(self, questions: Questions) -> Questions:
+        """Say whether questions have references: not without the file's answers, nor where all lack one unexpectedly.
+
+        Raises:
+            DataError: they have none, and need them.
+        """
+        answered = any(question.answerable for question in questions.items)
+        known = all(question.known for question in questions.items)
+        labelled = known and (answered or self.unanswerable)
+        if self.needed and not labelled:
+            raise DataError(
+                f"{questions.key}: '{questions.name}' has no question with an answer; give a file with answers, or, "
+                "where its questions have none, benchmark.answer_metric=squad_v2"
+            )
+        return replace(questions, labelled=labelled)
+
+
+@dataclass(frozen=True)
 class QuestionFile:
     """A JSON file of SQuAD's shape, plain or gzip.
 
@@ -115,12 +148,14 @@ class QuestionFile:
         training: every answer must have a place.
         max_examples: only so many questions.
         key: the config key that messages name.
+        references: what must be there to compare with.
     """
 
     path: Path
     training: bool
     max_examples: int | None = None
     key: str = "benchmark.train_file"
+    references: References = References()
 
     @property
     def name(self) -> str:
@@ -133,14 +168,16 @@ class QuestionFile:
         Raises:
             DataError: it cannot be used; the message names the config key, the file and what would be right.
         """
-        read_questions([self.path], training=self.training, max_examples=LOOK, key=self.key)
+        items, counts = read_questions([self.path], training=self.training, max_examples=LOOK, key=self.key)
+        if counts.questions < LOOK or not items[0].known:  # else an answer may come later
+            self.references.check(Questions(items, counts, self.name, self.key))
 
     def read(self) -> Questions:
         """All questions; see `read_questions`."""
         items, counts = read_questions(
             [self.path], training=self.training, max_examples=self.max_examples, key=self.key
         )
-        return Questions(items, counts, self.name, self.key)
+        return self.references.check(Questions(items, counts, self.name, self.key))
 
 
 @dataclass(frozen=True)
@@ -149,9 +186,11 @@ class HubQuestions(TaskHub):
 
     Attributes:
         training: every answer must have a place.
+        references: what must be there to compare with.
     """
 
     training: bool = False
+    references: References = References()
 
     def read(self) -> Questions:
         """All questions; see `read_questions`.
@@ -167,16 +206,18 @@ class HubQuestions(TaskHub):
                 "data set with those of SQuAD"
             )
         items, counts = _usable(map(_hub_question, dataset), self.training, f"{self.key}: '{self.name}'")
-        return Questions(items, counts, self.name, self.key)
+        return self.references.check(Questions(items, counts, self.name, self.key))
 
 
 def _hub_question(row: Mapping[str, Any]) -> Question:
-    answers, context = row["answers"], str(row["context"])
+    answers, context = row["answers"] or {"text": [], "answer_start": []}, str(row["context"])
     found = tuple(
         Answer(text, start if start >= 0 and context.startswith(text, start) else None)
         for text, start in zip(answers["text"], answers["answer_start"], strict=True)
     )
-    return Question(str(row["id"]), str(row["question"]), context, found, bool(found))
+    return Question(
+        str(row["id"]), str(row["question"]), context, found, bool(found), row["answers"] is not None
+    )
 
 
 def read_questions(
@@ -212,12 +253,19 @@ def _usable(entries: Iterable[Question], training: bool, label: str) -> tuple[li
     kept: list[Question] = []
     counts = dict.fromkeys(QuestionCounts.__dataclass_fields__, 0)
     seen: set[str] = set()
+    first: Question | None = None
     for question in entries:
         counts["questions"] += 1
         counts["duplicates"] += question.id in seen
         seen.add(question.id)
+        if question.known != (first := first or question).known:
+            asked = question.id if first.known else first.id
+            raise DataError(
+                f"{label} question '{asked}': no 'answers', which others have; give every question a list of them, "
+                "[] where it has none, or none of them"
+            )
         if not question.answerable:
-            counts["unanswerable"] += 1
+            counts["unanswerable"] += question.known
             kept.append(question)
             continue
         written = [answer for answer in question.answers if answer.text.strip()]
@@ -257,11 +305,12 @@ def _entries(path: Path, key: str) -> Iterator[Question]:
 def _question(at: _Place, entry: Any, context: str) -> Question:
     name, question = at.member(entry, "id"), at.text(entry, "question")
     # SQuAD 2.0 has the answers that seem right but are not elsewhere, and none here; its own script asks for these.
-    answers = () if entry.get("is_impossible") else tuple(at.members(entry, "answers"))
+    known = "answers" in entry or bool(entry.get("is_impossible"))
+    answers = () if entry.get("is_impossible") or not known else tuple(at.members(entry, "answers"))
     found = tuple(
         _answer(at.inside(f"answer {number}"), own, context) for number, own in enumerate(answers, 1)
     )
-    return Question(str(name), question, context, found, bool(found))
+    return Question(str(name), question, context, found, bool(found), known)
 
 
 def _answer(at: _Place, entry: Any, context: str) -> Answer:

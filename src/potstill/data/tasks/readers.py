@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -33,6 +34,7 @@ class Layout:
 
     texts: tuple[str, ...]
     label: str | None
+    given: bool = False  # the label's column is configured, so it must be there
 
     @property
     def numbered(self) -> bool:
@@ -121,6 +123,7 @@ class TaskFile:
         skip_broken: leave out rows with a wrong number of columns, instead of refusing the file.
         max_examples: only so many rows.
         key: the config key that messages name.
+        skip: regular expression of lines to leave out.
     """
 
     path: Path
@@ -129,6 +132,7 @@ class TaskFile:
     skip_broken: bool = False
     max_examples: int | None = None
     key: str = "benchmark.train_file"
+    skip: str | None = None
 
     @property
     def name(self) -> str:
@@ -170,7 +174,9 @@ class TaskFile:
             DataError: a line cannot be read as what the file's suffix says.
         """
         suffix = suffix_of(self.path)
-        lines = (line.removesuffix("\r") for line in read_lines(self.path, self.key))
+        skipped = skipping(self.skip)
+        # A line that is left out stays as a blank one, so that those behind it keep their numbers.
+        lines = ("" if skipped(line) else line.removesuffix("\r") for line in read_lines(self.path, self.key))
         if suffix == ".csv":
             yield from self._csv(lines)
         elif suffix in TABLES:
@@ -237,7 +243,7 @@ class TaskFile:
                 return layout
         for layout in self.layouts:
             if fits(layout, layout.texts):
-                if not self.labelled:
+                if not (self.labelled or layout.given):
                     return Layout(layout.texts, None)
                 raise DataError(
                     f"{self.key}: '{self.path}' has no column '{layout.label}' for its labels; {_has(first)}; "
@@ -360,6 +366,18 @@ class HubRows(TaskHub):
             raise DataError(f"{self.key}: '{self.name}' has no labels; choose another split")
         places = [f"row {number}" for number in range(1, len(dataset) + 1)]
         return Rows(texts, labels, places, self.name, self.key)
+
+
+def skipping(pattern: str | None) -> Callable[[str], object]:
+    """Whether a line is left out, as `data.skip` says.
+
+    Raises:
+        DataError: it is no regular expression.
+    """
+    try:
+        return re.compile(pattern).search if pattern else lambda line: False
+    except re.error as fault:
+        raise DataError(f"data.skip={pattern}: not a regular expression ({fault})") from fault
 
 
 def find_file(folder: Path, stem: str) -> Path | None:
