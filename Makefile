@@ -19,11 +19,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # Teacher, student as it starts, distilled, and trained as long without a teacher; then one table of all four.
 quickstart: install   ## corpus -> teacher -> student -> report, under 10 minutes on 2 cores
-	$(TRAIN) experiment=quickstart_teacher hydra.run.dir=$(RUNS)/teacher
-	$(TRAIN) experiment=quickstart teacher.model=$(RUNS)/teacher/student trainer.max_steps=0 hydra.run.dir=$(RUNS)/before
-	$(TRAIN) experiment=quickstart teacher.model=$(RUNS)/teacher/student hydra.run.dir=$(RUNS)/distilled
-	$(TRAIN) experiment=quickstart objective=mlm teacher.model=$(RUNS)/teacher/student hydra.run.dir=$(RUNS)/alone
-	$(BIN)/python evaluate.py hydra.run.dir=$(RUNS)/report \
+	$(TRAIN) experiment=quickstart_teacher overwrite=true hydra.run.dir=$(RUNS)/teacher
+	$(TRAIN) experiment=quickstart teacher.model=$(RUNS)/teacher/student trainer.max_steps=0 overwrite=true hydra.run.dir=$(RUNS)/before
+	$(TRAIN) experiment=quickstart teacher.model=$(RUNS)/teacher/student overwrite=true hydra.run.dir=$(RUNS)/distilled
+	$(TRAIN) experiment=quickstart objective=mlm teacher.model=$(RUNS)/teacher/student overwrite=true hydra.run.dir=$(RUNS)/alone
+	$(BIN)/python evaluate.py overwrite=true hydra.run.dir=$(RUNS)/report \
 	  model=[$(RUNS)/teacher/student,$(RUNS)/before/student,$(RUNS)/distilled/student,$(RUNS)/alone/student] \
 	  names=[teacher,before,distilled,alone]
 

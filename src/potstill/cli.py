@@ -26,7 +26,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from potstill import signals
+from potstill import run_folder, signals
 from potstill.config import config_folder, register
 from potstill.config.defaults import settle
 from potstill.errors import ConfigError, PotstillError, StageError, StoppedError, printable
@@ -82,17 +82,12 @@ def _stoppable() -> Iterator[None]:
             yield
         except StoppedError as stopped:
             signals.end_at_once()
-            if _is_first_rank():
+            if run_folder.is_first_rank():
                 with suppress(OSError):  # nobody reads it
                     sys.stderr.write(f"{printable(str(stopped))}\n")
             if signals.again():  # threads under way are not waited for
                 os._exit(stopped.code)
             raise SystemExit(stopped.code) from None
-
-
-def _is_first_rank() -> bool:
-    ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
-    return not ranks or ranks[0] == "0"
 
 
 def _continued(config: DictConfig) -> str:
@@ -122,6 +117,7 @@ def _train(config: DictConfig) -> Any:
     if config.stage == "rationales":  # torch only where the model runs in this process
         from potstill.explaining import explain
 
+        run_folder.begin(_output_folder(), anew=config.overwrite)
         return explain(config, _output_folder())
     from potstill.runs import train as run  # torch, lightning and transformers are imported only now
 
@@ -133,12 +129,14 @@ def _train(config: DictConfig) -> Any:
     if config.trainer.strategy == RAY:
         from potstill.ray_workers import train_on_ray
 
+        run_folder.begin(_output_folder(), anew=config.resume is None and config.ckpt_path is None)
         return train_on_ray(config, _output_folder())
     return run(config, _output_folder())
 
 
 def _evaluate(config: DictConfig) -> Any:
     validate_evaluate(config)
+    run_folder.begin(_output_folder(), anew=config.overwrite)
     if config.sweep.folder is not None:  # tables of figures that there are; no torch
         from potstill.sweep_tables import compare
 
@@ -167,6 +165,9 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         started = True
         try:
             jobs.begin()
+            if jobs.sweeping and run_folder.is_first_rank():
+                run_folder.claim(_output_folder(), run_folder.kind_of(config), config)
+            jobs.forget_fault()
             group_with_sweep(config, jobs.folder)
             return task(config)
         except StoppedError as stopped:
@@ -189,6 +190,8 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
             if not isinstance(fault, OSError):
                 _drop_untouched(_output_folder())
             _refuse(fault)
+        finally:
+            run_folder.release(_output_folder())
 
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)
     try:
@@ -202,6 +205,8 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
                 write_glue(jobs.folder)
         if jobs.faults:
             raise SystemExit(2)
+    except run_folder.RejectedFolder as rejected:
+        _refuse(rejected.fault)
     except (HydraException, OmegaConfBaseException, PotstillError, yaml.YAMLError) as fault:
         _refuse(fault)
     except BrokenPipeError:
@@ -223,9 +228,8 @@ def _output_folder() -> Path:
 
 
 def _drop_untouched(folder: Path) -> None:
-    """Remove the output folder of a refused run where nothing but Hydra's own record is in it."""
-    own = {".hydra", f"{HydraConfig.get().job.name}.log"}
-    if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= own:
+    """Remove the output folder of a rejected run where nothing but the record of that is in it."""
+    if run_folder.is_untouched(folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 

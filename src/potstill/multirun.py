@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from potstill.atomic import write_whole
 from potstill.errors import ConfigError, printable
 from potstill.evaluation.glue import BENCHMARKS
+from potstill.run_folder import is_claimed
 
 GLUE = "glue"
 FAULT_FILE = "fault.txt"  # of a job that failed: why, in one line
@@ -80,8 +81,11 @@ class Jobs:
         if hydra.mode == RunMode.MULTIRUN:
             depth = len(Path(hydra.sweep.subdir).parts)
             self.folder = Path(hydra.runtime.output_dir).parents[depth - 1]
-            # Of a job that failed in this folder before.
-            (Path(hydra.runtime.output_dir) / FAULT_FILE).unlink(missing_ok=True)
+
+    def forget_fault(self) -> None:
+        """Remove the reason for which a job failed in this folder before."""
+        if self.sweeping:
+            (Path(HydraConfig.get().runtime.output_dir) / FAULT_FILE).unlink(missing_ok=True)
 
     @property
     def sweeping(self) -> bool:
@@ -91,7 +95,7 @@ class Jobs:
     def fail(self, line: str, *, told: bool = True) -> None:
         """Leave the reason in the folder of a sweep's job; say it once, however many jobs have it.
 
-        Where there is no room even for that, it is only said.
+        Where there is no room even for that, or the folder is not the job's to write, it is only said.
 
         Args:
             line: the reason.
@@ -99,7 +103,8 @@ class Jobs:
         """
         folder, line = Path(HydraConfig.get().runtime.output_dir), printable(line)
         with suppress(OSError):
-            write_whole(folder / FAULT_FILE, f"{line}\n")
+            if is_claimed(folder):
+                write_whole(folder / FAULT_FILE, f"{line}\n")
         if told and line not in self.faults:
             sys.stderr.write(f"error: {line}\n")
             self.faults.append(line)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from potstill import signals
-from potstill.errors import ConfigError, StageError, StoppedError
+from potstill.errors import StageError, StoppedError
 from potstill.evaluation.report import Collapsible, Section, Table, write_report
+from potstill.run_folder import begin
 from potstill.stages import EVALUATE, TRAIN, Stage, check, plan, write_record, written
 from potstill.summary import provenance, write_summary
 
 log = logging.getLogger(__name__)
 
-LOCK = ".recipe.lock"
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 # DDP starts its further processes by the name of the main module, so a training is a module; evaluations have none.
 _COMMANDS = {TRAIN: ("-m", "potstill.cli"), EVALUATE: ("-c", "from potstill.cli import evaluate; evaluate()")}
@@ -50,8 +50,12 @@ def run_recipe(config: DictConfig, folder: Path, explain: Callable[[Exception], 
     """
     hydra = HydraConfig.get()
     stages = plan(config, folder, list(hydra.overrides.task), hydra.runtime.choices, explain)
-    check(stages, folder)
-    with _only_recipe(folder), _Forwarding() as running:
+    check(stages, folder, anew=config.overwrite)
+    begin(folder, anew=config.overwrite)
+    if config.overwrite:
+        for stage in stages:
+            shutil.rmtree(stage.folder, ignore_errors=True)
+    with _Forwarding() as running:
         for number, stage in enumerate(stages, 1):
             if stage.is_done:
                 log.info("stage %s (%d of %d): done, in %s", stage.name, number, len(stages), stage.folder)
@@ -104,19 +108,6 @@ def _die_with_parent() -> None:
     """A recipe that is killed must not leave a stage running: the next one would write into the same folder."""
     with contextlib.suppress(OSError, AttributeError):  # not Linux
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-@contextlib.contextmanager
-def _only_recipe(folder: Path) -> Iterator[None]:
-    """Hold the folder, so that no second recipe runs in it; the lock goes with the process."""
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"hydra.run.dir={folder}: a recipe is running in it; take another folder, or wait for its end"
-            ) from None
-        yield
 
 
 def _run(stage: Stage, running: _Forwarding) -> None:

@@ -48,6 +48,7 @@ from potstill.modules.sharding import gather
 from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
 from potstill.resuming import check_resumed, checkpoint_in, finish_epoch
+from potstill.run_folder import begin
 from potstill.summary import provenance, write_config, write_summary
 from potstill.tracking import Resumed, finish, log_summary, log_table
 from potstill.validation.adapted import is_adapted
@@ -83,6 +84,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
     callbacks, throughput = build_callbacks(config, folder, bar, monitor, identity)
     if best is not None:
         callbacks.insert(0, best)
+    begin(folder, anew=resumed is None)
     loggers = build_loggers(config, folder, resumed)
     code = 1
     try:

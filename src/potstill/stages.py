@@ -30,8 +30,8 @@ _REFERENCE = re.compile(r"""([^\s=,:()\[\]{}'"]*)(\$\{stage:([^}]*)\})([^\s=,:()
 # What an evaluation has of the recipe: the sections that both commands know, and the hardware of one device.
 _JUDGED = ("benchmark", "data", "seed", "compile")
 _JUDGED_TRAINER = ("accelerator", "precision", "limit_val_batches", "enable_progress_bar")
-# Of the recipe's command line, what is no stage's: what `-m` runs through, and the recipe's own stages.
-_RECIPES_OWN = ("sweep", "stages")
+# Of the recipe's command line, what is no stage's: what `-m` runs through, the recipe's own stages and folder.
+_RECIPES_OWN = ("sweep", "stages", "overwrite")
 
 
 @dataclass(frozen=True)
@@ -111,22 +111,27 @@ def plan(
     return stages
 
 
-def check(stages: Sequence[Stage], folder: Path) -> None:
+def check(stages: Sequence[Stage], folder: Path, *, anew: bool = False) -> None:
     """Refuse, before any stage runs, what can be seen of all of them.
 
     What reads the model of a stage that is not done yet is checked by the stage itself, when it begins.
 
+    Args:
+        stages: of the recipe.
+        folder: of the recipe.
+        anew: whether all stages are run, whatever was done.
+
     Raises:
         ConfigError: a faulty configuration, or one that is not what a stage was begun with.
     """
-    recorded = read_record(folder)
-    for stage in stages:
+    recorded = {} if anew else read_record(folder)
+    for stage in [] if anew else stages:
         if stage.is_begun and (change := _first_change(recorded.get(stage.name), settings_of(stage))):
             raise ConfigError(
                 f"stage {stage.name}: {change}; take another hydra.run.dir, or remove {stage.folder} and those "
                 "after it to run it anew"
             )
-    done = {stage.name for stage in stages if stage.is_done}
+    done = {stage.name for stage in stages if stage.is_done and not anew}
     for stage in stages:
         ready = set(stage.needs) <= done
         try:

@@ -77,6 +77,7 @@ class TrainConfig:
     resume: str | None = (
         None  # auto: go on from what an interrupted run left in hydra.run.dir, if it left anything
     )
+    overwrite: bool = False  # begin anew in the folder of an earlier run, whose results are removed
     stages: list[StageConfig] = field(default_factory=list)  # of a recipe; each is run in place of this one
 
 
@@ -101,6 +102,7 @@ class EvaluateConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     compile: bool = False
     seed: int = within(42, SEED)
+    overwrite: bool = False  # remove the results of an earlier command in the folder
 
 
 def teachers_of(config: Any) -> list[str]:

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 # Keys and sections that change no result, or change it by rounding alone.
 NEUTRAL = (
-    "logger", "checkpoint", "resume", "ckpt_path", "doctor", "stage", "stages", "generation", "trial", "compile",
-    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.accelerator", "trainer.devices",
+    "logger", "checkpoint", "resume", "ckpt_path", "overwrite", "doctor", "stage", "stages", "generation", "trial",
+    "compile", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.accelerator", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy", "data.cache", "data.engine", "data.num_proc", "data.num_workers",
     "teacher.cache.folder", "teacher.attention", "student.attention", "student.checkpointing",
     "objective.gradient_shares_every",
