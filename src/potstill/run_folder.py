@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 class RejectedFolder(BaseException):
-    """A folder that a command must not write; `fault` says why. Hydra turns any Exception of a callback into a warning."""
+    """A folder that a command must not write; no Exception, which Hydra would turn into a warning."""
 
     def __init__(self, fault: Exception):
         super().__init__(str(fault))

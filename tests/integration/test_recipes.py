@@ -122,7 +122,7 @@ def test_killed_in_its_second_training_it_goes_on_to_the_same_end(
     assert done.returncode == 0, done.stderr
     assert [(folder / stage / "summary.json").stat().st_mtime_ns for stage in STAGES[:2]] == times
     assert "stage teacher (1 of 5): done" in done.stderr
-    assert f"going on from {folder}/alone/checkpoints/last.ckpt" in done.stderr
+    assert f"resumed from {folder}/alone/checkpoints/last.ckpt" in done.stderr
     same_end(whole, folder)
 
 
