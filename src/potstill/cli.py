@@ -111,7 +111,7 @@ def _train(config: DictConfig) -> Any:
     chosen = settle(config)
     validate_train(config)
     prepare()
-    if config.stage == "train" and _is_first_rank():
+    if config.stage == "train" and run_folder.is_first_rank():
         values = ", ".join(f"{key}={value}" for key, value in chosen.items())
         log.info("defaults: %s", values or "none")
     if config.stage == "rationales":  # torch only where the model runs in this process
