@@ -210,3 +210,53 @@ def test_models_that_do_not_generate_are_named(tmp_path, bert_tokenizer, gpt2):
         LocalSettings("m", dtype="int8")
     with pytest.raises(ConfigError, match=r"generation.batch_size=0"):
         LocalSettings("m", batch_size=0)
+
+
+def thinking(gpt2, folder, template=None):
+    """The same model with a tokenizer in which marks of thoughts are special tokens, as some models have them."""
+    from transformers import AutoTokenizer, GPT2LMHeadModel
+
+    tokenizer = AutoTokenizer.from_pretrained(gpt2)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<extra>"]})
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    model = GPT2LMHeadModel.from_pretrained(gpt2)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(folder)
+    return LocalModel(LocalSettings(str(folder)), Sampling(max_tokens=6, logprobs=True), ("he",)), tokenizer
+
+
+def test_marks_of_thoughts_that_are_special_tokens_stay_in_the_text(gpt2, tmp_path):
+    model, tokenizer = thinking(gpt2, tmp_path)
+    marks = tokenizer.convert_tokens_to_ids(["[THINK]", "[/THINK]", "<extra>"])
+    ids = [
+        marks[0],
+        *tokenizer("the he")["input_ids"],
+        marks[1],
+        marks[2],
+        *tokenizer(" of and")["input_ids"],
+        0,
+    ]
+    answer = model._read(ids, 3, None, [0.0] * len(ids), [[] for _ in ids], "")
+    assert answer.text == "[THINK]the he[/THINK] of and"  # a stop string within a thought ends nothing
+    assert answer.finish == "stop"
+    assert len(answer.logprobs) == len(ids)
+
+
+def test_a_stop_string_in_a_thought_does_not_end_the_answer(gpt2, tmp_path):
+    from potstill.generation.local import _StopStrings
+
+    model, tokenizer = thinking(gpt2, tmp_path)
+    ends = _StopStrings(model._decode, ("he",), start=0, opened=["", "[THINK]", ""])
+    ids = torch.tensor([tokenizer("this had he")["input_ids"]] * 3)
+    ids[2, 0] = tokenizer.convert_tokens_to_ids("[THINK]")
+    assert ends(ids, None).tolist() == [True, False, False]
+
+
+def test_a_thought_that_the_template_opens_is_one(gpt2, tmp_path):
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %} by [THINK]\n{% endif %}"
+    model, _ = thinking(gpt2, tmp_path, template)
+    found = []
+    request = Request("a", [{"role": "user", "content": "the of and to"}], 0)
+    model.answer([request], lambda _, answer: found.append(answer))
+    assert found[0].text.startswith("[THINK]")
