@@ -254,7 +254,7 @@ def test_a_stop_string_in_a_thought_does_not_end_the_answer(gpt2, tmp_path):
 
 
 def test_a_thought_that_the_template_opens_is_one(gpt2, tmp_path):
-    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %} by [THINK]\n{% endif %}"
+    template = "{% for m in messages %}{{ m.content }}{% endfor %} by [THINK]\n"
     model, _ = thinking(gpt2, tmp_path, template)
     found = []
     request = Request("a", [{"role": "user", "content": "the of and to"}], 0)

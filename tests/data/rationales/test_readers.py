@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 
 import pytest
 
@@ -194,6 +195,11 @@ def test_own_rows(tmp_path):
             "line 2: 'rationale'",
         ),
         ([{"input": "a", "label": "b", "rationale": "A.", "choices": []}], "line 1: 'choices'"),
+        (
+            [{"input": "a", "label": "b", "rationale": "A.", "choices": ["c"]}],
+            "line 1: 'label' is 'b', none of",
+        ),
+        ([{"input": "a", "label": " ", "rationale": "A."}], "line 1: the label is blank"),
         ([{"input": "a", "label": "b", "rationale": "A.", "llm_label": 1}], "line 1: 'llm_label' is 1"),
         ([["a", "b"]], "no JSON object"),
         ([], "is empty|has no rows"),
@@ -452,3 +458,52 @@ def test_a_path_of_outputs_may_begin_with_home(cqa, monkeypatch):
     monkeypatch.setenv("HOME", str(cqa))
     write(cqa / "mine/test.json", [{"rationale": "Why not.", "label": "sea"}] * 3)
     assert read_split(cqa, "cqa", "test", rationales="~/mine").rationales == ["Why not."] * 3
+
+
+def test_thoughts_are_no_part_of_recorded_outputs(cqa):
+    thought = "<think>So the answer is (a) pond.</think>\n"
+    write(
+        cqa / "raw.json", [thought + answer(), f"Hm.</think>{answer()}", "<think>So the answer is (b) sea."]
+    )
+    entry = {"rationale": f"{thought}It is wet.", "label": "<THINK>pond</THINK> sea"}
+    cut_off = {**entry, "finish_reason": "length"}
+    write(cqa / "cut.json", [entry, {**entry, "rationale": "<think>It is wet."}, cut_off])
+    for name, parsed in (("raw", 2), ("cut", 1)):
+        rows = read_split(cqa, "cqa", "test", rationales=str(cqa / f"{name}.json"), max_unparsed=1)
+        assert rows.unparsed == [number >= parsed for number in range(3)]
+        assert rows.rationales[:parsed] == ["It is wet."] * parsed
+        assert rows.llm_labels[0] == "sea"
+    own = {"input": "a?", "label": "b", "rationale": f"{thought}Because.", "llm_label": f"{thought}b"}
+    read = read_own(write(cqa / "own.jsonl", [own, {**own, "rationale": None}], lines=True), max_unparsed=1)
+    assert (read.rationales, read.llm_labels, read.unparsed) == (
+        ["Because.", None],
+        ["b", "b"],
+        [False, True],
+    )
+
+
+@pytest.mark.parametrize("field", ["id", "question"])
+def test_an_output_that_repeats_another_row_is_refused(cqa, field):
+    entries = [{"rationale": "Wet.", "label": "sea", field: question(n)[field]} for n in range(3)]
+    write(cqa / "mine.json", entries)
+    assert len(read_split(cqa, "cqa", "test", rationales=str(cqa / "mine.json"))) == 3
+    write(cqa / "mine.json", entries[::-1])
+    with pytest.raises(DataError, match=rf"data\.rationales: .*mine\.json.* {field}=.* line 1"):
+        read_split(cqa, "cqa", "test", rationales=str(cqa / "mine.json"))
+
+
+def test_rationales_in_another_order_are_warned_of(tmp_path, caplog):
+    draw, own = random.Random(0), []
+    for _ in range(160):
+        who, what = (
+            draw.choice(["ann", "bob", "eve", "tim", "sue"]),
+            draw.choice(["pens", "cups", "hats", "nuts"]),
+        )
+        own.append({"input": f"{who} has {what}", "label": "x", "rationale": f"{who} has some {what} left"})
+    read_own(write(tmp_path / "own.jsonl", own, lines=True))
+    assert "other rows" not in caplog.text
+    moved = [row["rationale"] for row in own[120:]]
+    draw.shuffle(moved)
+    late = own[:120] + [row | {"rationale": text} for row, text in zip(own[120:], moved, strict=True)]
+    read_own(write(tmp_path / "late.jsonl", late, lines=True))
+    assert "line 121 to line 160" in caplog.text

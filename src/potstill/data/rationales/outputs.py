@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from potstill.data.rationales.thoughts import final_answer
 from potstill.errors import DataError
 
 KEY = "data.rationales"
+CUT_OFF = ("length", "content_filter")  # `finish_reason` of an output that breaks off
+# Fields that an output may repeat of its row.
+SHARED = ("id", "uid", "pairID", "input", "question", "premise", "hypothesis")
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,13 @@ class Outputs:
         parsed: what was found in each.
         name: the files, for messages.
         labelled: whether they are to have labels; objects with rationales alone are not.
+        repeated: fields of the row that each repeats (`SHARED`).
     """
 
     parsed: list[Parsed]
     name: str
     labelled: bool = True
+    repeated: Sequence[Mapping[str, Any]] = ()
 
     def __len__(self) -> int:
         return len(self.parsed)
@@ -49,7 +54,8 @@ def read_outputs(folder: Path, name: str, split: str, rationales: str) -> Output
         rationales: `palm` (`<set>/llm/<split>_CoT_<i>.json`, joined in the order of i), `gpt`
             (`gpt-neox/<set>/<split>.json`), or a path, in which `{split}` stands for the part: a file, or a folder with
             `<split>_CoT_<i>.json` or `<split>.json`. Entries are raw outputs, parsed as PaLM's, or objects with
-            `rationale` and perhaps `label`, taken as they are but for thoughts.
+            `rationale` and perhaps `label`, taken as they are but for thoughts; what they repeat of their row (`id`,
+            `input`, ...) has to be the row's.
 
     Raises:
         DataError: there are no such files, one is missing between others, or an entry is neither.
@@ -72,7 +78,11 @@ def read_outputs(folder: Path, name: str, split: str, rationales: str) -> Output
     parsed = [_parsed(name, entry, flavour, path, place) for path, place, entry in entries]
     labelled = any(isinstance(entry, str) or "label" in entry for _, _, entry in entries)
     told = str(files[0]) if len(files) == 1 else f"{files[0]} to {files[-1].name}"
-    return Outputs(parsed, told, labelled)
+    repeated = [
+        {name: entry[name] for name in SHARED if name in entry} if isinstance(entry, dict) else {}
+        for _, _, entry in entries
+    ]
+    return Outputs(parsed, told, labelled, repeated)
 
 
 def given_outputs(pairs: list[tuple[str, str | None]], path: Path, nli: bool) -> Outputs:
@@ -123,6 +133,8 @@ def _parsed(name: str, entry: Any, flavour: str, path: Path, place: str) -> Pars
             )
         return parse(name, entry, flavour)
     if isinstance(entry, dict) and isinstance(entry.get("rationale"), str):
+        if entry.get("finish_reason") in CUT_OFF:
+            return Parsed(None, None)
         label = entry.get("label")
         if label is None or isinstance(label, str):
             return Parsed(_text(entry["rationale"]), _settled(label, name in NLI_SETS))

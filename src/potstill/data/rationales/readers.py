@@ -8,6 +8,7 @@ from pathlib import Path
 
 from potstill.data.rationales import sets
 from potstill.data.rationales.files import SVAMP_TRAIN, Placed, find, records_of, svamp_part
+from potstill.data.rationales.order import of_other_rows
 from potstill.data.rationales.originals import original_files, plain
 from potstill.data.rationales.outputs import Outputs, given_outputs, read_outputs
 from potstill.data.rationales.parsing import NLI_SETS
@@ -82,6 +83,7 @@ def read_split(
     rows, taken = _rows(records, path, SETS[name], outputs, separator, allow_partial, key, soft)
     _judge(rows, outputs, max_unparsed)
     _match(rows, outputs, path)
+    _check_order(rows, outputs)
     if split in kept and ("valid" in kept or split != "train" or name == "asdiv"):
         return rows
     return split_validation(rows, taken, len(records))[split == "valid"]
@@ -113,6 +115,7 @@ def read_own(
     soft = [checked(record.get(FIELD), path, place) for place, record in records] if outputs else None
     rows, _ = _rows(records, path, known, given, "", False, key, soft)
     _judge(rows, given, max_unparsed)
+    _check_order(rows, given)
     return rows
 
 
@@ -182,15 +185,15 @@ def _pairs(records: list[Placed], path: Path, key: str) -> list[tuple[str, str |
     pairs = []
     for place, record in records:
         rationale, label = record.get("rationale"), record.get("llm_label")
-        if not isinstance(rationale, str):
+        if not isinstance(rationale, str) and (rationale is not None or "rationale" not in record):
             raise DataError(
-                f"{key}: '{path}' {place}: 'rationale' is {rationale!r:.60}; give a text in every row"
+                f"{key}: '{path}' {place}: 'rationale' is {rationale!r:.60}; give a text in every row, or null"
             )
         if label is not None and not isinstance(label, str):
             raise DataError(
                 f"{key}: '{path}' {place}: 'llm_label' is {label!r:.60}; give a text or leave it out"
             )
-        pairs.append((rationale, label))
+        pairs.append((rationale or "", label))
     return pairs
 
 
@@ -215,6 +218,8 @@ def _rows(
         raise DataError(
             f"data.rationales: '{outputs.name if outputs else path}' has no outputs; give one a row"
         )
+    if outputs is not None:
+        _check_repeated(records[:used], outputs, path)
     examples = [_example(place, record, path, known, separator, key) for place, record in records[:used]]
     taken = [row for row, example in enumerate(examples) if example is not None]
     kept = [example for example in examples if example is not None]
@@ -248,11 +253,25 @@ def _rows(
     return rows, taken
 
 
+def _check_repeated(records: Sequence[Placed], outputs: Outputs, path: Path) -> None:
+    """Refuse outputs that say themselves that they are of other rows."""
+    for (place, record), repeated in zip(records, outputs.repeated, strict=False):
+        for name, value in repeated.items():
+            if name in record and record[name] != value:
+                raise DataError(
+                    f"data.rationales: '{outputs.name}' has {name}={value!r:.60} for {place} of '{path}', which has "
+                    f"{record[name]!r:.60}; give the outputs in the order of the rows"
+                )
+
+
 def _example(
     place: str, record: sets.Record, path: Path, known: sets.RationaleSet, separator: str, key: str
 ) -> Example | None:
     try:
-        return known.example(record, separator)
+        example = known.example(record, separator)
+        if example is not None and not example.label.strip():
+            raise RecordError("the label is blank")
+        return example
     except RecordError as error:
         raise DataError(f"{key}: '{path}' {place}: {error}; give a file of {known.name}") from error
 
@@ -288,4 +307,16 @@ def _match(rows: RationaleRows, outputs: Outputs | None, path: Path) -> None:
         raise DataError(
             f"data.rationales: {len(fits) - sum(fits):,} of {len(fits):,} labels of '{outputs.name}' are none of their "
             f"row's choices in '{path}', so the outputs are of other rows; give those of these rows, in their order"
+        )
+
+
+def _check_order(rows: RationaleRows, outputs: Outputs | None) -> None:
+    """Warn of rationales that are of other rows, as far as their words tell."""
+    if outputs is not None and (part := of_other_rows(rows.inputs, rows.rationales)) is not None:
+        log.warning(
+            "data.rationales: '%s' seems to hold rationales of other rows, from %s to %s: they have no more words in "
+            "common with their row than with another; outputs and rows are matched by their order alone",
+            outputs.name,
+            rows.places[part[0]],
+            rows.places[part[-1]],
         )

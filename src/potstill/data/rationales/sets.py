@@ -112,9 +112,10 @@ def own(record: Record, _: str) -> Example:
         isinstance(choices, list) and choices and all(isinstance(c, str) for c in choices)
     ):
         raise RecordError(f"'choices' is no list of texts ({choices!r})")
-    return Example(
-        field_of(record, "input"), field_of(record, "label"), None if choices is None else tuple(choices)
-    )
+    label = field_of(record, "label")
+    if choices is not None and label not in choices:
+        raise RecordError(f"'label' is {label!r}, none of 'choices' ({', '.join(choices)})")
+    return Example(field_of(record, "input"), label, None if choices is None else tuple(choices))
 
 
 SETS = {
