@@ -130,6 +130,10 @@ def test_blanks_beside_tabs_separate_columns_outside_of_tokens(write):
     assert read(write("a", "EU NNP\tB-NP B-ORG\nis VBZ\tB-VP O\n")).tags == [["B-ORG", "O"]]
 
 
+def test_lines_may_have_tabs_or_spaces(write):
+    assert read(write("a", "New York\tB-LOC\nis O\nso \t O\n")).words == [["New York", "is", "so"]]
+
+
 def test_plain_tags_are_tags(write):
     sentences = read(write("pos", "it PRP\nrains VBZ\n. .\n"))
     assert sentences.tags == [["PRP", "VBZ", "."]]

@@ -162,6 +162,8 @@ class ColumnFile:
             table = table or self._table(line, number)
             cells = table.gap.split(line)
             if len(cells) != table.width:
+                cells = _GAP.split(line)
+            if len(cells) != table.width:
                 raise self._width_fault(table, line, number, len(cells))
             if not words:
                 start = number
