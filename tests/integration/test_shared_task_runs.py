@@ -287,3 +287,17 @@ def test_what_cannot_be_is_told_in_one_line(change, said, tasks, compose_config)
     assert said in str(fault.value)
     assert "\n" not in str(fault.value)
     assert str(fault.value).count(said) == 1
+
+
+def test_sets_of_one_row_are_evaluated(train, files, teachers, tmp_path):
+    entries = []
+    for task in ("halves", "thirds"):
+        rows = (files / f"{task}_dev.tsv").read_text().splitlines()[:2]
+        (tmp_path / f"{task}_dev.tsv").write_text("\n".join(rows) + "\n")
+        options = f"{{train_file: {files}/{task}_train.tsv, eval_file: {tmp_path}/{task}_dev.tsv}}"
+        entries.append(
+            f"{{benchmark: text_classification, name: {task}, teacher: {teachers[task]}, options: {options}}}"
+        )
+    given = [f"tasks=[{','.join(entries)}]", "student.layers=[0,1]", "trainer.max_steps=1"]
+    summary = train(tmp_path / "run", "objective=task_kd", *given)
+    assert {summary["val/accuracy_halves"], summary["val/accuracy_thirds"]} <= {0, 1}

@@ -346,3 +346,14 @@ def test_ranks_sum_up_the_same_tasks_whatever_rows_they_see(monkeypatch):
         assert all(value == value for value in logged.values())
         summed.clear()
         logged.clear()
+
+
+def test_a_set_of_one_row_is_evaluated(run, judge, arithmetic_files, tmp_path):
+    for part in ("valid", "test"):
+        row = (arithmetic_files / f"{part}.jsonl").read_text().splitlines()[0]
+        (tmp_path / f"{part}.jsonl").write_text(row + "\n")
+    test = f"data.test_files=[{tmp_path}/test.jsonl]"
+    folder, summary = run("one", "trainer.max_steps=1", f"data.eval_files=[{tmp_path}/valid.jsonl]", test)
+    assert {"val/accuracy", "test/accuracy"} <= summary.keys()
+    value, judged, _ = judge("judged", f"model={folder}/student", test)
+    assert value == judged["test/accuracy"] == summary["test/accuracy"]

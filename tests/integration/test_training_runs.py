@@ -274,3 +274,17 @@ def test_a_student_of_another_architecture_and_width(run, bert_teacher):
             "objective.terms.cos.weight=0", *mapping,
         )  # fmt: skip
         assert json.loads((folder / "summary.json").read_text())["train/loss_causal_ce"] > 0
+
+
+@pytest.mark.parametrize("objective", ["kd", "diito", "clm"])
+def test_a_set_of_one_sequence_is_validated(objective, run, bert_teacher, gpt2_teacher, tmp_path):
+    (tmp_path / "one.txt").write_text("the of and to a in that is was he for it with\n")
+    models = [f"student.model={gpt2_teacher}"] if objective == "clm" else [f"teacher.model={bert_teacher}"]
+    folder = run(
+        "one",
+        f"objective={objective}",
+        *models,
+        f"data.eval_files=[{tmp_path}/one.txt]",
+        "trainer.max_steps=1",
+    )
+    assert json.loads((folder / "summary.json").read_text())["val/perplexity"] > 1
