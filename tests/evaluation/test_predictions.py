@@ -22,3 +22,14 @@ def test_labels_of_any_characters_are_read_back(tmp_path):
     frame = pandas.read_csv(path, sep="\t")
     assert frame["prediction"].tolist() == frame["label"].tolist() == list(LABELS)
     assert frame.columns.tolist() == list(table[0])
+
+
+def test_labels_are_written_in_the_spelling_of_predictions(tmp_path):
+    path = tmp_path / "predictions.tsv"
+    rows = Rows((["x", "y"],), ["1", "00"], ["row 1", "row 2"], "rows", "benchmark.eval_file")
+    task = Task("own", "classification", ("0.0", "1.0"), ("accuracy",), "accuracy", "max")
+    write_predictions(path, task, rows, torch.arange(2), torch.eye(2))
+    assert [line.split("\t")[1:3] for line in path.read_text().splitlines()[1:]] == [
+        ["0.0", "1.0"],
+        ["1.0", "0.0"],
+    ]

@@ -8,14 +8,15 @@ from pathlib import Path
 from torch import Tensor
 
 from potstill.atomic import write_whole
-from potstill.data.tasks.labels import REGRESSION, Task
+from potstill.data.tasks.labels import REGRESSION, Task, label_names
 from potstill.data.tasks.readers import Rows
 
 
 def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, logits_NC: Tensor) -> None:
     """Write a TSV file: `index` (from 0), `prediction`, `label` where there are labels, and the share of each label.
 
-    A label with a tab, a line end or a quote is quoted as the csv module and pandas read it.
+    Labels are named as predictions are, whatever their spelling in the rows. One with a tab, a line end or a quote is
+    quoted as the csv module and pandas read it.
 
     Args:
         path: where to.
@@ -31,7 +32,9 @@ def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, log
     else:
         columns["prediction"] = [task.labels[number] for number in logits_NC.argmax(-1).tolist()]
     if rows.labels is not None:
-        columns["label"] = [rows.labels[number].strip() for number in numbers]
+        names = {} if task.kind == REGRESSION else label_names(rows, task)
+        written = [rows.labels[number].strip() for number in numbers]
+        columns["label"] = [names.get(label, label) for label in written]
     if task.kind != REGRESSION:
         shares = logits_NC.double().softmax(-1).T.tolist()
         columns |= {
