@@ -7,7 +7,7 @@ import time
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from potstill.artifacts import artifact_name, log_student
+from potstill.artifacts import artifact_name, log_student, model_files
 from potstill.errors import ConfigError
 from potstill.evaluation.report import Table
 from potstill.tracking import direction, finish, flattened, log_summary, log_table, make_loggers, wandb_mode
@@ -195,6 +195,31 @@ def test_teachers_of_the_hub_and_large_ones_are_references(no_key, student):
     hub, folder, _ = of_kind(records(student), "artifact")
     assert [entry.ref for entry in hub.manifest.contents] == ["https://huggingface.co/bert-base-uncased"]
     assert [entry.ref for entry in folder.manifest.contents] == [f"{large.as_uri()}/model.safetensors"]
+
+
+def test_only_what_save_pretrained_writes_inside_the_folder_is_in_an_artifact(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "model.safetensors").write_text("secret")
+    folder = tmp_path / "teacher"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "task").mkdir()
+    saved = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json",
+             "pytorch_model.bin", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "merges.txt", "spiece.model",
+             "generation_config.json", "special_tokens_map.json", "chat_template.jinja", "task/config.json",
+             "task/model.safetensors"]  # fmt: skip
+    others = [".env", ".netrc", ".git/config.json", "notes.txt", "id_rsa", "credentials.json", "modeling.py",
+              "optimizer.pt", "task/.env", "README.md"]  # fmt: skip
+    for name in (*saved, *others):
+        (folder / name).write_text("x")
+    (folder / "vocab.json").symlink_to(outside / "model.safetensors")
+    (folder / "linked").symlink_to(outside)
+    (folder / "added_tokens.json").mkdir()
+    (outside / "config.json").write_text("x")
+    found = [path.relative_to(folder).as_posix() for path in model_files(folder)]
+    assert sorted(found) == sorted(saved)
+    with_card = [path.relative_to(folder).as_posix() for path in model_files(folder, card=True)]
+    assert sorted(with_card) == sorted([*saved, "README.md"])
 
 
 def test_names_of_artifacts(student):

@@ -10,9 +10,18 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from potstill.redaction import redacted
+
 log = logging.getLogger(__name__)
 
 KIND = "model"
+# Weights, configurations and vocabularies, by the names that transformers gives them.
+_SAVED = re.compile(
+    r"(model|pytorch_model|adapter_model)([.-][\w-]+)*\.(safetensors|bin)(\.index\.json)?"
+    r"|((generation|tokenizer|adapter|processor|preprocessor)_)?config\.json|tokenizer\.json|chat_template\.(jinja|json)"
+    r"|(special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt"
+    r"|(spiece|sentencepiece|sentencepiece\.bpe|tokenizer|spm)\.model"
+)
 _LONGEST = 128  # characters of an artifact's name, by wandb's rule
 
 
@@ -38,7 +47,7 @@ def log_student(
         if not isinstance(logger, WandbLogger) or logger.experiment.disabled:
             continue
         run = logger.experiment
-        if size_mb(folder) > limit_mb:
+        if size_mb(model_files(folder, card=True)) > limit_mb:
             if limit_mb:
                 log.info("%s: above logger.artifact_mb=%g, so no artifact", folder, limit_mb)
             continue
@@ -56,18 +65,41 @@ def log_student(
 
 def _log(run: Any, folder: Path, teachers: Sequence[str], metadata: dict[str, Any], limit_mb: float) -> None:
     for teacher in teachers:
-        used = _artifact(teacher, limit_mb, {"source": teacher})
+        used = _artifact(teacher, limit_mb, redacted({"source": teacher}))
         if run.offline:
             # `use_artifact` refuses offline, though the record that `wandb sync` hands on is this one.
             run._log_artifact(used, use_after_commit=True)
         else:
             run.use_artifact(used)
-    run.log_artifact(_artifact(str(folder), limit_mb, {**metadata, "teachers": list(teachers)}))
+    own = redacted({**metadata, "teachers": list(teachers)})
+    run.log_artifact(_artifact(str(folder), limit_mb, own, card=True))
 
 
-def size_mb(folder: Path) -> float:
-    """Size of all files in a folder, in 10^6 bytes."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+def model_files(folder: Path, *, card: bool = False) -> list[Path]:
+    """What `save_pretrained` writes into a folder, and into a student's folder of each task.
+
+    Hidden files, files of other names and whatever a link leads to outside of the folder are left out.
+
+    Args:
+        folder: of a model.
+        card: whether README.md counts, as in a student's folder.
+    """
+    root = folder.resolve()
+    parts = [folder, *(inner for inner in sorted(folder.iterdir()) if (inner / "config.json").is_file())]
+    return [
+        path
+        for part in parts
+        if not part.name.startswith(".") or part == folder
+        for path in sorted(part.iterdir())
+        if (_SAVED.fullmatch(path.name) or (card and path.name == "README.md"))
+        and path.is_file()
+        and path.resolve().is_relative_to(root)
+    ]
+
+
+def size_mb(files: Sequence[Path]) -> float:
+    """Size of files, in 10^6 bytes."""
+    return sum(path.stat().st_size for path in files) / 1e6
 
 
 def artifact_name(model: str) -> str:
@@ -82,18 +114,21 @@ def artifact_name(model: str) -> str:
     return re.sub(r"[^\w.-]+", "-", "-".join(Path(model).parts[-2:]), flags=re.ASCII).strip("-")[-_LONGEST:]
 
 
-def _artifact(model: str, limit_mb: float, metadata: dict[str, Any]) -> Any:
+def _artifact(model: str, limit_mb: float, metadata: dict[str, Any], *, card: bool = False) -> Any:
     """Of a folder's files, or, where these are many or on the hub, of their place."""
     import wandb
 
     artifact, folder = wandb.Artifact(artifact_name(model), type=KIND, metadata=metadata), Path(model)
     if not folder.is_dir():
         artifact.add_reference(f"https://huggingface.co/{model}", name="hub", checksum=False)
-    elif size_mb(folder) > limit_mb:
-        artifact.add_reference(folder.absolute().as_uri(), name="folder", checksum=False)
-    else:
-        for path in sorted(folder.absolute().rglob("*")):  # `add_dir` tells the terminal of each folder
-            if path.is_file():
-                name = path.relative_to(folder.absolute()).as_posix()
-                artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
+        return artifact
+    folder = folder.absolute()
+    files = model_files(folder, card=card)
+    large = size_mb(files) > limit_mb
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        if large:
+            artifact.add_reference(path.as_uri(), name=name, checksum=False)
+        else:
+            artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
     return artifact

@@ -33,6 +33,8 @@ from potstill.errors import ConfigError, PotstillError, StageError, StoppedError
 from potstill.multirun import Jobs, group_with_sweep, names_glue, spell_out
 from potstill.overrides import not_composable, readable
 from potstill.process import prepare
+from potstill.records import mask_record, mask_sweep_record
+from potstill.redaction import mask_tracebacks, redact, remember_overrides, remember_references
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.launch import RAY
 
@@ -84,7 +86,7 @@ def _stoppable() -> Iterator[None]:
             signals.end_at_once()
             if run_folder.is_first_rank():
                 with suppress(OSError):  # nobody reads it
-                    sys.stderr.write(f"{printable(str(stopped))}\n")
+                    sys.stderr.write(f"{printable(redact(str(stopped)))}\n")
             if signals.again():  # threads under way are not waited for
                 os._exit(stopped.code)
             raise SystemExit(stopped.code) from None
@@ -148,10 +150,10 @@ def _evaluate(config: DictConfig) -> Any:
 
 
 class _Record(logging.LogRecord):
-    """A line of the log without what a terminal would act on."""
+    """A line of the log without secrets and without what a terminal would act on."""
 
     def getMessage(self) -> str:  # noqa: N802
-        return printable(super().getMessage())
+        return printable(redact(super().getMessage()))
 
 
 def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
@@ -159,11 +161,15 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
     logging.setLogRecordFactory(_Record)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
     started, jobs, glue = False, Jobs(), names_glue(sys.argv[1:])
+    remember_overrides(sys.argv[1:])
+    mask_tracebacks()
 
     def job(config: DictConfig) -> Any:
         nonlocal started
         started = True
         try:
+            mask_record()
+            remember_references(OmegaConf.to_yaml(config))
             jobs.begin()
             if jobs.sweeping and run_folder.is_first_rank():
                 run_folder.claim(_output_folder(), run_folder.kind_of(config), config)
@@ -174,13 +180,13 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
             raise StoppedError(f"{stopped}; {_continued(config)}", stopped.signal) from None
         except StageError as failed:
             if jobs.sweeping:  # the other jobs go on
-                return jobs.fail(str(failed))
-            sys.stderr.write(f"error: {printable(str(failed))}\n")
+                return jobs.fail(redact(str(failed)))
+            sys.stderr.write(f"error: {printable(redact(str(failed)))}\n")
             raise SystemExit(failed.code) from None
         except Exception as fault:
             if not _can_be_mended(fault):  # a bug; Hydra goes on with the other jobs and raises it in the end
                 if jobs.sweeping:
-                    jobs.fail(f"{type(fault).__name__}: {_flat(str(fault))}", told=False)
+                    jobs.fail(redact(f"{type(fault).__name__}: {_flat(str(fault))}"), told=False)
                 raise
             if jobs.sweeping:  # the other jobs go on
                 jobs.fail(one_line(fault), told=not jobs.away)
@@ -199,6 +205,7 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         try:
             main(job)()
         finally:
+            mask_sweep_record()
             if glue and jobs.folder is not None:
                 from potstill.sweep_tables import write_glue
 
@@ -253,8 +260,8 @@ def _leave_pipe() -> None:
 
 
 def one_line(fault: Exception) -> str:
-    """A fault as one line that names the key, the value and what is right; nothing in it acts on a terminal."""
-    return printable(_line(fault).replace("\n", "\\n").replace("\t", "\\t"))
+    """An error as one line that names the key, the value and what is right; no secrets, nothing acts on a terminal."""
+    return printable(redact(_line(fault)).replace("\n", "\\n").replace("\t", "\\t"))
 
 
 def _line(fault: Exception) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from lightning import Trainer
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from potstill.build import (
     Evaluation,
@@ -35,7 +35,7 @@ from potstill.kernels import use_kernels
 from potstill.mishaps import told
 from potstill.process import quiet
 from potstill.rationales import judge_student, student_sections
-from potstill.summary import provenance, write_config, write_summary
+from potstill.summary import config_text, provenance, write_config, write_summary
 from potstill.validation import models_of, stem_of
 from potstill.validation.exports import forms_of
 
@@ -115,7 +115,7 @@ def _leave(config: DictConfig, folder: Path, rows: list[Row], sections: list[Sec
         summary |= {f"{prefix}{name}": value for name, value in row.metrics.items()}
     summary |= provenance(config)
     write_config(folder, config)
-    settings = Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True))
+    settings = Collapsible("Configuration", config_text(config))
     write_report(folder, title=f"benchmark={config.benchmark.name}", sections=[*sections, settings])
     write_summary(folder, summary)
     for section in sections:

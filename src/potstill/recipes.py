@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from potstill import signals
 from potstill.errors import StageError, StoppedError
 from potstill.evaluation.report import Collapsible, Section, Table, write_report
+from potstill.records import read_text
 from potstill.run_folder import begin
 from potstill.stages import EVALUATE, TRAIN, Stage, check, plan, write_record, written
-from potstill.summary import provenance, write_summary
+from potstill.summary import config_text, provenance, write_summary
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def _run(stage: Stage, running: _Forwarding) -> None:
 
 def _figures(stage: Stage) -> dict[str, float]:
     """The numbers of a stage's summary.json."""
-    found: dict[str, Any] = json.loads((stage.folder / "summary.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(read_text(stage.folder / "summary.json"))
     return {
         name: value
         for name, value in found.items()
@@ -157,10 +158,7 @@ def _report(folder: Path, title: str, stages: Sequence[Stage], summary: Mapping[
         if name.startswith(f"{stage.name}/")
     ]
     sections.append(Table("Final figures of the trainings", ["stage", "figure", "value"], rows))
-    sections += [
-        Collapsible(f"Configuration of {stage.name}", OmegaConf.to_yaml(stage.config, resolve=True))
-        for stage in stages
-    ]
+    sections += [Collapsible(f"Configuration of {stage.name}", config_text(stage.config)) for stage in stages]
     write_report(folder, title=title, sections=sections)
 
 

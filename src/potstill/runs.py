@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
 from potstill.artifacts import log_student
@@ -34,6 +34,7 @@ from potstill.data.rationales.composition import STEP_BY_STEP
 from potstill.data.tasks.composition import MAIN, is_task, text_name
 from potstill.data.tasks.labels import CLASSIFICATION, TOKENS
 from potstill.errors import CheckpointError, PotstillError, StoppedError
+from potstill.evaluation.cards import code_span, figure_list
 from potstill.evaluation.classes import class_table, entity_table
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.report import Collapsible, Curves, Section, Table, read_metrics, write_report
@@ -49,7 +50,7 @@ from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
 from potstill.resuming import check_resumed, checkpoint_in, finish_epoch
 from potstill.run_folder import begin
-from potstill.summary import provenance, write_config, write_summary
+from potstill.summary import config_text, provenance, write_config, write_summary
 from potstill.tracking import Resumed, finish, log_summary, log_table
 from potstill.validation.adapted import is_adapted
 from potstill.validation.resuming import identity_of
@@ -243,15 +244,13 @@ def _opener(student: PreTrainedModel) -> str:
 
 
 def _card(config: DictConfig, summary: dict[str, Any], opener: str, own: bool = False) -> str:
-    teacher = ", ".join(teachers_of(config)) or "none"
-    figures = "\n".join(
-        f"- {name}: {value:.4g}" for name, value in summary.items() if isinstance(value, float)
-    )
+    teacher = ", ".join(map(code_span, teachers_of(config))) or "none"
     more = "" if opener != "AutoModel" else " (or the class for its head)"
     return (
         "---\nlibrary_name: transformers\ntags: [distillation, potstill]\n---\n\n"
-        f"# Student\n\nTrained with `objective={config.objective.name}` on `{text_name(config)}`; teacher: {teacher}; "
-        f"seed {config.seed}.\n\n{figures}\n\n"
+        f"# Student\n\nTrained with {code_span(f'objective={config.objective.name}')} on "
+        f"{code_span(text_name(config))}; teacher: {teacher}; "
+        f"seed {config.seed}.\n\n{figure_list(summary)}\n\n"
         f"Open it with `transformers.{opener}.from_pretrained`{more}"
         # transformers does not know the class of a recurrent student.
         + (", after `import potstill.models.bigru`: transformers alone cannot.\n" if own else ".\n")
@@ -281,5 +280,5 @@ def _report(config: DictConfig, folder: Path, summary: dict[str, Any], tables: l
         blocks.append(Curves("Training loss", losses, "step", "loss", True))
     blocks += tables
     blocks.append(Table("Final figures", ["figure", "value"], [[*item] for item in summary.items()]))
-    blocks.append(Collapsible("Configuration", OmegaConf.to_yaml(config, resolve=True)))
+    blocks.append(Collapsible("Configuration", config_text(config)))
     write_report(folder, title=f"objective={config.objective.name}, {text_name(config)}", sections=blocks)

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from potstill.atomic import write_whole
 from potstill.config.defaults import settle
 from potstill.errors import ConfigError
+from potstill.records import as_written, read_yaml
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.resuming import NEUTRAL, within
 
@@ -145,7 +146,7 @@ def check(stages: Sequence[Stage], folder: Path, *, anew: bool = False) -> None:
 
 def settings_of(stage: Stage) -> dict[str, Any]:
     """Every key of a stage's configuration with its value."""
-    return dict(_leaves(OmegaConf.to_container(stage.config, resolve=True)))
+    return dict(_leaves(as_written(stage.config)))
 
 
 def read_record(folder: Path) -> dict[str, dict[str, Any]]:
@@ -158,8 +159,8 @@ def read_record(folder: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = read_yaml(path)
+    except (OSError, ValueError, yaml.YAMLError):
         found = None
     if not isinstance(found, dict):
         raise ConfigError(f"hydra.run.dir={folder}: {RECORD} cannot be read; take another folder")

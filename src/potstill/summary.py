@@ -8,20 +8,28 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import DictConfig
 
 import potstill
 from potstill.atomic import write_whole
+from potstill.records import as_written
+from potstill.redaction import redacted
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write summary.json: whole, or not at all. It comes last of a run's results: where it is, the others are."""
-    write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(folder / "summary.json", json.dumps(redacted(summary), indent=2) + "\n")
 
 
 def write_config(folder: Path, config: DictConfig) -> None:
-    """Write config.yaml, its references resolved: whole, or not at all."""
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    """Write config.yaml, as `as_written` has it: whole, or not at all."""
+    write_whole(folder / "config.yaml", config_text(config))
+
+
+def config_text(config: DictConfig) -> str:
+    """A configuration as YAML, as `as_written` has it."""
+    return yaml.safe_dump(as_written(config), sort_keys=False, allow_unicode=True)
 
 
 def provenance(config: DictConfig) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import yaml
 from potstill.errors import ConfigError
 from potstill.evaluation.sweep_plots import Spread
 from potstill.multirun import FAULT_FILE
+from potstill.records import read_text, read_yaml
 
 SEED, BENCHMARK = "seed", "benchmark"
 JOB_MARKS = (".hydra", "config.yaml", "summary.json")
@@ -189,8 +190,8 @@ def _config(job: Path) -> dict[str, Any]:
 
 def _yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # a killed job leaves half a file, or none
+        return read_yaml(path)
+    except (OSError, ValueError, yaml.YAMLError):  # a killed job leaves half a file, or none
         return None
 
 
@@ -222,7 +223,7 @@ def _outcome(job: Path) -> tuple[dict[str, float], str | None]:
     if fault.is_file():
         return {}, fault.read_text(encoding="utf-8", errors="replace").strip()
     try:
-        summary = json.loads((job / "summary.json").read_text(encoding="utf-8"))
+        summary = json.loads(read_text(job / "summary.json"))
     except FileNotFoundError:
         return {}, UNFINISHED
     except (OSError, ValueError):

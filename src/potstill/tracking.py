@@ -8,7 +8,9 @@ import logging
 import netrc
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from potstill.atomic import replacing
 from potstill.errors import ConfigError
 from potstill.evaluation.report import Table
+from potstill.redaction import redact_override, redacted
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +145,8 @@ def _wandb(
         "reinit": "create_new",  # one run a job: a sweep's next job never goes on in this one
     }
     try:
-        experiment = wandb.init(**settings, mode=wandb_mode(mode))  # type: ignore[arg-type]
+        with _masked_arguments():
+            experiment = wandb.init(**settings, mode=wandb_mode(mode))  # type: ignore[arg-type]
     except wandb.errors.CommError as fault:
         # A run is worth more than its dashboard.
         log.warning(
@@ -150,11 +154,23 @@ def _wandb(
             str(fault).splitlines()[0],
             folder / "wandb" / "offline-run-*",
         )
-        experiment = wandb.init(**settings, mode="offline")
+        with _masked_arguments():
+            experiment = wandb.init(**settings, mode="offline")
     remembered.write_text(f"{experiment.id}\n")
     experiment.define_metric("trainer/global_step")
     experiment.define_metric("*", step_metric="trainer/global_step")
     return MetricsLogger(experiment=experiment)
+
+
+@contextmanager
+def _masked_arguments() -> Iterator[None]:
+    """The command line without secrets, as wandb records it."""
+    arguments = sys.argv
+    sys.argv = list(map(redact_override, arguments))
+    try:
+        yield
+    finally:
+        sys.argv = arguments
 
 
 class MetricsLogger(WandbLogger):
@@ -221,7 +237,7 @@ def log_summary(loggers: list[Logger], summary: dict[str, Any]) -> None:
             logger.experiment.summary.update(
                 {
                     name: value
-                    for name, value in summary.items()
+                    for name, value in redacted(summary).items()
                     if isinstance(value, int | float | str) and name not in logger.defined
                 }
             )

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from potstill.errors import ConfigError, PotstillError, printable
+from potstill.redaction import redact
 from potstill.tracking import wandb_mode
 
 NAME = "potstill"
@@ -105,7 +106,7 @@ def main(arguments: list[str]) -> int:
             raise ConfigError("give one argument, <entity>/<project>")
         print(save(arguments[0]))
     except PotstillError as fault:
-        sys.stderr.write(f"error: {printable(str(fault))}\n")
+        sys.stderr.write(f"error: {printable(redact(str(fault)))}\n")
         return 2
     return 0
 

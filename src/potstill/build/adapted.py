@@ -17,12 +17,14 @@ from potstill.build.instantiate import find, make
 from potstill.build.models import build_optimizer, build_schedule, plain_matches, term_weights
 from potstill.data.adapted import AdaptedDataModule, examples_of
 from potstill.errors import ConfigError, PotstillError
+from potstill.evaluation.cards import code_block, code_span, figure_list
 from potstill.evaluation.efficiency import count_parameters
 from potstill.modules.adapted import AdaptedDistillation
 from potstill.objectives.adapted import LABEL, AdaptedMatches, AdaptedObjective
 from potstill.objectives.adapted_features import AdaptedFeatures, Reader, call_model
 from potstill.objectives.adapted_matching import read_adapted_matches
 from potstill.objectives.soft_targets import SoftTargets
+from potstill.redaction import redacted
 
 
 @dataclass
@@ -119,13 +121,12 @@ def student_card(config: DictConfig, summary: dict[str, Any]) -> str:
     """The README.md of the student's folder: what it is, and how to load it."""
     own = config.adapted
     room, _, name = str(own.student["_target_"]).rpartition(".")
-    settings = ", ".join(f"{key}={value!r}" for key, value in own.student.items() if key != "_target_")
-    figures = "\n".join(
-        f"- {figure}: {value:.4g}" for figure, value in summary.items() if isinstance(value, float)
-    )
+    given = {str(key): value for key, value in own.student.items() if key != "_target_"}
+    settings = code_block(", ".join(f"{key}={value!r}" for key, value in redacted(given).items()))
     return (
-        f"# Student\n\nTrained with `objective={config.objective.name}` on `{own.data['_target_']}`; teacher: "
-        f"{own.teacher.get('_target_') or 'none'}; seed {config.seed}.\n\n{figures}\n\n"
+        f"# Student\n\nTrained with {code_span(f'objective={config.objective.name}')} on "
+        f"{code_span(str(own.data['_target_']))}; teacher: {code_span(str(own.teacher.get('_target_') or 'none'))}; "
+        f"seed {config.seed}.\n\n{figure_list(summary)}\n\n"
         "`model.safetensors` holds its state. Open it with\n\n"
         "```python\nfrom safetensors.torch import load_model\n\n"
         f"from {room} import {name}\n\nstudent = {name}({settings})\n"

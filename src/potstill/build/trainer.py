@@ -11,13 +11,15 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from potstill.build.instantiate import make
 from potstill.build.strategies import check_hardware, strategy_of
 from potstill.callbacks import AtomicCheckpointIO, LastCheckpoint, StopOnSignal, Throughput, progress_bar
 from potstill.data.tasks.composition import text_name
 from potstill.errors import ConfigError
+from potstill.records import as_written
+from potstill.redaction import redact
 from potstill.resuming import Resume
 from potstill.tracking import Resumed, make_loggers
 from potstill.validation.adapted import is_adapted
@@ -32,17 +34,18 @@ def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None = No
         folder: of the run.
         resumed: where the run in this folder goes on; its metrics up to there are kept.
     """
-    logger = config.logger
+    written = as_written(config)
+    logger = written["logger"]
     return make_loggers(
-        logger.name,
+        config.logger.name,
         folder,
-        project=logger.project,
-        run=logger.run,
-        group=logger.group,
+        project=logger["project"],
+        run=logger["run"],
+        group=logger["group"],
         job_type=config.stage,
-        tags=[*logger.tags, config.objective.name, text_name(config)],
-        mode=logger.mode,
-        config=OmegaConf.to_container(config, resolve=True),
+        tags=[*logger["tags"], config.objective.name, redact(text_name(config))],
+        mode=config.logger.mode,
+        config=written,
         resumed=resumed,
     )
 

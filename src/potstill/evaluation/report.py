@@ -12,6 +12,7 @@ from typing import Any
 
 from potstill.atomic import write_whole
 from potstill.errors import DataError, printable
+from potstill.redaction import redact
 
 # Legible on white and on near-black alike.
 SERIES_COLOURS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#ca8a04", "#0891b2", "#db2777")
@@ -130,7 +131,7 @@ def write_report(folder: str | Path, *, title: str, sections: Sequence[Section])
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{html.escape(title)}</h1>\n" + "\n".join(map(render, sections)) + "\n</body>\n</html>\n"
     )
-    write_whole(folder / "report.html", page)
+    write_whole(folder / "report.html", redact(page))
     return folder / "report.html"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from potstill.errors import ConfigError
+from potstill.redaction import redacted
 
 DAY = 86_400  # seconds
 
@@ -134,7 +135,7 @@ class EndpointSettings:
 
     def identity(self) -> dict[str, Any]:
         """What of these settings an answer depends on."""
-        return {"model": self.model, "extra_body": dict(self.extra_body)}
+        return {"model": self.model, "extra_body": redacted(dict(self.extra_body), "extra_body")}
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def hub_kernel(attention: object) -> str | None:
     """What is wrong with the attention implementation of a config.json; None where nothing is.
 
     Args:
-        attention: the entry `_attn_implementation`, or transformers' reading of it.
+        attention: the entries that name one, or transformers' reading of them.
     """
     if "/" not in str(attention):
         return None

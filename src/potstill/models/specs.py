@@ -153,7 +153,7 @@ def read_settings(key: str, value: str) -> dict[str, Any]:
             f"{key}={value}: the folder has no config.json; expected a folder written by save_pretrained"
         )
     settings = _read_json(path, f"{key}={value}")
-    if wrong := hub_kernel(settings.get("_attn_implementation") or settings.get("attn_implementation")):
+    if wrong := hub_kernel([value for name, value in settings.items() if "attn_implementation" in name]):
         raise ModelError(f"{key}={value}: {wrong}")
     return settings
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from potstill.data.corpus.composition import ENGINES, RAY, sources_of
-from potstill.errors import PotstillError
+from potstill.data.corpus.textfiles import skipping
+from potstill.errors import DataError, PotstillError
 from potstill.ranges import MOST_PROCESSES
 from potstill.validation.folders import writable
 from potstill.validation.launch import missing_extra
@@ -32,9 +32,9 @@ def data_faults(
         faults += missing_extra("data.engine=ray", "ray", "ray")
     if data.skip is not None:
         try:
-            re.compile(data.skip)
-        except re.error as fault:
-            faults.append(f"data.skip={data.skip}: not a regular expression ({fault})")
+            skipping(data.skip)
+        except DataError as fault:
+            faults.append(str(fault))
     faults += _augment_faults(data.augment, corpus)
     if faults:
         return faults

@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from potstill.records import as_written
+
 # Keys and sections that change no result, or change it by rounding alone.
 NEUTRAL = (
     "logger", "checkpoint", "resume", "ckpt_path", "overwrite", "doctor", "stage", "stages", "generation", "trial",
@@ -50,10 +52,14 @@ def identity_of(config: DictConfig, world: int) -> dict[str, Any]:
         config: of the run.
         world: number of its processes.
     """
-    settings = dict(_leaves(OmegaConf.to_container(config, resolve=True)))
-    kept = {key: value for key, value in settings.items() if not within(key, NEUTRAL) or key in WORLD}
-    places = {key: found for key, value in kept.items() if (found := _places(key, value))}
-    return {"settings": kept, "places": places, "world": world}
+    given = dict(_leaves(OmegaConf.to_container(config, resolve=True)))
+    places = {key: found for key, value in given.items() if _counts(key) and (found := _places(key, value))}
+    settings = {key: value for key, value in _leaves(as_written(config)) if _counts(key)}  # without secrets
+    return {"settings": settings, "places": places, "world": world}
+
+
+def _counts(key: str) -> bool:
+    return not within(key, NEUTRAL) or key in WORLD
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

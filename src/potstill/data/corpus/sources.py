@@ -4,13 +4,20 @@ A source is checked before any work, says what identifies its content, and gives
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from potstill.data.corpus.textfiles import fault_of, packed, paragraphs, read_lines, remembered_digest
+from potstill.data.corpus.textfiles import (
+    LINE_BYTES,
+    fault_of,
+    packed,
+    paragraphs,
+    read_lines,
+    remembered_digest,
+    skipping,
+)
 from potstill.errors import DataError
 
 HUB_TIMEOUT_SECONDS = 10
@@ -76,12 +83,7 @@ class TextFiles:
             )
         if self.unit not in ("line", "paragraph"):
             raise DataError(f"data.unit: '{self.unit}' is unknown; give line or paragraph")
-        try:
-            re.compile(self.skip or "")
-        except re.error as error:
-            raise DataError(
-                f"data.skip: '{self.skip}' is no regular expression ({error}); give one like '^</?doc'"
-            ) from error
+        skipping(self.skip)
         for file in self.files:
             fault = fault_of(Path(file))
             if fault:
@@ -98,12 +100,12 @@ class TextFiles:
         return packed(self._texts(), size, self.max_examples)
 
     def _texts(self) -> Iterator[str]:
-        skipped = re.compile(self.skip).search if self.skip else None
+        skipped = skipping(self.skip) if self.skip else None
         for file in self.files:
             lines: Iterator[str] = read_lines(Path(file), self.key)
             if skipped:
                 lines = (line for line in lines if not skipped(line))
-            yield from lines if self.unit == "line" else paragraphs(lines)
+            yield from lines if self.unit == "line" else paragraphs(lines, f"{self.key}: '{file}'")
 
 
 @dataclass(frozen=True)
@@ -345,4 +347,9 @@ def _column(dataset: Any, column: str, name: str, key: str) -> Iterator[str]:
     """Texts of one column of a `datasets.Dataset`, a thousand rows in memory at a time."""
     _check_column(column, dataset.features, name, key)
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):
-        yield from filter(None, table.column(column).to_pylist())
+        for text in filter(None, table.column(column).to_pylist()):
+            if len(text) > LINE_BYTES:
+                raise DataError(
+                    f"{key}.column: a text of {name} has more than {LINE_BYTES:,} characters; cut it"
+                )
+            yield text

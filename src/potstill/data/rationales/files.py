@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from potstill.data.corpus.textfiles import fault_of, read_lines
+from potstill.data.corpus.textfiles import fault_of, read_document, read_lines
 from potstill.data.rationales.sets import Record
 from potstill.errors import DataError
 
@@ -56,8 +56,8 @@ def entries_of(path: Path, key: str) -> list[tuple[str, Any]]:
     """
     if fault := fault_of(path):
         raise DataError(f"{key}: '{path}' {fault}; give a JSON list or JSON lines, plain or gzip")
-    lines = list(read_lines(path, key))
-    text = "\n".join(lines)
+    text = read_document(path, key)
+    lines = text.split("\n")
     if text.lstrip().startswith("["):
         return [(f"row {n}", entry) for n, entry in enumerate(_decoded(text, path, key, ""), 1)]
     return [
@@ -128,7 +128,7 @@ def _table(path: Path, key: str) -> Iterator[Placed]:
 
 def _problems(path: Path, key: str) -> Iterator[Placed]:
     """ASDiv's problems: the texts of their fields by name."""
-    text = "\n".join(read_lines(path, key))
+    text = read_document(path, key)
     try:
         root = ElementTree.fromstring(text.encode())
     except ElementTree.ParseError as error:

@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from potstill.data.corpus.textfiles import fault_of, read_lines
+from potstill.data.corpus.textfiles import fault_of, read_lines, skipping
 from potstill.data.tasks.entities import mixed_tags
-from potstill.data.tasks.readers import TaskFile, TaskHub, skipping
+from potstill.data.tasks.readers import TaskFile, TaskHub
 from potstill.errors import DataError
 
 DOCUMENT = "-DOCSTART-"  # a line that begins so starts a document

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from potstill.data.corpus.textfiles import fault_of, read_lines
+from potstill.data.corpus.textfiles import fault_of, read_document
 from potstill.data.tasks.readers import TaskHub
 from potstill.errors import DataError
 
@@ -289,7 +289,7 @@ def _entries(path: Path, key: str) -> Iterator[Question]:
     if fault := fault_of(path):
         raise DataError(f"{key}: '{path}' {fault}; give a JSON file of the shape of SQuAD, plain or gzip")
     try:
-        content = json.loads("\n".join(read_lines(path, key)))
+        content = json.loads(read_document(path, key))
     except ValueError as error:
         raise DataError(f"{key}: '{path}' is no JSON ({error}); give a file of the shape of SQuAD") from error
     file = _Place(f"{key}: '{path}'")

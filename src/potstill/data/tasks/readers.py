@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import csv
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from potstill.data.corpus.sources import HubDataset
-from potstill.data.corpus.textfiles import fault_of, read_lines
+from potstill.data.corpus.textfiles import fault_of, read_document, read_lines, skipping
 from potstill.errors import DataError
 
 TABLES = (".tsv", ".txt", ".csv")
@@ -187,7 +186,7 @@ class TaskFile:
                 (f"line {n}", self._object(line, f"line {n}")) for n, line in enumerate(lines, 1) if line
             )
         else:
-            yield from self._document("\n".join(lines))
+            yield from self._document(read_document(self.path, self.key))
 
     def _csv(self, lines: Iterator[str]) -> Iterator[tuple[str, Record]]:
         reader = csv.reader((f"{line}\n" for line in lines), strict=True)
@@ -202,7 +201,7 @@ class TaskFile:
 
     def _document(self, text: str) -> Iterator[tuple[str, Record]]:
         """JSON lines under another name, a list of objects, or an object of objects."""
-        lines = text.split("\n")
+        lines = [line.removesuffix("\r") for line in text.split("\n")]
         if text.lstrip()[:1] == "{" and lines[0].rstrip()[-1:] == "}" and len(lines) > 1:
             yield from (
                 (f"line {n}", self._object(line, f"line {n}")) for n, line in enumerate(lines, 1) if line
@@ -366,18 +365,6 @@ class HubRows(TaskHub):
             raise DataError(f"{self.key}: '{self.name}' has no labels; choose another split")
         places = [f"row {number}" for number in range(1, len(dataset) + 1)]
         return Rows(texts, labels, places, self.name, self.key)
-
-
-def skipping(pattern: str | None) -> Callable[[str], object]:
-    """Whether a line is left out, as `data.skip` says.
-
-    Raises:
-        DataError: it is no regular expression.
-    """
-    try:
-        return re.compile(pattern).search if pattern else lambda line: False
-    except re.error as fault:
-        raise DataError(f"data.skip={pattern}: not a regular expression ({fault})") from fault
 
 
 def find_file(folder: Path, stem: str) -> Path | None:
