@@ -5,12 +5,21 @@ import struct
 import time
 
 import pytest
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from potstill.artifacts import artifact_name, log_student, model_files
 from potstill.errors import ConfigError
 from potstill.evaluation.report import Table
-from potstill.tracking import direction, finish, flattened, log_summary, log_table, make_loggers, wandb_mode
+from potstill.tracking import (
+    Metrics,
+    direction,
+    finish,
+    flattened,
+    log_summary,
+    log_table,
+    make_loggers,
+    wandb_mode,
+)
 
 
 @pytest.fixture
@@ -48,7 +57,7 @@ def test_metrics_csv_is_always_written(tmp_path):
 
 def test_tensorboard(tmp_path):
     loggers = make_loggers("tensorboard", tmp_path)
-    assert [type(logger) for logger in loggers] == [CSVLogger, TensorBoardLogger]
+    assert [type(logger) for logger in loggers] == [Metrics, TensorBoardLogger]
     loggers[1].log_metrics({"train/loss": 1.5}, step=3)
     finish(loggers, code=0)
     assert list((tmp_path / "tensorboard").glob("events*"))

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressB
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from potstill import signals
+from potstill.atomic import replacing, writing
 from potstill.data.adapted import AdaptedStep
 from potstill.data.corpus.datamodule import StepBatch
 from potstill.data.tasks.datamodule import TaskStep
@@ -30,18 +31,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it: a reader meets the old one or the new one, whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write, flush to disk, rename."""
+        """Write, flush to disk, rename.
+
+        Raises:
+            WriteError: there is no room, or the folder cannot be written; the checkpoint that was there stays.
+        """
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with fresh.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(target)
-        finally:
-            fresh.unlink(missing_ok=True)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as fresh, fresh.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class LastCheckpoint(Callback):

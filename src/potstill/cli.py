@@ -7,7 +7,6 @@ one line. Nothing here imports torch, so that a faulty configuration and `--help
 from __future__ import annotations
 
 import difflib
-import errno
 import logging
 import os
 import re
@@ -27,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from potstill import run_folder, signals
+from potstill.atomic import DISK_ERRORS
 from potstill.config import config_folder, register
 from potstill.config.defaults import settle
 from potstill.errors import ConfigError, PotstillError, StageError, StoppedError, printable
@@ -39,20 +39,6 @@ from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.launch import RAY
 
 log = logging.getLogger(__name__)
-
-_DISK_FAULTS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-}
 
 TYPES = {
     "integer": "an integer",
@@ -159,6 +145,7 @@ class _Record(logging.LogRecord):
 def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
     register()
     logging.setLogRecordFactory(_Record)
+    logging.raiseExceptions = False  # a log on a full disk would add a traceback for each line
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them its own way
     started, jobs, glue = False, Jobs(), names_glue(sys.argv[1:])
     remember_overrides(sys.argv[1:])
@@ -242,9 +229,9 @@ def _drop_untouched(folder: Path) -> None:
 
 def _can_be_mended(fault: Exception) -> bool:
     """Whether a fault is the user's or the machine's; any other is a bug."""
-    if isinstance(fault, OSError):
-        return fault.errno in _DISK_FAULTS
-    return isinstance(fault, PotstillError | OmegaConfBaseException)
+    if isinstance(fault, PotstillError | OmegaConfBaseException):
+        return True
+    return isinstance(fault, OSError) and fault.errno in DISK_ERRORS
 
 
 def _refuse(fault: Exception) -> None:

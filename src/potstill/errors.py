@@ -41,6 +41,10 @@ class CheckpointError(PotstillError):
     """A checkpoint that is missing, broken or of another run."""
 
 
+class WriteError(PotstillError, OSError):
+    """A file or a folder that cannot be written: `errno`, `strerror` and `filename` say why and which."""
+
+
 class StoppedError(BaseException):
     """A run that a signal has ended; no error, so it passes by what handles exceptions, as a KeyboardInterrupt does."""
 

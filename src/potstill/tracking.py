@@ -18,7 +18,7 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from potstill.atomic import replacing
+from potstill.atomic import replacing, write_whole, writing
 from potstill.errors import ConfigError
 from potstill.evaluation.report import Table
 from potstill.redaction import redact_override, redacted
@@ -88,7 +88,7 @@ def make_loggers(
 def _csv(folder: Path, resumed: Resumed | None) -> CSVLogger:
     path = folder / "metrics.csv"
     kept = _kept(path, resumed) if resumed is not None else []
-    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=50)
+    logger = Metrics(folder, name="", version="", flush_logs_every_n_steps=50)
     if kept and getattr(rank_zero_only, "rank", 0) in (0, None):
         logger.experiment  # noqa: B018  it removes what it finds, so what is kept is written after it
         header = sorted({name for row in kept for name in row})
@@ -98,6 +98,15 @@ def _csv(folder: Path, resumed: Resumed | None) -> CSVLogger:
             writer.writerows(kept)
         logger.experiment.metrics_keys = header
     return logger
+
+
+class Metrics(CSVLogger):
+    """Writes metrics.csv; an error of the disk names it."""
+
+    def save(self) -> None:
+        """As Lightning's."""
+        with writing(Path(self.log_dir) / "metrics.csv"):
+            super().save()
 
 
 def _kept(path: Path, resumed: Resumed) -> list[dict[str, Any]]:
@@ -156,7 +165,7 @@ def _wandb(
         )
         with _masked_arguments():
             experiment = wandb.init(**settings, mode="offline")
-    remembered.write_text(f"{experiment.id}\n")
+    write_whole(remembered, f"{experiment.id}\n")
     experiment.define_metric("trainer/global_step")
     experiment.define_metric("*", step_metric="trainer/global_step")
     return MetricsLogger(experiment=experiment)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from potstill import signals
+from potstill.atomic import writing
 
 
 @contextmanager
@@ -16,16 +17,16 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of `folder` in one step when the block ends; it vanishes when that fails.
 
     Raises:
-        OSError: it cannot be written.
+        WriteError: it cannot be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        fresh.mkdir()
-        yield fresh
-        with signals.held():
-            _replace(folder, fresh)
+        with writing(folder):
+            fresh.mkdir(parents=True)
+            yield fresh
+            with signals.held():
+                _replace(folder, fresh)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
