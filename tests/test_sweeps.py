@@ -242,3 +242,34 @@ def test_no_torch():
     code = "import sys, potstill.sweep_tables; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]
+
+
+def record(job, **config):
+    (job / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_runs_of_other_data_are_not_averaged_as_seeds(tmp_path, add_job):
+    for number, (seed, file) in enumerate([(1, "a.tsv"), (2, "a.tsv"), (3, "b.tsv")]):
+        job = add_job(str(number), ["objective=kd", f"seed={seed}"], {"val/accuracy": 0.1 * seed})
+        record(job, seed=seed, data={"train_files": [file], "seed": "${seed}"}, logger={"group": str(number)})
+    jobs = read_sweep(tmp_path / "sweep")
+    assert varying(jobs) == ["data.train_files", "seed"]
+    groups = grouped(jobs, ["data.train_files"])
+    assert [len(group.jobs) for group in groups] == [2, 1]
+
+
+def test_a_run_that_is_there_twice_counts_once(tmp_path, add_job):
+    for name, seed, accuracy in (("a/0", 1, 0.1), ("a/1", 2, 0.2), ("b/0", 1, 0.3)):
+        add_job(name, ["objective=kd", f"seed={seed}"], {"val/accuracy": accuracy})
+    add_job("b/1", ["objective=kd", "seed=2"], fault="gone")
+    jobs = read_sweep(tmp_path / "sweep")
+    (group,) = grouped(jobs, [])
+    assert group.values("val/accuracy") == [0.2, 0.3]
+    assert "b/0" in jobs[0].fault
+    assert [job.fault is None for job in jobs] == [False, True, True, False]
+
+
+def test_a_mean_over_a_part_of_the_runs_says_so():
+    assert str(spread_of([0.5, 0.7], 3)).endswith("(2 of 3 runs)")
+    assert str(spread_of([0.5], 3)).endswith("(1 of 3 runs)")
+    assert "runs" not in str(spread_of([0.5, 0.7], 2))

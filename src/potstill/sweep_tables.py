@@ -123,7 +123,7 @@ def _group_rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[list[ob
     return [
         [
             *group.settings.values(),
-            *(spread_of(group.values(metric)) for metric in metrics),
+            *(spread_of(group.values(metric), len(group.jobs)) for metric in metrics),
             len(group.jobs),
             group.failed,
         ]

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +90,18 @@ def read_sweep(folder: Path) -> list[Job]:
     overrides = [_overrides(job / ".hydra" / "overrides.yaml") for job in found]
     configs = [_config(job) for job in found]
     if all(own is not None for own in overrides):
-        settings = [own or {} for own in overrides]
+        records = [_yaml(job / ".hydra" / "config.yaml") for job in found]
+        settings = _with_differences([own or {} for own in overrides], records)
     else:
         settings = _without_consequences([_flat(config) for config in configs])
-    return [
+    jobs = [
         Job(
             job.relative_to(folder).as_posix(), own, *_outcome(job), (config.get(BENCHMARK) or {}).get("name")
         )
         for job, own, config in zip(found, settings, configs, strict=True)
     ]
+    seeds = [str(config.get(SEED, own.get(SEED, ""))) for config, own in zip(configs, settings, strict=True)]
+    return _once(jobs, seeds)
 
 
 def varying(jobs: Sequence[Job]) -> list[str]:
@@ -123,14 +126,21 @@ def grouped(jobs: Sequence[Job], options: Sequence[str]) -> list[Group]:
     ]
 
 
-def spread_of(values: Sequence[float]) -> Spread | None:
-    """The mean and the sample standard deviation (over n - 1) of some values; None of none."""
+def spread_of(values: Sequence[float], runs: int | None = None) -> Spread | None:
+    """The mean and the sample standard deviation (over n - 1) of some values; None of none.
+
+    Args:
+        values: of the runs that have one.
+        runs: how many runs there are; where some have no value, the cell says so.
+    """
     if not values:
         return None
     mean = sum(values) / len(values)
+    part = "" if runs in (None, len(values)) else f"{len(values)} of {runs} runs"
     if len(values) == 1:
-        return Spread(mean, None)
-    return Spread(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)))
+        return Spread(mean, None, part)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return Spread(mean, deviation, part)
 
 
 def metrics_of(jobs: Sequence[Job], asked: Sequence[str] | None) -> list[str]:
@@ -215,6 +225,43 @@ def _without_consequences(settings: list[dict[str, str]]) -> list[dict[str, str]
         if key != name and len(pairs) > 1 and len({chosen for chosen, _ in pairs}) == len(pairs):
             dropped.add(key)
     return [{key: value for key, value in own.items() if key not in dropped} for own in settings]
+
+
+def _with_differences(settings: list[dict[str, str]], records: list[Any]) -> list[dict[str, str]]:
+    """With the keys that differ between jobs of one command line but for the seed: other files in `conf/`, say.
+
+    Compared is what Hydra composed, in which references to the seed are unresolved.
+    """
+    alike: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for number, own in enumerate(settings):
+        alike.setdefault(tuple(sorted((k, v) for k, v in own.items() if k != SEED)), []).append(number)
+    made = [dict(own) for own in settings]
+    for numbers in alike.values():
+        flat = [_flat(records[number]) for number in numbers if isinstance(records[number], dict)]
+        if len(flat) < len(numbers):
+            continue
+        for key in sorted(set.intersection(*map(set, flat))):
+            told = key == SEED or key.startswith(("trial.", "logger."))
+            if not told and len({config[key] for config in flat}) > 1:
+                for number, config in zip(numbers, flat, strict=True):
+                    made[number][key] = config[key]
+    return made
+
+
+def _once(jobs: list[Job], seeds: list[str]) -> list[Job]:
+    """The jobs, of which a run that is there twice, with its seed, counts once: the last of them."""
+    last: dict[tuple[tuple[str, str], ...], Job] = {}
+    made = []
+    for job, seed in zip(reversed(jobs), reversed(seeds), strict=True):
+        known_by = tuple(sorted({**job.settings, SEED: seed}.items()))
+        if job.fault is None and seed and known_by in last:
+            fault = f"has the options and the seed of {last[known_by].name}, which is counted in its place"
+            made.append(replace(job, figures={}, fault=fault))
+            continue
+        if job.fault is None:
+            last[known_by] = job
+        made.append(job)
+    return made[::-1]
 
 
 def _outcome(job: Path) -> tuple[dict[str, float], str | None]:

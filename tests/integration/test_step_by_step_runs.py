@@ -357,3 +357,16 @@ def test_a_set_of_one_row_is_evaluated(run, judge, arithmetic_files, tmp_path):
     assert {"val/accuracy", "test/accuracy"} <= summary.keys()
     value, judged, _ = judge("judged", f"model={folder}/student", test)
     assert value == judged["test/accuracy"] == summary["test/accuracy"]
+
+
+@pytest.mark.parametrize("mode", ["task_prefix", "standard"])
+def test_parts_of_one_row(run, judge, tmp_path, arithmetic_rows, mode):
+    (row,) = arithmetic_rows(1, seed=4)
+    (tmp_path / "one.jsonl").write_text(f"{json.dumps(row)}\n")
+    parts = [f"data.{part}_files=[{tmp_path}/one.jsonl]" for part in ("train", "eval", "test")]
+    folder, summary = run("one", *parts, f"objective.mode={mode}", "trainer.max_steps=2")
+    assert [summary[f"data/{part}_rows"] for part in ("train", "valid", "test")] == [1, 1, 1]
+    _, judged, _ = judge("judged", f"model={folder}/student", f"data.test_files=[{tmp_path}/one.jsonl]")
+    for name in ("accuracy", "loss_predict"):
+        assert judged[f"test/{name}"] == pytest.approx(summary[f"test/{name}"], rel=1e-4)
+        assert summary[f"val/{name}"] == pytest.approx(summary[f"test/{name}"], rel=1e-4)

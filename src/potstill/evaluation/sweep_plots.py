@@ -31,14 +31,18 @@ MAX_LEGEND = 8  # more names than colours tell nothing apart
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean with its sample standard deviation (None of a single value), as one cell that sorts by the mean."""
+    """A mean with its sample standard deviation (None of a single value), as one cell that sorts by the mean.
+
+    `part` says of which runs it is, where not of all.
+    """
 
     mean: float
     deviation: float | None
+    part: str = ""
 
     def __str__(self) -> str:
         more = "" if self.deviation is None else f" ± {self.deviation:.2g}"
-        return f"{format_cell(self.mean)}{more}"
+        return f"{format_cell(self.mean)}{more}{f' ({self.part})' if self.part else ''}"
 
 
 @dataclass(frozen=True)
