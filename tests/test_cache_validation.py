@@ -77,3 +77,9 @@ def test_a_folder_that_is_a_file_is_told(compose_config, tmp_path):
 )
 def test_what_stored_outputs_suffice_for_has_no_fault(overrides, compose_config):
     assert "cache" not in faults_of(compose_config, overrides)  # there is no teacher and no text
+
+
+def test_no_more_tokens_are_kept_than_there_are(kd, compose_config):
+    cached = [*kd, *LANGUAGE]
+    assert faults_of(compose_config, [*cached, "teacher.cache.k=100000"]).startswith("teacher.cache.k=100000")
+    validate_train(compose_config(*cached, "teacher.cache.k=100"))

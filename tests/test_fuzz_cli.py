@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from potstill import cli
 from potstill.config import EvaluateConfig, TrainConfig, config_folder
+from potstill.config.defaults import settle
 from potstill.ranges import KEY
+from potstill.stages import plan
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.ranges import section_of
 
@@ -203,7 +206,19 @@ def bases(
 
 def check(config):
     """What a run begins with, up to the point where it reads text and weights."""
-    (validate_train if "objective" in config else validate_evaluate)(config)
+    if "objective" not in config:
+        validate_evaluate(config)
+    elif config.stages:
+        plan(
+            config,
+            Path(HydraConfig.get().runtime.output_dir),
+            HydraConfig.get().overrides.task,
+            {},
+            cli.one_line,
+        )
+    else:
+        settle(config)
+        validate_train(config)
 
 
 def test_the_command_lines_that_are_varied_are_valid(bases, tmp_path, monkeypatch):

@@ -18,11 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from potstill.atomic import write_whole
+from potstill.config import TrainConfig
 from potstill.config.defaults import settle
 from potstill.errors import ConfigError
 from potstill.records import as_written, read_yaml
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.resuming import NEUTRAL, within
+from potstill.validation.unread import unread_in, unread_keys
 
 TRAIN, EVALUATE = "train", "evaluate"
 RECORD = "stages.yaml"  # in the recipe's folder: the configuration that each stage was begun with
@@ -75,8 +77,9 @@ def plan(
 ) -> list[Stage]:
     """The stages of a recipe, each composed like a command line of its own.
 
-    That of a training stage is its `defaults`, what was typed for the recipe less the sections in `without`, and its
-    `overrides`. An evaluation gets the recipe's benchmark, data, seed and hardware, and its own two lists.
+    That of a training stage is its `defaults`, what was typed for the recipe less the sections in `without` and the
+    keys that the stage does not read, and its `overrides`. An evaluation gets the recipe's benchmark, data, seed and
+    hardware, and its own two lists.
 
     Args:
         config: of the recipe.
@@ -92,6 +95,9 @@ def plan(
     entries: list[dict[str, Any]] = OmegaConf.to_container(config.stages, resolve=False)  # type: ignore[assignment]
     _check_entries(entries)
     stages: list[Stage] = []
+    unread: list[
+        dict[str, str]
+    ] = []  # of each training stage, what was typed for the recipe and it does not read
     for entry in entries:
         name, command = entry["name"], entry["command"]
         known = {stage.name: stage.folder for stage in stages}
@@ -100,7 +106,8 @@ def plan(
         try:
             if command == TRAIN:
                 handed = _handed_on(typed, entry["without"])
-                overrides = [*first, *handed, *own, "stages=[]", "resume=auto"]
+                overrides, faults = _less_unread([*first, *handed, *own, "stages=[]", "resume=auto"], handed)
+                unread.append(faults)
             else:
                 overrides = [*_judged(config, choices), *first, *own]
             composed = compose(command, overrides)
@@ -109,6 +116,9 @@ def plan(
         except (HydraException, OmegaConfBaseException) as fault:
             raise ConfigError(f"stage {name}: {explain(fault)}") from fault
         stages.append(Stage(name, command, folder / name, tuple(overrides), composed, needs + more))
+    for override, fault in (unread[0] if unread else {}).items():
+        if all(override in faults for faults in unread):
+            raise ConfigError(fault)
     return stages
 
 
@@ -211,6 +221,18 @@ def _handed_on(typed: Sequence[str], without: Sequence[str]) -> list[str]:
     ]
 
 
+def _less_unread(overrides: Sequence[str], handed: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The overrides of a training stage less the handed on ones that it does not read, and what is wrong with these."""
+    composed = compose(TRAIN, overrides)
+    settle(composed)
+    faults = {
+        override: found[0]
+        for override in handed
+        if (found := unread_keys(composed, TrainConfig, [_key(override)]))
+    }
+    return [override for override in overrides if override not in faults], faults
+
+
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
@@ -222,10 +244,11 @@ def _judged(config: DictConfig, choices: Mapping[str, str | None]) -> list[str]:
     wanted = {key: config[key] for key in _JUDGED if config[key] is not None}
     wanted["trainer"] = {key: config.trainer[key] for key in _JUDGED_TRAINER}
     there = dict(_leaves(OmegaConf.to_container(default, resolve=True)))
+    unread = tuple(f"{key}." for key, _ in unread_in(default))
     differing = [
         f"++{key}={written(value)}"
         for key, value in _leaves(OmegaConf.to_container(OmegaConf.create(wanted), resolve=True))
-        if there.get(key, ...) != value
+        if there.get(key, ...) != value and not f"{key}.".startswith(unread)
     ]
     return [*groups, *differing]
 

@@ -20,7 +20,12 @@ pytestmark = pytest.mark.integration
 QUIET = ["logger=csv", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
 SMALL = ["data.max_length=16", "data.num_proc=1", "data.batch_size=8", "optimizer.lr=3e-3"]
 CACHED = "teacher/cache=on"
-WHOLE = [CACHED, "teacher.cache.k=100000", "teacher.cache.precision=float32"]  # every token: nothing is lost
+
+
+def whole(teacher):
+    """Overrides that store every token of a teacher: nothing is lost."""
+    size = json.loads((teacher / "config.json").read_text())["vocab_size"]
+    return [CACHED, f"teacher.cache.k={size}", "teacher.cache.precision=float32"]
 
 
 class KilledError(Exception):
@@ -183,19 +188,19 @@ def causal(masked, gpt2_teacher):
         ["objective.positions=masked", "data.max_tokens=100", "objective.gradient_shares_every=2"],
     ],
 )
-def test_a_masked_student_is_that_of_the_live_teacher(further, masked, start, tmp_path):
+def test_a_masked_student_is_that_of_the_live_teacher(further, masked, start, tmp_path, bert_teacher):
     live = start(tmp_path / "live", *masked, *further)
-    cached = start(tmp_path / "cached", *masked, *further, *WHOLE)
+    cached = start(tmp_path / "cached", *masked, *further, *whole(bert_teacher))
     same_students(live, cached)
     figures = [json.loads((folder / "summary.json").read_text()) for folder in (live, cached)]
     for name in ("train/loss_ce", "val/loss", "val/loss_ce", "val/perplexity"):
         assert figures[1][name] == pytest.approx(figures[0][name], rel=1e-4), name
 
 
-def test_a_causal_student_is_that_of_the_live_teacher_over_epochs(causal, start, tmp_path):
+def test_a_causal_student_is_that_of_the_live_teacher_over_epochs(causal, start, tmp_path, gpt2_teacher):
     common = [*causal, "data.max_examples=20", "trainer.max_steps=7"]
     live = start(tmp_path / "live", *common)
-    cached = start(tmp_path / "cached", *common, *WHOLE, "data.num_workers=2")
+    cached = start(tmp_path / "cached", *common, *whole(gpt2_teacher), "data.num_workers=2")
     same_students(live, cached)
     saved = torch.load(cached / "checkpoints/last.ckpt", weights_only=True)
     assert saved["epoch"] >= 1

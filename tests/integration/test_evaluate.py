@@ -172,7 +172,7 @@ def test_what_models_cost_side_by_side(evaluate, bert_teacher, gpt2_teacher, tmp
         evaluate("long", models, "benchmark=efficiency", "benchmark.lengths=[8,999]")
     with pytest.raises(ConfigError, match=r"benchmark.interchange.mapping=grid: nothing is swapped"):
         evaluate("swap", models, "benchmark=efficiency", "benchmark.interchange.mapping=grid")
-    with pytest.raises(ConfigError, match=r"benchmark.batches=\[\]: one figure or more"):
+    with pytest.raises(ConfigError, match=r"benchmark.batches=\[\]: one number or more"):
         evaluate("none", models, "benchmark=efficiency", "benchmark.batches=[]")
 
 

@@ -187,7 +187,7 @@ def test_a_budget_that_is_spent_is_gone_on_from(command, tmp_path, endpoint, sva
         (["generation.url=http://a..b/v1"], "generation.url: is no address"),
         (
             ["generation.url=http://a/v1", "generation.timeout=inf"],
-            "generation.timeout=inf: expected more than 0",
+            "generation.timeout=inf",
         ),
         (["generation.url=http://a/v1", "generation.key_variable=sk-1"], "key_variable: is no name"),
     ],

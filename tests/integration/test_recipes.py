@@ -141,7 +141,7 @@ def test_a_done_recipe_is_only_read_and_a_changed_one_refused(whole, recipe, com
     quoted = str(whole).replace("'", "\\'")
     folder = f"hydra.run.dir='{quoted}'"
     before = {path: path.stat().st_mtime_ns for stage in STAGES for path in (whole / stage).rglob("*")}
-    done = command("train.py", *recipe, folder, "logger.project=other", timeout=60)
+    done = command("train.py", *recipe, folder, "logger.run=other", timeout=60)
     assert done.returncode == 0, done.stderr
     changed = command("train.py", *recipe, folder, "objective.temperature=4")
     assert changed.returncode == 2

@@ -44,6 +44,7 @@ from potstill.validation.training import (
     optimizer_faults,
     trainer_faults,
 )
+from potstill.validation.unread import unread_keys
 
 
 def validate_train(config: DictConfig, *, models: bool = True) -> None:
@@ -172,12 +173,12 @@ def _raise(faults: list[str]) -> None:
 
 
 def _check_values(config: DictConfig, schema: type) -> None:
-    """Refuse unknown keys and numbers out of their range; what is checked later relies on them."""
+    """Refuse unknown and unread keys and numbers out of their range; what is checked later relies on them."""
     OmegaConf.to_container(config, resolve=True)  # an interpolation that leads nowhere is a fault of now
     # `+key=value` opens the struct; whatever is not in the schema would be ignored, so it is refused.
     for key, value in _unknown(config, schema):
         raise ConfigError(f"{key}={value}: no such key; `--cfg job` shows all keys")
-    _raise(range_faults(config, schema))
+    _raise([*range_faults(config, schema), *unread_keys(config, schema)])
 
 
 def _unknown(config: Any, schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import teachers_of
 from potstill.config.defaults import TASKS, TAUGHT_TASKS, trains_task
+from potstill.config.learning import CacheConfig
 from potstill.data.tasks.labels import SPANS
 from potstill.errors import PotstillError
 from potstill.models.specs import (
@@ -113,6 +114,8 @@ def model_faults(config: DictConfig, made: ModelSpec | None = None) -> list[str]
     if teacher and learner and name not in SUPERVISED + TASKS:
         faults += width_faults(config, teacher, learner)
     known = [spec for spec in teachers if spec is not None]
+    if teacher and not trains_task(config):
+        faults += _kept_faults(config.teacher.cache, teacher)
     faults += [] if own else vocabulary_faults(known)
     if teacher and name in TAUGHT_TASKS:
         faults += label_faults(config)
@@ -160,6 +163,15 @@ def model_faults(config: DictConfig, made: ModelSpec | None = None) -> list[str]
         if kind == "causal" and objective.positions == "masked":
             faults.append("objective.positions=masked: a causal language model masks nothing; use all")
     return faults
+
+
+def _kept_faults(cache: DictConfig, teacher: ModelSpec) -> list[str]:
+    """Of more tokens than there are; the default keeps all of a small vocabulary."""
+    if not cache.enabled or cache.form != "top" or cache.k <= max(teacher.vocab_size, CacheConfig().k):
+        return []
+    return [
+        f"teacher.cache.k={cache.k}: the teacher's vocabulary has {teacher.vocab_size} tokens; that or fewer"
+    ]
 
 
 def _recurrent_faults(config: DictConfig, spec: ModelSpec) -> list[str]:
