@@ -116,9 +116,9 @@ def plan(
         except (HydraException, OmegaConfBaseException) as fault:
             raise ConfigError(f"stage {name}: {explain(fault)}") from fault
         stages.append(Stage(name, command, folder / name, tuple(overrides), composed, needs + more))
-    for override, fault in (unread[0] if unread else {}).items():
-        if all(override in faults for faults in unread):
-            raise ConfigError(fault)
+    for override, reason in (unread[0] if unread else {}).items():
+        if all(override in others for others in unread):
+            raise ConfigError(reason)
     return stages
 
 
@@ -221,7 +221,7 @@ def _handed_on(typed: Sequence[str], without: Sequence[str]) -> list[str]:
     ]
 
 
-def _less_unread(overrides: Sequence[str], handed: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def _less_unread(overrides: list[str], handed: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The overrides of a training stage less the handed on ones that it does not read, and what is wrong with these."""
     composed = compose(TRAIN, overrides)
     settle(composed)
