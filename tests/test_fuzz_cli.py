@@ -151,9 +151,8 @@ def bases(
     (folder / "head" / "config.json").write_text(json.dumps(settings | head))
     (folder / "t5").mkdir()
     (folder / "t5" / "config.json").write_text(json.dumps({"model_type": "t5", "vocab_size": 64}))
-    same = [
-        f"data.cache={folder}/cache", "data.num_proc=1", "trainer.enable_progress_bar=false", "data.max_length=32",
-    ]  # fmt: skip
+    rest = [f"data.cache={folder}/cache", "data.num_proc=1", "data.max_length=32"]
+    same = [*rest, "trainer.enable_progress_bar=false"]
     train = [*same, "logger=csv", "trainer.max_steps=1"]
     text = ["data=text_files", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]"]
     rows = [
@@ -190,7 +189,7 @@ def bases(
             "adapted.data._target_=my.data", "adapted.adaptor=my.adaptor",
         ],
         "rationales": [
-            *same, "stage=rationales", "data=rationales", f"data.train_files=[{arithmetic_files}/train.jsonl]",
+            *rest, "stage=rationales", "data=rationales", f"data.train_files=[{arithmetic_files}/train.jsonl]",
             "generation.model=gpt2", f"generation.folder={folder}/written", "data.name=svamp",
         ],
         "evaluate": [*same, *text, f"model={bert_teacher}"],

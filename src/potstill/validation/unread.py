@@ -190,14 +190,16 @@ def unread_keys(config: DictConfig, schema: type, given: Collection[str] | None 
         schema: of the command.
         given: keys; None: those of the command line.
     """
-    keys = given_keys() if given is None else given
+    # The option of a group is no key.
+    typed_keys = [
+        key for key in (given_keys() if given is None else given) if not (config_folder() / key).is_dir()
+    ]
     plain = OmegaConf.structured(schema)
     found: dict[str, str] = {}
     for key, reader in unread_in(config):
-        for typed in keys:
+        for typed in typed_keys:
             name = typed if _within(typed, key) else key if _within(key, typed) else None
-            # The option of a group is no key.
-            if name is None or name in found or (config_folder() / name).is_dir():
+            if name is None or name in found:
                 continue
             value = OmegaConf.select(config, name)
             if value != OmegaConf.select(plain, name):
