@@ -1,5 +1,6 @@
 """The guides are true: each command is run, in its order, on little text and for two steps."""
 
+import json
 import re
 import shlex
 import sys
@@ -76,21 +77,26 @@ def small(script, overrides, text_file, logger):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, shared_cache, text_file, words, compose_config):
-    """Runs a command of a guide in this process; `runs/` and `reviews/` are folders of the module's."""
+    """Runs a command of a guide in this process; `runs/`, `reviews/` and `news/` are folders of the module's."""
     from potstill import judging, runs
     from potstill.validation import validate_evaluate, validate_train
 
     home = tmp_path_factory.mktemp("guides")
     (home / "reviews").mkdir()
+    (home / "news").mkdir()
     for part, count in (("train", 24), ("dev", 12)):
         rows = [f"{' '.join(words[n : n + 5])}\t{'good' if n % 2 else 'bad'}" for n in range(count)]
         (home / "reviews" / f"{part}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
+        sets = [
+            {"text": row.split("\t")[0], "label": ["money", "sport"][: n % 3]} for n, row in enumerate(rows)
+        ]
+        (home / "news" / f"{part}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in sets))
 
     def start(script, command, logger="csv"):
         overrides, named = job(command)
         folder = home / (named or "runs/unnamed")
         folder.mkdir(parents=True, exist_ok=True)
-        moved = [re.sub(r"(?<![\w/])(runs|reviews)/", rf"{home}/\1/", word) for word in overrides]
+        moved = [re.sub(r"(?<![\w/])(runs|reviews|news)/", rf"{home}/\1/", word) for word in overrides]
         config = compose_config(
             *moved, f"data.cache={shared_cache}", *small(script, overrides, text_file, logger), name=script
         )

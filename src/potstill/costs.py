@@ -23,6 +23,7 @@ from potstill.evaluation.efficiency import (
 )
 from potstill.evaluation.report import Collapsible, Section, Table
 from potstill.models.head_labels import head_from_settings, labels_from_settings
+from potstill.models.head_problems import problem_of
 from potstill.models.load import load_language_model, load_task_model
 from potstill.models.specs import local_folder, read_settings
 
@@ -150,7 +151,8 @@ def _load(model: str) -> PreTrainedModel:
     head, labels = head_from_settings(settings), labels_from_settings(settings)
     if head is None or labels is None:
         return load_language_model("model", model, need_head=False)
-    return load_task_model("model", model, labels=labels, head=head, need_head=True)
+    problem = problem_of(settings) if head == "sequence" else None
+    return load_task_model("model", model, labels=labels, head=head, problem=problem, need_head=True)
 
 
 def _drawn(tree: list[tuple[int, str, int]]) -> str:

@@ -25,6 +25,7 @@ from potstill.callbacks import progress_bar
 from potstill.costs import Costs, cost_sections, measure_costs, size_figures
 from potstill.data.rationales.composition import RATIONALES
 from potstill.data.tasks.composition import EFFICIENCY, MAIN, is_task
+from potstill.data.tasks.labels import MULTI_LABEL
 from potstill.deployment import Deployed, deploy
 from potstill.evaluation.bootstrap import LEVEL, Metric, paired_bootstrap
 from potstill.evaluation.efficiency import latency_ms
@@ -181,7 +182,7 @@ def _judge_task(
             if part == MAIN and scored is not None:
                 metric, numbers = scored
                 row = replace(row, metric=metric, examples=len(numbers), pairing=numbers.tobytes())
-            if form is None and config.benchmark.part == "test" and config.benchmark.name in FILES:
+            if form is None and config.benchmark.part == "test" and _is_of_glue(evaluation):
                 _write_submission(evaluation, part, folder / "_".join(["submission", *ends[: not only]]))
         found.append(row)
     return found
@@ -197,6 +198,12 @@ def _write_predictions(
         return judge.metric(config.benchmark.monitor, *predicted)
     log.warning("%s has no labels; it is only predicted, in %s", config.benchmark.name, path)
     return None
+
+
+def _is_of_glue(evaluation: TaskEvaluation) -> bool:
+    """Whether GLUE's server takes predictions of the task: a label or a score of each row."""
+    task = evaluation.module.task
+    return task.name in FILES and task.kind != MULTI_LABEL
 
 
 def _write_submission(evaluation: TaskEvaluation, part: str, folder: Path) -> None:

@@ -32,7 +32,7 @@ from potstill.callbacks import BestStudent, newest_checkpoint
 from potstill.config import teachers_of
 from potstill.data.rationales.composition import STEP_BY_STEP
 from potstill.data.tasks.composition import MAIN, is_task, text_name
-from potstill.data.tasks.labels import CLASSIFICATION, TOKENS
+from potstill.data.tasks.labels import CLASSIFICATION, MULTI_LABEL, TOKENS
 from potstill.errors import CheckpointError, PotstillError, StoppedError
 from potstill.evaluation.cards import code_span, figure_list
 from potstill.evaluation.classes import class_table, entity_table
@@ -221,7 +221,7 @@ def _tables(training: AnyTraining, metrics: Mapping[str, float]) -> dict[str, Ta
         return {"samples": samples_of(training.module)}
     if isinstance(training, TaskTraining) and training.module.judges[MAIN].labelled:
         task = training.module.task
-        if task.kind == CLASSIFICATION:
+        if task.kind in (CLASSIFICATION, MULTI_LABEL):
             _, logits, labels = training.module.predicted(MAIN)
             return {"classes": class_table(task.labels, logits, labels)}
         if task.kind == TOKENS and (table := entity_table(metrics)) is not None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from potstill.config import BenchmarkConfig, config_folder
+from potstill.data.tasks.composition import settle_labels
 from potstill.errors import ConfigError
 
 MEAN = "mean"  # mixing.monitor: the mean of the tasks' monitored metrics, `val/mean`
@@ -32,6 +33,7 @@ def task_configs(config: DictConfig) -> dict[str, DictConfig]:
     for number, entry in enumerate(config.tasks):
         key = f"tasks[{number}]"
         benchmark = _benchmark(entry, key)
+        settle_labels(benchmark, config.data.skip, training=True)
         name = str(entry.name or benchmark.name)
         if not re.fullmatch(r"\w+", name) or name == MEAN:
             raise ConfigError(

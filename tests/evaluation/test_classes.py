@@ -21,6 +21,18 @@ def test_scores_of_each_class():
         assert row[2:] == [pytest.approx(value) if value is not None else None for value in wanted[2:]]
 
 
+def test_scores_of_each_label_of_sets():
+    gold = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]]).double()
+    logits = torch.tensor([[1.0, 1, -1, -1], [1, -1, -1, -1], [-1, -1, -1, 1]])
+    table = class_table(["a", "b", "c", "d"], logits, gold)
+    assert list(table.rows) == [
+        ["a", 2, 0.5, 0.5, 0.5],
+        ["b", 2, 1.0, 0.5, pytest.approx(2 / 3)],
+        ["c", 0, None, None, None],
+        ["d", 0, 0.0, None, 0.0],
+    ]
+
+
 def test_scores_of_each_type_of_entities():
     table = entity_table({"val/f1": 0.5, "val/f1_PER": 0.75, "val/f1_LOC": 0.25, "val/loss": 1.0})
     assert table is not None

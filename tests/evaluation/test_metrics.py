@@ -6,7 +6,14 @@ import torch
 
 from potstill.data.tasks.labels import METRICS, Task
 from potstill.data.tasks.readers import Rows
-from potstill.evaluation.metrics import CLASSIFICATIONS, REGRESSIONS, Predictions, metric_of, task_metrics
+from potstill.evaluation.metrics import (
+    CLASSIFICATIONS,
+    LABEL_SETS,
+    REGRESSIONS,
+    Predictions,
+    metric_of,
+    task_metrics,
+)
 from potstill.evaluation.predictions import write_predictions
 
 judges = pytest.importorskip("sklearn.metrics")
@@ -24,6 +31,7 @@ def one_hot(predicted, labels):
 def test_every_metric_that_can_be_asked_for_is_there():
     assert tuple(CLASSIFICATIONS) == METRICS["classification"]
     assert tuple(REGRESSIONS) == METRICS["regression"]
+    assert tuple(LABEL_SETS) == METRICS["multi_label"]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -55,6 +63,35 @@ def test_classification_is_that_of_sklearn(corner):
         assert found == pytest.approx({name: expected[name] for name in metrics}, abs=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "corner", ["random", "all right", "none gold", "none predicted", "nothing", "one absent"]
+)
+def test_sets_of_labels_are_those_of_sklearn(corner):
+    rng = np.random.default_rng(5)
+    gold, logits = rng.random((60, 4)) < 0.4, rng.normal(0, 1, (60, 4))
+    if corner in ("none gold", "nothing"):
+        gold[:] = False
+    if corner == "one absent":
+        gold[:, 2], logits[:, 2] = False, -1.0
+    if corner in ("none predicted", "nothing"):
+        logits = -np.abs(logits)
+    if corner == "all right":
+        logits = np.where(gold, 1.0, -1.0)
+    found = task_metrics(
+        task("multi_label", tuple("abcd")), torch.as_tensor(logits), torch.as_tensor(gold).double()
+    )
+    predicted = logits > 0
+    assert found == pytest.approx(
+        {
+            "f1_micro": judges.f1_score(gold, predicted, average="micro", zero_division=0),
+            "f1_macro": judges.f1_score(gold, predicted, average="macro", zero_division=0),
+            "accuracy": judges.accuracy_score(gold, predicted),
+        },
+        abs=1e-12,
+    )
+
+
 def test_regression_is_that_of_scipy():
     rng = np.random.default_rng(0)
     gold = rng.integers(0, 26, 200) / 5  # ties, as in STS-B
@@ -79,6 +116,9 @@ def test_a_metric_of_some_rows_is_that_of_these_rows_alone():
     logits, gold = torch.randn(50, 3, generator=rng), torch.randint(0, 3, (50,), generator=rng).double()
     for name, value in task_metrics(labelled, logits[rows], gold[rows]).items():
         assert metric_of(labelled, name, logits, gold)(rows.numpy()) == pytest.approx(value)
+    sets, has = task("multi_label", ("a", "b", "c")), torch.randint(0, 2, (50, 3), generator=rng).double()
+    for name, value in task_metrics(sets, logits[rows], has[rows]).items():
+        assert metric_of(sets, name, logits, has)(rows.numpy()) == pytest.approx(value)
     scored, scores = task("regression"), torch.randn(50, 1, generator=rng)
     for name, value in task_metrics(scored, scores[rows], gold[rows]).items():
         assert metric_of(scored, name, scores, gold)(rows.numpy()) == pytest.approx(value)
@@ -102,6 +142,16 @@ def test_the_table_of_predictions(tmp_path):
     assert path.read_text() == (
         "index\tprediction\tlabel\tp(no)\tp(yes)\n0\tno\tno\t0.5000\t0.5000\n1\tyes\tyes\t0.2500\t0.7500\n"
     )
+    sets = Rows((["a", "b"],), ["yes;no", ""], ["line 1", "line 2"], "a.tsv", "key", sets=[("yes", "no"), ()])
+    both = Task("t", "multi_label", ("no", "yes"), ("f1_micro",), "f1_micro", "max", separator=";")
+    write_predictions(
+        path, both, sets, torch.tensor([0, 1]), torch.tensor([[np.log(3), 0.5], [-1.0, -np.log(3)]])
+    )
+    assert path.read_text().splitlines() == [
+        "index\tprediction\tlabel\tp(no)\tp(yes)",
+        "0\tno;yes\tno;yes\t0.7500\t0.6225",
+        "1\t\t\t0.2689\t0.2500",
+    ]
     unlabelled = Rows((["a"],), None, ["line 1"], "a.tsv", "key")
     write_predictions(path, task("regression"), unlabelled, torch.tensor([0]), torch.tensor([[2.5]]))
     assert path.read_text() == "index\tprediction\n0\t2.5000\n"

@@ -15,7 +15,8 @@ from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import kl_divergence, logit_mse
 from potstill.models.trunk import trunk_of
 from potstill.objectives.interchange import Interchange
-from potstill.objectives.task import TaskObjective, predictions_of, reached_of
+from potstill.objectives.soft_targets import SoftTargets, TeacherMean
+from potstill.objectives.task import TaskObjective, distributions_of, predictions_of, reached_of
 
 BERT = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -54,6 +55,73 @@ def test_the_shares_of_a_step_add_up_to_the_loss_of_transformers(kind, outputs, 
     torch.testing.assert_close(sum(share.loss for share in shares), expected)
     torch.testing.assert_close(sum(share.terms["label"] for share in shares), expected.detach())
     assert not shares[0].terms["label"].requires_grad
+
+
+def sets_pair():
+    torch.manual_seed(0)
+    shape = BertConfig(**BERT, intermediate_size=16, num_labels=3, problem_type="multi_label_classification")
+    return [BertForSequenceClassification(shape).eval() for _ in range(3)]
+
+
+SETS = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
+
+
+def inputs_of(micro):
+    return {
+        "input_ids": micro.input_ids, "attention_mask": micro.attention_mask, "token_type_ids": micro.token_type_ids,
+    }  # fmt: skip
+
+
+def test_the_label_term_of_sets_is_the_loss_of_transformers():
+    model, *_ = sets_pair()
+    whole = batch(SETS)
+    expected = model(**inputs_of(whole), labels=SETS.float()).loss
+    objective = TaskObjective("multi_label")
+    micro = [part(whole, slice(0, 4)), part(whole, slice(4, 6))]
+    denominators = objective.denominators(TaskStep(micro, predictions=18, tokens=30))
+    shares = [objective(trunk_of(model), None, one, denominators) for one in micro]
+    torch.testing.assert_close(sum(share.loss for share in shares), expected)
+
+
+def binary_kl(teacher, student):
+    """KL of Bernoulli distributions, the mean over rows and labels."""
+    p, q = teacher.double(), student.double()
+    return (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean().float()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_soft_targets_of_sets_are_binary(temperature):
+    student, *teachers = sets_pair()
+    whole = batch(SETS)
+    logits, *targets = (model(**inputs_of(whole)).logits for model in (student, *teachers))
+    mean = sum(targets) / 2
+    p, q, t = (mean / temperature).sigmoid(), (logits / temperature).sigmoid(), temperature
+    right = torch.where((mean > 0) == SETS.bool(), mean, -mean)  # the shift: a wrong label's sign turns
+    shares = sum((one / t).sigmoid() for one in targets) / 2
+    expected = {
+        SoftTargets(): t**2 * binary_kl(p, q),
+        SoftTargets("reverse_kl"): t**2 * binary_kl(q, p),
+        SoftTargets("cross_entropy"): torch.nn.functional.binary_cross_entropy(q, p),
+        SoftTargets("mse"): ((logits - mean) / t).square().mean(),
+        SoftTargets("mse", shift=True): ((logits - right) / t).square().mean(),
+        SoftTargets(shift=True): t**2 * binary_kl((right / t).sigmoid(), q),
+    }
+    trunks = [trunk_of(one) for one in teachers]
+    denominators = {"ce": 18.0, "mse": 18.0}
+    for soft, value in expected.items():
+        objective = TaskObjective("multi_label", {"ce": 1.0, "mse": 1.0}, t, soft=soft)
+        terms = objective(trunk_of(student), trunks, whole, denominators).terms
+        torch.testing.assert_close(terms["ce"], value.detach(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            terms["mse"], (logits - mean).square().mean().detach(), rtol=1e-4, atol=1e-6
+        )
+    averaged = TaskObjective("multi_label", {"ce": 1.0}, t, mean=TeacherMean(of="probabilities"))
+    found = averaged(trunk_of(student), trunks, whole, denominators).terms["ce"]
+    torch.testing.assert_close(found, (t**2 * binary_kl(shares, q)).detach(), rtol=1e-4, atol=1e-6)
+    stored = [lambda rows, own=own: own[rows] for own in targets]
+    plain = TaskObjective("multi_label", {"ce": 1.0}, t)
+    found = plain(trunk_of(student), None, whole, denominators, stored).terms["ce"]
+    torch.testing.assert_close(found, (t**2 * binary_kl(p, q)).detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_teacher_of_another_tokenizer_reads_its_own_tokens_of_the_same_rows():
@@ -260,16 +328,39 @@ def test_class_agreement_equals_the_textbook():
     teacher, student = pair()
     micro = swapping(batch(None))
     mappings = read_mappings("grid", trunk_of(teacher), trunk_of(student))
-    same, kl = class_agreement(
+    same, kl, count = class_agreement(
         trunk_of(teacher), trunk_of(student), micro.input_ids, micro.attention_mask, micro.token_type_ids, micro.swap,
-        lambda trunk, last: predictions_of(trunk, last, micro)[reached_of(micro)], mappings,
+        lambda trunk, last: predictions_of(trunk, last, micro)[reached_of(micro, "classification")], mappings,
     )  # fmt: skip
+    assert count == 3
     for mapping, found_same, found_kl in zip(mappings, same, kl, strict=True):
         _, theirs = hooked(teacher, micro, mapping.teacher[0].block)
         _, ours = hooked(student, micro, mapping.student[0].block)
         theirs, ours = theirs[[0, 1, 4]], ours[[0, 1, 4]]
         assert found_same == (theirs.argmax(-1) == ours.argmax(-1)).sum()
         assert found_kl.item() == pytest.approx(3 * kl_divergence(ours, theirs, 1.0).item(), rel=1e-4)
+
+
+def test_counterfactual_soft_targets_of_sets_are_binary():
+    teacher, student = pair()
+    rows, t = [0, 1, 4], 3.0
+    micro = swapping(batch(SETS))
+    mappings = read_mappings("grid", trunk_of(teacher), trunk_of(student))[:1]
+    objective = TaskObjective("multi_label", {"causal_ce": 1.0}, t, Interchange(mappings))
+    found = objective(trunk_of(student), trunk_of(teacher), micro, {"causal_ce": 9.0}).terms["causal_ce"]
+    _, theirs = hooked(teacher, micro, mappings[0].teacher[0].block)
+    _, ours = hooked(student, micro, mappings[0].student[0].block)
+    p, q = (theirs[rows] / t).sigmoid(), (ours[rows] / t).sigmoid()
+    torch.testing.assert_close(found, (t**2 * binary_kl(p, q)).detach(), rtol=1e-4, atol=1e-6)
+    same, _, count = class_agreement(
+        trunk_of(teacher), trunk_of(student), micro.input_ids, micro.attention_mask, micro.token_type_ids, micro.swap,
+        lambda trunk, last: distributions_of(
+            "multi_label", predictions_of(trunk, last, micro)[reached_of(micro, "multi_label")]
+        ),
+        mappings,
+    )  # fmt: skip
+    assert count == 9
+    assert same[0] == ((theirs[rows] > 0) == (ours[rows] > 0)).sum()
 
 
 def test_a_student_equal_to_the_teacher_has_no_loss_but_that_of_the_labels():

@@ -69,7 +69,7 @@ def build_shared_training(config: DictConfig) -> SharedTraining:
     models: dict[str, PreTrainedModel] = {first: made}
     for name in others:
         task = read[name].task
-        models[name] = with_head(made, labels=task.labels, head=task.head)
+        models[name] = with_head(made, labels=task.labels, head=task.head, problem=task.problem)
     for name, model in models.items():
         check_pairs(vocabulary, teachers[name], model)
         prepare_student(config.student, model)

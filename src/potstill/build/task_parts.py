@@ -32,6 +32,7 @@ from potstill.data.tasks.features import Features, features_of, remembered
 from potstill.data.tasks.labels import (
     CLASSIFICATION,
     MAX_LABELS,
+    MULTI_LABEL,
     TOKENS,
     Task,
     encode_labels,
@@ -77,7 +78,7 @@ def with_labels_of(task: Task, train: Part, scheme: str | None) -> Task:
     """
     if task.labels:
         return task
-    if isinstance(train, Rows) and task.kind == CLASSIFICATION:
+    if isinstance(train, Rows) and task.kind in (CLASSIFICATION, MULTI_LABEL):
         return task.with_labels(labels_of(train))
     if isinstance(train, Sentences):
         return task.with_labels(_labels_of_tags(train, scheme))
@@ -107,7 +108,7 @@ def _labels_of_tags(train: Sentences, scheme: str | None) -> tuple[str, ...]:
 
 def with_own_labels(task: Task, labels: Sequence[str]) -> Task:
     """The task, its labels those of a model where they are not known yet; tags are put into letters of BIOES."""
-    if task.labels or task.kind not in (CLASSIFICATION, TOKENS):
+    if task.labels or task.kind not in (CLASSIFICATION, MULTI_LABEL, TOKENS):
         return task
     if task.kind == TOKENS and not are_plain(labels):
         pairs = [split_tag(label) for label in labels]

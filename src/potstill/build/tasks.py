@@ -170,6 +170,7 @@ def load_teachers(config: DictConfig, task: Task, vocabulary: Vocabulary) -> lis
             labels=task.labels,
             ordered=task.ordered,
             head=task.head,
+            problem=task.problem,
             need_head=True,
             attention=config.teacher.attention,
         )
@@ -255,7 +256,13 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
     vocabulary = describe(local_tokenizer(*given))
     loaded = [
         load_task_model(
-            "model", name, labels=task.labels, ordered=task.ordered, head=task.head, need_head=True
+            "model",
+            name,
+            labels=task.labels,
+            ordered=task.ordered,
+            head=task.head,
+            problem=task.problem,
+            need_head=True,
         )
         for name in (model, reference)
         if name is not None
@@ -336,6 +343,7 @@ def build_student(
             labels=task.labels,
             ordered=task.ordered,
             head=task.head,
+            problem=task.problem,
             need_head=False,
             attention=s.attention,
         )
@@ -348,6 +356,7 @@ def build_student(
             eos_token_id=vocabulary.end_id,
             labels=task.labels,
             head=task.head,
+            problem=task.problem,
             attention=s.attention,
         )
     else:
@@ -357,6 +366,7 @@ def build_student(
             labels=task.labels,
             ordered=task.ordered,
             head=task.head,
+            problem=task.problem,
             need_head=False,
             attention=config.teacher.attention,
         )

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from potstill.config.benchmarks import BenchmarkConfig
+from potstill.config.benchmarks import BenchmarkConfig, own_metrics
 from potstill.config.data import DataConfig
 from potstill.config.defaults import default
 from potstill.config.learning import (
@@ -122,6 +122,11 @@ def config_folder() -> Path:
 
 def register() -> None:
     """Put the schemas into Hydra's config store, in a group of their own; stages' references resolve to themselves."""
+    # Of benchmark=text_classification, whose metrics depend on whether rows have sets of labels.
+    OmegaConf.register_new_resolver(
+        "own_metrics", lambda own: OmegaConf.create(own_metrics(own)), replace=True
+    )
+    OmegaConf.register_new_resolver("own_monitor", lambda own: own_metrics(own)[0], replace=True)
     # A recipe that is shown, or composed, keeps them: `stages.plan` puts folders in their place.
     OmegaConf.register_new_resolver("default", lambda key, *, _root_: default(key, _root_), replace=True)
     OmegaConf.register_new_resolver("stage", lambda name: f"${{stage:{name}}}", replace=True)

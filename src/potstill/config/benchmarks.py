@@ -61,6 +61,9 @@ class BenchmarkConfig:
     labels: list[str] | None = (
         None  # by number; null: the training file's, or those of the model that is judged
     )
+    # Of a classification: rows have any number of labels; null: where JSON rows have lists as labels.
+    multi_label: bool | None = None
+    label_separator: str | None = None  # with multi_label: between the labels of a row in text; null: a comma
     aliases: list[str] = field(default_factory=list)  # other spellings: `contradictory=contradiction`
     more_train_files: list[str] = field(default_factory=list)  # mixed into what is trained on
     token_column: str | None = (
@@ -87,3 +90,8 @@ class BenchmarkConfig:
     depth: int = within(2, Range(0, 1000))  # of the tree of parameters
     monitor: str = MISSING
     mode: str = MISSING  # min | max
+
+
+def own_metrics(multi_label: bool | None) -> list[str]:
+    """The metrics of a classification of the user's own, the one that decides first."""
+    return ["f1_micro", "f1_macro", "accuracy"] if multi_label else ["accuracy", "f1_macro"]

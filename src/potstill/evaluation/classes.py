@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from potstill.evaluation.metrics import present
 from potstill.evaluation.report import Table
 
 
@@ -19,10 +20,18 @@ def class_table(names: Sequence[str], logits_NC: Tensor, labels_N: Tensor) -> Ta
     Args:
         names: of the labels, by number.
         logits_NC: `(rows, labels)`.
-        labels_N: `(rows,)` numbers of the gold labels.
+        labels_N: `(rows,)` numbers of the gold labels, or `(rows, labels)` 1 of those that a row has.
     """
+    if labels_N.ndim == 2:
+        predicted_NC, gold_NC = present(logits_NC), labels_N.bool()
+        counts = ((predicted_NC & gold_NC).sum(0), gold_NC.sum(0), predicted_NC.sum(0))
+        return _table(names, *counts)
     confusion = multiclass_confusion_matrix(logits_NC.argmax(-1), labels_N.long(), num_classes=len(names))
-    hits, gold, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    return _table(names, confusion.diagonal(), confusion.sum(1), confusion.sum(0))
+
+
+def _table(names: Sequence[str], hits: Tensor, gold: Tensor, predicted: Tensor) -> Table:
+    """Of counts by label: rows that have it and are predicted to, that have it, that are predicted to."""
     f1 = 2 * hits / (gold + predicted)
     rows = [
         [name, int(gold[n]), *(_number(share[n]) for share in (hits / predicted, hits / gold, f1))]

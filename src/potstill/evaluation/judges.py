@@ -18,7 +18,7 @@ from potstill.atomic import write_whole
 from potstill.data.tasks.columns import Sentences
 from potstill.data.tasks.datamodule import TaskBatch
 from potstill.data.tasks.entities import OUTSIDE
-from potstill.data.tasks.labels import CLASSIFICATION, Task
+from potstill.data.tasks.labels import CLASSIFICATION, MULTI_LABEL, Task
 from potstill.data.tasks.questions import Question
 from potstill.data.tasks.readers import Rows
 from potstill.data.tasks.token_features import TokenFeatures
@@ -29,7 +29,7 @@ from potstill.evaluation.bootstrap import Metric
 from potstill.evaluation.entities import EntityScores, entity_scores, micro
 from potstill.evaluation.metrics import metric_of, task_metrics
 from potstill.evaluation.predictions import write_predictions
-from potstill.objectives.task import NEVER, ends_of, label_loss
+from potstill.objectives.task import NEVER, distributions_of, ends_of, label_loss
 
 Kept = tuple[Tensor, Tensor, Tensor | None]
 Ints = NDArray[np.int64]
@@ -67,13 +67,14 @@ class Judge(Protocol):
 
 
 class LabelJudge:
-    """Of classifications and regressions; a unit is a row. Writes a table, `.tsv`."""
+    """Of classifications, of one label or sets of labels, and regressions; a unit is a row. Writes a table, `.tsv`."""
 
     def __init__(self, task: Task, rows: Rows):
         self.task, self.rows = task, rows
         self.shape: tuple[int, ...] = (max(task.outputs, 1),)
-        self.label_shape: tuple[int, ...] = ()
         self.labelled = rows.labels is not None
+        sets = task.kind == MULTI_LABEL and self.labelled
+        self.label_shape: tuple[int, ...] = self.shape if sets else ()
 
     def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
         """See `Judge`."""
@@ -81,7 +82,8 @@ class LabelJudge:
 
     def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """See `Judge`."""
-        loss = float(label_loss(self.task.kind, logits.double(), labels)) / len(numbers)
+        distributions = distributions_of(self.task.kind, logits.double())
+        loss = float(label_loss(self.task.kind, distributions, labels.flatten())) / labels.numel()
         return {**task_metrics(self.task, logits, labels), "loss": loss}
 
     def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:

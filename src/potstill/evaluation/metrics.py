@@ -11,7 +11,7 @@ from torchmetrics.functional import pearson_corrcoef
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities.data import dim_zero_cat
 
-from potstill.data.tasks.labels import REGRESSION, Task
+from potstill.data.tasks.labels import MULTI_LABEL, REGRESSION, Task
 from potstill.evaluation.bootstrap import Metric as RowsMetric
 
 
@@ -69,8 +69,11 @@ def task_metrics(task: Task, logits_NC: Tensor, labels_N: Tensor) -> dict[str, f
     Args:
         task: says which, and how many labels there are.
         logits_NC: `(rows, labels)`, or `(rows, 1)` scores.
-        labels_N: `(rows,)` numbers of labels, or scores.
+        labels_N: `(rows,)` numbers of labels, or scores; `(rows, labels)` 0 and 1 of a task with sets of labels.
     """
+    if task.kind == MULTI_LABEL:
+        predicted_NC, gold_NC = present(logits_NC), labels_N.bool()
+        return {name: LABEL_SETS[name](predicted_NC, gold_NC) for name in task.metrics}
     if task.kind == REGRESSION:
         scores, gold = logits_NC[:, 0].double(), labels_N.double()
         return {name: REGRESSIONS[name](scores, gold) for name in task.metrics}
@@ -90,9 +93,34 @@ def metric_of(task: Task, name: str, logits_NC: Tensor, labels_N: Tensor) -> Row
     if task.kind == REGRESSION:
         scores, gold = logits_NC[:, 0].double(), labels_N.double()
         return lambda rows: REGRESSIONS[name](scores[rows], gold[rows])
+    if task.kind == MULTI_LABEL:
+        predicted_NC, gold_NC = present(logits_NC), labels_N.bool()
+        return lambda rows: LABEL_SETS[name](predicted_NC[rows], gold_NC[rows])
     # A pair of labels is a cell of the confusion matrix.
     cells, n = labels_N.long() * task.outputs + logits_NC.argmax(-1), task.outputs
     return lambda rows: CLASSIFICATIONS[name](cells[rows].bincount(minlength=n * n).view(n, n).double())
+
+
+def present(logits_NC: Tensor) -> Tensor:
+    """Which labels a row has, `(rows, labels)` bool: those whose sigmoid is above one half."""
+    return logits_NC > 0
+
+
+def exact_match(predicted_NC: Tensor, gold_NC: Tensor) -> float:
+    """Share of the rows whose set of labels is predicted, none missing and none added."""
+    return float((predicted_NC == gold_NC).all(dim=1).double().mean())
+
+
+def set_f1_micro(predicted_NC: Tensor, gold_NC: Tensor) -> float:
+    """F1 over all labels of all rows; 0 where there is none and none is predicted."""
+    hits, both = (predicted_NC & gold_NC).sum(), predicted_NC.sum() + gold_NC.sum()
+    return _share(2 * hits.double(), both)
+
+
+def set_f1_macro(predicted_NC: Tensor, gold_NC: Tensor) -> float:
+    """Mean over all labels of their F1; 0 for one that no row has and that is never predicted, as scikit-learn's."""
+    hits, both = (predicted_NC & gold_NC).sum(0), predicted_NC.sum(0) + gold_NC.sum(0)
+    return float((2 * hits.double() / both.clamp(min=1)).mean())
 
 
 def accuracy(confusion: Tensor) -> float:
@@ -141,6 +169,11 @@ CLASSIFICATIONS: dict[str, Callable[[Tensor], float]] = {
     "f1": f1,
     "f1_macro": f1_macro,
     "matthews": matthews,
+}
+LABEL_SETS: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "f1_micro": set_f1_micro,
+    "f1_macro": set_f1_macro,
+    "accuracy": exact_match,
 }
 REGRESSIONS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "pearson": pearson,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
 
 from potstill.atomic import write_whole
-from potstill.data.tasks.labels import REGRESSION, Task, label_names
+from potstill.data.tasks.labels import MULTI_LABEL, REGRESSION, Task, encode_labels, label_names
 from potstill.data.tasks.readers import Rows
+from potstill.evaluation.metrics import present
 
 
 def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, logits_NC: Tensor) -> None:
@@ -17,6 +19,9 @@ def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, log
 
     Labels are named as predictions are, whatever their spelling in the rows. One with a tab, a line end or a quote is
     quoted as the csv module and pandas read it.
+
+    Of a task with sets of labels `prediction` and `label` are the names of a row's labels, the task's separator between
+    them, and the shares are those of the labels by themselves.
 
     Args:
         path: where to.
@@ -29,20 +34,32 @@ def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, log
     columns: dict[str, list[str]] = {"index": [str(number) for number in numbers]}
     if task.kind == REGRESSION:
         columns["prediction"] = [f"{score:.4f}" for score in logits_NC[:, 0].tolist()]
+    elif task.kind == MULTI_LABEL:
+        columns["prediction"] = _joined(task, present(logits_NC).tolist())
     else:
         columns["prediction"] = [task.labels[number] for number in logits_NC.argmax(-1).tolist()]
-    if rows.labels is not None:
+    if rows.sets is not None and (encoded := encode_labels(rows, task)) is not None:
+        columns["label"] = _joined(task, encoded[numbers])
+    elif rows.labels is not None:
         names = {} if task.kind == REGRESSION else label_names(rows, task)
         written = [rows.labels[number].strip() for number in numbers]
         columns["label"] = [names.get(label, label) for label in written]
     if task.kind != REGRESSION:
-        shares = logits_NC.double().softmax(-1).T.tolist()
+        logits = logits_NC.double()
+        shares = (logits.sigmoid() if task.kind == MULTI_LABEL else logits.softmax(-1)).T.tolist()
         columns |= {
             f"p({label})": [f"{share:.4f}" for share in own]
             for label, own in zip(task.labels, shares, strict=True)
         }
     lines = [columns, *zip(*columns.values(), strict=True)]
     write_whole(path, "".join("\t".join(map(_quoted, cells)) + "\n" for cells in lines))
+
+
+def _joined(task: Task, sets: Iterable[Iterable[int]]) -> list[str]:
+    """The names of the labels that each row has, of 0 and 1 by label."""
+    return [
+        task.separator.join(name for name, has in zip(task.labels, own, strict=True) if has) for own in sets
+    ]
 
 
 def _quoted(cell: str) -> str:

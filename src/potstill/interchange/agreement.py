@@ -82,8 +82,8 @@ def class_agreement(
     read: Callable[[Trunk, Tensor], Tensor],
     mappings: Sequence[InterchangeMapping],
     read_site: str = "block_output",
-) -> tuple[Tensor, Tensor]:
-    """As `interchange_agreement`, of two task models: `(M,)` equal predictions, and `(M,)` sums of KL in nats.
+) -> tuple[Tensor, Tensor, int]:
+    """As `interchange_agreement`, of two task models.
 
     Args:
         teacher: the reference.
@@ -95,6 +95,9 @@ def class_agreement(
         read: gives the logits to compare, `(predictions, labels)`, from a trunk and its last hidden states.
         mappings: M of them.
         read_site: as in `counterfactual`.
+
+    Returns:
+        `(M,)` equal predictions, `(M,)` sums of KL in nats, and the number of predictions that both are of.
     """
     logits = []
     for trunk, side in ((teacher, "teacher"), (student, "student")):
@@ -105,7 +108,7 @@ def class_agreement(
         logits.append(torch.stack([classes[i] for i in index]))  # (M, predictions, labels)
     theirs, ours = logits
     same_M = (theirs.argmax(-1) == ours.argmax(-1)).sum(-1).double()
-    return same_M, (theirs.exp() * (theirs - ours)).sum((-1, -2))
+    return same_M, (theirs.exp() * (theirs - ours)).sum((-1, -2)), theirs.shape[1]
 
 
 class AgreementMetric(Metric):

@@ -59,10 +59,12 @@ def labels_from_settings(settings: Mapping[str, Any], head: Head | None = None) 
         return None
     if own == "spans":
         return SPAN_LABELS
-    names = settings.get("id2label") or {}
-    if not names:  # what transformers assumes
-        return tuple(f"LABEL_{number}" for number in range(settings.get("num_labels") or 2))
-    return tuple(str(names[number]) for number in sorted(names, key=int))
+    names, numbers = settings.get("id2label") or {}, settings.get("label2id") or {}
+    count = len(names) or settings.get("num_labels") or len(numbers) or 2  # 2 is what transformers assumes
+    known = [str(names[number]) for number in sorted(names, key=int)] or [f"LABEL_{n}" for n in range(count)]
+    if unnamed(known) and sorted(numbers.values()) == list(range(count)):
+        known = sorted(map(str, numbers), key=lambda name: numbers[name])
+    return tuple(known)
 
 
 def label_order(found: Sequence[str], wanted: Sequence[str], ordered: bool = True) -> list[int] | None:

@@ -39,6 +39,13 @@ from potstill.models.head_labels import (
     named_order,
     unnamed,
 )
+from potstill.models.head_problems import (
+    Problem,
+    declared_problem,
+    default_problem,
+    problem_fault,
+    settings_fault,
+)
 from potstill.models.pretrained import read_pretrained
 from potstill.models.specs import (
     Kind,
@@ -140,6 +147,7 @@ def load_task_model(
     labels: Sequence[str],
     ordered: bool = True,
     head: Head = "sequence",
+    problem: Problem | None = None,
     need_head: bool,
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
@@ -156,6 +164,7 @@ def load_task_model(
             `SPAN_LABELS` of a head for spans.
         ordered: whether their order is a published or a configured one; as `label_order`.
         head: what is labelled.
+        problem: what a head of sequences is trained for; None: single labels, or scores where `labels` is empty.
         need_head: the checkpoint must bring a trained head of these labels (teachers, models that are judged).
             Otherwise one that is missing or of other labels is newly initialised from torch's generator, and that is
             logged.
@@ -168,10 +177,14 @@ def load_task_model(
     label = f"{key}={value}"
     settings = read_settings(key, value)
     spec_from_settings(settings, label)
+    problem = problem or default_problem(labels)
+    if fault := settings_fault(settings):
+        raise ModelError(f"{label}: {fault}")
     found = labels_from_settings(settings, head)
-    order = None if found is None else label_order(found, labels, ordered)
+    other = problem_fault(settings, head, problem)
+    order = None if found is None or other else label_order(found, labels, ordered)
     if order is None and need_head:
-        raise ModelError(f"{label}: {head_fault(found, labels, head)}")
+        raise ModelError(f"{label}: {other or head_fault(found, labels, head)}")
     arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if order is None and head != "spans":
         arguments["num_labels"] = max(len(labels), 1)
@@ -184,6 +197,8 @@ def load_task_model(
         old = (
             f"no trained head ({SUFFIXES[head]})"
             if found is None
+            else f"a head of problem_type={declared_problem(settings)}"
+            if other
             else f"a head of other labels ({', '.join(found)})"
         )
         keep = ""
@@ -197,21 +212,26 @@ def load_task_model(
     elif order != sorted(order):
         _reorder_head(model, head, order)
         logger.info("%s: its labels are put into the order %s", label, ", ".join(labels))
-    name_labels(model.config, labels)
+    name_labels(model.config, labels, problem)
     return model
 
 
-def name_labels(config: PreTrainedConfig, labels: Sequence[str]) -> None:
+def name_labels(config: PreTrainedConfig, labels: Sequence[str], problem: Problem | None = None) -> None:
     """Have a model's configuration say what its head tells apart; empty labels are a regression's.
 
     A head for spans has no labels that transformers knows, and is left alone.
+
+    Args:
+        config: changed in place.
+        labels: by number.
+        problem: None: single labels, or scores where `labels` is empty.
     """
     if tuple(labels) == SPAN_LABELS:
         return
     names = list(labels) or ["score"]
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
-    config.problem_type = "single_label_classification" if labels else "regression"
+    config.problem_type = problem or default_problem(labels)
 
 
 def save_student(

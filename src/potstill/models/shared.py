@@ -9,11 +9,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from potstill.models.head_labels import Head
+from potstill.models.head_problems import Problem
 from potstill.models.load import TASK_CLASSES, name_labels
 from potstill.models.pretrained import make_from_config
 
 
-def with_head(model: PreTrainedModel, *, labels: Sequence[str], head: Head) -> PreTrainedModel:
+def with_head(
+    model: PreTrainedModel, *, labels: Sequence[str], head: Head, problem: Problem | None = None
+) -> PreTrainedModel:
     """Another task model around the encoder of `model`, which both then share; its head is new.
 
     What the encoder lacks and the other model's has (the pooler of a BERT that labels tokens) is added to it.
@@ -22,6 +25,7 @@ def with_head(model: PreTrainedModel, *, labels: Sequence[str], head: Head) -> P
         model: a task model; its encoder may be added to.
         labels: of the other task, by number; empty for a regression.
         head: what the other model labels.
+        problem: what its head is trained for; see `name_labels`.
 
     Returns:
         The other model, its head initialised from torch's generator.
@@ -29,7 +33,7 @@ def with_head(model: PreTrainedModel, *, labels: Sequence[str], head: Head) -> P
     config = copy.deepcopy(model.config)
     if head != "spans":
         config.num_labels = max(len(labels), 1)
-    name_labels(config, labels)
+    name_labels(config, labels, problem)
     other: PreTrainedModel = make_from_config(TASK_CLASSES[head], config)
     encoder = model.base_model
     for name, part in other.base_model.named_children():

@@ -25,6 +25,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from potstill.errors import ConfigError, ModelError
 from potstill.models.head_labels import Head
+from potstill.models.head_problems import Problem
 from potstill.models.load import AUTO_CLASSES, TASK_CLASSES, name_labels
 from potstill.models.pretrained import make_from_config
 from potstill.models.specs import ARCHITECTURES, check_layers, unknown_architecture, vocabularies_fit
@@ -135,6 +136,7 @@ def student_from_config(
     sep_token_id: int | None = None,
     labels: Sequence[str] | None = None,
     head: Head = "sequence",
+    problem: Problem | None = None,
     key: str = "student.config",
     attention: str = "sdpa",
 ) -> PreTrainedModel:
@@ -152,6 +154,7 @@ def student_from_config(
         sep_token_id: separator.
         labels: make a task model of these, or, where empty, one that gives a score; None: a language model.
         head: what a task model labels.
+        problem: what its head is trained for; see `name_labels`.
         key: configuration key of the settings, for messages.
         attention: attention implementation of transformers.
 
@@ -175,7 +178,7 @@ def student_from_config(
         student = model_from_config(settings, tokens, AUTO_CLASSES[ARCHITECTURES[model_type].kind], key)
     else:
         outputs = {} if head == "spans" else {"num_labels": max(len(labels), 1)}
-        student = model_from_config(settings, tokens | outputs, TASK_CLASSES[head], key, labels)
+        student = model_from_config(settings, tokens | outputs, TASK_CLASSES[head], key, labels, problem)
     set_attention(student, attention)
     return student
 
@@ -204,6 +207,7 @@ def model_from_config(
     auto_class: Any,
     key: str,
     labels: Sequence[str] | None = None,
+    problem: Problem | None = None,
 ) -> PreTrainedModel:
     """Make a model of a class of transformers, initialised from torch's generator.
 
@@ -213,6 +217,7 @@ def model_from_config(
         auto_class: of transformers, such as `AutoModelForMaskedLM`.
         key: configuration key of the settings, for messages.
         labels: of a task model (see `name_labels`); None of others.
+        problem: likewise.
 
     Raises:
         ConfigError: an unknown argument, or a value that transformers refuses.
@@ -224,7 +229,7 @@ def model_from_config(
     try:
         config = AutoConfig.for_model(model_type, **{**tokens, **arguments})
         if labels is not None:
-            name_labels(config, labels)
+            name_labels(config, labels, problem)
         return make_from_config(auto_class, config)
     # A KeyError is the table of activations', an AssertionError nn.Embedding's (padding index).
     except (ValueError, TypeError, KeyError, AssertionError, StrictDataclassError) as error:

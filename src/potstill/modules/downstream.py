@@ -14,7 +14,14 @@ from potstill.evaluation.metrics import Predictions
 from potstill.interchange.agreement import AgreementMetric, class_agreement
 from potstill.models.trunk import Trunk, trunk_of
 from potstill.modules.steps import MakeOptimizer, MakeSchedule, StudentModule
-from potstill.objectives.task import Stored, TaskObjective, logits_of, predictions_of, reached_of
+from potstill.objectives.task import (
+    Stored,
+    TaskObjective,
+    distributions_of,
+    logits_of,
+    predictions_of,
+    reached_of,
+)
 from potstill.objectives.terms import TermSums
 
 
@@ -113,19 +120,19 @@ class Downstream(StudentModule):
         if self._exchange is None or micro.swap is None:
             return
         assert isinstance(self._teacher_trunk, Trunk)
-        reached = reached_of(micro)
-        sums = class_agreement(
+        reached, kind = reached_of(micro, self.task.kind), self.task.kind
+        same_M, kl_M, count = class_agreement(
             self._teacher_trunk,
             self._student_trunk,
             micro.input_ids,
             micro.attention_mask,
             micro.token_type_ids,
             micro.swap,
-            lambda trunk, last: predictions_of(trunk, last, micro)[reached],
+            lambda trunk, last: distributions_of(kind, predictions_of(trunk, last, micro)[reached]),
             self._exchange.mappings,
             self._exchange.read_site,
         )
-        self._agreement.update(*sums, int(reached.sum()))
+        self._agreement.update(same_M, kl_M, count)
 
     def predicted(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         """What was predicted of a set in the last pass over it; see `Predictions.gathered`."""

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
-from potstill.data.tasks.labels import REGRESSION
+from potstill.data.tasks.labels import MULTI_LABEL, REGRESSION, SPANS
 from potstill.losses.hidden import cosine_distance
-from potstill.losses.soft_targets import logit_mse
+from potstill.losses.soft_targets import logit_mse, shift_probabilities
 from potstill.models.trunk import Trunk
 from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
@@ -36,6 +36,11 @@ class TaskObjective(WeightedTerms):
     the squared error of the scores; `ce` is KL(teacher || student) * T^2 or what else `soft` says, or the squared
     distance of the scores; `mse` the squared distance of the logits, summed over labels. Over real tokens: `cos` is
     1 - cosine of the last hidden states.
+
+    Of a task with sets of labels (`multi_label`) each label of a row is a prediction of its own, of two outcomes with
+    the logits 0 and z, so that their softmax is the sigmoid of z. All terms on predictions are then means over rows and
+    labels: `label` is the binary cross entropy, as transformers has it; `ce` the binary KL of sigmoid(z / T) * T^2, or
+    what else `soft` says; `mse` the squared distance of z.
 
     On the counterfactual run, in which both models had the same states swapped: `causal_ce` as `ce`, over the
     predictions that the swap reaches, and `causal_cos` as `cos`, over the tokens that it can change. Source: Wu et al.
@@ -108,7 +113,7 @@ class TaskObjective(WeightedTerms):
         for number, part in enumerate(parts):
             if not self._any((LABEL, "ce", "mse")):
                 break
-            logits = predictions_of(student, ours.base[number], part)
+            logits = distributions_of(self.kind, predictions_of(student, ours.base[number], part))
             if self.weights.get(LABEL):
                 sums.append({LABEL: label_loss(self.kind, logits, labels_of(part)) / denominators[LABEL]})
             if self._any(("ce", "mse")):
@@ -118,16 +123,17 @@ class TaskObjective(WeightedTerms):
                             one, hidden.base[number], bases_of(micro.read_by(which), exchange)[number]
                         )
                         for which, (one, hidden) in enumerate(zip(teachers, taught, strict=True))
-                    ] or [stored_predictions(one, part) for one in stored]
-                    mean = self.mean(targets, self.temperature)
+                    ] or [stored_predictions(one, part, self.kind) for one in stored]
+                    mean = self.mean([distributions_of(self.kind, one) for one in targets], self.temperature)
                 labels = labels_of(part) if self.soft.shift else None
                 sums.append(self._soft(logits, mean, denominators, ("ce", "mse"), labels))
         for part, ours_BLD, theirs_BLD in zip(parts, ours.causal, theirs.causal, strict=False):
             if self.weights.get("causal_ce"):
-                reached = reached_of(part)
+                reached = reached_of(part, self.kind)
                 with torch.no_grad():
                     targets_NC = predictions_of(teachers[0], theirs_BLD, part)[reached]
-                logits = predictions_of(student, ours_BLD, part)[reached]
+                    targets_NC = distributions_of(self.kind, targets_NC)
+                logits = distributions_of(self.kind, predictions_of(student, ours_BLD, part)[reached])
                 sums.append(self._soft(logits, targets_NC, denominators, ("causal_ce",), None))
         values: dict[str, Tensor] = {}
         for own in sums:
@@ -153,13 +159,17 @@ class TaskObjective(WeightedTerms):
         labels_N: Tensor | None,
     ) -> dict[str, Tensor]:
         values = {}
-        for term in terms:
-            if self.weights.get(term) and (term == "mse" or self.kind == REGRESSION):
+        for term in filter(self.weights.get, terms):
+            if term == "mse" or self.kind == REGRESSION:
                 values[term] = logit_mse(logits_NC, targets_NC, denominator=denominators[term])
-            elif self.weights.get(term):
-                values[term] = self.soft(
-                    logits_NC, targets_NC, self.temperature, labels_N=labels_N, denominator=denominators[term]
-                )
+                continue
+            ours, theirs, labels = logits_NC, targets_NC, labels_N
+            if self.kind == MULTI_LABEL and self.soft.loss == "mse":  # of the one logit that a label has
+                theirs = theirs if labels is None else shift_probabilities(theirs, labels.long())
+                ours, theirs, labels = ours.diff(dim=-1), theirs.diff(dim=-1), None
+            values[term] = self.soft(
+                ours, theirs, self.temperature, labels_N=labels, denominator=denominators[term]
+            )
         return values
 
 
@@ -185,10 +195,24 @@ def predictions_of(trunk: Trunk, last_BLD: Tensor, micro: TaskBatch) -> Tensor:
     return ends_of(logits, micro.attention_mask).flatten(0, 1)
 
 
-def stored_predictions(stored: Stored, micro: TaskBatch) -> Tensor:
-    """As `predictions_of`, of a teacher whose logits are stored."""
+def distributions_of(kind: str, logits_NC: Tensor) -> Tensor:
+    """Logits of distributions, `(predictions, outcomes)`.
+
+    Args:
+        kind: of the task. With sets of labels each label is a prediction of two outcomes, absent and present, whose
+            softmax is the sigmoid of its logit: `(rows * labels, 2)`.
+        logits_NC: of `predictions_of`.
+    """
+    if kind != MULTI_LABEL:
+        return logits_NC
+    present = logits_NC.flatten()
+    return torch.stack([torch.zeros_like(present), present], dim=-1)
+
+
+def stored_predictions(stored: Stored, micro: TaskBatch, kind: str) -> Tensor:
+    """As `predictions_of`, of a teacher whose logits are stored; `kind` is the task's."""
     logits_NC = stored(micro.rows)
-    if micro.labels is None or micro.words is not None or micro.labels.ndim == 1:
+    if kind != SPANS:
         return logits_NC
     real_BL = micro.attention_mask.bool()
     logits_BL2 = logits_NC.new_zeros(*real_BL.shape, logits_NC.shape[1])
@@ -202,18 +226,17 @@ def ends_of(logits_BL2: Tensor, attention_mask_BL: Tensor) -> Tensor:
 
 
 def labels_of(micro: TaskBatch) -> Tensor:
-    """The labels of `predictions_of`, `(predictions,)`."""
+    """The labels of `distributions_of`, `(predictions,)`."""
     assert micro.labels is not None
     return micro.labels.flatten() if micro.words is None else micro.labels[micro.words >= 0]
 
 
-def reached_of(micro: TaskBatch) -> Tensor:
-    """Which of `predictions_of` an intervention can change, `(predictions,)` bool."""
+def reached_of(micro: TaskBatch, kind: str) -> Tensor:
+    """Which of `predictions_of` an intervention can change, `(predictions,)` bool; `kind` is the task's."""
     assert micro.reached is not None
     if micro.words is not None:
         return micro.reached[micro.words >= 0]
-    each = 1 if micro.labels is None else micro.labels.ndim
-    return micro.reached.any(dim=1).repeat_interleave(each)
+    return micro.reached.any(dim=1).repeat_interleave(2 if kind == SPANS else 1)
 
 
 def _cosine(ours: list[Tensor], theirs: list[Tensor], wanted: list[Tensor], denominator: float) -> Tensor:
@@ -230,7 +253,7 @@ def label_loss(kind: str, logits_NC: Tensor, labels_N: Tensor) -> Tensor:
 
     Args:
         kind: of the task.
-        logits_NC: `(predictions, labels)`, or `(rows, 1)` scores.
+        logits_NC: `(predictions, labels)` of `distributions_of`, or `(rows, 1)` scores.
         labels_N: `(predictions,)` numbers of labels, -100 of those without, or scores.
     """
     if kind == REGRESSION:

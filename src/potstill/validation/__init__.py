@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.defaults import settle, trains_task
 from potstill.data.rationales.composition import RATIONALES, STEP_BY_STEP
-from potstill.data.tasks.composition import EFFICIENCY, is_task
+from potstill.data.tasks.composition import EFFICIENCY, is_task, kind_of, settle_labels
 from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.errors import ConfigError
 from potstill.validation.adapted import adapted_faults, is_adapted
@@ -56,6 +56,7 @@ def validate_train(config: DictConfig, *, models: bool = True) -> None:
     """
     _check_values(config, TrainConfig)
     settle(config)
+    settle_labels(config.benchmark, config.data.skip, training=True)
     if config.stage != "train":
         _raise([*generation_faults(config), *output_faults()])
         return
@@ -93,12 +94,13 @@ def validate_train(config: DictConfig, *, models: bool = True) -> None:
 
 def _task_kind(config: DictConfig) -> str | None:
     """The kind of the task that a run trains for; None of a language model."""
-    return config.benchmark.task if trains_task(config) and config.benchmark else None
+    return kind_of(config.benchmark) if trains_task(config) and config.benchmark else None
 
 
 def validate_evaluate(config: DictConfig) -> None:
     """Raise one ConfigError that holds every fault of an evaluation configuration."""
     _check_values(config, EvaluateConfig)
+    settle_labels(config.benchmark, config.data.skip, training=False)
     if config.sweep.folder is not None:
         _raise([*sweep_faults(config, models_of(config)), *output_faults()])
         return

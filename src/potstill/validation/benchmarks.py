@@ -11,13 +11,15 @@ from potstill.data.tasks.entities import BIO, BIOES, mixed_tags
 from potstill.data.tasks.labels import CLASSIFICATION, REGRESSION, SPANS, TOKENS
 from potstill.data.tasks.token_features import CUT, SPLIT
 from potstill.errors import PotstillError
-from potstill.models.head_labels import Head, head_fault, label_order, read_labels, unnamed
-from potstill.models.specs import ModelSpec, check_pair
+from potstill.models.head_labels import Head, head_fault, label_order, labels_from_settings, unnamed
+from potstill.models.head_problems import Problem, problem_fault, settings_fault
+from potstill.models.specs import ModelSpec, check_pair, read_settings
 from potstill.validation.interchange import interchange_faults, mapping_faults
 
 # The keys of `benchmark` that some kinds of task alone read.
 _READ_BY = {
     (CLASSIFICATION, REGRESSION): ("text_columns", "label_column", "aliases", "skip_broken"),
+    (CLASSIFICATION,): ("multi_label", "label_separator"),
     (TOKENS,): ("token_column", "tag_column", "scheme", "too_long"),
     (SPANS,): (
         "stride", "max_question_length", "max_answer_length", "n_best", "answer_metric", "null_threshold",
@@ -58,9 +60,10 @@ def judged_faults(config: DictConfig, models: list[str]) -> list[str]:
     faults = kind_faults(config.benchmark)
     labels: tuple[str, ...] | None = None
     head: Head = "sequence"
+    problem: Problem | None = None
     try:
         task = task_of(config.benchmark)
-        head = task.head
+        head, problem = task.head, task.problem
         labels = task.labels if task.labels or task.kind == REGRESSION else None
         for source in judged_parts(config.benchmark, config.data.max_examples, config.data.skip).values():
             source.check()
@@ -68,9 +71,13 @@ def judged_faults(config: DictConfig, models: list[str]) -> list[str]:
         faults.append(str(fault))
     for model in models:
         try:
-            found = read_labels("model", model, head)
+            settings = read_settings("model", model)
         except PotstillError:
             continue  # told where its sizes are read
+        if own := settings_fault(settings) or problem_fault(settings, head, problem):
+            faults.append(f"model={model}: {own}")
+            continue
+        found = labels_from_settings(settings, head)
         if found is None or (labels is not None and label_order(found, labels) is None):
             faults.append(f"model={model}: {head_fault(found, labels, head)}")
         elif head == "tokens" and labels is None and (unnamed(found) or mixed_tags(found)):

@@ -7,15 +7,17 @@ from dataclasses import replace
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import teachers_of
-from potstill.config.defaults import TASKS, TAUGHT_TASKS, trains_task
+from potstill.config.defaults import TASKS, trains_task
 from potstill.config.learning import CacheConfig
 from potstill.data.tasks.labels import SPANS
 from potstill.errors import PotstillError
+from potstill.models.head_problems import settings_fault
 from potstill.models.specs import (
     ModelSpec,
     check_layers,
     check_pair,
     default_layers,
+    read_settings,
     read_spec,
     spec_from_settings,
 )
@@ -117,8 +119,9 @@ def model_faults(config: DictConfig, made: ModelSpec | None = None) -> list[str]
     if teacher and not trains_task(config):
         faults += _kept_faults(config.teacher.cache, teacher)
     faults += [] if own else vocabulary_faults(known)
-    if teacher and name in TAUGHT_TASKS:
-        faults += label_faults(config)
+    if trains_task(config):
+        faults += label_faults(config) if name not in TASKS else []
+        faults += _head_faults(student.model)
     if teacher and objective.matches is not None:
         depth = len(student.layers or default_layers(teacher.depth))
         faults += match_faults(config, known, learner or replace(teacher, depth=depth))
@@ -172,6 +175,14 @@ def _kept_faults(cache: DictConfig, teacher: ModelSpec) -> list[str]:
     return [
         f"teacher.cache.k={cache.k}: the teacher's vocabulary has {teacher.vocab_size} tokens; that or fewer"
     ]
+
+
+def _head_faults(model: str | None) -> list[str]:
+    """Of a student whose config.json contradicts itself about its head."""
+    if model is None:
+        return []
+    fault = settings_fault(read_settings("student.model", model))
+    return [f"student.model={model}: {fault}"] if fault else []
 
 
 def _recurrent_faults(config: DictConfig, spec: ModelSpec) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from potstill.config.defaults import TASKS
-from potstill.data.tasks.labels import REGRESSION, SPANS
+from potstill.data.tasks.labels import MULTI_LABEL, REGRESSION, SPANS
 from potstill.objectives.matching import schedule_fault
 from potstill.validation.interchange import interchange_faults
 
@@ -88,6 +88,11 @@ def _soft_target_faults(objective: DictConfig, task: str | None) -> list[str]:
             )
             if objective[key] == value
         ]
+    if task == MULTI_LABEL and objective.temperature_schedule == "flsw":
+        faults.append(
+            "objective.temperature_schedule=flsw: compares the distributions over all labels of a row, which sets of "
+            "labels have none of; use cwsm"
+        )
     if task not in (None, REGRESSION):
         return faults
     own: dict[str, str | bool] = {"temperature_schedule": "constant", "probability_shift": False}

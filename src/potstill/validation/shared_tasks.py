@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from potstill.config import BenchmarkConfig
 from potstill.config.defaults import TAUGHT_TASKS
+from potstill.data.tasks.composition import kind_of
 from potstill.errors import PotstillError
 from potstill.models.specs import ModelSpec, default_layers, read_spec
 from potstill.shared_tasks import monitored, task_configs
@@ -37,7 +38,7 @@ def shared_task_faults(config: DictConfig, *, models: bool = True) -> list[str]:
     found = {
         name: [
             *range_faults(own.benchmark, BenchmarkConfig, "options."),
-            *objective_faults(own.objective, own.benchmark.task),
+            *objective_faults(own.objective, kind_of(own.benchmark)),
             *benchmark_faults(own),
             *(model_faults(own, made=made if number else None) if models else []),
         ]

@@ -9,8 +9,9 @@ from potstill.config.defaults import trains_task
 from potstill.data.tasks.composition import is_task, task_of
 from potstill.data.tasks.labels import REGRESSION
 from potstill.errors import PotstillError
-from potstill.models.head_labels import head_fault, label_order, read_labels
-from potstill.models.specs import ModelSpec, vocabularies_fit
+from potstill.models.head_labels import head_fault, label_order, labels_from_settings
+from potstill.models.head_problems import problem_fault, settings_fault
+from potstill.models.specs import ModelSpec, read_settings, vocabularies_fit
 from potstill.objectives.matching import ATTENTION, MODULE, RELATION, read_matches
 
 OF_STATES = ("cos", "causal_cos")  # terms that need models of one width
@@ -80,9 +81,13 @@ def label_faults(config: DictConfig) -> list[str]:
     first: str | None = None
     for name in teachers_of(config):
         try:
-            found = read_labels(key, name, task.head)
+            settings = read_settings(key, name)
         except PotstillError:
             continue  # told where its sizes are read
+        if fault := settings_fault(settings) or problem_fault(settings, task.head, task.problem):
+            faults.append(f"{key}={name}: {fault}")
+            continue
+        found = labels_from_settings(settings, task.head)
         if found is not None and labels is None:
             labels, first = found, name
         elif found is None or label_order(found, labels or (), task.ordered) is None:

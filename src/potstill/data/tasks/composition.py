@@ -10,7 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from potstill.data.tasks.columns import ColumnFile, HubSentences, ListFile
 from potstill.data.tasks.entities import mixed_tags
-from potstill.data.tasks.labels import CLASSIFICATION, METRICS, REGRESSION, SPANS, TOKENS, Task
+from potstill.data.tasks.labels import (
+    CLASSIFICATION,
+    METRICS,
+    MULTI_LABEL,
+    REGRESSION,
+    SPANS,
+    TOKENS,
+    Task,
+)
 from potstill.data.tasks.questions import HubQuestions, QuestionFile, References
 from potstill.data.tasks.readers import (
     ENDINGS,
@@ -22,10 +30,12 @@ from potstill.data.tasks.readers import (
     find_file,
     suffix_of,
 )
-from potstill.errors import ConfigError
+from potstill.errors import ConfigError, PotstillError
 from potstill.models.head_labels import SPAN_LABELS
 
 EFFICIENCY = "efficiency"  # benchmark.task of the benchmark that reads no data
+KINDS = (CLASSIFICATION, REGRESSION, TOKENS, SPANS)  # benchmark.task of task models
+SEPARATOR = ","  # benchmark.label_separator where it is null
 SQUAD_V2 = "squad_v2"  # the script of sets that have questions without answers
 SCRIPTS = ("squad", SQUAD_V2, "cmrc")  # benchmark.answer_metric: whose figures are computed
 MAIN = ""  # the name of the evaluation set that the monitored metric is of
@@ -40,7 +50,34 @@ class TaskParts(NamedTuple):
 
 def is_task(benchmark: DictConfig | None) -> bool:
     """Whether a benchmark is of a task model (not a perplexity)."""
-    return benchmark is not None and benchmark.task in METRICS
+    return benchmark is not None and benchmark.task in KINDS
+
+
+def kind_of(benchmark: DictConfig) -> str:
+    """The kind of a benchmark's task, as `Task` has it."""
+    sets = benchmark.task == CLASSIFICATION and benchmark.multi_label
+    return MULTI_LABEL if sets else str(benchmark.task)
+
+
+def settle_labels(benchmark: DictConfig | None, skip: str | None, *, training: bool) -> None:
+    """Set `benchmark.multi_label` where it is left to the data and their rows have lists as labels.
+
+    Faults of the files are left to the checks that follow.
+
+    Args:
+        benchmark: changed in place.
+        skip: `data.skip`.
+        training: whether what is trained on decides, or what a model is evaluated on.
+    """
+    if benchmark is None or benchmark.task != CLASSIFICATION or benchmark.multi_label is not None:
+        return
+    try:
+        judged = [] if training else judged_parts(benchmark, None, skip).values()
+        parts = training_parts(benchmark, None, skip).train if training else judged
+        if any(isinstance(source, TaskFile) and source.lists_labels() for source in parts):
+            benchmark.multi_label = True
+    except PotstillError:
+        return
 
 
 def text_name(config: DictConfig) -> str:
@@ -58,9 +95,16 @@ def task_of(benchmark: DictConfig) -> Task:
     Raises:
         ConfigError: keys that do not go together.
     """
-    kind, name = benchmark.task, benchmark.name
-    if kind not in METRICS:
-        raise ConfigError(f"benchmark.task={kind}: one of {', '.join(METRICS)}")
+    kind, name = kind_of(benchmark), benchmark.name
+    if benchmark.task not in KINDS:
+        raise ConfigError(f"benchmark.task={benchmark.task}: one of {', '.join(KINDS)}")
+    if benchmark.multi_label and kind != MULTI_LABEL:
+        raise ConfigError(f"benchmark.multi_label=true: {name} is benchmark.task={kind}; use false")
+    if benchmark.label_separator is not None and not (benchmark.label_separator and kind == MULTI_LABEL):
+        raise ConfigError(
+            f"benchmark.label_separator='{benchmark.label_separator}': text between labels, with "
+            "benchmark.multi_label=true; or null"
+        )
     labels = tuple(map(str, benchmark.labels or ()))
     if kind in (REGRESSION, SPANS) and labels:
         what = "a regression" if kind == REGRESSION else "of answers"
@@ -81,8 +125,10 @@ def task_of(benchmark: DictConfig) -> Task:
     if benchmark.mode not in ("min", "max"):
         raise ConfigError(f"benchmark.mode={benchmark.mode}: min or max")
     known = SPAN_LABELS if kind == SPANS else ()
-    ordered = bool(labels)
-    task = Task(name, kind, known, metrics, benchmark.monitor, benchmark.mode, _aliases(benchmark), ordered)
+    task = Task(
+        name, kind, known, metrics, benchmark.monitor, benchmark.mode, _aliases(benchmark), ordered=bool(labels),
+        separator=benchmark.label_separator or SEPARATOR,
+    )  # fmt: skip
     return task.with_labels(labels) if labels else task
 
 
@@ -127,6 +173,8 @@ class _Parts:
 
     def __init__(self, benchmark: DictConfig, max_examples: int | None, skip: str | None):
         self.benchmark, self.max_examples, self.skip = benchmark, max_examples, skip
+        sets = kind_of(benchmark) == MULTI_LABEL
+        self.separator = (benchmark.label_separator or SEPARATOR) if sets else None
         self.layouts = _layouts(benchmark) if benchmark.task in (CLASSIFICATION, REGRESSION) else ()
 
     def evaluation(self, labelled: bool) -> dict[str, PartSource]:
@@ -185,7 +233,9 @@ class _Parts:
             token, tag = (_number(self.benchmark, name, default) for name, default in _COLUMNS.items())
             return ColumnFile(path, token or 0, tag, labelled, self.max_examples, key, self.skip)
         broken = self.benchmark.skip_broken
-        return TaskFile(path, self.layouts, labelled, broken, self.max_examples, key, self.skip)
+        return TaskFile(
+            path, self.layouts, labelled, broken, self.max_examples, key, self.skip, self.separator
+        )
 
     def _check_skip(self, what: str) -> None:
         if self.skip is not None:
@@ -232,7 +282,9 @@ class _Parts:
                 named=benchmark.tag_column is not None,
             )  # fmt: skip
         named = next((layout for layout in self.layouts if not layout.numbered), self.layouts[0])
-        return HubRows(**place, column=named.texts[0], layouts=self.layouts, labelled=labelled)
+        return HubRows(
+            **place, column=named.texts[0], layouts=self.layouts, labelled=labelled, separator=self.separator
+        )
 
 
 # Where a token and its tag are, in a file of columns and in a data set of the hub.

@@ -28,8 +28,9 @@ class TaskSet:
 
     Attributes:
         features: of its rows.
-        labels: `(rows,)` int64 numbers of labels or float32 scores; `(rows, 2)` first and last token of an answer;
-            `(tokens,)` where tokens are labelled; None where the part has none.
+        labels: `(rows,)` int64 numbers of labels or float32 scores; `(rows, labels)` 1 of each label that a row has, 0
+            of the others; `(rows, 2)` first and last token of an answer; `(tokens,)` where tokens are labelled; None
+            where the part has none.
         words: where tokens are labelled, `(tokens,)` the number of the word that each is the first of, -1 of others.
     """
 
@@ -64,8 +65,9 @@ class TaskBatch:
         input_ids: `(batch, length)`.
         attention_mask: `(batch, length)` int64, 0 at padding.
         token_type_ids: `(batch, length)`; None where the model has none.
-        labels: `(batch,)` int64 numbers of labels, or float32 scores; `(batch, 2)` first and last token of an answer;
-            `(batch, length)` where tokens are labelled, -100 of those that are not; None where there are none.
+        labels: `(batch,)` int64 numbers of labels, or float32 scores; `(batch, labels)` 0 and 1 of a task with sets of
+            labels; `(batch, 2)` first and last token of an answer; `(batch, length)` where tokens are labelled, -100 of
+            those that are not; None where there are none.
         rows: `(batch,)` numbers of the rows in their part.
         words: `(batch, length)` number of the word that a token is the first of, -1 of others; None where no tokens
             are labelled.
@@ -97,8 +99,8 @@ class TaskStep:
 
     Attributes:
         micro: The micro-batches.
-        predictions: What is predicted in the whole step, over all ranks: a label or a score of each row, a label of
-            each word, or both ends of each answer.
+        predictions: What is predicted in the whole step, over all ranks: a label or a score of each row, whether it
+            has each label, a label of each word, or both ends of each answer.
         tokens: Real tokens of the whole step, over all ranks.
         seed: Of everything random in this step.
         reached: Predictions that an intervention reaches, and
@@ -178,8 +180,8 @@ class TaskDataModule(StepDataModule):
         used = len(lengths) if plan is not None and plan.crossway else bases  # drawn sources are bases too
         tokens = int(lengths[:used].sum())
         words = batch["words"].cpu().numpy()[:tokens] >= 0 if "words" in batch else None
-        # A prediction a word, both ends of an answer, or one a row.
-        each = 2 if "labels" in batch and batch["labels"].ndim == 2 else 1
+        # One prediction per word or row, both ends of an answer, or one for each label that a row can have.
+        each = batch["labels"].shape[1] if "labels" in batch and batch["labels"].ndim == 2 else 1
         step = TaskStep(micro, used * each if words is None else int(words.sum()), tokens, int(batch["seed"]))
         step.sequences, step.pairs = used, int(np.square(lengths[:used]).sum())
         if exchange is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -11,15 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.data.tasks.entities import are_plain
-from potstill.data.tasks.readers import UNLABELLED, Rows
+from potstill.data.tasks.label_values import UNLABELLED
+from potstill.data.tasks.readers import Rows
 from potstill.errors import ConfigError, DataError
 from potstill.models.head_labels import Head, match_labels, number_of, unnamed
+from potstill.models.head_problems import Problem
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
+MULTI_LABEL = "multi_label"  # a classification whose rows have any number of labels: benchmark.multi_label
 TOKENS, SPANS = "tokens", "spans"  # named entities; answers that are pieces of a text
 # What a model can be judged by; evaluation/judges.py computes them.
 METRICS = {
     CLASSIFICATION: ("accuracy", "f1", "f1_macro", "matthews"),
+    MULTI_LABEL: ("f1_micro", "f1_macro", "accuracy"),
     REGRESSION: ("pearson", "spearman", "mse"),
     TOKENS: ("f1", "precision", "recall", "accuracy"),
     SPANS: ("em", "f1"),
@@ -33,12 +38,13 @@ class Task:
 
     Attributes:
         name: of the benchmark.
-        kind: `classification`, `regression`, `tokens` or `spans`.
+        kind: `classification`, `multi_label`, `regression`, `tokens` or `spans`.
         labels: names by number; empty for a regression, or where they are not known yet. Of tokens they are tags, of
             spans the ends of an answer.
         aliases: other spellings in files, and the labels that they stand for.
         ordered: whether the order of the labels is a published or a configured one, so that a number can stand for a
             label.
+        separator: between the labels of a row in text.
         metrics: names, as in `METRICS`.
         monitor: the metric that decides.
         mode: `min` or `max`.
@@ -52,12 +58,22 @@ class Task:
     mode: str
     aliases: dict[str, str] = field(default_factory=dict)
     ordered: bool = False
+    separator: str = ","
 
     @property
     def head(self) -> Head:
         """What a model of it labels."""
         heads: dict[str, Head] = {TOKENS: "tokens", SPANS: "spans"}
         return heads.get(self.kind, "sequence")
+
+    @property
+    def problem(self) -> Problem | None:
+        """What transformers calls a model's loss on it; None of answers."""
+        problems: dict[str, Problem] = {
+            REGRESSION: "regression",
+            MULTI_LABEL: "multi_label_classification",
+        }
+        return None if self.kind == SPANS else problems.get(self.kind, "single_label_classification")
 
     @property
     def outputs(self) -> int:
@@ -92,6 +108,8 @@ def labels_of(rows: Rows) -> tuple[str, ...]:
     Raises:
         DataError: one is blank, or they are fewer than two, or so many that the column holds something else.
     """
+    if rows.sets is not None:
+        return labels_of(_one_by_one(rows, rows.sets)[1])
     written = [label.strip() for label in rows.labels or ()]
     if "" in written:
         raise DataError(
@@ -115,8 +133,10 @@ def labels_of(rows: Rows) -> tuple[str, ...]:
 def with_known_labels(rows: Rows, task: Task) -> Rows:
     """The rows without their labels where these only mark missing ones: all are blank or -1, and -1 is no label."""
     labels = {label.strip() for label in rows.labels or ()}
+    if rows.sets is not None and not all(rows.sets):
+        return rows  # an empty set is no missing one
     if labels <= set(UNLABELLED) and not match_labels(sorted(labels), task.labels):
-        return replace(rows, labels=None)
+        return replace(rows, labels=None, sets=None)
     return rows
 
 
@@ -155,6 +175,8 @@ def label_names(rows: Rows, task: Task) -> dict[str, str]:
 
 def other_spellings(rows: Rows, task: Task) -> str:
     """Labels that are written as neither names nor aliases, such as `0 = no, 1 = yes`; empty where there are none."""
+    if rows.sets is not None:
+        return other_spellings(_one_by_one(rows, rows.sets)[1], replace(task, kind=CLASSIFICATION))
     names = label_names(rows, task) if task.kind == CLASSIFICATION else {}
     others = {label: name for label, name in names.items() if label != name and label not in task.aliases}
     order = sorted(others, key=lambda label: task.labels.index(others[label]))
@@ -164,15 +186,30 @@ def other_spellings(rows: Rows, task: Task) -> str:
 def encode_labels(rows: Rows, task: Task) -> NDArray[np.int64] | NDArray[np.float32] | None:
     """Labels as numbers: `(rows,)` int64 of a classification, float32 of a regression; None where there are none.
 
+    Of a task with sets of labels `(rows, labels)` int64: 1 of the labels that a row has, 0 of the others.
+
     Raises:
         DataError: a label is none of the task's (`label_names`), or no finite number; the message says where.
     """
     if rows.labels is None:
         return None
+    if rows.sets is not None:
+        row_of, flat = _one_by_one(rows, rows.sets)
+        numbers_N = encode_labels(flat, replace(task, kind=CLASSIFICATION))
+        found = np.zeros((len(rows), len(task.labels)), dtype=np.int64)
+        found[row_of, numbers_N] = 1
+        return found
     if task.kind == REGRESSION:
         return np.array([_score(rows, i, text) for i, text in enumerate(rows.labels)], dtype=np.float32)
     numbers = {label: task.labels.index(name) for label, name in label_names(rows, task).items()}
     return np.array([numbers[label.strip()] for label in rows.labels], dtype=np.int64)
+
+
+def _one_by_one(rows: Rows, sets: Sequence[tuple[str, ...]]) -> tuple[list[int], Rows]:
+    """The labels of all rows as rows of a single label each, and the numbers of the rows that they are of."""
+    row_of = [number for number, own in enumerate(sets) for _ in own]
+    labels, places = [label for own in sets for label in own], [rows.places[number] for number in row_of]
+    return row_of, replace(rows, labels=labels, places=places, sets=None)
 
 
 def _score(rows: Rows, at: int, text: str) -> float:

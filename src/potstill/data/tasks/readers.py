@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 from potstill.data.corpus.sources import HubDataset
 from potstill.data.corpus.textfiles import fault_of, read_document, read_lines, skipping
+from potstill.data.tasks.label_values import UNLABELLED, column_of_labels
 from potstill.errors import DataError
 
 TABLES = (".tsv", ".txt", ".csv")
 OBJECTS = (".jsonl", ".json")
 ENDINGS = (*TABLES, *OBJECTS, ".conll", ".bio", ".ner", "")  # of the files of a folder
 LOOK = 1000  # rows that a check reads
-UNLABELLED = ("", "-1")  # what stands for a label where a part has none
 
 Record = Sequence[str] | Mapping[str, Any]
 
@@ -50,11 +50,12 @@ class Rows:
 
     Attributes:
         texts: one or two columns of as many texts.
-        labels: as written; None where the part has none.
+        labels: as written, of a row with a set of them its names in one text; None where the part has none.
         places: where each row stands, such as `line 7`.
         name: what messages call the part.
         key: the config key that messages name.
         broken: rows that were left out because of their number of columns.
+        sets: the labels of each row where a row has a set of them; None of other tasks, and where there are none.
     """
 
     texts: tuple[list[str], ...]
@@ -63,6 +64,7 @@ class Rows:
     name: str
     key: str
     broken: int = 0
+    sets: list[tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -86,6 +88,7 @@ class Rows:
             labels=None if first.labels is None else [label for part in parts for label in part.labels or ()],
             places=[*first.places, *(f"{part.name} {place}" for part in parts[1:] for place in part.places)],
             broken=sum(part.broken for part in parts),
+            sets=None if first.sets is None else [own for part in parts for own in part.sets or ()],
         )
 
 
@@ -123,6 +126,7 @@ class TaskFile:
         max_examples: only so many rows.
         key: the config key that messages name.
         skip: regular expression of lines to leave out.
+        separator: between labels in text, where a row has a set of them; None where it has one.
     """
 
     path: Path
@@ -132,6 +136,7 @@ class TaskFile:
     max_examples: int | None = None
     key: str = "benchmark.train_file"
     skip: str | None = None
+    separator: str | None = None
 
     @property
     def name(self) -> str:
@@ -152,6 +157,18 @@ class TaskFile:
     def read(self) -> Rows:
         """See `PartSource`."""
         return self._read(self.max_examples)
+
+    def lists_labels(self) -> bool:
+        """Whether one of the first rows has a list as its label.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        if suffix_of(self.path) not in OBJECTS:
+            return False
+        rows = [record for _, record in islice(self.records(), LOOK) if isinstance(record, Mapping)]
+        column = self._layout(rows[0]).label if rows else None
+        return any(isinstance(record.get(column), list) for record in rows if column is not None)
 
     def _read(self, limit: int | None) -> Rows:
         records = self.records()
@@ -265,7 +282,8 @@ class _Columns:
         if not isinstance(first, Mapping):
             header = [cell.strip() for cell in first]
             self.columns = [int(c) if layout.numbered else header.index(c) for c in wanted]
-        self.values: list[list[str]] = [[] for _ in wanted]
+        self.texts: list[list[str]] = [[] for _ in layout.texts]
+        self.labels: list[Any] = []
         self.places: list[str] = []
         self.broken = 0
 
@@ -279,30 +297,35 @@ class _Columns:
                 )
             self.broken += 1
             return
-        for number, column in enumerate(self.columns):
-            self.values[number].append(self._text(place, record, column, number < len(self.layout.texts)))
+        for own, column in zip(self.texts, self.columns, strict=False):
+            own.append(self._text(place, record, column))
+        if self.layout.label is not None:
+            self.labels.append(self._value(place, record, self.columns[-1]))
         self.places.append(place)
 
-    def _text(self, place: str, record: Any, column: Any, is_text: bool) -> str:
-        if not isinstance(record, Mapping):
-            return str(record[column])
-        file = self.file
-        if column not in record:
-            raise DataError(f"{file.key}: '{file.path}' {place}: no '{column}', as the first row has")
-        value = record[column]
-        if is_text and not isinstance(value, str):
+    def _text(self, place: str, record: Any, column: Any) -> str:
+        value = self._value(place, record, column)
+        if not isinstance(value, str):
+            file = self.file
             raise DataError(f"{file.key}: '{file.path}' {place}: '{column}' is no text ({value!r})")
-        return "" if value is None else str(value)
+        return value
+
+    def _value(self, place: str, record: Any, column: Any) -> Any:
+        if isinstance(record, Mapping) and column not in record:
+            file = self.file
+            raise DataError(f"{file.key}: '{file.path}' {place}: no '{column}', as the first row has")
+        return record[column]
 
     def rows(self) -> Rows:
         file = self.file
         if not self.places:
             raise DataError(f"{file.key}: '{file.path}' has no rows; give a file with rows")
-        texts = len(self.layout.texts)
-        labels = self.values[texts] if self.layout.label is not None else None
-        if labels is not None and not file.labelled and not any(labels):
-            labels = None
-        return Rows(tuple(self.values[:texts]), labels, self.places, file.name, file.key, self.broken)
+        rows = Rows(tuple(self.texts), None, self.places, file.name, file.key, self.broken)
+        if self.layout.label is None:
+            return rows
+        where = (f"{file.key}: '{file.path}' {place}: '{self.layout.label}'" for place in self.places)
+        labels, sets = column_of_labels(self.labels, where, file.separator, file.labelled)
+        return replace(rows, labels=labels, sets=sets)
 
 
 @dataclass(frozen=True)
@@ -341,10 +364,12 @@ class HubRows(TaskHub):
     Attributes:
         layouts: where its columns may be; the first that fits is taken.
         labelled: the rows must have labels.
+        separator: see `TaskFile`.
     """
 
     layouts: tuple[Layout, ...] = ()
     labelled: bool = True
+    separator: str | None = None
 
     def read(self) -> Rows:
         """See `PartSource`; a class label is given by its name, a missing one (-1) is none."""
@@ -357,14 +382,17 @@ class HubRows(TaskHub):
                 "name them by benchmark.text_columns and benchmark.label_column"
             )
         texts = tuple([text or "" for text in dataset[column]] for column in layout.texts)
-        names = getattr(dataset.features[layout.label], "names", None)
-        labels: list[str] | None = [_written(label, names) for label in dataset[layout.label]]
-        if set(labels or ()) <= set(UNLABELLED):
+        feature = dataset.features[layout.label]
+        names = getattr(getattr(feature, "feature", feature), "names", None)
+        values = [_named(value, names) for value in dataset[layout.label]]
+        places = [f"row {number}" for number in range(1, len(dataset) + 1)]
+        where = (f"{self.key}: '{self.name}' {place}: '{layout.label}'" for place in places)
+        labels, sets = column_of_labels(values, where, self.separator, labelled=False)
+        if sets is None and set(labels or ()) <= set(UNLABELLED):  # -1 is a missing class label
             labels = None
         if labels is None and self.labelled:
             raise DataError(f"{self.key}: '{self.name}' has no labels; choose another split")
-        places = [f"row {number}" for number in range(1, len(dataset) + 1)]
-        return Rows(texts, labels, places, self.name, self.key)
+        return Rows(texts, labels, places, self.name, self.key, sets=sets)
 
 
 def find_file(folder: Path, stem: str) -> Path | None:
@@ -385,7 +413,10 @@ def _has(first: Record) -> str:
     return f"its first line holds {', '.join(shown)}"
 
 
-def _written(label: Any, names: list[str] | None) -> str:
-    if names is not None and isinstance(label, int) and 0 <= label < len(names):
-        return names[label]
-    return "" if label is None else str(label)
+def _named(value: Any, names: list[str] | None) -> Any:
+    """A label of a data set, or a list of labels, by name where the data set has names; -1 stands for none."""
+    if isinstance(value, list):
+        return [_named(entry, names) for entry in value]
+    if names is not None and isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    return value
