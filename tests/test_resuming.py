@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from potstill import runs
+from potstill.checksums import seal
 from potstill.errors import CheckpointError
 from potstill.validation import validate_train
 
@@ -93,7 +94,9 @@ def test_an_old_checkpoint_is_rejected(train, last):
     train("first", "trainer.max_steps=1")
     saved = torch.load(last, weights_only=True)
     del saved["run"]
-    torch.save(saved, last)
+    with last.open("wb") as file:
+        torch.save(saved, file)
+        seal(file)
     with pytest.raises(CheckpointError, match=f"ckpt_path={last}"):
         train("second", "trainer.max_steps=2", f"ckpt_path={last}")
 

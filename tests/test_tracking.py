@@ -11,7 +11,7 @@ from potstill.artifacts import artifact_name, log_student, model_files
 from potstill.errors import ConfigError
 from potstill.evaluation.report import Table
 from potstill.tracking import (
-    Metrics,
+    MetricsFile,
     direction,
     finish,
     flattened,
@@ -52,12 +52,12 @@ def test_metrics_csv_is_always_written(tmp_path):
     loggers[0].log_metrics({"train/loss": 1.5}, step=3)
     finish(loggers, code=0)
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
-    assert rows == [{"step": "3", "train/loss": "1.5"}]
+    assert rows == [{"epoch": "", "step": "3", "train/loss": "1.5"}]
 
 
 def test_tensorboard(tmp_path):
     loggers = make_loggers("tensorboard", tmp_path)
-    assert [type(logger) for logger in loggers] == [Metrics, TensorBoardLogger]
+    assert [type(logger) for logger in loggers] == [MetricsFile, TensorBoardLogger]
     loggers[1].log_metrics({"train/loss": 1.5}, step=3)
     finish(loggers, code=0)
     assert list((tmp_path / "tensorboard").glob("events*"))

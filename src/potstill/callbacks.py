@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from potstill import signals
 from potstill.atomic import replacing, writing
+from potstill.checksums import seal
 from potstill.data.adapted import AdaptedStep
 from potstill.data.corpus.datamodule import StepBatch
 from potstill.data.tasks.datamodule import TaskStep
@@ -41,6 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as fresh, fresh.open("wb") as file:
             torch.save(checkpoint, file)
+            seal(file)
             file.flush()
             os.fsync(file.fileno())
 

@@ -29,6 +29,7 @@ from potstill.build import (
 )
 from potstill.build.adapted import student_card
 from potstill.callbacks import BestStudent, newest_checkpoint
+from potstill.checksums import is_sealed
 from potstill.config import teachers_of
 from potstill.data.rationales.composition import STEP_BY_STEP
 from potstill.data.tasks.composition import MAIN, is_task, text_name
@@ -122,7 +123,6 @@ def train(config: DictConfig, folder: Path) -> float | None:
             log_student(loggers, folder / "student", teachers_of(config), summary, config.logger.artifact_mb)
             for logger in loggers:
                 logger.save()
-            _ensure_metrics(folder / "metrics.csv")
             _report(config, folder, summary, list(tables.values()))
             write_summary(folder, summary)
             log.info("%s", folder / "report.html")
@@ -184,7 +184,13 @@ def _readable(path: str) -> dict[str, Any]:
         CheckpointError: it is no checkpoint of this program's.
     """
     try:
+        if not is_sealed(Path(path)):
+            raise CheckpointError(
+                f"ckpt_path={path}: damaged, or no checkpoint of this version; its checksum is wrong or missing"
+            )
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except CheckpointError:
+        raise
     except Exception as fault:  # whatever is in the file, torch's own words are no help
         raise CheckpointError(f"ckpt_path={path}: no readable checkpoint ({type(fault).__name__})") from fault
     if "objective" not in saved or "state_dict" not in saved:
@@ -227,12 +233,6 @@ def _tables(training: AnyTraining, metrics: Mapping[str, float]) -> dict[str, Ta
         if task.kind == TOKENS and (table := entity_table(metrics)) is not None:
             return {"classes": table}
     return {}
-
-
-def _ensure_metrics(path: Path) -> None:
-    """Its header alone, where a run ended before it logged anything."""
-    if not path.exists():
-        path.write_text("epoch,step\n")
 
 
 def _opener(student: PreTrainedModel) -> str:

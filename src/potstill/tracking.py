@@ -9,14 +9,14 @@ import netrc
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from potstill.atomic import replacing, write_whole, writing
 from potstill.errors import ConfigError
@@ -71,7 +71,7 @@ def make_loggers(
     Raises:
         ConfigError: an unknown logger, or one whose package is not installed.
     """
-    loggers: list[Logger] = [_csv(folder, resumed)]
+    loggers: list[Logger] = [_metrics_file(folder, resumed)]
     if name == "tensorboard":
         if importlib.util.find_spec("tensorboard") is None:
             raise ConfigError("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
@@ -85,37 +85,66 @@ def make_loggers(
     return loggers
 
 
-def _csv(folder: Path, resumed: Resumed | None) -> CSVLogger:
-    path = folder / "metrics.csv"
-    kept = _kept(path, resumed) if resumed is not None else []
-    logger = Metrics(folder, name="", version="", flush_logs_every_n_steps=50)
-    if kept and getattr(rank_zero_only, "rank", 0) in (0, None):
-        logger.experiment  # noqa: B018  it removes what it finds, so what is kept is written after it
-        header = sorted({name for row in kept for name in row})
-        with replacing(path) as fresh, fresh.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=header)
+class MetricsFile(Logger):
+    """metrics.csv: a row for each call, on the disk when that returns; a kill leaves half a row at most.
+
+    Args:
+        path: of the file; written anew.
+        rows: that it begins with.
+    """
+
+    def __init__(self, path: Path, rows: Sequence[Mapping[str, Any]] = ()):
+        super().__init__()
+        self.path = path
+        self._columns = sorted({"epoch", "step", *(name for row in rows for name in row)})
+        if rank_zero_only.rank in (0, None):  # type: ignore[attr-defined]
+            self._write_whole(rows)
+
+    @property
+    def name(self) -> str:
+        """None: the file stands in the folder itself."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """None."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row; a new metric is a new column, in the alphabet's order."""
+        row = {**metrics, "step": step}
+        if new := row.keys() - set(self._columns):
+            rows = read_rows(self.path)
+            self._columns = sorted({*self._columns, *new})
+            self._write_whole(rows)
+        with writing(self.path), self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing: they are in config.yaml."""
+
+    def _write_whole(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        with replacing(self.path) as fresh, fresh.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
-            writer.writerows(kept)
-        logger.experiment.metrics_keys = header
-    return logger
+            writer.writerows(rows)
 
 
-class Metrics(CSVLogger):
-    """Writes metrics.csv; an error of the disk names it."""
-
-    def save(self) -> None:
-        """As Lightning's."""
-        with writing(Path(self.log_dir) / "metrics.csv"):
-            super().save()
-
-
-def _kept(path: Path, resumed: Resumed) -> list[dict[str, Any]]:
-    """The rows of the steps that are done; what is logged after n steps and before the next is row n - 1."""
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The whole rows of metrics.csv; empty where there is none."""
     if not path.is_file():
         return []
-    whole, newline, _ = path.read_text().rpartition("\n")  # a kill may leave half a row
-    rows = csv.DictReader((whole + newline).splitlines())
-    return [row for row in rows if int(row["step"] or 0) < resumed.step]
+    whole, newline, _ = path.read_text().rpartition("\n")
+    return list(csv.DictReader((whole + newline).splitlines()))
+
+
+def _metrics_file(folder: Path, resumed: Resumed | None) -> MetricsFile:
+    path = folder / "metrics.csv"
+    if resumed is None:
+        return MetricsFile(path)
+    # What is logged after n steps and before the next has the number n - 1, at most.
+    return MetricsFile(path, [row for row in read_rows(path) if int(row["step"] or 0) < resumed.step])
 
 
 def _wandb(

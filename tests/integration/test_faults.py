@@ -80,12 +80,18 @@ def test_a_disk_without_room_is_one_line(overrides, shared_cache, tmp_path):
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "other"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign"])
 def test_a_damaged_checkpoint_is_refused(damage, run):
     last = run("whole") / "checkpoints" / "last.ckpt"
     content = last.read_bytes()
-    last.write_bytes(content[: len(content) // 2] if damage == "cut" else b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "flipped": content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+        "empty": b"",
+        "foreign": b"not a checkpoint",
+    }
+    last.write_bytes(damaged[damage])
+    with pytest.raises(CheckpointError, match=f"ckpt_path={last}"):
         run("whole", "resume=auto")
 
 

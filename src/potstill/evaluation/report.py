@@ -193,7 +193,7 @@ def _fitting(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int)
 
 
 def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Reads the metrics.csv of Lightning's CSVLogger: (steps, values) of each metric that has a value.
+    """Reads a metrics.csv: (steps, values) of each metric that has a value.
 
     Raises:
         DataError: the file is missing, has no `step` column, or a cell is no number.
