@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from potstill.run_folder import MARK
+
 pytestmark = pytest.mark.integration
 
 # A command whose disk is filled, but for some bytes, when the function that is named is called for the n-th time.
@@ -135,6 +137,7 @@ def test_a_run_on_a_full_disk(place, call, left, names, may_mount, start, overri
 def test_a_run_above_a_limit_on_files_keeps_what_there_was(place, call, start, run, overrides, tmp_path):
     before = load_file(run("kept", "trainer.max_steps=3") / "student" / "model.safetensors")
     (tmp_path / "kept" / "summary.json").unlink()
+    (tmp_path / "kept" / MARK).write_text('{"command": "train"}')
     done, folder = start("train", place, call, 50_000, [*overrides, "resume=auto"], mounted=False)
     check(done, folder, "checkpoints/last.ckpt" if place == CHECKPOINT else "kept/student")
     after = load_file(folder / "student" / "model.safetensors")
