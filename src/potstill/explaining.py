@@ -21,6 +21,7 @@ from potstill.evaluation.equations import value_of
 from potstill.generation.prompts import Prompts, load_prompts
 from potstill.generation.run import generate
 from potstill.generation.selection import Canonical, Parse, plain_label
+from potstill.jsontext import parse_json
 from potstill.summary import provenance, write_config, write_summary
 from potstill.validation.generation import backend_of, own_rows_file, sampling_of, target_of, task_of
 
@@ -150,7 +151,7 @@ def _write_own(target: Path, split: str, rows: list[Mapping[str, Any]], understo
     answers: list[str] = []
     number = 0
     while (path := target / "llm" / f"{split}_CoT_{number}.json").is_file():
-        answers += json.loads(path.read_text(encoding="utf-8"))
+        answers += parse_json(path.read_text(encoding="utf-8"))
         number += 1
     soft = read_probabilities(labels_file(target / "llm", split), len(rows))
     lines = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import logging
 import shutil
 import signal
@@ -24,6 +23,7 @@ from omegaconf import DictConfig
 from potstill import signals
 from potstill.errors import StageError, StoppedError
 from potstill.evaluation.report import Collapsible, Section, Table, write_report
+from potstill.jsontext import parse_json
 from potstill.records import read_text
 from potstill.run_folder import begin
 from potstill.stages import EVALUATE, TRAIN, Stage, check, plan, write_record, written
@@ -133,7 +133,7 @@ def _run(stage: Stage, running: _Forwarding) -> None:
 
 def _figures(stage: Stage) -> dict[str, float]:
     """The numbers of a stage's summary.json."""
-    found: dict[str, Any] = json.loads(read_text(stage.folder / "summary.json"))
+    found: dict[str, Any] = parse_json(read_text(stage.folder / "summary.json"))
     return {
         name: value
         for name, value in found.items()

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from potstill.atomic import write_whole
 from potstill.errors import ConfigError
+from potstill.jsontext import parse_json
 
 MARK = ".potstill.json"  # of a folder that a command of ours has written: which one
 LOCK = ".potstill.lock"
@@ -240,7 +241,7 @@ def _own_checkpoint(folder: Path, config: DictConfig) -> bool:
 
 def _read_mark(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        found = parse_json((folder / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = {}
     return found if isinstance(found, dict) else {}

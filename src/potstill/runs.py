@@ -43,7 +43,7 @@ from potstill.kernels import use_kernels
 from potstill.mishaps import told
 from potstill.models.folders import fresh_folder
 from potstill.models.head_labels import SUFFIXES
-from potstill.models.load import save_module, save_student
+from potstill.models.load import check_savable, save_module, save_student
 from potstill.models.shared import SharedStudent
 from potstill.models.trunk import task_head
 from potstill.modules.sharding import gather
@@ -79,6 +79,7 @@ def train(config: DictConfig, folder: Path) -> float | None:
         log.info("resumed from %s", found)
     resumed = _resumed(config, folder, identity) if config.ckpt_path is not None else None
     training = build_any_training(config)
+    _check_savable(training)
     training.module.nonfinite = config.trainer.nonfinite
     monitor, mode = monitored(config)
     best = BestStudent(monitor, mode) if mode is not None else None
@@ -136,6 +137,14 @@ def train(config: DictConfig, folder: Path) -> float | None:
     finally:
         finish(loggers, code=code)
     return summary.get(monitor)
+
+
+def _check_savable(training: AnyTraining) -> None:
+    student = training.module.student
+    models = [student.model(task) for task in student] if isinstance(student, SharedStudent) else [student]
+    for model in models:
+        if isinstance(model, PreTrainedModel):
+            check_savable(model)
 
 
 def _save(

@@ -17,6 +17,7 @@ import yaml
 
 from potstill.errors import ConfigError
 from potstill.evaluation.sweep_plots import Spread
+from potstill.jsontext import parse_json
 from potstill.multirun import FAULT_FILE
 from potstill.records import read_text, read_yaml
 
@@ -270,7 +271,7 @@ def _outcome(job: Path) -> tuple[dict[str, float], str | None]:
     if fault.is_file():
         return {}, fault.read_text(encoding="utf-8", errors="replace").strip()
     try:
-        summary = json.loads(read_text(job / "summary.json"))
+        summary = parse_json(read_text(job / "summary.json"))
     except FileNotFoundError:
         return {}, UNFINISHED
     except (OSError, ValueError):

@@ -137,7 +137,7 @@ def build_training(config: DictConfig) -> Training:
     models = {"teacher.model": config.teacher.model, "student.model": config.student.model}
     if config.teacher.tokenizer is not None:  # the corpus is in the student's tokens
         del models["teacher.model"]
-    vocabulary = build_vocabulary(config.data, parts, models)
+    vocabulary = build_vocabulary(config.data, parts, models, saved=True)
     own = own_vocabulary(config.teacher.tokenizer, "teacher.model", config.teacher.model, vocabulary)
     teacher, student = build_models(config, vocabulary, own)
     objective = build_objective(

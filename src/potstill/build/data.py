@@ -20,6 +20,7 @@ from potstill.data.corpus.tokenizers import Vocabulary, describe, train_wordpiec
 from potstill.data.steps import BatchSettings
 from potstill.errors import ConfigError, DataError
 from potstill.interchange.plans import PlanSettings
+from potstill.models.load import keep_tokenizer
 from potstill.models.trunk import trunk_of
 from potstill.validation.launch import SHARDED
 
@@ -29,14 +30,52 @@ PROBED = 64  # sequences on which two tokenizers are compared
 LONGEST = 512  # tokens of a sequence where neither data.max_length nor a model says less
 
 
-def build_vocabulary(data: DictConfig, parts: Parts, models: dict[str, str | None]) -> Vocabulary:
-    """The tokenizer: `data.tokenizer`, else that of the first model given, else one trained on the corpus."""
+def build_vocabulary(
+    data: DictConfig, parts: Parts, models: dict[str, str | None], *, saved: bool = False
+) -> Vocabulary:
+    """The tokenizer: `data.tokenizer`, else that of the first model given, else one trained on the corpus.
+
+    Args:
+        data: the section of the configuration.
+        parts: the corpus.
+        models: by key, in the order in which they are asked.
+        saved: whether a student will be saved with it.
+    """
     for key, value in {"data.tokenizer": data.tokenizer, **models}.items():
         if value is not None:
-            return describe(local_tokenizer(key, value))
+            return vocabulary_of(key, value, saved=saved)
     cache = Path(data.cache).expanduser()
     with counting(f"training a tokenizer of {data.vocabulary_size} on {parts.train[0].name}"):
-        return describe(train_wordpiece(parts.train[0], data.vocabulary_size, cache))
+        folder = train_wordpiece(parts.train[0], data.vocabulary_size, cache)
+    if saved:
+        keep_tokenizer(f"data.cache={cache}", folder)
+    return describe(folder)
+
+
+def vocabulary_of(key: str, value: str, *, saved: bool = False) -> Vocabulary:
+    """The vocabulary of a folder or hub id.
+
+    Args:
+        key: configuration key that names it, for messages.
+        value: folder, or hub id.
+        saved: whether a student will be saved with the tokenizer, which is then tried before any work.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+        ModelError: it cannot be loaded or saved by transformers.
+    """
+    folder = local_tokenizer(key, value)
+    try:
+        found = describe(folder)
+    except DataError as error:
+        raise DataError(str(error).replace("data.tokenizer:", f"{key}={value}:", 1)) from error
+    except Exception as error:  # of any kind, depending on what is in the files
+        raise DataError(
+            f"{key}={value}: its tokenizer cannot be read ({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
+    if saved:
+        keep_tokenizer(f"{key}={value}", folder)
+    return found
 
 
 def local_tokenizer(key: str, value: str) -> str:
@@ -74,7 +113,7 @@ def own_vocabulary(setting: str | None, key: str, teacher: str, vocabulary: Voca
     if setting is None:
         return None
     given = (key, teacher) if setting == OWN else ("teacher.tokenizer", setting)
-    own = describe(local_tokenizer(*given))
+    own = vocabulary_of(*given)
     return None if own.digest == vocabulary.digest else own
 
 

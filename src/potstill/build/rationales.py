@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
-from potstill.build.data import batch_settings, local_tokenizer
+from potstill.build.data import batch_settings, vocabulary_of
 from potstill.build.models import build_optimizer, build_schedule, check_vocabulary
 from potstill.data.corpus.progress import counting
 from potstill.data.corpus.tokenizers import Vocabulary, describe, load_backend
@@ -38,6 +38,7 @@ from potstill.data.rationales.soft_labels import aligned
 from potstill.errors import DataError
 from potstill.evaluation.rationales import llm_accuracy
 from potstill.evaluation.step_by_step import StudentJudge
+from potstill.models.load import keep_tokenizer
 from potstill.models.preparing import set_checkpointing, set_dropout
 from potstill.models.seq2seq import load_seq2seq, prefixes_of, remember_prefixes, seq2seq_from_config
 from potstill.models.specs import read_settings
@@ -73,7 +74,7 @@ def build_rationale_training(config: DictConfig) -> RationaleTraining:
         PotstillError: files, tokenizer or student that cannot be used, or that do not fit each other.
     """
     standard = config.objective.mode == STANDARD
-    vocabulary = describe(_tokenizer_folder(config))
+    vocabulary = _vocabulary(config)
     backend = load_backend(vocabulary.path)
     separator = None if vocabulary.end_id is None else backend.id_to_token(vocabulary.end_id)
     weight = config.objective.soft_weight
@@ -123,7 +124,7 @@ def build_rationale_evaluation(config: DictConfig, model: str) -> RationaleEvalu
         PotstillError: a student or files that cannot be used.
     """
     given = ("model", model) if config.data.tokenizer is None else ("data.tokenizer", config.data.tokenizer)
-    vocabulary = describe(local_tokenizer(*given))
+    vocabulary = vocabulary_of(*given)
     backend = load_backend(vocabulary.path)
     separator = None if vocabulary.end_id is None else backend.id_to_token(vocabulary.end_id)
     part = VALID if config.benchmark.part == "eval" else TEST
@@ -282,15 +283,17 @@ def _decoding(data: DictConfig) -> Decoding:
     return Decoding(data.generation_max_length, data.output_rationale, data.restricted_decoding)
 
 
-def _tokenizer_folder(config: DictConfig) -> str:
+def _vocabulary(config: DictConfig) -> Vocabulary:
     """Of `data.tokenizer`, else of the student, else the one of generated problems."""
     if config.data.tokenizer is not None:
-        return local_tokenizer("data.tokenizer", config.data.tokenizer)
+        return vocabulary_of("data.tokenizer", config.data.tokenizer, saved=True)
     if config.data.set == GENERATED and not config.student.model:
         prefixes = {PREDICT: PREDICT_PREFIX, EXPLAIN: EXPLAIN_PREFIX} | _given(config.data)
         cache = Path(config.data.cache).expanduser()
-        return str(arithmetic_tokenizer(problems_of(config.data), tuple(prefixes.values()), cache))
-    return local_tokenizer("student.model", config.student.model)
+        folder = arithmetic_tokenizer(problems_of(config.data), tuple(prefixes.values()), cache)
+        keep_tokenizer(f"data.cache={cache}", folder)
+        return describe(folder)
+    return vocabulary_of("student.model", config.student.model, saved=True)
 
 
 def _build_student(config: DictConfig, vocabulary: Vocabulary) -> PreTrainedModel:

@@ -22,10 +22,10 @@ from potstill.build.tasks import (
     load_teachers,
     prepare_task,
     read_task,
-    tokenizer_folder,
+    student_vocabulary,
 )
 from potstill.data.batching import derive_seed
-from potstill.data.corpus.tokenizers import Vocabulary, describe
+from potstill.data.corpus.tokenizers import Vocabulary
 from potstill.data.tasks.datamodule import TaskDataModule
 from potstill.data.tasks.mixing import MixedDataModule
 from potstill.models.shared import SharedStudent, with_head
@@ -62,7 +62,7 @@ def build_shared_training(config: DictConfig) -> SharedTraining:
         if read[name].task.plain:  # its metrics have changed
             entry.options |= {key: own.benchmark[key] for key in ("metrics", "monitor", "mode")}
     first, *others = configs
-    vocabulary = describe(tokenizer_folder(configs[first]))
+    vocabulary = student_vocabulary(configs[first])
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
     teachers = {name: load_teachers(own, read[name].task, vocabulary) for name, own in configs.items()}
     made = build_student(configs[first], read[first].task, vocabulary, teachers[first][0].model)

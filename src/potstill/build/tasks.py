@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
 from potstill.build.cache import store_task_teachers
-from potstill.build.data import batch_settings, local_tokenizer, own_vocabulary, sequence_length
+from potstill.build.data import batch_settings, own_vocabulary, sequence_length, vocabulary_of
 from potstill.build.models import (
     build_interchange,
     build_optimizer,
@@ -34,7 +34,7 @@ from potstill.build.task_parts import (
 )
 from potstill.config import teachers_of
 from potstill.config.defaults import TASKS
-from potstill.data.corpus.tokenizers import Vocabulary, describe
+from potstill.data.corpus.tokenizers import Vocabulary
 from potstill.data.steps import BatchSettings
 from potstill.data.tasks.augment import Augmentation, Noise
 from potstill.data.tasks.composition import MAIN, judged_parts, task_of, training_parts
@@ -97,7 +97,7 @@ def build_task_training(config: DictConfig) -> TaskTraining:
         PotstillError: files, tokenizer or models that cannot be used, or that do not fit each other.
     """
     read = read_task(config)
-    vocabulary = describe(tokenizer_folder(config))
+    vocabulary = student_vocabulary(config)
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
     supervised = config.objective.name in TASKS  # a teacher only gives its layers
     readers = [] if supervised else load_teachers(config, read.task, vocabulary)
@@ -253,7 +253,7 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
     task = with_own_labels(task, read_labels("model", model, task.head) or ())
     adopt_metrics(config, task)
     given = ("model", model) if config.data.tokenizer is None else ("data.tokenizer", config.data.tokenizer)
-    vocabulary = describe(local_tokenizer(*given))
+    vocabulary = vocabulary_of(*given)
     loaded = [
         load_task_model(
             "model",
@@ -321,14 +321,14 @@ def _part_name(name: str) -> str:
     return "eval" if name == MAIN else f"eval_{name}"
 
 
-def tokenizer_folder(config: DictConfig) -> str:
+def student_vocabulary(config: DictConfig) -> Vocabulary:
     """Of `data.tokenizer`, else of the model that the student is, or is made of."""
     given = {
         "data.tokenizer": config.data.tokenizer,
         "student.model": config.student.model,
         "teacher.model": next(iter(teachers_of(config)), None),
     }
-    return local_tokenizer(*next((key, value) for key, value in given.items() if value is not None))
+    return vocabulary_of(*next((key, value) for key, value in given.items() if value is not None), saved=True)
 
 
 def build_student(

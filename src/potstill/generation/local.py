@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -26,18 +23,12 @@ from transformers import (
 )
 
 from potstill.data.rationales.thoughts import cut, ended, final_answer, is_mark, opened_thought
-from potstill.errors import ConfigError, ModelError
+from potstill.errors import ConfigError, ModelError, PotstillError
 from potstill.generation.answers import Answer, Prompt, Request, Tally
 from potstill.generation.settings import LocalSettings, Sampling
 from potstill.models.load import quiet_transformers
 from potstill.models.pretrained import hub_kernel, read_pretrained
 from potstill.models.specs import hub_answers, local_folder, no_network
-
-# What a checkpoint that is missing, damaged or of an unknown architecture raises.
-_LOADING_FAULTS = (
-    OSError, ValueError, RuntimeError, ImportError, KeyError, EOFError, BadZipFile, SafetensorError,
-    StrictDataclassError,
-)  # fmt: skip
 
 TOP = 20  # tokens whose log-probabilities are kept, as endpoints give them
 
@@ -332,10 +323,9 @@ def _load(settings: LocalSettings) -> tuple[PreTrainedTokenizerBase, Any]:
             if not hub_answers():
                 raise no_network(key, value) from None
             tokenizer, model = load(local_files_only=False)
-    except Exception as error:
-        # torch names a file that is no plain tensors after the format that it then refuses to read.
-        if not isinstance(error, _LOADING_FAULTS) and type(error).__name__ != "UnpicklingError":
-            raise
+    except PotstillError:
+        raise
+    except Exception as error:  # of any kind, depending on what is in the files
         raise ModelError(f"{key}={value}: cannot be loaded to generate ({_one_line(error)})") from error
     model.eval().to(device)
     model.generation_config = _plain_generation(key, value, model, tokenizer)

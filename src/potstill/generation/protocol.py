@@ -1,7 +1,6 @@
 """OpenAI's HTTP protocol as functions: the body of a request, the answer within a reply, how long to wait."""
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from potstill.generation.answers import Answer, Request
 from potstill.generation.settings import Sampling
+from potstill.jsontext import parse_json
 
 LONGEST_WAIT = 366 * 86_400.0  # seconds, of what a `Retry-After` is taken for
 TOP_OF_CHAT, TOP_OF_COMPLETION = 20, 5
@@ -48,7 +48,7 @@ def read_reply(reply: bytes) -> Answer | None:
     and `finish` says why, as far as the reply does.
     """
     try:
-        content = json.loads(reply)
+        content = parse_json(reply)
         choice = content["choices"][0]
         said = choice["message"] if "message" in choice else {"content": choice["text"]}
         text = _text(said["content"] if said.get("content") is not None else "")
@@ -82,7 +82,7 @@ def error_text(reply: bytes) -> str:
     """What an endpoint says of its refusal, in one line of at most 200 characters; perhaps nothing."""
     text = reply.decode(errors="replace")
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         error = content.get("error", content.get("message", content.get("detail", text)))
         text = str(error["message"] if isinstance(error, dict) and "message" in error else error)
     except (ValueError, AttributeError, RecursionError):

@@ -7,7 +7,6 @@ section 3, and the published variable names. Nothing here imports torch, so a fa
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from potstill.errors import ConfigError
+from potstill.jsontext import parse_json
 
 KEY = "objective.interchange.mapping"
 LAYOUTS = ("single_middle", "middle_late", "multilayer", "grid")
@@ -181,9 +181,9 @@ def _read_file(value: str, label: str) -> Any:
     if not path.is_file():
         raise ConfigError(f"{label}: no such layout or file; one of {', '.join(LAYOUTS)}, or a .nm JSON file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         return content["interchange_variable_mappings"] if isinstance(content, dict) else content
-    except (ValueError, KeyError) as fault:
+    except (OSError, ValueError, KeyError) as fault:
         raise ConfigError(
             f"{label}: no mapping file; expected JSON with interchange_variable_mappings, a list of "
             "{teacher_variable_names: [...], student_variable_names: [...]}"

@@ -6,12 +6,10 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import nn
 from transformers import (
@@ -27,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from potstill.errors import ModelError
+from potstill.errors import ModelError, PotstillError
 from potstill.models.folders import fresh_folder
 from potstill.models.head_labels import (
     SPAN_LABELS,
@@ -66,20 +64,6 @@ TASK_CLASSES: dict[Head, Any] = {
     "tokens": AutoModelForTokenClassification,
     "spans": AutoModelForQuestionAnswering,
 }
-# What a checkpoint that is missing, damaged, truncated or not plain tensors raises. A RuntimeError is torch's
-# word for a broken archive; an ImportError comes of an attention implementation that is not installed; a
-# KeyError and a StrictDataclassError of values in config.json that transformers does not take.
-_LOADING_FAULTS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    ImportError,
-    KeyError,
-    EOFError,
-    BadZipFile,
-    SafetensorError,
-    StrictDataclassError,
-)
 
 
 def load_language_model(
@@ -310,10 +294,9 @@ def _from_pretrained(
             if not hub_answers():
                 raise no_network(key, value) from None
             return load(local_files_only=False)
-    except Exception as error:
-        # torch names a file that is no plain tensors after the format that it then refuses to read.
-        if not isinstance(error, _LOADING_FAULTS) and type(error).__name__ != "UnpicklingError":
-            raise
+    except PotstillError:
+        raise
+    except Exception as error:  # of any kind, depending on what is in the files
         raise ModelError(f"{key}={value}: cannot be loaded ({_one_line(error)})") from error
 
 
@@ -381,6 +364,46 @@ def _reorder_head(model: PreTrainedModel, head: Head, order: list[int]) -> None:
             parameter.data = parameter.data[order].clone()
 
 
+_kept: dict[str, PreTrainedTokenizerBase] = {}  # by folder, for the students of this process
+
+
+def keep_tokenizer(label: str, folder: str | Path) -> None:
+    """Load the tokenizer that a student will be saved with, and save it once, before anything is trained.
+
+    It is kept, so that its folder may go.
+
+    Args:
+        label: of its key and value, for messages: `data.tokenizer=<folder>`.
+        folder: that holds it.
+
+    Raises:
+        ModelError: it cannot be loaded or saved.
+    """
+    try:
+        with quiet_transformers(), TemporaryDirectory(prefix="potstill-") as place:
+            found = read_pretrained(AutoTokenizer, folder)
+            found.save_pretrained(place)
+            read_pretrained(AutoTokenizer, place)
+    except Exception as error:  # of many kinds, depending on what is in the files
+        raise ModelError(f"{label}: its tokenizer cannot be loaded and saved ({_one_line(error)})") from error
+    _kept[str(folder)] = found
+
+
+def check_savable(model: PreTrainedModel) -> None:
+    """Save the configurations of a student once, before it is trained.
+
+    Raises:
+        ModelError: transformers refuses one, such as contradictory generation settings that came with its teacher.
+    """
+    try:
+        with quiet_transformers(), TemporaryDirectory(prefix="potstill-") as place:
+            model.config.save_pretrained(place)
+            if model.can_generate() and model.generation_config is not None:
+                model.generation_config.save_pretrained(place)
+    except Exception as error:
+        raise ModelError(f"student: its configuration cannot be saved ({_one_line(error)})") from error
+
+
 def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, as transformers loads it; a tokenizer is returned as it is.
 
@@ -389,6 +412,8 @@ def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTraine
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
+    if (kept := _kept.get(str(tokenizer))) is not None:
+        return kept
     try:
         return read_pretrained(AutoTokenizer, tokenizer)  # type: ignore[no-any-return]
     except Exception as error:  # of many kinds, depending on what is in the files

@@ -6,7 +6,6 @@ spent.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.errors import ConfigError, ModelError
+from potstill.jsontext import parse_json
 from potstill.models.pretrained import hub_kernel
 
 Kind = Literal["masked", "causal"]
@@ -371,11 +371,16 @@ def _integer(value: object, name: str, label: str, least: int) -> int:
 
 def _read_json(path: Path, label: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise ModelError(f"{label}: config.json cannot be read ({error}); expected a JSON object") from error
     if not isinstance(content, dict):
         raise ModelError(f"{label}: config.json holds a {type(content).__name__}; expected a JSON object")
+    if not isinstance(content.get("model_type"), str | None):
+        raise ModelError(f"{label}: model_type={content['model_type']!r:.60} in config.json; expected a text")
+    names = content.get("architectures")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ModelError(f"{label}: architectures={names!r:.60} in config.json; expected a list of texts")
     return content
 
 

@@ -1,7 +1,6 @@
 """Digests of all that a teacher's outputs depend on: its weights and config, the data, and how tokens are masked."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from potstill.data.corpus.store import Corpus
 from potstill.data.sealed import canonical
 from potstill.data.steps import BatchSettings
 from potstill.errors import ModelError
+from potstill.jsontext import parse_json
 
 # What a config says of how it was saved, not of what the model computes.
 UNREAD_CONFIG = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype"})
@@ -36,7 +36,7 @@ def teacher_of_folder(folder: Path) -> dict[str, str]:
             "save_pretrained"
         )
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         weights = weights_digest(_saved(files))
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(

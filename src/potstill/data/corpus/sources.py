@@ -3,7 +3,6 @@
 A source is checked before any work, says what identifies its content, and gives its texts in a fixed order.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from potstill.data.corpus.textfiles import (
     skipping,
 )
 from potstill.errors import DataError
+from potstill.jsontext import parse_json
 
 HUB_TIMEOUT_SECONDS = 10
 # Names of old scripts; without an owner they no longer load.
@@ -268,8 +268,8 @@ class SavedDataset:
 
     def _read(self, file: Path) -> dict[str, Any]:
         try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+            return dict(parse_json(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             raise DataError(
                 f"{self.key}: '{self.folder}' is no data set written by save_to_disk ({file.name} is missing or "
                 "broken); give such a folder"

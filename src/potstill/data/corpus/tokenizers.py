@@ -26,6 +26,7 @@ from tokenizers import (
 from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.store import build_once, store_key
 from potstill.errors import DataError
+from potstill.jsontext import parse_json
 
 # Limits above this are how transformers says that there is none.
 NO_LIMIT = 10**9
@@ -346,7 +347,7 @@ def _json(folder: Path, file: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(parse_json(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise DataError(
             f"data.tokenizer: '{path}' is no JSON object ({error}); give the folder of a saved tokenizer"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from potstill.errors import DataError
+from potstill.jsontext import parse_json
 
 FIELD = "label_probabilities"  # of rows of the user's own
 KEY = "objective.soft_weight"
@@ -44,7 +44,7 @@ def read_probabilities(path: Path, rows: int) -> list[Probabilities | None]:
     if not path.is_file():
         return [None] * rows
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
             f"data.rationales: '{path}' is no JSON ({error}); make it anew by stage=rationales"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import Any
 from potstill.data.corpus.textfiles import fault_of, read_document
 from potstill.data.tasks.readers import TaskHub
 from potstill.errors import DataError
+from potstill.jsontext import parse_json
 
 LOOK = 100  # questions that a check reads
 
@@ -289,7 +289,7 @@ def _entries(path: Path, key: str) -> Iterator[Question]:
     if fault := fault_of(path):
         raise DataError(f"{key}: '{path}' {fault}; give a JSON file of the shape of SQuAD, plain or gzip")
     try:
-        content = json.loads(read_document(path, key))
+        content = parse_json(read_document(path, key))
     except ValueError as error:
         raise DataError(f"{key}: '{path}' is no JSON ({error}); give a file of the shape of SQuAD") from error
     file = _Place(f"{key}: '{path}'")

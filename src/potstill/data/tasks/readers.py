@@ -7,7 +7,6 @@ to know all of them.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -18,6 +17,7 @@ from potstill.data.corpus.sources import HubDataset
 from potstill.data.corpus.textfiles import fault_of, read_document, read_lines, skipping
 from potstill.data.tasks.label_values import UNLABELLED, column_of_labels
 from potstill.errors import DataError
+from potstill.jsontext import parse_json
 
 TABLES = (".tsv", ".txt", ".csv")
 OBJECTS = (".jsonl", ".json")
@@ -240,7 +240,7 @@ class TaskFile:
 
     def _decoded(self, text: str, place: str) -> Any:
         try:
-            return json.loads(text)
+            return parse_json(text)
         except ValueError as error:
             raise DataError(
                 f"{self.key}: '{self.path}'{place}: no JSON ({error}); give an object a line"

@@ -1,0 +1,25 @@
+"""JSON that users hand over: whatever is wrong with it is a ValueError. For any room, as `errors`. No torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def parse_json(text: str | bytes) -> Any:
+    r"""The value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON, nested too deeply, or a text in it has half of a surrogate pair (an escape such as
+            \ud83d alone), which is no character: no tokenizer takes it, and no file can hold it.
+    """
+    try:
+        value = json.loads(text)
+        escape = b"\\ud" if isinstance(text, bytes) else "\\ud"
+        if escape in text.lower():  # type: ignore[operator]
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("a text has half of a surrogate pair, an escape such as \\ud83d alone") from None
+    return value
