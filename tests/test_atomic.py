@@ -59,3 +59,8 @@ def test_other_errors_stay_what_they_are(tmp_path):
         with pytest.raises(type(error)) as raised, writing(tmp_path):
             raise error
         assert raised.value is error
+
+
+def test_a_folder_that_was_deleted_meanwhile_is_made_again(tmp_path):
+    write_whole(tmp_path / "run" / "checkpoints" / "last.ckpt", "trained")
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_text() == "trained"

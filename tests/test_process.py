@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from potstill import process
 
 ALLOCATE = """
 import sys
@@ -43,3 +46,24 @@ def test_large_blocks_come_from_the_heap_unless_the_user_says_otherwise(own, exp
         check=False,
     )
     assert done.stdout.strip() == expected, done.stderr
+
+
+def test_a_user_without_a_home_and_a_name_has_both(monkeypatch, tmp_path):
+    import getpass
+    import pwd
+
+    def unknown(_):
+        raise KeyError("getpwuid(): uid not found")
+
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    process.have_home()
+    try:
+        assert Path.home() == tmp_path / f"potstill-{os.getuid()}"
+        assert Path.home().stat().st_mode & 0o777 == 0o700
+        assert getpass.getuser() == str(os.getuid())
+    finally:  # set by `have_home`, which monkeypatch does not know of
+        os.environ.pop("HOME", None)
+        os.environ.pop("USER", None)

@@ -67,6 +67,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     What a killed process left under such a name is removed, so two processes do not write one file at a time.
     """
+    with writing(path):  # a folder that was deleted meanwhile is made again: what is written counts for more
+        path.parent.mkdir(parents=True, exist_ok=True)
     for torn in path.parent.glob(f".{path.name}.*.tmp"):
         torn.unlink(missing_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressB
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from potstill import signals
-from potstill.atomic import replacing, writing
+from potstill.atomic import replacing
 from potstill.checksums import seal
 from potstill.data.adapted import AdaptedStep
 from potstill.data.corpus.datamodule import StepBatch
@@ -37,10 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             WriteError: there is no room, or the folder cannot be written; the checkpoint that was there stays.
         """
-        target = Path(path)
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as fresh, fresh.open("wb") as file:
+        with replacing(Path(path)) as fresh, fresh.open("wb") as file:
             torch.save(checkpoint, file)
             seal(file)
             file.flush()

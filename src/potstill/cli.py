@@ -31,8 +31,9 @@ from potstill.config import config_folder, register
 from potstill.config.defaults import settle
 from potstill.errors import ConfigError, PotstillError, StageError, StoppedError, printable
 from potstill.multirun import Jobs, group_with_sweep, names_glue, spell_out
+from potstill.output_streams import outliving_readers
 from potstill.overrides import not_composable, readable
-from potstill.process import prepare
+from potstill.process import have_home, prepare
 from potstill.records import mask_record, mask_sweep_record
 from potstill.redaction import mask_tracebacks, redact, remember_overrides, remember_references
 from potstill.validation import validate_evaluate, validate_train
@@ -52,14 +53,33 @@ TYPES = {
 
 def train() -> None:
     """`python train.py <overrides>`, `potstill-train <overrides>`."""
-    with _stoppable():
+    with _stoppable(), _writable_output():
         _run("train", _train)
 
 
 def evaluate() -> None:
     """`python evaluate.py model=... benchmark=... <overrides>`, `potstill-evaluate ...`."""
-    with _stoppable():
+    with _stoppable(), _writable_output():
         _run("evaluate", _evaluate)
+
+
+@contextmanager
+def _writable_output() -> Iterator[None]:
+    """Fail at the end of a command whose standard output could not be written, but for want of a reader."""
+    with outliving_readers() as out:
+        try:
+            yield
+        except SystemExit as done:  # Hydra's, of --help
+            if done.code:
+                raise
+        if out is None:
+            return
+        out.flush()
+        if out.error is not None and not isinstance(out.error, BrokenPipeError):
+            sys.stderr.write(
+                f"error: standard output: cannot be written: {out.error.strerror}; files are not affected\n"
+            )
+            raise SystemExit(2)
 
 
 @contextmanager
@@ -143,6 +163,7 @@ class _Record(logging.LogRecord):
 
 
 def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
+    have_home()
     register()
     logging.setLogRecordFactory(_Record)
     logging.raiseExceptions = False  # a log on a full disk would add a traceback for each line
@@ -191,6 +212,10 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         sys.argv[1:] = readable(name, spell_out(name, sys.argv[1:]))
         try:
             main(job)()
+        except SystemExit as done:  # Hydra's, of --help
+            if done.code or started or not _is_reader_gone():
+                raise
+            raise SystemExit(128 + signal.SIGPIPE) from None  # as the shell reports it
         finally:
             mask_sweep_record()
             if glue and jobs.folder is not None:
@@ -203,10 +228,6 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
         _refuse(rejected.fault)
     except (HydraException, OmegaConfBaseException, PotstillError, yaml.YAMLError) as fault:
         _refuse(fault)
-    except BrokenPipeError:
-        if started:
-            raise
-        _leave_pipe()
     except Exception as fault:
         # User errors were caught in the job: another one is internal, except for the folder of a sweep's next job.
         if started and not _can_be_mended(fault):
@@ -239,11 +260,12 @@ def _refuse(fault: Exception) -> None:
     raise SystemExit(2)
 
 
-def _leave_pipe() -> None:
-    """End quietly where the reader of `--help | head` has gone, as the shell reports a closed pipe."""
-    # Python flushes stdout once more on its way out, and would complain then.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(128 + signal.SIGPIPE)
+def _is_reader_gone() -> bool:
+    """Whether nobody reads standard output any more, `train.py --help | head`."""
+    if sys.stdout is None:
+        return False
+    sys.stdout.flush()
+    return isinstance(getattr(sys.stdout, "error", None), BrokenPipeError)
 
 
 def one_line(fault: Exception) -> str:

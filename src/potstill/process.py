@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import getpass
 import logging
 import os
+import stat
+import tempfile
 import warnings
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 SPINS = "20000"  # about as fast as the default (300,000) alone, several times faster beside other work
@@ -27,6 +31,27 @@ def prepare() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def have_home() -> None:
+    """Give a user without a home or a name, as containers have, both: libraries keep caches there and ask for the name.
+
+    The folder is one of the user's own among the temporary ones, the name the number.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        home = Path(tempfile.gettempdir()) / f"potstill-{os.getuid()}"
+        with contextlib.suppress(FileExistsError):
+            home.mkdir(mode=0o700)
+        found = home.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            home = Path(tempfile.mkdtemp(prefix="potstill-"))
+        os.environ["HOME"] = str(home)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
 
 
 def quiet() -> None:

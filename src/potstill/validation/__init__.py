@@ -6,6 +6,7 @@ checked here are ranges, combinations, files, and whether the models fit each ot
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin, get_type_hints
@@ -151,9 +152,19 @@ def models_of(config: DictConfig) -> list[str]:
     return [str(m) for m in config.model] if OmegaConf.is_list(config.model) else [str(config.model)]
 
 
+STEM_BYTES = 160
+
+
 def stem_of(name: str) -> str:
-    """What the files of a judged model are called; `name` is that of its row."""
-    return re.sub(r"[^\w.-]", "_", name)
+    """What the files of a judged model are called; `name` is that of its row.
+
+    The stem stays in its folder and leaves room for a suffix in the 255 bytes of a file's name.
+    """
+    stem = re.sub(r"^\.+", "_", re.sub(r"[^\w.-]", "_", name)) or "_"
+    if len(stem.encode()) > STEM_BYTES:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        stem = f"{stem.encode()[: STEM_BYTES - 9].decode(errors='ignore')}-{digest}"
+    return stem
 
 
 def _name_faults(names: list[str]) -> list[str]:
