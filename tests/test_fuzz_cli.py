@@ -235,3 +235,40 @@ def test_random_command_lines(bases, tmp_path, monkeypatch):
         if problem := problem_of(script, overrides, tmp_path / "run", check):
             problems.append((script, overrides, problem))
     assert not problems
+
+
+# What takes long, starts processes, leaves this machine, or ends no run of one step.
+HEAVY = (
+    "trainer.", "logger", "compile", "doctor", "stage", "data.num", "data.engine", "data.vocabulary_size", "data.cache",
+    "student.config", "strategy", "sweep", "experiment", "debug", "callbacks", "trial", "data.max_length", "resume",
+)  # fmt: skip
+
+
+@pytest.mark.integration
+def test_valid_ones_run_to_their_end(bases, tmp_path, monkeypatch):
+    """Those that pass the checks are trained for a step, or evaluated: again exit code 0, or 2 and one line."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    small = {
+        name: bases[name] for name in ("kd", "mlm", "diito", "finetune", "evaluate", "evaluate interchange")
+    }
+    draw, problems, done = Draw(SEED, small), [], 0
+    while done < RUNS:
+        script, overrides = draw.command()
+        added = [word.lstrip("+~") for word in overrides if not any(word in base for base in small.values())]
+        if any(word.startswith(HEAVY) for word in added) or "=" not in "".join(added):
+            continue
+        folder = tmp_path / str(done)
+        try:
+            if end_of(script, overrides, folder, check)[0] != 0:
+                continue
+            done += 1
+            code, stderr = end_of(
+                script, overrides, folder, cli._train if script == "train" else cli._evaluate
+            )
+        except Exception as bug:
+            problems.append((script, overrides, repr(bug)))
+            continue
+        errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+        if code not in (0, 2) or (code == 2) != (len(errors) == 1) or "Traceback" in stderr:
+            problems.append((script, overrides, code, stderr[-500:]))
+    assert not problems
