@@ -82,7 +82,7 @@ def test_saved_data_without_the_column(kd, faulty_files, train_fault, compose_co
         ("student.attention=nonsense", "one of sdpa, eager, flex_attention"),
         ("trainer.precision=16", "one of 32-true, bf16-mixed"),
         ("trainer.max_epochs=0", "a number"),
-        ("optimizer._target_=null", "name an optimizer, such as torch.optim.AdamW"),
+        ("optimizer._target_=null", "such as torch.optim.AdamW"),
         ("optimizer.lr=fast", "a number"),
         ("logger.name=wandbb", "one of wandb, tensorboard, csv"),
         ("logger.mode=on", "online, offline, disabled, or null"),

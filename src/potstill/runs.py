@@ -25,6 +25,7 @@ from potstill.build import (
     build_loggers,
     build_optimizer,
     build_trainer,
+    configured_callbacks,
     monitored,
 )
 from potstill.build.adapted import student_card
@@ -71,8 +72,10 @@ def train(config: DictConfig, folder: Path) -> float | None:
     quiet()
     use_kernels()
     started = time.perf_counter()
-    # Devices that this machine lacks should be found before the corpus is read.
+    # Devices that this machine lacks, and settings that a class does not take, are found before the corpus is read.
     planned = build_trainer(config.trainer, folder, callbacks=[], loggers=False)
+    build_optimizer(config.optimizer, torch.nn.Linear(1, 1))
+    configured_callbacks(config)
     identity = identity_of(config, planned.num_devices * planned.num_nodes)
     if config.resume == "auto" and (found := newest_checkpoint(folder)):
         config.ckpt_path = str(found)

@@ -36,7 +36,7 @@ from potstill.build.rationales import (
 )
 from potstill.build.shared_tasks import SharedTraining, build_shared_training
 from potstill.build.tasks import TaskEvaluation, TaskTraining, build_task_evaluation, build_task_training
-from potstill.build.trainer import build_callbacks, build_loggers, build_trainer
+from potstill.build.trainer import build_callbacks, build_loggers, build_trainer, configured_callbacks
 from potstill.data.corpus.composition import sources_of
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.store import Corpus
@@ -70,6 +70,7 @@ __all__ = [
     "build_rationale_evaluation",
     "build_task_evaluation",
     "build_trainer",
+    "configured_callbacks",
     "monitored",
 ]
 

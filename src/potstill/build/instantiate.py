@@ -23,16 +23,21 @@ def find(key: str, path: str) -> Callable[..., Any]:
         raise ConfigError(f"{key}={path}: {_reason(fault)}") from fault
 
 
-def make(key: str, settings: DictConfig, *arguments: Any) -> Any:
+def make(key: str, settings: DictConfig, *arguments: Any, kind: type = object) -> Any:
     """Call what `settings._target_` names with `arguments` and the other settings.
 
     Raises:
-        ConfigError: there is no such thing, or it does not take these settings.
+        ConfigError: there is no such thing, it does not take these settings, or it gives something that is no `kind`.
     """
     try:
-        return hydra.utils.instantiate(settings, *arguments, _convert_="all")
+        made = hydra.utils.instantiate(settings, *arguments, _convert_="all")
     except Exception as fault:  # whatever the target raises, its settings are the user's
         raise ConfigError(f"{key}._target_={settings.get('_target_')}: {_reason(fault)}") from fault
+    if not isinstance(made, kind):
+        raise ConfigError(
+            f"{key}._target_={settings.get('_target_')}: gives a {type(made).__name__}, no {kind.__name__}"
+        )
+    return made
 
 
 def _reason(fault: BaseException) -> str:

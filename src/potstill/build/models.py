@@ -285,7 +285,7 @@ def build_optimizer(settings: DictConfig, model: nn.Module) -> torch.optim.Optim
         ConfigError: an unknown optimizer, or an argument that it does not take.
     """
     groups = parameter_groups(model, settings.get("weight_decay") or 0.0)
-    return make("optimizer", settings, groups)
+    return make("optimizer", settings, groups, kind=torch.optim.Optimizer)
 
 
 def build_schedule(

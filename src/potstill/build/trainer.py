@@ -11,7 +11,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from potstill.build.instantiate import make
 from potstill.build.strategies import check_hardware, strategy_of
@@ -68,7 +68,7 @@ def build_callbacks(
     """
     throughput = Throughput("examples" if is_adapted(config) else "tokens")
     last = LastCheckpoint(folder / "checkpoints", config.checkpoint.every_n_steps)
-    configured = {make(f"callbacks.{name}", own): own for name, own in config.callbacks.items()}
+    configured = configured_callbacks(config)
     callbacks: list[Callback] = [Resume(identity or identity_of(config, 1), configured), throughput]
     if with_progress:
         callbacks.append(progress_bar())
@@ -84,6 +84,15 @@ def build_callbacks(
         StopOnSignal(last),
     ]  # the last: one saves what all others have done, one ends the step
     return callbacks, throughput
+
+
+def configured_callbacks(config: DictConfig) -> dict[Callback, DictConfig]:
+    """The callbacks that `callbacks` names, with their settings.
+
+    Raises:
+        ConfigError: a class that is no callback, or does not take its settings.
+    """
+    return {make(f"callbacks.{name}", own, kind=Callback): own for name, own in config.callbacks.items()}
 
 
 class _NoHandlers(_SignalConnector):
@@ -107,32 +116,39 @@ def build_trainer(
         raise ConfigError(f"trainer.extra.{unknown[0]}: not an argument of lightning.Trainer")
     check_hardware(settings)
     limit = settings.limit_val_batches
+    extra = {str(name): value for name, value in OmegaConf.to_container(settings.extra).items()}  # type: ignore[union-attr]
     try:
-        trainer = lightning.Trainer(
-            default_root_dir=folder,
-            max_steps=settings.max_steps,
-            max_epochs=settings.max_epochs if settings.max_epochs is not None else -1,
-            val_check_interval=settings.val_check_interval or 1.0,
-            check_val_every_n_epoch=None if settings.val_check_interval else 1,
-            limit_val_batches=0 if not validate else (limit if limit is not None else 1.0),
-            num_sanity_val_steps=0,
-            log_every_n_steps=settings.log_every_n_steps,
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            strategy=strategy_of(settings.strategy),
-            precision=settings.precision,
-            enable_progress_bar=settings.enable_progress_bar,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            use_distributed_sampler=False,
-            plugins=[AtomicCheckpointIO()],
-            callbacks=callbacks,
-            logger=loggers,
-            **settings.extra,
-        )
+        own: dict[str, Any] = {
+            "default_root_dir": folder,
+            "max_steps": settings.max_steps,
+            "max_epochs": settings.max_epochs if settings.max_epochs is not None else -1,
+            "val_check_interval": settings.val_check_interval or 1.0,
+            "check_val_every_n_epoch": None if settings.val_check_interval else 1,
+            "limit_val_batches": 0 if not validate else (limit if limit is not None else 1.0),
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": settings.log_every_n_steps,
+            "accelerator": settings.accelerator,
+            "devices": settings.devices,
+            "num_nodes": settings.num_nodes,
+            "strategy": strategy_of(settings.strategy),
+            "precision": settings.precision,
+            "enable_progress_bar": settings.enable_progress_bar,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "use_distributed_sampler": False,
+            "plugins": [AtomicCheckpointIO()],
+            "callbacks": callbacks,
+            "logger": loggers,
+        }
+        if taken := [key for key in extra if key in own]:
+            raise ConfigError(
+                f"trainer.extra.{taken[0]}={settings.extra[taken[0]]}: is set by the run itself"
+                + (f"; use trainer.{taken[0]}" if taken[0] in settings else "; leave it out")
+            )
+        trainer = lightning.Trainer(**own, **extra)
     except (
         ValueError,
+        TypeError,
         RuntimeError,
         lightning.fabric.utilities.exceptions.MisconfigurationException,
     ) as fault:

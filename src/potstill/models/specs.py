@@ -169,7 +169,7 @@ def spec_from_settings(settings: Mapping[str, Any], label: str) -> ModelSpec:
         ModelError: an unknown architecture, or sizes that are no positive integers or do not go together.
     """
     model_type = settings.get("model_type")
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise ModelError(f"{label}: {unknown_architecture(model_type)}")
     architecture = ARCHITECTURES[model_type]
     size = {name: _size(settings, architecture, name, label) for name in _STANDARD_NAMES}

@@ -232,7 +232,8 @@ def model_from_config(
             name_labels(config, labels, problem)
         return make_from_config(auto_class, config)
     # A KeyError is the table of activations', an AssertionError nn.Embedding's (padding index).
-    except (ValueError, TypeError, KeyError, AssertionError, StrictDataclassError) as error:
+    # A RuntimeError is torch's, of a size below 0 or beyond the memory.
+    except (ValueError, TypeError, KeyError, AssertionError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"{key}={dict(settings)}: {config_class.__name__} cannot be built ({reason})"

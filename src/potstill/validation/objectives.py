@@ -40,8 +40,9 @@ def objective_faults(objective: DictConfig, task: str | None = None) -> list[str
             for name, weight in weights.items()
             if weight and name != "label"
         ]
+    effective = [objective.hard_weight if weight is None else weight for weight in weights.values()]
     unscheduled = all(term.schedule == "constant" for term in objective.terms.values())
-    if unscheduled and not objective.matches and all(weight == 0 for weight in weights.values()):
+    if unscheduled and not objective.matches and not any(effective):
         faults.append(
             f"objective.terms: all weights are 0; give one of {', '.join(weights)} a weight above 0"
         )

@@ -89,8 +89,15 @@ def optimizer_faults(config: DictConfig) -> list[str]:
     """Of optimizer, schedule, and how long and how often."""
     faults = []
     optimizer, schedule = config.optimizer, config.schedule
-    if not optimizer.get("_target_"):
-        faults.append("optimizer._target_=null: name an optimizer, such as torch.optim.AdamW")
+    classes: dict[str, Any] = {"optimizer": optimizer}
+    classes |= {f"callbacks.{name}": own for name, own in config.callbacks.items()}
+    for key, own in classes.items():
+        target = own.get("_target_") if OmegaConf.is_dict(own) else None
+        if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+)+", target):
+            faults.append(
+                f"{key}._target_={'null' if target is None else target}: a dotted path, such as torch.optim.AdamW, or "
+                "lightning.pytorch.callbacks.EarlyStopping of a callback"
+            )
     for key, value in leaves("optimizer", optimizer):
         allowed = OPTIMIZER.get(key.split(".")[1], FINITE if is_number(value) else None)
         if value is not None and allowed is not None and value not in allowed:
