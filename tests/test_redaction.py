@@ -123,6 +123,13 @@ def test_the_value_of_a_variable_is_masked_wherever_it_stands(monkeypatch):
     assert redact("denied: 0123456789abcdef0123456789abcdef01234567!") == "denied: ***!"
 
 
+def test_a_variable_with_a_path_stays_legible(monkeypatch, tmp_path):
+    monkeypatch.setenv("PWD", str(tmp_path))  # as a shell does
+    monkeypatch.setenv("MY_CREDENTIALS", f"{tmp_path}/no-such-file")
+    assert redact(f"data.folder={tmp_path}/data") == f"data.folder={tmp_path}/data"
+    assert "no-such-file" not in redact(f"{tmp_path}/no-such-file")
+
+
 def test_what_was_typed_for_a_secret_is_masked_wherever_it_stands():
     remember_overrides(["generation.api_key=two words, a comma"])
     assert redact("two words, a comma: no such key") == "***: no such key"

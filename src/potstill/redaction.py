@@ -13,6 +13,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -207,9 +208,14 @@ def _known() -> list[str]:
     of_names = [
         value
         for name, value in os.environ.items()
-        if len(value) >= 8 and is_secret_name(name) and not _HARMLESS.match(value)
+        if len(value) >= 8 and is_secret_name(name) and not _HARMLESS.match(value) and not _is_path(value)
     ]
     return [*_remembered, *of_names]
+
+
+def _is_path(value: str) -> bool:
+    """Whether a variable holds a path: the shell's PWD, GOOGLE_APPLICATION_CREDENTIALS."""
+    return value.startswith("/") and Path(value).exists()
 
 
 def _field(found: re.Match[str]) -> str:

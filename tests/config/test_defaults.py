@@ -80,6 +80,25 @@ def test_the_bound_that_is_given_decides(overrides, bounds, compose_config):
     assert (config.trainer.max_steps, config.trainer.max_epochs) == bounds
 
 
+@pytest.mark.parametrize(
+    ("overrides", "length"),
+    [
+        (("benchmark=squad",), None),
+        (("benchmark=question_answering",), None),
+        (("benchmark=squad", "data.max_length=64"), 64),
+        (("benchmark=sst2",), 128),
+        (("benchmark=conll2003",), 128),
+        (("benchmark=sst2", "data=text_files"), None),
+    ],
+)
+def test_a_benchmark_of_spans_has_a_length_of_its_own(overrides, length, compose_config):
+    """`benchmark.max_length`, in training and evaluation; its stride is longer than a row of another task."""
+    assert compose_config(*overrides, name="evaluate").data.max_length == length
+    config = compose_config("objective=finetune", *overrides)
+    settle(config)
+    assert config.data.max_length == length
+
+
 def test_a_run_without_bounds_is_rejected(kd, compose_config):
     with pytest.raises(ConfigError, match=r"trainer\.max_steps=-1 with trainer\.max_epochs=null"):
         validate_train(compose_config(*kd, "trainer.max_steps=null", "trainer.max_epochs=null"))

@@ -1,4 +1,4 @@
-"""Defaults that depend on other keys: how long a run trains, and how fast a model learns.
+"""Defaults that depend on other keys: how long a run trains, how fast a model learns, and what it reads at once.
 
 The options of `conf/` refer to them as `${default:<key>}`, so a value from the command line or a recipe takes their
 place while Hydra composes. `settle` puts the values in force into a composed configuration.
@@ -31,7 +31,8 @@ FINE_TUNING: dict[str, Any] = {
     "schedule.warmup_share": 0.1,
     "trainer.gradient_clip_val": 1.0,
 }
-KEYS = ("trainer.max_epochs", *FROM_SCRATCH)
+KEYS = ("trainer.max_epochs", "data.max_length", *FROM_SCRATCH)
+LENGTH = 128  # tokens of a sequence of docstrings, or of a row of a task
 
 
 def trains_task(config: DictConfig) -> bool:
@@ -51,8 +52,10 @@ def default(key: str, config: DictConfig) -> Any:
 
     Args:
         key: `optimizer.lr`.
-        config: of the run.
+        config: of the run or the evaluation.
     """
+    if key == "data.max_length":  # null: the benchmark's own length of a window
+        return None if config.benchmark and config.benchmark.max_length else LENGTH
     if key == "trainer.max_epochs":
         return EPOCHS if config.trainer.max_steps in (None, -1) else None
     return (FINE_TUNING if fine_tunes(config) else FROM_SCRATCH)[key]
