@@ -55,7 +55,8 @@ def default(key: str, config: DictConfig) -> Any:
         config: of the run or the evaluation.
     """
     if key == "data.max_length":  # null: the benchmark's own length of a window
-        return None if config.benchmark and config.benchmark.max_length else LENGTH
+        benchmark = config.get("benchmark")
+        return None if benchmark and benchmark.max_length else LENGTH
     if key == "trainer.max_epochs":
         return EPOCHS if config.trainer.max_steps in (None, -1) else None
     return (FINE_TUNING if fine_tunes(config) else FROM_SCRATCH)[key]
