@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
-from torch import nn
 from transformers import PreTrainedModel
 
 from potstill.build import build_trainer
@@ -17,33 +17,36 @@ from potstill.evaluation.efficiency import (
     count_parameters,
     forward_gflop,
     forward_peak_mb,
-    latency_ms,
     parameter_tree,
     size_mb,
 )
+from potstill.evaluation.latency import STEADY, Latency, Timed, measure_latencies
 from potstill.evaluation.report import Collapsible, Section, Table
 from potstill.models.head_labels import head_from_settings, labels_from_settings
 from potstill.models.head_problems import problem_of
 from potstill.models.load import load_language_model, load_task_model
 from potstill.models.specs import local_folder, read_settings
 
+log = logging.getLogger(__name__)
+
 PASSES = {"latency_ms": "p50 ms", "latency_p95_ms": "p95 ms", "tokens_per_second": "tokens/s"}
+UNSTEADY = "~"  # before a latency whose rounds disagree
 
 
 class Costs(NamedTuple):
-    """Figures of a model by name, and its parameters by module."""
+    """Figures of a model by name, its parameters by module, and how it is timed."""
 
     figures: dict[str, Any]
     tree: list[tuple[int, str, int]]
+    timed: Timed
 
 
 def measure_costs(
     config: DictConfig, name: str, model: str, folder: Path, forms: Sequence[str] = ()
 ) -> dict[str, Costs]:
-    """Size, arithmetic and memory of a model, and how long it takes on the configured device and in its precision.
+    """Size, arithmetic and memory of a model on the configured device and in its precision; `time_passes` times it.
 
-    `latency_ms`, `gflop` and `peak_mb` are of the smallest pass, the first of `benchmark.batches` and of
-    `benchmark.lengths`; the others have the pass in their names, `latency_ms_8x128`.
+    `gflop` and `peak_mb` are of the smallest pass, the first of `benchmark.batches` and of `benchmark.lengths`.
 
     Args:
         config: of `evaluate.py`.
@@ -60,35 +63,70 @@ def measure_costs(
     """
     benchmark = config.benchmark
     trainer = build_trainer(config.trainer, folder, callbacks=[], loggers=False)
-    loaded = _load(model).to(trainer.strategy.root_device)  # type: ignore[arg-type]
+    device, context = trainer.strategy.root_device, trainer.precision_plugin.forward_context
+    loaded = _load(model).to(device)  # type: ignore[arg-type]
     first = benchmark.batches[0], benchmark.lengths[0]
     figures = size_figures(model, loaded)
-    with trainer.precision_plugin.forward_context():
+    with context():
         figures |= {"gflop": forward_gflop(loaded, *first), "peak_mb": forward_peak_mb(loaded, *first)}
-        passes = _passes(benchmark, loaded)
     tree = parameter_tree(loaded, benchmark.depth)
-    found = {name: Costs(figures | passes, tree)}
+    loaded.cpu()
+    found = {name: Costs(figures, tree, Timed(loaded, device, context))}
     if not forms:
         return found
-    for form in deploy(forms, loaded.cpu(), local_tokenizer("model", model), folder, name):
-        own = {**figures, "peak_mb": None, **form.figures, **_passes(benchmark, form.model)}
-        found[f"{name} {form.form}"] = Costs(own, [])
+    for form in deploy(forms, loaded, local_tokenizer("model", model), folder, name):
+        own = {**figures, "peak_mb": None, **form.figures}
+        found[f"{name} {form.form}"] = Costs(own, [], Timed(form.model))
     return found
 
 
-def _passes(benchmark: DictConfig, model: nn.Module) -> dict[str, float]:
-    """Latency and throughput over batch and length."""
-    figures: dict[str, float] = {}
-    for batch in benchmark.batches:
-        for length in benchmark.lengths:
-            found, name = latency_ms(model, batch, length), f"{batch}x{length}"
-            figures.setdefault("latency_ms", found["p50"])
-            figures |= {
-                f"latency_ms_{name}": found["p50"],
-                f"latency_p95_ms_{name}": found["p95"],
-                f"tokens_per_second_{name}": batch * length / found["p50"] * 1e3,
-            }
-    return figures
+def time_passes(config: DictConfig, costs: dict[str, Costs]) -> None:
+    """Latency and throughput of all models, over batch and length, put into their figures.
+
+    `latency_ms` and its like are of the smallest pass; the others have the pass in their names, `latency_ms_8x128`.
+
+    Args:
+        config: of `evaluate.py`.
+        costs: by the models' names; the first is the reference.
+    """
+    for batch in config.benchmark.batches:
+        for length in config.benchmark.lengths:
+            found = timed_figures({name: own.timed for name, own in costs.items()}, batch, length)
+            for name, figures in found.items():
+                own = {**figures, "tokens_per_second": batch * length / figures["latency_ms"] * 1e3}
+                first = {} if "latency_ms" in costs[name].figures else figures
+                costs[name].figures.update(
+                    {**first, **{f"{key}_{batch}x{length}": value for key, value in own.items()}}
+                )
+
+
+def timed_figures(models: dict[str, Timed], batch: int, length: int) -> dict[str, dict[str, float]]:
+    """Latencies of models that are compared, by name; rounds that disagree are warned of.
+
+    Args:
+        models: by name; the first is the reference.
+        batch: sequences in a pass.
+        length: tokens of each.
+    """
+    found = dict(zip(models, measure_latencies(list(models.values()), batch, length), strict=True))
+    if unsteady := [name for name, own in found.items() if not own.is_steady]:
+        log.warning(
+            "latency of %d x %d tokens: the rounds disagree (%s), as other processes use the machine; the figures "
+            "marked %s are rough",
+            batch, length, ", ".join(f"{name}: +-{found[name].error:.0%}" for name in unsteady), UNSTEADY,
+        )  # fmt: skip
+    return {name: _figures(own, compared=len(models) > 1) for name, own in found.items()}
+
+
+def _figures(own: Latency, compared: bool) -> dict[str, float]:
+    ratio = {"latency_ratio": own.ratio} if compared else {}
+    return {"latency_ms": own.p50, "latency_p95_ms": own.p95, **ratio, "latency_error": own.error}
+
+
+def latency_cell(figures: dict[str, Any], name: str = "latency_ms") -> str:
+    """A latency as a table shows it, marked where the rounds disagree."""
+    error = figures[name.replace("latency_p95_ms", "latency_error").replace("latency_ms", "latency_error")]
+    return f"{UNSTEADY if error > STEADY else ''}{figures[name]:.2f}"
 
 
 def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
@@ -101,28 +139,34 @@ def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
     names, benchmark = list(costs), config.benchmark
     base = costs[names[0]].figures
     keys = {"parameters": "parameters", "parameters_without_embeddings": "without embeddings", "size_mb": "MB",
-            "gflop": "GFLOP", "peak_mb": "peak MB", "latency_ms": "latency ms"}  # fmt: skip
-    columns, rows = ["model", *keys.values()], []
-    for name, (figures, _) in costs.items():
-        rows.append([name, *(figures[key] for key in keys)])
+            "gflop": "GFLOP", "peak_mb": "peak MB"}  # fmt: skip
+    columns, rows = ["model", *keys.values(), "latency ms"], []
+    for name, (figures, *_) in costs.items():
+        rows.append([name, *(figures[key] for key in keys), latency_cell(figures)])
         if len(costs) > 1:
-            rows[-1] += [f"{1 - figures[key] / base[key]:.0%}" for key in ("parameters", "latency_ms")]
+            saved = 1 - figures["parameters"] / base["parameters"], 1 - figures["latency_ratio"]
+            rows[-1] += [f"{share:.0%}" for share in saved]
     if len(costs) > 1:
         columns += ["smaller", "faster"]
     note = (
         f"GFLOP, peak memory (weights left out) and median latency of {benchmark.batches[0]} x {benchmark.lengths[0]} "
-        f"tokens; {config.trainer.accelerator}, {config.trainer.precision}."
+        f"tokens; {config.trainer.accelerator}, {config.trainer.precision}. {UNSTEADY}: the rounds disagree."
     )
     if len(costs) > 1:
-        note += f" Smaller: parameters saved of {names[0]}'s; faster: time saved."
+        note += (
+            f" Smaller: parameters saved of {names[0]}'s; faster: time saved, the median over rounds in which all "
+            "models were measured in turn."
+        )
     passes = []
     for batch in benchmark.batches:
         for length in benchmark.lengths:
             here = f"{batch}x{length}"
-            for name, (figures, _) in costs.items():
-                speed = base[f"latency_ms_{here}"] / figures[f"latency_ms_{here}"]
-                own = [figures[f"{key}_{here}"] for key in PASSES]
-                passes.append([name, batch, length, *own, f"{speed:.2f}"])
+            for name, (figures, *_) in costs.items():
+                times = [latency_cell(figures, f"{key}_{here}") for key in ("latency_ms", "latency_p95_ms")]
+                speed = 1 / figures.get(f"latency_ratio_{here}", 1.0)
+                passes.append(
+                    [name, batch, length, *times, figures[f"tokens_per_second_{here}"], f"{speed:.2f}"]
+                )
     return [
         Table(f"benchmark={benchmark.name}", columns, rows, note),
         Table(
@@ -131,7 +175,7 @@ def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
             passes,
             f"Speed: over {names[0]}'s.",
         ),
-        *(Collapsible(f"{name}: parameters", _drawn(tree)) for name, (_, tree) in costs.items() if tree),
+        *(Collapsible(f"{name}: parameters", _drawn(tree)) for name, (_, tree, _) in costs.items() if tree),
     ]
 
 

@@ -22,13 +22,22 @@ from potstill.build import (
     build_trainer,
 )
 from potstill.callbacks import progress_bar
-from potstill.costs import Costs, cost_sections, measure_costs, size_figures
+from potstill.costs import (
+    UNSTEADY,
+    Costs,
+    cost_sections,
+    latency_cell,
+    measure_costs,
+    size_figures,
+    time_passes,
+    timed_figures,
+)
 from potstill.data.rationales.composition import RATIONALES
 from potstill.data.tasks.composition import EFFICIENCY, MAIN, is_task
 from potstill.data.tasks.labels import MULTI_LABEL
 from potstill.deployment import Deployed, deploy
 from potstill.evaluation.bootstrap import LEVEL, Metric, paired_bootstrap
-from potstill.evaluation.efficiency import latency_ms
+from potstill.evaluation.latency import Timed
 from potstill.evaluation.report import Collapsible, HeatMap, Points, Section, Table, print_table, write_report
 from potstill.evaluation.submissions import FILES, write_submission
 from potstill.interchange.agreement import AGREEMENT
@@ -42,6 +51,7 @@ from potstill.validation.exports import forms_of
 
 log = logging.getLogger(__name__)
 
+LATENCY_NOTE = f"latency: one sequence, the models measured in turn; {UNSTEADY}: the rounds disagree."
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
@@ -70,6 +80,7 @@ def _judge_all(config: DictConfig, folder: Path) -> tuple[list[Row], list[Sectio
         for name, model in zip(names, models, strict=True):
             forms = forms_of(config) if costs or len(models) == 1 else []
             costs |= measure_costs(config, name, model, folder, forms)
+        time_passes(config, costs)
         found = [Row(name, own.figures) for name, own in costs.items()]
         return found, cost_sections(config, costs)
     if config.benchmark.task == RATIONALES:
@@ -87,6 +98,7 @@ def _judge_all(config: DictConfig, folder: Path) -> tuple[list[Row], list[Sectio
         if number or reference is None:
             forms = forms_of(config) if number or len(named) == 1 else []
             rows += judge(config, name, model, folder, reference, forms)
+    _add_latencies(rows)
     _add_differences(rows, _monitored(config))
     pictures: list[Section] = []
     if reference is not None:
@@ -135,6 +147,8 @@ class Row:
     metric: Metric | None = None
     examples: int = 0
     pairing: bytes = b""  # two rows have the same examples, in the same order, only where this is the same
+    timed: Timed | None = None  # the model
+    length: int = 0  # of the sequences that it is timed on
 
 
 def _judge(
@@ -148,7 +162,7 @@ def _judge(
         evaluation.module.sequences = [] if reference is None else None
         metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)[0]
         own = {key.removeprefix("val/"): value for key, value in metrics.items()}
-        row = Row(_called(name, form), own | _efficiency(trainer, evaluation, model, form))
+        row = _sized(Row(_called(name, form), own), trainer, evaluation, model, form)
         if sequences := evaluation.module.sequences:
             nats, positions = (torch.cat(side).cpu().numpy() for side in zip(*sequences, strict=True))
             row = replace(
@@ -175,7 +189,7 @@ def _judge_task(
         metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)
         own = {key.replace("val/", "test/", 1): value for part in metrics for key, value in part.items()}
         called = _called("" if only else name, form).strip()
-        row = Row(_called(name, form), own | _efficiency(trainer, evaluation, model, form))
+        row = _sized(Row(_called(name, form), own), trainer, evaluation, model, form)
         for part in evaluation.module.judges:
             ends = [end for end in (stem_of(called), part) if end]
             scored = _write_predictions(config, evaluation, part, folder / "_".join(["predictions", *ends]))
@@ -261,15 +275,33 @@ def _quality_against_latency(config: DictConfig, rows: list[Row]) -> Points:
     )
 
 
-def _efficiency(
-    trainer: Trainer, evaluation: Evaluation | TaskEvaluation, model: str, form: Deployed | None
-) -> dict[str, Any]:
-    """Parameters, size and latency of a model, or of a form of it."""
+def _sized(
+    row: Row, trainer: Trainer, evaluation: Evaluation | TaskEvaluation, model: str, form: Deployed | None
+) -> Row:
+    """A row with parameters and size of its model, or of a form of it, and how that is timed."""
     student = evaluation.module.student
-    evaluation.module.to(trainer.strategy.root_device)
-    timed, own = (student, {}) if form is None else (form.model, form.figures)
-    latency = latency_ms(timed, batch=1, length=min(128, evaluation.length))
-    return {**size_figures(model, student), **own, "latency_ms": latency["p50"]}
+    own: dict[str, Any] = {} if form is None else form.figures
+    timed = Timed(student, trainer.strategy.root_device) if form is None else Timed(form.model)
+    metrics = {**row.metrics, **size_figures(model, student), **own}
+    return replace(row, metrics=metrics, timed=timed, length=min(128, evaluation.length))
+
+
+def _add_latencies(rows: list[Row]) -> None:
+    """The latency of one sequence of every model, measured in turn."""
+    timed = {row.name: row.timed for row in rows if row.timed is not None}
+    figures = timed_figures(timed, batch=1, length=min(row.length for row in rows))
+    for row in rows:
+        row.metrics.update(figures[row.name])
+
+
+def _costs_of(rows: list[Row]) -> tuple[list[str], list[list[Any]]]:
+    """Columns of every table of models, and their cells by row."""
+    columns = ["parameters", "MB", "latency ms", *([f"time of {rows[0].name}"] if len(rows) > 1 else [])]
+    cells = []
+    for row in rows:
+        ratio = [f"{row.metrics['latency_ratio']:.2f}"] if len(rows) > 1 else []
+        cells.append([row.metrics["parameters"], row.metrics["size_mb"], latency_cell(row.metrics), *ratio])
+    return columns, cells
 
 
 def _monitored(config: DictConfig) -> str:
@@ -291,23 +323,14 @@ def _row_names(models: list[str]) -> list[str]:
 def _comparison(config: DictConfig, rows: list[Any]) -> Table:
     monitor, mode = config.benchmark.monitor, config.benchmark.mode
     reference = rows[0].metrics[monitor]
-    columns = ["model", "parameters", "MB", "latency ms", monitor, f"share of {rows[0].name}"]
+    named, costs = _costs_of(rows)
+    columns = ["model", *named, monitor, f"share of {rows[0].name}"]
     cells: list[list[Any]] = []
-    for row in rows:
+    for row, (parameters, size, *latency) in zip(rows, costs, strict=True):
         value = row.metrics[monitor]
         share = reference / value if mode == "min" else value / reference
-        size, latency = row.metrics["size_mb"], row.metrics["latency_ms"]
-        cells.append(
-            [
-                row.name,
-                f"{row.metrics['parameters']:,}",
-                f"{size:.1f}",
-                f"{latency:.2f}",
-                f"{value:.2f}",
-                f"{share:.1%}",
-            ]
-        )
-    note = f"{monitor} on {config.data.name}; latency: one sequence, median. Share: " + (
+        cells.append([row.name, f"{parameters:,}", f"{size:.1f}", *latency, f"{value:.2f}", f"{share:.1%}"])
+    note = f"{monitor} on {config.data.name}; {LATENCY_NOTE} Share: " + (
         f"the reference's {monitor} over the model's."
         if mode == "min"
         else f"the model's {monitor} over the reference's."
@@ -317,9 +340,12 @@ def _comparison(config: DictConfig, rows: list[Any]) -> Table:
 
 
 def _agreement_table(config: DictConfig, rows: list[Row], reference: str) -> Table:
-    columns = ["model", "parameters", "MB", "latency ms", "agreement", "KL nats", "perplexity"]
-    keys = ("parameters", "size_mb", "latency_ms", *AGREEMENT, "perplexity")
-    cells = [[row.name, *(row.metrics.get(key) for key in keys)] for row in rows]
+    named, costs = _costs_of(rows)
+    columns = ["model", *named, "agreement", "KL nats", "perplexity"]
+    cells = [
+        [row.name, *own, *(row.metrics.get(key) for key in (*AGREEMENT, "perplexity"))]
+        for row, own in zip(rows, costs, strict=True)
+    ]
     exchange = config.benchmark.interchange
     note = (
         f"Counterfactual predictions against those of {reference} on {config.data.name}, mean over the mappings "
@@ -353,12 +379,13 @@ def _task_comparison(config: DictConfig, rows: list[Row]) -> Table:
     """Every metric of every model; the share is of the monitored one, where there are labels."""
     monitor = _monitored(config)
     metrics, _ = _metric_names(config, rows)
-    columns = ["model", "parameters", "MB", "latency ms", *(name.removeprefix("test/") for name in metrics)]
+    named, costs = _costs_of(rows)
+    columns = ["model", *named, *(name.removeprefix("test/") for name in metrics)]
     cells = [
-        [row.name, *(row.metrics.get(key) for key in ("parameters", "size_mb", "latency_ms", *metrics))]
-        for row in rows
+        [row.name, *own, *(row.metrics.get(key) for key in metrics)]
+        for row, own in zip(rows, costs, strict=True)
     ]
-    note = f"{config.benchmark.name}; latency: one sequence, median."
+    note = f"{config.benchmark.name}; {LATENCY_NOTE}"
     reference = rows[0].metrics.get(monitor)
     if reference:
         columns.append(f"share of {rows[0].name}")

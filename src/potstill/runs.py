@@ -19,6 +19,7 @@ from potstill.build import (
     AdaptedTraining,
     AnyTraining,
     RationaleTraining,
+    SharedTraining,
     TaskTraining,
     build_any_training,
     build_callbacks,
@@ -38,6 +39,7 @@ from potstill.data.tasks.labels import CLASSIFICATION, MULTI_LABEL, TOKENS
 from potstill.errors import CheckpointError, PotstillError, StoppedError
 from potstill.evaluation.cards import code_span, figure_list
 from potstill.evaluation.classes import class_table, entity_table
+from potstill.evaluation.constant import compared_with_constant
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.report import Collapsible, Curves, Section, Table, read_metrics, write_report
 from potstill.kernels import use_kernels
@@ -104,12 +106,14 @@ def train(config: DictConfig, folder: Path) -> float | None:
             metrics = _judged(trainer, training, best) if validate else {}
             if isinstance(training, RationaleTraining):
                 metrics |= test_metrics(trainer, training)
-            tables = _tables(training, metrics) if validate else {}  # by all ranks
+            compared = _compared(training, metrics) if validate else {}  # by all ranks
+            tables = _tables(training, metrics) if validate else {}  # likewise
             gather(training.module.student)  # likewise
         summary = {
             **training.module.last_step,
             **throughput.summary(),
             **metrics,
+            **compared,
             "train/steps": trainer.global_step,
             **({"train/best_step": best.step} if best is not None else {}),
             **{f"data/{name}": count for name, count in training.figures.items()},
@@ -231,6 +235,21 @@ def _validated(trainer: Trainer, training: AnyTraining) -> dict[str, float]:
         trainer.loggers = loggers
     found = trainer.callback_metrics.items()
     return {name: float(value) for name, value in found if name.startswith("val/")}
+
+
+def _compared(training: AnyTraining, metrics: Mapping[str, float]) -> dict[str, float | bool]:
+    """What the same prediction for every example of a task would score, and whether the student is better."""
+    if isinstance(training, TaskTraining):
+        module = training.module
+        predicted = module.predicted(MAIN)
+        return compared_with_constant(module.task, module.judges[MAIN], predicted, metrics)
+    if isinstance(training, SharedTraining):
+        found: dict[str, float | bool] = {}
+        for name, lane in training.module.lanes.items():
+            predicted = training.module.predicted(name, MAIN)
+            found |= compared_with_constant(lane.task, lane.judges[MAIN], predicted, metrics, f"_{name}")
+        return found
+    return {}
 
 
 def _tables(training: AnyTraining, metrics: Mapping[str, float]) -> dict[str, Table]:

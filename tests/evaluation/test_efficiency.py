@@ -1,17 +1,13 @@
-import time
-
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
+from transformers import BertConfig, BertForMaskedLM
 
 from potstill.errors import ModelError
-from potstill.evaluation import efficiency
 from potstill.evaluation.efficiency import (
     count_parameters,
     forward_gflop,
     forward_peak_mb,
-    latency_ms,
     parameter_tree,
     size_mb,
 )
@@ -103,35 +99,3 @@ def test_size_of_a_saved_model(bert, tmp_path):
 def test_size_of_nothing(tmp_path):
     with pytest.raises(ModelError, match="holds no weights"):
         size_mb(tmp_path)
-
-
-def test_latency(bert):
-    bert.train()
-    figures = latency_ms(bert, batch=2, length=8, repeats=5, warmup=1)
-    assert 0 < figures["p50"] <= figures["p95"]
-    assert bert.training
-
-
-def test_latency_of_an_encoder_decoder():
-    config = T5Config(vocab_size=40, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
-    assert latency_ms(T5ForConditionalGeneration(config), batch=2, length=5, repeats=2, warmup=0)["p50"] > 0
-
-
-def test_latency_of_a_plain_module_in_inference_mode():
-    assert latency_ms(Tied(), batch=2, length=5, repeats=2, warmup=1)["p95"] > 0
-
-
-def test_a_slow_model_gets_fewer_repeats(monkeypatch):
-    monkeypatch.setattr(efficiency, "LATENCY_BUDGET_SECONDS", 0.1)
-    model = Tied()
-    model.register_forward_pre_hook(lambda *_: time.sleep(0.05))
-    started = time.perf_counter()
-    assert latency_ms(model, batch=1, length=2, repeats=1000, warmup=1000)["p50"] >= 50
-    assert time.perf_counter() - started < 2
-
-
-def test_latency_refuses(bert):
-    with pytest.raises(ModelError, match="length 25 exceeds the model's 24 positions"):
-        latency_ms(bert, batch=1, length=25)
-    with pytest.raises(ModelError, match="Linear embeds no ids"):
-        latency_ms(nn.Linear(2, 2), batch=1, length=2)

@@ -3,7 +3,8 @@ import torch
 from torch.testing import assert_close
 
 from potstill.errors import ConfigError, ModelError
-from potstill.evaluation.efficiency import count_parameters, latency_ms
+from potstill.evaluation.efficiency import count_parameters
+from potstill.evaluation.latency import Timed, measure_latencies
 from potstill.export.runtime import ExportedModel
 
 
@@ -48,10 +49,10 @@ def test_threads_and_size(exports):
 def test_its_time_is_measured_as_any_other_models(exports):
     _, folder = exports("bert", "sequence")
     exported = ExportedModel(folder, threads=1)
-    assert latency_ms(exported, batch=2, length=8, repeats=3, warmup=1)["p50"] > 0
+    assert measure_latencies([Timed(exported)], batch=2, length=8)[0].p50 > 0
     assert count_parameters(exported)["total"] == 0
     with pytest.raises(ModelError, match="length 49 exceeds the model's 48 positions"):
-        latency_ms(exported, batch=1, length=49)
+        measure_latencies([Timed(exported)], batch=1, length=49)
 
 
 def test_too_long_a_text(exports):

@@ -108,6 +108,8 @@ def test_a_task_is_learnt_and_transformers_opens_the_student(run, files):
 
     folder, summary = run("learnt", "trainer.max_epochs=3")
     assert summary["val/accuracy"] > 0.95
+    assert 0.5 <= summary["val/majority_accuracy"] < summary["val/accuracy"]
+    assert summary["val/better_than_constant"] is True
     assert {
         "val/f1_macro",
         "val/loss",

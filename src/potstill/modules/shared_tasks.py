@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
@@ -108,6 +108,10 @@ class SharedTasks(StudentModule):
         for micro in batch.micro:
             kept = judge.keep(logits_of(self._trunks[name][0], micro), micro)
             self._predictions[dataloader_idx].update(*kept)
+
+    def predicted(self, name: str, part: str) -> tuple[Tensor, Tensor, Tensor]:
+        """What was predicted of a set of a task in the last pass over it; see `Predictions.gathered`."""
+        return self._predictions[self._sets.index((name, part))].gathered()
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/<metric>_<task>` of each task's first set, `val/<metric>_<task>_<name>` of its others.

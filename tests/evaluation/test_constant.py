@@ -1,0 +1,70 @@
+"""What a student is compared with that has learnt nothing."""
+
+import logging
+
+import pytest
+import torch
+
+from potstill.data.tasks.labels import Task
+from potstill.data.tasks.readers import Rows
+from potstill.evaluation.constant import BETTER, compared_with_constant
+from potstill.evaluation.judges import LabelJudge
+
+
+def judged(kind, metrics, mode, labels, logits, monitor=None):
+    task = Task(
+        "own", kind, ("a", "b", "c") if kind == "classification" else (), metrics, monitor or metrics[0], mode
+    )
+    judge = LabelJudge(
+        task,
+        Rows(
+            (["x"] * len(labels),), list(map(str, labels)), [""] * len(labels), "eval", "benchmark.eval_file"
+        ),
+    )
+    predicted = torch.arange(len(labels)), torch.tensor(logits), torch.tensor(labels, dtype=torch.float64)
+    own = {f"val/{name}": value for name, value in judge.metrics(*predicted).items()}
+    return compared_with_constant(task, judge, predicted, own)
+
+
+def one_hot(numbers):
+    return torch.nn.functional.one_hot(torch.tensor(numbers), 3).float().tolist()
+
+
+@pytest.mark.parametrize(
+    ("metric", "predicted", "constant", "better"),
+    [
+        ("accuracy", [0, 0, 0, 0, 0], 0.6, False),
+        ("accuracy", [1, 0, 0, 1, 2], 0.6, False),  # another 0.6
+        ("accuracy", [0, 0, 0, 1, 0], 0.6, True),
+        ("matthews", [1, 1, 1, 1, 1], 0.0, False),
+        ("matthews", [0, 0, 0, 1, 0], 0.0, True),
+        ("f1_macro", [0, 0, 0, 0, 0], 0.25, False),
+    ],
+)
+def test_the_largest_class(metric, predicted, constant, better, caplog):
+    gold = [0, 0, 0, 1, 2]
+    if predicted == [1, 0, 0, 1, 2]:
+        gold = [0, 0, 0, 1, 1]
+        predicted = [1, 0, 0, 1, 2]
+    with caplog.at_level(logging.WARNING):
+        found = judged("classification", (metric,), "max", gold, one_hot(predicted))
+    assert found == {f"val/majority_{metric}": pytest.approx(constant), BETTER: better}
+    assert bool(caplog.records) != better
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "scores", "constant", "better"),
+    [
+        ("pearson", "max", [2.0, 2.0, 2.0], 0.0, False),
+        ("pearson", "max", [1.0, 2.0, 2.5], 0.0, True),
+        ("mse", "min", [9.0, 9.0, 9.0], 2 / 3, False),
+        ("mse", "min", [1.0, 2.0, 2.5], 2 / 3, True),
+    ],
+)
+def test_the_mean_score(metric, mode, scores, constant, better):
+    found = judged("regression", (metric,), mode, [1.0, 2.0, 3.0], [[score] for score in scores])
+    assert found == {f"val/mean_{metric}": pytest.approx(constant), BETTER: better}
+
+
+def test_a_set_of_one_class_says_nothing():
+    assert judged("classification", ("accuracy",), "max", [1, 1], one_hot([1, 1])) == {}
