@@ -205,3 +205,38 @@ def test_a_later_stage_is_checked_without_its_models(planned, text_file, tmp_pat
     found = planned(*text, stages=[stage("a", "student=bert_tiny"), late], folder=tmp_path)
     with pytest.raises(ConfigError, match=r"stage b: schedule.name=steep"):
         check(list(found.values()), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("objective.terms.cos.weight=1", r"objective\.terms\.cos\.weight=1"),
+        ("objective.matches=[{teacher: 1, student: 1, loss: hidden_mse}]", r"objective\.matches\[0\]\.loss"),
+        ("objective.matches=[{teacher: 99, student: 1, loss: nst}]", r"objective\.matches\[0\]\.teacher"),
+    ],
+)
+def test_the_models_of_a_later_stage_are_compared_by_their_sizes(
+    override, key, planned, bert_teacher, bert_tokenizer, tmp_path
+):
+    """Before the teacher is trained: its student is wider."""
+    (tmp_path / "rows.tsv").write_text("text\tlabel\nthe man\tyes\none other\tno\n")
+    files = [f"benchmark.{part}_file={tmp_path}/rows.tsv" for part in ("train", "eval")]
+    recipe = [
+        "experiment=t4_tiny_mnli", "benchmark=text_classification", *files, f"teacher.model={bert_teacher}",
+        "data.max_length=32", "logger=csv", "trainer.precision=32-true",
+    ]  # fmt: skip
+    wide = "student.config.hidden_size=64"
+    found = planned(
+        *recipe, "objective.matches=L4_tiny", wide, "student.config.num_attention_heads=4", folder=tmp_path
+    )
+    check(list(found.values()), tmp_path)
+    found = planned(
+        *recipe,
+        *([] if "matches" in override else ["objective.matches=null"]),
+        override,
+        wide,
+        "student.config.num_attention_heads=4",
+        folder=tmp_path,
+    )
+    with pytest.raises(ConfigError, match=rf"stage kd: {key}"):
+        check(list(found.values()), tmp_path)

@@ -36,7 +36,7 @@ from potstill.config import teachers_of
 from potstill.data.rationales.composition import STEP_BY_STEP
 from potstill.data.tasks.composition import MAIN, is_task, text_name
 from potstill.data.tasks.labels import CLASSIFICATION, MULTI_LABEL, TOKENS
-from potstill.errors import CheckpointError, PotstillError, StoppedError
+from potstill.errors import CheckpointError, ConfigError, PotstillError, StoppedError
 from potstill.evaluation.cards import code_span, figure_list
 from potstill.evaluation.classes import class_table, entity_table
 from potstill.evaluation.constant import compared_with_constant
@@ -50,6 +50,7 @@ from potstill.models.load import check_savable, save_module, save_student
 from potstill.models.shared import SharedStudent
 from potstill.models.trunk import task_head
 from potstill.modules.sharding import gather
+from potstill.monitors import is_missing_metric
 from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
 from potstill.resuming import check_resumed, checkpoint_in, finish_epoch
@@ -178,7 +179,12 @@ def _save(
 
 def _fit(trainer: Trainer, training: AnyTraining, ckpt_path: str | None) -> None:
     path = str(Path(ckpt_path).expanduser()) if ckpt_path else None
-    trainer.fit(training.module, datamodule=training.data, ckpt_path=path, weights_only=True)
+    try:
+        trainer.fit(training.module, datamodule=training.data, ckpt_path=path, weights_only=True)
+    except RuntimeError as fault:
+        if is_missing_metric(fault):
+            raise ConfigError(f"callbacks: {fault}") from fault
+        raise
     finish_epoch(trainer)
 
 

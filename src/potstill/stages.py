@@ -21,8 +21,10 @@ from potstill.atomic import write_whole
 from potstill.config import TrainConfig
 from potstill.config.defaults import settle
 from potstill.errors import ConfigError
+from potstill.models.specs import ModelSpec
 from potstill.records import as_written, read_yaml
 from potstill.validation import validate_evaluate, validate_train
+from potstill.validation.models import planned_faults, planned_student
 from potstill.validation.resuming import NEUTRAL, within
 from potstill.validation.unread import unread_in, unread_keys
 
@@ -125,7 +127,8 @@ def plan(
 def check(stages: Sequence[Stage], folder: Path, *, anew: bool = False) -> None:
     """Refuse, before any stage runs, what can be seen of all of them.
 
-    What reads the model of a stage that is not done yet is checked by the stage itself, when it begins.
+    Models of stages that are not done yet are known by their sizes alone; what reads them is checked by the stage
+    itself, when it begins.
 
     Args:
         stages: of the recipe.
@@ -143,15 +146,31 @@ def check(stages: Sequence[Stage], folder: Path, *, anew: bool = False) -> None:
                 "after it to run it anew"
             )
     done = {stage.name for stage in stages if stage.is_done and not anew}
+    planned: dict[str, ModelSpec] = {}
     for stage in stages:
         ready = set(stage.needs) <= done
         try:
             if stage.command == TRAIN:
                 validate_train(stage.config, models=ready)
+                _check_planned(stage, planned)
             elif ready:
                 validate_evaluate(stage.config)
         except (ConfigError, OmegaConfBaseException) as fault:
             raise ConfigError(f"stage {stage.name}: {fault}") from fault
+
+
+def _check_planned(stage: Stage, planned: dict[str, ModelSpec]) -> None:
+    """Compare the sizes of a stage's models, and add its student to those that later stages read.
+
+    Raises:
+        ConfigError: a term or a match cannot compare them.
+    """
+    if stage.config.tasks:
+        return
+    if faults := planned_faults(stage.config, planned):
+        raise ConfigError("; ".join(faults))
+    if (student := planned_student(stage.config, planned)) is not None:
+        planned[str(stage.folder / "student")] = student
 
 
 def settings_of(stage: Stage) -> dict[str, Any]:

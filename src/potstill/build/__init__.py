@@ -25,6 +25,7 @@ from potstill.build.models import (
     build_optimizer,
     build_plan,
     build_schedule,
+    check_vocabulary,
     compile_blocks,
     suit_hardware,
 )
@@ -208,6 +209,8 @@ def build_evaluation(config: DictConfig, model: str, reference: str | None = Non
     student = load_language_model("model", model, need_head=True)
     teacher = load_language_model("model", reference, need_head=True) if reference else None
     models = [m for m in (teacher, student) if m is not None]
+    for part in models:
+        check_vocabulary(vocabulary, "model", part)
     if teacher is not None:
         check_tokens(teacher, student)
     kind = trunk_of(student).kind

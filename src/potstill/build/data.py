@@ -15,8 +15,8 @@ from potstill.data.corpus.composition import Parts
 from potstill.data.corpus.progress import counting
 from potstill.data.corpus.retokenise import Retokeniser
 from potstill.data.corpus.sources import TextSource
-from potstill.data.corpus.store import Corpus
-from potstill.data.corpus.tokenizers import Vocabulary, describe, train_wordpiece
+from potstill.data.corpus.store import Corpus, TokenStore
+from potstill.data.corpus.tokenizers import Vocabulary, describe, has_tokenizer, train_wordpiece
 from potstill.data.steps import BatchSettings
 from potstill.errors import ConfigError, DataError
 from potstill.interchange.plans import PlanSettings
@@ -85,8 +85,19 @@ def local_tokenizer(key: str, value: str) -> str:
         DataError: there is none, or no network for a hub id.
     """
     folder = Path(value).expanduser()
-    if folder.is_dir():
-        return str(folder)
+    if not folder.is_dir():
+        folder = Path(_downloaded(key, value))
+    if not has_tokenizer(folder):
+        other = (
+            "a folder with a tokenizer.json"
+            if key == "data.tokenizer"
+            else "data.tokenizer=<folder or hub id>"
+        )
+        raise DataError(f"{key}={value}: the folder has no tokenizer; give {other}")
+    return str(folder)
+
+
+def _downloaded(key: str, value: str) -> str:
     from huggingface_hub import snapshot_download
 
     try:
@@ -216,12 +227,29 @@ def build_corpus(
                 engine=data.engine,
                 progress=progress,
             )
+        refuse_dropped(source.name, store, data.max_unknown, vocabulary)
         stores.append(store)
         counts = ", ".join(
             f"{count:,} {name.replace('_', ' ')}" for name, count in Corpus([store]).describe().items()
         )
         log.info("%s: %s", source.name, counts)
     return Corpus(stores) if stores else None
+
+
+def refuse_dropped(name: str, store: TokenStore, most: float, vocabulary: Vocabulary) -> None:
+    """Refuse a corpus most of whose sequences were dropped because the tokenizer does not know them.
+
+    Raises:
+        DataError: they were.
+    """
+    counts = store.index["report"]
+    kept, dropped = counts["sequences"], counts["dropped_unknown"]
+    if dropped > kept:
+        raise DataError(
+            f"data.max_unknown={most}: {dropped:,} of {kept + dropped:,} sequences of '{name}' are mostly unknown to "
+            f"the tokenizer '{vocabulary.path}'; data.tokenizer=<folder of the one that the model was trained with>, "
+            "or a larger share"
+        )
 
 
 def batch_settings(config: DictConfig, interchange: PlanSettings | None = None) -> BatchSettings:

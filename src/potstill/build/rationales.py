@@ -35,6 +35,7 @@ from potstill.data.rationales.features import RationaleFeatures, rationale_featu
 from potstill.data.rationales.rows import RationaleRows
 from potstill.data.rationales.sets import GENERATED, allowed_labels
 from potstill.data.rationales.soft_labels import aligned
+from potstill.data.tasks.preflight import refuse_unknown
 from potstill.errors import DataError
 from potstill.evaluation.rationales import llm_accuracy
 from potstill.evaluation.step_by_step import StudentJudge
@@ -182,6 +183,7 @@ class _Preparer:
                 explain_all=judged and self.data.output_rationale,
                 progress=progress,
             )
+        refuse_unknown(rows.name, features.predict.ids, self.vocabulary, self.data.max_unknown)
         unknown = self._unknown(rows, features, judged)
         self._tell(name, rows, features, explains, unknown)
         restricted = judged and self.data.restricted_decoding

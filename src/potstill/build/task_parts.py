@@ -40,7 +40,7 @@ from potstill.data.tasks.labels import (
     other_spellings,
     with_known_labels,
 )
-from potstill.data.tasks.preflight import oddities, warnings_of
+from potstill.data.tasks.preflight import oddities, refuse_unknown, warnings_of
 from potstill.data.tasks.questions import Questions
 from potstill.data.tasks.readers import PartSource, Rows
 from potstill.data.tasks.token_features import TokenFeatures, token_features, token_labels
@@ -206,6 +206,7 @@ class Preparer:
             features = features_of(
                 rows, self.vocabulary, max_length=self.length, cache=self._cache, progress=progress
             )
+        refuse_unknown(rows.name, features.ids, self.vocabulary, self.data.max_unknown)
         texts = list(zip(*rows.texts, strict=True))
         known = None if train is None else zip(*train.texts, strict=True)
         counts = oddities(texts, features.ids, self.vocabulary, known)
@@ -228,6 +229,7 @@ class Preparer:
                 self.vocabulary,
                 {"max_length": self.length, "too_long": self.benchmark.too_long, "kind": "sentences"},
             )  # fmt: skip
+        refuse_unknown(sentences.name, features.ids, self.vocabulary, self.data.max_unknown)
         counts = oddities(
             sentences.words, features.ids, self.vocabulary, None if train is None else train.words
         )
@@ -258,6 +260,7 @@ class Preparer:
                 {**options, "kind": "questions"},
             )
         known = None if train is None else ((item.question, item.context) for item in train.items)
+        refuse_unknown(questions.name, windows.ids, self.vocabulary, self.data.max_unknown)
         counts = oddities(texts, windows.ids, self.vocabulary, known)
         counts |= {"windows": len(windows), "truncated": int(np.count_nonzero(windows.cut))}
         found = questions.counts

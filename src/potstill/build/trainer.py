@@ -18,6 +18,7 @@ from potstill.build.strategies import check_hardware, strategy_of
 from potstill.callbacks import AtomicCheckpointIO, LastCheckpoint, StopOnSignal, Throughput, progress_bar
 from potstill.data.tasks.composition import text_name
 from potstill.errors import ConfigError
+from potstill.monitors import CheckMonitors
 from potstill.records import as_written
 from potstill.redaction import redact
 from potstill.resuming import Resume
@@ -72,7 +73,7 @@ def build_callbacks(
     callbacks: list[Callback] = [Resume(identity or identity_of(config, 1), configured), throughput]
     if with_progress:
         callbacks.append(progress_bar())
-    callbacks += configured
+    callbacks += [*configured, CheckMonitors(dict(zip(map(str, config.callbacks), configured, strict=True)))]
     trial = config.trial
     if trial.journal is not None and trial.pruner.get("_target_"):
         from potstill.pruning import PruneTrial

@@ -50,6 +50,10 @@ class Judge(Protocol):
     def labelled(self) -> bool:
         """Whether there is anything to compare with."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the metrics that there may be."""
+
     def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
         """Numbers, logits and labels of the units of a batch."""
 
@@ -75,6 +79,7 @@ class LabelJudge:
         self.labelled = rows.labels is not None
         sets = task.kind == MULTI_LABEL and self.labelled
         self.label_shape: tuple[int, ...] = self.shape if sets else ()
+        self.names: tuple[str, ...] = (*task.metrics, "loss")
 
     def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
         """See `Judge`."""
@@ -108,6 +113,9 @@ class EntityJudge:
         self.shape: tuple[int, ...] = (task.outputs,)
         self.label_shape: tuple[int, ...] = ()
         self.labelled = sentences.tags is not None
+        kinds = sorted({label.partition("-")[2] for label in task.labels if label != OUTSIDE})
+        entities = () if task.plain else ("f1", "precision", "recall", *(f"f1_{kind}" for kind in kinds))
+        self.names: tuple[str, ...] = (*entities, "accuracy", "loss")
         self._sentence = np.repeat(np.arange(len(sentences)), features.counts)  # of each word
 
     def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
@@ -220,6 +228,13 @@ class SpanJudge:
         labelled: bool = True,
     ):
         self.labelled = labelled
+        ends = ("em", "f1")
+        parts = ("has_ans", "no_ans", "best") if script == "squad_v2" else ()
+        more = (
+            *(f"{part}_{end}" for part in parts for end in ends),
+            *(f"best_{end}_threshold" for end in ends if parts),
+        )
+        self.names: tuple[str, ...] = (*ends, *more, "loss")
         self.questions, self.windows = questions, windows
         self.script, self.n_best, self.longest = script, n_best, max_answer_length
         self.threshold = null_threshold

@@ -153,6 +153,16 @@ class LanguageDistillation(StudentModule):
         self._sums[name].update(share * positions)
         self._positions[name].update(positions / self.trainer.world_size)
 
+    def validated_metrics(self) -> set[str]:
+        """Names of what a validation logs, less those of interventions."""
+        teacher = {"val/teacher_perplexity"} if self.objective.needs_teacher else set()
+        return {
+            "val/loss",
+            "val/perplexity",
+            *(f"val/loss_{name}" for name in self.objective.active),
+            *teacher,
+        }
+
     def on_validation_epoch_end(self) -> None:
         """Logs `val/loss`, `val/loss_<term>`, `val/perplexity`, and the teacher's perplexity, which stays as it is.
 

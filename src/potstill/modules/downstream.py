@@ -96,6 +96,11 @@ class Downstream(StudentModule):
         self.measure_shares(batch, objective, share_of)
         self.optimizer_step_over(batch, lambda micro: share_of(objective, micro))
 
+    def validated_metrics(self) -> set[str]:
+        """Names of what a validation logs, less those of interventions."""
+        names = {name: judge.names for name, judge in self.judges.items()}
+        return {f"val/{own}{f'_{name}' if name else ''}" for name, known in names.items() for own in known}
+
     def on_validation_epoch_start(self) -> None:
         """Forget the predictions of an earlier pass; a rank without a batch still has tensors of the right kind."""
         for predictions, judge in zip(self._predictions, self.judges.values(), strict=True):

@@ -95,6 +95,14 @@ class SharedTasks(StudentModule):
         self.measure_shares(batch, objective, share_of, end=f"_{name}")
         self.optimizer_step_over(batch, lambda micro: share_of(objective, micro))
 
+    def validated_metrics(self) -> set[str]:
+        """Names of what a validation logs."""
+        names = {"val/loss", f"val/{MEAN}"}
+        for name, part in self._sets:
+            end = f"_{name}_{part}" if part else f"_{name}"
+            names |= {f"val/{own}{end}" for own in self._judge(name, part).names}
+        return names
+
     def on_validation_epoch_start(self) -> None:
         """Forget the predictions of an earlier pass; a rank without a batch still has tensors of the right kind."""
         for predictions, place in zip(self._predictions, self._sets, strict=True):

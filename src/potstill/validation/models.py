@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from omegaconf import DictConfig, OmegaConf
@@ -249,3 +250,43 @@ def length_faults(data: DictConfig, models: dict[str, ModelSpec | None]) -> list
         for key, spec in models.items()
         if spec and data.max_length is not None and data.max_length > spec.max_length
     ]
+
+
+def planned_student(config: DictConfig, planned: Mapping[str, ModelSpec]) -> ModelSpec | None:
+    """The facts of the student that a run makes, before it runs; None where its models cannot be read.
+
+    Args:
+        config: of a training run.
+        planned: facts of models that earlier stages will write, by folder.
+    """
+    student, names = config.student, teachers_of(config)
+    if student.model:
+        return _planned(student.model, planned)
+    if student.config:
+        return _learner(student, [])
+    teacher = _planned(names[0], planned) if names else None
+    if teacher is None:
+        return None
+    depth = len(student.layers or default_layers(teacher.depth))
+    return replace(teacher, depth=depth, model_type=student.architecture or teacher.model_type)
+
+
+def planned_faults(config: DictConfig, planned: Mapping[str, ModelSpec]) -> list[str]:
+    """Of what a later stage of a recipe compares, as far as the sizes of its models are known before it runs.
+
+    Args:
+        config: of a training run.
+        planned: as in `planned_student`.
+    """
+    if config.objective.name in SUPERVISED + TASKS:
+        return []
+    teachers = [spec for name in teachers_of(config) if (spec := _planned(name, planned)) is not None]
+    student = planned_student(config, planned)
+    if student is None or not teachers or len(teachers) < len(teachers_of(config)):
+        return []
+    faults = width_faults(config, teachers[0], student)
+    return faults + (match_faults(config, teachers, student) if config.objective.matches is not None else [])
+
+
+def _planned(name: str, planned: Mapping[str, ModelSpec]) -> ModelSpec | None:
+    return planned.get(str(name)) or spec_of("model", name, [])

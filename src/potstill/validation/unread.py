@@ -70,7 +70,11 @@ def _but(section: str, schema: type, switch: str) -> tuple[str, ...]:
 
 # Keys, or whole sections, with what reads them: in words, and as a function of the configuration.
 _BOTH: tuple[tuple[tuple[str, ...], str, Read], ...] = (
-    (("data.eval_share", "data.train", "data.eval", "data.min_length", "data.max_unknown"), "a corpus", _on_corpus),
+    (("data.eval_share", "data.train", "data.eval", "data.min_length"), "a corpus", _on_corpus),
+    (
+        ("data.max_unknown",), "a corpus, rows of a task or rationales",
+        lambda config: _on_corpus(config) or _on_rows(config) or _on_rationales(config),
+    ),
     (("data.mlm_share", "data.mlm_smoothing", "data.mlm_replace"), "masked language models", _masks),
     (
         (

@@ -40,6 +40,9 @@ T5_NAMES = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 GPT2_NAMES = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
+# tokenizer.json, WordPiece or BPE, SentencePiece, tiktoken.
+VOCABULARY_FILES = ("tokenizer.json", "vocab.*", "vocab", "*.model", "*.spm", "*.tiktoken")
+
 TRAINING_CHARACTERS = 10 * 10**6
 SAMPLE_CHARACTERS = 2**15
 ALPHABET = 1000
@@ -113,9 +116,20 @@ def load_backend(folder: str | Path) -> Tokenizer:
         raise DataError(
             f"data.tokenizer: '{folder}' cannot be read ({reason}); give the folder of a saved tokenizer"
         ) from error
+    # transformers makes a tokenizer of special tokens alone where a folder names its kind and has no vocabulary.
+    if tokenizer.get_vocab_size() <= len(tokenizer.get_added_tokens_decoder()):
+        raise DataError(
+            f"data.tokenizer: '{folder}' has a tokenizer without a vocabulary, every text would be unknown to it; "
+            "data.tokenizer=<folder or hub id of the tokenizer that the model was trained with>"
+        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a file that a tokenizer's vocabulary can be in."""
+    return any(found.is_file() for pattern in VOCABULARY_FILES for found in folder.glob(pattern))
 
 
 def describe(folder: str | Path) -> Vocabulary:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from potstill.data.corpus.tokenizers import Vocabulary
 from potstill.data.tasks.labels import SPANS, TOKENS
+from potstill.errors import DataError
 
 UNKNOWN_SHARE = 0.05  # of the tokens; above it the tokenizer is not one of this language
 _EXAMPLES = {TOKENS: "sentences", SPANS: "questions"}  # what the examples of a task are; else rows
@@ -44,6 +45,27 @@ def oddities(
         known = {tuple(example) for example in train}
         counts["overlap"] = sum(own in known for own in texts)
     return counts
+
+
+def refuse_unknown(name: str, ids: NDArray[np.integer], vocabulary: Vocabulary, most: float) -> None:
+    """Refuse texts that the tokenizer does not know.
+
+    Args:
+        name: of the part, for messages.
+        ids: `(tokens,)` of all texts.
+        vocabulary: of the tokenizer.
+        most: `data.max_unknown`, the largest share of unknown tokens.
+
+    Raises:
+        DataError: they are more.
+    """
+    share = float((ids == vocabulary.unk_id).mean()) if len(ids) and vocabulary.unk_id is not None else 0.0
+    if share > most:
+        raise DataError(
+            f"data.max_unknown={most}: {share:.0%} of the tokens of '{name}' are unknown to the tokenizer "
+            f"'{vocabulary.path}'; data.tokenizer=<folder of the one that the model was trained with>, or a larger "
+            "share"
+        )
 
 
 def warnings_of(name: str, counts: dict[str, int], max_length: int, tokenizer: str, kind: str) -> list[str]:
