@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -41,7 +42,7 @@ class CheckMonitors(Callback):
                 _check_name(pl_module, monitor, given)
             elif (steps := steps_of(trainer)) < trainer.log_every_n_steps:  # type: ignore[attr-defined]
                 raise ConfigError(
-                    f"{given}: is never logged in {steps} steps; give trainer.log_every_n_steps={steps} or less"
+                    f"{given}: is never logged in {steps:.0f} steps; give trainer.log_every_n_steps={steps:.0f} or less"
                 )
 
 
@@ -54,14 +55,13 @@ def _check_validation(trainer: Trainer, given: str) -> None:
         raise ConfigError(
             f"{given}: there is no evaluation data to validate on; give some, or callbacks=none"
         )
-    first = (
-        trainer.val_check_batch if trainer.check_val_every_n_epoch is None else trainer.num_training_batches
-    )
+    epochs_before = (trainer.check_val_every_n_epoch or 1) - 1
+    first = epochs_before * trainer.num_training_batches + (trainer.val_check_batch or 0)
     steps = steps_of(trainer)
     if not trainer.global_step and first > steps:
         raise ConfigError(
-            f"{given}: no validation falls into the {steps} steps of the run, the first would be after step "
-            f"{int(first)}; give trainer.val_check_interval={max(steps // 2, 1)}, or callbacks=none"
+            f"{given}: no validation falls into the {int(steps)} steps of the run, the first would be after step "
+            f"{int(first)}; give trainer.val_check_interval={max(int(steps) // 2, 1)}, or callbacks=none"
         )
 
 
@@ -72,12 +72,12 @@ def _check_name(pl_module: LightningModule, monitor: str, given: str) -> None:
         raise ConfigError(f"{given}: is not logged; one of {', '.join(sorted(known))}")
 
 
-def steps_of(trainer: Trainer) -> int:
-    """Optimizer steps of a run; a batch is a step in this project."""
+def steps_of(trainer: Trainer) -> float:
+    """Optimizer steps of a run, infinite where it has no bound; a batch is a step in this project."""
     bounds: list[Any] = [trainer.max_steps] if trainer.max_steps > 0 else []
     if trainer.max_epochs not in (None, -1):
         bounds.append(trainer.max_epochs * trainer.num_training_batches)
-    return int(min(bounds))
+    return min(bounds, default=math.inf)
 
 
 def is_missing_metric(fault: RuntimeError) -> bool:
