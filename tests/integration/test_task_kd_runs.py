@@ -225,7 +225,7 @@ def test_every_soft_target_trains(option, train, teachers, tmp_path):
         (["objective.temperature_schedule=up"], "one of constant, flsw, cwsm"),
         (["objective.beta=1"], "objective.beta=1.0"),
         (["objective.gradient_shares_every=0"], "objective.gradient_shares_every=0"),
-        (["objective.terms.ce.schedule=linear"], "objective.terms.ce.end=None: schedule=linear needs"),
+        (["objective.terms.ce.schedule=linear"], "objective.terms.ce.end=null: schedule=linear needs"),
         (["objective.terms.ce.start=1"], "schedule=constant keeps the weight"),
         (["objective.matches=L6"], "is for a student of 6 blocks; this one has 2"),
         (["objective.matches={teacher: 5, student: 1, loss: cos}"], "the teacher has the layers 0 to 4"),
