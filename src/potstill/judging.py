@@ -191,7 +191,7 @@ def _judge_task(
         called = _called("" if only else name, form).strip()
         row = _sized(Row(_called(name, form), own), trainer, evaluation, model, form)
         for part in evaluation.module.judges:
-            ends = [end for end in (stem_of(called), part) if end]
+            ends = [end for end in (called and stem_of(called), part) if end]
             scored = _write_predictions(config, evaluation, part, folder / "_".join(["predictions", *ends]))
             if part == MAIN and scored is not None:
                 metric, numbers = scored
