@@ -20,7 +20,7 @@ def row_of(compose_config, monkeypatch, tmp_path):
     """The row of a model that was judged on the rows of these numbers."""
     config = compose_config("model=[a,b]", "benchmark=sst2", name="evaluate")
     monkeypatch.setattr(judging, "_trainer", lambda *_: SimpleNamespace(validate=lambda *_, **__: []))
-    monkeypatch.setattr(judging, "_efficiency", lambda *_: {})
+    monkeypatch.setattr(judging, "_sized", lambda row, *_: row)
 
     def judged(*numbers):
         seen = torch.tensor(numbers)
