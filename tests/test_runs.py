@@ -17,7 +17,6 @@ from potstill.validation import validate_train
     [
         (["optimizer._target_=torch.optim.Adamm"], "optimizer._target_=torch.optim.Adamm"),
         (["+optimizer.momentun=1"], "momentun"),
-        (["trainer.accelerator=abacus"], "accelerator='abacus'"),
         (["+trainer.extra={fast: 1}"], "trainer.extra.fast: not an argument of lightning.Trainer"),
         (["callbacks=early_stopping", "callbacks.early_stopping.mode=up"], "callbacks.early_stopping"),
     ],
