@@ -71,7 +71,7 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_start(train, last):
         ("seed=1", "42"),
         ("data.mlm_share=0.5", "0.15"),
         ("data.batch_size=4", "8"),
-        ("optimizer._target_=torch.optim.NAdam", "torch.optim.AdamW"),
+        ("optimizer._target_=torch.optim.Adam", "torch.optim.AdamW"),
         ("optimizer.amsgrad=True", "null"),
         ("trainer.max_steps=2", "step 3"),
         ("trainer.max_epochs=1", "epoch 2"),
