@@ -33,6 +33,14 @@ def sentences(count, seed=0, length=(12, 40)):
     return lines
 
 
+@pytest.fixture(autouse=True)
+def own_hydra_config():
+    """A command that a test runs in this process leaves no configuration of Hydra to the next test."""
+    yield
+    if (hydra := sys.modules.get("hydra.core.hydra_config")) is not None:
+        hydra.HydraConfig.instance().cfg = None
+
+
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "train.txt"
