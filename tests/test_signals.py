@@ -16,9 +16,7 @@ from potstill.errors import StoppedError
 @pytest.fixture(autouse=True)
 def usual_handlers():
     """Those of a process in the foreground: `nohup` and a shell's background ignore some signals."""
-    usual = {number: signal.SIG_DFL for number in signals.ENDING} | {
-        signal.SIGINT: signal.default_int_handler
-    }
+    usual = dict.fromkeys(signals.ENDING, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
     for number, handler in before.items():
