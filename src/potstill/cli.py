@@ -39,8 +39,6 @@ from potstill.redaction import mask_tracebacks, redact, remember_overrides, reme
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.launch import RAY
 
-log = logging.getLogger(__name__)
-
 TYPES = {
     "integer": "an integer",
     "float": "a number",
@@ -119,9 +117,6 @@ def _train(config: DictConfig) -> Any:
     chosen = settle(config)
     validate_train(config)
     prepare()
-    if config.stage == "train" and run_folder.is_first_rank():
-        values = ", ".join(f"{key}={value}" for key, value in chosen.items())
-        log.info("defaults: %s", values or "none")
     if config.stage == "rationales":  # torch only where the model runs in this process
         from potstill.explaining import explain
 
@@ -139,7 +134,7 @@ def _train(config: DictConfig) -> Any:
 
         run_folder.begin(_output_folder(), anew=config.resume is None and config.ckpt_path is None)
         return train_on_ray(config, _output_folder())
-    return run(config, _output_folder())
+    return run(config, _output_folder(), chosen)
 
 
 def _evaluate(config: DictConfig) -> Any:

@@ -54,7 +54,7 @@ from potstill.monitors import is_missing_metric
 from potstill.process import quiet
 from potstill.rationales import samples_of, test_metrics
 from potstill.resuming import check_resumed, checkpoint_in, finish_epoch
-from potstill.run_folder import begin
+from potstill.run_folder import begin, is_first_rank
 from potstill.summary import config_text, provenance, write_config, write_summary
 from potstill.tracking import Resumed, finish, log_summary, log_table
 from potstill.validation.adapted import is_adapted
@@ -63,10 +63,15 @@ from potstill.validation.resuming import identity_of
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig, folder: Path) -> float | None:
+def train(config: DictConfig, folder: Path, defaults: Mapping[str, Any] | None = None) -> float | None:
     """Train as configured; writes summary.json, metrics.csv, student/, checkpoints/ and report.html.
 
     A student of several tasks is a folder a task, student/<task>/, each whole by itself.
+
+    Args:
+        config: of the run, its defaults settled.
+        folder: of the run.
+        defaults: values that were chosen for the objective and student; logged once the run begins.
 
     Returns:
         The validation perplexity, or the monitored metric of a benchmark or of several tasks, where there is one, else
@@ -94,6 +99,8 @@ def train(config: DictConfig, folder: Path) -> float | None:
     if best is not None:
         callbacks.insert(0, best)
     begin(folder, anew=resumed is None)
+    if defaults and is_first_rank():
+        log.info("defaults: %s", ", ".join(f"{key}={value}" for key, value in defaults.items()))
     loggers = build_loggers(config, folder, resumed)
     code = 1
     try:

@@ -66,7 +66,6 @@ def test_a_run_that_ends_well(command, tmp_path, text_file, eval_file, bert_toke
         f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]", f"data.tokenizer={bert_tokenizer}",
         "trainer.max_steps=1", "trainer.enable_progress_bar=false", "data.name=${oc.env:MY_SECRET}",
         "logger.tags=['${oc.env:MY_WORD}','http://me:Sup3r-s3cr3t-v4lue@host']", "seed=${oc.env:MY_SEED}",
-        f"+generation.extra_body.api_key={SECRET}",
     ]  # fmt: skip
     done = command(
         "train.py",
@@ -82,4 +81,4 @@ def test_a_run_that_ends_well(command, tmp_path, text_file, eval_file, bert_toke
     config = (run / "config.yaml").read_text()
     assert "name: ${oc.env:MY_SECRET}" in config
     assert "seed: 12" in config
-    assert "api_key=***" in (run / ".hydra" / "overrides.yaml").read_text()
+    assert "http://***@host" in (run / ".hydra" / "overrides.yaml").read_text()

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from potstill import judging, runs
-from potstill.errors import CheckpointError, ConfigError, ModelError
+from potstill.errors import CheckpointError, ConfigError
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -451,7 +451,7 @@ def test_resuming_task_interventions_ends_in_the_same_weights(run, task_teacher,
 
 
 def test_what_a_task_of_interventions_needs(run, encoder, task_teacher):
-    with pytest.raises(ModelError, match=r"teacher\.model=.*has no"):
+    with pytest.raises(ConfigError, match=r"teacher\.model=.*has no"):
         run("headless", *DIITO, f"teacher.model={encoder}", "student.layers=[0]", "trainer.max_steps=1")
     with pytest.raises(ConfigError, match="positions=masked: a task model masks nothing"):
         run(
