@@ -122,7 +122,7 @@ def check(done, folder, names):
         pytest.param(STUDENT, 1, 60_000, "run/student", id="weights"),
         pytest.param(STUDENT, 1, 112_000, "run/student", id="tokenizer"),
         pytest.param(("potstill.runs", "_report"), 1, 0, "report.html", id="report"),
-        pytest.param(("potstill.tracking", "Metrics.save"), 2, 0, "metrics.csv", id="metrics"),
+        pytest.param(("potstill.tracking", "MetricsFile.log_metrics"), 1, 0, "metrics.csv", id="metrics"),
     ],
 )
 def test_a_run_on_a_full_disk(place, call, left, names, may_mount, start, overrides):
