@@ -85,7 +85,7 @@ def test_keys_of_known_forms_are_masked_in_any_place(value):
     [
         "teacher.model=bert-base-uncased: no such folder, and no network for the hub",
         "student.model=sentence-transformers/all-MiniLM-L6-v2",
-        "model=/work/runs/sk-learn/student: no such folder",
+        "model=/srv/runs/sk-learn/student: no such folder",
         "data.tokenizer=/models/tokenizer-v2",
         "train/tokens_per_second: 1200.5",
         "pad_token=[PAD], mask_token=<mask>, eos_token: </s>",
@@ -138,13 +138,13 @@ def test_what_was_typed_for_a_secret_is_masked_wherever_it_stands():
 def test_a_variable_that_is_referred_to_is_written_as_the_reference(monkeypatch):
     monkeypatch.setenv("MY_SETTING", SECRET)
     monkeypatch.setenv("MY_PASSWORD", "swordfish")
-    monkeypatch.setenv("MY_FOLDER", "/work/data")
+    monkeypatch.setenv("MY_FOLDER", "/srv/data")
     monkeypatch.setenv("MY_NUMBER", "1000000")
     remember_references(
         "a: ${oc.env:MY_SETTING} ${oc.env:MY_PASSWORD} ${oc.env:MY_FOLDER,x} ${oc.env:MY_NUMBER}"
     )
-    assert redact(f"{SECRET} swordfish /work/data 1000000") == (
-        "${oc.env:MY_SETTING} ${oc.env:MY_PASSWORD} /work/data 1000000"
+    assert redact(f"{SECRET} swordfish /srv/data 1000000") == (
+        "${oc.env:MY_SETTING} ${oc.env:MY_PASSWORD} /srv/data 1000000"
     )
 
 
