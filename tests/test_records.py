@@ -7,7 +7,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from potstill import redaction
-from potstill.records import as_written, read_text, read_yaml
+from potstill.data.corpus.textfiles import read_small
+from potstill.records import as_written, read_yaml
 from potstill.sweeps import read_sweep
 
 
@@ -51,11 +52,11 @@ def test_an_alias_bomb_is_not_expanded(tmp_path):
 def test_only_small_regular_files_are_read(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="no regular file"):
-        read_text(tmp_path / "pipe")
-    monkeypatch.setattr("potstill.records.RECORD_BYTES", 10)
+        read_small(tmp_path / "pipe")
+    monkeypatch.setattr("potstill.data.corpus.textfiles.SMALL_BYTES", 10)
     (tmp_path / "long").write_text("x" * 11)
-    with pytest.raises(ValueError, match="long"):
-        read_text(tmp_path / "long")
+    with pytest.raises(ValueError, match="10 bytes"):
+        read_small(tmp_path / "long")
 
 
 def test_a_sweep_with_hostile_files_is_read_to_its_end(tmp_path):

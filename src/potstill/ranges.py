@@ -64,7 +64,7 @@ STEPS_OR_NONE = Range(0, 10**9)
 DAY = 86_400
 SECONDS = Range(0, DAY)
 SEED = Range(0, 2**32 - 1)  # what numpy takes
-THRESHOLD = Range(-1e12, 1e12)
+THRESHOLD = Range(-1e10, 1e10)
 # A process that reads or trains has torch in its memory: many more of them than cores only exhaust the machine.
 MOST_PROCESSES = max(16, 4 * (os.cpu_count() or 1))
 WORKERS = Range(0, MOST_PROCESSES)

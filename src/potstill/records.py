@@ -5,7 +5,6 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-import errno
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers.oc import env
 
 from potstill.atomic import write_whole
+from potstill.data.corpus.textfiles import read_small
 from potstill.redaction import redacted, remember_references
 
-RECORD_BYTES = 2**24  # of a file of a run that is read back; runs write far less
 MULTIRUN_RECORD = "multirun.yaml"
 
 _sweeps: list[Path] = []  # folders of this process's sweeps
@@ -69,32 +68,16 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_text(path: Path) -> str:
-    """A small text file of a run's folder.
-
-    Raises:
-        OSError: there is none, or it is no regular file: opening a named pipe would wait.
-        ValueError: it is too long or not UTF-8.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "no regular file", str(path))
-    with path.open("rb") as stream:
-        raw = stream.read(RECORD_BYTES + 1)
-    if len(raw) > RECORD_BYTES:
-        raise ValueError(f"{path}: has more than {RECORD_BYTES:,} bytes")
-    return raw.decode("utf-8")
-
-
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file of a run's folder.
 
     Raises:
-        OSError: as `read_text`.
-        ValueError: as `read_text`.
+        OSError: there is none, or it is no regular file.
+        ValueError: it is too long or not UTF-8.
         yaml.YAMLError: it is no YAML, or has aliases.
     """
     try:
-        return _PlainLoader(read_text(path)).get_single_data()
+        return _PlainLoader(read_small(path)).get_single_data()
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
 

@@ -115,8 +115,8 @@ def train(config: DictConfig, folder: Path, defaults: Mapping[str, Any] | None =
             if isinstance(training, RationaleTraining):
                 metrics |= test_metrics(trainer, training)
             compared = _compared(training, metrics) if validate else {}  # by all ranks
-            tables = _tables(training, metrics) if validate else {}  # likewise
-            gather(training.module.student)  # likewise
+            tables = _tables(training, metrics) if validate else {}  # by all ranks
+            gather(training.module.student)  # by all ranks
         summary = {
             **training.module.last_step,
             **throughput.summary(),

@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
+from potstill.data.corpus.textfiles import read_small
 from potstill.errors import ConfigError
 from potstill.evaluation.sweep_plots import Spread
 from potstill.jsontext import parse_json
 from potstill.multirun import FAULT_FILE
-from potstill.records import read_text, read_yaml
+from potstill.records import read_yaml
 
 SEED, BENCHMARK = "seed", "benchmark"
 JOB_MARKS = (".hydra", "config.yaml", "summary.json")
@@ -271,7 +272,7 @@ def _outcome(job: Path) -> tuple[dict[str, float], str | None]:
     if fault.is_file():
         return {}, fault.read_text(encoding="utf-8", errors="replace").strip()
     try:
-        summary = parse_json(read_text(job / "summary.json"))
+        summary = parse_json(read_small(job / "summary.json"))
     except FileNotFoundError:
         return {}, UNFINISHED
     except (OSError, ValueError):

@@ -65,7 +65,8 @@ def test_a_run_that_ends_well(command, tmp_path, text_file, eval_file, bert_toke
         "objective=mlm", "student=bert_tiny", "logger=wandb", "logger.mode=offline", "data=text_files",
         f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]", f"data.tokenizer={bert_tokenizer}",
         "trainer.max_steps=1", "trainer.enable_progress_bar=false", "data.name=${oc.env:MY_SECRET}",
-        "logger.tags=['${oc.env:MY_WORD}','http://me:Sup3r-s3cr3t-v4lue@host']", "seed=${oc.env:MY_SEED}",
+        "logger.tags=['${oc.env:MY_WORD}','http://me:Sup3r-s3cr3t-v4lue@host','api_key=Sup3r-s3cr3t-v4lue']",
+        "seed=${oc.env:MY_SEED}",
     ]  # fmt: skip
     done = command(
         "train.py",
@@ -81,4 +82,6 @@ def test_a_run_that_ends_well(command, tmp_path, text_file, eval_file, bert_toke
     config = (run / "config.yaml").read_text()
     assert "name: ${oc.env:MY_SECRET}" in config
     assert "seed: 12" in config
-    assert "http://***@host" in (run / ".hydra" / "overrides.yaml").read_text()
+    record = (run / ".hydra" / "overrides.yaml").read_text()
+    assert "http://***@host" in record
+    assert "api_key=***" in record

@@ -238,19 +238,21 @@ def test_plain_tags_are_scored_by_accuracy_also_of_a_single_sentence(run, judge,
     named = judge("named", "tokens", model, *parts[1:], "benchmark.labels=[$.,NOUN]")
     assert named[0]["test/accuracy"] == 1
     _, anew = run("anew", "tokens", f"student.model={folder}/student", "trainer.max_steps=1", *parts)
-    assert 0 <= anew["val/accuracy"] <= 1
+    assert "val/accuracy" in anew
 
 
 def test_questions_without_any_answers_are_only_predicted(run, judge, files, tmp_path, caplog):
     folder, _ = run("qa", "spans", "trainer.max_steps=2")
     contents = {}
-    for name in ("no_key", "empty", "mixed", "one"):
+    for name in ("no_key", "null", "empty", "mixed", "one"):
         content = json.loads((files / "dev.json").read_text())
         paragraphs = content["data"][0]["paragraphs"]
         for number, paragraph in enumerate(paragraphs):
             question = paragraph["qas"][0]
             if name == "no_key":
                 del question["answers"]
+            elif name == "null":
+                question["answers"] = None
             elif name == "empty" or (name == "mixed" and number):
                 question["answers"] = []
         if name == "one":
@@ -258,7 +260,7 @@ def test_questions_without_any_answers_are_only_predicted(run, judge, files, tmp
         contents[name] = tmp_path / f"{name}.json"
         contents[name].write_text(json.dumps(content))
     model = f"model={folder}/student"
-    for name in ("no_key", "empty"):
+    for name in ("no_key", "null", "empty"):
         judged, where = judge(name, "spans", model, f"benchmark.eval_file={contents[name]}")
         assert not [key for key in judged if key.startswith("test/")]
         assert len(json.loads((where / "predictions.json").read_text())) == 40

@@ -136,6 +136,12 @@ def test_devices_of_an_evaluation(compose_config, bert_teacher, eval_file):
         validate_evaluate(compose_config(*source, "trainer.devices=true", name="evaluate"))
 
 
+@pytest.mark.parametrize("accelerator", ["abacus", "", "GPU "])
+def test_an_unknown_accelerator(accelerator, changed):
+    with pytest.raises(ConfigError, match=rf"^trainer\.accelerator={accelerator}: "):
+        validate_train(changed({"trainer.accelerator": accelerator}))
+
+
 @pytest.mark.parametrize("devices", [-1, "auto", 8, "8", [0, 1], "0,1"])
 def test_devices_of_gpus(devices, changed):
     validate_train(changed({"trainer.accelerator": "gpu", "trainer.devices": devices}))

@@ -32,6 +32,7 @@ def test_a_target_is_a_dotted_path(key, value, kd, compose_config):
         ("callbacks.x", {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "foo": 1}),
         ("trainer.extra", {"max_steps": 5}),
         ("trainer.extra", {"callbacks": []}),
+        ("trainer.extra", {"detect_anomaly": "maybe"}),
     ],
 )
 def test_what_a_class_does_not_take_is_found_before_the_corpus_is_read(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import lightning
 from lightning.pytorch.callbacks import Callback
@@ -118,6 +118,11 @@ def build_trainer(
     check_hardware(settings)
     limit = settings.limit_val_batches
     extra = {str(name): value for name, value in OmegaConf.to_container(settings.extra).items()}  # type: ignore[union-attr]
+    hints = get_type_hints(lightning.Trainer.__init__)
+    for name, value in extra.items():  # Lightning takes any value for true or false
+        kinds = set(get_args(hints[name]) or (hints[name],))
+        if kinds <= {bool, type(None)} and type(value) not in kinds:
+            raise ConfigError(f"trainer.extra.{name}={value}: true or false")
     try:
         own: dict[str, Any] = {
             "default_root_dir": folder,

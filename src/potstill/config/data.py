@@ -43,7 +43,7 @@ class AugmentConfig:
     """How the training rows of a task change from epoch to epoch."""
 
     share: float = within(0.0, SHARE)  # of the rows that change at all
-    mask: float = within(0.1, SHARE)  # probability of a token of such a row; likewise delete
+    mask: float = within(0.1, SHARE)  # probability for a token of such a row; the same for delete
     delete: float = within(0.0, SHARE)
     ngram: float = within(0.0, SHARE)  # probability that each text of such a row is cut down to an n-gram
     ngram_size: int = within(5, SIZE)  # of 1 to this many tokens

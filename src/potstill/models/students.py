@@ -217,7 +217,7 @@ def model_from_config(
         auto_class: of transformers, such as `AutoModelForMaskedLM`.
         key: configuration key of the settings, for messages.
         labels: of a task model (see `name_labels`); None of others.
-        problem: likewise.
+        problem: the `problem_type` of a task model's head; None of others.
 
     Raises:
         ConfigError: an unknown argument, or a value that transformers refuses.

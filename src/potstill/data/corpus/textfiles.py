@@ -1,11 +1,10 @@
 """Reading text files, plain or gzip: a first look, lines, paragraphs, batches, and the digest of the content."""
 
 import codecs
+import errno
 import gzip
 import hashlib
 import io
-import os
-import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -15,13 +14,14 @@ from typing import IO
 
 import regex
 
+from potstill.atomic import write_whole
 from potstill.errors import DataError
 
 READ_BYTES = 2**20
 LINE_BYTES = 2**23  # of a line, and of a paragraph in characters
 DOCUMENT_BYTES = 2**29  # of a JSON or XML document, uncompressed
 SEARCH_SECONDS = 2.0  # of processor time, for data.skip on a line
-SMALL_BYTES = 2**24  # of a file that is read as a whole: prompts, a configuration
+SMALL_BYTES = 2**24  # of a file that is read as a whole: prompts, a file that a run wrote
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -55,28 +55,39 @@ def _not_a_file(path: Path) -> str:
     return "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
 
 
-def small_text(path: Path, key: str) -> str:
+def read_small(path: Path) -> str:
     """The text of a file that is not long.
+
+    Raises:
+        OSError: there is none, or it is no regular file: opening a named pipe would wait.
+        ValueError: it is too long or not UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, _not_a_file(path), str(path))
+    with path.open("rb") as stream:
+        raw = stream.read(SMALL_BYTES + 1)
+    if len(raw) > SMALL_BYTES:
+        raise ValueError(f"has more than {SMALL_BYTES:,} bytes")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 in line {raw.count(10, 0, error.start) + 1}") from None
+
+
+def small_text(path: Path, key: str) -> str:
+    """The text of a file that is not long, as `read_small`.
 
     Raises:
         DataError: there is none, it is no regular file (a named pipe would be waited for), too long or not UTF-8; the
             message starts with the config key `key`.
     """
-    if not path.is_file():
-        raise DataError(f"{key}={path}: {_not_a_file(path)}; give a file of text, UTF-8")
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(SMALL_BYTES + 1)
-        if len(raw) > SMALL_BYTES:
-            raise DataError(
-                f"{key}={path}: has more than {SMALL_BYTES:,} bytes; expected a small file of text"
-            )
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{key}={path}: is not UTF-8 in line {line}; convert the file to UTF-8") from None
+        return read_small(path)
+    except ValueError as error:
+        reason = str(error)
     except OSError as error:
-        raise DataError(f"{key}={path}: cannot be read ({error.strerror or error})") from None
+        reason = _not_a_file(path) if not path.is_file() else f"cannot be read ({error.strerror or error})"
+    raise DataError(f"{key}={path}: {reason}; give a small file of text, UTF-8")
 
 
 def read_lines(path: Path, key: str) -> Iterator[str]:
@@ -233,21 +244,8 @@ def remembered_digest(path: Path, folder: Path, key: str) -> str:
         ) from error
     # A file that has just been written may change again within the resolution of its time.
     if time.time_ns() - stat.st_mtime_ns > 2 * 10**9:
-        _write_atomically(remembered, digest)
+        write_whole(remembered, digest)
     return digest
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="ascii")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(
-            f"the cache folder '{path.parent}' cannot be written ({error.strerror}); choose another"
-        ) from error
 
 
 def packed(texts: Iterable[str], size: int, limit: int | None) -> Iterator[list[str]]:

@@ -305,7 +305,7 @@ def _entries(path: Path, key: str) -> Iterator[Question]:
 def _question(at: _Place, entry: Any, context: str) -> Question:
     name, question = at.member(entry, "id"), at.text(entry, "question")
     # SQuAD 2.0 has the answers that seem right but are not elsewhere, and none here; its own script asks for these.
-    known = "answers" in entry or bool(entry.get("is_impossible"))
+    known = entry.get("answers") is not None or bool(entry.get("is_impossible"))
     answers = () if entry.get("is_impossible") or not known else tuple(at.members(entry, "answers"))
     found = tuple(
         _answer(at.inside(f"answer {number}"), own, context) for number, own in enumerate(answers, 1)
