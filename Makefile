@@ -27,7 +27,7 @@ quickstart: install   ## corpus -> teacher -> student -> report, under 10 minute
 	  model=[$(RUNS)/teacher/student,$(RUNS)/before/student,$(RUNS)/distilled/student,$(RUNS)/alone/student] \
 	  names=[teacher,before,distilled,alone]
 
-test: install   ## the whole test suite, a process a core; a file's tests stay together, for their shared runs
+test: install   ## the whole test suite, one process per core; the tests of a file stay together, for their shared runs
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 check: install   ## ruff, formatting, mypy
