@@ -1,6 +1,7 @@
 """Every number of the schema has a range, and whatever is out of it is named."""
 
 import copy
+import math
 from dataclasses import fields
 from typing import get_args, get_type_hints
 
@@ -57,7 +58,7 @@ def test_no_number_is_beyond_its_range(schema):
         if key.startswith("benchmark.") and schema is TrainConfig:
             config.benchmark = BenchmarkConfig()
         listed = "list" in str(hint)
-        just = [allowed.low - 1e-9, allowed.high * (1 + 1e-9)]
+        just = [min(allowed.low - 1e-9, math.nextafter(allowed.low, -math.inf)), allowed.high * (1 + 1e-9)]
         wrong = [*BEYOND, *map(repr, just)] if "float" in str(hint) else ["-2", "10000000000000"]
         if allowed.above:
             wrong.append("0")
