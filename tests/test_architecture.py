@@ -17,6 +17,7 @@ FREE = {
     "errors",
     "jsontext",
     "signals",
+    "small_files",
 }
 
 

@@ -7,8 +7,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from potstill import redaction
-from potstill.data.corpus.textfiles import read_small
 from potstill.records import as_written, read_yaml
+from potstill.small_files import read_small
 from potstill.sweeps import read_sweep
 
 
@@ -53,7 +53,7 @@ def test_only_small_regular_files_are_read(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="no regular file"):
         read_small(tmp_path / "pipe")
-    monkeypatch.setattr("potstill.data.corpus.textfiles.SMALL_BYTES", 10)
+    monkeypatch.setattr("potstill.small_files.SMALL_BYTES", 10)
     (tmp_path / "long").write_text("x" * 11)
     with pytest.raises(ValueError, match="10 bytes"):
         read_small(tmp_path / "long")

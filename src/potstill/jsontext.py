@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
+
+from potstill.small_files import read_small
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -23,3 +26,13 @@ def parse_json(text: str | bytes) -> Any:
     except UnicodeEncodeError:
         raise ValueError("a text has half of a surrogate pair, an escape such as \\ud83d alone") from None
     return value
+
+
+def read_json(path: Path) -> Any:
+    """The value of a small JSON file, as `read_small` and `parse_json`.
+
+    Raises:
+        OSError: there is none, or it is no regular file.
+        ValueError: it is too long, not UTF-8, or no JSON.
+    """
+    return parse_json(read_small(path))

@@ -21,10 +21,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from potstill import signals
-from potstill.data.corpus.textfiles import read_small
 from potstill.errors import StageError, StoppedError
 from potstill.evaluation.report import Collapsible, Section, Table, write_report
-from potstill.jsontext import parse_json
+from potstill.jsontext import read_json
 from potstill.run_folder import begin
 from potstill.stages import EVALUATE, TRAIN, Stage, check, plan, write_record, written
 from potstill.summary import config_text, provenance, write_summary
@@ -133,7 +132,7 @@ def _run(stage: Stage, running: _Forwarding) -> None:
 
 def _figures(stage: Stage) -> dict[str, float]:
     """The numbers of a stage's summary.json."""
-    found: dict[str, Any] = parse_json(read_small(stage.folder / "summary.json"))
+    found: dict[str, Any] = read_json(stage.folder / "summary.json")
     return {
         name: value
         for name, value in found.items()

@@ -17,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers.oc import env
 
 from potstill.atomic import write_whole
-from potstill.data.corpus.textfiles import read_small
 from potstill.redaction import redacted, remember_references
+from potstill.small_files import read_small
 
 MULTIRUN_RECORD = "multirun.yaml"
 

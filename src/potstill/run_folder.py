@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from potstill.atomic import write_whole
 from potstill.errors import ConfigError
-from potstill.jsontext import parse_json
+from potstill.jsontext import read_json
 
 MARK = ".potstill.json"  # of a folder that a command of ours has written: which one
 LOCK = ".potstill.lock"
@@ -241,7 +241,7 @@ def _own_checkpoint(folder: Path, config: DictConfig) -> bool:
 
 def _read_mark(folder: Path) -> dict[str, Any]:
     try:
-        found = parse_json((folder / MARK).read_text(encoding="utf-8"))
+        found = read_json(folder / MARK)
     except (OSError, ValueError):
         found = {}
     return found if isinstance(found, dict) else {}

@@ -9,18 +9,19 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from potstill.data.corpus.textfiles import read_small
 from potstill.errors import ConfigError
 from potstill.evaluation.sweep_plots import Spread
-from potstill.jsontext import parse_json
+from potstill.jsontext import read_json
 from potstill.multirun import FAULT_FILE
 from potstill.records import read_yaml
+from potstill.small_files import read_small
 
 SEED, BENCHMARK = "seed", "benchmark"
 JOB_MARKS = (".hydra", "config.yaml", "summary.json")
@@ -270,9 +271,11 @@ def _outcome(job: Path) -> tuple[dict[str, float], str | None]:
     """The figures of a job, and why it failed."""
     fault = job / FAULT_FILE
     if fault.is_file():
-        return {}, fault.read_text(encoding="utf-8", errors="replace").strip()
+        with suppress(OSError, ValueError):
+            return {}, read_small(fault).strip()
+        return {}, f"{FAULT_FILE}: cannot be read"
     try:
-        summary = parse_json(read_small(job / "summary.json"))
+        summary = read_json(job / "summary.json")
     except FileNotFoundError:
         return {}, UNFINISHED
     except (OSError, ValueError):

@@ -1,4 +1,5 @@
 import math
+import os
 import re
 import subprocess
 import sys
@@ -198,4 +199,10 @@ def test_broken_metrics(tmp_path, content):
 
 def test_missing_metrics(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
+        read_metrics(tmp_path / "metrics.csv")
+
+
+def test_no_named_pipe_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.csv")
+    with pytest.raises(DataError, match="no regular file"):
         read_metrics(tmp_path / "metrics.csv")

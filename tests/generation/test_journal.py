@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,18 @@ def test_a_key_is_of_nothing_else():
         make_request(**{**BASE, "sampling": Sampling(seed=seed, top_p=p)}) for seed, p in ((0, 1.0), (1, 0.5))
     ]
     assert greedy[0] == greedy[1]
+
+
+@pytest.mark.parametrize("name", ["j.jsonl", "j.jsonl.lock"])
+def test_a_named_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name} is no regular file"), Journal(tmp_path / "j.jsonl"):
+        pass
+
+
+def test_a_line_beyond_the_bound_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("potstill.generation.journal.SMALL_BYTES", 1000)
+    (tmp_path / "j.jsonl").write_text("{}\n" + "x" * 2000 + "\n")
+    with pytest.raises(DataError, match=r"j\.jsonl line 2"), Journal(tmp_path / "j.jsonl"):
+        pass
+    assert (tmp_path / "j.jsonl").stat().st_size == 2004

@@ -6,9 +6,9 @@ import re
 import pytest
 import yaml
 
-from potstill.data.corpus.textfiles import SMALL_BYTES
 from potstill.errors import ConfigError, DataError
 from potstill.generation.prompts import FOLDER, load_prompts
+from potstill.small_files import SMALL_BYTES
 
 TASKS = ["anli1", "cqa", "esnli", "svamp"]
 ROWS = {

@@ -186,6 +186,14 @@ def test_a_file_that_is_none(tmp_path):
     for content in ("not json", '{"mappings": []}'):
         (tmp_path / "wrong.nm").write_text(content)
         with pytest.raises(
-            ConfigError, match="no mapping file; expected JSON with interchange_variable_mappings"
+            ConfigError, match=r"no mapping file .*; expected JSON with interchange_variable_mappings"
         ):
             read_mappings(str(tmp_path / "wrong.nm"), BASE, BASE)
+
+
+def test_a_file_beyond_the_bound_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("potstill.small_files.SMALL_BYTES", 1000)
+    path = tmp_path / "long.nm"
+    path.write_text('{"interchange_variable_mappings": []}' + " " * 1000)
+    with pytest.raises(ConfigError, match=r"objective\.interchange\.mapping=.*1,000 bytes"):
+        read_mappings(str(path), BASE, BASE)

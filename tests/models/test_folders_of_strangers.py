@@ -1,13 +1,18 @@
 """Folders with anything in them: whatever fails, the key and the folder are named, and nothing is trained before."""
 
 import json
+import os
 import shutil
 
 import pytest
+from transformers import AutoConfig
 
 from potstill.build.data import vocabulary_of
-from potstill.errors import PotstillError
+from potstill.errors import ModelError, PotstillError
 from potstill.models.load import keep_tokenizer, load_language_model, load_tokenizer
+from potstill.models.pretrained import read_pretrained
+from potstill.models.specs import read_spec
+from potstill.teachers.digests import teacher_of_folder
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -110,3 +115,45 @@ def test_a_tokenizer_whose_folder_is_deleted_is_kept(folder, tmp_path):
     shutil.rmtree(folder)
     load_tokenizer(folder).save_pretrained(tmp_path / "student")
     assert (tmp_path / "student" / "tokenizer.json").is_file()
+
+
+SPOILT = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "model.safetensors",
+]
+
+
+@pytest.mark.parametrize("name", SPOILT)
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge"])
+@pytest.mark.parametrize(
+    ("key", "load"),
+    [
+        ("teacher.model", lambda folder: read_spec("teacher.model", folder)),
+        ("model", lambda folder: load_language_model("model", folder, need_head=True)),
+        ("data.tokenizer", lambda folder: vocabulary_of("data.tokenizer", folder, saved=True)),
+    ],
+    ids=["spec", "model", "tokenizer"],
+)
+def test_no_file_is_waited_for_and_none_is_beyond_its_bound(name, kind, key, load, folder):
+    path = folder / name
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**28 + 1)
+    check(lambda: load(str(folder)), key, folder)
+    with pytest.raises(ValueError, match=name):
+        read_pretrained(AutoConfig, folder)
+
+
+def test_the_identity_of_a_teacher_waits_for_no_file(folder):
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(ModelError, match=r"config\.json"):
+        teacher_of_folder(folder)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from potstill.errors import DataError
-from potstill.jsontext import parse_json
+from potstill.jsontext import read_json
 
 # A checksum covers one block, so that the threads of a check share the work on a single large shard.
 CHECKSUM_BYTES = 16 * 2**20
@@ -100,7 +100,7 @@ def read_index(folder: Path, version: int, broken: Callable[[str], DataError]) -
         DataError: It is missing, altered, or of another version.
     """
     try:
-        index = parse_json((folder / "index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "index.json")
         crc32 = index.pop("crc32")
     except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise broken("index.json is missing or cannot be read") from error

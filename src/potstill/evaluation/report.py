@@ -13,6 +13,7 @@ from typing import Any
 from potstill.atomic import write_whole
 from potstill.errors import DataError, printable
 from potstill.redaction import redact
+from potstill.small_files import not_a_file
 
 # Legible on white and on near-black alike.
 SERIES_COLOURS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#ca8a04", "#0891b2", "#db2777")
@@ -199,6 +200,8 @@ def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
         DataError: the file is missing, has no `step` column, or a cell is no number.
     """
     metrics: dict[str, tuple[list[int], list[float]]] = {}
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"{path}: {not_a_file(Path(path))}; expected the metrics.csv of a run")
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             for line, row in enumerate(csv.DictReader(file), start=2):

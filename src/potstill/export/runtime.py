@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from potstill.errors import ConfigError, ModelError
 from potstill.export.comparison import Batch, Outputs
 from potstill.export.folders import MODEL_FILE, require_packages
-from potstill.jsontext import parse_json
+from potstill.jsontext import read_json
 from potstill.models.specs import spec_from_settings
 
 
@@ -108,7 +108,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: has no {name}; expected a folder that an export wrote")
     try:
-        settings = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        settings = read_json(folder / "config.json")
     except ValueError as error:
         raise ModelError(f"{folder}: config.json is damaged ({error}); export the model again") from error
     if not isinstance(settings, dict) or "model_type" not in settings:

@@ -12,6 +12,7 @@ from typing import Any
 
 from potstill.errors import DataError
 from potstill.generation.answers import Answer
+from potstill.small_files import SMALL_BYTES, not_a_file
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,11 @@ class Journal:
     def __enter__(self) -> "Journal":
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = self.path.with_name(f"{self.path.name}.lock").open("a+b")
+            lock = self.path.with_name(f"{self.path.name}.lock")
+            for path in (self.path, lock):
+                if path.exists() and not path.is_file():
+                    raise DataError(f"the journal {path} {not_a_file(path)}; choose another folder")
+            self._lock = lock.open("a+b")
             self._claim()
             self._stream = self.path.open("ab", buffering=0)
         except OSError as error:
@@ -90,7 +95,11 @@ class Journal:
     def _read(self) -> None:
         end = 0
         with self.path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
+            for number, line in enumerate(iter(lambda: stream.readline(SMALL_BYTES), b""), 1):
+                if len(line) == SMALL_BYTES:
+                    raise DataError(
+                        f"the journal {self.path} line {number} has {SMALL_BYTES:,} bytes or more"
+                    )
                 if not line.endswith(b"\n"):
                     break  # torn: the process was killed while it wrote
                 end += len(line)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from potstill.errors import ConfigError
-from potstill.jsontext import parse_json
+from potstill.jsontext import read_json
 
 KEY = "objective.interchange.mapping"
 LAYOUTS = ("single_middle", "middle_late", "multilayer", "grid")
@@ -181,11 +181,11 @@ def _read_file(value: str, label: str) -> Any:
     if not path.is_file():
         raise ConfigError(f"{label}: no such layout or file; one of {', '.join(LAYOUTS)}, or a .nm JSON file")
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return content["interchange_variable_mappings"] if isinstance(content, dict) else content
     except (OSError, ValueError, KeyError) as fault:
         raise ConfigError(
-            f"{label}: no mapping file; expected JSON with interchange_variable_mappings, a list of "
+            f"{label}: no mapping file ({fault}); expected JSON with interchange_variable_mappings, a list of "
             "{teacher_variable_names: [...], student_variable_names: [...]}"
         ) from fault
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from potstill.small_files import model_folder_fault
+
 # Entries of config.json and tokenizer_config.json that name code; a saved student must not carry them on.
 CODE_ENTRIES = ("auto_map", "custom_pipelines")
 _NO_CODE = "it needs Python code of its own (auto_map), which is never run"
@@ -22,8 +24,11 @@ def read_pretrained(auto_class: Any, source: str | Path, **settings: Any) -> Any
         settings: further arguments of its `from_pretrained`; `weights_only=True` is a model's.
 
     Raises:
-        ValueError: it cannot be loaded without running its code; others as transformers raises them.
+        ValueError: it cannot be loaded without running its code, or a file of the folder cannot be read in bounded
+            time and memory; others as transformers raises them.
     """
+    if (folder := Path(source)).is_dir() and (fault := model_folder_fault(folder)):
+        raise ValueError(fault)
     try:
         # None instead of False would ask on stdin, and run the code on "y".
         found = auto_class.from_pretrained(str(source), trust_remote_code=False, **settings)

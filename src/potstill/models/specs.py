@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.errors import ConfigError, ModelError
-from potstill.jsontext import parse_json
+from potstill.jsontext import read_json
 from potstill.models.pretrained import hub_kernel
+from potstill.small_files import model_folder_fault
 
 Kind = Literal["masked", "causal"]
 
@@ -147,6 +148,8 @@ def read_settings(key: str, value: str) -> dict[str, Any]:
         ModelError: as `read_spec`, but for what is in the file.
     """
     folder = local_folder(key, value)
+    if folder and (fault := model_folder_fault(folder)):
+        raise ModelError(f"{key}={value}: {fault}; expected a folder written by save_pretrained")
     path = folder / "config.json" if folder else _hub_config(key, value)
     if not path.is_file():
         raise ModelError(
@@ -371,7 +374,7 @@ def _integer(value: object, name: str, label: str, least: int) -> int:
 
 def _read_json(path: Path, label: str) -> dict[str, Any]:
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (ValueError, OSError) as error:
         raise ModelError(f"{label}: config.json cannot be read ({error}); expected a JSON object") from error
     if not isinstance(content, dict):

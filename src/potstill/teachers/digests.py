@@ -15,7 +15,7 @@ from potstill.data.corpus.store import Corpus
 from potstill.data.sealed import canonical
 from potstill.data.steps import BatchSettings
 from potstill.errors import ModelError
-from potstill.jsontext import parse_json
+from potstill.jsontext import read_json
 
 # What a config says of how it was saved, not of what the model computes.
 UNREAD_CONFIG = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype"})
@@ -36,7 +36,7 @@ def teacher_of_folder(folder: Path) -> dict[str, str]:
             "save_pretrained"
         )
     try:
-        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         weights = weights_digest(_saved(files))
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(

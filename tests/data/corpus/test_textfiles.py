@@ -13,13 +13,13 @@ from potstill.data.corpus.textfiles import (
     read_document,
     read_lines,
     skipping,
-    small_text,
 )
 from potstill.data.rationales.files import entries_of, records_of
 from potstill.data.tasks.columns import ColumnFile
 from potstill.data.tasks.questions import _entries
 from potstill.data.tasks.readers import TaskFile
 from potstill.errors import DataError
+from potstill.small_files import small_text
 
 
 @pytest.fixture

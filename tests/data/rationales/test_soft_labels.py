@@ -1,12 +1,15 @@
 """Label probabilities beside the rationales: read, checked, and put into the order of the choices."""
 
 import json
+import os
+import re
 
 import pytest
 
+from potstill.data.corpus import textfiles
 from potstill.data.rationales.readers import read_own, read_split
 from potstill.data.rationales.rows import split_validation, subsample
-from potstill.data.rationales.soft_labels import aligned
+from potstill.data.rationales.soft_labels import aligned, read_probabilities
 from potstill.errors import DataError
 
 CHOICES = ["lake", "pond"]
@@ -76,3 +79,18 @@ def test_what_no_choice_has_is_none():
     assert aligned(None, CHOICES) is None
     assert aligned({"lake": 1.0}, None) is None
     assert aligned({"lake": 0.2, "sea": 0.8}, CHOICES) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "long"])
+def test_a_file_that_would_not_end_is_rejected(sets, kind, monkeypatch):
+    path = sets / "cqa" / "llm" / "train_labels.json"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        monkeypatch.setattr(textfiles, "DOCUMENT_BYTES", 1000)
+        path.write_text(json.dumps([None] * 20) + " " * 1000)
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        read_probabilities(path, 20)

@@ -18,7 +18,7 @@ from potstill.data.corpus.textfiles import (
     skipping,
 )
 from potstill.errors import DataError
-from potstill.jsontext import parse_json
+from potstill.jsontext import read_json
 
 HUB_TIMEOUT_SECONDS = 10
 # Names of old scripts; without an owner they no longer load.
@@ -268,7 +268,7 @@ class SavedDataset:
 
     def _read(self, file: Path) -> dict[str, Any]:
         try:
-            return dict(parse_json(file.read_text(encoding="utf-8")))
+            return dict(read_json(file))
         except (OSError, ValueError, TypeError) as error:
             raise DataError(
                 f"{self.key}: '{self.folder}' is no data set written by save_to_disk ({file.name} is missing or "

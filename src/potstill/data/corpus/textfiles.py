@@ -1,7 +1,6 @@
 """Reading text files, plain or gzip: a first look, lines, paragraphs, batches, and the digest of the content."""
 
 import codecs
-import errno
 import gzip
 import hashlib
 import io
@@ -16,12 +15,12 @@ import regex
 
 from potstill.atomic import write_whole
 from potstill.errors import DataError
+from potstill.small_files import not_a_file
 
 READ_BYTES = 2**20
 LINE_BYTES = 2**23  # of a line, and of a paragraph in characters
 DOCUMENT_BYTES = 2**29  # of a JSON or XML document, uncompressed
 SEARCH_SECONDS = 2.0  # of processor time, for data.skip on a line
-SMALL_BYTES = 2**24  # of a file that is read as a whole: prompts, a file that a run wrote
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -33,7 +32,7 @@ def _open(path: Path) -> IO[bytes]:
 def fault_of(path: Path) -> str | None:
     """What makes a file unusable, judged by its first MiB; None where nothing does."""
     if not path.is_file():
-        return _not_a_file(path)
+        return not_a_file(path)
     try:
         with _open(path) as stream:
             head = stream.read(READ_BYTES)
@@ -48,46 +47,6 @@ def fault_of(path: Path) -> str | None:
     except UnicodeDecodeError as error:
         return f"is not UTF-8 (line {head.count(10, 0, error.start) + 1})"
     return None
-
-
-def _not_a_file(path: Path) -> str:
-    """What a path leads to instead of a regular file: opening a named pipe or a device would wait."""
-    return "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
-
-
-def read_small(path: Path) -> str:
-    """The text of a file that is not long.
-
-    Raises:
-        OSError: there is none, or it is no regular file: opening a named pipe would wait.
-        ValueError: it is too long or not UTF-8.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, _not_a_file(path), str(path))
-    with path.open("rb") as stream:
-        raw = stream.read(SMALL_BYTES + 1)
-    if len(raw) > SMALL_BYTES:
-        raise ValueError(f"has more than {SMALL_BYTES:,} bytes")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 in line {raw.count(10, 0, error.start) + 1}") from None
-
-
-def small_text(path: Path, key: str) -> str:
-    """The text of a file that is not long, as `read_small`.
-
-    Raises:
-        DataError: there is none, it is no regular file (a named pipe would be waited for), too long or not UTF-8; the
-            message starts with the config key `key`.
-    """
-    try:
-        return read_small(path)
-    except ValueError as error:
-        reason = str(error)
-    except OSError as error:
-        reason = _not_a_file(path) if not path.is_file() else f"cannot be read ({error.strerror or error})"
-    raise DataError(f"{key}={path}: {reason}; give a small file of text, UTF-8")
 
 
 def read_lines(path: Path, key: str) -> Iterator[str]:

@@ -26,7 +26,8 @@ from tokenizers import (
 from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.store import build_once, store_key
 from potstill.errors import DataError
-from potstill.jsontext import parse_json
+from potstill.jsontext import read_json
+from potstill.small_files import model_folder_fault
 
 # Limits above this are how transformers says that there is none.
 NO_LIMIT = 10**9
@@ -95,6 +96,8 @@ def load_backend(folder: str | Path) -> Tokenizer:
         raise DataError(
             f"data.tokenizer: the folder '{folder}' does not exist; give the folder of a saved tokenizer"
         )
+    if fault := model_folder_fault(at):
+        raise DataError(f"data.tokenizer: '{folder}': {fault}; give the folder of a saved tokenizer")
     try:
         if (at / "tokenizer.json").is_file():
             tokenizer = Tokenizer.from_file(str(at / "tokenizer.json"))
@@ -361,7 +364,7 @@ def _json(folder: Path, file: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(parse_json(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except (ValueError, TypeError) as error:
         raise DataError(
             f"data.tokenizer: '{path}' is no JSON object ({error}); give the folder of a saved tokenizer"

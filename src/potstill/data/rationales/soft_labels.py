@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from potstill.data.corpus.textfiles import fault_of, read_document
 from potstill.errors import DataError
 from potstill.jsontext import parse_json
 
@@ -41,11 +42,13 @@ def read_probabilities(path: Path, rows: int) -> list[Probabilities | None]:
     Raises:
         DataError: the file cannot be used, or has another number of rows.
     """
-    if not path.is_file():
+    if not path.exists():
         return [None] * rows
+    if fault := fault_of(path):
+        raise DataError(f"data.rationales: '{path}' {fault}; make it anew by stage=rationales")
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = parse_json(read_document(path, "data.rationales"))
+    except ValueError as error:
         raise DataError(
             f"data.rationales: '{path}' is no JSON ({error}); make it anew by stage=rationales"
         ) from None
