@@ -1,5 +1,6 @@
 """What a student is compared with that has learnt nothing."""
 
+import itertools
 import logging
 
 import pytest
@@ -9,12 +10,12 @@ from potstill.data.tasks.labels import Task
 from potstill.data.tasks.readers import Rows
 from potstill.evaluation.constant import BETTER, compared_with_constant
 from potstill.evaluation.judges import LabelJudge
+from potstill.evaluation.metrics import LABEL_SETS
 
 
 def judged(kind, metrics, mode, labels, logits, monitor=None):
-    task = Task(
-        "own", kind, ("a", "b", "c") if kind == "classification" else (), metrics, monitor or metrics[0], mode
-    )
+    names = () if kind == "regression" else ("a", "b", "c")
+    task = Task("own", kind, names, metrics, monitor or metrics[0], mode)
     judge = LabelJudge(
         task,
         Rows(
@@ -68,3 +69,33 @@ def test_the_mean_score(metric, mode, scores, constant, better):
 
 def test_a_set_of_one_class_says_nothing():
     assert judged("classification", ("accuracy",), "max", [1, 1], one_hot([1, 1])) == {}
+
+
+SETS = [
+    [[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]],
+    [[0, 0, 1], [1, 1, 1], [0, 1, 1], [0, 1, 0]],
+    [[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0]],
+    [[1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]],
+]
+
+
+@pytest.mark.parametrize("metric", ["f1_micro", "f1_macro", "accuracy"])
+@pytest.mark.parametrize("gold", SETS)
+def test_the_best_set_of_labels(metric, gold, caplog):
+    def score(predicted):
+        return LABEL_SETS[metric](torch.tensor(predicted).bool(), torch.tensor(gold).bool())
+
+    best = max(
+        (list(one) for one in itertools.product((0, 1), repeat=3)), key=lambda one: score([one] * len(gold))
+    )
+    for logits, better in (([best] * len(gold), False), (gold, True)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            signed = [[2.0 * value - 1 for value in row] for row in logits]
+            found = judged("multi_label", (metric,), "max", gold, signed)
+        assert found == {f"val/constant_{metric}": pytest.approx(score([best] * len(gold))), BETTER: better}
+        assert bool(caplog.records) != better
+
+
+def test_sets_that_are_all_the_same_say_nothing():
+    assert judged("multi_label", ("f1_micro",), "max", [[1, 0, 1]] * 3, [[1.0, -1.0, 1.0]] * 3) == {}

@@ -96,6 +96,8 @@ def teachers(tmp_path_factory, bert_tokenizer, make_bert, train, files):
             own=table if seed else None,
         )  # fmt: skip
         assert summary["val/f1_micro"] > 0.9
+        assert summary["val/constant_f1_micro"] == pytest.approx(micro_f1_of_all(files))
+        assert summary["val/better_than_constant"] is True
         made.append(folder / "student")
     return made
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from potstill.data.tasks.entities import OUTSIDE
-from potstill.data.tasks.labels import CLASSIFICATION, REGRESSION, TOKENS, Task
+from potstill.data.tasks.labels import CLASSIFICATION, MULTI_LABEL, REGRESSION, TOKENS, Task
 from potstill.evaluation.judges import Judge
 
 log = logging.getLogger(__name__)
 
 BETTER = "val/better_than_constant"
+_NAMES = {REGRESSION: "mean", MULTI_LABEL: "constant"}  # of the constant's metric; else "majority"
 
 
 def compared_with_constant(
@@ -35,14 +36,14 @@ def compared_with_constant(
 
     Returns:
         `val/majority_<metric>` of the largest class, or of `O` where there are entities; `val/mean_<metric>` of the
-        mean score; and `val/better_than_constant`. Empty where a constant cannot be compared: spans, several labels per
-        example, labels that are all the same.
+        mean score; `val/constant_<metric>` of the best set of labels; and `val/better_than_constant`. Empty where a
+        constant cannot be compared: spans, labels that are all the same.
     """
     numbers, logits, labels = predicted
     key = f"val/{task.monitor}{end}"
     if key not in metrics or (constant := constant_logits(task, logits, labels)) is None:
         return {}
-    name = f"val/{'mean' if task.kind == REGRESSION else 'majority'}_{task.monitor}{end}"
+    name = f"val/{_NAMES.get(task.kind, 'majority')}_{task.monitor}{end}"
     value = judge.metrics(numbers, constant, labels)[task.monitor]
     better = metrics[key] < value if task.mode == "min" else metrics[key] > value
     if not better:
@@ -56,6 +57,8 @@ def compared_with_constant(
 
 def constant_logits(task: Task, logits: Tensor, labels: Tensor) -> Tensor | None:
     """Logits of the same prediction for each unit; None where there is none to compare with."""
+    if task.kind == MULTI_LABEL:
+        return _constant_set(task, logits, labels)
     known = labels[~labels.isnan() & (labels >= 0)] if task.kind != REGRESSION else labels[~labels.isnan()]
     if (
         task.kind not in (CLASSIFICATION, REGRESSION, TOKENS)
@@ -71,3 +74,29 @@ def constant_logits(task: Task, logits: Tensor, labels: Tensor) -> Tensor | None
     constant = torch.zeros_like(logits)
     constant[:, number] = 1.0
     return constant
+
+
+def _constant_set(task: Task, logits_NC: Tensor, labels_NC: Tensor) -> Tensor | None:
+    """Logits of the same set of labels for each row; None without labels, and where all rows have the same set."""
+    if labels_NC.ndim != 2 or labels_NC.isnan().any():
+        return None
+    gold_NC = labels_NC.bool()
+    if bool((gold_NC == gold_NC[0]).all()):
+        return None
+    chosen_C = _best_set(task.monitor, gold_NC).to(logits_NC)
+    return (2 * chosen_C - 1).expand_as(logits_NC)
+
+
+def _best_set(metric: str, gold_NC: Tensor) -> Tensor:
+    """The set of labels with the largest metric as the prediction for every row, `(labels,)` bool."""
+    if metric == "accuracy":  # of whole sets
+        sets, counts = gold_NC.unique(dim=0, return_counts=True)
+        return sets[counts.argmax()]
+    counts_C = gold_NC.sum(0)
+    if metric == "f1_macro":  # a label's F1 is 0 where it is never predicted
+        return counts_C > 0
+    # Of equally many labels the most frequent ones have the largest F1.
+    ordered_C, order_C = counts_C.sort(descending=True)
+    predicted_C = len(gold_NC) * torch.arange(1, len(counts_C) + 1, device=counts_C.device)
+    best = int((2 * ordered_C.cumsum(0) / (predicted_C + counts_C.sum())).argmax())
+    return torch.zeros_like(counts_C, dtype=torch.bool).index_fill(0, order_C[: best + 1], True)
