@@ -273,3 +273,10 @@ def test_a_mean_over_a_part_of_the_runs_says_so():
     assert str(spread_of([0.5, 0.7], 3)).endswith("(2 of 3 runs)")
     assert str(spread_of([0.5], 3)).endswith("(1 of 3 runs)")
     assert "runs" not in str(spread_of([0.5, 0.7], 2))
+
+
+def test_figures_that_are_no_numbers_are_left_out(tmp_path, add_job):
+    add_job("0", ["seed=1"], {"val/loss": 1.0})
+    add_job("1", ["seed=2"], {"val/loss": float("nan")})
+    add_job("2", ["seed=3"], {"val/loss": None})
+    assert [job.figures.get("val/loss") for job in read_sweep(tmp_path / "sweep")] == [1.0, None, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Hashable, Mapping, Sequence
@@ -21,7 +20,7 @@ from potstill.evaluation.equations import value_of
 from potstill.generation.prompts import Prompts, load_prompts
 from potstill.generation.run import generate
 from potstill.generation.selection import Canonical, Parse, plain_label
-from potstill.jsontext import parse_json
+from potstill.jsontext import json_text, parse_json
 from potstill.summary import provenance, write_config, write_summary
 from potstill.validation.generation import backend_of, own_rows_file, sampling_of, target_of, task_of
 
@@ -159,7 +158,7 @@ def _write_own(target: Path, split: str, rows: list[Mapping[str, Any]], understo
         rationale, label = understood(answer) or ("", "")
         made = {**row, "rationale": rationale, "llm_label": label}
         made |= {} if probabilities is None else {FIELD: probabilities}
-        lines.append(json.dumps(made, ensure_ascii=False))
+        lines.append(json_text(made, ensure_ascii=False))
     path = own_rows_file(target, split)
     write_whole(path, "".join(f"{line}\n" for line in lines))
     log.info("%s; train with data.train_files=[%s]", path, path)

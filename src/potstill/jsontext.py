@@ -1,8 +1,10 @@
-"""JSON that users hand over: whatever is wrong with it is a ValueError. For any room, as `errors`. No torch."""
+"""JSON: reading what users give, with a ValueError for any fault, and writing. For any room, as `errors`. No torch."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +38,16 @@ def read_json(path: Path) -> Any:
         ValueError: it is too long, not UTF-8, or no JSON.
     """
     return parse_json(read_small(path))
+
+
+def json_text(value: Any, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """JSON of a value, for a file: `null` in place of NaN and infinities, which JSON has no numbers for."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

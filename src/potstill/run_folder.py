@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from potstill.atomic import write_whole
 from potstill.errors import ConfigError
-from potstill.jsontext import read_json
+from potstill.jsontext import json_text, read_json
 
 MARK = ".potstill.json"  # of a folder that a command of ours has written: which one
 LOCK = ".potstill.lock"
@@ -76,7 +76,7 @@ class ClaimFolder(Callback):
         _claim_or_reject(folder, SWEEP, config)
         with suppress(OSError):  # the first job finds out
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / MARK, json.dumps({"command": SWEEP}) + "\n")
+            write_whole(folder / MARK, json_text({"command": SWEEP}) + "\n")
 
 
 def _claim_or_reject(folder: Path, kind: str, config: DictConfig) -> None:
@@ -165,7 +165,7 @@ def begin(folder: Path, *, anew: bool) -> None:
                 _remove(entry)
     for torn in folder.glob(".student.*.*"):  # of a process that was killed while it wrote
         _remove(torn)
-    write_whole(folder / MARK, json.dumps(found.mark) + "\n")
+    write_whole(folder / MARK, json_text(found.mark) + "\n")
     _publish(folder)
     found.begun = True
 

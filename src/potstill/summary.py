@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ from omegaconf import DictConfig
 
 import potstill
 from potstill.atomic import write_whole
+from potstill.jsontext import json_text
 from potstill.records import as_written
 from potstill.redaction import redacted
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write summary.json: whole, or not at all. It comes last of a run's results: where it is, the others are."""
-    write_whole(folder / "summary.json", json.dumps(redacted(summary), indent=2) + "\n")
+    write_whole(folder / "summary.json", json_text(redacted(summary), indent=2) + "\n")
 
 
 def write_config(folder: Path, config: DictConfig) -> None:

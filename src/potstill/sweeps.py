@@ -285,6 +285,9 @@ def _outcome(job: Path) -> tuple[dict[str, float], str | None]:
     figures = {
         key: value
         for key, value in summary.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and key != SEED
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and key != SEED
+        and (isinstance(value, int) or math.isfinite(value))
     }
     return figures, None

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 from pathlib import Path
 
@@ -134,3 +135,12 @@ def test_a_line_beyond_the_bound_is_not_read(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"j\.jsonl line 2"), Journal(tmp_path / "j.jsonl"):
         pass
     assert (tmp_path / "j.jsonl").stat().st_size == 2004
+
+
+def test_an_impossible_token_is_valid_json_and_comes_back(tmp_path):
+    answer = Answer("x", "stop", 1, 1, [("x", -0.5)], [[("x", -0.5), ("y", -math.inf)]])
+    with Journal(tmp_path / "j.jsonl") as journal:
+        journal.add("a", answer)
+    assert "Infinity" not in (tmp_path / "j.jsonl").read_text()
+    with Journal(tmp_path / "j.jsonl") as journal:
+        assert journal.answers == {"a": answer}

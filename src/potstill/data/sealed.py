@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from potstill.errors import DataError
-from potstill.jsontext import read_json
+from potstill.jsontext import json_text, read_json
 
 # A checksum covers one block, so that the threads of a check share the work on a single large shard.
 CHECKSUM_BYTES = 16 * 2**20
@@ -85,7 +85,7 @@ def check_sealed(folder: Path, entries: Iterable[dict[str, Any]], broken: Callab
 def write_index(folder: Path, index: dict[str, Any]) -> None:
     """Write index.json, which makes a folder a store."""
     sealed = index | {"crc32": zlib.crc32(canonical(index))}
-    (folder / "index.json").write_text(json.dumps(sealed, indent=1), encoding="utf-8")
+    (folder / "index.json").write_text(json_text(sealed, indent=1), encoding="utf-8")
 
 
 def read_index(folder: Path, version: int, broken: Callable[[str], DataError]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from potstill.evaluation.bootstrap import Metric
 from potstill.evaluation.entities import EntityScores, entity_scores, micro
 from potstill.evaluation.metrics import metric_of, task_metrics
 from potstill.evaluation.predictions import write_predictions
+from potstill.jsontext import json_text
 from potstill.objectives.task import NEVER, distributions_of, ends_of, label_loss
 
 Kept = tuple[Tensor, Tensor, Tensor | None]
@@ -286,7 +286,7 @@ class SpanJudge:
             for own in found
         }
         for own_path, content in ((path, answers), (stem.with_name(f"{stem.name}_nbest.json"), best)):
-            write_whole(own_path, json.dumps(content, ensure_ascii=False, indent=1))
+            write_whole(own_path, json_text(content, indent=1, ensure_ascii=False))
         return path
 
     def _found(self, numbers: Tensor, logits: Tensor) -> list[Found]:

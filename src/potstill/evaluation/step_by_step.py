@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from potstill.data.rationales.sets import EQUATION, SETS
 from potstill.evaluation.equations import same_value, text_accuracy, value_of
 from potstill.evaluation.rationales import consistency
 from potstill.evaluation.rouge import rouge_l
+from potstill.jsontext import json_text
 
 SAMPLE_COLUMNS = ("input", "label", "prediction", "reference", "rationale")
 
@@ -97,9 +97,8 @@ class StudentJudge:
                 "rationale": written.rationales.get(row),
                 "reference": self.rows.rationales[row] if row in written.rationales else None,
             }
-            lines.append(
-                json.dumps(line | {k: v for k, v in more.items() if v is not None}, ensure_ascii=False)
-            )
+            line |= {k: v for k, v in more.items() if v is not None}
+            lines.append(json_text(line, ensure_ascii=False))
         write_whole(path, "".join(f"{line}\n" for line in lines))
         return path
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import math
 import os
 import threading
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import Any
 
 from potstill.errors import DataError
 from potstill.generation.answers import Answer
+from potstill.jsontext import json_text
 from potstill.small_files import SMALL_BYTES, not_a_file
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class Journal:
         Raises:
             DataError: the file cannot be written, such as on a full disk.
         """
-        line = json.dumps({"key": key, **asdict(answer)}, ensure_ascii=True).encode() + b"\n"
+        line = json_text({"key": key, **asdict(answer)}).encode() + b"\n"
         with self._guard:
             try:
                 if self._stream.write(line) < len(line):
@@ -133,7 +135,7 @@ def _entry(line: bytes) -> tuple[str, Answer] | None:
 
 
 def _pairs(listed: Any) -> list[tuple[str, float]]:
-    return [(str(token), float(value)) for token, value in listed]
+    return [(str(token), -math.inf if value is None else float(value)) for token, value in listed]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,7 +4,6 @@ Step 1 of distilling step-by-step (Hsieh et al. 2023): a language model's ration
 published layout, `llm/{split}_CoT_{i}.json`, each a list of answers, as many in all as there are rows.
 """
 
-import json
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ from potstill.generation.label_probabilities import label_probabilities
 from potstill.generation.prompts import Prompts, load_prompts
 from potstill.generation.selection import Canonical, Choice, Parse, choose, plain_label
 from potstill.generation.settings import EndpointSettings, LocalSettings, Sampling
+from potstill.jsontext import json_text
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def generate(
             complete=not tally.ended_early,
             seconds=round(time.monotonic() - began, 3),
         )
-        files = {target / f"{split}_report.json": json.dumps(report.flat(), indent=1)}
+        files = {target / f"{split}_report.json": json_text(report.flat(), indent=1)}
         soft = None
         if label_sets is not None and sampling.logprobs:
             answers = [
@@ -191,11 +191,11 @@ def generate(
             logger.info("%d of %d rows have label probabilities", len(soft) - soft.count(None), len(soft))
         if report.complete:
             if soft is not None:
-                files[labels_file(target, split)] = json.dumps(soft)
+                files[labels_file(target, split)] = json_text(soft)
             else:  # of an earlier run with log-probabilities, perhaps of another model
                 labels_file(target, split).unlink(missing_ok=True)
             for number, start in enumerate(range(0, len(texts), chunk_rows)):
-                files[target / f"{split}_CoT_{number}.json"] = json.dumps(texts[start : start + chunk_rows])
+                files[target / f"{split}_CoT_{number}.json"] = json_text(texts[start : start + chunk_rows])
         _write(files)
         if report.complete:
             for stale in _chunks(target, split) - files.keys():  # of an earlier run with more files

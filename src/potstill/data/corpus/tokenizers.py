@@ -4,7 +4,6 @@ transformers takes seconds to import and is only a last resort here, for folders
 """
 
 import hashlib
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from tokenizers import (
 from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.store import build_once, store_key
 from potstill.errors import DataError
-from potstill.jsontext import read_json
+from potstill.jsontext import json_text, read_json
 from potstill.small_files import model_folder_fault
 
 # Limits above this are how transformers says that there is none.
@@ -194,7 +193,7 @@ def train_wordpiece(
             "model_max_length": max_length,
         }
         (temporary / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
-        (temporary / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        (temporary / "tokenizer_config.json").write_text(json_text(config, indent=1), encoding="utf-8")
         _wordpiece(temporary).save(str(temporary / "tokenizer.json"))
 
     build_once(folder, build)

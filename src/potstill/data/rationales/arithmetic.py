@@ -7,7 +7,6 @@ that a student from scratch can learn all of it in minutes.
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from potstill.data.corpus.tokenizers import T5_NAMES
 from potstill.data.rationales.rows import RationaleRows
 from potstill.data.rationales.sets import GENERATED
 from potstill.errors import ConfigError
+from potstill.jsontext import json_text
 
 PEOPLE = ("ann", "bob", "eve", "ian", "kim", "leo", "mia", "tom")
 THINGS = ("apples", "books", "cards", "pens")
@@ -176,7 +176,7 @@ def arithmetic_tokenizer(problems: Problems, prefixes: tuple[str, ...], cache: P
         tokenizer.add_special_tokens(list(T5_NAMES.values()))
         tokenizer.save(str(temporary / "tokenizer.json"))
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **T5_NAMES}
-        (temporary / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        (temporary / "tokenizer_config.json").write_text(json_text(config, indent=1), encoding="utf-8")
 
     folder = cache / "tokenizers" / store_key(vocabulary, GENERATED, {"kind": "words"})
     build_once(folder, build)
