@@ -1,6 +1,6 @@
 """Judge one model or several: python evaluate.py --help."""
 
-from potstill.cli import evaluate
+from potstill.commands import evaluate
 
 if __name__ == "__main__":
     evaluate()

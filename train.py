@@ -1,6 +1,6 @@
 """Train or distil a language model: python train.py --help."""
 
-from potstill.cli import train
+from potstill.commands import train
 
 if __name__ == "__main__":
     train()

@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from potstill import run_folder, signals
+from potstill import run_folder
 from potstill.atomic import DISK_ERRORS
 from potstill.config import config_folder, register
 from potstill.config.defaults import settle
@@ -33,7 +33,7 @@ from potstill.errors import ConfigError, PotstillError, StageError, StoppedError
 from potstill.multirun import Jobs, group_with_sweep, names_glue, spell_out
 from potstill.output_streams import outliving_readers
 from potstill.overrides import not_composable, readable
-from potstill.process import have_home, prepare
+from potstill.process import have_home, is_first_rank, prepare
 from potstill.records import mask_record, mask_sweep_record
 from potstill.redaction import mask_tracebacks, redact, remember_overrides, remember_references
 from potstill.validation import validate_evaluate, validate_train
@@ -50,14 +50,14 @@ TYPES = {
 
 
 def train() -> None:
-    """`python train.py <overrides>`, `potstill-train <overrides>`."""
-    with _stoppable(), _writable_output():
+    """Train, with the overrides of the command line."""
+    with _writable_output():
         _run("train", _train)
 
 
 def evaluate() -> None:
-    """`python evaluate.py model=... benchmark=... <overrides>`, `potstill-evaluate ...`."""
-    with _stoppable(), _writable_output():
+    """Evaluate, with the overrides of the command line."""
+    with _writable_output():
         _run("evaluate", _evaluate)
 
 
@@ -78,22 +78,6 @@ def _writable_output() -> Iterator[None]:
                 f"error: standard output: cannot be written: {out.error.strerror}; files are not affected\n"
             )
             raise SystemExit(2)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """End the command by the signals that end a run: one line, exit code 128 + the signal's number."""
-    with signals.listening():
-        try:
-            yield
-        except StoppedError as stopped:
-            signals.end_at_once()
-            if run_folder.is_first_rank():
-                with suppress(OSError):  # nobody reads it
-                    sys.stderr.write(f"{printable(redact(str(stopped)))}\n")
-            if signals.again():  # threads under way are not waited for
-                os._exit(stopped.code)
-            raise SystemExit(stopped.code) from None
 
 
 def _continued(config: DictConfig) -> str:
@@ -174,7 +158,7 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
             mask_record()
             remember_references(OmegaConf.to_yaml(config))
             jobs.begin()
-            if jobs.sweeping and run_folder.is_first_rank():
+            if jobs.sweeping and is_first_rank():
                 run_folder.claim(_output_folder(), run_folder.kind_of(config), config)
             jobs.forget_fault()
             group_with_sweep(config, jobs.folder)
@@ -366,7 +350,3 @@ def _known_keys() -> list[str]:
         return keys
 
     return sorted({*walk(OmegaConf.structured(TrainConfig)), *walk(OmegaConf.structured(EvaluateConfig))})
-
-
-if __name__ == "__main__":  # a stage of a recipe; DDP starts its other processes by the module's name
-    train()

@@ -33,6 +33,12 @@ def prepare() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the first, or the only one, of a run."""
+    ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
+    return not ranks or ranks[0] == "0"
+
+
 def have_home() -> None:
     """Give a user without a home or a name, as containers have, both: libraries keep caches there and ask for the name.
 

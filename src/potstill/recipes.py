@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 # DDP starts its further processes by the name of the main module, so a training is a module; evaluations have none.
-_COMMANDS = {TRAIN: ("-m", "potstill.cli"), EVALUATE: ("-c", "from potstill.cli import evaluate; evaluate()")}
+_COMMANDS = {
+    TRAIN: ("-m", "potstill.commands"),
+    EVALUATE: ("-c", "from potstill.commands import evaluate; evaluate()"),
+}
 
 
 def run_recipe(config: DictConfig, folder: Path, explain: Callable[[Exception], str] = str) -> None:

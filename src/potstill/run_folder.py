@@ -10,7 +10,6 @@ import fnmatch
 import hashlib
 import json
 import logging
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from potstill.atomic import write_whole
 from potstill.errors import ConfigError
 from potstill.jsontext import json_text, read_json
+from potstill.process import is_first_rank
 
 MARK = ".potstill.json"  # of a folder that a command of ours has written: which one
 LOCK = ".potstill.lock"
@@ -84,12 +84,6 @@ def _claim_or_reject(folder: Path, kind: str, config: DictConfig) -> None:
         claim(folder, kind, config)
     except (ConfigError, OSError) as fault:
         raise RejectedFolder(fault) from None
-
-
-def is_first_rank() -> bool:
-    """Whether this process is the first, or the only one, of a run."""
-    ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ]
-    return not ranks or ranks[0] == "0"
 
 
 def kind_of(config: DictConfig) -> str:

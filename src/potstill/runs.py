@@ -51,10 +51,10 @@ from potstill.models.shared import SharedStudent
 from potstill.models.trunk import task_head
 from potstill.modules.sharding import gather
 from potstill.monitors import is_missing_metric
-from potstill.process import quiet
+from potstill.process import is_first_rank, quiet
 from potstill.rationales import samples_of, test_metrics
 from potstill.resuming import check_resumed, checkpoint_in, finish_epoch
-from potstill.run_folder import begin, is_first_rank
+from potstill.run_folder import begin
 from potstill.summary import config_text, provenance, write_config, write_summary
 from potstill.tracking import Resumed, finish, log_summary, log_table
 from potstill.validation.adapted import is_adapted

@@ -46,8 +46,8 @@ def patch(command, folder, module, name, call, left):
     setattr(home, name, filled)
     return command
 if __name__ == "__main__":
-    from potstill import cli
-    getattr(cli, patch(*os.environ["FILLED"].split(",")))()
+    from potstill import commands
+    getattr(commands, patch(*os.environ["FILLED"].split(",")))()
 """
 CHECKPOINT = ("potstill.callbacks", "LastCheckpoint.save")
 STUDENT = ("potstill.runs", "_save")

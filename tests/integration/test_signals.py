@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
 CPU = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.enable_progress_bar=false"]
 
 # A command in which the function that is named first sends signals on its n-th call: to this process, or to the group.
@@ -31,8 +33,8 @@ def patch(command, module, name, call, number, times, group):
     setattr(home, name, signalled)
     return command
 if __name__ == "__main__":
-    from potstill import cli
-    getattr(cli, patch(*os.environ["SIGNALLED"].split(",")))()  # ranks are started with the arguments of the first
+    from potstill import commands
+    getattr(commands, patch(*os.environ["SIGNALLED"].split(",")))()  # ranks are started with the arguments of the first
 """
 STEP = ("potstill.modules.distillation", "LanguageDistillation.training_step")
 
@@ -149,3 +151,38 @@ def test_all_ranks_end(place, call, step, signalled, overrides, tmp_path):
     where = [*overrides, "trainer.strategy=ddp", "trainer.devices=2", f"hydra.run.dir={tmp_path}/run"]
     check(signalled("train", place, where, call=call), signal.SIGTERM, tmp_path / "run")
     assert saved_step(tmp_path / "run") == step
+
+
+EARLY = """
+import os, runpy, signal, sys
+class Stopping:
+    def find_spec(self, name, *_):
+        if name == os.environ["AT_IMPORT"]:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Stopping())
+script = sys.argv.pop(1)
+sys.argv[0] = script
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["potstill.cli", "hydra", "omegaconf", "yaml", "torch", "transformers"])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_ctrl_c_during_imports(script, module, overrides, eval_file, bert_teacher, tmp_path):
+    own = overrides
+    if script == "evaluate.py":
+        own = [
+            f"model={bert_teacher}",
+            "benchmark=mlm",
+            "data=text_files",
+            f"data.eval_files=[{eval_file}]",
+        ]
+    (tmp_path / "early.py").write_text(EARLY)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "early.py"), str(ROOT / script), *own, f"hydra.run.dir={tmp_path}/run"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "AT_IMPORT": module}, capture_output=True, text=True, timeout=120,
+        check=False, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    check(done, signal.SIGINT, tmp_path / "run")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
