@@ -337,3 +337,53 @@ def test_groups_without_a_default_may_be_null():
 )
 def test_keys_within_null_and_lists(override, refused):
     assert override in refused("train.py", "logger=csv", override)
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("script", "overrides", "key"),
+    [
+        ("train.py", ["hydra.run.dir={folder}/" + LONG], "hydra.run.dir"),
+        ("train.py", ["hydra.run.dir={folder}/" + LONG + "/x"], "hydra.run.dir"),
+        (
+            "train.py",
+            ["hydra.run.dir={folder}/${{hydra.job.override_dirname}}", "+student.config={{a: " + LONG + "}}"],
+            "hydra.run.dir",
+        ),
+        ("train.py", ["-m", "seed=1,2", "hydra.sweep.dir={folder}/" + LONG], "hydra.sweep.dir"),
+        (
+            "train.py",
+            ["-m", "seed=1", "hydra.sweep.dir={folder}", "hydra.sweep.subdir=" + LONG],
+            "hydra.sweep.subdir",
+        ),
+        (
+            "train.py",
+            [
+                "-m",
+                "hydra.sweep.dir={folder}",
+                "hydra.sweep.subdir=${{hydra.job.override_dirname}}",
+                *(f"+student.config.{name * 30}=" + name * 40 for name in "abcde"),
+            ],
+            "hydra.sweep.subdir",
+        ),
+        ("train.py", ["data.cache={home}/" + LONG], "data.cache"),
+        ("train.py", ["teacher.model=" + LONG], "teacher.model"),
+        (
+            "train.py",
+            ["data=text_files", "data.train_files=[b.txt,{folder}/" + LONG + "]"],
+            "data.train_files",
+        ),
+        ("train.py", ["ckpt_path=" + LONG], "ckpt_path"),
+        ("evaluate.py", ["sweep.folder=" + LONG], "sweep.folder"),
+    ],
+)
+def test_the_key_of_a_name_that_is_too_long(script, overrides, key, command, no_torch, tmp_path):
+    given = [one.format(home=tmp_path, folder=tmp_path / "run") for one in overrides]
+    done = command(script, *given, PYTHONPATH=str(no_torch))
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith(f"error: {key}: ")
+    assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ one line. Nothing here imports torch, so that a faulty configuration and `--help
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
 import os
 import re
@@ -30,7 +31,7 @@ from potstill.atomic import DISK_ERRORS
 from potstill.config import config_folder, register
 from potstill.config.defaults import settle
 from potstill.errors import ConfigError, PotstillError, StageError, StoppedError, printable
-from potstill.multirun import Jobs, group_with_sweep, names_glue, spell_out
+from potstill.multirun import MULTIRUN, Jobs, group_with_sweep, names_glue, spell_out
 from potstill.output_streams import outliving_readers
 from potstill.overrides import not_composable, readable
 from potstill.process import have_home, is_first_rank, prepare
@@ -39,6 +40,7 @@ from potstill.redaction import mask_tracebacks, redact, remember_overrides, reme
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.launch import RAY
 
+LONGEST_NAME = 255  # bytes of a file or folder
 TYPES = {
     "integer": "an integer",
     "float": "a number",
@@ -255,6 +257,8 @@ def one_line(fault: Exception) -> str:
 def _line(fault: Exception) -> str:
     if isinstance(fault, MissingConfigException):
         return _unknown_option(fault)
+    if isinstance(fault, OSError) and fault.errno == errno.ENAMETOOLONG:
+        return _long_name(str(fault.filename or ""))
     if isinstance(fault, OSError):
         what = os.strerror(fault.errno) if fault.errno else str(fault)
         where = fault.filename or "the output folder"
@@ -262,6 +266,18 @@ def _line(fault: Exception) -> str:
     if isinstance(fault, HydraException | OmegaConfBaseException):
         return _composing(fault)
     return _flat(str(fault))
+
+
+def _long_name(path: str) -> str:
+    """Of a path that is too long: the key that it was given under, or that folders are named by."""
+    name = next((part for part in Path(path).parts if len(os.fsencode(part)) > LONGEST_NAME), path)
+    given = (word.partition("=") for word in sys.argv[1:])
+    made = "hydra.sweep.subdir" if {*MULTIRUN} & {*sys.argv[1:]} else "hydra.run.dir"
+    key = next((key.lstrip("+") for key, _, value in given if name and name in value), made)
+    return (
+        f"{key}: a name of {len(os.fsencode(name))} bytes, {name[:40]}...: too long; "
+        f"use names of up to {LONGEST_NAME} bytes"
+    )
 
 
 def _unknown_option(fault: MissingConfigException) -> str:
