@@ -492,6 +492,16 @@ def test_an_output_that_repeats_another_row_is_refused(cqa, field):
         read_split(cqa, "cqa", "test", rationales=str(cqa / "mine.json"))
 
 
+@pytest.mark.parametrize("field", ["id", "uid", "pairID"])
+def test_two_outputs_of_one_id_are_rejected(cqa, field):
+    entries = [{"rationale": "Wet.", "label": "sea", field: n} for n in (7, 8, 7)]
+    path = write(cqa / "mine.jsonl", entries, lines=True)
+    with pytest.raises(
+        DataError, match=rf"data\.rationales: .*mine\.jsonl' line 3: .*{field} 7.*mine\.jsonl' line 1"
+    ):
+        read_split(cqa, "cqa", "test", rationales=str(path))
+
+
 def test_rationales_in_another_order_are_warned_of(tmp_path, caplog):
     draw, own = random.Random(0), []
     for _ in range(160):

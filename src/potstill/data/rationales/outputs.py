@@ -16,7 +16,8 @@ from potstill.errors import DataError
 KEY = "data.rationales"
 CUT_OFF = ("length", "content_filter")  # `finish_reason` of an output that breaks off
 # Fields that an output may repeat of its row.
-SHARED = ("id", "uid", "pairID", "input", "question", "premise", "hypothesis")
+IDS = ("id", "uid", "pairID")
+SHARED = (*IDS, "input", "question", "premise", "hypothesis")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def read_outputs(folder: Path, name: str, split: str, rationales: str) -> Output
             `input`, ...) has to be the row's.
 
     Raises:
-        DataError: there are no such files, one is missing between others, or an entry is neither.
+        DataError: there are no such files, one is missing between others, an entry is neither, or two have the same id.
     """
     if rationales == "palm":
         files, flavour = _chunks(folder / name / "llm", split), "palm"
@@ -75,6 +76,7 @@ def read_outputs(folder: Path, name: str, split: str, rationales: str) -> Output
             f"{' or '.join(FLAVOURS)} with their published files, or the path of a file with an output a row"
         )
     entries = [(path, place, entry) for path in files for place, entry in entries_of(path, KEY)]
+    _check_ids(entries)
     parsed = [_parsed(name, entry, flavour, path, place) for path, place, entry in entries]
     labelled = any(isinstance(entry, str) or "label" in entry for _, _, entry in entries)
     told = str(files[0]) if len(files) == 1 else f"{files[0]} to {files[-1].name}"
@@ -95,6 +97,20 @@ def given_outputs(pairs: list[tuple[str, str | None]], path: Path, nli: bool) ->
     """
     parsed = [Parsed(_text(rationale), _settled(label, nli)) for rationale, label in pairs]
     return Outputs(parsed, str(path), any(label is not None for _, label in pairs))
+
+
+def _check_ids(entries: Sequence[tuple[Path, str, Any]]) -> None:
+    first: dict[tuple[str, str], tuple[Path, str]] = {}
+    for path, place, entry in entries:
+        for field in IDS if isinstance(entry, dict) else ():
+            if entry.get(field) is None:
+                continue
+            earlier = first.setdefault((field, repr(entry[field])), (path, place))
+            if earlier != (path, place):
+                raise DataError(
+                    f"{KEY}: '{path}' {place}: has the {field} {entry[field]!r:.60} of '{earlier[0]}' {earlier[1]}; give "
+                    "each row one output, under its own id"
+                )
 
 
 def _own_files(at: Path, split: str) -> list[Path]:
