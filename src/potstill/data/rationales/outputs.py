@@ -108,8 +108,8 @@ def _check_ids(entries: Sequence[tuple[Path, str, Any]]) -> None:
             earlier = first.setdefault((field, repr(entry[field])), (path, place))
             if earlier != (path, place):
                 raise DataError(
-                    f"{KEY}: '{path}' {place}: has the {field} {entry[field]!r:.60} of '{earlier[0]}' {earlier[1]}; give "
-                    "each row one output, under its own id"
+                    f"{KEY}: '{path}' {place}: has the {field} {entry[field]!r:.60} of '{earlier[0]}' {earlier[1]}; "
+                    "give each row one output, under its own id"
                 )
 
 
