@@ -265,7 +265,7 @@ def composed(*overrides, name="train"):
     """A composed configuration, as the command line makes it."""
     from hydra import compose, initialize_config_dir
 
-    from potstill.cli import config_folder
+    from potstill.cli.commands import config_folder
     from potstill.config import register
 
     register()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from potstill.data.tasks.composition import is_task, task_of
+from potstill.data.tasks.splits import is_task, task_of
 from potstill.validation import validate_train
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -58,7 +58,7 @@ def test_an_experiment_runs(
     experiment, compose_config, bert_teacher, gpt2_teacher, roberta_teacher, text_file, eval_file, shared_cache,
     tmp_path, arithmetic_files, t5_tokenizer,
 ):  # fmt: skip
-    from potstill import runs
+    from potstill.runs import train as train_run
 
     recipe = compose_config(f"experiment={experiment}")
     local = {"gpt2": gpt2_teacher, "roberta-base": roberta_teacher}.get(recipe.teacher.model, bert_teacher)
@@ -84,11 +84,11 @@ def test_an_experiment_runs(
             small.append(f"student.model={local}")
         else:  # it needs a teacher that knows the task
             fine = [f"benchmark={recipe.benchmark.name}", "objective=finetune", f"student.model={local}"]
-            runs.train(compose_config(*fine, *small), tmp_path / "teacher")
+            train_run.train(compose_config(*fine, *small), tmp_path / "teacher")
             small.append(f"teacher.model={tmp_path}/teacher/student")
     config = compose_config(f"experiment={experiment}", *small)
     validate_train(config)
-    runs.train(config, tmp_path)
+    train_run.train(config, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["train/steps"] == 2
     if is_task(recipe.benchmark) or recipe.objective.name == "step_by_step":
@@ -212,10 +212,11 @@ def test_the_stages_of_a_recipe_run(experiment, bert_teacher, shared_cache, tmp_
     from hydra import compose, initialize_config_dir
     from omegaconf import open_dict
 
-    from potstill import judging, runs
-    from potstill.cli import config_folder
+    from potstill.cli.commands import config_folder
     from potstill.config import register
-    from potstill.stages import check, plan, write_record
+    from potstill.runs import evaluate as evaluate_run
+    from potstill.runs import train as train_run
+    from potstill.runs.pipeline_stages import check, plan, write_record
 
     benchmark = experiment.split("_")[-1]
     typed = [
@@ -241,7 +242,9 @@ def test_the_stages_of_a_recipe_run(experiment, bert_teacher, shared_cache, tmp_
             check(stages, tmp_path / "run")  # with the models that are there by now
             stage.folder.mkdir(parents=True)
             write_record(tmp_path / "run", stage)
-            (runs.train if stage.command == "train" else judging.evaluate)(stage.config, stage.folder)
+            (train_run.train if stage.command == "train" else evaluate_run.evaluate)(
+                stage.config, stage.folder
+            )
             ended.append(json.loads((stage.folder / "summary.json").read_text()))
     assert [summary.get("train/steps") for summary in ended] == [2, 0, 2, 2, None]
     monitor = f"test/{config.benchmark.monitor}"

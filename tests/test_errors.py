@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from potstill.cli import _Record, one_line
+from potstill.cli.commands import _Record, one_line
 from potstill.errors import ConfigError, printable
 
 HOSTILE = (

@@ -18,11 +18,11 @@ from typing import get_args, get_type_hints
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from potstill import cli
+from potstill.cli import commands
 from potstill.config import EvaluateConfig, TrainConfig, config_folder
 from potstill.config.defaults import settle
 from potstill.ranges import KEY
-from potstill.stages import plan
+from potstill.runs.pipeline_stages import plan
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.ranges import section_of
 
@@ -110,7 +110,7 @@ def end_of(script, overrides, folder, task):
     sys.argv = [f"{script}.py", f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}", *overrides]
     try:
         with redirect_stderr(stderr), redirect_stdout(io.StringIO()):
-            cli._run(script, task)
+            commands._run(script, task)
         code = 0
     except SystemExit as end:
         code = end.code or 0
@@ -213,7 +213,7 @@ def check(config):
             Path(HydraConfig.get().runtime.output_dir),
             HydraConfig.get().overrides.task,
             {},
-            cli.one_line,
+            commands.one_line,
         )
     else:
         settle(config)
@@ -263,7 +263,7 @@ def test_valid_ones_run_to_their_end(bases, tmp_path, monkeypatch):
                 continue
             done += 1
             code, stderr = end_of(
-                script, overrides, folder, cli._train if script == "train" else cli._evaluate
+                script, overrides, folder, commands._train if script == "train" else commands._evaluate
             )
         except Exception as bug:
             problems.append((script, overrides, repr(bug)))

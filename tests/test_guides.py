@@ -78,7 +78,8 @@ def small(script, overrides, text_file, logger):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, shared_cache, text_file, words, compose_config):
     """Runs a command of a guide in this process; `runs/`, `reviews/` and `news/` are folders of the module's."""
-    from potstill import judging, runs
+    from potstill.runs import evaluate as evaluate_run
+    from potstill.runs import train as train_run
     from potstill.validation import validate_evaluate, validate_train
 
     home = tmp_path_factory.mktemp("guides")
@@ -101,7 +102,7 @@ def run(tmp_path_factory, shared_cache, text_file, words, compose_config):
             *moved, f"data.cache={shared_cache}", *small(script, overrides, text_file, logger), name=script
         )
         (validate_train if script == "train" else validate_evaluate)(config)
-        (runs.train if script == "train" else judging.evaluate)(config, folder)
+        (train_run.train if script == "train" else evaluate_run.evaluate)(config, folder)
         for name in ("summary.json", "report.html", *(["student"] if script == "train" else [])):
             assert (folder / name).exists(), (command, name)
 

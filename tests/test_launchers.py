@@ -5,7 +5,7 @@ import json
 import pytest
 from hydra import compose, initialize_config_dir
 
-from potstill.cli import config_folder
+from potstill.cli.commands import config_folder
 from potstill.config import register
 
 

@@ -49,14 +49,15 @@ def test_the_wheel_holds_the_configs(wheel):
     modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
     assert not modules - inside
     assert {
-        f"potstill/generation/demonstrations/{task}.yaml" for task in ("anli1", "cqa", "esnli", "svamp")
+        f"potstill/rationale_generation/demonstrations/{task}.yaml"
+        for task in ("anli1", "cqa", "esnli", "svamp")
     } <= inside
     assert not [name for name in inside if name.startswith("tests/") or "__pycache__" in name]
 
 
 def test_an_installed_wheel_finds_its_own_configs(unpacked, tmp_path):
     done = python(
-        "import potstill; from potstill.cli import config_folder; print(potstill.__file__); print(config_folder())",
+        "import potstill; from potstill.config import config_folder; print(potstill.__file__); print(config_folder())",
         unpacked,
         tmp_path,
     )

@@ -101,7 +101,8 @@ def test_commands_compose(command, compose_config):
 @pytest.mark.integration
 def test_commands_run_one_after_the_other(tmp_path, monkeypatch, shared_cache, text_file, compose_config):
     """Each local command, on little text and for two steps; the folders that they name are moved along."""
-    from potstill import judging, runs
+    from potstill.runs import evaluate as evaluate_run
+    from potstill.runs import train as train_run
     from potstill.validation import validate_evaluate, validate_train
 
     monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
@@ -119,7 +120,7 @@ def test_commands_run_one_after_the_other(tmp_path, monkeypatch, shared_cache, t
             extra = [*extra, f"trainer.max_steps={4 if resumes else 2}"]
         config = compose_config(*own, *extra, name=script)
         (validate_train if script == "train" else validate_evaluate)(config)
-        (runs.train if script == "train" else judging.evaluate)(config, output)
+        (train_run.train if script == "train" else evaluate_run.evaluate)(config, output)
         assert (output / "summary.json").is_file(), overrides
         assert (output / "report.html").is_file(), overrides
         if script == "train":

@@ -7,26 +7,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from potstill import signals
 from potstill.errors import StoppedError, printable
-from potstill.process import is_first_rank
-from potstill.redaction import redact
+from potstill.runtime import signals
+from potstill.runtime.process import is_first_rank
+from potstill.runtime.redaction import redact
 
 
 def train() -> None:
     """`python train.py <overrides>`, `potstill-train <overrides>`."""
     with _stoppable():
-        from potstill import cli
+        from potstill.cli import commands
 
-        cli.train()
+        commands.train()
 
 
 def evaluate() -> None:
     """`python evaluate.py model=... benchmark=... <overrides>`, `potstill-evaluate ...`."""
     with _stoppable():
-        from potstill import cli
+        from potstill.cli import commands
 
-        cli.evaluate()
+        commands.evaluate()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from potstill.config import BenchmarkConfig, config_folder
-from potstill.data.tasks.composition import settle_labels
+from potstill.data.tasks.splits import settle_labels
 from potstill.errors import ConfigError
 
 MEAN = "mean"  # mixing.monitor: the mean of the tasks' monitored metrics, `val/mean`

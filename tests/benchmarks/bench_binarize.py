@@ -16,9 +16,9 @@ import threading
 import time
 from pathlib import Path
 
+from potstill.data.common.tokenizers import describe, load_backend, train_wordpiece
 from potstill.data.corpus.binarize import BATCH_CHARACTERS, binarize
 from potstill.data.corpus.sources import Docstrings, TextFiles, TextSource
-from potstill.data.corpus.tokenizers import describe, load_backend, train_wordpiece
 
 CORES = 2
 ROUNDS = 3

@@ -19,22 +19,22 @@ import torch
 from sides import shaped_parser
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedModel
 
-from potstill.data.batching import Ints
+from potstill.data.common.batching import Ints
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch, pad
 from potstill.data.corpus.masking import IGNORED, mask_tokens
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.data.tasks.labels import CLASSIFICATION
-from potstill.kernels import use_kernels
+from potstill.models.backbone import trunk_of
 from potstill.models.students import student_from_layers
-from potstill.models.trunk import trunk_of
 from potstill.objectives.language import LanguageObjective
 from potstill.objectives.task import TaskObjective
 from potstill.objectives.terms import TermSums
-from potstill.process import prepare
-from potstill.teachers.computing import computing, write_logits, write_vocabulary
-from potstill.teachers.forms import FullForm, SampledForm, TopForm
-from potstill.teachers.reading import StoredLogits, StoredVocabulary
-from potstill.teachers.store import OutputStore, OutputWriter, build_outputs
+from potstill.runtime.kernels import use_kernels
+from potstill.runtime.process import prepare
+from potstill.teacher_cache.computing import computing, write_logits, write_vocabulary
+from potstill.teacher_cache.formats import FullForm, SampledForm, TopForm
+from potstill.teacher_cache.reading import StoredLogits, StoredVocabulary
+from potstill.teacher_cache.store import OutputStore, OutputWriter, build_outputs
 
 TEMPERATURE = 2.0
 LENGTH_BIN = 4

@@ -34,17 +34,17 @@ from potstill.build import (
     build_schedule,
     build_trainer,
 )
-from potstill.cli import config_folder
+from potstill.cli.commands import config_folder
 from potstill.config import register
+from potstill.data.common.steps import BatchSettings
+from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.store import Corpus, StoreWriter, TokenStore
-from potstill.data.corpus.tokenizers import Vocabulary
-from potstill.data.steps import BatchSettings
+from potstill.models.backbone import trunk_of
 from potstill.models.specs import default_layers
 from potstill.models.students import student_from_layers
-from potstill.models.trunk import trunk_of
-from potstill.modules.distillation import LanguageDistillation
-from potstill.process import quiet
+from potstill.runtime.process import quiet
+from potstill.training.language import LanguageDistillation
 
 TARGET = 1.05
 WARMUP = 3  # steps at the start of a round that are not counted

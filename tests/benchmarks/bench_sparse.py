@@ -23,8 +23,8 @@ from torch import Tensor
 
 from potstill.losses.sparse import SampledRows, TopRows, sparse_vocabulary_losses
 from potstill.losses.vocabulary import VocabularyLosses, vocabulary_losses
-from potstill.teachers.forms import SampledForm, TopForm
-from potstill.teachers.store import Field, Gathered
+from potstill.teacher_cache.formats import SampledForm, TopForm
+from potstill.teacher_cache.store import Field, Gathered
 
 TOP = (8, 16, 64, 256)
 SAMPLES = (12, 25, 50)

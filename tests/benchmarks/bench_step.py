@@ -27,15 +27,15 @@ from potstill.data.corpus.masking import IGNORED, mask_tokens
 from potstill.interchange.intervene import Swap
 from potstill.interchange.mappings import read_mappings
 from potstill.interchange.plans import PlanSettings, cut_swaps, draw_swaps, partners
-from potstill.kernels import use_kernels
-from potstill.kernels.masks import use_fast_masks
+from potstill.models.backbone import trunk_of
 from potstill.models.preparing import halve_products, set_checkpointing
 from potstill.models.specs import default_layers
 from potstill.models.students import student_from_layers
-from potstill.models.trunk import trunk_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective
-from potstill.process import prepare
+from potstill.runtime.kernels import use_kernels
+from potstill.runtime.kernels.masks import use_fast_masks
+from potstill.runtime.process import prepare
 
 TEMPERATURE = 2.0
 WEIGHTS = {

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from potstill.data.corpus.tokenizers import describe
+from potstill.data.common.steps import BatchSettings
+from potstill.data.common.tokenizers import describe
 from potstill.data.rationales.datamodule import (
     EXPLAIN,
     PREDICT,
@@ -43,11 +44,10 @@ from potstill.data.rationales.datamodule import (
 from potstill.data.rationales.features import RationaleFeatures, Tokens, rationale_features
 from potstill.data.rationales.readers import read_split
 from potstill.data.rationales.rows import for_training
-from potstill.data.steps import BatchSettings
-from potstill.kernels import use_kernels
 from potstill.models.seq2seq import Seq2Seq, seq2seq_from_config
 from potstill.objectives.task_prefix import TaskPrefixObjective
-from potstill.process import prepare
+from potstill.runtime.kernels import use_kernels
+from potstill.runtime.process import prepare
 
 TRAINING_TARGET, GENERATION_TARGET = 1.5, 2.0
 PAD, END = 0, 1

@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from potstill.data.corpus.tokenizers import describe
-from potstill.data.steps import BatchSettings
+from potstill.data.common.steps import BatchSettings
+from potstill.data.common.tokenizers import describe
 from potstill.data.tasks.datamodule import TaskDataModule, TaskSet, TaskStep
 from potstill.data.tasks.features import Features, features_of
 from potstill.data.tasks.readers import Layout, TaskFile
-from potstill.kernels import use_kernels
-from potstill.models.trunk import trunk_of
+from potstill.models.backbone import trunk_of
 from potstill.objectives.task import TaskObjective
-from potstill.process import prepare
+from potstill.runtime.kernels import use_kernels
+from potstill.runtime.process import prepare
 
 TARGET = 1.5
 PADDED = 128

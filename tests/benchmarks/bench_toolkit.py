@@ -21,15 +21,15 @@ from sides import Step, memory, shaped_parser, speed
 from transformers import BertConfig, BertForSequenceClassification
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
-from potstill.kernels import use_kernels
+from potstill.models.backbone import trunk_of
 from potstill.models.preparing import set_checkpointing
 from potstill.models.students import student_from_layers
-from potstill.models.trunk import trunk_of
 from potstill.objectives.matches import Matches
 from potstill.objectives.matching import read_matches
 from potstill.objectives.soft_targets import SoftTargets
 from potstill.objectives.task import TaskObjective
-from potstill.process import prepare
+from potstill.runtime.kernels import use_kernels
+from potstill.runtime.process import prepare
 
 TEMPERATURE = 8.0
 LABELS = 3

@@ -9,7 +9,7 @@ import pytest
 
 from potstill.build.data import build_vocabulary, local_tokenizer, refuse_dropped
 from potstill.build.models import check_vocabulary
-from potstill.data.corpus.tokenizers import describe
+from potstill.data.common.tokenizers import describe
 from potstill.data.tasks.preflight import refuse_unknown
 from potstill.errors import DataError
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from potstill.data.corpus.tokenizers import describe
+from potstill.data.common.tokenizers import describe
 from potstill.data.tasks.questions import Answer, Question, read_questions
 from potstill.data.tasks.windows import targets_of, windows_of
 from potstill.evaluation import answers as module

@@ -9,7 +9,7 @@ import torch
 from potstill.data.tasks.labels import Task
 from potstill.data.tasks.readers import Rows
 from potstill.evaluation.constant import BETTER, compared_with_constant
-from potstill.evaluation.judges import LabelJudge
+from potstill.evaluation.evaluators import LabelJudge
 from potstill.evaluation.metrics import LABEL_SETS
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from potstill.data.tasks.composition import task_of
+from potstill.data.tasks.splits import task_of
 from potstill.evaluation.glue import BENCHMARKS, TASKS, macro_average, task_points, task_score
 
 # BERT-large's row of the leaderboard (test sets): its average there is 80.5.

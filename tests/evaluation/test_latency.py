@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
-from potstill.costs import UNSTEADY, latency_cell, timed_figures
 from potstill.errors import ModelError
 from potstill.evaluation import latency
 from potstill.evaluation.latency import LEAST_ROUNDS, Timed, measure_latencies
+from potstill.runs.costs import UNSTEADY, latency_cell, timed_figures
 
 
 class Clock:

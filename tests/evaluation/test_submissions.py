@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from potstill.data.tasks.composition import task_of
+from potstill.data.tasks.splits import task_of
 from potstill.errors import DataError
 from potstill.evaluation.glue import BENCHMARKS
 from potstill.evaluation.submissions import (

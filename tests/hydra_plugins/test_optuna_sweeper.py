@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus  # noqa: E402
 
 from hydra_plugins.potstill.optuna_sweeper import _tell, best_of, distribution  # noqa: E402
 from potstill.errors import ConfigError  # noqa: E402
-from potstill.pruning import PruneTrial  # noqa: E402
+from potstill.training.pruning import PruneTrial  # noqa: E402
 
 
 @pytest.mark.parametrize(

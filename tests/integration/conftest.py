@@ -2,7 +2,7 @@
 
 import pytest
 
-from potstill import runs
+from potstill.runs import train as train_run
 from potstill.validation import validate_train
 
 
@@ -16,7 +16,7 @@ def run(overrides, shared_cache, monkeypatch, tmp_path, compose_config):
         validate_train(config)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
+        train_run.train(config, folder)
         return folder
 
     return start

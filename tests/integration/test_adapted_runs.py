@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, load_model
 
-from potstill import runs
-from potstill.callbacks import LastCheckpoint
 from potstill.errors import CheckpointError, ConfigError
+from potstill.runs import train as train_run
+from potstill.training.callbacks import LastCheckpoint
 from potstill.validation import validate_train
 
 pytestmark = pytest.mark.integration
@@ -136,7 +136,7 @@ def train(compose_config, tmp_path):
         validate_train(config)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        return folder, runs.train(config, folder)
+        return folder, train_run.train(config, folder)
 
     return start
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill import runs
 from potstill.build import build_training
 from potstill.build.tasks import build_task_training
-from potstill.callbacks import LastCheckpoint
 from potstill.errors import DataError
-from potstill.teachers import computing
+from potstill.runs import train as train_run
+from potstill.teacher_cache import computing
+from potstill.training.callbacks import LastCheckpoint
 from potstill.validation import validate_train
 
 pytestmark = pytest.mark.integration
@@ -40,7 +40,7 @@ def start(shared_cache, compose_config):
         config = compose_config(*SMALL, *QUIET, f"data.cache={shared_cache}", *overrides)
         validate_train(config)
         folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
+        train_run.train(config, folder)
         return folder
 
     return train

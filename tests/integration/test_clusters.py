@@ -100,7 +100,7 @@ def test_the_environment_of_slurm_is_read(compose_config, monkeypatch, tmp_path)
 
 
 def test_a_worker_of_ray_is_a_process_of_ddp():
-    from potstill.ray_workers import worker_settings
+    from potstill.runs.ray_workers import worker_settings
 
     config = OmegaConf.create({"trainer": {"strategy": "ray", "devices": 4, "num_nodes": 2}})
     own = worker_settings(config, world=8, local=4).trainer

@@ -7,9 +7,9 @@ import random
 import pytest
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from potstill import judging
 from potstill.errors import ConfigError
 from potstill.models.load import name_labels, save_student
+from potstill.runs import evaluate as evaluate_run
 from potstill.validation import validate_evaluate
 
 pytestmark = pytest.mark.integration
@@ -26,7 +26,7 @@ def judge(shared_cache, monkeypatch, tmp_path, compose_config):
         validate_evaluate(config)
         folder = tmp_path / name
         folder.mkdir()
-        judging.evaluate(config, folder)
+        evaluate_run.evaluate(config, folder)
         return json.loads((folder / "summary.json").read_text()), folder
 
     return start

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from potstill import judging, runs
 from potstill.errors import ConfigError
+from potstill.runs import evaluate as evaluate_run
+from potstill.runs import train as train_run
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -22,7 +23,7 @@ def evaluate(eval_file, shared_cache, monkeypatch, tmp_path, compose_config):
         validate_evaluate(config)
         folder = tmp_path / name
         folder.mkdir()
-        value = judging.evaluate(config, folder)
+        value = evaluate_run.evaluate(config, folder)
         return value, json.loads((folder / "summary.json").read_text()), folder
 
     return run
@@ -102,7 +103,7 @@ def test_a_run_and_its_evaluation_agree(
     )  # fmt: skip
     validate_train(config)
     (tmp_path / "run").mkdir()
-    runs.train(config, tmp_path / "run")
+    train_run.train(config, tmp_path / "run")
     trained = json.loads((tmp_path / "run" / "summary.json").read_text())
     _, summary, _ = evaluate(
         "judged", f"model=[{tmp_path}/run/student,{bert_teacher}]", "names=[student,teacher]"

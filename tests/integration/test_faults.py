@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from potstill.errors import CheckpointError, TrainingError
-from potstill.modules.distillation import LanguageDistillation
+from potstill.training.language import LanguageDistillation
 
 pytestmark = pytest.mark.integration
 SCRIPT = Path(__file__).parents[2] / "train.py"

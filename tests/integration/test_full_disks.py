@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill.run_folder import MARK
+from potstill.runs.folder import MARK
 
 pytestmark = pytest.mark.integration
 
@@ -49,8 +49,8 @@ if __name__ == "__main__":
     from potstill import commands
     getattr(commands, patch(*os.environ["FILLED"].split(",")))()
 """
-CHECKPOINT = ("potstill.callbacks", "LastCheckpoint.save")
-STUDENT = ("potstill.runs", "_save")
+CHECKPOINT = ("potstill.training.callbacks", "LastCheckpoint.save")
+STUDENT = ("potstill.runs.train", "_save")
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +121,10 @@ def check(done, folder, names):
         pytest.param(CHECKPOINT, 2, 0, "checkpoints/last.ckpt", id="checkpoint-at-its-start"),
         pytest.param(STUDENT, 1, 60_000, "run/student", id="weights"),
         pytest.param(STUDENT, 1, 112_000, "run/student", id="tokenizer"),
-        pytest.param(("potstill.runs", "_report"), 1, 0, "report.html", id="report"),
-        pytest.param(("potstill.tracking", "MetricsFile.log_metrics"), 1, 0, "metrics.csv", id="metrics"),
+        pytest.param(("potstill.runs.train", "_report"), 1, 0, "report.html", id="report"),
+        pytest.param(
+            ("potstill.reporting.loggers", "MetricsFile.log_metrics"), 1, 0, "metrics.csv", id="metrics"
+        ),
     ],
 )
 def test_a_run_on_a_full_disk(place, call, left, names, may_mount, start, overrides):
@@ -147,7 +149,8 @@ def test_a_run_above_a_limit_on_files_keeps_what_there_was(place, call, start, r
 
 
 @pytest.mark.parametrize(
-    "place", [("potstill.data.corpus.store", "StoreWriter.close"), ("potstill.teachers.store", "write_index")]
+    "place",
+    [("potstill.data.corpus.store", "StoreWriter.close"), ("potstill.teacher_cache.store", "write_index")],
 )
 def test_a_cache_on_a_full_disk(place, may_mount, start, overrides, tmp_path):
     """Binarized text, and outputs of a teacher."""
@@ -161,5 +164,7 @@ def test_an_evaluation_on_a_full_disk(may_mount, start, eval_file, bert_teacher)
         "data=text_files", "data.max_length=32", "data.num_proc=1", f"data.eval_files=[{eval_file}]",
         f"model={bert_teacher}", "benchmark=mlm", "trainer.enable_progress_bar=false",
     ]  # fmt: skip
-    done, folder = start("evaluate", ("potstill.judging", "write_report"), 1, 0, overrides, mounted=True)
+    done, folder = start(
+        "evaluate", ("potstill.runs.evaluate", "write_report"), 1, 0, overrides, mounted=True
+    )
     check(done, folder, "report.html")

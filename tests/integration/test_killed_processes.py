@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill import judging
-from potstill.callbacks import LastCheckpoint
 from potstill.errors import TrainingError
-from potstill.modules.distillation import LanguageDistillation
+from potstill.runs import evaluate as evaluate_run
+from potstill.training.callbacks import LastCheckpoint
+from potstill.training.language import LanguageDistillation
 from potstill.validation import validate_evaluate
 
 pytestmark = pytest.mark.integration
@@ -51,7 +51,7 @@ def judge(judged, shared_cache, monkeypatch, compose_config):
         config = compose_config(*judged, *further, name="evaluate")
         validate_evaluate(config)
         folder.mkdir(exist_ok=True)
-        return judging.evaluate(config, folder)
+        return evaluate_run.evaluate(config, folder)
 
     return start
 
@@ -126,13 +126,14 @@ def test_a_full_disk_leaves_no_half_results(full, judge, monkeypatch, tmp_path):
 # evaluate.py, whose results find no room: a limit on the size of files stands for a full disk.
 EVALUATION_WITHOUT_ROOM = """
 import resource, signal
-from potstill import commands, judging
-leave = judging._leave
+from potstill import commands
+from potstill.runs import evaluate as evaluate_run
+leave = evaluate_run._leave
 def full(*arguments):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
     return leave(*arguments)
-judging._leave = full
+evaluate_run._leave = full
 commands.evaluate()
 """
 
@@ -243,7 +244,7 @@ RANK_KILLED = """
 import os, signal, sys
 from potstill import commands
 if sys.argv[1] == "killed":
-    from potstill.callbacks import LastCheckpoint
+    from potstill.training.callbacks import LastCheckpoint
     original = LastCheckpoint.on_train_batch_end
     def dies(self, trainer, *arguments):
         if trainer.global_step == 3 and trainer.global_rank == 1:

@@ -27,11 +27,13 @@ import json, os, signal, sys, traceback
 from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
-from potstill import atomic, runs, tracking
-from potstill.callbacks import LastCheckpoint, Throughput
+from potstill.runtime import atomic
+from potstill.runs import train as train_run
+from potstill.reporting import loggers
+from potstill.training.callbacks import LastCheckpoint, Throughput
 from potstill.config import config_folder, register
-from potstill.modules.distillation import LanguageDistillation
-from potstill.modules.downstream import Downstream
+from potstill.training.language import LanguageDistillation
+from potstill.training.task import Downstream
 from potstill.validation import validate_train
 
 root, overrides, moments, (step, validated, end) = json.loads(sys.argv[1])
@@ -65,7 +67,7 @@ def half(state, file):
     save(state, file)
 
 save, module = torch.save, LanguageDistillation if "objective=kd" in overrides else Downstream
-rows = tracking.MetricsFile
+rows = loggers.MetricsFile
 
 def inject(moment):
     if moment == "step":
@@ -99,7 +101,7 @@ def inject(moment):
     elif moment == "student":
         before(Path, "rename", lambda path, *_: path.name.startswith(".student."))
     elif moment == "summary":
-        before(runs, "write_summary", lambda *_: True)
+        before(train_run, "write_summary", lambda *_: True)
 
 def run(name, moment=None):
     child = os.fork()
@@ -111,7 +113,7 @@ def run(name, moment=None):
             folder = Path(root) / name
             folder.mkdir(exist_ok=True)
             inject(moment)
-            runs.train(config, folder)
+            train_run.train(config, folder)
         except BaseException:
             traceback.print_exc()
             os._exit(1)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from potstill import judging, runs
-from potstill.doctor import examine
 from potstill.errors import ConfigError
+from potstill.runs import evaluate as evaluate_run
+from potstill.runs import train as train_run
+from potstill.runs.doctor import examine
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -60,7 +61,7 @@ def train(files, shared_cache, compose_config):
         )  # fmt: skip
         validate_train(config)
         folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
+        train_run.train(config, folder)
         return json.loads((folder / "summary.json").read_text())
 
     return start
@@ -75,7 +76,7 @@ def judge(files, shared_cache, compose_config):
         )  # fmt: skip
         validate_evaluate(config)
         folder.mkdir()
-        judging.evaluate(config, folder)
+        evaluate_run.evaluate(config, folder)
         return json.loads((folder / "summary.json").read_text())
 
     return start

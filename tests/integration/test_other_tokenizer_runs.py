@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from potstill import runs
 from potstill.errors import ConfigError
+from potstill.runs import train as train_run
 from potstill.validation import validate_train
 
 pytestmark = pytest.mark.integration
@@ -36,7 +36,7 @@ def train(task, shared_cache, compose_config):
         config = compose_config(*task, *SMALL, *QUIET, f"data.cache={shared_cache}", *overrides)
         validate_train(config)
         folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
+        train_run.train(config, folder)
         return json.loads((folder / "summary.json").read_text())
 
     return start
@@ -154,7 +154,7 @@ def test_a_language_model_learns_from_one_of_other_tokens(
         FROM_SCRATCH, "trainer.max_epochs=2", "objective.gradient_shares_every=5",
     )  # fmt: skip
     validate_train(config)
-    runs.train(config, tmp_path)
+    train_run.train(config, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     weighted = summary["train/loss_uld"] + 2 * summary["train/loss_clm"]
     assert summary["train/loss"] == pytest.approx(weighted, rel=1e-4)
@@ -198,4 +198,4 @@ def test_one_tokenizer_for_both_needs_no_such_term(corpus, gpt2_teacher, compose
     config = compose_config(*given, FROM_SCRATCH.replace("2, eos_token_id: 3", "0, eos_token_id: 0"))
     validate_train(config)
     with pytest.raises(ConfigError, match=r"use objective\.terms\.ce and teacher\.tokenizer=null"):
-        runs.train(config, tmp_path)
+        train_run.train(config, tmp_path)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill.callbacks import Throughput, newest_checkpoint
 from potstill.errors import ConfigError, StoppedError
+from potstill.training.callbacks import Throughput, newest_checkpoint
 
 pytestmark = pytest.mark.integration
 

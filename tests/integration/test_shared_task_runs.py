@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from potstill import judging, runs
-from potstill.callbacks import LastCheckpoint
-from potstill.doctor import examine
 from potstill.errors import CheckpointError, ConfigError
+from potstill.runs import evaluate as evaluate_run
+from potstill.runs import train as train_run
+from potstill.runs.doctor import examine
+from potstill.training.callbacks import LastCheckpoint
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -50,7 +51,7 @@ def train(shared_cache, compose_config):
         config = compose_config(*SMALL, *QUIET, f"data.cache={shared_cache}", *overrides)
         validate_train(config)
         folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
+        train_run.train(config, folder)
         return json.loads((folder / "summary.json").read_text())
 
     return start
@@ -154,7 +155,7 @@ def test_each_task_has_a_folder_that_transformers_opens(
         name="evaluate",
     )  # fmt: skip
     validate_evaluate(config)
-    assert judging.evaluate(config, tmp_path) == pytest.approx(summary["val/accuracy_thirds"])
+    assert evaluate_run.evaluate(config, tmp_path) == pytest.approx(summary["val/accuracy_thirds"])
 
 
 def test_a_resumed_run_ends_in_the_same_weights(train, tasks, tmp_path):

@@ -36,7 +36,7 @@ if __name__ == "__main__":
     from potstill import commands
     getattr(commands, patch(*os.environ["SIGNALLED"].split(",")))()  # ranks are started with the arguments of the first
 """
-STEP = ("potstill.modules.distillation", "LanguageDistillation.training_step")
+STEP = ("potstill.training.language", "LanguageDistillation.training_step")
 
 
 @pytest.fixture
@@ -97,7 +97,9 @@ def test_a_second_signal_within_a_step_ends_at_once(signalled, overrides, tmp_pa
 
 
 def test_the_final_validation_is_done_again(signalled, overrides, run, tmp_path):
-    done = signalled("train", ("potstill.runs", "_judged"), [*overrides, f"hydra.run.dir={tmp_path}/run"])
+    done = signalled(
+        "train", ("potstill.runs.train", "_judged"), [*overrides, f"hydra.run.dir={tmp_path}/run"]
+    )
     check(done, signal.SIGTERM, tmp_path / "run")
     assert saved_step(tmp_path / "run") == 6
     ends = [run("run", "resume=auto"), run("whole")]
@@ -120,7 +122,7 @@ def test_an_evaluation_ends_without_results(number, signalled, eval_file, bert_t
         "data=text_files", "data.max_length=32", "data.num_proc=1", *CPU, f"data.eval_files=[{eval_file}]",
         f"model={bert_teacher}", "benchmark=mlm", f"hydra.run.dir={tmp_path}/run",
     ]  # fmt: skip
-    place = ("potstill.modules.distillation", "LanguageDistillation.validation_step")
+    place = ("potstill.training.language", "LanguageDistillation.validation_step")
     check(signalled("evaluate", place, overrides, number=number), number, tmp_path / "run")
 
 
@@ -130,7 +132,11 @@ def test_rationale_generation_ends(signalled, arithmetic_files, tmp_path):
         "data=svamp", f"data.folder={tmp_path}", f"data.train_files=[{arithmetic_files}/train.jsonl]",
         f"hydra.run.dir={tmp_path}/run",
     ]  # fmt: skip
-    check(signalled("train", ("potstill.explaining", "_rows"), overrides), signal.SIGTERM, tmp_path / "run")
+    check(
+        signalled("train", ("potstill.runs.generate_rationales", "_rows"), overrides),
+        signal.SIGTERM,
+        tmp_path / "run",
+    )
 
 
 def test_a_sweep_ends_with_its_job(signalled, overrides, tmp_path):
@@ -143,7 +149,7 @@ def test_a_sweep_ends_with_its_job(signalled, overrides, tmp_path):
 
 @pytest.mark.parametrize(
     ("place", "call", "step"),
-    [(STEP, 2, 2), (("potstill.runs", "_judged"), 1, 6)],
+    [(STEP, 2, 2), (("potstill.runs.train", "_judged"), 1, 6)],
     ids=["step", "validation"],
 )
 def test_all_ranks_end(place, call, step, signalled, overrides, tmp_path):
@@ -167,7 +173,9 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("module", ["potstill.cli", "hydra", "omegaconf", "yaml", "torch", "transformers"])
+@pytest.mark.parametrize(
+    "module", ["potstill.cli.commands", "hydra", "omegaconf", "yaml", "torch", "transformers"]
+)
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
 def test_ctrl_c_during_imports(script, module, overrides, eval_file, bert_teacher, tmp_path):
     own = overrides

@@ -1,4 +1,4 @@
-"""Distilling step-by-step from end to end, in this process: what a run leaves, resuming, judging, refusing."""
+"""Distilling step-by-step from end to end, in this process: what a run leaves, resuming, evaluating, refusing."""
 
 import json
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill import judging, runs
 from potstill.errors import ConfigError, DataError
+from potstill.runs import evaluate as evaluate_run
+from potstill.runs import train as train_run
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -37,7 +38,7 @@ def run(arithmetic_files, t5_tokenizer, shared_cache, monkeypatch, tmp_path, com
         validate_train(config)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
+        train_run.train(config, folder)
         return folder, json.loads((folder / "summary.json").read_text())
 
     return start
@@ -56,7 +57,7 @@ def judge(arithmetic_files, shared_cache, monkeypatch, tmp_path, compose_config)
         validate_evaluate(config)
         folder = tmp_path / name
         folder.mkdir()
-        value = judging.evaluate(config, folder)
+        value = evaluate_run.evaluate(config, folder)
         return value, json.loads((folder / "summary.json").read_text()), folder
 
     return start
@@ -279,12 +280,12 @@ def test_generated_problems_need_nothing_else(shared_cache, monkeypatch, tmp_pat
     config = compose_config("experiment=arithmetic", *small, *QUIET, "trainer.val_check_interval=2")
     validate_train(config)
     (tmp_path / "run").mkdir()
-    runs.train(config, tmp_path / "run")
+    train_run.train(config, tmp_path / "run")
     given = ["benchmark=step_by_step", "data=arithmetic", f"model={tmp_path}/run/student", *small[:3]]
     judged = compose_config(*given, "trainer.enable_progress_bar=false", name="evaluate")
     validate_evaluate(judged)
     (tmp_path / "judged").mkdir()
-    judging.evaluate(judged, tmp_path / "judged")
+    evaluate_run.evaluate(judged, tmp_path / "judged")
     figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "judged")]
     assert figures[0]["test/loss_predict"] == pytest.approx(figures[1]["test/loss_predict"], rel=1e-5)
 
@@ -320,8 +321,8 @@ def test_ranks_sum_up_the_same_tasks_whatever_rows_they_see(monkeypatch):
 
     from potstill.data.rationales.datamodule import VALID, RationaleBatch
     from potstill.models.seq2seq import seq2seq_from_config
-    from potstill.modules.task_prefix import Decoding, TaskPrefix
     from potstill.objectives.task_prefix import TaskPrefixObjective
+    from potstill.training.task_prefix import Decoding, TaskPrefix
 
     summed, compute = [], SumMetric.compute
     monkeypatch.setattr(SumMetric, "compute", lambda metric: summed.append(metric) or compute(metric))

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from potstill import runs
+from potstill.runs import train as train_run
 from potstill.validation import validate_train
 
 pytestmark = pytest.mark.integration
@@ -74,14 +74,14 @@ def test_transformers_opens_it_alone(
     )  # fmt: skip
     validate_train(config)
     kept = {}
-    build = runs.build_any_training
+    build = train_run.build_any_training
 
     def keep(config):
         kept["training"] = build(config)
         return kept["training"]
 
-    monkeypatch.setattr(runs, "build_any_training", keep)
-    runs.train(config, tmp_path)
+    monkeypatch.setattr(train_run, "build_any_training", keep)
+    train_run.train(config, tmp_path)
 
     text = "the man has been there before and will not go down to the water now"
     done = subprocess.run(

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill import judging, runs
-from potstill.callbacks import LastCheckpoint
 from potstill.errors import CheckpointError, ConfigError
+from potstill.runs import evaluate as evaluate_run
+from potstill.runs import train as train_run
+from potstill.training.callbacks import LastCheckpoint
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -45,7 +46,7 @@ def train(files, shared_cache, compose_config):
         )
         validate_train(config)
         folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
+        train_run.train(config, folder)
         return json.loads((folder / "summary.json").read_text())
 
     return start
@@ -273,7 +274,7 @@ def test_matches_of_language_models(kd, eval_file, compose_config, tmp_path):
         "objective.gradient_shares_every=1",
     )
     validate_train(config)
-    runs.train(config, tmp_path)
+    train_run.train(config, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["train/loss_match_hidden_mse_3"] > 0
     assert summary["val/loss_match_8"] > 0
@@ -304,7 +305,7 @@ def test_a_recurrent_student_learns_and_is_judged(
     )  # fmt: skip
     validate_evaluate(config)
     (tmp_path / "judged").mkdir()
-    assert judging.evaluate(config, tmp_path / "judged") == pytest.approx(summary["val/accuracy"])
+    assert evaluate_run.evaluate(config, tmp_path / "judged") == pytest.approx(summary["val/accuracy"])
 
 
 @pytest.mark.parametrize(

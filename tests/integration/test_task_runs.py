@@ -1,4 +1,4 @@
-"""Task models from end to end, in this process: what a run leaves, the best student, resuming, judging."""
+"""Task models from end to end, in this process: what a run leaves, the best student, resuming, evaluating."""
 
 import json
 import random
@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill import judging, runs
 from potstill.errors import CheckpointError, ConfigError
+from potstill.runs import evaluate as evaluate_run
+from potstill.runs import train as train_run
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -73,7 +74,7 @@ def run(files, encoder, shared_cache, monkeypatch, tmp_path, compose_config):
         validate_train(config)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        runs.train(config, folder)
+        train_run.train(config, folder)
         return folder, json.loads((folder / "summary.json").read_text())
 
     return start
@@ -89,7 +90,7 @@ def judge(shared_cache, monkeypatch, tmp_path, compose_config):
         validate_evaluate(config)
         folder = tmp_path / name
         folder.mkdir()
-        value = judging.evaluate(config, folder)
+        value = evaluate_run.evaluate(config, folder)
         return value, json.loads((folder / "summary.json").read_text()), folder
 
     return start
@@ -186,7 +187,7 @@ def test_students_of_layers_and_from_scratch(run, encoder, bert_tokenizer, gpt2_
 @pytest.mark.parametrize("every", [20, 24])  # between two validations, and together with one
 def test_resuming_in_mid_epoch_ends_in_the_same_best_student(run, every):
     """Dropout, order, noise, optimizer, schedule and the best so far go on as if nothing had happened."""
-    from potstill.callbacks import LastCheckpoint
+    from potstill.training.callbacks import LastCheckpoint
 
     steps = ["trainer.max_steps=60", f"checkpoint.every_n_steps={every}", "trainer.val_check_interval=8"]
     steps += ["data.augment.share=0.5", "data.augment.disorder=0.5"]
@@ -363,7 +364,7 @@ def task_teacher(tmp_path_factory, files, encoder, compose_config, shared_cache)
             f"benchmark.eval_file={files}/single_dev.tsv", f"student.model={encoder}", "trainer.max_epochs=3",
             *SMALL, *QUIET,
         )  # fmt: skip
-        runs.train(config, folder)
+        train_run.train(config, folder)
     return folder / "student"
 
 
@@ -424,7 +425,7 @@ def test_pairs_of_texts_and_scores_can_swap_too(run, task_teacher, files, lines)
 
 
 def test_resuming_task_interventions_ends_in_the_same_weights(run, task_teacher, monkeypatch):
-    from potstill.callbacks import LastCheckpoint
+    from potstill.training.callbacks import LastCheckpoint
 
     common = [
         *DIITO, f"teacher.model={task_teacher}", "student.layers=[0]", "trainer.max_steps=20",

@@ -1,12 +1,13 @@
-"""Named entities and answers from end to end, in this process: learning, judging, comparing, distilling, faults."""
+"""Named entities and answers from end to end, in this process: learning, evaluating, comparing, distilling, faults."""
 
 import json
 import random
 
 import pytest
 
-from potstill import judging, runs
 from potstill.errors import ConfigError, DataError, ModelError
+from potstill.runs import evaluate as evaluate_run
+from potstill.runs import train as train_run
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -62,7 +63,7 @@ def run(files, encoder, shared_cache, monkeypatch, tmp_path, compose_config):
         validate_train(config)
         folder = tmp_path / name
         folder.mkdir()
-        runs.train(config, folder)
+        train_run.train(config, folder)
         return folder, json.loads((folder / "summary.json").read_text())
 
     return start
@@ -79,7 +80,7 @@ def judge(shared_cache, files, monkeypatch, tmp_path, compose_config):
         validate_evaluate(config)
         folder = tmp_path / name
         folder.mkdir()
-        judging.evaluate(config, folder)
+        evaluate_run.evaluate(config, folder)
         return json.loads((folder / "summary.json").read_text()), folder
 
     return start

@@ -85,7 +85,7 @@ def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objec
     steps = ["trainer.max_steps=50", "checkpoint.every_n_steps=20", "trainer.val_check_interval=8"]
     whole = run("whole", *common, *steps)  # 30 steps an epoch
 
-    from potstill.callbacks import LastCheckpoint
+    from potstill.training.callbacks import LastCheckpoint
 
     class KilledError(Exception):
         pass
@@ -156,8 +156,8 @@ def test_a_loss_that_is_no_number_stops_the_run(run, bert_teacher, monkeypatch):
 
 
 def test_steps_whose_loss_is_no_number_can_be_left_out(run, bert_teacher, monkeypatch):
-    from potstill.modules import steps
     from potstill.objectives import language
+    from potstill.training import student_module as steps
 
     original, calls = language.cosine_distance, []
 

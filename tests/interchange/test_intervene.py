@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.models.test_trunk import CASES, PAD, tiny
+from tests.models.test_backbone import CASES, PAD, tiny
 from torch.testing import assert_close
 
 from potstill.interchange.agreement import interchange_agreement
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, read_block, run, swap_tokens
 from potstill.interchange.mappings import Site, read_mappings
-from potstill.models.trunk import trunk_of
+from potstill.models.backbone import trunk_of
 from potstill.models.views import VIEWS
 
 LENGTHS = (7, 10, 4)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from potstill.models.backbone import trunk_of
 from potstill.models.bigru import (
     BiGruConfig,
     BiGruForSequenceClassification,
@@ -10,7 +11,6 @@ from potstill.models.bigru import (
 )
 from potstill.models.load import load_task_model
 from potstill.models.students import student_from_config
-from potstill.models.trunk import trunk_of
 
 SIZES = {"vocab_size": 40, "embedding_size": 6, "hidden_size": 10, "num_hidden_layers": 2, "num_labels": 3}
 

@@ -12,7 +12,7 @@ from potstill.errors import ModelError, PotstillError
 from potstill.models.load import keep_tokenizer, load_language_model, load_tokenizer
 from potstill.models.pretrained import read_pretrained
 from potstill.models.specs import read_spec
-from potstill.teachers.digests import teacher_of_folder
+from potstill.teacher_cache.digests import teacher_of_folder
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import potstill
-from potstill.data.corpus.tokenizers import describe
+from potstill.data.common.tokenizers import describe
 from potstill.errors import DataError, ModelError
-from potstill.generation.settings import LocalSettings
 from potstill.models.load import load_language_model, save_student
 from potstill.models.specs import read_settings
+from potstill.rationale_generation.settings import LocalSettings
 
 SOURCE = Path(potstill.__file__).parent
 LOADER = SOURCE / "models" / "pretrained.py"
@@ -145,7 +145,7 @@ def test_an_unknown_architecture_is_refused(bert_copy, sentinel):
 
 @pytest.mark.parametrize("model_type", ["evil", "gpt2"])
 def test_a_model_that_generates(gpt2_teacher, tmp_path, sentinel, model_type):
-    from potstill.generation.local import _load
+    from potstill.rationale_generation.local import _load
 
     folder = shutil.copytree(gpt2_teacher, tmp_path / "hostile")
     write_hostile(folder, sentinel, {"model_type": model_type})
@@ -160,7 +160,7 @@ def test_a_model_that_generates(gpt2_teacher, tmp_path, sentinel, model_type):
 
 
 def test_a_kernel_of_the_hub_is_refused(bert_copy, gpt2_teacher, tmp_path, sentinel):
-    from potstill.generation.local import _load
+    from potstill.rationale_generation.local import _load
 
     write_hostile(bert_copy, sentinel, {"_attn_implementation": "owner/kernel"})
     with pytest.raises(ModelError, match=r"student\.model.*owner/kernel"):

@@ -14,11 +14,11 @@ from transformers import (
 )
 
 from potstill.errors import ConfigError, ModelError
+from potstill.models.backbone import trunk_of
 from potstill.models.load import name_labels
 from potstill.models.preparing import freeze, halve_products, parameter_groups, set_checkpointing, set_dropout
 from potstill.models.specs import ARCHITECTURES
 from potstill.models.students import check_tokens, student_from_config, student_from_layers
-from potstill.models.trunk import trunk_of
 from potstill.models.views import VIEWS
 
 STANDARD = {
@@ -323,7 +323,7 @@ def test_an_attention_that_the_student_cannot_have_is_one_line():
 @pytest.mark.parametrize("chosen", [["student=bert_tiny"], ["student.layers=[0]"]])
 def test_the_attention_of_a_tasks_student_is_that_of_the_configuration(chosen, compose_config):
     from potstill.build.tasks import build_student
-    from potstill.data.tasks.composition import task_of
+    from potstill.data.tasks.splits import task_of
 
     config = compose_config("objective=task_kd", "benchmark=sst2", *chosen, "student.attention=eager")
     vocabulary = SimpleNamespace(size=40, pad_id=1, start_id=0, end_id=2)

@@ -8,8 +8,8 @@ from potstill.interchange.mappings import read_mappings
 from potstill.losses.crosstokenizer import universal_logit_distance
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
+from potstill.models.backbone import trunk_of
 from potstill.models.students import student_from_layers
-from potstill.models.trunk import trunk_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective, label_nll
 

@@ -10,7 +10,7 @@ from transformers import (
     DistilBertForSequenceClassification,
 )
 
-from potstill.data.batching import IGNORED
+from potstill.data.common.batching import IGNORED
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.errors import ConfigError
@@ -20,8 +20,8 @@ from potstill.losses import attention, hidden
 from potstill.losses.relations import relation_kl
 from potstill.losses.soft_targets import kl_divergence
 from potstill.losses.transport import earth_movers_distance, layer_costs, transport_plan
+from potstill.models.backbone import trunk_of
 from potstill.models.preparing import set_checkpointing
-from potstill.models.trunk import trunk_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective
 from potstill.objectives.matches import Matches

@@ -13,7 +13,7 @@ from potstill.interchange.intervene import Swap
 from potstill.interchange.mappings import read_mappings
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import kl_divergence, logit_mse
-from potstill.models.trunk import trunk_of
+from potstill.models.backbone import trunk_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean
 from potstill.objectives.task import TaskObjective, distributions_of, predictions_of, reached_of

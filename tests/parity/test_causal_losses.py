@@ -17,7 +17,7 @@ from potstill.interchange.mappings import InterchangeMapping, read_mappings
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
 from potstill.losses.vocabulary import vocabulary_losses
-from potstill.models.trunk import trunk_of
+from potstill.models.backbone import trunk_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective
 

@@ -38,13 +38,13 @@ def test_a_target_is_a_dotted_path(key, value, kd, compose_config):
 def test_what_a_class_does_not_take_is_found_before_the_corpus_is_read(
     key, settings, kd, compose_config, tmp_path, monkeypatch
 ):
-    from potstill import runs
+    from potstill.runs import train as train_run
 
     config = compose_config(*kd)
     OmegaConf.update(config, key, settings, merge=False, force_add=True)
-    monkeypatch.setattr(runs, "build_any_training", lambda config: pytest.fail("the corpus was read"))
+    monkeypatch.setattr(train_run, "build_any_training", lambda config: pytest.fail("the corpus was read"))
     with pytest.raises(ConfigError) as refused:
-        runs.train(config, tmp_path)
+        train_run.train(config, tmp_path)
     assert str(refused.value).startswith(key.partition(".")[0])
 
 

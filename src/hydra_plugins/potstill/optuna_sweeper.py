@@ -24,8 +24,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from potstill.atomic import write_whole
 from potstill.errors import ConfigError
+from potstill.runtime.atomic import write_whole
 from potstill.validation.launch import missing_extra
 
 JOURNAL = "study.journal"

@@ -37,20 +37,20 @@ from potstill.build.rationales import (
 )
 from potstill.build.shared_tasks import SharedTraining, build_shared_training
 from potstill.build.tasks import TaskEvaluation, TaskTraining, build_task_evaluation, build_task_training
-from potstill.build.trainer import build_callbacks, build_loggers, build_trainer, configured_callbacks
-from potstill.data.corpus.composition import sources_of
+from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.datamodule import CorpusDataModule
+from potstill.data.corpus.splits import sources_of
 from potstill.data.corpus.store import Corpus
-from potstill.data.corpus.tokenizers import Vocabulary
-from potstill.data.rationales.composition import STEP_BY_STEP
-from potstill.data.tasks.composition import is_task
+from potstill.data.rationales.splits import STEP_BY_STEP
+from potstill.data.tasks.splits import is_task
 from potstill.errors import ConfigError
+from potstill.models.backbone import trunk_of
 from potstill.models.load import load_language_model
 from potstill.models.students import check_tokens
-from potstill.models.trunk import trunk_of
-from potstill.modules.distillation import LanguageDistillation
 from potstill.objectives.language import HARD, LanguageObjective
 from potstill.shared_tasks import monitored as monitored_task
+from potstill.training.language import LanguageDistillation
+from potstill.training.trainer import build_callbacks, build_loggers, build_trainer, configured_callbacks
 from potstill.validation.adapted import is_adapted
 
 __all__ = [

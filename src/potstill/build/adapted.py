@@ -15,16 +15,16 @@ from torch import nn
 
 from potstill.build.instantiate import find, make
 from potstill.build.models import build_optimizer, build_schedule, plain_matches, term_weights
-from potstill.data.adapted import AdaptedDataModule, examples_of
+from potstill.data.custom import AdaptedDataModule, examples_of
 from potstill.errors import ConfigError, PotstillError
-from potstill.evaluation.cards import code_block, code_span, figure_list
 from potstill.evaluation.efficiency import count_parameters
-from potstill.modules.adapted import AdaptedDistillation
-from potstill.objectives.adapted import LABEL, AdaptedMatches, AdaptedObjective
-from potstill.objectives.adapted_features import AdaptedFeatures, Reader, call_model
-from potstill.objectives.adapted_matching import read_adapted_matches
+from potstill.objectives.custom import LABEL, AdaptedMatches, AdaptedObjective
+from potstill.objectives.custom_features import AdaptedFeatures, Reader, call_model
+from potstill.objectives.custom_matching import read_adapted_matches
 from potstill.objectives.soft_targets import SoftTargets
-from potstill.redaction import redacted
+from potstill.reporting.model_card import code_block, code_span, figure_list
+from potstill.runtime.redaction import redacted
+from potstill.training.custom import AdaptedDistillation
 
 
 @dataclass

@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
-from potstill.build.trainer import build_trainer
+from potstill.data.common.progress import counting
+from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.datamodule import CorpusDataModule
-from potstill.data.corpus.progress import counting
-from potstill.data.corpus.tokenizers import Vocabulary
-from potstill.data.corpus.units import by_length
+from potstill.data.corpus.teacher_rows import by_length
 from potstill.data.tasks.datamodule import TaskDataModule
 from potstill.data.tasks.labels import SPANS, TOKENS, Task
-from potstill.models.trunk import Trunk, trunk_of
-from potstill.teachers.computing import Progress, computing, write_logits, write_vocabulary
-from potstill.teachers.digests import arrays_digest, corpus_digest, mask_settings, teacher_of_model
-from potstill.teachers.forms import FullForm, SampledForm, TopForm
-from potstill.teachers.identity import identity_key, store_identity
-from potstill.teachers.reading import StoredLogits, StoredVocabulary
-from potstill.teachers.store import OutputStore, OutputWriter, build_outputs
+from potstill.models.backbone import Trunk, trunk_of
+from potstill.teacher_cache.computing import Progress, computing, write_logits, write_vocabulary
+from potstill.teacher_cache.digests import arrays_digest, corpus_digest, mask_settings, teacher_of_model
+from potstill.teacher_cache.formats import FullForm, SampledForm, TopForm
+from potstill.teacher_cache.identity import identity_key, store_identity
+from potstill.teacher_cache.reading import StoredLogits, StoredVocabulary
+from potstill.teacher_cache.store import OutputStore, OutputWriter, build_outputs
+from potstill.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 

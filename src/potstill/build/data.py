@@ -10,18 +10,18 @@ from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
 from potstill.config.learning import OWN
+from potstill.data.common.progress import counting
+from potstill.data.common.steps import BatchSettings
+from potstill.data.common.tokenizers import Vocabulary, describe, has_tokenizer, train_wordpiece
 from potstill.data.corpus.binarize import binarize
-from potstill.data.corpus.composition import Parts
-from potstill.data.corpus.progress import counting
 from potstill.data.corpus.retokenise import Retokeniser
 from potstill.data.corpus.sources import TextSource
+from potstill.data.corpus.splits import Parts
 from potstill.data.corpus.store import Corpus, TokenStore
-from potstill.data.corpus.tokenizers import Vocabulary, describe, has_tokenizer, train_wordpiece
-from potstill.data.steps import BatchSettings
 from potstill.errors import ConfigError, DataError
 from potstill.interchange.plans import PlanSettings
+from potstill.models.backbone import trunk_of
 from potstill.models.load import keep_tokenizer
-from potstill.models.trunk import trunk_of
 from potstill.validation.launch import SHARDED
 
 log = logging.getLogger(__name__)

@@ -11,16 +11,16 @@ from torch import nn
 from transformers import PreTrainedModel, get_scheduler
 
 from potstill.build.instantiate import make
-from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.labels import Task
 from potstill.errors import ConfigError, DataError
 from potstill.interchange.mappings import read_mappings
 from potstill.interchange.plans import PlanSettings
+from potstill.models.backbone import Trunk, trunk_of
 from potstill.models.load import load_language_model
 from potstill.models.preparing import freeze, halve_products, parameter_groups, set_checkpointing, set_dropout
 from potstill.models.specs import default_layers
 from potstill.models.students import check_tokens, student_from_config, student_from_layers
-from potstill.models.trunk import Trunk, trunk_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import HARD, LanguageObjective
 from potstill.objectives.matches import Matches, MatchTerms

@@ -17,10 +17,9 @@ from transformers import PreTrainedModel
 
 from potstill.build.data import batch_settings, vocabulary_of
 from potstill.build.models import build_optimizer, build_schedule, check_vocabulary
-from potstill.data.corpus.progress import counting
-from potstill.data.corpus.tokenizers import Vocabulary, describe, load_backend
+from potstill.data.common.progress import counting
+from potstill.data.common.tokenizers import Vocabulary, describe, load_backend
 from potstill.data.rationales.arithmetic import arithmetic_tokenizer
-from potstill.data.rationales.composition import STANDARD, Parts, judged_part, problems_of, training_parts
 from potstill.data.rationales.datamodule import (
     EXPLAIN,
     PREDICT,
@@ -35,6 +34,7 @@ from potstill.data.rationales.features import RationaleFeatures, rationale_featu
 from potstill.data.rationales.rows import RationaleRows
 from potstill.data.rationales.sets import GENERATED, allowed_labels
 from potstill.data.rationales.soft_labels import aligned
+from potstill.data.rationales.splits import STANDARD, Parts, judged_part, problems_of, training_parts
 from potstill.data.tasks.preflight import refuse_unknown
 from potstill.errors import DataError
 from potstill.evaluation.rationales import llm_accuracy
@@ -43,8 +43,8 @@ from potstill.models.load import keep_tokenizer
 from potstill.models.preparing import set_checkpointing, set_dropout
 from potstill.models.seq2seq import load_seq2seq, prefixes_of, remember_prefixes, seq2seq_from_config
 from potstill.models.specs import read_settings
-from potstill.modules.task_prefix import Decoding, TaskPrefix
 from potstill.objectives.task_prefix import TaskPrefixObjective
+from potstill.training.task_prefix import Decoding, TaskPrefix
 
 log = logging.getLogger(__name__)
 

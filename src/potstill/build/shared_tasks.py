@@ -24,14 +24,14 @@ from potstill.build.tasks import (
     read_task,
     student_vocabulary,
 )
-from potstill.data.batching import derive_seed
-from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.data.common.batching import derive_seed
+from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.datamodule import TaskDataModule
 from potstill.data.tasks.mixing import MixedDataModule
-from potstill.models.shared import SharedStudent, with_head
-from potstill.models.trunk import trunk_of
-from potstill.modules.shared_tasks import Lane, SharedTasks
+from potstill.models.backbone import trunk_of
+from potstill.models.multitask import SharedStudent, with_head
 from potstill.shared_tasks import task_configs
+from potstill.training.multitask import Lane, SharedTasks
 
 _TASK = 5  # what a derived seed is for: the steps of one of several tasks
 

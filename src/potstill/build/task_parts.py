@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from omegaconf import DictConfig
 
-from potstill.data.corpus.progress import counting
-from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.data.common.progress import counting
+from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.columns import Sentences
-from potstill.data.tasks.composition import SQUAD_V2
 from potstill.data.tasks.datamodule import TaskSet
 from potstill.data.tasks.entities import (
     BIO,
@@ -43,10 +42,11 @@ from potstill.data.tasks.labels import (
 from potstill.data.tasks.preflight import oddities, refuse_unknown, warnings_of
 from potstill.data.tasks.questions import Questions
 from potstill.data.tasks.readers import PartSource, Rows
+from potstill.data.tasks.splits import SQUAD_V2
 from potstill.data.tasks.token_features import TokenFeatures, token_features, token_labels
 from potstill.data.tasks.windows import Windows, targets_of, windows_of
 from potstill.errors import DataError
-from potstill.evaluation.judges import EntityJudge, Judge, LabelJudge, SpanJudge
+from potstill.evaluation.evaluators import EntityJudge, Judge, LabelJudge, SpanJudge
 
 log = logging.getLogger(__name__)
 

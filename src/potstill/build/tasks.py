@@ -34,21 +34,21 @@ from potstill.build.task_parts import (
 )
 from potstill.config import teachers_of
 from potstill.config.defaults import TASKS
-from potstill.data.corpus.tokenizers import Vocabulary
-from potstill.data.steps import BatchSettings
+from potstill.data.common.steps import BatchSettings
+from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.augment import Augmentation, Noise
-from potstill.data.tasks.composition import MAIN, judged_parts, task_of, training_parts
 from potstill.data.tasks.datamodule import OwnInputs, TaskDataModule
 from potstill.data.tasks.labels import Task
+from potstill.data.tasks.splits import MAIN, judged_parts, task_of, training_parts
 from potstill.errors import DataError
-from potstill.evaluation.judges import Judge
+from potstill.evaluation.evaluators import Judge
+from potstill.models.backbone import trunk_of
 from potstill.models.head_labels import read_labels
 from potstill.models.load import load_task_model
 from potstill.models.specs import default_layers
 from potstill.models.students import check_tokens, student_from_config, student_from_layers
-from potstill.models.trunk import trunk_of
-from potstill.modules.downstream import Downstream
 from potstill.objectives.task import TaskObjective
+from potstill.training.task import Downstream
 
 log = logging.getLogger(__name__)
 

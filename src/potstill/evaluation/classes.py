@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from potstill.evaluation.metrics import present
-from potstill.evaluation.report import Table
+from potstill.reporting.report import Table
 
 
 def class_table(names: Sequence[str], logits_NC: Tensor, labels_N: Tensor) -> Table:

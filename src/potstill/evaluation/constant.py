@@ -10,7 +10,7 @@ from torch import Tensor
 
 from potstill.data.tasks.entities import OUTSIDE
 from potstill.data.tasks.labels import CLASSIFICATION, MULTI_LABEL, REGRESSION, TOKENS, Task
-from potstill.evaluation.judges import Judge
+from potstill.evaluation.evaluators import Judge
 
 log = logging.getLogger(__name__)
 

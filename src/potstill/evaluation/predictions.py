@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from potstill.atomic import write_whole
 from potstill.data.tasks.labels import MULTI_LABEL, REGRESSION, Task, encode_labels, label_names
 from potstill.data.tasks.readers import Rows
 from potstill.evaluation.metrics import present
+from potstill.runtime.atomic import write_whole
 
 
 def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, logits_NC: Tensor) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from potstill.atomic import write_whole
 from potstill.data.rationales.rows import RationaleRows
 from potstill.data.rationales.sets import EQUATION, SETS
 from potstill.evaluation.equations import same_value, text_accuracy, value_of
 from potstill.evaluation.rationales import consistency
 from potstill.evaluation.rouge import rouge_l
-from potstill.jsontext import json_text
+from potstill.runtime.atomic import write_whole
+from potstill.runtime.json_text import json_text
 
 SAMPLE_COLUMNS = ("input", "label", "prediction", "reference", "rationale")
 

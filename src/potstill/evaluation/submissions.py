@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from potstill.errors import DataError
-from potstill.evaluation.tables import write_table
+from potstill.reporting.tables import write_table
 
 MISMATCHED = "mismatched"  # the set of MNLI that has a file of its own
 REGRESSION_TASK = "stsb"

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, run
 from potstill.interchange.mappings import InterchangeMapping, Site, mapping_names
-from potstill.models.trunk import Trunk
+from potstill.models.backbone import Trunk
 from potstill.models.views import Flow
 
 AGREEMENT = ("interchange_agreement", "interchange_kl")

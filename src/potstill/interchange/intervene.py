@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from potstill.interchange.mappings import Site
-from potstill.models.trunk import Trunk
+from potstill.models.backbone import Trunk
 from potstill.models.views import Flow
 
 

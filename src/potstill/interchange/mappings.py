@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from potstill.errors import ConfigError
-from potstill.jsontext import read_json
+from potstill.runtime.json_text import read_json
 
 KEY = "objective.interchange.mapping"
 LAYOUTS = ("single_middle", "middle_late", "multilayer", "grid")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from potstill import signals
-from potstill.atomic import writing
+from potstill.runtime import signals
+from potstill.runtime.atomic import writing
 
 
 @contextmanager

@@ -24,12 +24,12 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from potstill.errors import ConfigError, ModelError
+from potstill.models.backbone import task_head
 from potstill.models.head_labels import Head
 from potstill.models.head_problems import Problem
 from potstill.models.load import AUTO_CLASSES, TASK_CLASSES, name_labels
 from potstill.models.pretrained import make_from_config
 from potstill.models.specs import ARCHITECTURES, check_layers, unknown_architecture, vocabularies_fit
-from potstill.models.trunk import task_head
 from potstill.models.views import view_of
 
 State = dict[str, Tensor]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.errors import ConfigError
-from potstill.models.trunk import Trunk
+from potstill.models.backbone import Trunk
 from potstill.objectives.interchange import Hidden, Interchange, Micro, hidden_states
 
 PARTS = ("query", "key", "value")

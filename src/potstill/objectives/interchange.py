@@ -10,7 +10,7 @@ from torch import Tensor
 
 from potstill.interchange.intervene import Run, Swap, blocks_read, counterfactual, run, swap_tokens
 from potstill.interchange.mappings import InterchangeMapping, Site
-from potstill.models.trunk import Trunk
+from potstill.models.backbone import Trunk
 from potstill.models.views import Flow
 
 

@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
-from potstill.data.batching import IGNORED
+from potstill.data.common.batching import IGNORED
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.losses.crosstokenizer import universal_logit_distance
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.sparse import SampledRows, TopRows, sparse_vocabulary_losses
 from potstill.losses.tied import TiedGradient
 from potstill.losses.vocabulary import vocabulary_losses
-from potstill.models.trunk import Trunk
+from potstill.models.backbone import Trunk
 from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
 from potstill.objectives.terms import ALIGNED, CAUSAL, SOFT, TermSums, WeightedTerms

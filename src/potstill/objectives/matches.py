@@ -14,7 +14,7 @@ from potstill.losses.attention import attention_ce, attention_ce_mean, attention
 from potstill.losses.hidden import fsp, hidden_cosine, hidden_mse, nst, pkd
 from potstill.losses.relations import relation_kl
 from potstill.losses.transport import earth_movers_distance, layer_costs, transport_plan
-from potstill.models.trunk import Trunk
+from potstill.models.backbone import Trunk
 from potstill.objectives.features import Features, Wanted, module_widths, scores
 from potstill.objectives.matching import (
     ATTENTION,

@@ -13,7 +13,7 @@ from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.data.tasks.labels import MULTI_LABEL, REGRESSION, SPANS
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import logit_mse, shift_probabilities
-from potstill.models.trunk import Trunk
+from potstill.models.backbone import Trunk
 from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean

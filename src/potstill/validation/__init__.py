@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.defaults import settle, trains_task
-from potstill.data.rationales.composition import RATIONALES, STEP_BY_STEP
-from potstill.data.tasks.composition import EFFICIENCY, is_task, kind_of, settle_labels
+from potstill.data.rationales.splits import RATIONALES, STEP_BY_STEP
 from potstill.data.tasks.labels import CLASSIFICATION
+from potstill.data.tasks.splits import EFFICIENCY, is_task, kind_of, settle_labels
 from potstill.errors import ConfigError
 from potstill.validation.adapted import adapted_faults, is_adapted
 from potstill.validation.benchmarks import (

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.errors import PotstillError
-from potstill.objectives.adapted_matching import read_adapted_matches
+from potstill.objectives.custom_matching import read_adapted_matches
 
 ADAPTED = "adapted"  # the objective of any pair of modules
 _PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+"

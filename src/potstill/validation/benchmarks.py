@@ -6,9 +6,9 @@ from omegaconf import DictConfig
 
 from potstill.config.benchmarks import BenchmarkConfig
 from potstill.config.defaults import trains_task
-from potstill.data.tasks.composition import SCRIPTS, is_task, judged_parts, task_of, training_parts
 from potstill.data.tasks.entities import BIO, BIOES, mixed_tags
 from potstill.data.tasks.labels import CLASSIFICATION, REGRESSION, SPANS, TOKENS
+from potstill.data.tasks.splits import SCRIPTS, is_task, judged_parts, task_of, training_parts
 from potstill.data.tasks.token_features import CUT, SPLIT
 from potstill.errors import PotstillError
 from potstill.models.head_labels import Head, head_fault, label_order, labels_from_settings, unnamed

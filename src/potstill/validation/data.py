@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from potstill.data.corpus.composition import ENGINES, RAY, sources_of
-from potstill.data.corpus.textfiles import skipping
+from potstill.data.common.text_files import skipping
+from potstill.data.corpus.splits import ENGINES, RAY, sources_of
 from potstill.errors import DataError, PotstillError
 from potstill.ranges import MOST_PROCESSES
 from potstill.validation.folders import writable

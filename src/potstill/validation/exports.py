@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.errors import PotstillError
-from potstill.export.folders import require_packages
+from potstill.models.export.folders import require_packages
 
 ONNX, INT8 = "onnx", "int8"
 

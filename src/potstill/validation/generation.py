@@ -7,11 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from potstill.data.corpus.textfiles import fault_of
+from potstill.data.common.text_files import fault_of
 from potstill.data.rationales.sets import SETS
 from potstill.errors import ConfigError, PotstillError
-from potstill.generation.prompts import load_prompts
-from potstill.generation.settings import EndpointSettings, LocalSettings, Sampling
+from potstill.rationale_generation.prompts import load_prompts
+from potstill.rationale_generation.settings import EndpointSettings, LocalSettings, Sampling
 
 STAGES = ("train", "rationales")
 

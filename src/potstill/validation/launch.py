@@ -6,7 +6,7 @@ import importlib.util
 
 from omegaconf import DictConfig
 
-from potstill.data.rationales.composition import STEP_BY_STEP
+from potstill.data.rationales.splits import STEP_BY_STEP
 
 FSDP, FSDP_GRADIENTS = "fsdp", "fsdp_gradients"  # ZeRO 3 and 2
 RAY = "ray"

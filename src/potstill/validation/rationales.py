@@ -9,11 +9,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.config.learning import InterchangeConfig, TermConfig
-from potstill.data.corpus.textfiles import fault_of
-from potstill.data.rationales.composition import MAIN_SETS, MODES, OWN_FILES, STANDARD, problems_of
+from potstill.data.common.text_files import fault_of
 from potstill.data.rationales.parsing import FLAVOURS
 from potstill.data.rationales.rows import LABELS
 from potstill.data.rationales.sets import EQUATION, GENERATED, SETS
+from potstill.data.rationales.splits import MAIN_SETS, MODES, OWN_FILES, STANDARD, problems_of
 from potstill.errors import PotstillError
 from potstill.models.specs import check_seq2seq, read_settings
 from potstill.validation.data import data_faults

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from potstill.records import as_written
+from potstill.reporting.records import as_written
 
 # Keys and sections that change no result, or change it by rounding alone.
 NEUTRAL = (

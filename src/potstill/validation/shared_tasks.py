@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from potstill.config import BenchmarkConfig
 from potstill.config.defaults import TAUGHT_TASKS
-from potstill.data.tasks.composition import kind_of
+from potstill.data.tasks.splits import kind_of
 from potstill.errors import PotstillError
 from potstill.models.specs import ModelSpec, default_layers, read_spec
 from potstill.shared_tasks import monitored, task_configs

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from potstill.errors import PotstillError
-from potstill.sweeps import metrics_of, read_sweep
+from potstill.runs.sweeps import metrics_of, read_sweep
 
 
 def sweep_faults(config: DictConfig, models: list[str]) -> list[str]:

@@ -6,8 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from potstill.config import teachers_of
 from potstill.config.defaults import trains_task
-from potstill.data.tasks.composition import is_task, task_of
 from potstill.data.tasks.labels import REGRESSION
+from potstill.data.tasks.splits import is_task, task_of
 from potstill.errors import PotstillError
 from potstill.models.head_labels import head_fault, label_order, labels_from_settings
 from potstill.models.head_problems import problem_fault, settings_fault

@@ -17,9 +17,9 @@ from potstill.config import config_folder, teachers_of
 from potstill.config.data import AugmentConfig
 from potstill.config.defaults import trains_task
 from potstill.config.learning import CacheConfig, InterchangeConfig, SwapConfig
-from potstill.data.rationales.composition import RATIONALES, STEP_BY_STEP
 from potstill.data.rationales.sets import GENERATED
-from potstill.data.tasks.composition import EFFICIENCY, is_task
+from potstill.data.rationales.splits import RATIONALES, STEP_BY_STEP
+from potstill.data.tasks.splits import EFFICIENCY, is_task
 from potstill.validation.adapted import ADAPTED
 from potstill.validation.objectives import SUPERVISED, TASKS
 

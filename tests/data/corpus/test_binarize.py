@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potstill.data.common.tokenizers import describe, load_backend
 from potstill.data.corpus.binarize import Framing, binarize, frame
 from potstill.data.corpus.sources import TextFiles
 from potstill.data.corpus.store import Corpus, TokenStore
-from potstill.data.corpus.tokenizers import describe, load_backend
 from potstill.errors import DataError
 
 # ids: 0 [PAD] 1 [UNK] 2 [CLS] 3 [SEP] 4 [MASK] 5 the 6 cat 7 sat 8 ##s 9 on 10 mat 11 .
@@ -191,7 +191,7 @@ import sys
 from pathlib import Path
 from potstill.data.corpus.binarize import binarize
 from potstill.data.corpus.sources import TextFiles
-from potstill.data.corpus.tokenizers import describe
+from potstill.data.common.tokenizers import describe
 root = Path(sys.argv[1])
 source = TextFiles((str(root / "text.txt"),), "line", None, None, root / "cache")
 binarize(source, describe(root / "tokenizer"), cache=root / "cache", max_length=12, min_length=3, num_proc=2,

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from potstill.data.common.steps import BatchSettings
+from potstill.data.common.tokenizers import describe
 from potstill.data.corpus.binarize import binarize
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.sources import TextFiles
 from potstill.data.corpus.store import Corpus
-from potstill.data.corpus.tokenizers import describe
-from potstill.data.steps import BatchSettings
 from potstill.errors import DataError
 from potstill.interchange.plans import PlanSettings
 
@@ -149,7 +149,7 @@ def test_evaluation_masks_do_not_depend_on_the_training_corpus(corpus, vocabular
 
 
 def test_a_few_evaluation_batches_are_a_fair_sample(vocabulary):
-    from potstill.data.steps import EvalSteps
+    from potstill.data.common.steps import EvalSteps
 
     class Lengths:
         lengths = np.arange(10, 1010)
@@ -161,7 +161,7 @@ def test_a_few_evaluation_batches_are_a_fair_sample(vocabulary):
 
 
 def test_ranks_that_share_weights_all_have_a_part_of_every_evaluation_batch():
-    from potstill.data.steps import EvalSteps
+    from potstill.data.common.steps import EvalSteps
 
     class Lengths:
         lengths = np.arange(21)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from potstill.build.data import build_corpora
+from potstill.data.common.tokenizers import describe
 from potstill.data.corpus import ray_encoding
 from potstill.data.corpus.binarize import binarize
-from potstill.data.corpus.composition import HeldOut, sources_of
 from potstill.data.corpus.ray_encoding import parts_of
 from potstill.data.corpus.sources import HubDataset, TextFiles
-from potstill.data.corpus.tokenizers import describe
+from potstill.data.corpus.splits import HeldOut, sources_of
 from potstill.errors import DataError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "##s", "on", "mat", "."]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from potstill.data.common.tokenizers import describe
 from potstill.data.corpus.retokenise import Retokeniser
-from potstill.data.corpus.tokenizers import describe
 
 TEXTS = ["the of and to", "before which one you were her", "through"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from potstill.data.corpus.tokenizers import describe, load_backend
+from potstill.data.common.tokenizers import describe, load_backend
 from potstill.data.rationales.arithmetic import Problems, arithmetic_rows, arithmetic_tokenizer
 from potstill.errors import ConfigError
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from potstill.data.corpus.tokenizers import describe
+from potstill.data.common.steps import BatchSettings
+from potstill.data.common.tokenizers import describe
 from potstill.data.rationales.datamodule import (
     EXPLAIN,
     PREDICT,
@@ -14,7 +15,6 @@ from potstill.data.rationales.datamodule import (
 )
 from potstill.data.rationales.features import RationaleFeatures, Tokens, rationale_features
 from potstill.data.rationales.rows import RationaleRows
-from potstill.data.steps import BatchSettings
 
 COUNT = 22
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from potstill.data.corpus.tokenizers import describe
+from potstill.data.common.tokenizers import describe
 from potstill.data.rationales import features as module
 from potstill.data.rationales.features import rationale_features
 from potstill.data.rationales.rows import RationaleRows

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from potstill.data.corpus import textfiles
+from potstill.data.common import text_files
 from potstill.data.rationales.readers import read_own, read_split
 from potstill.data.rationales.rows import split_validation, subsample
 from potstill.data.rationales.soft_labels import aligned, read_probabilities
@@ -90,7 +90,7 @@ def test_a_file_that_would_not_end_is_rejected(sets, kind, monkeypatch):
     elif kind == "device":
         path.symlink_to("/dev/zero")
     else:
-        monkeypatch.setattr(textfiles, "DOCUMENT_BYTES", 1000)
+        monkeypatch.setattr(text_files, "DOCUMENT_BYTES", 1000)
         path.write_text(json.dumps([None] * 20) + " " * 1000)
     with pytest.raises(DataError, match=re.escape(str(path))):
         read_probabilities(path, 20)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from potstill.data.batching import StepSampler
-from potstill.data.steps import BatchSettings
+from potstill.data.common.batching import StepSampler
+from potstill.data.common.steps import BatchSettings
 from potstill.data.tasks.augment import Augmentation, Noise
 from potstill.data.tasks.datamodule import OwnInputs, TaskDataModule, TaskSet
 from potstill.data.tasks.features import Features

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from potstill.data.corpus.tokenizers import describe
+from potstill.data.common.tokenizers import describe
 from potstill.data.tasks.features import features_of
 from potstill.data.tasks.preflight import oddities, warnings_of
 from potstill.data.tasks.readers import Rows

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from potstill.data.tasks.composition import judged_parts, settle_labels, task_of, training_parts
 from potstill.data.tasks.labels import Task, encode_labels, labels_of, with_known_labels
 from potstill.data.tasks.readers import Layout, TaskFile
+from potstill.data.tasks.splits import judged_parts, settle_labels, task_of, training_parts
 from potstill.errors import ConfigError, DataError
 from potstill.validation import validate_train
 

@@ -3,7 +3,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from potstill.data.steps import BatchSettings, TrainSteps
+from potstill.data.common.steps import BatchSettings, TrainSteps
 from potstill.data.tasks.mixing import MixedSteps, task_shares
 
 

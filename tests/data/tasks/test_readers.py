@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from potstill.data.tasks.composition import judged_parts, task_of, training_parts
 from potstill.data.tasks.labels import encode_labels, labels_of
 from potstill.data.tasks.readers import Layout, TaskFile
+from potstill.data.tasks.splits import judged_parts, task_of, training_parts
 from potstill.errors import ConfigError, DataError
 
 SINGLE = (Layout(("text",), "label"),)

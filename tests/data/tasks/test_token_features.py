@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potstill.data.corpus.tokenizers import describe, load_backend
+from potstill.data.common.tokenizers import describe, load_backend
 from potstill.data.tasks.columns import ColumnFile
 from potstill.data.tasks.entities import tag_labels, tag_numbers
 from potstill.data.tasks.token_features import CUT, _bounds, token_features, token_labels

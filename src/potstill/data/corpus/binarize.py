@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from potstill.data.corpus.composition import LOCAL, RAY
+from potstill.data.common.tokenizers import Vocabulary, load_backend
 from potstill.data.corpus.sources import TextSource
+from potstill.data.corpus.splits import LOCAL, RAY
 from potstill.data.corpus.store import StoreWriter, TokenStore, build_once, store_key, token_dtype
-from potstill.data.corpus.tokenizers import Vocabulary, load_backend
 from potstill.errors import DataError
-from potstill.signals import SPAWN
+from potstill.runtime.signals import SPAWN
 
 # Large enough that passing a batch costs nothing next to encoding it, small enough for memory: the encoder
 # holds about a kilobyte a token.

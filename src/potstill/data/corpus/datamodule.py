@@ -12,14 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from potstill.data.batching import IGNORED, derive_seed
+from potstill.data.common.batching import IGNORED, derive_seed
+from potstill.data.common.steps import BatchSettings, StepDataModule, TrainSteps
+from potstill.data.common.swaps import EVALUATION, Exchange, evaluation_exchange, training_exchange
+from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.masking import mask_tokens, next_tokens, token_weights
 from potstill.data.corpus.retokenise import Retokeniser
 from potstill.data.corpus.store import Corpus
-from potstill.data.corpus.tokenizers import Vocabulary
-from potstill.data.corpus.units import SequenceUnits, StepUnits, Units, by_length, run_steps, token_units
-from potstill.data.exchange import EVALUATION, Exchange, evaluation_exchange, training_exchange
-from potstill.data.steps import BatchSettings, StepDataModule, TrainSteps
+from potstill.data.corpus.teacher_rows import (
+    SequenceUnits,
+    StepUnits,
+    Units,
+    by_length,
+    run_steps,
+    token_units,
+)
 from potstill.interchange.intervene import Swap
 
 

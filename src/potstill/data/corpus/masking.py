@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from potstill.data.batching import IGNORED
+from potstill.data.common.batching import IGNORED
 
 
 def token_weights(counts: NDArray[np.int64], smoothing: float, special_ids: Sequence[int]) -> Tensor:

@@ -21,10 +21,10 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from potstill.data.corpus.binarize import Encoded, Encoder, Framing, Tally
-from potstill.data.corpus.composition import HeldOut
 from potstill.data.corpus.sources import Docstrings, TextFiles, TextSource
+from potstill.data.corpus.splits import HeldOut
 from potstill.errors import DataError
-from potstill.ray_cluster import connected
+from potstill.runtime.ray_cluster import connected
 
 # What a task hands on at once. Large enough that Ray's milliseconds a block do not count, small enough that a few
 # blocks a process are nothing next to its memory.

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.data.alignment import aligned_ends
-from potstill.data.corpus.tokenizers import Vocabulary, load_backend
+from potstill.data.common.alignment import aligned_ends
+from potstill.data.common.tokenizers import Vocabulary, load_backend
 
 Span = tuple[int, int]
 

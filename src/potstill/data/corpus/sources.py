@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from potstill.data.corpus.textfiles import (
+from potstill.data.common.text_files import (
     LINE_BYTES,
     fault_of,
     packed,
@@ -18,7 +18,7 @@ from potstill.data.corpus.textfiles import (
     skipping,
 )
 from potstill.errors import DataError
-from potstill.jsontext import read_json
+from potstill.runtime.json_text import read_json
 
 HUB_TIMEOUT_SECONDS = 10
 # Names of old scripts; without an owner they no longer load.

@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from potstill.data.sealed import ArrayFile, canonical, check_sealed, mapped, read_index, seal, write_index
+from potstill.data.common.checked_files import (
+    ArrayFile,
+    canonical,
+    check_sealed,
+    mapped,
+    read_index,
+    seal,
+    write_index,
+)
 from potstill.errors import DataError
 
 FORMAT_VERSION = 1

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from potstill.data.common.tokenizers import T5_NAMES
 from potstill.data.corpus.store import build_once, store_key
-from potstill.data.corpus.tokenizers import T5_NAMES
 from potstill.data.rationales.rows import RationaleRows
 from potstill.data.rationales.sets import GENERATED
 from potstill.errors import ConfigError
-from potstill.jsontext import json_text
+from potstill.runtime.json_text import json_text
 
 PEOPLE = ("ann", "bob", "eve", "ian", "kim", "leo", "mia", "tom")
 THINGS = ("apples", "books", "cards", "pens")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from potstill.data.batching import IGNORED
+from potstill.data.common.batching import IGNORED
+from potstill.data.common.steps import BatchSettings, StepDataModule
 from potstill.data.rationales.features import RationaleFeatures, Tokens
-from potstill.data.steps import BatchSettings, StepDataModule
 
 PREDICT, EXPLAIN = "predict", "explain"
 SOFT = "soft"  # the term of label probabilities

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from potstill.data.corpus.textfiles import fault_of, read_document, read_lines
+from potstill.data.common.text_files import fault_of, read_document, read_lines
 from potstill.data.rationales.sets import Record
 from potstill.errors import DataError
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from potstill.data.rationales import sets
 from potstill.data.rationales.files import SVAMP_TRAIN, Placed, find, records_of, svamp_part
 from potstill.data.rationales.order import of_other_rows
-from potstill.data.rationales.originals import original_files, plain
 from potstill.data.rationales.outputs import Outputs, given_outputs, read_outputs
 from potstill.data.rationales.parsing import NLI_SETS
+from potstill.data.rationales.published import original_files, plain
 from potstill.data.rationales.rows import RationaleRows, split_validation
 from potstill.data.rationales.sets import SETS, Example, RecordError
 from potstill.data.rationales.soft_labels import (

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.data.corpus.textfiles import fault_of, read_document
+from potstill.data.common.text_files import fault_of, read_document
 from potstill.errors import DataError
-from potstill.jsontext import parse_json
+from potstill.runtime.json_text import parse_json
 
 FIELD = "label_probabilities"  # of rows of the user's own
 KEY = "objective.soft_weight"

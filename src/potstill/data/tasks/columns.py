@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from potstill.data.corpus.textfiles import fault_of, read_lines, skipping
+from potstill.data.common.text_files import fault_of, read_lines, skipping
 from potstill.data.tasks.entities import mixed_tags
 from potstill.data.tasks.readers import TaskFile, TaskHub
 from potstill.errors import DataError

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from potstill.data.batching import IGNORED
-from potstill.data.exchange import Exchange, evaluation_exchange, training_exchange
-from potstill.data.steps import BatchSettings, StepDataModule
+from potstill.data.common.batching import IGNORED
+from potstill.data.common.steps import BatchSettings, StepDataModule
+from potstill.data.common.swaps import Exchange, evaluation_exchange, training_exchange
 from potstill.data.tasks.augment import Noise, augment
 from potstill.data.tasks.features import Features
 from potstill.interchange.intervene import Swap

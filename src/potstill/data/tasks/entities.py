@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.data.batching import IGNORED
+from potstill.data.common.batching import IGNORED
 
 OUTSIDE = "O"
 IOB1, BIO, BIOES = "IOB1", "BIO", "BIOES"

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from potstill.data.batching import Ints, derive_seed
-from potstill.data.steps import BatchSettings, StepDataModule, TrainSteps
+from potstill.data.common.batching import Ints, derive_seed
+from potstill.data.common.steps import BatchSettings, StepDataModule, TrainSteps
 from potstill.data.tasks.datamodule import TaskDataModule, TaskStep
 from potstill.errors import CheckpointError
 

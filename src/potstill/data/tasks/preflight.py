@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from potstill.data.corpus.tokenizers import Vocabulary
+from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.labels import SPANS, TOKENS
 from potstill.errors import DataError
 

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from potstill.data.corpus.textfiles import fault_of, read_document
+from potstill.data.common.text_files import fault_of, read_document
 from potstill.data.tasks.readers import TaskHub
 from potstill.errors import DataError
-from potstill.jsontext import parse_json
+from potstill.runtime.json_text import parse_json
 
 LOOK = 100  # questions that a check reads
 

@@ -13,11 +13,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from potstill.data.common.text_files import fault_of, read_document, read_lines, skipping
 from potstill.data.corpus.sources import HubDataset
-from potstill.data.corpus.textfiles import fault_of, read_document, read_lines, skipping
 from potstill.data.tasks.label_values import UNLABELLED, column_of_labels
 from potstill.errors import DataError
-from potstill.jsontext import parse_json
+from potstill.runtime.json_text import parse_json
 
 TABLES = (".tsv", ".txt", ".csv")
 OBJECTS = (".jsonl", ".json")

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from potstill.data.batching import IGNORED
-from potstill.data.corpus.tokenizers import Vocabulary, load_backend
+from potstill.data.common.batching import IGNORED
+from potstill.data.common.tokenizers import Vocabulary, load_backend
 from potstill.errors import ConfigError
 
 BATCH = 1000  # sentences that are tokenised together

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from potstill.data.corpus.tokenizers import Vocabulary, load_backend
+from potstill.data.common.tokenizers import Vocabulary, load_backend
 from potstill.data.tasks.questions import Question
 from potstill.errors import DataError
 

@@ -1,0 +1,1 @@
+"""Text files, tokenizers, batches and steps that all kinds of data share."""

@@ -1,0 +1,221 @@
+"""Reading text files, plain or gzip: a first look, lines, paragraphs, batches, and the digest of the content."""
+
+import codecs
+import gzip
+import hashlib
+import io
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import regex
+
+from potstill.errors import DataError
+from potstill.runtime.atomic import write_whole
+from potstill.small_files import not_a_file
+
+READ_BYTES = 2**20
+LINE_BYTES = 2**23  # of a line, and of a paragraph in characters
+DOCUMENT_BYTES = 2**29  # of a JSON or XML document, uncompressed
+SEARCH_SECONDS = 2.0  # of processor time, for data.skip on a line
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return io.BufferedReader(gzip.open(path), READ_BYTES)  # type: ignore[arg-type]
+    return path.open("rb")
+
+
+def fault_of(path: Path) -> str | None:
+    """What makes a file unusable, judged by its first MiB; None where nothing does."""
+    if not path.is_file():
+        return not_a_file(path)
+    try:
+        with _open(path) as stream:
+            head = stream.read(READ_BYTES)
+    except (OSError, EOFError, zlib.error) as error:
+        return f"cannot be read ({error})"
+    if not head:
+        return "is empty"
+    if b"\0" in head:
+        return "is a binary file (it has NUL bytes)"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) < READ_BYTES)
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8 (line {head.count(10, 0, error.start) + 1})"
+    return None
+
+
+def read_lines(path: Path, key: str) -> Iterator[str]:
+    """Lines of a file without their ends; no more of it is held than a line of `LINE_BYTES`.
+
+    Raises:
+        DataError: A line is too long or not UTF-8, or the file cannot be read; the message starts with the config key
+            `key`.
+    """
+    read = 0
+    try:
+        with _open(path) as stream:
+            for raw in _blocks(stream):
+                lines = raw.count(b"\n") + (not raw.endswith(b"\n"))
+                if len(raw) > LINE_BYTES and (long := _too_long(raw)):
+                    raise DataError(
+                        f"{key}: '{path}' line {read + long}: has more than {LINE_BYTES:,} bytes; give shorter lines"
+                    )
+                try:
+                    text = raw.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    line = read + raw.count(b"\n", 0, error.start) + 1
+                    raise DataError(
+                        f"{key}: '{path}' is not UTF-8 in line {line}; convert the file to UTF-8"
+                    ) from error
+                if read == 0:
+                    text = text.removeprefix("\ufeff")
+                # Not splitlines: it also cuts at separators that are part of a text, such as U+2028.
+                yield from text.split("\n")[:lines]
+                read += lines
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{key}: '{path}' cannot be read after line {read} ({error}); give a whole file"
+        ) from error
+
+
+def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
+    """The content in blocks of whole lines, about `READ_BYTES` each; a line that is too long ends the last one."""
+    rest = b""
+    while chunk := stream.read(READ_BYTES):
+        whole, newline, left = (rest + chunk).rpartition(b"\n")
+        if newline:
+            yield whole + newline
+        rest = left
+        if len(rest) > LINE_BYTES:
+            break
+    if rest:
+        yield rest
+
+
+def _too_long(raw: bytes) -> int | None:
+    """The number of the first line of a block, from 1, that is too long."""
+    return next((n for n, line in enumerate(raw.split(b"\n"), 1) if len(line) > LINE_BYTES), None)
+
+
+def read_document(path: Path, key: str) -> str:
+    """The text of a file that is decoded as a whole, such as a JSON document; its lines may be of any length.
+
+    Raises:
+        DataError: it is too long or not UTF-8, or cannot be read; the message starts with the config key `key`.
+    """
+    try:
+        with _open(path) as stream:
+            blocks, size = [], 0
+            while block := stream.read(READ_BYTES):
+                blocks.append(block)
+                size += len(block)
+                if size > DOCUMENT_BYTES:
+                    raise DataError(
+                        f"{key}: '{path}' has more than {DOCUMENT_BYTES:,} bytes (uncompressed), which a document that "
+                        "is read as a whole may have; give JSON lines, or several files"
+                    )
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{key}: '{path}' cannot be read ({error}); give a whole file") from error
+    raw = b"".join(blocks)
+    try:
+        return raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{key}: '{path}' is not UTF-8 in line {line}; convert the file to UTF-8") from error
+
+
+def skipping(pattern: str | None, key: str = "data.skip") -> Callable[[str], bool]:
+    """Whether a line has a match of a pattern, which may not take long.
+
+    Args:
+        pattern: a regular expression, as of Python's `re`; None matches nothing.
+        key: the config key of the pattern.
+
+    Raises:
+        DataError: it is none, or, of a line, its search takes more than `SEARCH_SECONDS`.
+    """
+    try:
+        search = regex.compile(r"(?!)" if pattern is None else pattern).search
+    except regex.error as error:
+        raise DataError(
+            f"{key}={pattern}: no regular expression ({error}); give one like '^</?doc'"
+        ) from error
+
+    def skipped(line: str) -> bool:
+        try:
+            return search(line, timeout=SEARCH_SECONDS) is not None
+        except TimeoutError:
+            raise DataError(
+                f"{key}={pattern}: takes more than {SEARCH_SECONDS:g} seconds on a line ({line[:40]!r}); give one "
+                "without repetitions within repetitions"
+            ) from None
+
+    return skipped
+
+
+def paragraphs(lines: Iterable[str], place: str) -> Iterator[str]:
+    """Lines between blank lines, joined by spaces.
+
+    Args:
+        lines: of a file.
+        place: the config key and the file, for messages.
+
+    Raises:
+        DataError: A paragraph is too long.
+    """
+    block: list[str] = []
+    length = 0
+    for number, line in enumerate(lines, 1):
+        stripped = line.strip()
+        if stripped:
+            block.append(stripped)
+            length += len(stripped) + 1
+            if length > LINE_BYTES + 1:
+                raise DataError(
+                    f"{place} line {number}: the paragraph has more than {LINE_BYTES:,} characters; give blank lines "
+                    "between paragraphs, or data.unit=line"
+                )
+        elif block:
+            yield " ".join(block)
+            block, length = [], 0
+    if block:
+        yield " ".join(block)
+
+
+def remembered_digest(path: Path, folder: Path, key: str) -> str:
+    """sha256 of a file, computed once as long as its path, size and time of change stay."""
+    try:
+        stat = path.stat()
+        known_by = f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
+        remembered = folder / hashlib.sha256(known_by.encode()).hexdigest()[:32]
+        if remembered.is_file() and len(digest := remembered.read_text(encoding="ascii")) == 64:
+            return digest
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{key}: '{path}' cannot be read ({error.strerror}); give UTF-8 text, plain or gzip"
+        ) from error
+    # A file that has just been written may change again within the resolution of its time.
+    if time.time_ns() - stat.st_mtime_ns > 2 * 10**9:
+        write_whole(remembered, digest)
+    return digest
+
+
+def packed(texts: Iterable[str], size: int, limit: int | None) -> Iterator[list[str]]:
+    """Batches of about `size` characters of the first `limit` texts that are not blank, stripped."""
+    batch: list[str] = []
+    characters = 0
+    for text in islice(filter(None, map(str.strip, texts)), limit):
+        batch.append(text)
+        characters += len(text)
+        if characters >= size:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

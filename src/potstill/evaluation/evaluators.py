@@ -1,0 +1,315 @@
+"""How each kind of task is judged: what is kept of a batch, metrics of a whole set, and what is predicted as a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from potstill.data.tasks.columns import Sentences
+from potstill.data.tasks.datamodule import TaskBatch
+from potstill.data.tasks.entities import OUTSIDE
+from potstill.data.tasks.labels import CLASSIFICATION, MULTI_LABEL, Task
+from potstill.data.tasks.questions import Question
+from potstill.data.tasks.readers import Rows
+from potstill.data.tasks.token_features import TokenFeatures
+from potstill.data.tasks.windows import Windows
+from potstill.evaluation.answer_metrics import answer_scores, squad_v2
+from potstill.evaluation.answers import Found, find_answers
+from potstill.evaluation.bootstrap import Metric
+from potstill.evaluation.entities import EntityScores, entity_scores, micro
+from potstill.evaluation.metrics import metric_of, task_metrics
+from potstill.evaluation.predictions import write_predictions
+from potstill.objectives.task import NEVER, distributions_of, ends_of, label_loss
+from potstill.runtime.atomic import write_whole
+from potstill.runtime.json_text import json_text
+
+Kept = tuple[Tensor, Tensor, Tensor | None]
+Ints = NDArray[np.int64]
+
+
+class Judge(Protocol):
+    """Judges a set. Its units are rows, words or windows, and it is given all that were predicted, in order."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a unit's logits."""
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Of a unit's labels."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is anything to compare with."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the metrics that there may be."""
+
+    def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
+        """Numbers, logits and labels of the units of a batch."""
+
+    def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """All metrics by name, and the mean `loss`."""
+
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
+        """A metric as a function of the examples that count, and their numbers: what a bootstrap draws.
+
+        Which these are may depend on a model's tokenizer, so two models have the same ones only where the numbers are.
+        """
+
+    def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
+        """Write what is predicted to a file of this name and a fitting suffix, whole or not at all."""
+
+
+class LabelJudge:
+    """Of classifications, of one label or sets of labels, and regressions; a unit is a row. Writes a table, `.tsv`."""
+
+    def __init__(self, task: Task, rows: Rows):
+        self.task, self.rows = task, rows
+        self.shape: tuple[int, ...] = (max(task.outputs, 1),)
+        self.labelled = rows.labels is not None
+        sets = task.kind == MULTI_LABEL and self.labelled
+        self.label_shape: tuple[int, ...] = self.shape if sets else ()
+        self.names: tuple[str, ...] = (*task.metrics, "loss")
+
+    def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
+        """See `Judge`."""
+        return batch.rows, logits, batch.labels
+
+    def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """See `Judge`."""
+        distributions = distributions_of(self.task.kind, logits.double())
+        loss = float(label_loss(self.task.kind, distributions, labels.flatten())) / labels.numel()
+        return {**task_metrics(self.task, logits, labels), "loss": loss}
+
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
+        """See `Judge`; the examples are rows."""
+        return metric_of(self.task, name, logits, labels), numbers.cpu().numpy()
+
+    def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
+        """See `Judge`."""
+        path = stem.with_name(f"{stem.name}.tsv")
+        write_predictions(path, self.task, self.rows, numbers, logits)
+        return path
+
+
+class EntityJudge:
+    """Of named entities and of plain tags; a unit is a word that a window has.
+
+    Writes lines of word, tag and predicted tag, `.txt`.
+    """
+
+    def __init__(self, task: Task, sentences: Sentences, features: TokenFeatures):
+        self.task, self.sentences = task, sentences
+        self.shape: tuple[int, ...] = (task.outputs,)
+        self.label_shape: tuple[int, ...] = ()
+        self.labelled = sentences.tags is not None
+        kinds = sorted({label.partition("-")[2] for label in task.labels if label != OUTSIDE})
+        entities = () if task.plain else ("f1", "precision", "recall", *(f"f1_{kind}" for kind in kinds))
+        self.names: tuple[str, ...] = (*entities, "accuracy", "loss")
+        self._sentence = np.repeat(np.arange(len(sentences)), features.counts)  # of each word
+
+    def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
+        """See `Judge`."""
+        assert batch.words is not None
+        first = batch.words >= 0
+        return batch.words[first], logits[first], None if batch.labels is None else batch.labels[first]
+
+    def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """`f1`, `precision` and `recall` of entities over all types, `f1_<type>`, and `accuracy` of tags.
+
+        Plain tags have an accuracy alone. Sentences of which nothing was predicted do not count.
+        """
+        _, gold, predicted = self._tags(numbers, logits)
+        same = [
+            a == b
+            for one, other in zip(gold, predicted, strict=True)
+            for a, b in zip(one, other, strict=True)
+        ]
+        known = int((labels >= 0).sum())
+        figures = {
+            "accuracy": sum(same) / len(same),
+            "loss": float(label_loss(CLASSIFICATION, logits.double(), labels)) / max(known, 1),
+        }
+        if self.task.plain:
+            return figures
+        scores = entity_scores(gold, predicted)
+        whole = micro(scores.values())
+        return {
+            "f1": whole.f1,
+            "precision": whole.precision,
+            "recall": whole.recall,
+            **{f"f1_{kind}": own.f1 for kind, own in scores.items()},
+            **figures,
+        }
+
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
+        """See `Judge`; the examples are sentences."""
+        chosen, gold, predicted = self._tags(numbers, logits)
+        if name == "accuracy":
+            right = np.array(
+                [
+                    (sum(a == b for a, b in zip(one, other, strict=True)), len(one))
+                    for one, other in zip(gold, predicted, strict=True)
+                ]
+            )
+            return (lambda rows: float(np.divide(*right[rows].sum(0)))), chosen
+        pairs = zip(gold, predicted, strict=True)
+        by_sentence = [micro(entity_scores([one], [other]).values()) for one, other in pairs]
+        counts = np.array([(own.correct, own.predicted, own.gold) for own in by_sentence])
+        return (lambda rows: getattr(EntityScores(*counts[rows].sum(0).tolist()), name)), chosen
+
+    def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
+        """See `Judge`; CoNLL's evaluation script reads such lines."""
+        path = stem.with_name(f"{stem.name}.txt")
+        chosen, predicted = self._predicted(numbers, logits)
+        words = [self.sentences.words[sentence] for sentence in chosen.tolist()]
+        # Spaces within a word would be columns of their own; a line end cannot be written at all.
+        blank = any(re.search(r"\s", word) or not word for own in words for word in own)
+        lines = []
+        for sentence, tags in zip(chosen.tolist(), predicted, strict=True):
+            columns = [[" ".join(word.split()) or "_" for word in self.sentences.words[sentence]], tags]
+            if self.sentences.tags is not None:
+                columns.insert(1, self.sentences.tags[sentence])
+            lines += [*(("\t" if blank else " ").join(cells) for cells in zip(*columns, strict=True)), ""]
+        write_whole(path, "\n".join(lines))
+        return path
+
+    def _tags(self, numbers: Tensor, logits: Tensor) -> tuple[Ints, list[list[str]], list[list[str]]]:
+        """Sentences with a prediction, their tags, and the predicted ones."""
+        assert self.sentences.tags is not None
+        chosen, predicted = self._predicted(numbers, logits)
+        return chosen, [self.sentences.tags[sentence] for sentence in chosen.tolist()], predicted
+
+    def _predicted(self, numbers: Tensor, logits: Tensor) -> tuple[Ints, list[list[str]]]:
+        """Sentences with a prediction, and the tags of all their words; `O` of a word that no window has."""
+        seen = numbers.cpu().numpy()
+        tags = np.full(len(self._sentence), OUTSIDE, dtype=object)
+        tags[seen] = np.array(self.task.labels, dtype=object)[logits.argmax(-1).cpu().numpy()]
+        chosen = np.unique(self._sentence[seen])
+        starts = np.searchsorted(self._sentence, chosen)
+        ends = np.searchsorted(self._sentence, chosen, side="right")
+        return chosen, [tags[start:end].tolist() for start, end in zip(starts, ends, strict=True)]
+
+
+class SpanJudge:
+    """Of answers that are pieces of a text; a unit is a window. Writes the answers by question, `.json`.
+
+    Args:
+        questions: that are asked.
+        windows: of their contexts.
+        script: whose metrics: `squad`, `squad_v2` or `cmrc`.
+        n_best: answers that are kept of each question.
+        max_answer_length: in tokens.
+        null_threshold: no answer where that scores better by more; None: always the best answer.
+        labelled: whether the questions have answers to compare with.
+    """
+
+    label_shape: tuple[int, ...] = (2,)
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        windows: Windows,
+        *,
+        script: str,
+        n_best: int,
+        max_answer_length: int,
+        null_threshold: float | None,
+        labelled: bool = True,
+    ):
+        self.labelled = labelled
+        ends = ("em", "f1")
+        parts = ("has_ans", "no_ans", "best") if script == "squad_v2" else ()
+        more = (
+            *(f"{part}_{end}" for part in parts for end in ends),
+            *(f"best_{end}_threshold" for end in ends if parts),
+        )
+        self.names: tuple[str, ...] = (*ends, *more, "loss")
+        self.questions, self.windows = questions, windows
+        self.script, self.n_best, self.longest = script, n_best, max_answer_length
+        self.threshold = null_threshold
+        self.shape: tuple[int, ...] = (2, int(windows.lengths.max()))
+
+    def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
+        """See `Judge`."""
+        ends = ends_of(logits, batch.attention_mask)
+        return batch.rows, pad(ends, (0, self.shape[1] - ends.shape[-1]), value=NEVER), batch.labels
+
+    def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """`em` and `f1` by the script of the task, of the questions of which a window was seen."""
+        found = self._found(numbers, logits)
+        texts = [own.text(self.threshold) for own in found]
+        references = self._references(found)
+        loss = (
+            float(label_loss(CLASSIFICATION, logits.flatten(0, 1).double(), labels.flatten()))
+            / labels.numel()
+        )
+        if self.script == "squad_v2":
+            best = [own.text() for own in found]
+            differences = [own.difference for own in found]
+            return {**squad_v2(texts, references, differences=differences, best=best), "loss": loss}
+        scores = answer_scores(self.script, texts, references)
+        return {**{name: float(own.mean()) for name, own in scores.items()}, "loss": loss}
+
+    def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
+        """See `Judge`; the examples are questions."""
+        found = self._found(numbers, logits)
+        texts = [own.text(self.threshold) for own in found]
+        scores = answer_scores(self.script, texts, self._references(found))[name]
+        return (lambda rows: float(scores[rows].mean())), np.array([own.question for own in found])
+
+    def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
+        """See `Judge`: answers by id, as the published scripts read them, and beside them the n best of each.
+
+        Questions that share an id, which is a fault of their file, are told apart by `#2` and so on.
+        """
+        path = stem.with_name(f"{stem.name}.json")
+        found, names = self._found(numbers, logits), self._names()
+        answers = {names[own.question]: own.text(self.threshold) for own in found}
+        best = {
+            names[own.question]: {
+                "null": own.null,
+                "answers": [
+                    {"text": one.text, "start": one.start, "score": one.score} for one in own.candidates
+                ],
+            }
+            for own in found
+        }
+        for own_path, content in ((path, answers), (stem.with_name(f"{stem.name}_nbest.json"), best)):
+            write_whole(own_path, json_text(content, indent=1, ensure_ascii=False))
+        return path
+
+    def _found(self, numbers: Tensor, logits: Tensor) -> list[Found]:
+        start_NL, end_NL = logits.float().cpu().numpy().swapaxes(0, 1)
+        rows = numbers.cpu().numpy()
+        return find_answers(
+            start_NL, end_NL, self.windows, self.questions,
+            rows_N=rows, n_best=self.n_best, max_answer_length=self.longest,
+        )  # fmt: skip
+
+    def _references(self, found: list[Found]) -> list[tuple[str, ...]]:
+        return [self.questions[own.question].references for own in found]
+
+    def _names(self) -> list[str]:
+        seen: dict[str, int] = {}
+        names = []
+        for question in self.questions:
+            count = seen[question.id] = seen.get(question.id, 0) + 1
+            names.append(question.id if count == 1 else f"{question.id}#{count}")
+        return names
+
+
+def empty_of(judge: Judge, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What is kept of no batch at all: a rank without one still has tensors of the right kinds."""
+    none = torch.zeros(0, device=device)
+    return none.long(), none.new_zeros(0, *judge.shape), none.new_zeros(0, *judge.label_shape)

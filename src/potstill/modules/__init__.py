@@ -1,1 +1,0 @@
-"""LightningModules: thin wrappers that step, log and configure optimizers."""

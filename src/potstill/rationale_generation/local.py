@@ -1,0 +1,361 @@
+"""Answers from a model of transformers in this process: like lengths together, each row with draws of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from potstill.data.rationales.thoughts import cut, ended, final_answer, is_mark, opened_thought
+from potstill.errors import ConfigError, ModelError, PotstillError
+from potstill.models.load import quiet_transformers
+from potstill.models.pretrained import hub_kernel, read_pretrained
+from potstill.models.specs import hub_answers, local_folder, no_network
+from potstill.rationale_generation.answers import Answer, Prompt, Request, Tally
+from potstill.rationale_generation.settings import LocalSettings, Sampling
+
+TOP = 20  # tokens whose log-probabilities are kept, as endpoints give them
+
+
+class LocalModel:
+    """A causal or sequence-to-sequence language model that answers prompts.
+
+    Args:
+        settings: the model, and how it is run.
+        sampling: how answers are drawn.
+        stop: strings that end an answer.
+
+    Raises:
+        ModelError: no such model, a damaged one, or one that does not generate.
+        ConfigError: the device is not there.
+    """
+
+    def __init__(self, settings: LocalSettings, sampling: Sampling, stop: tuple[str, ...] = ()) -> None:
+        self._settings = settings
+        self._sampling = sampling
+        self._stop = stop
+        self._tokenizer, self._model = _load(settings)
+        self._seq2seq = bool(self._model.config.is_encoder_decoder)
+        special = self._tokenizer.all_special_ids
+        names = map(str, self._tokenizer.convert_ids_to_tokens(special))
+        # Marks of thoughts that are special tokens have to stay in the text, or the thoughts could not be told.
+        self._hidden = {one for one, name in zip(special, names, strict=True) if not is_mark(name)}
+
+    def answer(self, requests: Sequence[Request], record: Callable[[Request, Answer], None]) -> Tally:
+        """Answer requests, those of like length together, the longest first.
+
+        An answer is a function of its request alone: a row's draws come from its own seed, whatever stands beside it.
+        Other batches round otherwise, though, so where two tokens are equally likely to the last bits, answers of
+        another batch size may part.
+
+        Args:
+            requests: what to ask.
+            record: gets the answers of each batch when it is done.
+
+        Raises:
+            ModelError: a prompt and its answer are longer than the model's positions, or messages are asked of a
+                tokenizer without chat template.
+        """
+        tally = Tally()
+        encoded = [self._encode(request.prompt) for request in requests]
+        prompts, opened = [ids for ids, _ in encoded], [mark for _, mark in encoded]
+        order = sorted(range(len(requests)), key=lambda row: (-len(prompts[row]), row))
+        if order:
+            self._check_length(len(prompts[order[0]]))
+        for start in range(0, len(order), self._settings.batch_size):
+            rows = order[start : start + self._settings.batch_size]
+            tally.asked += len(rows)
+            seeds = [requests[row].seed for row in rows]
+            answers = self._generate([prompts[row] for row in rows], seeds, [opened[row] for row in rows])
+            for row, answer in zip(rows, answers, strict=True):
+                record(requests[row], answer)
+                tally.count(answer)
+                tally.empty += not answer.text.strip()
+        return tally
+
+    def _encode(self, prompt: Prompt) -> tuple[list[int], str]:
+        """Token ids, and the mark of a thought that the prompt opens at its end."""
+        if isinstance(prompt, str):
+            return list(self._tokenizer(prompt, truncation=False)["input_ids"]), ""
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise ModelError(
+                f"generation.model={self._settings.model}: its tokenizer has no chat template; "
+                "set generation.form=completion"
+            )
+        text = self._tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        ids = list(self._tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"])
+        return ids, opened_thought(str(text))
+
+    def _check_length(self, longest: int) -> None:
+        limit = getattr(self._model.config, "max_position_embeddings", None)
+        if limit is None:  # relative positions (T5) have no end
+            return
+        needed = (
+            max(longest, self._sampling.max_tokens) if self._seq2seq else longest + self._sampling.max_tokens
+        )
+        if needed > limit:
+            raise ModelError(
+                f"generation.model={self._settings.model}: has {limit} positions, and the longest prompt with its "
+                f"answer takes {needed}; set generation.shots or generation.max_tokens lower"
+            )
+
+    @torch.no_grad()
+    def _generate(self, prompts: list[list[int]], seeds: list[int], opened: list[str]) -> list[Answer]:
+        width = max(map(len, prompts))
+        pad = self._model.generation_config.pad_token_id
+        ids_BL = torch.full((len(prompts), width), pad, dtype=torch.long)
+        mask_BL = torch.zeros_like(ids_BL)
+        for row, prompt in enumerate(prompts):
+            # A causal model goes on from the last column, so its padding is on the left.
+            columns = slice(0, len(prompt)) if self._seq2seq else slice(width - len(prompt), width)
+            ids_BL[row, columns] = torch.tensor(prompt)
+            mask_BL[row, columns] = 1
+        chooser = _Chooser(self._sampling, seeds)
+        ends = _StopStrings(self._decode, self._stop, start=1 if self._seq2seq else width, opened=opened)
+        device = self._model.device
+        output_BL = self._model.generate(
+            input_ids=ids_BL.to(device),
+            attention_mask=mask_BL.to(device),
+            past_key_values=self._cache(),
+            max_new_tokens=self._sampling.max_tokens,
+            logits_processor=LogitsProcessorList([chooser]),
+            stopping_criteria=StoppingCriteriaList([ends]),
+        ).cpu()
+        logprobs, top = chooser.logprobs(), chooser.top()
+        return [
+            self._read(
+                output_BL[row, ends.start :].tolist(),
+                len(prompt),
+                ends.lengths[row],
+                logprobs[row],
+                top[row],
+                opened[row],
+            )
+            for row, prompt in enumerate(prompts)
+        ]
+
+    def _cache(self) -> EncoderDecoderCache | None:
+        """Empty; transformers' own for an encoder-decoder has as many layers as the encoder, not the decoder."""
+        return EncoderDecoderCache(DynamicCache(), DynamicCache()) if self._seq2seq else None
+
+    def _read(
+        self,
+        tokens: list[int],
+        input_tokens: int,
+        stopped: int | None,
+        logprobs: list[float],
+        top: list[list[tuple[int, float]]],
+        opened: str,
+    ) -> Answer:
+        """The answer in the columns behind a prompt, which go on with padding where others were longer."""
+        eos = self._model.generation_config.eos_token_id
+        end = next((at + 1 for at, token in enumerate(tokens) if token in eos), None)
+        length = min(one for one in (end, stopped, len(tokens)) if one is not None)
+        tokens = tokens[:length]
+        text = opened + self._decode(tokens)
+        text = cut(text, self._stop) if final_answer(text) == text else text
+        pairs = likely = None
+        if self._sampling.logprobs:
+            pairs = list(zip(self._names(tokens), logprobs[:length], strict=True))
+            likely = [
+                list(zip(self._names([token for token, _ in own]), [value for _, value in own], strict=True))
+                for own in top[:length]
+            ]
+        finish = "length" if end is None and stopped is None else "stop"
+        return Answer(text, finish, input_tokens, length, pairs, likely)
+
+    def _decode(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode([token for token in tokens if token not in self._hidden]))
+
+    def _names(self, tokens: list[int]) -> list[str]:
+        return [str(name) for name in self._tokenizer.convert_ids_to_tokens(tokens)]
+
+
+class _Chooser(LogitsProcessor):
+    """Chooses each row's next token, greedily or by the row's own generator, and leaves `generate` no other.
+
+    A row draws one number a step and takes the token at that quantile of its distribution, so its draws depend neither
+    on the rows beside it nor on how long those go on.
+    """
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
+        self._sampling = sampling
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._chosen: list[Tensor] = []
+        self._likeliest: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (batch, vocab) that are -inf but at the chosen token."""
+        scores = scores.float()
+        if self._sampling.temperature == 0:
+            token_B1 = scores.argmax(-1, keepdim=True)
+        else:
+            drawn = [
+                torch.rand(1, generator=generator, dtype=torch.float64) for generator in self._generators
+            ]
+            token_B1 = quantile_token(
+                scores / self._sampling.temperature,
+                torch.stack(drawn).to(scores.device),
+                self._sampling.top_p,
+            )
+        if self._sampling.logprobs:
+            found_BV = scores.log_softmax(-1)
+            self._chosen.append(found_BV.gather(-1, token_B1).squeeze(-1).cpu())
+            top = found_BV.topk(min(TOP, found_BV.shape[-1]))
+            self._likeliest.append((top.indices.cpu(), top.values.cpu()))
+        return torch.full_like(scores, -torch.inf).scatter(-1, token_B1, 0.0)
+
+    def logprobs(self) -> list[list[float]]:
+        """Log-probability (nats, at temperature 1) of each row's token of each step."""
+        if not self._chosen:
+            return [[] for _ in self._generators]
+        return torch.stack(self._chosen, dim=1).tolist()
+
+    def top(self) -> list[list[list[tuple[int, float]]]]:
+        """For each row and step the likeliest tokens, with their log-probabilities (nats, at temperature 1)."""
+        return [
+            [
+                list(zip(tokens_BK[row].tolist(), values_BK[row].tolist(), strict=True))
+                for tokens_BK, values_BK in self._likeliest
+            ]
+            for row in range(len(self._generators))
+        ]
+
+
+def quantile_token(scores: Tensor, drawn: Tensor, top_p: float) -> Tensor:
+    """The token at a quantile of a distribution, likelier tokens first: a draw from the nucleus.
+
+    Args:
+        scores: logits (batch, vocab).
+        drawn: numbers from [0, 1), (batch, 1).
+        top_p: the nucleus is the smallest set of likeliest tokens that has this much of the probability
+            (Holtzman et al. 2020); its probabilities are scaled to 1.
+
+    Returns:
+        Token ids (batch, 1).
+    """
+    # Float64: a sum over a large vocabulary in float32 misses 1 by more than rare tokens.
+    sorted_BV, order_BV = scores.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
+    total_BV = sorted_BV.cumsum(-1)
+    kept_B1 = ((total_BV - sorted_BV) < top_p).sum(-1, keepdim=True)
+    mass_B1 = total_BV.gather(-1, kept_B1 - 1)
+    place_B1 = torch.searchsorted(total_BV, drawn * mass_B1, right=True)
+    return order_BV.gather(-1, torch.minimum(place_B1, kept_B1 - 1))
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends a row where its answer holds one of the strings; `lengths` says after how many tokens."""
+
+    def __init__(
+        self, decode: Callable[[list[int]], str], stop: Sequence[str], *, start: int, opened: Sequence[str]
+    ) -> None:
+        self.start = start
+        self.lengths: list[int | None] = [None] * len(opened)
+        self._decode = decode
+        self._stop = stop
+        self._opened = opened
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """Which rows (batch,) are done."""
+        generated = input_ids[:, self.start :].tolist()
+        for row, tokens in enumerate(generated):
+            running = self._stop and self.lengths[row] is None
+            if running and ended(self._opened[row] + self._decode(tokens), self._stop):
+                self.lengths[row] = len(tokens)
+        done = [length is not None for length in self.lengths]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def _load(settings: LocalSettings) -> tuple[PreTrainedTokenizerBase, Any]:
+    key, value = "generation.model", settings.model
+    folder = local_folder(key, value)
+    source = str(folder) if folder else value
+    try:
+        device = torch.device(settings.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"generation.device={settings.device}: is not there ({_one_line(error)}); expected e.g. cpu"
+        ) from None
+
+    def load(local_files_only: bool) -> tuple[PreTrainedTokenizerBase, Any]:
+        common: dict[str, Any] = {"local_files_only": local_files_only}
+        config = read_pretrained(AutoConfig, source, **common)
+        if wrong := hub_kernel(config._attn_implementation):
+            raise ModelError(f"{key}={value}: {wrong}")
+        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        tokenizer = read_pretrained(AutoTokenizer, source, **common)
+        dtype = getattr(torch, settings.dtype)
+        with quiet_transformers():
+            model, report = read_pretrained(
+                auto, source, dtype=dtype, weights_only=True, output_loading_info=True, **common
+            )
+        if missing := sorted(report["missing_keys"]):
+            raise ModelError(
+                f"{key}={value}: {len(missing)} weights are missing, e.g. {missing[0]}; "
+                "expected a causal or sequence-to-sequence language model with its head"
+            )
+        return tokenizer, model
+
+    try:
+        try:
+            # The local hub cache first: a model that was downloaded once needs no network.
+            tokenizer, model = load(local_files_only=True)
+        except OSError:
+            if folder:
+                raise
+            if not hub_answers():
+                raise no_network(key, value) from None
+            tokenizer, model = load(local_files_only=False)
+    except PotstillError:
+        raise
+    except Exception as error:  # of any kind, depending on what is in the files
+        raise ModelError(f"{key}={value}: cannot be loaded to generate ({_one_line(error)})") from error
+    model.eval().to(device)
+    model.generation_config = _plain_generation(key, value, model, tokenizer)
+    return tokenizer, model
+
+
+def _plain_generation(
+    key: str, value: str, model: Any, tokenizer: PreTrainedTokenizerBase
+) -> GenerationConfig:
+    """The model's special tokens without its author's sampling options, which would mix with ours."""
+    own = model.generation_config
+    eos = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
+    if eos is None:
+        raise ModelError(
+            f"{key}={value}: neither model nor tokenizer has an end token; it cannot end an answer"
+        )
+    eos = [eos] if isinstance(eos, int) else list(eos)
+    start = own.decoder_start_token_id
+    if start is None:
+        start = getattr(model.config, "decoder_start_token_id", None)
+    pad = own.pad_token_id if own.pad_token_id is not None else tokenizer.pad_token_id
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=eos,
+        pad_token_id=eos[0] if pad is None else pad,
+        decoder_start_token_id=start,
+        forced_bos_token_id=own.forced_bos_token_id,
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,168 @@
+"""OpenAI's HTTP protocol as functions: the body of a request, the answer within a reply, how long to wait."""
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from potstill.rationale_generation.answers import Answer, Request
+from potstill.rationale_generation.settings import Sampling
+from potstill.runtime.json_text import parse_json
+
+LONGEST_WAIT = 366 * 86_400.0  # seconds, of what a `Retry-After` is taken for
+TOP_OF_CHAT, TOP_OF_COMPLETION = 20, 5
+_NOT_THE_PROTOCOL = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+
+Pairs = list[tuple[str, float]]
+
+
+def request_body(
+    request: Request, model: str, sampling: Sampling, stop: tuple[str, ...], extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The JSON body of a request, for `/chat/completions` (a prompt of messages) or `/completions` (a text)."""
+    chat = isinstance(request.prompt, list)
+    body: dict[str, Any] = {
+        "model": model,
+        "messages" if chat else "prompt": request.prompt,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+    }
+    if sampling.temperature > 0:
+        body |= {"top_p": sampling.top_p, "seed": request.seed}
+    if stop:
+        body["stop"] = list(stop)
+    if sampling.logprobs:
+        # The most that OpenAI's endpoints give: where a label begins, all choices should be among them.
+        body |= {"logprobs": True, "top_logprobs": TOP_OF_CHAT} if chat else {"logprobs": TOP_OF_COMPLETION}
+    body |= extra
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def read_reply(reply: bytes) -> Answer | None:
+    """The answer in the body of a reply, chat or completion; None where it is none of the protocol's.
+
+    What stands beside the content (`reasoning_content`, `reasoning`) is not read. Without content the text is empty,
+    and `finish` says why, as far as the reply does.
+    """
+    try:
+        content = parse_json(reply)
+        choice = content["choices"][0]
+        said = choice["message"] if "message" in choice else {"content": choice["text"]}
+        text = _text(said["content"] if said.get("content") is not None else "")
+        finish = str(choice.get("finish_reason") or "")
+        if not text.strip() and (said.get("refusal") or said.get("tool_calls") or said.get("function_call")):
+            finish = "refusal" if said.get("refusal") else "tool_calls"
+        usage = content.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        return Answer(
+            text,
+            finish,
+            _count(usage.get("prompt_tokens")),
+            _count(usage.get("completion_tokens")),
+            *_probabilities(choice.get("logprobs")),
+        )
+    except _NOT_THE_PROTOCOL:
+        return None
+
+
+def _text(content: Any) -> str:
+    """Content that is a text, or a list of parts, of which those with a text are read (not those with a thought)."""
+    if isinstance(content, list):
+        kinds = ("text", "output_text")
+        return "".join(part["text"] for part in content if part.get("type", "text") in kinds)
+    if not isinstance(content, str):
+        raise TypeError("no text")
+    return content
+
+
+def error_text(reply: bytes) -> str:
+    """What an endpoint says of its refusal, in one line of at most 200 characters; perhaps nothing."""
+    text = reply.decode(errors="replace")
+    try:
+        content = parse_json(text)
+        error = content.get("error", content.get("message", content.get("detail", text)))
+        text = str(error["message"] if isinstance(error, dict) and "message" in error else error)
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    return " ".join(text.split())[:200]
+
+
+def backoff(key: str, attempt: int, first: float, longest: float) -> float:
+    """Seconds to wait before repetition `attempt` (from 0).
+
+    The bound doubles from `first` to `longest`; between half of it and all of it, the wait is a function of the
+    request's key and the attempt, so that requests that failed together are not repeated together.
+    """
+    digest = hashlib.sha256(f"{key}/{attempt}".encode()).digest()
+    share = int.from_bytes(digest[:4], "big") / 2**32
+    return min(longest, first * 2.0 ** min(attempt, 60)) * (0.5 + 0.5 * share)
+
+
+def retry_after(value: str | None) -> float:
+    """Seconds that a `Retry-After` header asks for, as a number or a date (RFC 9110, 10.2.3); 0 without one."""
+    if not value:
+        return 0.0
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return min(max(seconds, 0.0), LONGEST_WAIT) if not math.isnan(seconds) else 0.0
+
+
+def _count(value: Any) -> int:
+    """A number of tokens; 0 for what is none."""
+    return int(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0
+
+
+def _probabilities(value: Any) -> tuple[Pairs | None, list[Pairs] | None]:
+    """Log-probabilities of tokens and of the likeliest in their places; None where they are not as they should be."""
+    try:
+        tokens, top = _logprobs(value), _top(value)
+        told = [one for pairs in ([tokens or []] + (top or [])) for _, one in pairs]
+        # Servers give -inf for what is impossible, and rounding may leave a little above 0.
+        return (tokens, top) if all(one < 1e-3 for one in told) else (None, None)
+    except _NOT_THE_PROTOCOL:
+        return None, None
+
+
+def _logprobs(value: Any) -> Pairs | None:
+    """Tokens and their log-probabilities, as chats (`content`) and completions (`tokens`) write them."""
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("content"), list):
+        return [(str(entry["token"]), float(entry["logprob"])) for entry in value["content"]]
+    tokens, values = value.get("tokens"), value.get("token_logprobs")
+    if not isinstance(tokens, list) or not isinstance(values, list) or len(tokens) != len(values):
+        return None
+    return [(str(token), float(one)) for token, one in zip(tokens, values, strict=True) if one is not None]
+
+
+def _top(value: Any) -> list[Pairs] | None:
+    """The likeliest tokens in the place of each token that `_logprobs` gives; None where they are not told."""
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("content"), list):
+        listed = [entry.get("top_logprobs") or [] for entry in value["content"]]
+        return (
+            [
+                [(str(one["token"]), float(one["logprob"])) for one in own if one["logprob"] is not None]
+                for own in listed
+            ]
+            if any(listed)
+            else None
+        )
+    values, top = value.get("token_logprobs"), value.get("top_logprobs")
+    if not isinstance(values, list) or not isinstance(top, list) or len(top) != len(values):
+        return None
+    return [
+        [(str(token), float(likely)) for token, likely in (own or {}).items() if likely is not None]
+        for own, one in zip(top, values, strict=True)
+        if one is not None
+    ]

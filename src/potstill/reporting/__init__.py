@@ -1,0 +1,1 @@
+"""Reports, plots, tables, model cards and loggers."""

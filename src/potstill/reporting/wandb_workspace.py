@@ -1,0 +1,118 @@
+"""A layout for a project's runs on the wandb server.
+
+`python -m potstill.reporting.wandb_workspace <entity>/<project>` saves it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+from potstill.errors import ConfigError, PotstillError, printable
+from potstill.reporting.loggers import wandb_mode
+from potstill.runtime.redaction import redact
+
+NAME = "potstill"
+STEP = "trainer/global_step"
+# Panels of each section: title, and the metrics in it, which differ by objective and benchmark.
+SECTIONS = {
+    "Validation": {
+        "quality": r"^val/(?!loss|interchange_|teacher_).+",
+        "losses": r"^val/loss.*",
+        "agreement under interchange": r"^val/interchange_agreement.*",
+        "KL under interchange, nats": r"^val/interchange_kl.*",
+    },
+    "Training": {
+        "loss": r"^train/loss$",
+        "its terms": r"^train/loss_.+",
+        "shares of the gradient": r"^train/gradient_share_.+",
+        "gradient norm": r"^train/grad_norm$",
+        "learning rate": r"^train/lr$",
+    },
+    "Speed and memory": {
+        "a second": r"^train/.+_per_second$",
+        "seconds a step": r"^train/step_seconds$",
+        "peak memory, GB": r"^train/peak_memory_gb$",
+    },
+}
+COLUMNS = ["config:objective.name", "config:benchmark.name", "config:seed", "summary:seconds"]
+
+
+def layout(entity: str, project: str) -> Any:
+    """A `wandb_workspaces` Workspace: a section a line of `SECTIONS`, each panel over the optimizer steps.
+
+    Args:
+        entity: user or team.
+        project: `logger.project` of the runs.
+    """
+    import wandb_workspaces.reports.v2 as reports
+    import wandb_workspaces.workspaces as workspaces
+
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=[
+            workspaces.Section(
+                name=section,
+                panels=[
+                    reports.LinePlot(title=title, x=STEP, metric_regex=metrics)
+                    for title, metrics in panels.items()
+                ],
+                is_open=True,
+            )
+            for section, panels in SECTIONS.items()
+        ],
+        settings=workspaces.WorkspaceSettings(x_axis=STEP, group_by_prefix="first"),
+        runset_settings=workspaces.RunsetSettings(pinned_columns=COLUMNS),
+    )
+
+
+def save(place: str) -> str:
+    """Save the layout as a view of a project.
+
+    Args:
+        place: `<entity>/<project>`.
+
+    Returns:
+        Where it is opened.
+
+    Raises:
+        ConfigError: no such place, a package or an API key that is missing, or a server that cannot be reached.
+    """
+    entity, slash, project = place.partition("/")
+    if not (entity and slash and project) or "/" in project:
+        raise ConfigError(
+            f"{place}: not of the form <entity>/<project>; the project is logger.project of its runs"
+        )
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise ConfigError("wandb-workspaces is not installed; pip install 'potstill[workspaces]'")
+    if wandb_mode(None) != "online":
+        raise ConfigError("a layout is saved on the wandb server: `wandb login`, or set WANDB_API_KEY")
+    wanted = layout(entity, project)
+    try:
+        return str(wanted.save().url)
+    except Exception as fault:  # some that wandb raises are of classes it does not export
+        told = next(iter(str(fault).splitlines()), type(fault).__name__)
+        raise ConfigError(f"{place}: the wandb server took no layout ({told})") from fault
+
+
+def main(arguments: list[str]) -> int:
+    """The command; prints the address of the view.
+
+    Returns:
+        The exit code: 0 done, 2 a fault of the user's.
+    """
+    try:
+        if len(arguments) != 1:
+            raise ConfigError("give one argument, <entity>/<project>")
+        print(save(arguments[0]))
+    except PotstillError as fault:
+        sys.stderr.write(f"error: {printable(redact(str(fault)))}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

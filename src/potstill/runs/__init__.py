@@ -1,0 +1,1 @@
+"""Training runs, evaluations, pipelines and sweeps, and their results on disk."""

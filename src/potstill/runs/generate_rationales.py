@@ -1,0 +1,164 @@
+"""`stage=rationales`: a language model explains the rows of a set, for students to learn from."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from potstill.data.rationales.files import records_of
+from potstill.data.rationales.parsing import NLI_LABELS, NLI_SETS, parse
+from potstill.data.rationales.readers import stored_rows
+from potstill.data.rationales.sets import EQUATION, SETS
+from potstill.data.rationales.soft_labels import FIELD, labels_file, read_probabilities
+from potstill.evaluation.equations import value_of
+from potstill.rationale_generation.prompts import Prompts, load_prompts
+from potstill.rationale_generation.run import generate
+from potstill.rationale_generation.selection import Canonical, Parse, plain_label
+from potstill.runs.summary import provenance, write_config, write_summary
+from potstill.runtime.atomic import write_whole
+from potstill.runtime.json_text import json_text, parse_json
+from potstill.validation.generation import backend_of, own_rows_file, sampling_of, target_of, task_of
+
+log = logging.getLogger(__name__)
+
+
+def explain(config: DictConfig, folder: Path) -> float:
+    """Ask for the rationales of a part, and leave them where training finds them; writes summary.json.
+
+    They go into `llm/<split>_CoT_<i>.json` of a published set's folder, or the one of the user's own file. Of the
+    latter there is besides `llm/<split>.jsonl`, its rows with `rationale` and `llm_label`: a file for
+    `data.train_files`.
+
+    Returns:
+        The share of the answers in which a rationale and a label were found; 0 without answers.
+
+    Raises:
+        PotstillError: rows, prompts or a model that cannot be used.
+    """
+    data, settings = config.data, config.generation
+    own = bool(data.train_files)
+    prompts = load_prompts(task_of(data), settings.prompts, settings.shots)
+    rows = _rows(config)[: data.max_examples]
+    target = target_of(config)
+    understood = _parser(data, prompts)
+    report = generate(
+        rows,
+        split=settings.split,
+        folder=target,
+        task=task_of(data),
+        backend=backend_of(settings),
+        sampling=sampling_of(config),
+        parse=understood,
+        canonical=_canonical(data),
+        form=settings.form,
+        prompts_file=settings.prompts,
+        shots=settings.shots,
+        drop_contradicting=settings.drop_contradicting,
+        chunk_rows=settings.chunk_rows,
+        label_sets=[_label_set(data, row) for row in rows],
+    )
+    if own and report.complete:
+        _write_own(target, settings.split, rows, understood)
+    answered = report.rows - report.unanswered
+    share = (answered - report.unparsed) / max(answered, 1)
+    figures = {f"generation/{name}": value for name, value in report.flat().items()}
+    write_config(folder, config)
+    write_summary(folder, {**figures, "generation/understood": share, **provenance(config)})
+    told = ", ".join(f"{value:,} {name}" for name, value in report.flat().items() if name != "complete")
+    log.info("%s", told)
+    if report.unparsed:
+        cut_off = sum(count for name, count in report.not_understood.items() if name.endswith("length"))
+        log.warning(
+            "%d of %d answers were not understood%s",
+            report.unparsed,
+            answered,
+            f"; {cut_off} ended at generation.max_tokens={settings.max_tokens}, thoughts included; set it higher"
+            if cut_off
+            else "",
+        )
+    if report.complete:
+        log.info("%s; train with data.rationales=%s", target / "llm", target / "llm")
+    elif report.tally.told_to_wait:
+        log.warning(
+            "the endpoint asks to wait for %.0f s, longer than generation.longest_wait_seconds=%s; "
+            "the same command goes on from %s then",
+            report.tally.told_to_wait,
+            settings.longest_wait_seconds,
+            target / "llm",
+        )
+    else:
+        log.warning("the budget is spent; the same command goes on from %s", target / "llm")
+    return share
+
+
+def _rows(config: DictConfig) -> list[Mapping[str, Any]]:
+    data = config.data
+    if data.train_files:
+        path = Path(data.train_files[0]).expanduser()
+        return [record for _, record in records_of(path, "data.train_files")]
+    return list(stored_rows(Path(data.folder).expanduser(), data.set, config.generation.split))
+
+
+def _parser(data: DictConfig, prompts: Prompts) -> Parse:
+    """Cuts an answer: as training cuts those of the set, or as the prompts' own answers are built."""
+    if data.set is not None and not data.train_files:
+
+        def cut(answer: str) -> tuple[str, str] | None:
+            found = parse(data.set, answer)
+            return (found.rationale or "", found.label or "") if found.whole else None
+
+        return cut
+    template = re.escape(prompts.answer.strip())
+    for name in ("rationale", "label", "letter"):
+        group = rf"(?P<{name}>.+?)" if name != "label" else r"(?P<label>[^\n]+?)"
+        template = template.replace(re.escape(f"{{{name}}}"), group, 1)
+    pattern = re.compile(re.sub(r"(\\ )+", r"\\s+", template) + r"\s*", re.DOTALL)
+
+    def match(answer: str) -> tuple[str, str] | None:
+        found = pattern.fullmatch(answer.strip())
+        return (found["rationale"].strip(), found["label"].strip()) if found else None
+
+    return match
+
+
+def _canonical(data: DictConfig) -> Canonical:
+    if data.set in SETS and SETS[data.set].compared == EQUATION:
+
+        def value(label: str) -> Hashable | None:
+            found = value_of(label)
+            return None if found is None else round(found, 6) or float(f"{found:.6g}")
+
+        return value
+    return plain_label
+
+
+def _label_set(data: DictConfig, row: Mapping[str, Any]) -> Sequence[str] | None:
+    """What a row's label can be; None where it can be anything."""
+    if data.set in NLI_SETS:
+        return NLI_LABELS
+    choices = row.get("choices")
+    return choices if isinstance(choices, list) and all(isinstance(one, str) for one in choices) else None
+
+
+def _write_own(target: Path, split: str, rows: list[Mapping[str, Any]], understood: Parse) -> None:
+    """The rows with what was understood of their answers; a blank rationale counts as unparsed where it is read."""
+    answers: list[str] = []
+    number = 0
+    while (path := target / "llm" / f"{split}_CoT_{number}.json").is_file():
+        answers += parse_json(path.read_text(encoding="utf-8"))
+        number += 1
+    soft = read_probabilities(labels_file(target / "llm", split), len(rows))
+    lines = []
+    for row, answer, probabilities in zip(rows, answers, soft, strict=True):
+        rationale, label = understood(answer) or ("", "")
+        made = {**row, "rationale": rationale, "llm_label": label}
+        made |= {} if probabilities is None else {FIELD: probabilities}
+        lines.append(json_text(made, ensure_ascii=False))
+    path = own_rows_file(target, split)
+    write_whole(path, "".join(f"{line}\n" for line in lines))
+    log.info("%s; train with data.train_files=[%s]", path, path)

@@ -1,0 +1,97 @@
+"""`strategy=ray`: a run whose processes Ray Train starts, on this machine or on a cluster of Ray's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from potstill.errors import ConfigError
+from potstill.runtime.ray_cluster import connect
+
+_VALUE = "value"  # what the first worker leaves of the run, for a sweep
+
+
+def train_on_ray(config: DictConfig, folder: Path) -> float | None:
+    """Train with `trainer.devices` workers on each of `trainer.num_nodes` machines, as `runs.train` does.
+
+    Args:
+        config: of the run; it reaches the workers as it is, so nothing is composed again.
+        folder: of the run, on a disk that all workers see.
+
+    Returns:
+        What `runs.train` returns.
+
+    Raises:
+        ConfigError: the cluster has too little for the workers, or a worker refused the run.
+    """
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    connect()
+    gpu = config.trainer.accelerator in ("gpu", "cuda")
+    workers = int(config.trainer.devices) * int(config.trainer.num_nodes)
+    kind = "GPU" if gpu else "CPU"
+    found = int(ray.cluster_resources().get(kind, 0))
+    if workers > found:
+        raise ConfigError(f"trainer.devices={workers}: Ray has {found} {kind}s; use fewer workers")
+    own = Path(
+        tempfile.mkdtemp(prefix="potstill-ray-")
+    )  # what Ray keeps of the run, which is nothing of ours
+    try:
+        TorchTrainer(
+            _worker,
+            train_loop_config={
+                "config": OmegaConf.to_yaml(config, resolve=True),
+                "folder": str(folder.absolute()),
+                "cwd": str(Path.cwd()),
+            },
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            run_config=RunConfig(storage_path=str(own), name="run"),
+        ).fit()
+        left = folder / f".{_VALUE}"
+        told = left.read_text() if left.exists() else ""
+        left.unlink(missing_ok=True)
+        return float(told) if told else None
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def worker_settings(config: DictConfig, world: int, local: int) -> DictConfig:
+    """The configuration of a worker: Lightning's DDP in processes that are there already.
+
+    Args:
+        config: of the run.
+        world: number of workers.
+        local: number of them on this machine.
+    """
+    own = config.copy()
+    own.trainer.strategy, own.trainer.devices, own.trainer.num_nodes = "ddp", local, world // local
+    return own
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """One process of the run. Ray Train has set RANK and its like, which Lightning reads as torchrun's."""
+    import ray.train
+
+    from potstill.config import TrainConfig
+    from potstill.runs.train import train
+    from potstill.runtime.process import prepare
+
+    os.chdir(settings["cwd"])
+    os.environ["TORCHELASTIC_RUN_ID"] = "ray"
+    prepare()
+    context = ray.train.get_context()
+    config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(settings["config"]))
+    assert isinstance(config, DictConfig)
+    folder = Path(settings["folder"])
+    value = train(worker_settings(config, context.get_world_size(), context.get_local_world_size()), folder)
+    if context.get_world_rank() == 0 and value is not None:
+        (folder / f".{_VALUE}").write_text(repr(float(value)))

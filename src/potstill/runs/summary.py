@@ -1,0 +1,60 @@
+"""summary.json: the figures of a run, and what they came of; config.yaml: what was asked for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+
+import potstill
+from potstill.reporting.records import as_written
+from potstill.runtime.atomic import write_whole
+from potstill.runtime.json_text import json_text
+from potstill.runtime.redaction import redacted
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json: whole, or not at all. It comes last of a run's results: where it is, the others are."""
+    write_whole(folder / "summary.json", json_text(redacted(summary), indent=2) + "\n")
+
+
+def write_config(folder: Path, config: DictConfig) -> None:
+    """Write config.yaml, as `as_written` has it: whole, or not at all."""
+    write_whole(folder / "config.yaml", config_text(config))
+
+
+def config_text(config: DictConfig) -> str:
+    """A configuration as YAML, as `as_written` has it."""
+    return yaml.safe_dump(as_written(config), sort_keys=False, allow_unicode=True)
+
+
+def provenance(config: DictConfig) -> dict[str, Any]:
+    """What a run's figures came of: the seed, the code's commit, the versions of the packages."""
+    packages = ("torch", "lightning", "transformers", "tokenizers")
+    versions = {
+        "potstill": potstill.__version__,
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+    return {
+        "seed": config.seed,
+        "git_commit": _git_commit(),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit that this code is checked out at, `-dirty` where it was changed; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None

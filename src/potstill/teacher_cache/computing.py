@@ -1,0 +1,83 @@
+"""Teachers' outputs, batch by batch, in the form in which a store keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+from potstill.data.corpus.datamodule import MicroBatch
+from potstill.data.tasks.datamodule import TaskBatch
+from potstill.models.backbone import Trunk, trunk_of
+from potstill.objectives.interchange import hidden_states
+from potstill.teacher_cache.formats import FullForm, SampledForm, TopForm
+from potstill.teacher_cache.store import Gathered, OutputWriter
+
+CHUNK = 512  # rows whose logits are held at once
+_WHOLE = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+
+Progress = Callable[[int], None]
+
+
+@contextmanager
+def computing(teacher: PreTrainedModel, precision: str, device: torch.device) -> Iterator[Trunk]:
+    """A frozen teacher on its device, in the precision that it would have beside its student in Lightning's trainer."""
+    teacher.requires_grad_(False).eval().to(device=device, dtype=_WHOLE.get(precision))
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+    with torch.inference_mode(), mixed:
+        yield trunk_of(teacher)
+
+
+def write_vocabulary(
+    trunk: Trunk,
+    batches: Iterable[MicroBatch],
+    form: TopForm | SampledForm,
+    writer: OutputWriter,
+    progress: Progress,
+) -> None:
+    """Outputs of a language model at all real tokens.
+
+    Args:
+        trunk: within `computing`.
+        batches: sequences in the order of units, end to end.
+        form: of the outputs; columns beyond its vocabulary are left out.
+        writer: gets them.
+        progress: is told how many tokens are done.
+    """
+    weight, bias = trunk.decoder
+    for micro in batches:
+        (last_BLD,) = hidden_states(trunk, "teacher", micro, None, whole=True).base
+        for hidden_ND in last_BLD.flatten(0, 1)[micro.positions].split(CHUNK):
+            logits_NV = linear(trunk.head(hidden_ND), weight, bias)[:, : form.vocabulary_size].float()
+            writer.add(form.encode(logits_NV, np.arange(writer.written, writer.written + len(logits_NV))))
+        progress(writer.written)
+
+
+def write_logits(
+    trunk: Trunk, batches: Iterable[TaskBatch], form: FullForm, writer: OutputWriter, progress: Progress
+) -> None:
+    """Logits of a task model: of rows, of the first tokens of their words, or of all their tokens.
+
+    Args:
+        trunk: within `computing`.
+        batches: rows in the order of units.
+        form: of the logits.
+        writer: gets them.
+        progress: is told how many rows are done.
+    """
+    for micro in batches:
+        (last_BLD,) = hidden_states(trunk, "teacher", micro, None, whole=True).base
+        writer.add(_encoded(trunk.classify(last_BLD, micro.attention_mask), micro, form))
+        progress(writer.written)
+
+
+def _encoded(logits: Tensor, micro: TaskBatch, form: FullForm) -> Gathered:
+    if logits.ndim == 2:
+        return form.encode(logits)
+    wanted_BL = micro.attention_mask.bool() if micro.words is None else micro.words >= 0
+    return form.encode(logits[wanted_BL], wanted_BL.sum(dim=1).cpu().numpy())

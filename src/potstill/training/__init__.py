@@ -1,0 +1,1 @@
+"""LightningModules, the optimizer step, callbacks and strategies."""

@@ -1,0 +1,114 @@
+"""The tables and plots of many runs: escaped, complete, and sorted as a reader expects."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from potstill.reporting.report import write_report
+from potstill.reporting.sweep_plots import (
+    SORTING,
+    Axis,
+    Spread,
+    metric_against_option,
+    number_of,
+    parallel_coordinates,
+    sortable_table,
+)
+
+HOSTILE = '<b onclick="x">&'
+
+
+def keys(markup):
+    return re.findall(r'data-key="([^"]*)"', markup)
+
+
+def test_cells_sort_by_their_value_not_their_text():
+    row = [1234567, 0.123456, Spread(12345.0, 10.0), None, math.nan, "word", "3e-5"]
+    markup = sortable_table("t", list("abcdefg"), [row]).markup
+    assert keys(markup) == ["1234567", "0.123456", "12345.0", "", "", "word", "3e-5"]
+    assert "1,234,567" in markup
+    for kind in ("td", 'th scope="col"'):
+        assert markup.count(f'<{kind} class="number"') == 5  # the texts and the empty cell are left-aligned
+
+
+def test_everything_is_escaped(tmp_path):
+    axes = [Axis(HOSTILE, [HOSTILE, "b"]), Axis("loss", [1.0, 2.0])]
+    sections = [
+        sortable_table(HOSTILE, [HOSTILE], [[HOSTILE]], HOSTILE),
+        parallel_coordinates(HOSTILE, axes, [HOSTILE, "1"], HOSTILE),
+        metric_against_option(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: [(HOSTILE, Spread(1.0, None))]}, HOSTILE),
+    ]
+    page = write_report(tmp_path, title=HOSTILE, sections=sections).read_text()
+    assert "<b" not in page.replace("<body", "").replace("<button", "")
+
+
+def test_a_spread_says_what_it_is():
+    assert str(Spread(0.91234, 0.01234)) == "0.9123 ± 0.012"
+    assert str(Spread(0.91234, None)) == "0.9123"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("3e-5", 3e-5), ("1", 1.0), ("nan", None), ("[0,1]", None), ("", None)]
+)
+def test_number_of(text, number):
+    assert number_of(text) == number
+
+
+def lines(fragment):
+    """The heights of each line's points; 44 is an axis's head, 240 its foot."""
+    points = re.findall(r'<polyline points="([^"]*)"', fragment.markup)
+    return [[float(pair.split(",")[1]) for pair in line.split()] for line in points]
+
+
+def test_places_on_parallel_coordinates():
+    axes = [Axis("kind", ["b", "a", "b"]), Axis("lr", [1e-4, 1e-3, 1e-2]), Axis("accuracy", [0.5, 0.75, 1.0])]
+    found = lines(parallel_coordinates("p", axes, ["0", "1", "2"]))
+    assert found == [[240.0, 240.0, 240.0], [44.0, 142.0, 142.0], [240.0, 44.0, 44.0]]  # the rates by decades
+
+
+def test_a_run_without_a_metric_has_no_line():
+    axes = [Axis("t", [1.0, 2.0, 3.0]), Axis("loss", [1.0, None, math.nan])]
+    assert lines(parallel_coordinates("p", axes, ["0", "1", "2"])) == [[240.0, 142.0]]
+
+
+def test_options_that_are_no_numbers_have_a_place_each():
+    series = {"": [("kd", Spread(1.0, 0.1)), ("diito", Spread(2.0, None))]}
+    markup = metric_against_option("m", "objective", "val/accuracy", series).markup
+    for text in ("kd", "diito", "objective", "val/accuracy", "currentColor"):
+        assert text in markup
+
+
+DOM = """
+const cell = key => ({dataset: {key}});
+const body = {rows: KEYS.map(key => ({cells: [cell(key)]})), append(...rows) { this.rows = rows }};
+const head = {
+  attributes: {}, closest: () => ({tBodies: [body]}),
+  firstElementChild: {addEventListener: (_, call) => { head.click = call }},
+  getAttribute: name => head.attributes[name], setAttribute: (name, value) => { head.attributes[name] = value },
+  removeAttribute: name => { delete head.attributes[name] },
+};
+globalThis.document = {currentScript: {previousElementSibling: {querySelectorAll: () => [head]}}};
+SCRIPT
+const orders = [];
+for (let click = 0; click < 2; click++) {
+  head.click();
+  orders.push([head.attributes["aria-sort"], ...body.rows.map(row => row.cells[0].dataset.key)]);
+}
+console.log(JSON.stringify(orders));
+"""
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node to run the page's script")
+@pytest.mark.parametrize(
+    ("given", "ascending"),
+    [(["10", "", "9", "-1e-5"], ["-1e-5", "9", "10"]), (["b", "10", "", "a"], ["10", "a", "b"])],
+)
+def test_a_click_sorts_and_a_second_one_turns_round(given, ascending):
+    script = DOM.replace("KEYS", json.dumps(given)).replace("SCRIPT", re.sub(r"</?script>", "", SORTING))
+    done = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [["ascending", *ascending, ""], ["descending", *ascending[::-1], ""]]

@@ -1,0 +1,25 @@
+"""What is said where the machine fails; that runs and evaluations say it is in integration/."""
+
+import pytest
+import torch
+
+from potstill.errors import TrainingError
+from potstill.runs.machine_errors import told
+
+JUDGED = ["model=x", "benchmark=mlm"]
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(8, "data.eval_batch_size=4 or a smaller data.max_length"), (1, "a smaller data.max_length")],
+)
+def test_an_evaluation_without_memory_says_what_to_change(size, said, compose_config):
+    config = compose_config(*JUDGED, f"data.eval_batch_size={size}", name="evaluate")
+    with pytest.raises(TrainingError) as fault, told(config):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert str(fault.value) == f"data.eval_batch_size={size}: out of memory on the device; try {said}"
+
+
+def test_other_faults_stay_what_they_are(compose_config):
+    with pytest.raises(RuntimeError, match="shapes"), told(compose_config(*JUDGED, name="evaluate")):
+        raise RuntimeError("shapes do not fit")

@@ -1,0 +1,242 @@
+"""The plan of a recipe: what each stage composes, what is handed on to it, and which recipes are refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
+
+from potstill.cli.commands import config_folder, one_line
+from potstill.config import StageConfig, register
+from potstill.errors import ConfigError
+from potstill.runs.pipeline_stages import RECORD, check, plan, settings_of, write_record, written
+
+FOLDER = Path("/runs/it's a=1, (b)")
+
+
+@pytest.fixture
+def planned():
+    """Plan a recipe as the command line would; `stages` takes the place of its own."""
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+
+        def of(*typed, stages=None, folder=FOLDER):
+            config = compose("train", list(typed), return_hydra_config=True)
+            choices = config.hydra.runtime.choices
+            with open_dict(config):
+                del config["hydra"]
+            if stages is not None:
+                config.stages = [StageConfig(**entry) for entry in stages]
+            found = plan(config, folder, typed, choices, one_line)
+            return {stage.name: stage for stage in found}
+
+        yield of
+
+
+def test_each_stage_is_what_the_recipe_says(planned):
+    stages = planned("experiment=t3_mnli", "teacher.model=encoder")
+    assert list(stages) == ["teacher", "student", "alone", "kd", "table"]
+    teacher, student, alone, kd = (stages[name].config for name in list(stages)[:4])
+    assert (teacher.objective.name, teacher.objective.matches, teacher.student.model) == (
+        "finetune",
+        None,
+        "encoder",
+    )
+    assert (teacher.trainer.max_epochs, teacher.optimizer.lr) == (3, 2e-5)
+    assert (student.trainer.max_steps, student.student.layers) == (0, [0, 1, 2])
+    assert student.teacher.model == "encoder"
+    assert (kd.objective.name, kd.objective.temperature, kd.objective.matches) == ("task_kd", 8.0, "L3")
+    assert kd.teacher.model == f"{FOLDER}/teacher/student"
+    assert kd.student.model == alone.student.model == f"{FOLDER}/student/student"
+    for config in (alone, kd):  # the baseline has the same steps and rate
+        assert (config.optimizer.lr, config.trainer.max_epochs, config.student.layers) == (1e-4, 30, None)
+    assert all(config.resume == "auto" and not config.stages for config in (teacher, student, alone, kd))
+    assert stages["kd"].needs == ("teacher", "student")
+    table = stages["table"]
+    assert list(table.config.model) == [f"{FOLDER}/{name}/student" for name in ("teacher", "alone", "kd")]
+    assert (table.config.benchmark.name, table.config.data.max_length) == ("mnli", 128)
+
+
+def test_what_is_typed_goes_to_every_stage_but_for_what_is_not_its_own(planned):
+    typed = [
+        "experiment=t3_sst2", "optimizer.lr=5e-5", "trainer.max_epochs=2", "seed=7", "data.max_examples=64",
+        "benchmark.folder=rows", "objective.temperature=4", "student.layers=[0,5,11]", "sweep=seeds",
+        "student.dropout=0.3",
+        "trainer.precision=bf16-mixed", r"data.skip='a\'b, [c'",
+    ]  # fmt: skip
+    stages = planned(*typed)
+    for stage in stages.values():
+        config = stage.config
+        assert (config.seed, config.data.max_examples, config.benchmark.folder) == (7, 64, "rows")
+        assert (config.data.skip, config.trainer.precision) == ("a'b, [c", "bf16-mixed")
+        if stage.command == "train":
+            assert (config.optimizer.lr, config.trainer.max_epochs) == (5e-5, 2)
+    assert stages["kd"].config.objective.temperature == 4
+    assert stages["alone"].config.objective.temperature != 4  # the objective is that of kd
+    dropouts = {name: stage.config.student.dropout for name, stage in stages.items() if name != "table"}
+    assert dropouts == {"teacher": None, "student": 0.3, "alone": 0.3, "kd": 0.3}
+    assert stages["student"].config.student.layers == [0, 5, 11]
+    assert stages["kd"].config.student.layers is None
+    assert not any("sweep" in override for stage in stages.values() for override in stage.overrides)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "kind", "matches", "benchmark"),
+    [
+        ("t4_tiny_mnli", "bert", "L4_tiny", "mnli"),
+        ("bigru_sst2", "bigru", None, "sst2"),
+        ("t3_conll2003", None, "L3", "conll2003"),
+        ("t3_mrpc", None, "L3", "mrpc"),
+    ],
+)
+def test_the_other_recipes(experiment, kind, matches, benchmark, planned):
+    stages = planned(f"experiment={experiment}", *(["student.config.hidden_size=48"] if kind else []))
+    assert stages["student"].config.student.config.get("model_type") == kind
+    assert (stages["student"].config.student.layers is None) == (kind is not None)
+    assert stages["student"].config.student.config.get("hidden_size") == (48 if kind else None)
+    assert stages["kd"].config.objective.matches == matches
+    assert not stages["kd"].config.student.config
+    assert {stage.config.benchmark.name for stage in stages.values()} == {benchmark}
+
+
+def test_the_output_folder_is_the_recipes_name(planned):
+    config = compose("train", ["experiment=t3_mrpc"], return_hydra_config=True)
+    assert config.hydra.run.dir == "runs/t3_mrpc"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a b", "it's", 'a"b', "a\\", "a\\'b", "[x,{y: 1}]", "é#&", "", "null", "1", 3, [1, "a,b", None],
+        {"k": [True, 1e-5]},
+    ],
+)  # fmt: skip
+def test_a_written_value_is_read_as_itself(value, planned):
+    config = compose("train", [f"++optimizer.own={written(value)}"])
+    assert config.optimizer.own == value
+    assert type(config.optimizer.own) is type(value) or isinstance(value, list | dict)
+
+
+def stage(name, *overrides, **more):
+    return {"name": name, "overrides": list(overrides), **more}
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        (
+            [stage("a"), stage("b", "student.model=${stage:c}/student")],
+            "stage b: ${stage:c}: no earlier stage of this name; one of a",
+        ),
+        ([stage("a", "student.model=${stage:a}/student")], "stage a: ${stage:a}: no earlier stage of this name; it"),
+        ([stage("a", "student.model=${stage:b}"), stage("b")], "stage a: ${stage:b}: no earlier stage"),
+        ([stage("a"), stage("b"), stage("a")], "stages: two stages have the name a; give each its own"),
+        ([stage("a/b")], "stages.name=a/b: names a folder; letters, digits and _ only"),
+        ([stage("a", command="judge")], "stages.command=judge of a: one of train, evaluate"),
+        ([stage("a", "studnet.model=b")], "stage a: studnet.model=b: no such key; did you mean `student.model`?"),
+        ([stage("a", "objective=kdd")], "stage a: objective=kdd: no such option; one of adapted"),
+        ([stage("a", "model=b", command="evaluate", defaults=["seed=x"])], "stage a: seed=x: expected an integer"),
+    ],
+)  # fmt: skip
+def test_a_faulty_recipe_is_refused_in_a_line(stages, said, planned):
+    with pytest.raises(ConfigError) as fault:
+        planned("objective=mlm", stages=stages)
+    assert str(fault.value).startswith(said)
+    assert "\n" not in str(fault.value)
+
+
+@pytest.fixture
+def begun(planned, text_file, tmp_path):
+    """Plan a recipe of two stages in a folder."""
+
+    def of(*typed):
+        stages = [
+            stage("first", "student=bert_tiny"),
+            stage(
+                "second",
+                "student=pretrained",
+                "student.model=${stage:first}/student",
+                without=["student.config"],
+            ),
+        ]
+        text = ["objective=mlm", "data=text_files", f"data.train_files=[{text_file}]", "logger=csv"]
+        found = planned(*text, *typed, stages=stages, folder=tmp_path)
+        check(list(found.values()), tmp_path)
+        return found
+
+    return of
+
+
+def test_a_stage_is_bound_once_it_has_left_something(begun, tmp_path):
+    first = begun()["first"]
+    write_record(tmp_path, first)
+    assert begun("optimizer.lr=1")["first"].is_begun is False
+    (tmp_path / "first" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "first" / "checkpoints" / "last.ckpt").touch()
+    assert begun("logger.run=other", "data.num_workers=2", "checkpoint.every_n_steps=7")["first"].is_begun
+    with pytest.raises(
+        ConfigError, match=r"stage first: optimizer.lr=1.*, but it was begun with 0.0005; take"
+    ):
+        begun("optimizer.lr=1.0")
+    (tmp_path / "first" / "summary.json").write_text("{}")
+    with pytest.raises(ConfigError, match="stage first: seed=1, but it was begun with 42"):
+        begun("seed=1")
+    assert yaml.safe_load((tmp_path / RECORD).read_text()) == {"first": settings_of(first)}
+    (tmp_path / RECORD).write_text("[")
+    with pytest.raises(ConfigError, match=r"stages.yaml cannot be read"):
+        begun()
+    (tmp_path / RECORD).unlink()
+    with pytest.raises(ConfigError, match=r"stages.yaml does not tell what it was begun with"):
+        begun()
+
+
+def test_what_needs_no_model_is_refused_of_later_stages_too(begun):
+    with pytest.raises(ConfigError, match=r"stage first: data.mlm_share=0"):
+        begun("data.mlm_share=0")
+    # The student of `second` is not there yet; that of `first` is checked.
+    with pytest.raises(ConfigError, match=r"stage first: student.dropout=3.0"):
+        begun("student.dropout=3", "student=bert_tiny", "student.config.hidden_size=64")
+
+
+def test_a_later_stage_is_checked_without_its_models(planned, text_file, tmp_path):
+    late = stage("b", "student=pretrained", "student.model=${stage:a}/student", "schedule.name=steep")
+    text = ["objective=mlm", "data=text_files", f"data.train_files=[{text_file}]", "logger=csv"]
+    found = planned(*text, stages=[stage("a", "student=bert_tiny"), late], folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"stage b: schedule.name=steep"):
+        check(list(found.values()), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("objective.terms.cos.weight=1", r"objective\.terms\.cos\.weight=1"),
+        ("objective.matches=[{teacher: 1, student: 1, loss: hidden_mse}]", r"objective\.matches\[0\]\.loss"),
+        ("objective.matches=[{teacher: 99, student: 1, loss: nst}]", r"objective\.matches\[0\]\.teacher"),
+    ],
+)
+def test_the_models_of_a_later_stage_are_compared_by_their_sizes(
+    override, key, planned, bert_teacher, bert_tokenizer, tmp_path
+):
+    """Before the teacher is trained: its student is wider."""
+    (tmp_path / "rows.tsv").write_text("text\tlabel\nthe man\tyes\none other\tno\n")
+    files = [f"benchmark.{part}_file={tmp_path}/rows.tsv" for part in ("train", "eval")]
+    recipe = [
+        "experiment=t4_tiny_mnli", "benchmark=text_classification", *files, f"teacher.model={bert_teacher}",
+        "data.max_length=32", "logger=csv", "trainer.precision=32-true",
+    ]  # fmt: skip
+    wide = "student.config.hidden_size=64"
+    found = planned(
+        *recipe, "objective.matches=L4_tiny", wide, "student.config.num_attention_heads=4", folder=tmp_path
+    )
+    check(list(found.values()), tmp_path)
+    found = planned(
+        *recipe,
+        *([] if "matches" in override else ["objective.matches=null"]),
+        override,
+        wide,
+        "student.config.num_attention_heads=4",
+        folder=tmp_path,
+    )
+    with pytest.raises(ConfigError, match=rf"stage kd: {key}"):
+        check(list(found.values()), tmp_path)

@@ -1,0 +1,106 @@
+"""Signals that end a run: raised at once, held back for a block, passed by what handles exceptions."""
+
+# ruff: noqa: PT012
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+
+import pytest
+
+from potstill.errors import StoppedError
+from potstill.runtime import signals
+
+
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Those of a process in the foreground: `nohup` and a shell's background ignore some signals."""
+    usual = dict.fromkeys(signals.ENDING, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", signals.ENDING)
+def test_a_signal_is_raised_at_once_and_handlers_are_put_back(number):
+    before = signal.getsignal(number)
+    with pytest.raises(StoppedError) as stopped, signals.listening():
+        try:
+            send(number)
+        except Exception:  # whatever handles exceptions must not hide it
+            pytest.fail("was handled as an exception")
+    assert (stopped.value.signal, stopped.value.code) == (number, 128 + number)
+    assert number.name in str(stopped.value)
+    assert signal.getsignal(number) == before
+
+
+def test_the_first_signal_is_held_back_until_the_block_ends():
+    done = []
+    with pytest.raises(StoppedError), signals.listening(), signals.held():
+        with signals.held():
+            send(signal.SIGTERM)
+            done.append("inner")
+        assert signals.received() == signal.SIGTERM
+        done.append("outer")
+    assert done == ["inner", "outer"]
+
+
+def test_a_second_signal_does_not_wait():
+    with pytest.raises(StoppedError) as stopped, signals.listening(), signals.held():
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        pytest.fail("waited for the end of the block")
+    assert stopped.value.code == 143  # of the first
+    assert signals.again()
+
+
+def test_what_is_ignored_on_purpose_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.listening():
+            send(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signals.received() is None
+
+
+def test_listening_within_listening_keeps_what_has_arrived():
+    with pytest.raises(StoppedError), signals.listening(), signals.held():
+        send(signal.SIGTERM)
+        with signals.listening():
+            assert signals.received() == signal.SIGTERM
+
+
+def test_a_thread_cannot_listen():
+    found, before = [], signal.getsignal(signal.SIGTERM)
+
+    def listen():
+        with signals.listening():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert found == [before]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)])
+def test_a_forked_process_ends_as_it_would(number, code):
+    """SIGTERM ends it; Ctrl-C, which the whole group receives, is left to its parent."""
+    with signals.listening():
+        child = multiprocessing.get_context("fork").Process(target=send, args=(number,))
+        child.start()
+        child.join(timeout=30)
+    assert child.exitcode == code
+    assert signals.received() is None
+
+
+def test_it_can_be_raised_again_in_another_process():
+    again = pickle.loads(pickle.dumps(StoppedError("stopped by SIGINT", signal.SIGINT)))
+    assert (str(again), again.code) == ("stopped by SIGINT", 130)
