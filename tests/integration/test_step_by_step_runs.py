@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from potstill.errors import ConfigError, DataError
 from potstill.runs import evaluate as evaluate_run
 from potstill.runs import train as train_run
+from potstill.training.task_prefix import TaskPrefix
 from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -371,3 +372,31 @@ def test_parts_of_one_row(run, judge, tmp_path, arithmetic_rows, mode):
     for name in ("accuracy", "loss_predict"):
         assert judged[f"test/{name}"] == pytest.approx(summary[f"test/{name}"], rel=1e-4)
         assert summary[f"val/{name}"] == pytest.approx(summary[f"test/{name}"], rel=1e-4)
+
+
+def test_numbers_in_any_form_of_python_s_are_judged_by_their_value(
+    run, judge, tmp_path, arithmetic_rows, monkeypatch
+):
+    folder, _ = run("trained", "trainer.max_steps=1")
+    pairs = [  # label, answer, whether it is right
+        ("( 7 + 3 )", "1e1", True), ("( 7 + 3 )", "1E+1", True), ("( 7 + 3 )", "1_0", True),
+        ("( 7 + 3 )", ".5 * 20.", True), ("( 7 + 3 )", "(2.5e-1 * 4_0)", True), ("( 7 + 3 )", "1e2", False),
+        ("1.5e3", "(1_000 + 500)", True), ("( .25 + .5 )", "0.75", True), ("1_200", "1,200", True),
+        ("1_200", "1_20", False), (".5", "5", False), ("2e-3", "0.002", True),
+    ]  # fmt: skip
+    rows = [
+        {**row, "label": label} for row, (label, _, _) in zip(arithmetic_rows(len(pairs)), pairs, strict=True)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def write(self, part, batch, _):
+        self.written[part].labels.update({row: pairs[row][1] for row in batch.rows["predict"].tolist()})
+
+    monkeypatch.setattr(TaskPrefix, "_write", write)
+    value, summary, out = judge(
+        "judged", f"model={folder}/student", f"data.test_files=[{tmp_path}/rows.jsonl]"
+    )
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["right"] for line in lines] == [right for _, _, right in pairs]
+    assert value == summary["test/accuracy"] == pytest.approx(9 / 12)
+    assert summary["test/text_accuracy"] == 0

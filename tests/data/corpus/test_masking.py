@@ -14,6 +14,7 @@ def test_weights_are_smoothed_counts_and_special_tokens_have_none():
     weights = token_weights(np.array([50, 0, 1, 16, 100]), 0.5, [0])
     assert weights.tolist() == pytest.approx([0.0, 1.0, 1.0, 0.25, 0.1])
     assert token_weights(np.array([0, 7, 9]), 0.0, []).tolist() == [1.0, 1.0, 1.0]
+    assert token_weights(np.array([0, 8, 1]), 1.0, []).tolist() == [1.0, 0.125, 1.0]
 
 
 @pytest.mark.parametrize(
