@@ -1,6 +1,6 @@
 """Judge one model or several: python evaluate.py --help."""
 
-from potstill.commands import evaluate
+from potstill.cli.main import evaluate
 
 if __name__ == "__main__":
     evaluate()

@@ -1,6 +1,6 @@
 """Train or distil a language model: python train.py --help."""
 
-from potstill.commands import train
+from potstill.cli.main import train
 
 if __name__ == "__main__":
     train()

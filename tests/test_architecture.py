@@ -14,8 +14,6 @@ KNOWN = {
     ("training", "build"),
     ("training", "runs"),
     ("training", "validation"),
-    ("validation", "runs"),
-    ("runs", "cli"),
 }
 
 

@@ -69,10 +69,10 @@ def test_an_installed_wheel_finds_its_own_configs(unpacked, tmp_path):
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_the_entry_points_work_from_the_wheel(name, unpacked, tmp_path):
-    code = f"import sys; sys.argv = ['potstill-{name}', '--help']; from potstill.commands import {name}; {name}()"
+    code = f"import sys; sys.argv = ['potstill-{name}', '--help']; from potstill.cli.main import {name}; {name}()"
     done = python(code, unpacked, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "group=option" in done.stdout
     assert "\ndata: " in done.stdout
     entry_points = next(unpacked.glob("*.dist-info/entry_points.txt")).read_text()
-    assert f"potstill-{name} = potstill.commands:{name}" in entry_points
+    assert f"potstill-{name} = potstill.cli.main:{name}" in entry_points

@@ -192,7 +192,7 @@ def test_a_file_that_is_none(tmp_path):
 
 
 def test_a_file_beyond_the_bound_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("potstill.small_files.SMALL_BYTES", 1000)
+    monkeypatch.setattr("potstill.runtime.small_files.SMALL_BYTES", 1000)
     path = tmp_path / "long.nm"
     path.write_text('{"interchange_variable_mappings": []}' + " " * 1000)
     with pytest.raises(ConfigError, match=r"objective\.interchange\.mapping=.*1,000 bytes"):

@@ -125,7 +125,7 @@ def test_a_key_is_of_nothing_else():
 @pytest.mark.parametrize("name", ["j.jsonl", "j.jsonl.lock"])
 def test_a_named_pipe_is_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(DataError, match=f"{name} is no regular file"), Journal(tmp_path / "j.jsonl"):
+    with pytest.raises(DataError, match=f"{name} is not a regular file"), Journal(tmp_path / "j.jsonl"):
         pass
 
 

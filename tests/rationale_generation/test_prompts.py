@@ -8,7 +8,7 @@ import yaml
 
 from potstill.errors import ConfigError, DataError
 from potstill.rationale_generation.prompts import FOLDER, load_prompts
-from potstill.small_files import SMALL_BYTES
+from potstill.runtime.small_files import SMALL_BYTES
 
 TASKS = ["anli1", "cqa", "esnli", "svamp"]
 ROWS = {

@@ -13,7 +13,6 @@ from potstill.reporting.loggers import (
     MetricsFile,
     direction,
     finish,
-    flattened,
     log_summary,
     log_table,
     make_loggers,
@@ -87,11 +86,6 @@ def test_unknown_logger(tmp_path):
 )
 def test_which_way_a_metric_is_better(metric, better):
     assert direction(metric) == better
-
-
-def test_options_are_flattened_by_their_whole_names():
-    nested = {"seed": 1, "trainer": {"max_steps": 3, "extra": {}}, "student": {"config": {"layers": [1, 2]}}}
-    assert flattened(nested) == {"seed": 1, "trainer.max_steps": 3, "student.config.layers": [1, 2]}
 
 
 def records(folder):

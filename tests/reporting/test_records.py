@@ -6,10 +6,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from potstill.reporting.records import as_written, read_yaml
-from potstill.runs.sweeps import read_sweep
+from potstill.reporting.records import as_written, flattened, read_yaml
+from potstill.reporting.sweeps import read_sweep
 from potstill.runtime import redaction
-from potstill.small_files import read_small
+from potstill.runtime.small_files import read_small
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +51,9 @@ def test_an_alias_bomb_is_not_expanded(tmp_path):
 
 def test_only_small_regular_files_are_read(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         read_small(tmp_path / "pipe")
-    monkeypatch.setattr("potstill.small_files.SMALL_BYTES", 10)
+    monkeypatch.setattr("potstill.runtime.small_files.SMALL_BYTES", 10)
     (tmp_path / "long").write_text("x" * 11)
     with pytest.raises(ValueError, match="10 bytes"):
         read_small(tmp_path / "long")
@@ -74,3 +74,8 @@ def test_a_sweep_with_hostile_files_is_read_to_its_end(tmp_path):
     os.mkfifo(tmp_path / "2" / "summary.json")
     jobs = read_sweep(tmp_path)
     assert [job.figures for job in jobs] == [{"val/loss": 1.0}, {"val/loss": 1.0}, {}]
+
+
+def test_options_are_flattened_by_their_whole_names():
+    nested = {"seed": 1, "trainer": {"max_steps": 3, "extra": {}}, "student": {"config": {"layers": [1, 2]}}}
+    assert flattened(nested) == {"seed": 1, "trainer.max_steps": 3, "student.config.layers": [1, 2]}

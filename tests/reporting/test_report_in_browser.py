@@ -8,22 +8,9 @@ import subprocess
 
 import pytest
 
-from potstill.reporting.report import (
-    Collapsible,
-    Curves,
-    HeatMap,
-    Points,
-    Table,
-    Text,
-    write_report,
-)
-from potstill.reporting.sweep_plots import (
-    Axis,
-    Spread,
-    metric_against_option,
-    parallel_coordinates,
-    sortable_table,
-)
+from potstill.reporting.plots import Axis, ParallelCoordinates, SpreadPlot
+from potstill.reporting.report import Collapsible, Curves, HeatMap, Points, Text, write_report
+from potstill.reporting.tables import Spread, Table
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -78,11 +65,9 @@ def report(tmp_path):
         Curves("Curves", {"one": curve, "two": curve}, log_y=True),
         Points("Points", {f"model {i}": (i, i) for i in range(12)}, "x", "y"),
         HeatMap("Heat", "t / s", ["1", "2"], ["1", "2"], [[0.1, None], [0.5, 1.0]]),
-        sortable_table("Runs", ["name", "value"], [["a", 2.0], ["b", 1.0]]),
-        parallel_coordinates("Lines", [Axis("lr", [0.1, 0.2]), Axis("loss", [1.0, 3.0])], ["a", "b"]),
-        metric_against_option(
-            "Spread", "lr", "loss", {"kd": [("0.1", Spread(1.0, 0.1)), ("0.2", Spread(3.0, None))]}
-        ),
+        Table("Runs", ["name", "value"], [["a", 2.0], ["b", 1.0]], sortable=True),
+        ParallelCoordinates("Lines", [Axis("lr", [0.1, 0.2]), Axis("loss", [1.0, 3.0])], ["a", "b"]),
+        SpreadPlot("Spread", "lr", "loss", {"kd": [("0.1", Spread(1.0, 0.1)), ("0.2", Spread(3.0, None))]}),
         Collapsible("Settings", "key: " + "x" * 400),
     ]
     return write_report(tmp_path, title="A report", sections=sections)

@@ -18,11 +18,11 @@ from omegaconf import DictConfig
 
 from potstill.errors import ConfigError, printable
 from potstill.evaluation.glue import BENCHMARKS
+from potstill.reporting.sweeps import FAULT_FILE
 from potstill.runs.folder import is_claimed
 from potstill.runtime.atomic import write_whole
 
 GLUE = "glue"
-FAULT_FILE = "fault.txt"  # of a job that failed: why, in one line
 MULTIRUN = ("-m", "--multirun")
 
 

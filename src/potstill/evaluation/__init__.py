@@ -1,1 +1,1 @@
-"""Judging models: perplexity, efficiency, reports."""
+"""Metrics, evaluators, bootstrap, latency and model size."""

@@ -1,4 +1,4 @@
-"""GLUE as a whole (Wang et al. 2019): nine tasks, the metrics of each, and their macro average.
+"""GLUE (Wang et al. 2019): nine tasks, the metrics of each, and their macro average.
 
 Figures are in points, a hundred times the metrics. The score of a task with two metrics is their mean, and the macro
 average is the mean over the nine scores (section 4.4 of the paper and its leaderboard, where MNLI's matched and
@@ -19,9 +19,9 @@ class GlueTask:
     """A task of GLUE.
 
     Attributes:
-        benchmark: the option that trains for it.
-        title: as the paper writes it.
-        metrics: names as in summary.json, less their prefix.
+        benchmark: name of its option.
+        title: as in the paper.
+        metrics: names as in summary.json, without prefix.
     """
 
     benchmark: str
@@ -44,12 +44,7 @@ BENCHMARKS = tuple(task.benchmark for task in TASKS)
 
 
 def task_points(task: GlueTask, figures: Mapping[str, float]) -> dict[str, float] | None:
-    """The metrics of a task in points; None where one of them is missing.
-
-    Args:
-        task: whose metrics.
-        figures: of a run: `val/<metric>` of a training, `test/<metric>` of an evaluation.
-    """
+    """The metrics of a task in points, from `test/<metric>` or `val/<metric>`; None if one of them is missing."""
     for prefix in ("test/", "val/"):
         if all(f"{prefix}{metric}" in figures for metric in task.metrics):
             return {metric: POINTS * figures[f"{prefix}{metric}"] for metric in task.metrics}
@@ -61,16 +56,15 @@ def task_score(points: Mapping[str, float]) -> float:
     return sum(points.values()) / len(points)
 
 
-def macro_average(scores: Mapping[str, float]) -> tuple[str, float | None]:
-    """The mean over the tasks, in points, and what it is called.
+def macro_average(scores: Mapping[str, float]) -> tuple[str, float]:
+    """The mean over the tasks, in points, and its name.
 
     Args:
-        scores: of each benchmark that there is.
+        scores: of each benchmark that has one; at least one of GLUE.
 
     Returns:
-        `average` where all nine are there; else `average_of_present`, which is not comparable with it, over those
-        that there are (None where there is none).
+        `average` over all nine tasks, otherwise `average_of_present`, which is not comparable with it.
     """
     known = [scores[name] for name in BENCHMARKS if name in scores]
     name = AVERAGE if len(known) == len(BENCHMARKS) else AVERAGE_OF_PRESENT
-    return name, sum(known) / len(known) if known else None
+    return name, sum(known) / len(known)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from potstill.small_files import model_folder_fault
+from potstill.runtime.small_files import model_folder_fault
 
 # Entries of config.json and tokenizer_config.json that name code; a saved student must not carry them on.
 CODE_ENTRIES = ("auto_map", "custom_pipelines")

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from potstill.errors import ConfigError, ModelError
 from potstill.models.pretrained import hub_kernel
 from potstill.runtime.json_text import read_json
-from potstill.small_files import model_folder_fault
+from potstill.runtime.small_files import model_folder_fault
 
 Kind = Literal["masked", "causal"]
 

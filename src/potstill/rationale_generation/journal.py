@@ -14,7 +14,7 @@ from typing import Any
 from potstill.errors import DataError
 from potstill.rationale_generation.answers import Answer
 from potstill.runtime.json_text import json_text
-from potstill.small_files import SMALL_BYTES, not_a_file
+from potstill.runtime.small_files import SMALL_BYTES, not_a_file
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import yaml
 
 from potstill.data.rationales.thoughts import final_answer
 from potstill.errors import ConfigError, DataError
-from potstill.small_files import small_text
+from potstill.runtime.small_files import small_text
 
 FOLDER = Path(__file__).with_name("demonstrations")
 MOST_VALUES = 100_000  # of a file of prompts, its aliases expanded

@@ -19,7 +19,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from potstill.errors import ConfigError
-from potstill.reporting.report import Table
+from potstill.reporting.records import flattened
+from potstill.reporting.tables import Table
 from potstill.runtime.atomic import replacing, write_whole, writing
 from potstill.runtime.redaction import redact_override, redacted
 
@@ -250,22 +251,6 @@ def direction(metric: str) -> str | None:
     if part in ("val", "test") or name.endswith("_per_second") or name == "peak_memory_gb":
         return "max"  # of memory: what the run needs
     return None
-
-
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Options by their whole names, as they are written on the command line: `{"trainer.max_steps": 10}`.
-
-    Args:
-        config: nested and resolved; lists stay whole, empty sections are left out.
-        prefix: of the names.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def log_summary(loggers: list[Logger], summary: dict[str, Any]) -> None:

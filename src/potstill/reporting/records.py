@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from omegaconf.resolvers.oc import env
 
 from potstill.runtime.atomic import write_whole
 from potstill.runtime.redaction import redacted, remember_references
-from potstill.small_files import read_small
+from potstill.runtime.small_files import read_small
 
 MULTIRUN_RECORD = "multirun.yaml"
 
@@ -38,6 +39,22 @@ def as_written(config: DictConfig) -> dict[str, Any]:
     finally:
         OmegaConf.register_new_resolver("oc.env", env, replace=True)
     return dict(redacted(kept))
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by their full keys, as on the command line: `{"trainer.max_steps": 10}`.
+
+    Args:
+        config: nested; lists stay whole, empty sections are left out.
+        prefix: of the keys.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _reference(name: str, *default: Any) -> str:
@@ -72,7 +89,7 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file of a run's folder.
 
     Raises:
-        OSError: there is none, or it is no regular file.
+        OSError: there is none, or it is not a regular file.
         ValueError: it is too long or not UTF-8.
         yaml.YAMLError: it is no YAML, or has aliases.
     """

@@ -1,48 +1,47 @@
-"""GLUE as a whole from the runs of its tasks: scores, macro average and spread over seeds, as tables. No torch."""
+"""GLUE from the runs of its tasks: scores, macro average and spread over seeds, as tables. No torch."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from potstill.evaluation import glue
-from potstill.reporting.report import Table
-from potstill.reporting.sweep_plots import Spread
-from potstill.reporting.tables import write_table
-from potstill.runs.sweeps import BENCHMARK, SEED, Group, Job, grouped, spread_of, varying
+from potstill.reporting.sweeps import BENCHMARK, SEED, Group, Job, grouped, varying
+from potstill.reporting.tables import Spread, Table, write_table
+
+TITLES = {task.benchmark: task.title for task in glue.TASKS}
 
 
 def glue_tables(jobs: Sequence[Job], folder: Path) -> tuple[list[Table], dict[str, Any]]:
-    """GLUE's tables, one for each setting of the other options, and their figures; also written as glue.csv.
+    """The GLUE table of each setting of the other options, and its figures; also writes glue.csv.
 
     Args:
-        jobs: of a sweep; those of other benchmarks are left out.
-        folder: where glue.csv goes: setting, task, metric, mean, spread, runs; in points.
+        jobs: of a sweep; jobs of other benchmarks are left out.
+        folder: of glue.csv: setting, task, metric, mean, spread, runs; in points.
     """
     own = [job for job in jobs if job.benchmark in glue.BENCHMARKS]
-    options = [key for key in varying(own) if not re.match(rf"{SEED}$|{BENCHMARK}($|\.)", key)]
+    options = [key for key in varying(own) if key.partition(".")[0] not in (SEED, BENCHMARK)]
     tables, figures, lines = [], {}, []
     for group in grouped(own, options):
         rows, note = _glue_rows(group)
-        title = " ".join(("GLUE", group.label)).strip()
-        cells = [
-            [_title_of(task), metric, spread.mean, spread.deviation, runs]
-            for task, metric, spread, runs in rows
-        ]
+        prefix = f"{group.label}/" if group.label else ""
+        cells = []
+        for task, metric, values, mean in rows:
+            spread = Spread.of(values)
+            figures[f"{prefix}glue/{task}/{metric}"] = mean
+            row = [metric, mean, spread and spread.deviation, len(values)]
+            cells.append([TITLES.get(task, task.replace("_", " ")), *row])
+            lines.append([*group.settings.values(), task, *row])
+        title = f"GLUE {group.label}".strip()
         tables.append(Table(title, ["task", "metric", "mean", "± seeds", "runs"], cells, note))
-        for task, metric, spread, runs in rows:
-            lines.append([*group.settings.values(), task, metric, spread.mean, spread.deviation, runs])
-            start = f"{group.label}/" if group.label else ""
-            figures[f"{start}glue/{task}/{metric}"] = spread.mean
     write_table(folder / "glue.csv", [*options, "task", "metric", "mean", "spread", "runs"], lines)
     return tables, figures
 
 
-def _glue_rows(group: Group) -> tuple[list[tuple[str, str, Spread, int]], str]:
-    """(task, metric, points, runs) of every task, then of the macro average, and what is to be said of them."""
-    rows: list[tuple[str, str, Spread, int]] = []
+def _glue_rows(group: Group) -> tuple[list[tuple[str, str, list[float], float]], str]:
+    """(task, metric, points of each run, mean) of every task and of the macro average, and a note."""
+    rows: list[tuple[str, str, list[float], float]] = []
     means: dict[str, float] = {}
     by_seed: dict[str, dict[str, list[float]]] = {}
     missing = []
@@ -52,45 +51,34 @@ def _glue_rows(group: Group) -> tuple[list[tuple[str, str, Spread, int]], str]:
         if not found:
             missing.append(task.title)
             continue
-        names = list(task.metrics)
-        for name in names:
-            rows.append(_row(task.benchmark, name, [points[name] for _, points in found]))
-        scores = [glue.task_score(points) for _, points in found]
-        if len(names) > 1:
-            rows.append(_row(task.benchmark, "score", scores))
-        means[task.benchmark] = sum(scores) / len(scores)
+        for name in task.metrics:
+            values = [points[name] for _, points in found]
+            rows.append((task.benchmark, name, values, _mean(values)))
+        scores = [_mean(list(points.values())) for _, points in found]
+        means[task.benchmark] = _mean(scores)
+        if len(task.metrics) > 1:
+            rows.append((task.benchmark, "score", scores, means[task.benchmark]))
         for (job, _), score in zip(found, scores, strict=True):
-            of_seed = by_seed.setdefault(job.settings.get(SEED, ""), {})
-            of_seed.setdefault(task.benchmark, []).append(score)
-    name, average = glue.macro_average(means)
-    if average is not None:
-        # Over seeds that have all the tasks that there are: others' averages are of something else.
+            by_seed.setdefault(job.settings.get(SEED, ""), {}).setdefault(task.benchmark, []).append(score)
+    if means:
+        # The spread is over the seeds that have all tasks; averages over other tasks are not comparable.
         complete = [
-            sum(sum(scores) / len(scores) for scores in own.values()) / len(own)
-            for own in by_seed.values()
-            if len(own) == len(means)
+            _mean([_mean(own) for own in seed.values()])
+            for seed in by_seed.values()
+            if len(seed) == len(means)
         ]
-        over_seeds = spread_of(complete)
-        rows.append(
-            (name, "score", Spread(average, over_seeds.deviation if over_seeds else None), len(complete))
-        )
-    note = "In points; the score of a task with two metrics is their mean, the average that of the tasks' scores."
+        name, average = glue.macro_average(means)
+        rows.append((name, "score", complete, average))
+    note = "In points; a task with two metrics is scored by their mean, and the average is over the tasks' scores."
     if missing:
         note += (
-            f" Missing: {', '.join(missing)}. So this is no GLUE average, but that over the {len(means)} tasks that "
-            f"there are ({glue.AVERAGE_OF_PRESENT})."
+            f" Missing: {', '.join(missing)}; {glue.AVERAGE_OF_PRESENT} is over the other {len(means)} tasks and not "
+            "comparable with a GLUE average."
         )
     if group.failed:
         note += f" {group.failed} runs failed."
     return rows, note
 
 
-def _row(task: str, metric: str, values: Sequence[float]) -> tuple[str, str, Spread, int]:
-    spread = spread_of(values)
-    assert spread is not None
-    return task, metric, spread, len(values)
-
-
-def _title_of(task: str) -> str:
-    titles = {known.benchmark: known.title for known in glue.TASKS}
-    return titles.get(task, task.replace("_", " "))
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 # DDP starts its further processes by the name of the main module, so a training is a module; evaluations have none.
 _COMMANDS = {
-    TRAIN: ("-m", "potstill.commands"),
-    EVALUATE: ("-c", "from potstill.commands import evaluate; evaluate()"),
+    TRAIN: ("-m", "potstill.cli.main"),
+    EVALUATE: ("-c", "from potstill.cli.main import evaluate; evaluate()"),
 }
 
 

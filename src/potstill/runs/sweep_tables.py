@@ -1,4 +1,4 @@
-"""A sweep as one table: summary.json, sweep.csv and a report, for `evaluate.py sweep=<folder>`. No torch."""
+"""A sweep as one table, for `evaluate.py sweep=<folder>`: summary.json, sweep.csv and a report. No torch."""
 
 from __future__ import annotations
 
@@ -9,29 +9,23 @@ from typing import Any
 from omegaconf import DictConfig
 
 from potstill.evaluation import glue
-from potstill.reporting.report import Fragment, Section, Table, Text, print_table, write_report
-from potstill.reporting.sweep_plots import (
-    Axis,
-    Spread,
-    metric_against_option,
-    number_of,
-    parallel_coordinates,
-    sortable_table,
-)
-from potstill.reporting.tables import write_table
+from potstill.reporting.plots import Axis, ParallelCoordinates, SpreadPlot
+from potstill.reporting.report import Section, Text, write_report
+from potstill.reporting.sweeps import SEED, Group, Job, grouped, metrics_of, read_sweep, varying
+from potstill.reporting.tables import Spread, Table, number_of, print_table, write_table
 from potstill.runs.glue_tables import glue_tables
-from potstill.runs.share_curves import share_curves
 from potstill.runs.summary import provenance, write_summary
-from potstill.runs.sweeps import SEED, Group, Job, grouped, metrics_of, read_sweep, spread_of, varying
 
 MAX_PLOTS = 12  # of a metric against an option; sweep.metrics chooses which
 MAX_AXES = 10  # of parallel coordinates
+SHARE, MODE = "data.share", "objective.mode"
+SPREAD_NOTE = "Mean and sample standard deviation over seeds"
 
 
 def compare(config: DictConfig, folder: Path) -> None:
-    """Put the jobs of `sweep.folder` into one table: summary.json, sweep.csv and report.html.
+    """Tabulate the jobs of `sweep.folder`: summary.json, sweep.csv and report.html.
 
-    Of GLUE there is glue.csv besides, of a sweep over the share of the data share.csv.
+    Sweeps over GLUE also get glue.csv, sweeps over the share of the training rows share.csv.
     """
     source = Path(config.sweep.folder).expanduser()
     jobs = read_sweep(source)
@@ -41,98 +35,134 @@ def compare(config: DictConfig, folder: Path) -> None:
     _write_jobs(folder / "sweep.csv", jobs, options)
     summary: dict[str, Any] = {
         "sweep/jobs": len(jobs),
-        "sweep/failed": sum(job.fault is not None for job in jobs),
+        "sweep/failed": sum(job.error is not None for job in jobs),
     }
     for group in groups:
-        start = f"{group.label}/" if group.label else ""
+        prefix = f"{group.label}/" if group.label else ""
         for metric in metrics:
-            spread = spread_of(group.values(metric))
-            summary[f"{start}{metric}/mean"] = spread and spread.mean
-            summary[f"{start}{metric}/spread"] = spread and spread.deviation
-            summary[f"{start}{metric}/seeds"] = len(group.values(metric))
+            spread = Spread.of(group.values(metric))
+            summary[f"{prefix}{metric}/mean"] = spread and spread.mean
+            summary[f"{prefix}{metric}/spread"] = spread and spread.deviation
+            summary[f"{prefix}{metric}/seeds"] = len(group.values(metric))
     tables: list[Table] = []
     if len({job.benchmark for job in jobs} & set(glue.BENCHMARKS)) > 1:
         tables, figures = glue_tables(jobs, folder)
         summary |= figures
     write_summary(folder, summary | provenance(config))
+    means = _groups_table(groups, metrics)
     sections = [
-        overview(source, jobs),
+        _overview(source, jobs),
         *tables,
         *share_curves(groups, metrics, folder),
-        groups_table(groups, metrics),
-        jobs_table(jobs, options, metrics),
+        means,
+        _jobs_table(jobs, options, metrics),
         *_plots(jobs, options, groups, metrics),
     ]
     write_report(folder, title=f"sweep={source.name}", sections=sections)
-    for table in (_printed(groups, metrics), *tables):
+    for table in (means, *tables):
         print_table(table)
 
 
 def write_glue(folder: Path) -> None:
-    """Leave GLUE's table in the folder of its multirun, as glue.csv and report.html, and print it."""
+    """Write the GLUE table of a multirun into its folder, as glue.csv and report.html, and print it."""
     jobs = read_sweep(folder)
     tables, _ = glue_tables(jobs, folder)
-    runs = jobs_table(jobs, varying(jobs), metrics_of(jobs, None))
-    write_report(folder, title="benchmark=glue", sections=[overview(folder, jobs), *tables, runs])
+    runs = _jobs_table(jobs, varying(jobs), metrics_of(jobs, None))
+    write_report(folder, title="benchmark=glue", sections=[_overview(folder, jobs), *tables, runs])
     for table in tables:
         print_table(table)
 
 
-def overview(source: Path, jobs: Sequence[Job]) -> Section:
-    """How many runs there are, and why some of them failed."""
-    failed = [job for job in jobs if job.fault is not None]
+def share_curves(groups: Sequence[Group], metrics: Sequence[str], folder: Path) -> list[Section]:
+    """Accuracy against the share of the training rows (Hsieh et al. 2023, figure 5); nothing for other sweeps.
+
+    Also writes share.csv: a row per method, share and metric, with mean, sample standard deviation (empty for a single
+    run) and number of runs.
+
+    Args:
+        groups: of a sweep over `data.share`.
+        metrics: that are shown; one curve plot for each that is an accuracy, those of the test part first.
+        folder: of share.csv.
+    """
+    shared = [group for group in groups if number_of(group.settings.get(SHARE, "")) is not None]
+    if len({group.settings[SHARE] for group in shared}) < 2:
+        return []
+    shared.sort(key=lambda group: float(group.settings[SHARE]))
+    rows: list[list[Any]] = []
+    sections: list[Section] = []
+    for metric in sorted(metrics, key=lambda name: not name.startswith("test/")):
+        if "accuracy" not in metric:
+            continue
+        series: dict[str, list[tuple[str, Spread]]] = {}
+        for group in shared:
+            if spread := Spread.of(group.values(metric)):
+                series.setdefault(_method(group), []).append((group.settings[SHARE], spread))
+        for method, points in series.items():
+            rows += [
+                [method, float(share), metric, own.mean, own.deviation, own.count] for share, own in points
+            ]
+        if series:
+            title = f"{metric} against the share of the data"
+            note = f"{SPREAD_NOTE}; a smaller share is a part of a larger one."
+            sections.append(SpreadPlot(title, "share of the training rows", metric, series, note))
+    write_table(folder / "share.csv", ["method", "share", "metric", "mean", "spread", "runs"], rows)
+    return sections
+
+
+def _method(group: Group) -> str:
+    """Name of a curve: the settings other than the share; the mode alone by its value."""
+    rest = {key: value for key, value in group.settings.items() if key != SHARE}
+    if list(rest) == [MODE]:
+        return rest[MODE]
+    return _settings_text(rest) or "all runs"
+
+
+def _overview(source: Path, jobs: Sequence[Job]) -> Section:
+    """Number of runs, and why some of them failed."""
+    failed = [job for job in jobs if job.error is not None]
     if not failed:
         return Text("Runs", f"{source}: {len(jobs)} runs.")
-    return Table(
-        "Runs that failed",
-        ["run", "settings", "why"],
-        [[job.name, _settings(job, varying(jobs)), job.fault] for job in failed],
-        f"{source}: {len(jobs)} runs, {len(failed)} of them failed.",
-    )
-
-
-def groups_table(groups: Sequence[Group], metrics: Sequence[str]) -> Fragment:
-    """A row for each setting: mean and spread of the metrics over its seeds."""
-    return sortable_table(
-        "Means over seeds",
-        _group_columns(groups, metrics),
-        _group_rows(groups, metrics),
-        "Mean ± sample standard deviation over the runs that did not fail. A click on a header sorts.",
-    )
-
-
-def jobs_table(jobs: Sequence[Job], options: Sequence[str], metrics: Sequence[str]) -> Fragment:
-    """A row for each run: the options that vary and the final metrics."""
+    options = varying(jobs)
     rows = [
         [
             job.name,
-            *(job.settings.get(key, "") for key in options),
-            *(job.figures.get(metric) for metric in metrics),
-            "failed" if job.fault is not None else "done",
+            _settings_text({key: job.settings[key] for key in options if key in job.settings}),
+            job.error,
         ]
-        for job in jobs
+        for job in failed
     ]
-    return sortable_table("Every run", ["run", *options, *metrics, "state"], rows)
+    note = f"{source}: {len(jobs)} runs, {len(failed)} failed."
+    return Table("Runs that failed", ["run", "settings", "reason"], rows, note)
 
 
-def _group_columns(groups: Sequence[Group], metrics: Sequence[str]) -> list[str]:
-    return [*(groups[0].settings), *metrics, "runs", "failed"]
-
-
-def _group_rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[list[object]]:
-    return [
+def _groups_table(groups: Sequence[Group], metrics: Sequence[str]) -> Table:
+    """A row per setting: mean and spread of the metrics over its seeds."""
+    rows = [
         [
             *group.settings.values(),
-            *(spread_of(group.values(metric), len(group.jobs)) for metric in metrics),
+            *(Spread.of(group.values(metric), len(group.jobs)) for metric in metrics),
             len(group.jobs),
             group.failed,
         ]
         for group in groups
     ]
+    columns = [*groups[0].settings, *metrics, "runs", "failed"]
+    note = "Mean ± sample standard deviation over the successful runs."
+    return Table("Means over seeds", columns, rows, note, sortable=True)
 
 
-def _printed(groups: Sequence[Group], metrics: Sequence[str]) -> Table:
-    return Table("Means over seeds", _group_columns(groups, metrics), _group_rows(groups, metrics))
+def _jobs_table(jobs: Sequence[Job], options: Sequence[str], metrics: Sequence[str]) -> Table:
+    """A row per run: the options that vary and the final metrics."""
+    rows = [
+        [
+            job.name,
+            *(job.settings.get(key, "") for key in options),
+            *(job.figures.get(metric) for metric in metrics),
+            _state(job),
+        ]
+        for job in jobs
+    ]
+    return Table("All runs", ["run", *options, *metrics, "state"], rows, sortable=True)
 
 
 def _write_jobs(path: Path, jobs: Sequence[Job], options: Sequence[str]) -> None:
@@ -141,10 +171,10 @@ def _write_jobs(path: Path, jobs: Sequence[Job], options: Sequence[str]) -> None
     rows = [
         [
             job.name,
-            "done" if job.fault is None else "failed",
+            _state(job),
             *(job.settings.get(key) for key in options),
             *(job.figures.get(name) for name in figures),
-            job.fault,
+            job.error,
         ]
         for job in jobs
     ]
@@ -156,36 +186,39 @@ def _plots(
 ) -> list[Section]:
     """Parallel coordinates of all runs, and each metric against each option."""
     others = [key for key in options if key != SEED]
-    drawn = [name for name in metrics if "loss" not in name] or list(metrics)
-    done = [job for job in jobs if job.fault is None]
+    plotted = [name for name in metrics if "loss" not in name] or list(metrics)
+    done = [job for job in jobs if job.error is None]
     sections: list[Section] = []
     axes = [
-        *(Axis(key, _typed([job.settings.get(key, "") for job in done])) for key in others),
-        *(Axis(name, [job.figures.get(name) for job in done]) for name in drawn),
+        *(Axis(key, _numbers_or_texts([job.settings.get(key, "") for job in done])) for key in others),
+        *(Axis(name, [job.figures.get(name) for job in done]) for name in plotted),
     ][:MAX_AXES]
     if others and len(axes) > 1 and len(done) > 1:
-        note = (
-            "A line a run, coloured by the last axis, blue to orange; runs without all metrics are left out."
-        )
-        sections.append(parallel_coordinates("Options and metrics", axes, [job.name for job in done], note))
-    pairs = [(option, metric) for metric in drawn for option in others]
+        note = "One line per run, coloured by the last axis; runs without a value on some axis are left out."
+        sections.append(ParallelCoordinates("Options and metrics", axes, [job.name for job in done], note))
+    pairs = [(option, metric) for metric in plotted for option in others]
     for option, metric in pairs[:MAX_PLOTS]:
         series: dict[str, list[tuple[str, Spread]]] = {}
         for group in groups:
-            rest = " ".join(f"{key}={value}" for key, value in group.settings.items() if key != option)
-            if spread := spread_of(group.values(metric)):
+            rest = _settings_text({key: value for key, value in group.settings.items() if key != option})
+            if spread := Spread.of(group.values(metric)):
                 series.setdefault(rest, []).append((group.settings[option], spread))
         if series:
-            note = "Mean and sample standard deviation over seeds."
-            sections.append(metric_against_option(f"{metric} against {option}", option, metric, series, note))
+            sections.append(
+                SpreadPlot(f"{metric} against {option}", option, metric, series, f"{SPREAD_NOTE}.")
+            )
     return sections
 
 
-def _typed(values: Sequence[str]) -> list[float | str | None]:
-    """Numbers where all are numbers, else the texts."""
+def _numbers_or_texts(values: Sequence[str]) -> list[float | str | None]:
+    """Numbers if all values are numbers, otherwise the texts."""
     numbers = [number_of(value) for value in values]
     return list(values) if None in numbers else list(numbers)
 
 
-def _settings(job: Job, options: Sequence[str]) -> str:
-    return " ".join(f"{key}={job.settings[key]}" for key in options if key in job.settings)
+def _settings_text(settings: dict[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def _state(job: Job) -> str:
+    return "done" if job.error is None else "failed"

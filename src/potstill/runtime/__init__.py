@@ -1,1 +1,1 @@
-"""The process: files, signals, kernels, Ray."""
+"""The process: files, locks, signals, redaction, kernels, Ray."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from potstill.small_files import read_small
+from potstill.runtime.small_files import read_small
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -34,7 +34,7 @@ def read_json(path: Path) -> Any:
     """The value of a small JSON file, as `read_small` and `parse_json`.
 
     Raises:
-        OSError: there is none, or it is no regular file.
+        OSError: there is none, or it is not a regular file.
         ValueError: it is too long, not UTF-8, or no JSON.
     """
     return parse_json(read_small(path))

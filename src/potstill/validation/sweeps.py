@@ -1,4 +1,4 @@
-"""Faults of the runs that are to be put into one table."""
+"""Errors of `sweep.folder` and `sweep.metrics`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from potstill.errors import PotstillError
-from potstill.runs.sweeps import metrics_of, read_sweep
+from potstill.reporting.sweeps import metrics_of, read_sweep
 
 
 def sweep_faults(config: DictConfig, models: list[str]) -> list[str]:
-    """Of a folder that is none or holds no runs, of metrics that no run has, and of models named beside it."""
-    folder, faults = config.sweep.folder, []
+    """Folders without runs, metrics that no run has, and models that are named together with a sweep."""
+    folder, errors = config.sweep.folder, []
     if models:
-        faults.append(
-            f"model={','.join(models)} with sweep={folder}: a sweep's runs are tabulated as they are; leave out one of "
-            "the two"
-        )
+        errors.append(f"model={','.join(models)} with sweep={folder}: give one of the two")
     try:
         metrics_of(read_sweep(Path(folder).expanduser()), config.sweep.metrics)
-    except PotstillError as fault:
-        faults.append(str(fault))
-    return faults
+    except PotstillError as error:
+        errors.append(str(error))
+    return errors

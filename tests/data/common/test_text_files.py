@@ -19,7 +19,7 @@ from potstill.data.tasks.columns import ColumnFile
 from potstill.data.tasks.questions import _entries
 from potstill.data.tasks.readers import TaskFile
 from potstill.errors import DataError
-from potstill.small_files import small_text
+from potstill.runtime.small_files import small_text
 
 
 @pytest.fixture
@@ -123,10 +123,10 @@ def test_a_paragraph_has_a_bound(narrow):
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl"])
 def test_a_named_pipe_is_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    assert fault_of(tmp_path / name) == "is no regular file"
-    with pytest.raises(DataError, match="no regular file"):
+    assert fault_of(tmp_path / name) == "is not a regular file"
+    with pytest.raises(DataError, match="not a regular file"):
         small_text(tmp_path / name, "generation.prompts")
-    with pytest.raises(DataError, match=r"data\.train_files.*no regular file"):
+    with pytest.raises(DataError, match=r"data\.train_files.*not a regular file"):
         TextFiles((str(tmp_path / name),), "line", None, None, tmp_path).check()
 
 

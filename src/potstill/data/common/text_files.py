@@ -15,7 +15,7 @@ import regex
 
 from potstill.errors import DataError
 from potstill.runtime.atomic import write_whole
-from potstill.small_files import not_a_file
+from potstill.runtime.small_files import not_a_file
 
 READ_BYTES = 2**20
 LINE_BYTES = 2**23  # of a line, and of a paragraph in characters

@@ -26,7 +26,7 @@ from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.store import build_once, store_key
 from potstill.errors import DataError
 from potstill.runtime.json_text import json_text, read_json
-from potstill.small_files import model_folder_fault
+from potstill.runtime.small_files import model_folder_fault
 
 # Limits above this are how transformers says that there is none.
 NO_LIMIT = 10**9

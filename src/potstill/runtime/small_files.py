@@ -1,4 +1,4 @@
-"""Small files that a user names, read as a whole: no named pipes, no more than a bound. For any room, as `errors`."""
+"""Small files that a user names, read as a whole: regular files only, up to a maximum size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from potstill.errors import DataError
 
-SMALL_BYTES = 2**24  # of a file that is read as a whole: prompts, settings, a file that a run wrote
+SMALL_BYTES = 2**24  # of prompts, settings and files written by a run
 VOCABULARY_BYTES = 2**28  # of a tokenizer's vocabulary
 # Files of a model's folder that transformers and tokenizers read as a whole.
 _SETTINGS = ("*config.json", "special_tokens_map.json", "added_tokens.json", "*.jinja", "*.index.json")
@@ -15,16 +15,16 @@ _VOCABULARIES = ("tokenizer.json", "vocab.*", "merges.txt", "*.spm", "*.tiktoken
 
 
 def not_a_file(path: Path) -> str:
-    """What a path leads to instead of a regular file: opening a named pipe or a device would wait."""
-    return "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+    """Why a path is not a regular file; opening a named pipe or a device would block."""
+    return "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
 
 
 def read_small(path: Path) -> str:
-    """The text of a file that is not long.
+    """The text of a small file.
 
     Raises:
-        OSError: there is none, or it is no regular file: opening a named pipe would wait.
-        ValueError: it is too long or not UTF-8.
+        OSError: the file does not exist or is not a regular file.
+        ValueError: the file is too large or not UTF-8.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, not_a_file(path), str(path))
@@ -39,11 +39,10 @@ def read_small(path: Path) -> str:
 
 
 def small_text(path: Path, key: str) -> str:
-    """The text of a file that is not long, as `read_small`.
+    """The text of a small file, as `read_small`.
 
     Raises:
-        DataError: there is none, it is no regular file (a named pipe would be waited for), too long or not UTF-8; the
-            message starts with the config key `key`.
+        DataError: as `read_small`; the message starts with the config key `key`.
     """
     try:
         return read_small(path)
@@ -51,14 +50,11 @@ def small_text(path: Path, key: str) -> str:
         reason = str(error)
     except OSError as error:
         reason = not_a_file(path) if not path.is_file() else f"cannot be read ({error.strerror or error})"
-    raise DataError(f"{key}={path}: {reason}; give a small file of text, UTF-8")
+    raise DataError(f"{key}={path}: {reason}; expected a small UTF-8 text file")
 
 
 def model_folder_fault(folder: Path) -> str | None:
-    """The file of a model's or tokenizer's folder that loading it would wait for, or not fit in memory; None without.
-
-    Libraries open these files by themselves.
-    """
+    """Error of a file in a model or tokenizer folder that would block the libraries or fill the memory; else None."""
     for path in sorted(folder.iterdir()):
         if path.exists() and not path.is_file() and not path.is_dir():
             return f"{path.name} {not_a_file(path)}"

@@ -8,16 +8,9 @@ import subprocess
 
 import pytest
 
-from potstill.reporting.report import write_report
-from potstill.reporting.sweep_plots import (
-    SORTING,
-    Axis,
-    Spread,
-    metric_against_option,
-    number_of,
-    parallel_coordinates,
-    sortable_table,
-)
+from potstill.reporting.plots import Axis, ParallelCoordinates, SpreadPlot
+from potstill.reporting.report import render, write_report
+from potstill.reporting.tables import Spread, Table, number_of
 
 HOSTILE = '<b onclick="x">&'
 
@@ -28,7 +21,7 @@ def keys(markup):
 
 def test_cells_sort_by_their_value_not_their_text():
     row = [1234567, 0.123456, Spread(12345.0, 10.0), None, math.nan, "word", "3e-5"]
-    markup = sortable_table("t", list("abcdefg"), [row]).markup
+    markup = render(Table("t", list("abcdefg"), [row], sortable=True))
     assert keys(markup) == ["1234567", "0.123456", "12345.0", "", "", "word", "3e-5"]
     assert "1,234,567" in markup
     for kind in ("td", 'th scope="col"'):
@@ -38,9 +31,9 @@ def test_cells_sort_by_their_value_not_their_text():
 def test_everything_is_escaped(tmp_path):
     axes = [Axis(HOSTILE, [HOSTILE, "b"]), Axis("loss", [1.0, 2.0])]
     sections = [
-        sortable_table(HOSTILE, [HOSTILE], [[HOSTILE]], HOSTILE),
-        parallel_coordinates(HOSTILE, axes, [HOSTILE, "1"], HOSTILE),
-        metric_against_option(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: [(HOSTILE, Spread(1.0, None))]}, HOSTILE),
+        Table(HOSTILE, [HOSTILE], [[HOSTILE]], HOSTILE, sortable=True),
+        ParallelCoordinates(HOSTILE, axes, [HOSTILE, "1"], HOSTILE),
+        SpreadPlot(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: [(HOSTILE, Spread(1.0, None))]}, HOSTILE),
     ]
     page = write_report(tmp_path, title=HOSTILE, sections=sections).read_text()
     assert "<b" not in page.replace("<body", "").replace("<button", "")
@@ -60,24 +53,24 @@ def test_number_of(text, number):
 
 def lines(fragment):
     """The heights of each line's points; 44 is an axis's head, 240 its foot."""
-    points = re.findall(r'<polyline points="([^"]*)"', fragment.markup)
+    points = re.findall(r'<polyline points="([^"]*)"', render(fragment))
     return [[float(pair.split(",")[1]) for pair in line.split()] for line in points]
 
 
-def test_places_on_parallel_coordinates():
+def test_positions_on_parallel_coordinates():
     axes = [Axis("kind", ["b", "a", "b"]), Axis("lr", [1e-4, 1e-3, 1e-2]), Axis("accuracy", [0.5, 0.75, 1.0])]
-    found = lines(parallel_coordinates("p", axes, ["0", "1", "2"]))
+    found = lines(ParallelCoordinates("p", axes, ["0", "1", "2"]))
     assert found == [[240.0, 240.0, 240.0], [44.0, 142.0, 142.0], [240.0, 44.0, 44.0]]  # the rates by decades
 
 
 def test_a_run_without_a_metric_has_no_line():
     axes = [Axis("t", [1.0, 2.0, 3.0]), Axis("loss", [1.0, None, math.nan])]
-    assert lines(parallel_coordinates("p", axes, ["0", "1", "2"])) == [[240.0, 142.0]]
+    assert lines(ParallelCoordinates("p", axes, ["0", "1", "2"])) == [[240.0, 142.0]]
 
 
 def test_options_that_are_no_numbers_have_a_place_each():
     series = {"": [("kd", Spread(1.0, 0.1)), ("diito", Spread(2.0, None))]}
-    markup = metric_against_option("m", "objective", "val/accuracy", series).markup
+    markup = SpreadPlot("m", "objective", "val/accuracy", series).svg()
     for text in ("kd", "diito", "objective", "val/accuracy", "currentColor"):
         assert text in markup
 
@@ -108,7 +101,10 @@ console.log(JSON.stringify(orders));
     [(["10", "", "9", "-1e-5"], ["-1e-5", "9", "10"]), (["b", "10", "", "a"], ["10", "a", "b"])],
 )
 def test_a_click_sorts_and_a_second_one_turns_round(given, ascending):
-    script = DOM.replace("KEYS", json.dumps(given)).replace("SCRIPT", re.sub(r"</?script>", "", SORTING))
+    page = render(Table("t", ["a"], [["b"]], sortable=True))
+    script = DOM.replace("KEYS", json.dumps(given)).replace(
+        "SCRIPT", re.findall(r"<script>(.*)</script>", page, re.DOTALL)[0]
+    )
     done = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [["ascending", *ascending, ""], ["descending", *ascending[::-1], ""]]

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from potstill.errors import ConfigError
+from potstill.reporting.sweeps import UNFINISHED, grouped, metrics_of, read_sweep, varying
+from potstill.reporting.tables import Spread
 from potstill.runs.sweep_tables import compare, write_glue
-from potstill.runs.sweeps import UNFINISHED, grouped, metrics_of, read_sweep, spread_of, varying
 from potstill.validation import validate_evaluate
 
 
@@ -20,7 +21,7 @@ from potstill.validation import validate_evaluate
 def add_job(tmp_path):
     """Make a job's folder: `add_job("0", ["seed=1"], {"val/accuracy": 0.5})`."""
 
-    def add(name, overrides=None, summary=None, config=None, fault=None):
+    def add(name, overrides=None, summary=None, config=None, error=None):
         job = tmp_path / "sweep" / name
         (job / ".hydra").mkdir(parents=True)
         if overrides is not None:
@@ -30,8 +31,8 @@ def add_job(tmp_path):
         if summary is not None:
             own = {"seed": 1, "git_commit": None, "versions": "torch 2", "flag": True}
             (job / "summary.json").write_text(json.dumps(summary | own))
-        if fault is not None:
-            (job / "fault.txt").write_text(f"{fault}\n")
+        if error is not None:
+            (job / "fault.txt").write_text(f"{error}\n")
         return job
 
     return add
@@ -44,7 +45,7 @@ def sweep(tmp_path, add_job):
         options = ["objective=kd", f"objective.temperature={temperature}", f"seed={seed}"]
         summary = {"val/perplexity": 10.0 * temperature + seed, "val/loss": 0.5 * seed, "seconds": 1.0}
         if number == 4:
-            add_job(str(number), options, fault="data.train_files: gone")
+            add_job(str(number), options, error="data.train_files: gone")
         else:
             add_job(str(number), options, None if number == 5 else summary)
     (tmp_path / "sweep" / "multirun.yaml").write_text("{}\n")
@@ -55,7 +56,7 @@ def test_jobs_are_read_and_failures_listed(sweep):
     jobs = read_sweep(sweep)
     assert [job.name for job in jobs] == ["0", "1", "2", "3", "4", "5"]
     assert jobs[0].figures == {"val/perplexity": 11.0, "val/loss": 0.5, "seconds": 1.0}
-    assert [job.fault for job in jobs] == [None] * 4 + ["data.train_files: gone", UNFINISHED]
+    assert [job.error for job in jobs] == [None] * 4 + ["data.train_files: gone", UNFINISHED]
     assert varying(jobs) == ["objective.temperature", "seed"]
 
 
@@ -74,12 +75,12 @@ def test_groups_are_over_seeds(sweep):
 
 def test_spread_is_the_sample_standard_deviation():
     values = [0.3, 0.7, 0.55, 0.9]
-    spread = spread_of(values)
+    spread = Spread.of(values)
     assert spread.mean == pytest.approx(statistics.mean(values))
     assert spread.deviation == pytest.approx(statistics.stdev(values))
-    assert spread_of([0.5]).deviation is None
-    assert spread_of([]) is None
-    assert math.isnan(spread_of([1.0, math.nan]).mean)  # a run that diverged is not hidden
+    assert Spread.of([0.5]).deviation is None
+    assert Spread.of([]) is None
+    assert math.isnan(Spread.of([1.0, math.nan]).mean)  # a run that diverged is not hidden
 
 
 def test_without_overrides_the_configurations_tell_what_varies(tmp_path, add_job):
@@ -100,15 +101,15 @@ def test_half_written_files_are_no_bug(tmp_path, add_job):
     (add_job("1") / ".hydra" / "overrides.yaml").write_text("- 'seed=1\n- [")
     (add_job("2", ["seed=3"]) / "summary.json").write_text("[]")
     jobs = read_sweep(tmp_path / "sweep")
-    faults = ["summary.json: cannot be read", UNFINISHED, "summary.json: holds no figures"]
-    assert [found.fault for found in jobs] == faults
+    errors = ["summary.json: cannot be read", UNFINISHED, "summary.json: holds no figures"]
+    assert [found.error for found in jobs] == errors
 
 
 def test_metrics_that_are_shown(sweep):
     jobs = read_sweep(sweep)
     assert metrics_of(jobs, None) == ["val/perplexity", "val/loss"]
     assert metrics_of(jobs, ["seconds"]) == ["seconds"]
-    with pytest.raises(ConfigError, match=r"sweep.metrics=\[val/f1\]: no run has it; some of val/perplexity"):
+    with pytest.raises(ConfigError, match=r"^sweep.metrics=\[val/f1\]: .*val/perplexity"):
         metrics_of(jobs, ["val/f1"])
 
 
@@ -169,28 +170,28 @@ def test_the_report_and_the_terminal(compared, capsys):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "named"),
     [
-        (["sweep.folder={tmp}/nowhere"], ["sweep.folder=", "nowhere: no such folder"]),
-        (["sweep.folder={tmp}/empty"], ["sweep.folder=", "empty: no runs in it"]),
-        (["sweep.folder={tmp}/sweep", "model=bert"], ["model=bert with sweep=", "leave out one"]),
+        (["sweep.folder={tmp}/nowhere"], ["sweep.folder=", "nowhere"]),
+        (["sweep.folder={tmp}/empty"], ["sweep.folder=", "empty"]),
+        (["sweep.folder={tmp}/sweep", "model=bert"], ["model=bert", "sweep="]),
         (["sweep.folder={tmp}/sweep", "sweep.metrics=[f1]"], ["sweep.metrics=[f1]", "val/perplexity"]),
     ],
 )
-def test_faults(overrides, said, sweep, tmp_path, compose_config):
+def test_errors(overrides, named, sweep, tmp_path, compose_config):
     (tmp_path / "empty").mkdir()
     config = compose_config(*(text.format(tmp=tmp_path) for text in overrides), name="evaluate")
-    with pytest.raises(ConfigError) as fault:
+    with pytest.raises(ConfigError) as error:
         validate_evaluate(config)
-    assert "\n" not in str(fault.value)
-    for part in said:
-        assert part in str(fault.value)
+    assert "\n" not in str(error.value)
+    for part in named:
+        assert part in str(error.value)
 
 
-def glue_job(add_job, number, task, seed, figures, fault=None):
+def glue_job(add_job, number, task, seed, figures, error=None):
     summary = {f"val/{name}": value for name, value in figures.items()}
     config = {"benchmark": {"name": task}}
-    add_job(str(number), [f"benchmark={task}", f"seed={seed}"], summary, config, fault)
+    add_job(str(number), [f"benchmark={task}", f"seed={seed}"], summary, config, error)
 
 
 def read_glue(folder):
@@ -202,7 +203,7 @@ def test_glue_with_tasks_missing(tmp_path, add_job, capsys):
     glue_job(add_job, 0, "cola", 1, {"matthews": 0.5})
     glue_job(add_job, 1, "cola", 2, {"matthews": 0.6})
     glue_job(add_job, 2, "mrpc", 1, {"f1": 0.9, "accuracy": 0.8})
-    glue_job(add_job, 3, "mrpc", 2, {}, fault="benchmark.folder: no MRPC")
+    glue_job(add_job, 3, "mrpc", 2, {}, error="benchmark.folder: no MRPC")
     write_glue(tmp_path / "sweep")
     rows = read_glue(tmp_path / "sweep")
     assert float(rows["cola", "matthews"]["mean"]) == pytest.approx(55.0)
@@ -263,18 +264,18 @@ def test_runs_of_other_data_are_not_averaged_as_seeds(tmp_path, add_job):
 def test_a_run_that_is_there_twice_counts_once(tmp_path, add_job):
     for name, seed, accuracy in (("a/0", 1, 0.1), ("a/1", 2, 0.2), ("b/0", 1, 0.3)):
         add_job(name, ["objective=kd", f"seed={seed}"], {"val/accuracy": accuracy})
-    add_job("b/1", ["objective=kd", "seed=2"], fault="gone")
+    add_job("b/1", ["objective=kd", "seed=2"], error="gone")
     jobs = read_sweep(tmp_path / "sweep")
     (group,) = grouped(jobs, [])
     assert group.values("val/accuracy") == [0.2, 0.3]
-    assert "b/0" in jobs[0].fault
-    assert [job.fault is None for job in jobs] == [False, True, True, False]
+    assert "b/0" in jobs[0].error
+    assert [job.error is None for job in jobs] == [False, True, True, False]
 
 
 def test_a_mean_over_a_part_of_the_runs_says_so():
-    assert str(spread_of([0.5, 0.7], 3)).endswith("(2 of 3 runs)")
-    assert str(spread_of([0.5], 3)).endswith("(1 of 3 runs)")
-    assert "runs" not in str(spread_of([0.5, 0.7], 2))
+    assert str(Spread.of([0.5, 0.7], 3)).endswith("(2 of 3 runs)")
+    assert str(Spread.of([0.5], 3)).endswith("(1 of 3 runs)")
+    assert "runs" not in str(Spread.of([0.5, 0.7], 2))
 
 
 def test_figures_that_are_no_numbers_are_left_out(tmp_path, add_job):

@@ -1,4 +1,4 @@
-"""The two commands. They listen to signals before anything large is imported: Ctrl-C is one line at any moment."""
+"""Entry points of the two commands: signal handlers are installed before the slow imports."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def evaluate() -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """End the command by the signals that end a run: one line, exit code 128 + the signal's number."""
+    """Exit with one line and code 128 + n when signal n stops the command."""
     with signals.listening():
         try:
             yield
         except StoppedError as stopped:
             signals.end_at_once()
             if is_first_rank():
-                with suppress(OSError):  # nobody reads it
+                with suppress(OSError):  # standard error is closed
                     sys.stderr.write(f"{printable(redact(str(stopped)))}\n")
-            if signals.again():  # threads under way are not waited for
+            if signals.again():  # do not wait for threads
                 os._exit(stopped.code)
             raise SystemExit(stopped.code) from None
 
 
-if __name__ == "__main__":  # a stage of a recipe; DDP starts its other processes by the module's name
+if __name__ == "__main__":  # stages of a pipeline, and the other processes of DDP
     train()

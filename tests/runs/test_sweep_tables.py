@@ -7,9 +7,8 @@ import statistics
 import pytest
 import yaml
 
-from potstill.runs.share_curves import share_curves
-from potstill.runs.sweep_tables import compare
-from potstill.runs.sweeps import grouped, read_sweep
+from potstill.reporting.sweeps import grouped, read_sweep
+from potstill.runs.sweep_tables import compare, share_curves
 
 MODES, SHARES, SEEDS = ("standard", "task_prefix"), ("0.25", "0.5", "1.0"), (1, 2, 3)
 
