@@ -4,10 +4,13 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import potstill
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +68,14 @@ def test_an_installed_wheel_finds_its_own_configs(unpacked, tmp_path):
         str(unpacked / "potstill" / "__init__.py"),
         str(unpacked / "potstill" / "conf"),
     ]
+
+
+def test_the_version_is_the_one_that_the_package_states(wheel):
+    assert wheel.name.split("-")[:2] == ["potstill", potstill.__version__]
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        assert f"\nVersion: {potstill.__version__}\n" in archive.read(name).decode()
+    assert "version" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"]
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
