@@ -24,7 +24,7 @@ from potstill.data.corpus.datamodule import MicroBatch, StepBatch, pad
 from potstill.data.corpus.masking import IGNORED, mask_tokens
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.data.tasks.labels import CLASSIFICATION
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.students import student_from_layers
 from potstill.objectives.language import LanguageObjective
 from potstill.objectives.task import TaskObjective
@@ -71,13 +71,13 @@ def task(arguments: argparse.Namespace, folder: Path) -> None:
     form, rows = FullForm(2), arguments.batch * len(steps)
 
     def write(writer: OutputWriter) -> None:
-        with computing(teacher, "32-true", torch.device("cpu")) as trunk:
-            write_logits(trunk, (step.micro[0] for step in steps), form, writer, lambda _: None)
+        with computing(teacher, "32-true", torch.device("cpu")) as backbone:
+            write_logits(backbone, (step.micro[0] for step in steps), form, writer, lambda _: None)
 
     store = build_outputs(folder / "task", {"case": "task"}, form.fields, rows, write)
     stored = StoredLogits(store, form, np.arange(rows))
     objective = TaskObjective(CLASSIFICATION, {"ce": 1.0, "label": 0.5}, TEMPERATURE)
-    ours, theirs = trunk_of(student), trunk_of(teacher)
+    ours, theirs = backbone_of(student), backbone_of(teacher)
 
     def live(number: int) -> TermSums:
         return objective(ours, theirs, steps[number].micro[0], objective.denominators(steps[number]))
@@ -98,7 +98,7 @@ def language(arguments: argparse.Namespace, folder: Path) -> None:
     for step, first in zip(steps, np.cumsum(tokens) - tokens, strict=True):
         step.micro[0].units = torch.arange(first, first + step.tokens)
     objective = LanguageObjective("masked", {"ce": 5.0, "mlm": 2.0}, TEMPERATURE)
-    ours, theirs = trunk_of(student), trunk_of(teacher)
+    ours, theirs = backbone_of(student), backbone_of(teacher)
 
     def live(number: int) -> TermSums:
         return objective(ours, theirs, steps[number].micro[0], objective.denominators(steps[number]))
@@ -113,8 +113,8 @@ def language(arguments: argparse.Namespace, folder: Path) -> None:
     for name, form in forms.items():
 
         def write(writer: OutputWriter, form: TopForm | SampledForm = form) -> None:
-            with computing(teacher, "32-true", torch.device("cpu")) as trunk:
-                write_vocabulary(trunk, (step.micro[0] for step in steps), form, writer, lambda _: None)
+            with computing(teacher, "32-true", torch.device("cpu")) as backbone:
+                write_vocabulary(backbone, (step.micro[0] for step in steps), form, writer, lambda _: None)
 
         store = build_outputs(folder / name, {"case": name}, form.fields, sum(tokens), write)
         stored, sizes[name] = StoredVocabulary(store, form, TEMPERATURE), size(store)

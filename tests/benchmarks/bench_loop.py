@@ -40,7 +40,7 @@ from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.store import Corpus, StoreWriter, TokenStore
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.specs import default_layers
 from potstill.models.students import student_from_layers
 from potstill.runtime.process import quiet
@@ -119,9 +119,9 @@ class BareLoop:
     ):
         self.student, self.data = student, data
         self.clip = config.trainer.gradient_clip_val
-        self.teacher_trunk, self.student_trunk = trunk_of(teacher), trunk_of(student)
+        self.teacher_backbone, self.student_backbone = backbone_of(teacher), backbone_of(student)
         self.objective = build_objective(
-            config.objective, trunk_of(student), trunk_of(teacher), seed=config.seed
+            config.objective, backbone_of(student), backbone_of(teacher), seed=config.seed
         )
         self.optimizer = build_optimizer(config.optimizer, student)
         self.schedule = build_schedule(config.schedule, self.optimizer, config.trainer.max_steps)
@@ -138,7 +138,7 @@ class BareLoop:
         denominators = self.objective.denominators(batch)
         loss = torch.zeros(())
         for micro in batch.micro:
-            share = self.objective(self.student_trunk, self.teacher_trunk, micro, denominators)
+            share = self.objective(self.student_backbone, self.teacher_backbone, micro, denominators)
             share.loss.backward()
             loss += share.loss.detach()
         nn.utils.clip_grad_norm_(self.student.parameters(), self.clip)
@@ -191,7 +191,7 @@ def module_of(config: DictConfig, teacher: PreTrainedModel, student: PreTrainedM
     return LanguageDistillation(
         student,
         teacher,
-        build_objective(config.objective, trunk_of(student), trunk_of(teacher), seed=config.seed),
+        build_objective(config.objective, backbone_of(student), backbone_of(teacher), seed=config.seed),
         optimizer=lambda model: build_optimizer(config.optimizer, model),
         schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
         clip=config.trainer.gradient_clip_val,

@@ -1,7 +1,7 @@
 """One distillation step of ours against the textbook's: tokens a second, peak memory, and that the losses agree.
 
 Run `python tests/benchmarks/bench_step.py kd` (or `diito`). Ours is what `modules/distillation.py` does with a
-micro-batch: the trunks of both models, the fused vocabulary losses, the backward pass; the textbook's is in
+micro-batch: the backbones of both models, the fused vocabulary losses, the backward pass; the textbook's is in
 `textbook.py`. Teacher (BERT) and student (a DistilBERT of half its layers) have random weights; the losses are over all
 real tokens. Each has a process of its own, ours prepared as `train.py` prepares it (`process.py`), the textbook's
 as it comes. They run on the same batches in turns, since a machine's own speed varies; the batches of the rounds differ
@@ -27,7 +27,7 @@ from potstill.data.corpus.masking import IGNORED, mask_tokens
 from potstill.interchange.intervene import Swap
 from potstill.interchange.mappings import read_mappings
 from potstill.interchange.plans import PlanSettings, cut_swaps, draw_swaps, partners
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.preparing import halve_products, set_checkpointing
 from potstill.models.specs import default_layers
 from potstill.models.students import student_from_layers
@@ -91,10 +91,10 @@ def parse() -> argparse.Namespace:
 def ours(
     name: str, teacher: PreTrainedModel, student: PreTrainedModel, micro: MicroBatch, step: StepBatch
 ) -> dict[str, float]:
-    trunks = trunk_of(student), trunk_of(teacher)
-    interchange = Interchange(read_mappings(LAYOUT, trunks[1], trunks[0]))
+    backbones = backbone_of(student), backbone_of(teacher)
+    interchange = Interchange(read_mappings(LAYOUT, backbones[1], backbones[0]))
     objective = LanguageObjective("masked", WEIGHTS[name], TEMPERATURE, interchange=interchange)
-    share = objective(*trunks, micro, objective.denominators(step))
+    share = objective(*backbones, micro, objective.denominators(step))
     share.loss.backward()
     return {name: float(value) for name, value in {**share.terms, "total": share.loss.detach()}.items()}
 
@@ -108,7 +108,7 @@ def textbook(
     if name == "kd":
         losses = kd_step(*inputs, TEMPERATURE, WEIGHTS[name])
     else:
-        (mapping,) = read_mappings(LAYOUT, trunk_of(teacher), trunk_of(student))
+        (mapping,) = read_mappings(LAYOUT, backbone_of(teacher), backbone_of(student))
         blocks = mapping.teacher[0].block, mapping.student[0].block
         assert micro.swap is not None
         losses = diito_step(*inputs, (micro.swap.base, micro.swap.source), blocks, TEMPERATURE, WEIGHTS[name])

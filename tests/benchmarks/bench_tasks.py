@@ -2,8 +2,8 @@
 
 Run `python tests/benchmarks/bench_tasks.py --file SST-2/train.tsv --tokenizer <folder>`, which takes the lengths of a
 benchmark's real rows, or without a file, where lengths like those of SST-2 are drawn. Ours is what `train.py
-objective=finetune` does with a step: the data module, the trunk, the backward pass, clipping, AdamW. The textbook pads
-the same rows to 128 tokens and calls the model. They take turns step by step in one process; token ids and weights are
+objective=finetune` does with a step: the data module, the backbone, the backward pass, clipping, AdamW. The textbook
+pads the same rows to 128 tokens and calls the model. They take turns step by step in one process; token ids and weights are
 random. Dropout is on while speed is measured and off while the losses of both are compared.
 """
 
@@ -26,7 +26,7 @@ from potstill.data.common.tokenizers import describe
 from potstill.data.tasks.datamodule import TaskDataModule, TaskSet, TaskStep
 from potstill.data.tasks.features import Features, features_of
 from potstill.data.tasks.readers import Layout, TaskFile
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.objectives.task import TaskObjective
 from potstill.runtime.kernels import use_kernels
 from potstill.runtime.process import prepare
@@ -105,14 +105,14 @@ class Ours:
     """The step of `modules/downstream.py`."""
 
     def __init__(self, model: BertForSequenceClassification):
-        self.model, self.trunk = model.train(), trunk_of(model)
+        self.model, self.backbone = model.train(), backbone_of(model)
         self.objective = TaskObjective("classification")
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
     def __call__(self, step: TaskStep) -> None:
         denominators = self.objective.denominators(step)
         for micro in step.micro:
-            self.objective(self.trunk, None, micro, denominators).loss.backward()
+            self.objective(self.backbone, None, micro, denominators).loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -121,7 +121,7 @@ class Ours:
     def loss(self, step: TaskStep) -> torch.Tensor:
         self.model.eval()
         shares = [
-            self.objective(self.trunk, None, micro, self.objective.denominators(step)).loss
+            self.objective(self.backbone, None, micro, self.objective.denominators(step)).loss
             for micro in step.micro
         ]
         self.model.train()

@@ -21,7 +21,7 @@ from sides import Step, memory, shaped_parser, speed
 from transformers import BertConfig, BertForSequenceClassification
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.preparing import set_checkpointing
 from potstill.models.students import student_from_layers
 from potstill.objectives.matches import Matches
@@ -90,7 +90,7 @@ def ours(arguments: argparse.Namespace):
     teacher, student = models(arguments)
     if arguments.checkpointing != "none":
         set_checkpointing(student, arguments.checkpointing)
-    theirs, own = trunk_of(teacher), trunk_of(student)
+    theirs, own = backbone_of(teacher), backbone_of(student)
     read = read_matches(PRESET, [theirs.spec], own.spec)
     objective = TaskObjective(
         "labels",
@@ -116,7 +116,7 @@ def textbrewer(arguments: argparse.Namespace):
     torch.set_num_threads(arguments.threads)
     teacher, student = models(arguments)
     matches = []
-    for match in read_matches(PRESET, [trunk_of(teacher).spec], trunk_of(student).spec):
+    for match in read_matches(PRESET, [backbone_of(teacher).spec], backbone_of(student).spec):
         one = match.loss == "hidden_mse"
         theirs, own = (places[0] if one else list(places) for places in (match.teacher, match.student))
         matches.append(

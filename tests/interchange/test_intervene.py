@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from potstill.interchange.agreement import interchange_agreement
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, read_block, run, swap_tokens
 from potstill.interchange.mappings import Site, read_mappings
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.views import VIEWS
 
 LENGTHS = (7, 10, 4)
@@ -44,19 +44,19 @@ def swap_of(pairs, width, source_width=None):
 PAIRS = [((0, 2), (1, 5)), ((0, 3), (1, 6)), ((1, 9), (0, 0)), ((2, 1), (1, 4))]
 
 
-def resumed(trunk, base, source, sites, swap, read_site="block_output"):
+def resumed(backbone, base, source, sites, swap, read_site="block_output"):
     """Last hidden states, from base and source (ids, mask); one run where they are the same batch."""
     keep = {sites[0].block} | blocks_read(sites, read_site)
     with torch.no_grad():
-        base_run = run(trunk, trunk.embed(*base), keep)
-        source_run = base_run if source is base else run(trunk, trunk.embed(*source), keep, whole=False)
-        return counterfactual(trunk, base_run, source_run, sites, swap, read_site)
+        base_run = run(backbone, backbone.embed(*base), keep)
+        source_run = base_run if source is base else run(backbone, backbone.embed(*source), keep, whole=False)
+        return counterfactual(backbone, base_run, source_run, sites, swap, read_site)
 
 
 def hooked(model, base, source, sites, swap, read_site="block_output"):
     """The textbook way: a full source pass that records, and a full base pass whose hooks overwrite."""
-    trunk = trunk_of(model)
-    blocks = model.base_model.get_submodule(trunk.view.blocks)
+    backbone = backbone_of(model)
+    blocks = model.base_model.get_submodule(backbone.view.blocks)
     recorded, handles = {}, []
 
     def states(output):
@@ -105,7 +105,7 @@ def test_resumed_equals_hooked(case, sites, read_site):
     model = tiny(case)
     inputs = batch()
     swap, real = swap_of(PAIRS, inputs[0].shape[1]), inputs[1].bool()
-    ours = resumed(trunk_of(model), inputs, inputs, SITES[sites], swap, read_site)
+    ours = resumed(backbone_of(model), inputs, inputs, SITES[sites], swap, read_site)
     theirs = hooked(model, inputs, inputs, SITES[sites], swap, read_site)
     assert_close(ours[real], theirs[real], rtol=0, atol=1e-5)
     plain = model.base_model(input_ids=inputs[0], attention_mask=inputs[1]).last_hidden_state
@@ -118,14 +118,14 @@ def test_every_architecture_is_among_the_cases():
 
 @pytest.mark.parametrize("case", ["bert", "gpt2"])
 def test_sources_of_their_own_equal_sources_in_the_batch(case):
-    trunk = trunk_of(tiny(case))
+    backbone = backbone_of(tiny(case))
     inputs = batch()
     other = (inputs[0][[1, 0]], inputs[1][[1, 0]])
     here = swap_of([((0, 2), (1, 5)), ((1, 9), (0, 0))], 10)
     there = swap_of([((0, 2), (0, 5)), ((1, 9), (1, 0))], 10)
     sites, real = SITES["several blocks"], inputs[1][:2].bool()
-    inside = resumed(trunk, inputs, inputs, sites, here)[:2]
-    outside = resumed(trunk, inputs, other, sites, there)[:2]
+    inside = resumed(backbone, inputs, inputs, sites, here)[:2]
+    outside = resumed(backbone, inputs, other, sites, there)[:2]
     assert_close(inside[real], outside[real], rtol=0, atol=1e-6)
 
 
@@ -143,7 +143,7 @@ MODELS = {case: tiny(case) for case in ("bert", "gpt2", "llama")}
 def test_swapping_with_itself_changes_nothing(case, sites, positions):
     model, inputs = MODELS[case], batch()
     swap = swap_of([(at, at) for at in positions], 10)
-    ours = resumed(trunk_of(model), inputs, inputs, sites, swap)
+    ours = resumed(backbone_of(model), inputs, inputs, sites, swap)
     with torch.no_grad():
         plain = model.base_model(input_ids=inputs[0], attention_mask=inputs[1]).last_hidden_state
     assert_close(ours[inputs[1].bool()], plain[inputs[1].bool()], rtol=0, atol=1e-5)
@@ -159,7 +159,7 @@ def test_all_of_the_last_block_gives_the_sources_output(case, positions, data):
         plain = model.base_model(input_ids=inputs[0], attention_mask=inputs[1]).last_hidden_state.flatten(
             0, 1
         )
-    ours = resumed(trunk_of(model), inputs, inputs, SITES["last block"], swap).flatten(0, 1)
+    ours = resumed(backbone_of(model), inputs, inputs, SITES["last block"], swap).flatten(0, 1)
     assert_close(ours[swap.base], plain[swap.source], rtol=0, atol=1e-5)
     others = torch.ones(len(ours), dtype=torch.bool)
     others[swap.base] = False
@@ -170,14 +170,14 @@ def test_all_of_the_last_block_gives_the_sources_output(case, positions, data):
 @settings(max_examples=10, deadline=None)
 @given(cases_of, sites_of, st.integers(1, 5))
 def test_padding_never_matters(case, sites, more):
-    trunk = trunk_of(MODELS[case])
+    backbone = backbone_of(MODELS[case])
     narrow, wide = batch(), batch(width=10)
     wide = (
         torch.nn.functional.pad(narrow[0], (0, more), value=PAD),
         torch.nn.functional.pad(narrow[1], (0, more)),
     )
-    ours = resumed(trunk, narrow, narrow, sites, swap_of(PAIRS, 10))
-    theirs = resumed(trunk, wide, wide, sites, swap_of(PAIRS, 10 + more))[:, :10]
+    ours = resumed(backbone, narrow, narrow, sites, swap_of(PAIRS, 10))
+    theirs = resumed(backbone, wide, wide, sites, swap_of(PAIRS, 10 + more))[:, :10]
     real = narrow[1].bool()
     assert_close(ours[real], theirs[real], rtol=0, atol=1e-5)
 
@@ -201,7 +201,7 @@ def test_columns_that_are_not_named_are_untouched(columns, positions):
 @pytest.mark.parametrize("case", ["gpt2", "llama", "mistral-window"])
 def test_earlier_positions_of_a_causal_model_are_untouched(case):
     model, inputs = tiny(case), batch((10, 10))
-    ours = resumed(trunk_of(model), inputs, inputs, SITES["first block"], swap_of([((0, 4), (1, 8))], 10))
+    ours = resumed(backbone_of(model), inputs, inputs, SITES["first block"], swap_of([((0, 4), (1, 8))], 10))
     with torch.no_grad():
         plain = model.base_model(input_ids=inputs[0], attention_mask=inputs[1]).last_hidden_state
     assert_close(ours[0, :4], plain[0, :4], rtol=0, atol=1e-6)
@@ -212,13 +212,13 @@ def test_earlier_positions_of_a_causal_model_are_untouched(case):
 
 def test_gradients_flow_into_base_and_source():
     model = tiny("bert").train()
-    trunk, inputs, other = trunk_of(model), batch(), batch(seed=1)
+    backbone, inputs, other = backbone_of(model), batch(), batch(seed=1)
     sites, swap = SITES["first block"], swap_of(PAIRS, 10)
-    flows = [trunk.embed(*part) for part in (inputs, other)]
-    runs = [run(trunk, flow, {0}) for flow in flows]
+    flows = [backbone.embed(*part) for part in (inputs, other)]
+    runs = [run(backbone, flow, {0}) for flow in flows]
     for part in runs:
         part.state(0).retain_grad()
-    counterfactual(trunk, *runs, sites, swap).sum().backward()
+    counterfactual(backbone, *runs, sites, swap).sum().backward()
     swapped = torch.zeros(30, dtype=torch.bool)
     swapped[swap.base] = True
     base_grad, source_grad = (part.state(0).grad.flatten(0, 1) for part in runs)
@@ -242,7 +242,7 @@ def test_agreement_equals_the_textbook():
             parameter.add_(0.2 * torch.randn_like(parameter))
     inputs, swap = batch(), swap_of(PAIRS, 10)
     positions = inputs[1].flatten().nonzero().squeeze(1)[3:]
-    one, two = trunk_of(teacher), trunk_of(student)
+    one, two = backbone_of(teacher), backbone_of(student)
     mappings = read_mappings("grid", one, two)
     same, kl = interchange_agreement(one, two, *inputs, swap, positions, mappings)
     for mapping, found_same, found_kl in zip(mappings, same, kl, strict=True):
@@ -250,9 +250,9 @@ def test_agreement_equals_the_textbook():
         for model, sites in ((teacher, mapping.teacher), (student, mapping.student)):
             last = hooked(model, inputs, inputs, sites, swap)
             with torch.no_grad():
-                trunk = trunk_of(model)
-                head = trunk.head(last.flatten(0, 1)[positions])
-                logits.append(torch.nn.functional.linear(head, *trunk.decoder).log_softmax(-1))
+                backbone = backbone_of(model)
+                head = backbone.head(last.flatten(0, 1)[positions])
+                logits.append(torch.nn.functional.linear(head, *backbone.decoder).log_softmax(-1))
         theirs, ours = logits
         assert found_same == (theirs.argmax(-1) == ours.argmax(-1)).sum()
         expected = torch.nn.functional.kl_div(ours, theirs, log_target=True, reduction="sum")
@@ -260,10 +260,10 @@ def test_agreement_equals_the_textbook():
 
 
 def test_a_model_agrees_with_itself():
-    trunk, inputs, swap = trunk_of(tiny("llama")), batch(), swap_of(PAIRS, 10)
+    backbone, inputs, swap = backbone_of(tiny("llama")), batch(), swap_of(PAIRS, 10)
     positions = inputs[1].flatten().nonzero().squeeze(1)
-    mappings = read_mappings("multilayer", trunk, trunk)
-    same, kl = interchange_agreement(trunk, trunk, *inputs, swap, positions, mappings)
+    mappings = read_mappings("multilayer", backbone, backbone)
+    same, kl = interchange_agreement(backbone, backbone, *inputs, swap, positions, mappings)
     assert (same == len(positions)).all()
     assert kl.abs().max() < 1e-4
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from potstill.errors import ModelError
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.specs import ARCHITECTURES
 from potstill.models.views import VIEWS
 
@@ -74,18 +74,18 @@ def padded_batch():
     return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
-def encode(trunk, *inputs, keep=()):
+def encode(backbone, *inputs, keep=()):
     """Embed, run all blocks, finish: the last hidden states, and those after the blocks to keep."""
-    hidden_BLD, kept = trunk.blocks(trunk.embed(*inputs), keep=keep)
-    return trunk.finish(hidden_BLD), kept
+    hidden_BLD, kept = backbone.blocks(backbone.embed(*inputs), keep=keep)
+    return backbone.finish(hidden_BLD), kept
 
 
-def last_hidden(trunk, *inputs):
-    return encode(trunk, *inputs)[0]
+def last_hidden(backbone, *inputs):
+    return encode(backbone, *inputs)[0]
 
 
-def logits_of(trunk, last_hidden_BLD):
-    return torch.nn.functional.linear(trunk.head(last_hidden_BLD), *trunk.decoder)
+def logits_of(backbone, last_hidden_BLD):
+    return torch.nn.functional.linear(backbone.head(last_hidden_BLD), *backbone.decoder)
 
 
 def test_every_known_architecture_has_a_view_and_a_case():
@@ -98,33 +98,33 @@ def test_every_known_architecture_has_a_view_and_a_case():
 @torch.no_grad()
 def test_agrees_with_the_whole_model(case, attention):
     model, batch = tiny(case, attention), padded_batch()
-    trunk = trunk_of(model)
+    backbone = backbone_of(model)
     expected = model(**batch, output_hidden_states=True)
 
-    last, kept = encode(trunk, *batch.values(), keep=range(trunk.depth))
+    last, kept = encode(backbone, *batch.values(), keep=range(backbone.depth))
 
-    assert_close(logits_of(trunk, last), expected.logits, atol=1e-5, rtol=1e-5)
+    assert_close(logits_of(backbone, last), expected.logits, atol=1e-5, rtol=1e-5)
     assert_close(last, expected.hidden_states[-1], atol=1e-5, rtol=1e-5)
-    assert sorted(kept) == list(range(trunk.depth))
-    for index in range(trunk.depth - 1):
+    assert sorted(kept) == list(range(backbone.depth))
+    for index in range(backbone.depth - 1):
         assert_close(kept[index], expected.hidden_states[index + 1], atol=1e-5, rtol=1e-5)
-    assert_close(trunk.finish(kept[trunk.depth - 1]), last)
+    assert_close(backbone.finish(kept[backbone.depth - 1]), last)
 
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_the_classification_head_agrees_with_the_whole_model(case):
     model = tiny(case, auto=AutoModelForSequenceClassification, num_labels=3)
-    trunk, batch = trunk_of(model), padded_batch()
+    backbone, batch = backbone_of(model), padded_batch()
     types = torch.randint(0, 2, batch["input_ids"].shape, generator=torch.Generator().manual_seed(5))
-    for given in ({}, {"token_type_ids": types} if trunk.token_types > 1 else {}):
-        last = last_hidden(trunk, *batch.values(), *given.values())
-        logits = trunk.classify(last, batch["attention_mask"])
+    for given in ({}, {"token_type_ids": types} if backbone.token_types > 1 else {}):
+        last = last_hidden(backbone, *batch.values(), *given.values())
+        logits = backbone.classify(last, batch["attention_mask"])
         assert logits.shape == (3, 3)
         assert_close(logits, model(**batch, **given).logits, atol=1e-5, rtol=1e-5)
     whole = {"input_ids": batch["input_ids"][:1]}
     assert_close(
-        trunk.classify(last_hidden(trunk, whole["input_ids"])),
+        backbone.classify(last_hidden(backbone, whole["input_ids"])),
         model(**whole).logits, atol=1e-5, rtol=1e-5,
     )  # fmt: skip
 
@@ -138,8 +138,8 @@ def test_the_heads_for_tokens_and_spans_agree_with_the_whole_model(case, auto):
         model = tiny(case, auto=auto, **labels)
     except ValueError:
         pytest.skip(f"transformers has no such head for {case}")
-    trunk, batch = trunk_of(model), padded_batch()
-    found = trunk.classify(last_hidden(trunk, *batch.values()), batch["attention_mask"])
+    backbone, batch = backbone_of(model), padded_batch()
+    found = backbone.classify(last_hidden(backbone, *batch.values()), batch["attention_mask"])
     output = model(**batch)
     expected = output.logits if labels else torch.stack([output.start_logits, output.end_logits], -1)
     real = batch["attention_mask"].bool()
@@ -149,7 +149,7 @@ def test_the_heads_for_tokens_and_spans_agree_with_the_whole_model(case, auto):
 @pytest.mark.parametrize("case", ["bert", "roberta", "distilbert", "gpt2"])
 def test_gradients_of_a_classifier_agree(case):
     model, batch = tiny(case, auto=AutoModelForSequenceClassification, num_labels=2).train(), padded_batch()
-    trunk = trunk_of(model)
+    backbone = backbone_of(model)
 
     def gradients(logits):
         model.zero_grad()
@@ -159,36 +159,36 @@ def test_gradients_of_a_classifier_agree(case):
     torch.manual_seed(7)
     expected = gradients(model(**batch).logits)
     torch.manual_seed(7)
-    found = gradients(trunk.classify(last_hidden(trunk, *batch.values()), batch["attention_mask"]))
+    found = gradients(backbone.classify(last_hidden(backbone, *batch.values()), batch["attention_mask"]))
     assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_model_without_the_head_or_without_token_types_says_so():
     batch = padded_batch()
-    trunk = trunk_of(tiny("bert"))
+    backbone = backbone_of(tiny("bert"))
     with pytest.raises(ModelError, match="BertForMaskedLM has no head for a task"):
-        trunk.classify(last_hidden(trunk, *batch.values()))
+        backbone.classify(last_hidden(backbone, *batch.values()))
     with pytest.raises(ModelError, match="distilbert has no token types"):
-        trunk_of(tiny("distilbert")).embed(*batch.values(), torch.zeros_like(batch["input_ids"]))
+        backbone_of(tiny("distilbert")).embed(*batch.values(), torch.zeros_like(batch["input_ids"]))
 
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_without_padding_no_mask_is_needed(case):
     model, ids = tiny(case), padded_batch()["input_ids"][:1]
-    trunk = trunk_of(model)
-    assert_close(last_hidden(trunk, ids), last_hidden(trunk, ids, torch.ones_like(ids)))
+    backbone = backbone_of(model)
+    assert_close(last_hidden(backbone, ids), last_hidden(backbone, ids, torch.ones_like(ids)))
 
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_resuming_after_any_block_is_exact(case):
-    trunk, batch = trunk_of(tiny(case)), padded_batch()
-    flow = trunk.embed(**{f"{name}_BL": value for name, value in batch.items()})
-    whole, kept = trunk.blocks(flow, keep=range(trunk.depth))
-    for k in range(trunk.depth):
-        upto, _ = trunk.blocks(flow, stop=k + 1)
-        rest, kept_later = trunk.blocks(flow.resume(upto), start=k + 1, keep=range(k + 1, trunk.depth))
+    backbone, batch = backbone_of(tiny(case)), padded_batch()
+    flow = backbone.embed(**{f"{name}_BL": value for name, value in batch.items()})
+    whole, kept = backbone.blocks(flow, keep=range(backbone.depth))
+    for k in range(backbone.depth):
+        upto, _ = backbone.blocks(flow, stop=k + 1)
+        rest, kept_later = backbone.blocks(flow.resume(upto), start=k + 1, keep=range(k + 1, backbone.depth))
         assert torch.equal(upto, kept[k])
         assert torch.equal(rest, whole)
         assert all(torch.equal(kept_later[i], kept[i]) for i in kept_later)
@@ -200,7 +200,7 @@ def test_training_mode_and_gradients_agree(case, checkpointing):
     model, batch = tiny(case).train(), padded_batch()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    trunk = trunk_of(model)
+    backbone = backbone_of(model)
     model(**batch)  # a first pass, so that one-time warnings draw nothing below
 
     torch.manual_seed(7)
@@ -210,7 +210,7 @@ def test_training_mode_and_gradients_agree(case, checkpointing):
     model.zero_grad()
 
     torch.manual_seed(7)
-    logits = logits_of(trunk, last_hidden(trunk, *batch.values()))
+    logits = logits_of(backbone, last_hidden(backbone, *batch.values()))
     logits.square().mean().backward()
 
     assert_close(logits, expected, atol=1e-5, rtol=1e-5)
@@ -219,25 +219,31 @@ def test_training_mode_and_gradients_agree(case, checkpointing):
 
 
 def test_dropout_is_on_in_training_mode():
-    trunk, batch = trunk_of(tiny("bert").train()), padded_batch()
-    assert not torch.equal(last_hidden(trunk, *batch.values()), last_hidden(trunk, *batch.values()))
+    backbone, batch = backbone_of(tiny("bert").train()), padded_batch()
+    assert not torch.equal(last_hidden(backbone, *batch.values()), last_hidden(backbone, *batch.values()))
 
 
 def test_hooks_on_blocks_fire():
     model = tiny("gpt2")
     seen = []
     model.transformer.h[1].register_forward_hook(lambda *_: seen.append(1))
-    last_hidden(trunk_of(model), padded_batch()["input_ids"])
+    last_hidden(backbone_of(model), padded_batch()["input_ids"])
     assert seen == [1]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_facts(case):
-    trunk = trunk_of(tiny(case))
-    assert (trunk.depth, trunk.width, trunk.heads, trunk.head_dim, trunk.vocab_size) == (3, 16, 4, 4, 40)
-    assert trunk.kind == ARCHITECTURES[CASES[case][0]].kind
+    backbone = backbone_of(tiny(case))
+    assert (backbone.depth, backbone.width, backbone.heads, backbone.head_dim, backbone.vocab_size) == (
+        3,
+        16,
+        4,
+        4,
+        40,
+    )
+    assert backbone.kind == ARCHITECTURES[CASES[case][0]].kind
     offset = PAD + 1 if ARCHITECTURES[CASES[case][0]].offset_positions else 0
-    assert trunk.max_length == (512 if case == "distilbert" else 32 - offset)
+    assert backbone.max_length == (512 if case == "distilbert" else 32 - offset)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -245,58 +251,58 @@ def test_facts(case):
 def test_max_length_is_the_last_usable_length(case):
     if case == "distilbert":
         pytest.skip("512 positions")
-    trunk = trunk_of(tiny(case))
-    last_hidden(trunk, torch.full((1, trunk.max_length), 5))
-    if trunk.view.positions:
+    backbone = backbone_of(tiny(case))
+    last_hidden(backbone, torch.full((1, backbone.max_length), 5))
+    if backbone.view.positions:
         with pytest.raises((IndexError, RuntimeError)):
-            last_hidden(trunk, torch.full((1, trunk.max_length + 1), 5))
+            last_hidden(backbone, torch.full((1, backbone.max_length + 1), 5))
 
 
 def test_the_decoder_is_live_and_the_head_takes_any_leading_shape():
     model = tiny("electra-narrow")
-    trunk = trunk_of(model)
-    weight, bias = trunk.decoder
+    backbone = backbone_of(model)
+    weight, bias = backbone.decoder
     assert weight is model.get_input_embeddings().weight
     assert bias is model.generator_lm_head.bias
-    assert trunk.head(torch.randn(16)).shape == (8,)
-    assert trunk.head(torch.randn(2, 3, 5, 16)).shape == (2, 3, 5, 8)
+    assert backbone.head(torch.randn(16)).shape == (8,)
+    assert backbone.head(torch.randn(2, 3, 5, 16)).shape == (2, 3, 5, 8)
 
 
 def test_keeping_a_block_that_is_not_run_is_refused():
-    trunk = trunk_of(tiny("bert"))
-    flow = trunk.embed(padded_batch()["input_ids"])
+    backbone = backbone_of(tiny("bert"))
+    flow = backbone.embed(padded_batch()["input_ids"])
     with pytest.raises(ValueError, match="not among those run"):
-        trunk.blocks(flow, start=1, keep=[0])
+        backbone.blocks(flow, start=1, keep=[0])
 
 
 def test_unknown_architecture_is_named():
     settings = STANDARD | {"vocab_size": 40}
     with pytest.raises(ModelError, match=r"gpt_neox.*known: bert, .*add a view in models/views\.py"):
-        trunk_of(AutoModelForCausalLM.from_config(GPTNeoXConfig(**settings)))
+        backbone_of(AutoModelForCausalLM.from_config(GPTNeoXConfig(**settings)))
 
 
 def test_a_model_without_a_head_encodes_only():
-    trunk = trunk_of(AutoModel.from_config(BertConfig(**STANDARD, vocab_size=40)))
-    hidden = last_hidden(trunk, padded_batch()["input_ids"])
-    for use in (lambda: trunk.head(hidden), lambda: trunk.decoder):
+    backbone = backbone_of(AutoModel.from_config(BertConfig(**STANDARD, vocab_size=40)))
+    hidden = last_hidden(backbone, padded_batch()["input_ids"])
+    for use in (lambda: backbone.head(hidden), lambda: backbone.decoder):
         with pytest.raises(ModelError, match="BertModel has no language-model head"):
             use()
 
 
 def test_an_encoder_set_to_decode_is_refused():
     with pytest.raises(ModelError, match="is_decoder"):
-        trunk_of(AutoModelForMaskedLM.from_config(BertConfig(**STANDARD, vocab_size=40, is_decoder=True)))
+        backbone_of(AutoModelForMaskedLM.from_config(BertConfig(**STANDARD, vocab_size=40, is_decoder=True)))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_only_a_plain_tied_table_takes_over_the_gradient(case):
     model = tiny(case)
-    trunk, table = trunk_of(model), model.get_input_embeddings()
+    backbone, table = backbone_of(model), model.get_input_embeddings()
     tied = model.get_output_embeddings().weight is table.weight
-    with trunk.tying() as shared:
+    with backbone.tying() as shared:
         assert (shared is not None) == tied
         assert ("forward" in vars(table)) == tied
     assert "forward" not in vars(table)
     table.scale_grad_by_freq = True
-    with trunk.tying() as shared:
+    with backbone.tying() as shared:
         assert shared is None

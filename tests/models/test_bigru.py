@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.bigru import (
     BiGruConfig,
     BiGruForSequenceClassification,
@@ -28,15 +28,15 @@ def batch():
 
 
 @torch.no_grad()
-def test_a_trunk_computes_what_the_model_computes(model):
+def test_a_backbone_computes_what_the_model_computes(model):
     ids, mask = batch()
-    trunk = trunk_of(model)
-    last, kept = trunk.blocks(trunk.embed(ids, mask), keep=[0])
-    assert (trunk.depth, trunk.width, trunk.kind, kept[0].shape) == (2, 10, "masked", (3, 7, 10))
+    backbone = backbone_of(model)
+    last, kept = backbone.blocks(backbone.embed(ids, mask), keep=[0])
+    assert (backbone.depth, backbone.width, backbone.kind, kept[0].shape) == (2, 10, "masked", (3, 7, 10))
     expected = model(input_ids=ids, attention_mask=mask).logits
-    torch.testing.assert_close(trunk.classify(trunk.finish(last), mask), expected)
+    torch.testing.assert_close(backbone.classify(backbone.finish(last), mask), expected)
     tokens = BiGruForTokenClassification(model.config).eval()
-    own = trunk_of(tokens)
+    own = backbone_of(tokens)
     found = own.classify(own.blocks(own.embed(ids, mask))[0], mask)
     torch.testing.assert_close(found, tokens(ids, mask).logits)
     assert found.shape == (3, 7, 3)

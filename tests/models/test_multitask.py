@@ -3,7 +3,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 
 from potstill.evaluation.efficiency import count_parameters
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.multitask import SharedStudent, with_head
 from potstill.models.students import student_from_config
 from potstill.training.callbacks import _copied
@@ -21,10 +21,10 @@ MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 
 
 def logits(model):
-    trunk = trunk_of(model.eval())
+    backbone = backbone_of(model.eval())
     with torch.no_grad():
-        hidden, _ = trunk.blocks(trunk.embed(IDS, MASK))
-        return trunk.classify(trunk.finish(hidden), MASK)
+        hidden, _ = backbone.blocks(backbone.embed(IDS, MASK))
+        return backbone.classify(backbone.finish(hidden), MASK)
 
 
 def student(kind):

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from potstill.errors import ConfigError, ModelError
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.load import name_labels
 from potstill.models.preparing import freeze, halve_products, parameter_groups, set_checkpointing, set_dropout
 from potstill.models.specs import ARCHITECTURES
@@ -84,9 +84,9 @@ def test_a_student_with_all_layers_is_the_teacher(source, target):
 def test_a_student_runs_the_chosen_blocks(source, target):
     teacher = teacher_of(source)
     student = student_from_layers(teacher, [0, 3], architecture=target).eval()
-    assert trunk_of(student).depth == len(student.base_model.get_submodule(VIEWS[target].blocks)) == 2
+    assert backbone_of(student).depth == len(student.base_model.get_submodule(VIEWS[target].blocks)) == 2
 
-    whole = trunk_of(teacher)
+    whole = backbone_of(teacher)
     flow = whole.embed(IDS, MASK)
     first, _ = whole.blocks(flow, stop=1)
     last, _ = whole.blocks(flow.resume(first), start=3)
@@ -243,7 +243,7 @@ def test_from_scratch_takes_the_tokenizers_facts(model_type):
     assert model.training
     assert (config.vocab_size, config.pad_token_id) == (50, 3)
     assert (config.bos_token_id, config.eos_token_id) == (4, 5)
-    assert trunk_of(model).kind == ARCHITECTURES[model_type].kind
+    assert backbone_of(model).kind == ARCHITECTURES[model_type].kind
     torch.manual_seed(1)
     again = student_from_config(settings, **TOKENS)
     assert_close(again.state_dict(), model.state_dict(), atol=0, rtol=0)
@@ -371,16 +371,16 @@ def test_what_is_made_again_gives_the_same_gradients(model_type, mode):
     set_checkpointing(models[1], mode)
     kept = []
     for model in models:
-        trunk, sizes = trunk_of(model.train()), []
+        backbone, sizes = backbone_of(model.train()), []
         torch.manual_seed(3)  # of the dropout
-        flow = trunk.embed(IDS, MASK)
+        flow = backbone.embed(IDS, MASK)
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t
         ):
-            first, _ = trunk.blocks(flow, 0, 2)
-            second, _ = trunk.blocks(flow.resume(first), 2)
+            first, _ = backbone.blocks(flow, 0, 2)
+            second, _ = backbone.blocks(flow.resume(first), 2)
         kept.append(sum(sizes))
-        (trunk.finish(second).square().sum() + first.square().sum()).backward()
+        (backbone.finish(second).square().sum() + first.square().sum()).backward()
     assert kept[1] < kept[0] / 2
     for name, parameter in models[0].named_parameters():
         again = models[1].get_parameter(name).grad
@@ -400,7 +400,7 @@ def test_halved_weights_give_the_products_of_autocast(model_type):
     assert torch.equal(before, after)
     assert torch.equal(model.get_input_embeddings().weight, embeddings)
     assert {model.get_parameter(name).dtype for name in norms} == {torch.float32}
-    assert trunk_of(model).decoder[0].dtype == torch.bfloat16
+    assert backbone_of(model).decoder[0].dtype == torch.bfloat16
 
 
 def freeze_all(model):

@@ -8,7 +8,7 @@ from potstill.interchange.mappings import read_mappings
 from potstill.losses.crosstokenizer import universal_logit_distance
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.students import student_from_layers
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective, label_nll
@@ -47,7 +47,7 @@ def test_equals_the_textbook(pair, positions):
     micro = micro_of([9, 6, 7])
     step = step_of(micro)
     objective = LanguageObjective("masked", ALL, temperature=2.0, positions=positions)
-    found = objective(trunk_of(student), trunk_of(teacher), micro, objective.denominators(step))
+    found = objective(backbone_of(student), backbone_of(teacher), micro, objective.denominators(step))
     with torch.no_grad():
         s, t = (
             m(micro.input_ids, attention_mask=micro.attention_mask, output_hidden_states=True)
@@ -75,7 +75,7 @@ def test_micro_batches_add_up(pair):
     step = step_of(*parts)
     objective = LanguageObjective("masked", ALL, temperature=2.0)
     denominators = objective.denominators(step)
-    shares = [objective(trunk_of(student), trunk_of(teacher), m, denominators) for m in parts]
+    shares = [objective(backbone_of(student), backbone_of(teacher), m, denominators) for m in parts]
     whole = torch.zeros(4, 12, dtype=torch.long)
     mask = torch.zeros_like(whole)
     labels = torch.full_like(whole, -100)
@@ -88,7 +88,7 @@ def test_micro_batches_add_up(pair):
         labels[2 * i : 2 * i + 2, :width] = spread.view(2, width)
     positions = mask.flatten().nonzero().squeeze(1)
     joined = MicroBatch(whole, mask, positions, labels.flatten()[positions])
-    once = objective(trunk_of(student), trunk_of(teacher), joined, denominators)
+    once = objective(backbone_of(student), backbone_of(teacher), joined, denominators)
     assert sum(s.loss.item() for s in shares) == pytest.approx(once.loss.item(), rel=1e-4)
 
 
@@ -96,21 +96,23 @@ def test_student_equal_to_teacher_has_no_soft_loss(pair):
     teacher, _ = pair
     micro = micro_of([9, 6])
     objective = LanguageObjective("masked", {"ce": 1.0, "mse": 1.0, "cos": 1.0}, temperature=3.0)
-    found = objective(trunk_of(teacher), trunk_of(teacher), micro, objective.denominators(step_of(micro)))
+    found = objective(
+        backbone_of(teacher), backbone_of(teacher), micro, objective.denominators(step_of(micro))
+    )
     for value in found.terms.values():
         assert abs(value.item()) < 1e-5
 
 
 class Counting:
-    """A trunk that counts what is asked of it."""
+    """A backbone that counts what is asked of it."""
 
-    def __init__(self, trunk):
-        self.trunk, self.calls = trunk, []
+    def __init__(self, backbone):
+        self.backbone, self.calls = backbone, []
 
     def __getattr__(self, name):
         if name in ("embed", "head", "decoder"):
             self.calls.append(name)
-        return getattr(self.trunk, name)
+        return getattr(self.backbone, name)
 
 
 def test_a_term_of_weight_zero_costs_nothing(pair):
@@ -119,9 +121,9 @@ def test_a_term_of_weight_zero_costs_nothing(pair):
     step = step_of(micro)
 
     def calls(**weights):
-        watched = Counting(trunk_of(teacher))
+        watched = Counting(backbone_of(teacher))
         objective = LanguageObjective("masked", weights, temperature=2.0)
-        objective(trunk_of(student), watched, micro, objective.denominators(step))
+        objective(backbone_of(student), watched, micro, objective.denominators(step))
         return watched.calls
 
     assert calls(ce=0.0, mlm=1.0, cos=0.0) == []
@@ -134,7 +136,7 @@ def test_a_step_with_nothing_to_predict_adds_nothing(pair):
     micro = micro_of([9, 6])
     micro.labels.fill_(-100)
     objective = LanguageObjective("masked", {"mlm": 1.0}, temperature=2.0)
-    found = objective(trunk_of(student), None, micro, objective.denominators(step_of(micro)))
+    found = objective(backbone_of(student), None, micro, objective.denominators(step_of(micro)))
     assert found.loss.item() == found.terms["mlm"].item() == 0.0
 
 
@@ -146,7 +148,7 @@ def test_causal_labels(gpt2_teacher):
     with torch.no_grad():
         logits = model(micro.input_ids, attention_mask=micro.attention_mask).logits
         expected = cross_entropy(logits.flatten(0, 1), labels) * len(micro.positions)
-        assert label_nll(trunk_of(model), micro).item() == pytest.approx(expected.item(), rel=1e-4)
+        assert label_nll(backbone_of(model), micro).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 CAUSAL = {"ce": 1.0, "mlm": 0.5, "cos": 0.25, "causal_ce": 2.0, "causal_cos": 0.5}
@@ -176,20 +178,20 @@ def full_step(*micro):
 
 
 def interchange_of(pair, mapping="multilayer", **settings):
-    teacher, student = map(trunk_of, pair)
+    teacher, student = map(backbone_of, pair)
     return Interchange(read_mappings(mapping, teacher, student), **settings)
 
 
 def counterfactual_rows(model, micro, sites, rows):
-    trunk = trunk_of(model)
+    backbone = backbone_of(model)
     with torch.no_grad():
         base = run(
-            trunk,
-            trunk.embed(micro.input_ids, micro.attention_mask),
+            backbone,
+            backbone.embed(micro.input_ids, micro.attention_mask),
             {sites[0].block, *blocks_read(sites, "")},
         )
-        last = counterfactual(trunk, base, base, sites, micro.swap).flatten(0, 1)[rows]
-        return last, torch.nn.functional.linear(trunk.head(last), *trunk.decoder)
+        last = counterfactual(backbone, base, base, sites, micro.swap).flatten(0, 1)[rows]
+        return last, torch.nn.functional.linear(backbone.head(last), *backbone.decoder)
 
 
 @pytest.mark.parametrize("positions", ["all", "masked"])
@@ -201,7 +203,9 @@ def test_causal_terms_equal_the_textbook(pair, positions, draw):
     micro.swap.draw = draw
     exchange = interchange_of(pair)
     objective = LanguageObjective("masked", CAUSAL, 2.0, positions, exchange)
-    found = objective(trunk_of(student), trunk_of(teacher), micro, objective.denominators(full_step(micro)))
+    found = objective(
+        backbone_of(student), backbone_of(teacher), micro, objective.denominators(full_step(micro))
+    )
     wanted = micro.reached & (micro.labels != -100) if positions == "masked" else micro.reached
     mapping = exchange.mappings[draw]
     s_last, s_logits = counterfactual_rows(student, micro, mapping.student, micro.positions[wanted])
@@ -216,7 +220,7 @@ def test_causal_terms_equal_the_textbook(pair, positions, draw):
 
 
 def test_pairing_in_batch_and_from_the_data_set_agree(pair):
-    teacher, student = map(trunk_of, pair)
+    teacher, student = map(backbone_of, pair)
     inside = swapping(micro_of([9, 9]), [((0, 2), (1, 5)), ((1, 0), (0, 6))])
     outside = micro_of([9, 9])
     outside.sources = micro_of([9, 9])
@@ -232,7 +236,7 @@ def test_pairing_in_batch_and_from_the_data_set_agree(pair):
 
 
 def test_crossway_of_two_is_crossway_of_the_other_two(pair):
-    teacher, student = map(trunk_of, pair)
+    teacher, student = map(backbone_of, pair)
     pairs = [((0, 2), (0, 5)), ((1, 0), (1, 6))]
     found = []
     for flip in (False, True):
@@ -262,7 +266,7 @@ def test_augmentation_is_a_pass_over_swapped_tokens(pair, dataset):
     exchange = interchange_of(pair, data_augment=True)
     objective = LanguageObjective("masked", {"causal_ce": 1.0}, 2.0, interchange=exchange)
     denominators = {"causal_ce": float(len(micro.positions))}
-    found = objective(trunk_of(student), trunk_of(teacher), micro, denominators)
+    found = objective(backbone_of(student), backbone_of(teacher), micro, denominators)
     ids = micro.input_ids.clone()
     source = micro.sources.input_ids if dataset else micro.input_ids
     ids[0, 2], ids[1, 0] = source[1, 5], source[0, 6]
@@ -275,7 +279,7 @@ def test_augmentation_is_a_pass_over_swapped_tokens(pair, dataset):
 
 
 def test_student_equal_to_teacher_has_no_causal_loss(pair):
-    teacher = trunk_of(pair[0])
+    teacher = backbone_of(pair[0])
     micro = swapping(micro_of([9, 6]), [((0, 2), (1, 5))])
     exchange = Interchange(
         read_mappings([{"teacher": {"layers": 1}, "student": {"layers": 1}}], teacher, teacher)
@@ -294,13 +298,13 @@ def test_causal_terms_alone_run_no_base_to_the_end(pair):
     objective = LanguageObjective(
         "masked", {"causal_ce": 1.0}, interchange=interchange_of(pair, "single_middle")
     )
-    objective(trunk_of(student), trunk_of(teacher), micro, objective.denominators(full_step(micro)))
+    objective(backbone_of(student), backbone_of(teacher), micro, objective.denominators(full_step(micro)))
     handle.remove()
     assert ran == ["teacher"]
 
 
 def test_nothing_to_swap_costs_nothing_and_is_no_fault(pair):
-    teacher, student = map(trunk_of, pair)
+    teacher, student = map(backbone_of, pair)
     micro = micro_of([9])
     objective = LanguageObjective("masked", CAUSAL, interchange=interchange_of(pair))
     found = objective(student, teacher, micro, objective.denominators(step_of(micro)))
@@ -322,7 +326,7 @@ def test_other_tokens_are_compared_where_both_have_read_the_same():
     step = step_of(micro)
     step.aligned = 5
     objective = LanguageObjective("causal", {"uld": 2.0, "clm": 1.0}, temperature=1.5)
-    found = objective(trunk_of(student), trunk_of(teacher), micro, objective.denominators(step))
+    found = objective(backbone_of(student), backbone_of(teacher), micro, objective.denominators(step))
     found.loss.backward()
     weight = student.transformer.wte.weight
     gradient, weight.grad = weight.grad, None
@@ -337,6 +341,6 @@ def test_other_tokens_are_compared_where_both_have_read_the_same():
     torch.testing.assert_close(gradient, weight.grad)
     alone = LanguageObjective("causal", {"uld": 1.0}, temperature=1.5)
     weight.grad = None
-    alone(trunk_of(student), trunk_of(teacher), micro, alone.denominators(step)).loss.backward()
+    alone(backbone_of(student), backbone_of(teacher), micro, alone.denominators(step)).loss.backward()
     assert weight.grad.abs().max() > 0
     assert alone.needs_teacher

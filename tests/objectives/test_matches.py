@@ -20,7 +20,7 @@ from potstill.losses import attention, hidden
 from potstill.losses.relations import relation_kl
 from potstill.losses.soft_targets import kl_divergence
 from potstill.losses.transport import earth_movers_distance, layer_costs, transport_plan
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.preparing import set_checkpointing
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective
@@ -50,16 +50,16 @@ STEP = TaskStep([], predictions=6, tokens=30, sequences=6, pairs=49 + 25 + 9 + 4
 
 
 def objective_of(value, student, *teachers, **further):
-    trunks = [trunk_of(teacher) for teacher in teachers]
-    read = read_matches(value, [trunk.spec for trunk in trunks], trunk_of(student).spec)
-    matches = Matches(read, trunks, trunk_of(student), seed=0)
+    backbones = [backbone_of(teacher) for teacher in teachers]
+    read = read_matches(value, [backbone.spec for backbone in backbones], backbone_of(student).spec)
+    matches = Matches(read, backbones, backbone_of(student), seed=0)
     return TaskObjective("classification", matches.weights, matches=matches, **further)
 
 
 def found(objective, student, *teachers, micro=None):
     micro = batch() if micro is None else micro
-    given = trunk_of(teachers[0]) if len(teachers) == 1 else [trunk_of(teacher) for teacher in teachers]
-    return objective(trunk_of(student), given, micro, objective.denominators(STEP))
+    given = backbone_of(teachers[0]) if len(teachers) == 1 else [backbone_of(teacher) for teacher in teachers]
+    return objective(backbone_of(student), given, micro, objective.denominators(STEP))
 
 
 def outputs(model):
@@ -271,7 +271,7 @@ def test_weights_of_a_step():
     assert [own.weights for own in at] == [
         {"match_0": 1.0, "label": 1.0}, {"match_0": 2.0, "label": 0.5}, {"match_0": 3.0, "label": 0.0},
     ]  # fmt: skip
-    end = at[2](trunk_of(student), trunk_of(teacher), batch(), objective.denominators(STEP))
+    end = at[2](backbone_of(student), backbone_of(teacher), batch(), objective.denominators(STEP))
     assert end.loss.item() == pytest.approx(3 * values.item(), rel=1e-5)
     assert at[1].only("label").active == ("label",)
 
@@ -293,7 +293,7 @@ def test_matches_of_language_models():
         teacher,
     )
     objective = LanguageObjective("masked", {"mlm": 1.0, **base.weights}, matches=base.matches)
-    sums = objective(trunk_of(student), trunk_of(teacher), given, objective.denominators(step))
+    sums = objective(backbone_of(student), backbone_of(teacher), given, objective.denominators(step))
     expected = found(base, student, teacher)
     for term in base.weights:
         torch.testing.assert_close(sums.terms[term], expected.terms[term])
@@ -305,8 +305,8 @@ def test_matches_of_language_models():
 def test_projections_are_a_function_of_the_seed():
     teacher, student = bert(0, 2), bert(1, 2, width=8)
     entry = {"teacher": 1, "student": 1, "loss": "hidden_mse", "projection": "linear", "projection_lr": 0.5}
-    read = read_matches(entry, [trunk_of(teacher).spec], trunk_of(student).spec)
-    made = [Matches(read, [trunk_of(teacher)], trunk_of(student), seed=seed) for seed in (1, 1, 2)]
+    read = read_matches(entry, [backbone_of(teacher).spec], backbone_of(student).spec)
+    made = [Matches(read, [backbone_of(teacher)], backbone_of(student), seed=seed) for seed in (1, 1, 2)]
     weights = [own.projections["0"].weight for own in made]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -335,7 +335,7 @@ def test_matches_read_the_base_runs_where_states_are_swapped_too(crossway, data_
     ]
     base = objective_of(entries, student, teacher)
     exchange = Interchange(
-        read_mappings("single_middle", trunk_of(teacher), trunk_of(student)), crossway=crossway,
+        read_mappings("single_middle", backbone_of(teacher), backbone_of(student)), crossway=crossway,
         data_augment=data_augment,
     )  # fmt: skip
     objective = TaskObjective(
@@ -343,8 +343,8 @@ def test_matches_read_the_base_runs_where_states_are_swapped_too(crossway, data_
     )
     micro, parts = swapping_batch(crossway)
     denominators = dict.fromkeys(objective.weights, 1.0)
-    sums = objective(trunk_of(student), trunk_of(teacher), micro, denominators)
-    alone = [base(trunk_of(student), trunk_of(teacher), part, denominators).terms for part in parts]
+    sums = objective(backbone_of(student), backbone_of(teacher), micro, denominators)
+    alone = [base(backbone_of(student), backbone_of(teacher), part, denominators).terms for part in parts]
     for term in base.weights:
         torch.testing.assert_close(sums.terms[term], sum(one[term] for one in alone))
     assert sums.terms["causal_ce"] > 0

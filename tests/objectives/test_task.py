@@ -13,7 +13,7 @@ from potstill.interchange.intervene import Swap
 from potstill.interchange.mappings import read_mappings
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import kl_divergence, logit_mse
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean
 from potstill.objectives.task import TaskObjective, distributions_of, predictions_of, reached_of
@@ -51,7 +51,7 @@ def test_the_shares_of_a_step_add_up_to_the_loss_of_transformers(kind, outputs, 
     objective = TaskObjective(kind)
     micro = [part(whole, slice(0, 4)), part(whole, slice(4, 6))]
     denominators = objective.denominators(TaskStep(micro, predictions=6, tokens=30))
-    shares = [objective(trunk_of(model), None, one, denominators) for one in micro]
+    shares = [objective(backbone_of(model), None, one, denominators) for one in micro]
     torch.testing.assert_close(sum(share.loss for share in shares), expected)
     torch.testing.assert_close(sum(share.terms["label"] for share in shares), expected.detach())
     assert not shares[0].terms["label"].requires_grad
@@ -79,7 +79,7 @@ def test_the_label_term_of_sets_is_the_loss_of_transformers():
     objective = TaskObjective("multi_label")
     micro = [part(whole, slice(0, 4)), part(whole, slice(4, 6))]
     denominators = objective.denominators(TaskStep(micro, predictions=18, tokens=30))
-    shares = [objective(trunk_of(model), None, one, denominators) for one in micro]
+    shares = [objective(backbone_of(model), None, one, denominators) for one in micro]
     torch.testing.assert_close(sum(share.loss for share in shares), expected)
 
 
@@ -106,21 +106,21 @@ def test_soft_targets_of_sets_are_binary(temperature):
         SoftTargets("mse", shift=True): ((logits - right) / t).square().mean(),
         SoftTargets(shift=True): t**2 * binary_kl((right / t).sigmoid(), q),
     }
-    trunks = [trunk_of(one) for one in teachers]
+    backbones = [backbone_of(one) for one in teachers]
     denominators = {"ce": 18.0, "mse": 18.0}
     for soft, value in expected.items():
         objective = TaskObjective("multi_label", {"ce": 1.0, "mse": 1.0}, t, soft=soft)
-        terms = objective(trunk_of(student), trunks, whole, denominators).terms
+        terms = objective(backbone_of(student), backbones, whole, denominators).terms
         torch.testing.assert_close(terms["ce"], value.detach(), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(
             terms["mse"], (logits - mean).square().mean().detach(), rtol=1e-4, atol=1e-6
         )
     averaged = TaskObjective("multi_label", {"ce": 1.0}, t, mean=TeacherMean(of="probabilities"))
-    found = averaged(trunk_of(student), trunks, whole, denominators).terms["ce"]
+    found = averaged(backbone_of(student), backbones, whole, denominators).terms["ce"]
     torch.testing.assert_close(found, (t**2 * binary_kl(shares, q)).detach(), rtol=1e-4, atol=1e-6)
     stored = [lambda rows, own=own: own[rows] for own in targets]
     plain = TaskObjective("multi_label", {"ce": 1.0}, t)
-    found = plain(trunk_of(student), None, whole, denominators, stored).terms["ce"]
+    found = plain(backbone_of(student), None, whole, denominators, stored).terms["ce"]
     torch.testing.assert_close(found, (t**2 * binary_kl(p, q)).detach(), rtol=1e-4, atol=1e-6)
 
 
@@ -137,8 +137,8 @@ def test_a_teacher_of_another_tokenizer_reads_its_own_tokens_of_the_same_rows():
     mask = (torch.arange(11) < torch.tensor([3, 11, 8, 4, 9, 10])[:, None]).long()
     whole.teachers = [None, TaskBatch(ids, mask, None, None, whole.rows)]
     objective = TaskObjective("classification", {"ce": 1.0}, temperature=2.0)
-    trunks = [trunk_of(one) for one in teachers]
-    share = objective(trunk_of(student), trunks, whole, {"ce": 6.0})
+    backbones = [backbone_of(one) for one in teachers]
+    share = objective(backbone_of(student), backbones, whole, {"ce": 6.0})
     inputs = {
         "input_ids": whole.input_ids, "attention_mask": whole.attention_mask, "token_type_ids": whole.token_type_ids,
     }  # fmt: skip
@@ -167,7 +167,7 @@ def test_labels_of_tokens_are_judged_as_by_transformers():
     for own, rows in zip(micro, (slice(0, 4), slice(4, 6)), strict=True):
         own.words = whole.words[rows]
     step = TaskStep(micro, predictions=int((labels >= 0).sum()), tokens=30)
-    shares = [objective(trunk_of(model), None, one, objective.denominators(step)) for one in micro]
+    shares = [objective(backbone_of(model), None, one, objective.denominators(step)) for one in micro]
     torch.testing.assert_close(sum(share.loss for share in shares), expected)
 
 
@@ -183,11 +183,11 @@ def test_the_ends_of_answers_are_judged_as_by_transformers_and_never_lie_in_padd
     objective = TaskObjective("spans")
     micro = [part(whole, slice(0, 4)), part(whole, slice(4, 6))]
     denominators = objective.denominators(TaskStep(micro, predictions=12, tokens=42))
-    shares = [objective(trunk_of(model), None, one, denominators) for one in micro]
+    shares = [objective(backbone_of(model), None, one, denominators) for one in micro]
     torch.testing.assert_close(sum(share.loss for share in shares), expected)
     whole.attention_mask[2, 3:] = 0
     hidden = torch.randn(6, 7, 16)
-    shares_NC = predictions_of(trunk_of(model), hidden, whole).softmax(-1)
+    shares_NC = predictions_of(backbone_of(model), hidden, whole).softmax(-1)
     assert shares_NC.shape == (12, 7)
     assert (shares_NC[4:6, 3:] == 0).all()
     assert (shares_NC[:4] > 0).all()
@@ -208,9 +208,9 @@ def test_soft_and_counterfactual_terms_of_tokens_and_spans(kind):
         micro.labels, micro.words = labels, words_of(labels)
     else:
         micro.labels = torch.zeros(6, 2, dtype=torch.long)
-    exchange = Interchange(read_mappings("single_middle", trunk_of(teacher), trunk_of(student)))
+    exchange = Interchange(read_mappings("single_middle", backbone_of(teacher), backbone_of(student)))
     objective = TaskObjective(kind, TERMS, 3.0, exchange)
-    found = objective(trunk_of(student), trunk_of(teacher), micro, dict.fromkeys(TERMS, 1.0))
+    found = objective(backbone_of(student), backbone_of(teacher), micro, dict.fromkeys(TERMS, 1.0))
     _, theirs = hooked(teacher, micro, exchange.mappings[0].teacher[0].block)
     _, ours = hooked(student, micro, exchange.mappings[0].student[0].block)
     if kind == "tokens":
@@ -222,7 +222,7 @@ def test_soft_and_counterfactual_terms_of_tokens_and_spans(kind):
         expected = kl_divergence(ours, theirs, 3.0, denominator=1.0)
     assert found.terms["causal_ce"].item() == pytest.approx(expected.item(), rel=1e-4)
     assert found.terms["ce"] > 0
-    same = objective(trunk_of(teacher), trunk_of(teacher), micro, dict.fromkeys(TERMS, 1.0))
+    same = objective(backbone_of(teacher), backbone_of(teacher), micro, dict.fromkeys(TERMS, 1.0))
     assert all(abs(value.item()) < 1e-3 for term, value in same.terms.items() if term != "label")
 
 
@@ -291,7 +291,7 @@ def test_every_term_equals_the_textbook(kind):
     teacher, student = pair(outputs)
     labels = torch.tensor([0, 2, 1, 1, 0, 2]) if outputs == 3 else torch.rand(6)
     micro = swapping(batch(labels))
-    one, two = trunk_of(teacher), trunk_of(student)
+    one, two = backbone_of(teacher), backbone_of(student)
     exchange = Interchange(read_mappings("single_middle", one, two))
     objective = TaskObjective(kind, TERMS, 2.0, exchange)
     step = TaskStep([micro], 6, 30, reached=3, reached_tokens=int(micro.reached.sum()))
@@ -327,10 +327,11 @@ def test_every_term_equals_the_textbook(kind):
 def test_class_agreement_equals_the_textbook():
     teacher, student = pair()
     micro = swapping(batch(None))
-    mappings = read_mappings("grid", trunk_of(teacher), trunk_of(student))
+    mappings = read_mappings("grid", backbone_of(teacher), backbone_of(student))
     same, kl, count = class_agreement(
-        trunk_of(teacher), trunk_of(student), micro.input_ids, micro.attention_mask, micro.token_type_ids, micro.swap,
-        lambda trunk, last: predictions_of(trunk, last, micro)[reached_of(micro, "classification")], mappings,
+        backbone_of(teacher), backbone_of(student), micro.input_ids, micro.attention_mask, micro.token_type_ids,
+        micro.swap,
+        lambda backbone, last: predictions_of(backbone, last, micro)[reached_of(micro, "classification")], mappings,
     )  # fmt: skip
     assert count == 3
     for mapping, found_same, found_kl in zip(mappings, same, kl, strict=True):
@@ -345,17 +346,20 @@ def test_counterfactual_soft_targets_of_sets_are_binary():
     teacher, student = pair()
     rows, t = [0, 1, 4], 3.0
     micro = swapping(batch(SETS))
-    mappings = read_mappings("grid", trunk_of(teacher), trunk_of(student))[:1]
+    mappings = read_mappings("grid", backbone_of(teacher), backbone_of(student))[:1]
     objective = TaskObjective("multi_label", {"causal_ce": 1.0}, t, Interchange(mappings))
-    found = objective(trunk_of(student), trunk_of(teacher), micro, {"causal_ce": 9.0}).terms["causal_ce"]
+    found = objective(backbone_of(student), backbone_of(teacher), micro, {"causal_ce": 9.0}).terms[
+        "causal_ce"
+    ]
     _, theirs = hooked(teacher, micro, mappings[0].teacher[0].block)
     _, ours = hooked(student, micro, mappings[0].student[0].block)
     p, q = (theirs[rows] / t).sigmoid(), (ours[rows] / t).sigmoid()
     torch.testing.assert_close(found, (t**2 * binary_kl(p, q)).detach(), rtol=1e-4, atol=1e-6)
     same, _, count = class_agreement(
-        trunk_of(teacher), trunk_of(student), micro.input_ids, micro.attention_mask, micro.token_type_ids, micro.swap,
-        lambda trunk, last: distributions_of(
-            "multi_label", predictions_of(trunk, last, micro)[reached_of(micro, "multi_label")]
+        backbone_of(teacher), backbone_of(student), micro.input_ids, micro.attention_mask, micro.token_type_ids,
+        micro.swap,
+        lambda backbone, last: distributions_of(
+            "multi_label", predictions_of(backbone, last, micro)[reached_of(micro, "multi_label")]
         ),
         mappings,
     )  # fmt: skip
@@ -365,8 +369,8 @@ def test_counterfactual_soft_targets_of_sets_are_binary():
 
 def test_a_student_equal_to_the_teacher_has_no_loss_but_that_of_the_labels():
     teacher, _ = pair()
-    trunk, micro = trunk_of(teacher), swapping(batch(torch.tensor([0, 2, 1, 1, 0, 2])))
-    exchange = Interchange(read_mappings("multilayer", trunk, trunk))
+    backbone, micro = backbone_of(teacher), swapping(batch(torch.tensor([0, 2, 1, 1, 0, 2])))
+    exchange = Interchange(read_mappings("multilayer", backbone, backbone))
     objective = TaskObjective("classification", TERMS, 3.0, exchange)
-    found = objective(trunk, trunk, micro, dict.fromkeys(TERMS, 1.0))
+    found = objective(backbone, backbone, micro, dict.fromkeys(TERMS, 1.0))
     assert all(abs(value.item()) < 1e-4 for term, value in found.terms.items() if term != "label")

@@ -17,7 +17,7 @@ from potstill.interchange.mappings import InterchangeMapping, read_mappings
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
 from potstill.losses.vocabulary import vocabulary_losses
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective
 
@@ -37,7 +37,7 @@ class Case:
 
     def mapping(self) -> InterchangeMapping:
         sites = {side: self.stated[f"{side}_sites"] for side in ("teacher", "student")}
-        return read_mappings([sites], trunk_of(self.teacher), trunk_of(self.student))[0]
+        return read_mappings([sites], backbone_of(self.teacher), backbone_of(self.student))[0]
 
     def swap(self) -> Swap:
         masks = (self.tensors[name] for name in ("interchange_mask", "source_interchange_mask"))
@@ -149,17 +149,17 @@ def test_fused_losses(case, masked_only):
 def test_counterfactual_logits(case):
     mapping, kept = case.mapping(), case.positions(masked_only=False)
     for name, model in (("teacher", case.teacher), ("student", case.student)):
-        trunk, sites = trunk_of(model), getattr(mapping, name)
+        backbone, sites = backbone_of(model), getattr(mapping, name)
         base, source = (
             run(
-                trunk,
-                trunk.embed(case.tensors[ids], case.tensors[mask]),
+                backbone,
+                backbone.embed(case.tensors[ids], case.tensors[mask]),
                 {sites[0].block} | blocks_read(sites, "block_input"),
             )
             for ids, mask in (("input_ids", "attention_mask"), ("source_ids", "source_mask"))
         )
-        last = counterfactual(trunk, base, source, sites, case.swap(), "block_input")
-        ours = torch.nn.functional.linear(trunk.head(last), *trunk.decoder)
+        last = counterfactual(backbone, base, source, sites, case.swap(), "block_input")
+        ours = torch.nn.functional.linear(backbone.head(last), *backbone.decoder)
         stated = case.tensors[f"{name}_cf_logits"]
         torch.testing.assert_close(ours[kept], stated[kept], rtol=0, atol=1e-4)
 
@@ -189,4 +189,6 @@ def share(case, micro, weights):
     step = StepBatch([micro], tokens, labelled, reached=tokens, reached_labelled=labelled)
     interchange = Interchange((case.mapping(),), "block_input")
     objective = LanguageObjective("masked", weights, case.temperature, interchange=interchange)
-    return objective(trunk_of(case.student), trunk_of(case.teacher), micro, objective.denominators(step))
+    return objective(
+        backbone_of(case.student), backbone_of(case.teacher), micro, objective.denominators(step)
+    )

@@ -44,7 +44,7 @@ from potstill.data.corpus.store import Corpus
 from potstill.data.rationales.splits import STEP_BY_STEP
 from potstill.data.tasks.splits import is_task
 from potstill.errors import ConfigError
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.load import load_language_model
 from potstill.models.students import check_tokens
 from potstill.objectives.language import HARD, LanguageObjective
@@ -144,8 +144,8 @@ def build_training(config: DictConfig) -> Training:
     teacher, student = build_models(config, vocabulary, own)
     objective = build_objective(
         config.objective,
-        trunk_of(student),
-        trunk_of(teacher) if teacher is not None else None,
+        backbone_of(student),
+        backbone_of(teacher) if teacher is not None else None,
         seed=config.seed,
     )
     check_mask(objective.kind, vocabulary)
@@ -161,7 +161,7 @@ def build_training(config: DictConfig) -> Training:
     retokenise = None
     if config.teacher.tokenizer is not None:
         assert teacher is not None
-        retokenise = build_retokeniser(train, vocabulary, own, trunk_of(teacher).max_length)
+        retokenise = build_retokeniser(train, vocabulary, own, backbone_of(teacher).max_length)
     data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, settings, retokenise)
     parameters = teacher.num_parameters() if teacher is not None else None
     stored = stored_eval = None
@@ -213,7 +213,7 @@ def build_evaluation(config: DictConfig, model: str, reference: str | None = Non
         check_vocabulary(vocabulary, "model", part)
     if teacher is not None:
         check_tokens(teacher, student)
-    kind = trunk_of(student).kind
+    kind = backbone_of(student).kind
     check_mask(kind, vocabulary)
     length = sequence_length(config.data, vocabulary, models)
     corpus = build_corpus(config.data, parts.eval or parts.train, vocabulary, length)
@@ -225,7 +225,7 @@ def build_evaluation(config: DictConfig, model: str, reference: str | None = Non
             objective,
             positions=config.benchmark.positions,
             interchange=build_interchange(
-                exchange, trunk_of(teacher), trunk_of(student), "benchmark.interchange"
+                exchange, backbone_of(teacher), backbone_of(student), "benchmark.interchange"
             ),
         )
     data = CorpusDataModule(None, corpus, vocabulary, kind, batch_settings(config, plan))

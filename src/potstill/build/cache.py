@@ -19,7 +19,7 @@ from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.teacher_rows import by_length
 from potstill.data.tasks.datamodule import TaskDataModule
 from potstill.data.tasks.labels import SPANS, TOKENS, Task
-from potstill.models.backbone import Trunk, trunk_of
+from potstill.models.backbone import Backbone, backbone_of
 from potstill.teacher_cache.computing import Progress, computing, write_logits, write_vocabulary
 from potstill.teacher_cache.digests import arrays_digest, corpus_digest, mask_settings, teacher_of_model
 from potstill.teacher_cache.formats import FullForm, SampledForm, TopForm
@@ -82,8 +82,8 @@ def store_task_teachers(
             form=form.identity,
         )
 
-        def write(trunk: Trunk, writer: OutputWriter, told: Progress, form: FullForm = form) -> None:
-            write_logits(trunk, data.train_batches(order, place.device), form, writer, told)
+        def write(backbone: Backbone, writer: OutputWriter, told: Progress, form: FullForm = form) -> None:
+            write_logits(backbone, data.train_batches(order, place.device), form, writer, told)
 
         name = TRAIN if len(teachers) == 1 else f"{TRAIN}_{number}"
         store = _store(config, teacher, name, identity, form, len(order), place, write)
@@ -114,7 +114,7 @@ def store_language_teacher(
     """
     place, trainer, s = _place(config), config.trainer, data.settings
     data.count_units(trainer.max_steps, trainer.max_epochs, place.world)
-    width = min(len(trunk_of(model).decoder[0]) for model in (teacher, student))
+    width = min(len(backbone_of(model).decoder[0]) for model in (teacher, student))
     form = _vocabulary_form(config, width)
     own = _teacher(config, teacher)
     masks: dict[str, Any] = {TRAIN: None, EVAL: None}
@@ -137,8 +137,10 @@ def store_language_teacher(
             masks=masks[name],
         )
 
-        def write(trunk: Trunk, writer: OutputWriter, told: Progress, training: bool = name == TRAIN) -> None:
-            write_vocabulary(trunk, data.unit_batches(training, place.device), form, writer, told)
+        def write(
+            backbone: Backbone, writer: OutputWriter, told: Progress, training: bool = name == TRAIN
+        ) -> None:
+            write_vocabulary(backbone, data.unit_batches(training, place.device), form, writer, told)
 
         store = _store(config, teacher, name, identity, form, units.count, place, write)
         stored[name] = StoredVocabulary(store, form, config.objective.temperature)
@@ -173,7 +175,7 @@ def _store(
     form: Form,
     units: int,
     place: _Place,
-    write: Callable[[Trunk, OutputWriter, Progress], None],
+    write: Callable[[Backbone, OutputWriter, Progress], None],
 ) -> OutputStore:
     """The store of an identity: in the folder that is given, else in the data cache, by its key."""
     given = config.teacher.cache.folder
@@ -185,8 +187,8 @@ def _store(
     def compute(writer: OutputWriter) -> None:
         what = f"computing the teacher's outputs of {units:,} units"
         log.info("%s into %s", what, folder)
-        with counting(what) as told, computing(teacher, config.trainer.precision, place.device) as trunk:
-            write(trunk, writer, told)
+        with counting(what) as told, computing(teacher, config.trainer.precision, place.device) as backbone:
+            write(backbone, writer, told)
 
     store = build_outputs(folder, identity, form.fields, units, compute)
     log.info("the teacher's outputs are read from %s", folder)

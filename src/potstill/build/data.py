@@ -20,7 +20,7 @@ from potstill.data.corpus.splits import Parts
 from potstill.data.corpus.store import Corpus, TokenStore
 from potstill.errors import ConfigError, DataError
 from potstill.interchange.plans import PlanSettings
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.load import keep_tokenizer
 from potstill.validation.launch import SHARDED
 
@@ -187,7 +187,7 @@ def sequence_length(
     Raises:
         ConfigError: `data.max_length` is more than a model can read.
     """
-    limit = min(trunk_of(model).max_length for model in models)
+    limit = min(backbone_of(model).max_length for model in models)
     if data.max_length is not None and data.max_length > limit:
         raise ConfigError(f"data.max_length={data.max_length}: the models read at most {limit} tokens")
     return data.max_length or min(limit, usual or vocabulary.max_length or limit, LONGEST)

@@ -16,7 +16,7 @@ from potstill.data.tasks.labels import Task
 from potstill.errors import ConfigError, DataError
 from potstill.interchange.mappings import read_mappings
 from potstill.interchange.plans import PlanSettings
-from potstill.models.backbone import Trunk, trunk_of
+from potstill.models.backbone import Backbone, backbone_of
 from potstill.models.load import load_language_model
 from potstill.models.preparing import freeze, halve_products, parameter_groups, set_checkpointing, set_dropout
 from potstill.models.specs import default_layers
@@ -111,7 +111,7 @@ def _build_student(
             attention=s.attention,
         )
     assert teacher is not None  # validation has seen to it
-    layers = list(s.layers) if s.layers is not None else default_layers(trunk_of(teacher).depth)
+    layers = list(s.layers) if s.layers is not None else default_layers(backbone_of(teacher).depth)
     return student_from_layers(
         teacher,
         layers,
@@ -122,7 +122,7 @@ def _build_student(
 
 
 def build_objective(
-    settings: DictConfig, student: Trunk, teacher: Trunk | None, *, seed: int
+    settings: DictConfig, student: Backbone, teacher: Backbone | None, *, seed: int
 ) -> LanguageObjective:
     """The weighted terms for a masked or a causal language model; `seed` is of projections.
 
@@ -146,7 +146,7 @@ def build_objective(
 
 
 def build_task_objective(
-    config: DictConfig, task: Task, student: Trunk, teachers: Sequence[Trunk]
+    config: DictConfig, task: Task, student: Backbone, teachers: Sequence[Backbone]
 ) -> TaskObjective:
     """The weighted terms for a task model, from the whole training configuration.
 
@@ -177,7 +177,7 @@ def build_task_objective(
 
 
 def build_matches(
-    settings: DictConfig, teachers: Sequence[Trunk], student: Trunk, seed: int
+    settings: DictConfig, teachers: Sequence[Backbone], student: Backbone, seed: int
 ) -> Matches | None:
     """What is compared within the models; None where nothing is.
 
@@ -242,8 +242,8 @@ def term_weights(
 
 def build_interchange(
     settings: DictConfig,
-    teacher: Trunk | None,
-    student: Trunk,
+    teacher: Backbone | None,
+    student: Backbone,
     key: str = "objective.interchange",
 ) -> Interchange | None:
     """What is swapped in both models; None where nothing is.
@@ -309,5 +309,5 @@ def build_schedule(
 
 def compile_blocks(model: PreTrainedModel) -> None:
     """Compile each block in place; parameter names stay as they are."""
-    for block in model.base_model.get_submodule(trunk_of(model).view.blocks).children():
+    for block in model.base_model.get_submodule(backbone_of(model).view.blocks).children():
         block.compile(dynamic=True)

@@ -28,7 +28,7 @@ from potstill.data.common.batching import derive_seed
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.datamodule import TaskDataModule
 from potstill.data.tasks.mixing import MixedDataModule
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.multitask import SharedStudent, with_head
 from potstill.shared_tasks import task_configs
 from potstill.training.multitask import Lane, SharedTasks
@@ -82,7 +82,7 @@ def build_shared_training(config: DictConfig) -> SharedTraining:
     for number, (name, own) in enumerate(configs.items()):
         (teacher,) = teachers[name]
         objective = build_task_objective(
-            own, read[name].task, trunk_of(models[name]), [trunk_of(teacher.model)]
+            own, read[name].task, backbone_of(models[name]), [backbone_of(teacher.model)]
         )
         its = replace(settings, seed=derive_seed(config.seed, number, 0, _TASK))
         parts[name], judges, counts = prepare_task(

@@ -42,7 +42,7 @@ from potstill.data.tasks.labels import Task
 from potstill.data.tasks.splits import MAIN, judged_parts, task_of, training_parts
 from potstill.errors import DataError
 from potstill.evaluation.evaluators import Judge
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.head_labels import read_labels
 from potstill.models.load import load_task_model
 from potstill.models.specs import default_layers
@@ -106,7 +106,7 @@ def build_task_training(config: DictConfig) -> TaskTraining:
     check_pairs(vocabulary, readers, student)
     prepare_student(config.student, student)
     objective = build_task_objective(
-        config, read.task, trunk_of(student), [trunk_of(one) for one in teachers]
+        config, read.task, backbone_of(student), [backbone_of(one) for one in teachers]
     )
     # Made once for nothing: a fault in its arguments should not wait for the features.
     build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
@@ -216,9 +216,9 @@ def prepare_task(
         train_set,
         {name: part.set for name, part in prepared.items()},
         pad_id=vocabulary.pad_id,
-        token_types=any(trunk_of(m).token_types > 1 for m in models),
+        token_types=any(backbone_of(m).token_types > 1 for m in models),
         settings=settings,
-        causal=trunk_of(student).kind == "causal",
+        causal=backbone_of(student).kind == "causal",
         noise=_noise(config.data.augment, vocabulary),
         teachers=[_own_inputs(config, read, teacher) for teacher in teachers],
     )
@@ -233,7 +233,7 @@ def _own_inputs(config: DictConfig, read: ReadTask, teacher: Reader) -> OwnInput
     length = sequence_length(config.data, vocabulary, [model], config.benchmark.max_length)
     preparer = Preparer(config.data, config.benchmark, read.task, vocabulary, length)
     features = preparer.part("train", read.train).set.features
-    return OwnInputs(features, vocabulary.pad_id, trunk_of(model).token_types > 1)
+    return OwnInputs(features, vocabulary.pad_id, backbone_of(model).token_types > 1)
 
 
 def build_task_evaluation(config: DictConfig, model: str, reference: str | None = None) -> TaskEvaluation:
@@ -275,7 +275,10 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
         check_tokens(teacher, classifier)
         plan = build_plan(config.benchmark.interchange)
         exchange = build_interchange(
-            config.benchmark.interchange, trunk_of(teacher), trunk_of(classifier), "benchmark.interchange"
+            config.benchmark.interchange,
+            backbone_of(teacher),
+            backbone_of(classifier),
+            "benchmark.interchange",
         )
         objective = replace(objective, interchange=exchange)
     length = sequence_length(config.data, vocabulary, loaded, config.benchmark.max_length)
@@ -285,9 +288,9 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
         None,
         {name: part.set for name, part in prepared.items()},
         pad_id=vocabulary.pad_id,
-        token_types=any(trunk_of(m).token_types > 1 for m in loaded),
+        token_types=any(backbone_of(m).token_types > 1 for m in loaded),
         settings=batch_settings(config, plan),
-        causal=trunk_of(classifier).kind == "causal",
+        causal=backbone_of(classifier).kind == "causal",
     )
     if config.compile:
         for part in loaded:
@@ -370,7 +373,7 @@ def build_student(
             need_head=False,
             attention=config.teacher.attention,
         )
-        layers = list(s.layers) if s.layers is not None else default_layers(trunk_of(teacher).depth)
+        layers = list(s.layers) if s.layers is not None else default_layers(backbone_of(teacher).depth)
         student = student_from_layers(
             teacher,
             layers,

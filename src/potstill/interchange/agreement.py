@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, run
 from potstill.interchange.mappings import InterchangeMapping, Site, mapping_names
-from potstill.models.backbone import Trunk
+from potstill.models.backbone import Backbone
 from potstill.models.views import Flow
 
 AGREEMENT = ("interchange_agreement", "interchange_kl")
@@ -19,8 +19,8 @@ CHUNK_BYTES = 64 * 2**20
 
 @torch.no_grad()
 def interchange_agreement(
-    teacher: Trunk,
-    student: Trunk,
+    teacher: Backbone,
+    student: Backbone,
     input_ids_BL: Tensor,
     attention_mask_BL: Tensor,
     swap: Swap,
@@ -50,10 +50,10 @@ def interchange_agreement(
     Source: interchange intervention accuracy, Geiger et al. 2022 (arXiv:2112.00826), for a whole distribution.
     """
     parts = []
-    for trunk, side in ((teacher, "teacher"), (student, "student")):
-        flow = trunk.embed(input_ids_BL, attention_mask_BL)
-        hidden, index = _counterfactuals(trunk, side, flow, swap, mappings, read_site)
-        parts.append(([trunk.head(last.flatten(0, 1)[positions_N]) for last in hidden], index))
+    for backbone, side in ((teacher, "teacher"), (student, "student")):
+        flow = backbone.embed(input_ids_BL, attention_mask_BL)
+        hidden, index = _counterfactuals(backbone, side, flow, swap, mappings, read_site)
+        parts.append(([backbone.head(last.flatten(0, 1)[positions_N]) for last in hidden], index))
     (teacher_in, teacher_of), (student_in, student_of) = parts
     same_M = torch.zeros(len(mappings), dtype=torch.float64, device=input_ids_BL.device)
     kl_M = torch.zeros_like(same_M)
@@ -73,13 +73,13 @@ def interchange_agreement(
 
 @torch.no_grad()
 def class_agreement(
-    teacher: Trunk,
-    student: Trunk,
+    teacher: Backbone,
+    student: Backbone,
     input_ids_BL: Tensor,
     attention_mask_BL: Tensor,
     token_type_ids_BL: Tensor | None,
     swap: Swap,
-    read: Callable[[Trunk, Tensor], Tensor],
+    read: Callable[[Backbone, Tensor], Tensor],
     mappings: Sequence[InterchangeMapping],
     read_site: str = "block_output",
 ) -> tuple[Tensor, Tensor, int]:
@@ -92,7 +92,7 @@ def class_agreement(
         attention_mask_BL: `(batch, length)`.
         token_type_ids_BL: `(batch, length)` or None.
         swap: what swaps.
-        read: gives the logits to compare, `(predictions, labels)`, from a trunk and its last hidden states.
+        read: gives the logits to compare, `(predictions, labels)`, from a backbone and its last hidden states.
         mappings: M of them.
         read_site: as in `counterfactual`.
 
@@ -100,11 +100,11 @@ def class_agreement(
         `(M,)` equal predictions, `(M,)` sums of KL in nats, and the number of predictions that both are of.
     """
     logits = []
-    for trunk, side in ((teacher, "teacher"), (student, "student")):
-        types = token_type_ids_BL if trunk.token_types > 1 else None
-        flow = trunk.embed(input_ids_BL, attention_mask_BL, types)
-        hidden, index = _counterfactuals(trunk, side, flow, swap, mappings, read_site)
-        classes = [read(trunk, last).double().log_softmax(-1) for last in hidden]
+    for backbone, side in ((teacher, "teacher"), (student, "student")):
+        types = token_type_ids_BL if backbone.token_types > 1 else None
+        flow = backbone.embed(input_ids_BL, attention_mask_BL, types)
+        hidden, index = _counterfactuals(backbone, side, flow, swap, mappings, read_site)
+        classes = [read(backbone, last).double().log_softmax(-1) for last in hidden]
         logits.append(torch.stack([classes[i] for i in index]))  # (M, predictions, labels)
     theirs, ours = logits
     same_M = (theirs.argmax(-1) == ours.argmax(-1)).sum(-1).double()
@@ -148,7 +148,7 @@ class AgreementMetric(Metric):
 
 
 def _counterfactuals(
-    trunk: Trunk,
+    backbone: Backbone,
     side: str,
     flow: Flow,
     swap: Swap,
@@ -160,12 +160,12 @@ def _counterfactuals(
     keep = {sites[0].block for sites in variants} | set().union(
         *(blocks_read(sites, read_site) for sites in variants)
     )
-    base = run(trunk, flow, keep, whole=False)
-    hidden = [counterfactual(trunk, base, base, sites, swap, read_site) for sites in variants]
+    base = run(backbone, flow, keep, whole=False)
+    hidden = [counterfactual(backbone, base, base, sites, swap, read_site) for sites in variants]
     return hidden, [variants.index(getattr(mapping, side)) for mapping in mappings]
 
 
-def _log_probabilities(trunk: Trunk, inputs_ND: Tensor, width: int) -> Tensor:
-    weight_VD, bias_V = trunk.decoder
+def _log_probabilities(backbone: Backbone, inputs_ND: Tensor, width: int) -> Tensor:
+    weight_VD, bias_V = backbone.decoder
     logits_NV = torch.nn.functional.linear(inputs_ND, weight_VD, bias_V)[:, :width]
     return torch.log_softmax(logits_NV.float(), dim=-1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from potstill.interchange.mappings import Site
-from potstill.models.backbone import Trunk
+from potstill.models.backbone import Backbone
 from potstill.models.views import Flow
 
 
@@ -56,19 +56,19 @@ class Run(NamedTuple):
         return self.flow.hidden_BLD if block < 0 else self.kept[block]
 
 
-def run(trunk: Trunk, flow: Flow, keep: Collection[int] = (), *, whole: bool = True) -> Run:
+def run(backbone: Backbone, flow: Flow, keep: Collection[int] = (), *, whole: bool = True) -> Run:
     """Run a model from its embeddings, keeping what interventions read.
 
     Args:
-        trunk: the model.
+        backbone: the model.
         flow: embedded sequences.
         keep: blocks whose output is kept; -1, the embeddings, always is.
         whole: to the end; otherwise up to the last block that is kept.
     """
     keep = {block for block in keep if block >= 0}
-    stop = trunk.depth if whole else max(keep, default=-1) + 1
-    hidden_BLD, kept = trunk.blocks(flow, stop=stop, keep=keep)
-    return Run(flow, kept, trunk.finish(hidden_BLD) if whole else None)
+    stop = backbone.depth if whole else max(keep, default=-1) + 1
+    hidden_BLD, kept = backbone.blocks(flow, stop=stop, keep=keep)
+    return Run(flow, kept, backbone.finish(hidden_BLD) if whole else None)
 
 
 def blocks_read(sites: Iterable[Site], read_site: str) -> set[int]:
@@ -86,14 +86,19 @@ def read_block(site: Site, read_site: str) -> int:
 
 
 def counterfactual(
-    trunk: Trunk, base: Run, source: Run, sites: Sequence[Site], swap: Swap, read_site: str = "block_output"
+    backbone: Backbone,
+    base: Run,
+    source: Run,
+    sites: Sequence[Site],
+    swap: Swap,
+    read_site: str = "block_output",
 ) -> Tensor:
     """The last hidden states of the base run, were its sites to hold the source's values at the swapped positions.
 
     Gradients flow into both runs.
 
     Args:
-        trunk: the model.
+        backbone: the model.
         base: has kept the first site's block.
         source: has kept what `blocks_read` says; the same run as `base` where sources are in the batch.
         sites: in order of their blocks; all are set.
@@ -105,11 +110,11 @@ def counterfactual(
     """
     hidden_BLD, start = base.state(sites[0].block), sites[0].block + 1
     for site in sites:
-        hidden_BLD, _ = trunk.blocks(base.flow.resume(hidden_BLD), start, site.block + 1)
+        hidden_BLD, _ = backbone.blocks(base.flow.resume(hidden_BLD), start, site.block + 1)
         hidden_BLD = write(hidden_BLD, source.state(read_block(site, read_site)), site, swap)
         start = site.block + 1
-    hidden_BLD, _ = trunk.blocks(base.flow.resume(hidden_BLD), start)
-    return trunk.finish(hidden_BLD)
+    hidden_BLD, _ = backbone.blocks(base.flow.resume(hidden_BLD), start)
+    return backbone.finish(hidden_BLD)
 
 
 def write(hidden_BLD: Tensor, source_BLD: Tensor, site: Site, swap: Swap) -> Tensor:

@@ -25,7 +25,7 @@ _VARIABLE = re.compile(rf"\$L:({_RANGE})\$H:({_RANGE})\$({_RANGE})")
 
 
 class Sizes(Protocol):
-    """What a mapping needs to know of a model; `ModelSpec` and `Trunk` both do."""
+    """What a mapping needs to know of a model; `ModelSpec` and `Backbone` both do."""
 
     @property
     def depth(self) -> int:

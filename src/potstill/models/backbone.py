@@ -1,6 +1,6 @@
 """A model as embeddings -> blocks -> norm -> head, whatever its architecture.
 
-A trunk calls the model's own submodules, so gradient checkpointing, dropout and hooks go on working; it only
+A backbone calls the model's own submodules, so gradient checkpointing, dropout and hooks go on working; it only
 takes over the loop over the blocks, which is what makes it possible to stop, to keep a hidden state, to edit
 it and to resume. Where the submodules are is said in `views`.
 """
@@ -22,10 +22,10 @@ from potstill.models.specs import Kind, ModelSpec, spec_from_settings
 from potstill.models.views import Flow, View, view_of
 
 
-class Trunk:
+class Backbone:
     """A model as embeddings, blocks, norm and head; holds references only, so nothing is registered twice.
 
-    Submodules are looked up at every call: wrapping or replacing one (sharding, adapters) needs no new trunk.
+    Submodules are looked up at every call: wrapping or replacing one (sharding, adapters) needs no new backbone.
     """
 
     def __init__(self, model: PreTrainedModel, view: View, spec: ModelSpec) -> None:
@@ -227,8 +227,8 @@ def task_head(model: PreTrainedModel) -> Head | None:
     return head_of(type(model).__name__)
 
 
-def trunk_of(model: PreTrainedModel) -> Trunk:
-    """Look at a transformers model as a trunk.
+def backbone_of(model: PreTrainedModel) -> Backbone:
+    """Look at a transformers model as a backbone.
 
     Args:
         model: a model of a known architecture; head and decoder need it to be a language model.
@@ -237,4 +237,4 @@ def trunk_of(model: PreTrainedModel) -> Trunk:
         ModelError: the architecture has no view, or the configuration is one it cannot show.
     """
     view = view_of(model)
-    return Trunk(model, view, spec_from_settings(model.config.to_dict(), type(model).__name__))
+    return Backbone(model, view, spec_from_settings(model.config.to_dict(), type(model).__name__))

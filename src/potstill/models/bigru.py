@@ -1,7 +1,7 @@
-"""A student that is no transformer: embeddings, bidirectional GRU layers, and a head on where both directions end.
+"""A recurrent student: embeddings, bidirectional GRU layers, and a head on the final states of both directions.
 
-Each layer is a block, so that a trunk runs, matches and exports it like any other model. Its folder is written and read
-by transformers, but opened only where this package is imported, which registers the classes.
+Each layer is a block, so that a backbone runs, matches and exports it like any other model. Its folder is written
+and read by transformers, but opened only where this package is imported, which registers the classes.
 
 Source: Cho et al. 2014 (arXiv:1406.1078) for the unit; Tang et al. 2019 (arXiv:1903.12136), section 3, for
 bidirectional recurrent students of BERT.
@@ -111,7 +111,7 @@ class BiGruModel(BiGruPreTrainedModel):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, config.pad_token_id)
         self.dropout = nn.Dropout(config.dropout)
-        # The residual stream of a trunk has one width: that of the layers.
+        # The residual stream of a backbone has one width: that of the layers.
         self.project = nn.Linear(config.embedding_size, config.hidden_size)
         self.layers = nn.ModuleList(
             BiGruLayer(config.hidden_size, config.hidden_size, config.dropout)

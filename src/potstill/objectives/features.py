@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.errors import ConfigError
-from potstill.models.backbone import Trunk
+from potstill.models.backbone import Backbone
 from potstill.objectives.interchange import Hidden, Interchange, Micro, hidden_states
 
 PARTS = ("query", "key", "value")
@@ -80,16 +80,16 @@ class Captured:
 
 
 @contextmanager
-def capturing(trunk: Trunk, wanted: Wanted) -> Iterator[Captured]:
+def capturing(backbone: Backbone, wanted: Wanted) -> Iterator[Captured]:
     """Within, the outputs of the wanted submodules of a model are kept; nothing is hooked where none is."""
     captured, handles = Captured(), []
-    blocks: Any = trunk.model.base_model.get_submodule(trunk.view.blocks)
+    blocks: Any = backbone.model.base_model.get_submodule(backbone.view.blocks)
     try:
         for block, part in sorted(wanted.vectors):
-            name = trunk.view.vectors[PARTS.index(part)]
+            name = backbone.view.vectors[PARTS.index(part)]
             handles.append(_hook(blocks[block - 1].get_submodule(name), (block, part), captured))
         for name in sorted(wanted.modules):
-            handles.append(_hook(find_module(trunk, name), name, captured))
+            handles.append(_hook(find_module(backbone, name), name, captured))
         yield captured
     finally:
         for handle in handles:
@@ -97,11 +97,11 @@ def capturing(trunk: Trunk, wanted: Wanted) -> Iterator[Captured]:
 
 
 def observed(
-    trunk: Trunk, side: str, micro: Micro, exchange: Interchange | None, *, whole: bool, wanted: Wanted
+    backbone: Backbone, side: str, micro: Micro, exchange: Interchange | None, *, whole: bool, wanted: Wanted
 ) -> tuple[Hidden, list[Features]]:
     """Run one model as `hidden_states` does, and read its features on the way, those of each base run."""
-    with capturing(trunk, wanted) as captured:
-        hidden = hidden_states(trunk, side, micro, exchange, whole=whole or wanted.whole, keep=wanted.keep)
+    with capturing(backbone, wanted) as captured:
+        hidden = hidden_states(backbone, side, micro, exchange, whole=whole or wanted.whole, keep=wanted.keep)
     return hidden, captured.of_bases(wanted, hidden.layers)
 
 
@@ -109,19 +109,21 @@ def _hook(module: nn.Module, key: Any, captured: Captured) -> Any:
     return module.register_forward_hook(lambda _module, _inputs, output: captured.keep(key, output))
 
 
-def find_module(trunk: Trunk, name: str, key: str = "objective.matches", side: str = "model") -> nn.Module:
+def find_module(
+    backbone: Backbone, name: str, key: str = "objective.matches", side: str = "model"
+) -> nn.Module:
     """A submodule by its name in the base model (`encoder.layer.3.output`).
 
     Raises:
         ConfigError: there is none.
     """
     try:
-        return trunk.model.base_model.get_submodule(name)
+        return backbone.model.base_model.get_submodule(name)
     except AttributeError:
         some = ", ".join(
             own
-            for own, _ in trunk.model.base_model.named_modules()
-            if own.startswith(f"{trunk.view.blocks}.0.")
+            for own, _ in backbone.model.base_model.named_modules()
+            if own.startswith(f"{backbone.view.blocks}.0.")
         )
         raise ConfigError(
             f"{key}: the {side} has no submodule {name}; those of its first block: {some}"
@@ -129,20 +131,20 @@ def find_module(trunk: Trunk, name: str, key: str = "objective.matches", side: s
 
 
 @torch.no_grad()
-def module_widths(trunk: Trunk, names: frozenset[str], side: str) -> dict[str, int]:
+def module_widths(backbone: Backbone, names: frozenset[str], side: str) -> dict[str, int]:
     """The width of what submodules give, by a run over two tokens.
 
     Raises:
         ConfigError: there is no such submodule, it is not called, or it does not give a state of each token.
     """
     for name in names:
-        find_module(trunk, name, side=side)
-    ids = torch.zeros(1, PROBE_TOKENS, dtype=torch.long, device=trunk.model.device)
-    modes = {module: module.training for module in trunk.model.modules()}
-    trunk.model.eval()
+        find_module(backbone, name, side=side)
+    ids = torch.zeros(1, PROBE_TOKENS, dtype=torch.long, device=backbone.model.device)
+    modes = {module: module.training for module in backbone.model.modules()}
+    backbone.model.eval()
     try:
-        with capturing(trunk, Wanted(modules=names)) as captured:
-            trunk.blocks(trunk.embed(ids))
+        with capturing(backbone, Wanted(modules=names)) as captured:
+            backbone.blocks(backbone.embed(ids))
     finally:
         for module, mode in modes.items():
             module.training = mode

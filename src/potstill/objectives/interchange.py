@@ -10,7 +10,7 @@ from torch import Tensor
 
 from potstill.interchange.intervene import Run, Swap, blocks_read, counterfactual, run, swap_tokens
 from potstill.interchange.mappings import InterchangeMapping, Site
-from potstill.models.backbone import Trunk
+from potstill.models.backbone import Backbone
 from potstill.models.views import Flow
 
 
@@ -64,7 +64,7 @@ def bases_of(micro: Any, exchange: Interchange | None) -> list[Any]:
 
 
 def hidden_states(
-    trunk: Trunk,
+    backbone: Backbone,
     side: str,
     micro: Micro,
     exchange: Interchange | None,
@@ -75,7 +75,7 @@ def hidden_states(
     """Run one model as far as terms read it.
 
     Args:
-        trunk: the model.
+        backbone: the model.
         side: `teacher` or `student`: its sites of a mapping.
         micro: sequences, and what swaps.
         exchange: what the causal terms swap; None where no term reads the counterfactual run.
@@ -85,8 +85,8 @@ def hidden_states(
     swap, bases = micro.swap, bases_of(micro, exchange)
     kept = {layer - 1 for layer in keep}
     if exchange is None or swap is None:
-        runs = [run(trunk, _embed(trunk, part), kept, whole=whole) for part in bases if whole or kept]
-        return Hidden(_ends(runs), [], _layers(trunk, runs, keep))
+        runs = [run(backbone, _embed(backbone, part), kept, whole=whole) for part in bases if whole or kept]
+        return Hidden(_ends(runs), [], _layers(backbone, runs, keep))
     ways = (swap, swap.reverse())
     inputs = [micro] if micro.sources is None else [micro, micro.sources]
     if exchange.data_augment:
@@ -94,39 +94,41 @@ def hidden_states(
             swap_tokens(part.input_ids, other.input_ids, way)
             for part, other, way in zip(bases, inputs[::-1], ways, strict=False)
         ]
-        runs = [run(trunk, _embed(trunk, part), kept, whole=whole) for part in bases if whole or kept]
-        causal = [run(trunk, _embed(trunk, part, ids)) for part, ids in zip(bases, swapped, strict=True)]
-        return Hidden(_ends(runs), _ends(causal), _layers(trunk, runs, keep))
+        runs = [run(backbone, _embed(backbone, part), kept, whole=whole) for part in bases if whole or kept]
+        causal = [
+            run(backbone, _embed(backbone, part, ids)) for part, ids in zip(bases, swapped, strict=True)
+        ]
+        return Hidden(_ends(runs), _ends(causal), _layers(backbone, runs, keep))
     sites: tuple[Site, ...] = getattr(exchange.mappings[swap.draw % len(exchange.mappings)], side)
     first, read = {sites[0].block} | kept, blocks_read(sites, exchange.read_site)
     mutual = len(bases) == len(inputs)  # each is base and source
-    runs = [run(trunk, _embed(trunk, micro), first | read if mutual else first, whole=whole)]
+    runs = [run(backbone, _embed(backbone, micro), first | read if mutual else first, whole=whole)]
     if micro.sources is not None:
         theirs = first | read if mutual else read
-        runs.append(run(trunk, _embed(trunk, micro.sources), theirs, whole=whole and mutual))
+        runs.append(run(backbone, _embed(backbone, micro.sources), theirs, whole=whole and mutual))
     ends = [
-        counterfactual(trunk, base, source, sites, way, exchange.read_site)
+        counterfactual(backbone, base, source, sites, way, exchange.read_site)
         for base, source, way in zip(runs[: len(bases)], runs[::-1], ways, strict=False)
     ]
     runs = runs[: len(bases)]
-    return Hidden(_ends(runs), ends, _layers(trunk, runs, keep))
+    return Hidden(_ends(runs), ends, _layers(backbone, runs, keep))
 
 
-def _embed(trunk: Trunk, micro: Any, input_ids_BL: Tensor | None = None) -> Flow:
+def _embed(backbone: Backbone, micro: Any, input_ids_BL: Tensor | None = None) -> Flow:
     ids = micro.input_ids if input_ids_BL is None else input_ids_BL
     types = getattr(micro, "token_type_ids", None)  # of a task; teacher and student may differ in having them
-    return trunk.embed(ids, micro.attention_mask, types if trunk.token_types > 1 else None)
+    return backbone.embed(ids, micro.attention_mask, types if backbone.token_types > 1 else None)
 
 
 def _ends(runs: list[Run]) -> list[Tensor]:
     return [r.last_BLD for r in runs if r.last_BLD is not None]
 
 
-def _layers(trunk: Trunk, runs: list[Run], keep: Collection[int]) -> list[dict[int, Tensor]]:
-    return [{layer: _layer(trunk, r, layer) for layer in keep} for r in runs]
+def _layers(backbone: Backbone, runs: list[Run], keep: Collection[int]) -> list[dict[int, Tensor]]:
+    return [{layer: _layer(backbone, r, layer) for layer in keep} for r in runs]
 
 
-def _layer(trunk: Trunk, base: Run, layer: int) -> Tensor:
-    if layer < trunk.depth:
+def _layer(backbone: Backbone, base: Run, layer: int) -> Tensor:
+    if layer < backbone.depth:
         return base.state(layer - 1)
-    return trunk.finish(base.state(layer - 1)) if base.last_BLD is None else base.last_BLD
+    return backbone.finish(base.state(layer - 1)) if base.last_BLD is None else base.last_BLD

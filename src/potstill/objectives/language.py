@@ -22,7 +22,7 @@ from potstill.losses.hidden import cosine_distance
 from potstill.losses.sparse import SampledRows, TopRows, sparse_vocabulary_losses
 from potstill.losses.tied import TiedGradient
 from potstill.losses.vocabulary import vocabulary_losses
-from potstill.models.backbone import Trunk
+from potstill.models.backbone import Backbone
 from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
 from potstill.objectives.terms import ALIGNED, CAUSAL, SOFT, TermSums, WeightedTerms
@@ -76,8 +76,8 @@ class LanguageObjective(WeightedTerms):
 
     def __call__(
         self,
-        student: Trunk,
-        teacher: Trunk | None,
+        student: Backbone,
+        teacher: Backbone | None,
         micro: MicroBatch,
         denominators: Mapping[str, float],
         stored: Stored | None = None,
@@ -153,7 +153,7 @@ class LanguageObjective(WeightedTerms):
         return [_Segment(names, _rows(ours.causal, rows), _rows(theirs.causal, rows), None)]
 
     def _aligned(
-        self, student: Trunk, teacher: Trunk, last_BLD: Tensor, micro: MicroBatch, denominator: float
+        self, student: Backbone, teacher: Backbone, last_BLD: Tensor, micro: MicroBatch, denominator: float
     ) -> Tensor:
         """The share of `uld`; logits of a few rows exist at a time, and again in the backward pass."""
         own = micro.teacher
@@ -195,8 +195,8 @@ class LanguageObjective(WeightedTerms):
 
     def _vocabulary(
         self,
-        student: Trunk,
-        teacher: Trunk | None,
+        student: Backbone,
+        teacher: Backbone | None,
         segments: list[_Segment],
         denominators: Mapping[str, float],
         tied: TiedGradient | None,
@@ -298,14 +298,14 @@ def _cat(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def label_nll(trunk: Trunk, micro: MicroBatch) -> Tensor:
+def label_nll(backbone: Backbone, micro: MicroBatch) -> Tensor:
     """Sum over the labelled positions of -log p(label), in nats; the perplexity's raw material."""
     labelled = micro.labels != IGNORED
-    (last_BLD,) = hidden_states(trunk, "student", micro, None, whole=True).base
+    (last_BLD,) = hidden_states(backbone, "student", micro, None, whole=True).base
     hidden_ND = last_BLD.flatten(0, 1)[micro.positions[labelled]]
-    weight, bias = trunk.decoder
+    weight, bias = backbone.decoder
     return vocabulary_losses(
-        trunk.head(hidden_ND),
+        backbone.head(hidden_ND),
         weight,
         bias,
         labels_N=micro.labels[labelled],
@@ -314,11 +314,11 @@ def label_nll(trunk: Trunk, micro: MicroBatch) -> Tensor:
     ).sums["nll"]
 
 
-def nll_by_sequence(trunk: Trunk, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+def nll_by_sequence(backbone: Backbone, micro: MicroBatch) -> tuple[Tensor, Tensor]:
     """As `label_nll`, sequence by sequence: `(batch,)` sums in nats, and `(batch,)` labelled positions."""
-    (last_BLD,) = hidden_states(trunk, "student", micro, None, whole=True).base
-    weight, bias = trunk.decoder
-    return _by_sequence(micro, last_BLD, lambda hidden_ND: linear(trunk.head(hidden_ND), weight, bias))
+    (last_BLD,) = hidden_states(backbone, "student", micro, None, whole=True).base
+    weight, bias = backbone.decoder
+    return _by_sequence(micro, last_BLD, lambda hidden_ND: linear(backbone.head(hidden_ND), weight, bias))
 
 
 def nll_of_logits(logits_BLV: Tensor, micro: MicroBatch) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from potstill.losses.attention import attention_ce, attention_ce_mean, attention
 from potstill.losses.hidden import fsp, hidden_cosine, hidden_mse, nst, pkd
 from potstill.losses.relations import relation_kl
 from potstill.losses.transport import earth_movers_distance, layer_costs, transport_plan
-from potstill.models.backbone import Trunk
+from potstill.models.backbone import Backbone
 from potstill.objectives.features import Features, Wanted, module_widths, scores
 from potstill.objectives.matching import (
     ATTENTION,
@@ -88,15 +88,17 @@ class Matches(MatchTerms):
 
     Args:
         matches: as read by `read_matches`.
-        teachers: their trunks.
-        student: its trunk.
+        teachers: their backbones.
+        student: its backbone.
         seed: of the projections' weights.
 
     Raises:
         ConfigError: a submodule that is not there, or two of unequal width without a projection.
     """
 
-    def __init__(self, matches: Sequence[Match], teachers: Sequence[Trunk], student: Trunk, *, seed: int):
+    def __init__(
+        self, matches: Sequence[Match], teachers: Sequence[Backbone], student: Backbone, *, seed: int
+    ):
         super().__init__(matches)
         self.heads = ([teacher.heads for teacher in teachers], student.heads)
         generator = torch.Generator().manual_seed(seed)
@@ -220,13 +222,13 @@ def _relation(match: Match, ours: Features, theirs: Features, mask_BL: Tensor, d
     )
 
 
-def _widths(match: Match, teacher: Trunk, student: Trunk) -> tuple[int, int]:
+def _widths(match: Match, teacher: Backbone, student: Backbone) -> tuple[int, int]:
     """Of the student's states and of the teacher's."""
     if match.feature != MODULE:
         return student.width, teacher.width
     found = []
-    for side, trunk, places in (("student", student, match.student), ("teacher", teacher, match.teacher)):
-        widths = set(module_widths(trunk, frozenset(map(str, places)), side).values())
+    for side, backbone, places in (("student", student, match.student), ("teacher", teacher, match.teacher)):
+        widths = set(module_widths(backbone, frozenset(map(str, places)), side).values())
         if len(widths) > 1:
             raise ConfigError(f"objective.matches: {match.term} reads widths {sorted(widths)} of the {side}")
         found.append(widths.pop())

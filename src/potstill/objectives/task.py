@@ -13,7 +13,7 @@ from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.data.tasks.labels import MULTI_LABEL, REGRESSION, SPANS
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import logit_mse, shift_probabilities
-from potstill.models.backbone import Trunk
+from potstill.models.backbone import Backbone
 from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean
@@ -70,8 +70,8 @@ class TaskObjective(WeightedTerms):
 
     def __call__(
         self,
-        student: Trunk,
-        teacher: Trunk | Sequence[Trunk] | None,
+        student: Backbone,
+        teacher: Backbone | Sequence[Backbone] | None,
         micro: TaskBatch,
         denominators: Mapping[str, float],
         stored: Sequence[Stored] = (),
@@ -91,7 +91,7 @@ class TaskObjective(WeightedTerms):
         read = self.wanted(None)
         whole = self._any((LABEL, *SOFT))
         ours, our_features = observed(student, "student", micro, exchange, whole=whole, wanted=read)
-        teachers = [] if teacher is None else [teacher] if isinstance(teacher, Trunk) else list(teacher)
+        teachers = [] if teacher is None else [teacher] if isinstance(teacher, Backbone) else list(teacher)
         taught: list[Hidden] = []
         their_features: list[list[Features]] = []
         if self.needs_teacher and not stored:
@@ -173,21 +173,21 @@ class TaskObjective(WeightedTerms):
         return values
 
 
-def logits_of(trunk: Trunk, micro: TaskBatch) -> Tensor:
-    """What the task's head gives, in float32; see `Trunk.classify`."""
-    (last_BLD,) = hidden_states(trunk, "student", micro, None, whole=True).base
-    return trunk.classify(last_BLD, micro.attention_mask).float()
+def logits_of(backbone: Backbone, micro: TaskBatch) -> Tensor:
+    """What the task's head gives, in float32; see `Backbone.classify`."""
+    (last_BLD,) = hidden_states(backbone, "student", micro, None, whole=True).base
+    return backbone.classify(last_BLD, micro.attention_mask).float()
 
 
-def predictions_of(trunk: Trunk, last_BLD: Tensor, micro: TaskBatch) -> Tensor:
+def predictions_of(backbone: Backbone, last_BLD: Tensor, micro: TaskBatch) -> Tensor:
     """Logits of all predictions of a micro-batch, `(predictions, labels)` in float32.
 
     Args:
-        trunk: a task model.
+        backbone: a task model.
         last_BLD: its last hidden states.
         micro: rows. Those of answers give two predictions each, over the tokens, of which padding is none.
     """
-    logits = trunk.classify(last_BLD, micro.attention_mask).float()
+    logits = backbone.classify(last_BLD, micro.attention_mask).float()
     if logits.ndim == 2:
         return logits
     if micro.words is not None:

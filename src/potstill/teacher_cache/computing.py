@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from potstill.data.corpus.datamodule import MicroBatch
 from potstill.data.tasks.datamodule import TaskBatch
-from potstill.models.backbone import Trunk, trunk_of
+from potstill.models.backbone import Backbone, backbone_of
 from potstill.objectives.interchange import hidden_states
 from potstill.teacher_cache.formats import FullForm, SampledForm, TopForm
 from potstill.teacher_cache.store import Gathered, OutputWriter
@@ -25,16 +25,16 @@ Progress = Callable[[int], None]
 
 
 @contextmanager
-def computing(teacher: PreTrainedModel, precision: str, device: torch.device) -> Iterator[Trunk]:
+def computing(teacher: PreTrainedModel, precision: str, device: torch.device) -> Iterator[Backbone]:
     """A frozen teacher on its device, in the precision that it would have beside its student in Lightning's trainer."""
     teacher.requires_grad_(False).eval().to(device=device, dtype=_WHOLE.get(precision))
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
     with torch.inference_mode(), mixed:
-        yield trunk_of(teacher)
+        yield backbone_of(teacher)
 
 
 def write_vocabulary(
-    trunk: Trunk,
+    backbone: Backbone,
     batches: Iterable[MicroBatch],
     form: TopForm | SampledForm,
     writer: OutputWriter,
@@ -43,36 +43,36 @@ def write_vocabulary(
     """Outputs of a language model at all real tokens.
 
     Args:
-        trunk: within `computing`.
+        backbone: within `computing`.
         batches: sequences in the order of units, end to end.
         form: of the outputs; columns beyond its vocabulary are left out.
         writer: gets them.
         progress: is told how many tokens are done.
     """
-    weight, bias = trunk.decoder
+    weight, bias = backbone.decoder
     for micro in batches:
-        (last_BLD,) = hidden_states(trunk, "teacher", micro, None, whole=True).base
+        (last_BLD,) = hidden_states(backbone, "teacher", micro, None, whole=True).base
         for hidden_ND in last_BLD.flatten(0, 1)[micro.positions].split(CHUNK):
-            logits_NV = linear(trunk.head(hidden_ND), weight, bias)[:, : form.vocabulary_size].float()
+            logits_NV = linear(backbone.head(hidden_ND), weight, bias)[:, : form.vocabulary_size].float()
             writer.add(form.encode(logits_NV, np.arange(writer.written, writer.written + len(logits_NV))))
         progress(writer.written)
 
 
 def write_logits(
-    trunk: Trunk, batches: Iterable[TaskBatch], form: FullForm, writer: OutputWriter, progress: Progress
+    backbone: Backbone, batches: Iterable[TaskBatch], form: FullForm, writer: OutputWriter, progress: Progress
 ) -> None:
     """Logits of a task model: of rows, of the first tokens of their words, or of all their tokens.
 
     Args:
-        trunk: within `computing`.
+        backbone: within `computing`.
         batches: rows in the order of units.
         form: of the logits.
         writer: gets them.
         progress: is told how many rows are done.
     """
     for micro in batches:
-        (last_BLD,) = hidden_states(trunk, "teacher", micro, None, whole=True).base
-        writer.add(_encoded(trunk.classify(last_BLD, micro.attention_mask), micro, form))
+        (last_BLD,) = hidden_states(backbone, "teacher", micro, None, whole=True).base
+        writer.add(_encoded(backbone.classify(last_BLD, micro.attention_mask), micro, form))
         progress(writer.written)
 
 

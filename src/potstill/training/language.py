@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.interchange.agreement import AgreementMetric, interchange_agreement
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.objectives.language import (
     HARD,
     LanguageObjective,
@@ -66,8 +66,8 @@ class LanguageDistillation(StudentModule):
             clip=clip,
             shares_every=shares_every,
         )
-        self._student_trunk = trunk_of(student)
-        self._teacher_trunk = trunk_of(teacher) if teacher is not None else None
+        self._student_backbone = backbone_of(student)
+        self._teacher_backbone = backbone_of(teacher) if teacher is not None else None
         self._stored, self._stored_eval = stored, stored_eval
         self._hard = HARD[objective.kind]
         names = {*objective.active, self._hard, "teacher"}
@@ -88,7 +88,7 @@ class LanguageDistillation(StudentModule):
         denominators = self.objective.denominators(batch)
 
         def share_of(terms: LanguageObjective, micro: MicroBatch) -> TermSums:
-            return terms(self._student_trunk, self._teacher_trunk, micro, denominators, self._stored)
+            return terms(self._student_backbone, self._teacher_backbone, micro, denominators, self._stored)
 
         self.measure_shares(batch, objective, share_of)
         self.optimizer_step_over(batch, lambda micro: share_of(objective, micro))
@@ -112,33 +112,33 @@ class LanguageDistillation(StudentModule):
                 self._add(self._hard, found[0].sum() / max(batch.labelled, 1), batch.labelled)
                 continue
             terms = self.objective(
-                self._student_trunk, self._teacher_trunk, micro, denominators, self._stored_eval
+                self._student_backbone, self._teacher_backbone, micro, denominators, self._stored_eval
             ).terms
             if self._hard not in terms:
-                terms[self._hard] = label_nll(self._student_trunk, micro) / max(batch.labelled, 1)
+                terms[self._hard] = label_nll(self._student_backbone, micro) / max(batch.labelled, 1)
             for name, value in terms.items():
                 self._add(name, value, denominators.get(name, batch.labelled))
             # A perplexity of other tokens would compare with nothing.
-            same = self._teacher_trunk is not None and micro.teacher is None
+            same = self._teacher_backbone is not None and micro.teacher is None
             if same and self._teacher_perplexity is None:
-                assert self._teacher_trunk is not None
-                nll = label_nll(self._teacher_trunk, micro) / max(batch.labelled, 1)
+                assert self._teacher_backbone is not None
+                nll = label_nll(self._teacher_backbone, micro) / max(batch.labelled, 1)
                 self._add("teacher", nll, batch.labelled)
             self._add_agreement(micro)
 
     def _by_sequence(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
         if self.deployed is None:
-            return nll_by_sequence(self._student_trunk, micro)
+            return nll_by_sequence(self._student_backbone, micro)
         return nll_of_logits(self.deployed(micro.input_ids, micro.attention_mask), micro)
 
     def _add_agreement(self, micro: MicroBatch) -> None:
         if self._exchange is None or micro.swap is None:
             return
-        assert self._teacher_trunk is not None
+        assert self._teacher_backbone is not None
         positions = reached_positions(micro, self.objective.positions)
         sums = interchange_agreement(
-            self._teacher_trunk,
-            self._student_trunk,
+            self._teacher_backbone,
+            self._student_backbone,
             micro.input_ids,
             micro.attention_mask,
             micro.swap,

@@ -12,7 +12,7 @@ from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.data.tasks.labels import Task
 from potstill.evaluation.evaluators import Judge, empty_of
 from potstill.evaluation.metrics import Predictions
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.models.multitask import SharedStudent
 from potstill.objectives.multitask import SharedObjective
 from potstill.objectives.task import TaskObjective, logits_of
@@ -74,8 +74,9 @@ class SharedTasks(StudentModule):
             shares_every=shares_every,
         )
         self.lanes = dict(lanes)
-        self._trunks = {
-            name: (trunk_of(student.model(name)), trunk_of(lane.teacher)) for name, lane in lanes.items()
+        self._backbones = {
+            name: (backbone_of(student.model(name)), backbone_of(lane.teacher))
+            for name, lane in lanes.items()
         }
         # In the order of their loaders.
         self._sets = [(name, part) for name, lane in lanes.items() for part in lane.judges]
@@ -85,7 +86,7 @@ class SharedTasks(StudentModule):
     def training_step(self, batch: TaskStep, batch_idx: int) -> None:
         """One optimizer step over all micro-batches of `batch`, which are of one task."""
         name = batch.task
-        (student, teacher), whole = self._trunks[name], self.lanes[name].objective
+        (student, teacher), whole = self._backbones[name], self.lanes[name].objective
         objective, denominators = whole.at(self.global_step), whole.denominators(batch)
 
         def share_of(terms: TaskObjective, micro: TaskBatch) -> TermSums:
@@ -114,7 +115,7 @@ class SharedTasks(StudentModule):
         name, part = self._sets[dataloader_idx]
         judge = self._judge(name, part)
         for micro in batch.micro:
-            kept = judge.keep(logits_of(self._trunks[name][0], micro), micro)
+            kept = judge.keep(logits_of(self._backbones[name][0], micro), micro)
             self._predictions[dataloader_idx].update(*kept)
 
     def predicted(self, name: str, part: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """Weights, gradients and optimizer states shared out over ranks, of student and teacher alike (torch's FSDP2).
 
 Each block is a unit: its weights are gathered when it runs and given back afterwards. What is left (embeddings, norms,
-heads, projections) is gathered once a step, because trunks, tied gradients and the fused vocabulary losses read those
-weights directly. A trunk runs no `forward` of a whole model, so the module's own methods stand for it.
+heads, projections) is gathered once per step, because backbones, tied gradients and the fused vocabulary losses read
+those weights directly. A backbone runs no `forward` of a whole model, so the module's own methods stand for it.
 
 Source: Zhao et al. 2023, PyTorch FSDP (arXiv:2304.11277); Rajbhandari et al. 2020, ZeRO (arXiv:1910.02054).
 """

@@ -12,7 +12,7 @@ from potstill.data.tasks.labels import REGRESSION, Task
 from potstill.evaluation.evaluators import Judge, empty_of
 from potstill.evaluation.metrics import Predictions
 from potstill.interchange.agreement import AgreementMetric, class_agreement
-from potstill.models.backbone import Trunk, trunk_of
+from potstill.models.backbone import Backbone, backbone_of
 from potstill.objectives.task import (
     Stored,
     TaskObjective,
@@ -71,12 +71,12 @@ class Downstream(StudentModule):
             shares_every=shares_every,
         )
         self.task, self.judges, self._stored = task, dict(judges), tuple(stored)
-        self._student_trunk = trunk_of(student)
-        self._teacher_trunk: Trunk | list[Trunk] | None = None
+        self._student_backbone = backbone_of(student)
+        self._teacher_backbone: Backbone | list[Backbone] | None = None
         if isinstance(teacher, nn.ModuleList):
-            self._teacher_trunk = [trunk_of(one) for one in teacher]  # type: ignore[arg-type]
+            self._teacher_backbone = [backbone_of(one) for one in teacher]  # type: ignore[arg-type]
         elif teacher is not None:
-            self._teacher_trunk = trunk_of(teacher)
+            self._teacher_backbone = backbone_of(teacher)
         # A score is no prediction that two models could share.
         comparable = teacher is not None and task.kind != REGRESSION
         self._exchange = objective.interchange if comparable else None
@@ -91,7 +91,7 @@ class Downstream(StudentModule):
         denominators = self.objective.denominators(batch)
 
         def share_of(terms: TaskObjective, micro: TaskBatch) -> TermSums:
-            return terms(self._student_trunk, self._teacher_trunk, micro, denominators, self._stored)
+            return terms(self._student_backbone, self._teacher_backbone, micro, denominators, self._stored)
 
         self.measure_shares(batch, objective, share_of)
         self.optimizer_step_over(batch, lambda micro: share_of(objective, micro))
@@ -118,22 +118,22 @@ class Downstream(StudentModule):
 
     def _logits(self, micro: TaskBatch) -> Tensor:
         if self.deployed is None:
-            return logits_of(self._student_trunk, micro)
+            return logits_of(self._student_backbone, micro)
         return self.deployed(micro.input_ids, micro.attention_mask, micro.token_type_ids)
 
     def _add_agreement(self, micro: TaskBatch) -> None:
         if self._exchange is None or micro.swap is None:
             return
-        assert isinstance(self._teacher_trunk, Trunk)
+        assert isinstance(self._teacher_backbone, Backbone)
         reached, kind = reached_of(micro, self.task.kind), self.task.kind
         same_M, kl_M, count = class_agreement(
-            self._teacher_trunk,
-            self._student_trunk,
+            self._teacher_backbone,
+            self._student_backbone,
             micro.input_ids,
             micro.attention_mask,
             micro.token_type_ids,
             micro.swap,
-            lambda trunk, last: distributions_of(kind, predictions_of(trunk, last, micro)[reached]),
+            lambda backbone, last: distributions_of(kind, predictions_of(backbone, last, micro)[reached]),
             self._exchange.mappings,
             self._exchange.read_site,
         )

@@ -1,8 +1,8 @@
 """Optimizer states, gradients and, in stage 3, weights shared out over ranks by DeepSpeed.
 
 The step stays the module's own; DeepSpeed exchanges gradients, clips and updates. In stage 3 the modules within blocks
-are gathered as they run, and what is left (embeddings, norms, heads, projections) stays gathered, because trunks, tied
-gradients and the fused vocabulary losses read those weights directly.
+are gathered as they run, and what is left (embeddings, norms, heads, projections) stays gathered, because backbones,
+tied gradients and the fused vocabulary losses read those weights directly.
 
 Source: Rajbhandari et al. 2020, ZeRO (arXiv:1910.02054).
 """
