@@ -3,8 +3,8 @@
 Run `python tests/benchmarks/bench_tasks.py --file SST-2/train.tsv --tokenizer <folder>`, which takes the lengths of a
 benchmark's real rows, or without a file, where lengths like those of SST-2 are drawn. Ours is what `train.py
 objective=finetune` does with a step: the data module, the backbone, the backward pass, clipping, AdamW. The textbook
-pads the same rows to 128 tokens and calls the model. They take turns step by step in one process; token ids and weights are
-random. Dropout is on while speed is measured and off while the losses of both are compared.
+pads the same rows to 128 tokens and calls the model. They take turns step by step in one process; token ids and weights
+are random. Dropout is on while speed is measured and off while the losses of both are compared.
 """
 
 import argparse
