@@ -186,7 +186,7 @@ def language_step(arguments: argparse.Namespace, ids: Ints, lengths: Ints, numbe
 
 def size(store: OutputStore) -> float:
     """Bytes a unit."""
-    return sum(file.stat().st_size for file in store.folder.glob("*.npy")) / store.units
+    return sum(file.stat().st_size for file in store.folder.glob("*.npy")) / len(store)
 
 
 def report(

@@ -150,7 +150,10 @@ def test_a_run_above_a_limit_on_files_keeps_what_there_was(place, call, start, r
 
 @pytest.mark.parametrize(
     "place",
-    [("potstill.data.corpus.store", "StoreWriter.close"), ("potstill.teacher_cache.store", "write_index")],
+    [
+        ("potstill.data.corpus.store", "StoreWriter.close"),
+        ("potstill.teacher_cache.store", "OutputWriter.close"),
+    ],
 )
 def test_a_cache_on_a_full_disk(place, may_mount, start, overrides, tmp_path):
     """Binarized text, and outputs of a teacher."""

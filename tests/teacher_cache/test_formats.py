@@ -32,7 +32,7 @@ def stored(folder, form, logits=TEACHER, at_once=7):
             writer.add(form.encode(logits[units], units))
 
     build_outputs(folder, identity, form.fields, UNITS, write)
-    return OutputStore.open(folder, identity)
+    return OutputStore.open(folder)
 
 
 def from_store(targets, student, weight):

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potstill.data.common.store import Field, Gathered
 from potstill.errors import DataError
-from potstill.teacher_cache.store import Field, Gathered, OutputStore, OutputWriter, build_outputs
+from potstill.teacher_cache.store import OutputStore, OutputWriter, build_outputs
 
 FIELDS = (
     Field("ids", "<u2", 3),
@@ -74,10 +75,9 @@ def same(found, expected):
 )
 def test_gather_is_picking_one_by_one(tmp_path_factory, counts, at_once, shard_bytes, data):
     whole = outputs(counts)
-    store = OutputStore.open(
-        write(tmp_path_factory.mktemp("store"), whole, at_once, shard_bytes), json.loads(json.dumps(IDENTITY))
-    )
-    assert store.units == len(counts)
+    store = OutputStore.open(write(tmp_path_factory.mktemp("store"), whole, at_once, shard_bytes))
+    store.check_identity(json.loads(json.dumps(IDENTITY)))
+    assert len(store) == len(counts)
     same(store.gather(np.arange(len(counts))), whole)
     units = data.draw(st.lists(st.integers(0, len(counts) - 1), max_size=40))
     same(store.gather(units), part(whole, np.array(units, dtype=int)))
@@ -95,7 +95,7 @@ def test_fields_of_one_row_a_unit_have_no_counts(tmp_path):
     whole = outputs([0] * 4)
     writer.add(Gathered({name: whole.values[name] for name in ("ids", "tail")}))
     writer.close(IDENTITY)
-    found = OutputStore.open(tmp_path, IDENTITY).gather([3, 1])
+    found = OutputStore.open(tmp_path).gather([3, 1])
     assert found.counts is None
     np.testing.assert_array_equal(found.values["ids"], whole.values["ids"][[3, 1]])
 
@@ -121,7 +121,7 @@ def test_several_processes_read(tmp_path):
 
 def test_pickling_maps_anew(tmp_path):
     whole = outputs([1] * 2000)
-    store = OutputStore.open(write(tmp_path, whole, at_once=500, shard_bytes=10**6), IDENTITY)
+    store = OutputStore.open(write(tmp_path, whole, at_once=500, shard_bytes=10**6))
     message = pickle.dumps(store)
     assert len(message) < 1000
     same(pickle.loads(message).gather([1999]), part(whole, np.array([1999])))
@@ -141,9 +141,9 @@ def test_ill_formed_outputs_are_refused(tmp_path):
         with pytest.raises(ValueError, match=r"outputs|instead of"):
             writer.add(wrong)
     writer.add(whole)
-    with pytest.raises(ValueError, match="4 units or more of 3"):
+    with pytest.raises(ValueError, match="items or more"):
         writer.add(whole)
-    with pytest.raises(ValueError, match="2 units of 3"):
+    with pytest.raises(ValueError, match="2 items"):
         writer.close(IDENTITY)
     assert not (tmp_path / "index.json").exists()
 
@@ -153,7 +153,7 @@ def test_a_store_of_another_run_is_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"it is of another run: form\.k is 3 in the store and 4 here; delete"
     ):
-        OutputStore.open(folder, IDENTITY | {"form": {"k": 4}})
+        OutputStore.open(folder).check_identity(IDENTITY | {"form": {"k": 4}})
     with pytest.raises(DataError, match=r"teacher\.weights is aaaaaaaaaaaa\.\.\. in the store and bbbb"):
         build_outputs(folder, IDENTITY | {"teacher": {"weights": "b" * 64}}, FIELDS, 2, lambda writer: None)
 
@@ -184,7 +184,7 @@ def test_a_damaged_store_is_refused(tmp_path, damage, message):
     folder = write(tmp_path / "s", outputs([1, 2, 3, 1, 2, 3]))
     damage(folder)
     with pytest.raises(DataError, match=message):
-        OutputStore.open(folder, IDENTITY)
+        OutputStore.open(folder)
 
 
 def write_slowly(log, seconds, writer):
@@ -226,13 +226,13 @@ def test_a_killed_run_leaves_no_store(tmp_path):
     (left,) = tmp_path.glob("s.tmp-*")
     assert not folder.exists()
     with pytest.raises(DataError, match=r"index\.json is missing"):
-        OutputStore.open(left, IDENTITY)
+        OutputStore.open(left)
     build(folder, log, 0)
     assert not left.exists()
     assert log.read_text() == "begun\nbegun\n"
 
 
 def test_a_failed_run_leaves_no_store(tmp_path):
-    with pytest.raises(ValueError, match="outputs of 0 units of 4"):
+    with pytest.raises(ValueError, match="outputs of 0 items"):
         build_outputs(tmp_path / "s", IDENTITY, FIELDS, 4, lambda writer: None)
     assert [path.name for path in tmp_path.iterdir()] == ["s.lock"]

@@ -23,8 +23,9 @@ from omegaconf import DictConfig
 from potstill.build import AdaptedTraining, AnyTraining, build_any_training, build_trainer
 from potstill.data.common.batching import EpochPlan
 from potstill.data.common.steps import BatchSettings, Sequences, StepDataModule, TrainSteps
+from potstill.data.common.store import store_key
 from potstill.data.corpus.datamodule import CorpusDataModule
-from potstill.data.corpus.store import TokenStore, store_key
+from potstill.data.corpus.store import TokenStore
 from potstill.data.rationales.splits import STEP_BY_STEP
 from potstill.data.tasks.mixing import MixedDataModule
 from potstill.data.tasks.splits import MAIN, is_task

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from potstill.data.common.store import Gathered
 from potstill.data.corpus.datamodule import MicroBatch
 from potstill.data.tasks.datamodule import TaskBatch
 from potstill.models.backbone import Backbone, backbone_of
 from potstill.objectives.interchange import hidden_states
 from potstill.teacher_cache.formats import FullForm, SampledForm, TopForm
-from potstill.teacher_cache.store import Gathered, OutputWriter
+from potstill.teacher_cache.store import OutputWriter
 
 CHUNK = 512  # rows whose logits are held at once
 _WHOLE = {"bf16-true": torch.bfloat16, "64-true": torch.float64}

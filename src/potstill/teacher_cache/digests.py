@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from potstill.data.common.checked_files import canonical
 from potstill.data.common.steps import BatchSettings
+from potstill.data.common.store import canonical
 from potstill.data.corpus.store import Corpus
 from potstill.errors import ModelError
 from potstill.runtime.json_text import read_json
@@ -74,14 +74,8 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 
 def corpus_digest(corpus: Corpus) -> str:
-    """sha256 of a corpus: what its stores were made of, and the checksums of their tokens and lengths."""
-    parts = [
-        [
-            store.index["key"],
-            [entry["crc32"] for entry in [*store.index["shards"], *store.index["arrays"]]],
-        ]
-        for store in corpus.stores
-    ]
+    """sha256 of a corpus: the keys of its stores, and the checksums of their files."""
+    parts = [[store.index["key"], store.index["shards"], store.index["arrays"]] for store in corpus.stores]
     return hashlib.sha256(canonical(parts)).hexdigest()
 
 

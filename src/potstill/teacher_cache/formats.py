@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from potstill.data.common.store import Field, Gathered
 from potstill.data.corpus.store import token_dtype
 from potstill.losses.sparse import SampledRows, TopRows, softened
 from potstill.teacher_cache.sparse_rows import draw, top_of
-from potstill.teacher_cache.store import Field, Gathered
 
 _GREATEST_FLOAT16 = 65504.0
 

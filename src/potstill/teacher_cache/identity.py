@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from potstill.data.common.checked_files import canonical
+from potstill.data.common.store import canonical
 
 _SHOWN = 12  # digits of a digest in a message
 

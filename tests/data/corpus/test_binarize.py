@@ -67,7 +67,7 @@ def test_golden(tmp_path, vocabulary):
         "dropped_unknown": 0,
     }
     assert store.index["report"] == expected
-    assert store.shards[0].dtype == np.uint16
+    assert store.reader.shards[0]["tokens"].dtype == np.uint16
 
 
 def test_split_restores_special_tokens(tmp_path, vocabulary):

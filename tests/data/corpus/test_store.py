@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.data.corpus.store import Corpus, StoreWriter, TokenStore, build_once, store_key, token_dtype
+from potstill.data.common.store import build_once, store_key
+from potstill.data.corpus.store import Corpus, StoreWriter, TokenStore, token_dtype
 from potstill.errors import DataError
 
 REPORT = {"texts": 3, "sequences": 3, "tokens": 9, "split": 0, "dropped_short": 1, "dropped_unknown": 0}
@@ -33,17 +34,20 @@ def test_golden_layout(tmp_path):
     folder = write(tmp_path / "s", [[1, 2, 3], [4, 5], [6, 7, 8, 9]], shard_tokens=6)
     assert sorted(path.name for path in folder.iterdir()) == [
         "counts.npy",
+        "ends-00000.npy",
+        "ends-00001.npy",
         "index.json",
-        "lengths.npy",
         "tokens-00000.npy",
         "tokens-00001.npy",
     ]
     assert np.load(folder / "tokens-00000.npy").tolist() == [1, 2, 3, 4, 5]
     assert np.load(folder / "tokens-00001.npy").tolist() == [6, 7, 8, 9]
-    assert np.load(folder / "lengths.npy").tolist() == [3, 2, 4]
+    assert np.load(folder / "ends-00000.npy").tolist() == [3, 5]
+    assert np.load(folder / "ends-00001.npy").tolist() == [4]
     assert np.load(folder / "counts.npy").tolist() == [0] + [1] * 9 + [0] * 90
     store = TokenStore.open(folder)
-    assert [(shard["sequences"], shard["tokens"]) for shard in store.index["shards"]] == [(2, 5), (1, 4)]
+    assert store.lengths.tolist() == [3, 2, 4]
+    assert [(shard["items"], shard["rows"]) for shard in store.index["shards"]] == [(2, 5), (1, 4)]
     assert store.index["report"] == REPORT
 
 
@@ -61,11 +65,12 @@ def test_key_depends_on_every_part():
 @pytest.mark.parametrize(("size", "dtype"), [(65536, np.uint16), (65537, np.uint32)])
 def test_smallest_type(tmp_path, size, dtype):
     store = TokenStore.open(write(tmp_path / "s", [[size - 1, 0]], vocabulary_size=size))
-    assert store.shards[0].dtype == dtype
-    assert store.shards[0].tolist() == [size - 1, 0]
+    tokens = store.reader.shards[0]["tokens"][:, 0]
+    assert tokens.dtype == dtype
+    assert tokens.tolist() == [size - 1, 0]
 
 
-@pytest.mark.parametrize("file", ["tokens-00001.npy", "lengths.npy", "counts.npy", "index.json"])
+@pytest.mark.parametrize("file", ["tokens-00001.npy", "ends-00000.npy", "counts.npy", "index.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damage_is_named(tmp_path, file, damage):
     folder = write(tmp_path / "s", [[1, 2, 3], [4, 5], [6, 7, 8, 9]], shard_tokens=6)
@@ -149,7 +154,7 @@ def test_gather_is_naive_indexing(tmp_path_factory, stores, shard_tokens, data):
         corpus.token_counts.tolist() == np.bincount(list(chain.from_iterable(every)), minlength=100).tolist()
     )
     for shard in (shard for store in opened for shard in store.index["shards"]):
-        assert shard["tokens"] <= shard_tokens or shard["sequences"] == 1
+        assert shard["rows"] <= shard_tokens or shard["items"] == 1
 
 
 def test_a_failed_build_leaves_nothing(tmp_path):

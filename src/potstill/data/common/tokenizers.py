@@ -22,8 +22,8 @@ from tokenizers import (
     trainers,
 )
 
+from potstill.data.common.store import build_once, store_key
 from potstill.data.corpus.sources import TextSource
-from potstill.data.corpus.store import build_once, store_key
 from potstill.errors import DataError
 from potstill.runtime.json_text import json_text, read_json
 from potstill.runtime.small_files import model_folder_fault

@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from potstill.data.common.store import build_once, store_key
 from potstill.data.common.tokenizers import Vocabulary, load_backend
 from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.splits import LOCAL, RAY
-from potstill.data.corpus.store import StoreWriter, TokenStore, build_once, store_key, token_dtype
+from potstill.data.corpus.store import StoreWriter, TokenStore, token_dtype
 from potstill.errors import DataError
 from potstill.runtime.signals import SPAWN
 

@@ -18,8 +18,8 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
+from potstill.data.common.store import build_once
 from potstill.data.corpus.binarize import worker_pool
-from potstill.data.corpus.store import build_once
 from potstill.errors import DataError
 
 # The rules of this file, as part of the corpus's identity: raise it when they change.

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from potstill.data.common.store import build_once, store_key
 from potstill.data.common.tokenizers import T5_NAMES
-from potstill.data.corpus.store import build_once, store_key
 from potstill.data.rationales.rows import RationaleRows
 from potstill.data.rationales.sets import GENERATED
 from potstill.errors import ConfigError

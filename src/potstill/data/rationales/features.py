@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from potstill.data.common.store import build_once, store_key
 from potstill.data.common.tokenizers import Vocabulary, load_backend
-from potstill.data.corpus.store import build_once, store_key
 from potstill.data.rationales.rows import RationaleRows
 from potstill.errors import DataError
 

@@ -12,8 +12,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.data.common.store import build_once, store_key
 from potstill.data.common.tokenizers import Vocabulary, load_backend
-from potstill.data.corpus.store import build_once, store_key
 from potstill.data.tasks.readers import Rows
 from potstill.errors import DataError
 
