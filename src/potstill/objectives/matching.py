@@ -274,38 +274,39 @@ def _counted(places: tuple[Place, ...], loss: str, said: str) -> tuple[Place, ..
 
 
 def _unfit(match: Match, teacher: ModelSpec, student: ModelSpec) -> Iterator[str]:
-    """What keeps two features from being compared, as far as their models' sizes say."""
+    """Reasons why two features cannot be compared, as far as the models' sizes say."""
     states = match.feature in (HIDDEN, MODULE)
-    if match.projection is not None and match.projection not in PROJECTIONS:
-        yield f"projection={match.projection}: one of {', '.join(PROJECTIONS)}, or null"
-    if match.projection is not None and not states:
-        yield f"projection={match.projection}: {match.feature} has no width to project; leave it out"
-    if match.projection_lr is not None and match.projection is None:
-        yield f"projection_lr={match.projection_lr}: there is no projection; give projection=linear"
+    yield from _unfit_projection(match, states)
     compared = match.feature == HIDDEN and match.loss != "nst" and match.projection is None
     if compared and teacher.width != student.width:
         yield (
             f"loss={match.loss}: the student's states are {student.width} wide, the teacher's {teacher.width}; "
             "give projection=linear (or relu, tanh)"
         )
-    if not states:
-        for side, spec in (("teacher", teacher), ("student", student)):
-            if not spec.has_scores:
-                yield (
-                    f"feature={match.feature}: the {side} ({spec.model_type}) has no bidirectional attention to read; "
-                    "match its hidden states"
-                )
+    for side, spec in (("teacher", teacher), ("student", student)):
+        if not states and not spec.has_scores:
+            yield (
+                f"feature={match.feature}: the {side} ({spec.model_type}) has no bidirectional attention to read; "
+                "match its hidden states"
+            )
+        if match.feature == RELATION and (match.heads < 1 or spec.width % match.heads):
+            yield f"heads={match.heads}: does not divide the {side}'s width {spec.width}; give a divisor of both"
     if match.feature == ATTENTION and match.loss in _SAME_HEADS and teacher.heads != student.heads:
         yield (
             f"loss={match.loss}: the student has {student.heads} attention heads, the teacher {teacher.heads}; use "
             f"{_SAME_HEADS[match.loss]}"
         )
-    if match.feature == RELATION:
-        for side, spec in (("teacher", teacher), ("student", student)):
-            if match.heads < 1 or spec.width % match.heads:
-                yield f"heads={match.heads}: does not divide the {side}'s width {spec.width}; give a divisor of both"
     if match.loss == EMD and importlib.util.find_spec("ot") is None:
         yield "loss=emd: POT is not installed; pip install 'potstill[emd]'"
+
+
+def _unfit_projection(match: Match, states: bool) -> Iterator[str]:
+    if match.projection is not None and match.projection not in PROJECTIONS:
+        yield f"projection={match.projection}: one of {', '.join(PROJECTIONS)}, or null"
+    if match.projection is not None and not states:
+        yield f"projection={match.projection}: {match.feature} has no width to project; leave it out"
+    if match.projection_lr is not None and match.projection is None:
+        yield f"projection_lr={match.projection_lr}: there is no projection; give projection=linear"
 
 
 def schedule_of(given: Mapping[str, Any], key: str) -> dict[str, Any]:

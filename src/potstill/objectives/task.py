@@ -96,18 +96,7 @@ class TaskObjective(WeightedTerms):
         their_features: list[list[Features]] = []
         if self.needs_teacher and not stored:
             assert teachers
-            with torch.no_grad():
-                for number, one in enumerate(teachers):
-                    hidden, features = observed(
-                        one,
-                        "teacher",
-                        micro.read_by(number),
-                        exchange if number == 0 else None,
-                        whole=self._any(SOFT),
-                        wanted=self.wanted(number),
-                    )
-                    taught.append(hidden)
-                    their_features.append(features)
+            taught, their_features = self._observed_teachers(teachers, micro, exchange)
         theirs = taught[0] if taught else Hidden()
         sums: list[dict[str, Tensor]] = []
         for number, part in enumerate(parts):
@@ -127,14 +116,9 @@ class TaskObjective(WeightedTerms):
                     mean = self.mean([distributions_of(self.kind, one) for one in targets], self.temperature)
                 labels = labels_of(part) if self.soft.shift else None
                 sums.append(self._soft(logits, mean, denominators, ("ce", "mse"), labels))
-        for part, ours_BLD, theirs_BLD in zip(parts, ours.causal, theirs.causal, strict=False):
-            if self.weights.get("causal_ce"):
-                reached = reached_of(part, self.kind)
-                with torch.no_grad():
-                    targets_NC = predictions_of(teachers[0], theirs_BLD, part)[reached]
-                    targets_NC = distributions_of(self.kind, targets_NC)
-                logits = distributions_of(self.kind, predictions_of(student, ours_BLD, part)[reached])
-                sums.append(self._soft(logits, targets_NC, denominators, ("causal_ce",), None))
+        if self.weights.get("causal_ce"):
+            for part, ours_BLD, theirs_BLD in zip(parts, ours.causal, theirs.causal, strict=False):
+                sums.append(self._causal_ce(student, teachers[0], part, ours_BLD, theirs_BLD, denominators))
         values: dict[str, Tensor] = {}
         for own in sums:
             for term, value in own.items():
@@ -149,6 +133,40 @@ class TaskObjective(WeightedTerms):
         zero = next(student.model.parameters()).new_zeros((), dtype=torch.float32)
         loss = sum((self.weights[term] * value for term, value in values.items()), zero)
         return TermSums(loss, {term: value.detach() for term, value in values.items()})
+
+    def _observed_teachers(
+        self, teachers: Sequence[Backbone], micro: TaskBatch, exchange: Interchange | None
+    ) -> tuple[list[Hidden], list[list[Features]]]:
+        """Last hidden states and matched features of each teacher; interventions run in the first one only."""
+        with torch.no_grad():
+            both = [
+                observed(
+                    teacher,
+                    "teacher",
+                    micro.read_by(number),
+                    exchange if number == 0 else None,
+                    whole=self._any(SOFT),
+                    wanted=self.wanted(number),
+                )
+                for number, teacher in enumerate(teachers)
+            ]
+        return [hidden for hidden, _ in both], [features for _, features in both]
+
+    def _causal_ce(
+        self,
+        student: Backbone,
+        teacher: Backbone,
+        part: TaskBatch,
+        ours_BLD: Tensor,
+        theirs_BLD: Tensor,
+        denominators: Mapping[str, float],
+    ) -> dict[str, Tensor]:
+        reached = reached_of(part, self.kind)
+        with torch.no_grad():
+            targets_NC = predictions_of(teacher, theirs_BLD, part)[reached]
+            targets_NC = distributions_of(self.kind, targets_NC)
+        logits = distributions_of(self.kind, predictions_of(student, ours_BLD, part)[reached])
+        return self._soft(logits, targets_NC, denominators, ("causal_ce",), None)
 
     def _soft(
         self,

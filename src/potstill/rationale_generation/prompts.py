@@ -154,46 +154,29 @@ def _read(path: Path) -> Prompts:
         ) from None
     if largest > MOST_VALUES:
         raise DataError(f"generation.prompts={path}: its aliases stand for more than {MOST_VALUES:,} values")
+    try:
+        return _prompts_of(content)
+    except DataError as error:
+        raise DataError(f"generation.prompts={path}: {error}") from None
+
+
+def _prompts_of(content: Any) -> Prompts:
+    """The prompts that a YAML document holds, checked; errors do not name the file."""
     if not isinstance(content, dict):
-        raise DataError(f"generation.prompts={path}: expected the keys {', '.join(KEYS)}")
-    for fault, names in (
-        ("lacks", set(KEYS) - content.keys()),
-        ("has the unknown key", content.keys() - {*KEYS, "label_names"}),
-    ):
-        if names:
-            raise DataError(
-                f"generation.prompts={path}: {fault} {', '.join(sorted(map(str, names)))}; "
-                f"expected {', '.join(KEYS)} and perhaps label_names"
-            )
-    for name in ("instruction", "question", "cue", "answer", "label_field"):
-        if not isinstance(content[name], str) or not content[name].strip():
-            raise DataError(f"generation.prompts={path}: {name}={content[name]}: expected a text")
-    for field in ("rationale", "label"):
-        if f"{{{field}}}" not in content["answer"]:
-            raise DataError(
-                f"generation.prompts={path}: answer: lacks {{{field}}}; answers are cut by where it stands, such as "
-                "'{rationale} The answer is {label}.'"
-            )
-    stop, names, shown = content["stop"], content.get("label_names", []), content["demonstrations"]
-    for name, value, kind in (
-        ("stop", stop, str),
-        ("label_names", names, str),
-        ("demonstrations", shown, dict),
-    ):
-        if not isinstance(value, list) or not all(isinstance(one, kind) and one for one in value):
-            kinds = "texts" if kind is str else "mappings"
-            raise DataError(f"generation.prompts={path}: {name}: expected a list of {kinds}")
+        raise DataError(f"expected the keys {', '.join(KEYS)}")
+    _check_keys(content)
+    _check_texts(content)
     prompts = Prompts(
         instruction=content["instruction"],
         question=content["question"],
         cue=content["cue"],
         answer=content["answer"],
         label_field=content["label_field"],
-        label_names=tuple(names),
-        stop=tuple(stop),
-        demonstrations=tuple(shown),
+        label_names=tuple(_list_in(content, "label_names", str)),
+        stop=tuple(_list_in(content, "stop", str)),
+        demonstrations=tuple(_list_in(content, "demonstrations", dict)),
     )
-    for number, row in enumerate(shown, 1):
+    for number, row in enumerate(prompts.demonstrations, 1):
         try:
             for name, value in row.items():
                 if isinstance(value, bool):  # YAML's reading of yes, no, on and off
@@ -201,8 +184,38 @@ def _read(path: Path) -> Prompts:
             prompts._question(row)
             prompts._answer(row)
         except DataError as error:
-            raise DataError(f"generation.prompts={path}: demonstration {number}: {error}") from None
+            raise DataError(f"demonstration {number}: {error}") from None
     return prompts
+
+
+def _check_keys(content: Mapping[Any, Any]) -> None:
+    for fault, names in (
+        ("lacks", set(KEYS) - content.keys()),
+        ("has the unknown key", content.keys() - {*KEYS, "label_names"}),
+    ):
+        if names:
+            raise DataError(
+                f"{fault} {', '.join(sorted(map(str, names)))}; expected {', '.join(KEYS)} and perhaps label_names"
+            )
+
+
+def _check_texts(content: Mapping[str, Any]) -> None:
+    for name in ("instruction", "question", "cue", "answer", "label_field"):
+        if not isinstance(content[name], str) or not content[name].strip():
+            raise DataError(f"{name}={content[name]}: expected a text")
+    for field in ("rationale", "label"):
+        if f"{{{field}}}" not in content["answer"]:
+            raise DataError(
+                f"answer: lacks {{{field}}}; answers are cut by where it stands, such as "
+                "'{rationale} The answer is {label}.'"
+            )
+
+
+def _list_in(content: Mapping[str, Any], name: str, kind: type) -> list[Any]:
+    value = content.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(one, kind) and one for one in value):
+        raise DataError(f"{name}: expected a list of {'texts' if kind is str else 'mappings'}")
+    return value
 
 
 def _expanded(value: Any, known: dict[int, int]) -> int:
