@@ -34,8 +34,6 @@ from transformers import GenerationConfig
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import describe
 from potstill.data.rationales.datamodule import (
-    EXPLAIN,
-    PREDICT,
     VALID,
     RationaleDataModule,
     RationaleSequences,
@@ -43,7 +41,7 @@ from potstill.data.rationales.datamodule import (
 )
 from potstill.data.rationales.features import RationaleFeatures, Tokens, rationale_features
 from potstill.data.rationales.readers import read_split
-from potstill.data.rationales.rows import for_training
+from potstill.data.rationales.rows import EXPLAIN, PREDICT, for_training
 from potstill.models.seq2seq import Seq2Seq, seq2seq_from_config
 from potstill.objectives.task_prefix import TaskPrefixObjective
 from potstill.runtime.kernels import use_kernels

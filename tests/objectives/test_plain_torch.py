@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.interchange.intervene import Swap
 from potstill.interchange.mappings import read_mappings
-from potstill.models.backbone import trunk_of
+from potstill.models.backbone import backbone_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.language import LanguageObjective
 
@@ -119,7 +119,7 @@ def test_loss_and_gradient_of_unequal_micro_batches(kind, terms, hard, temperatu
     student, teacher = model_of(kind, widths[0], 2, 1), model_of(kind, widths[1], 3, 2)
     parts = [micro_of(lengths, kind, seed) for seed, lengths in enumerate(([9, 6, 7], [5, 4]))]
     weights = {name: weight for name, weight in (*terms.items(), (HARD[kind], hard)) if weight}
-    ours, theirs = trunk_of(student), trunk_of(teacher)
+    ours, theirs = backbone_of(student), backbone_of(teacher)
     exchange = None
     if "causal_ce" in terms:
         mapping = [{"teacher": {"layers": BLOCKS.teacher}, "student": {"layers": BLOCKS.student}}]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
 from potstill.data.common.batching import IGNORED
-from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.losses.crosstokenizer import universal_logit_distance
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.sparse import SampledRows, TopRows, sparse_vocabulary_losses
@@ -26,6 +25,9 @@ from potstill.models.backbone import Backbone
 from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
 from potstill.objectives.terms import ALIGNED, CAUSAL, SOFT, TermSums, WeightedTerms
+
+if TYPE_CHECKING:  # the data modules import lightning
+    from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 
 # (rows,) numbers of units, from `MicroBatch.units`, and a device -> a teacher's targets on that device.
 Stored = Callable[[Tensor, torch.device], TopRows | SampledRows]

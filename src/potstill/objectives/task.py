@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
-from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.data.tasks.labels import MULTI_LABEL, REGRESSION, SPANS
 from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import logit_mse, shift_probabilities
@@ -18,6 +18,9 @@ from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean
 from potstill.objectives.terms import CAUSAL, SOFT, TermSums, WeightedTerms
+
+if TYPE_CHECKING:  # the data modules import lightning
+    from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 
 Stored = Callable[[Tensor], Tensor]  # (rows,) numbers of rows -> a teacher's logits of all their predictions
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from potstill.data.rationales.datamodule import EXPLAIN, PREDICT, SOFT, RationaleBatch
+from potstill.data.rationales.rows import EXPLAIN, PREDICT, SOFT
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.seq2seq import Seq2Seq
+
+if TYPE_CHECKING:  # the data modules import lightning
+    from potstill.data.rationales.datamodule import RationaleBatch
 
 TOTAL = "total"
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
-from potstill.data.rationales.datamodule import EXPLAIN, PREDICT, TEST, VALID, RationaleBatch, RationaleStep
+from potstill.data.rationales.datamodule import TEST, VALID, RationaleBatch, RationaleStep
+from potstill.data.rationales.rows import EXPLAIN, PREDICT
 from potstill.data.rationales.sets import allowed_labels
 from potstill.evaluation.step_by_step import StudentJudge, Written
 from potstill.models.seq2seq import Seq2Seq

@@ -7,14 +7,12 @@ import torch
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import describe
 from potstill.data.rationales.datamodule import (
-    EXPLAIN,
-    PREDICT,
     VALID,
     RationaleDataModule,
     RationaleSequences,
 )
 from potstill.data.rationales.features import RationaleFeatures, Tokens, rationale_features
-from potstill.data.rationales.rows import RationaleRows
+from potstill.data.rationales.rows import EXPLAIN, PREDICT, RationaleRows
 
 COUNT = 22
 

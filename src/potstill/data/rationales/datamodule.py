@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader
 from potstill.data.common.batching import IGNORED
 from potstill.data.common.steps import BatchSettings, StepDataModule
 from potstill.data.rationales.features import RationaleFeatures, Tokens
+from potstill.data.rationales.rows import EXPLAIN, PREDICT, SOFT
 
-PREDICT, EXPLAIN = "predict", "explain"
-SOFT = "soft"  # the term of label probabilities
 VALID, TEST = "valid", "test"
 _COLUMNS = ("predict", "explain", "labels", "rationales")
 TARGET_BIN = 8  # tokens: rationales of like lengths are together, and among them inputs of like lengths

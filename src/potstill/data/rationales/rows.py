@@ -11,6 +11,8 @@ import numpy as np
 
 from potstill.errors import ConfigError, DataError
 
+PREDICT, EXPLAIN = "predict", "explain"  # the two tasks of a row
+SOFT = "soft"  # the term of label probabilities
 LABELS = ("gt", "llm")  # the gold labels, or those of the LLM
 VALIDATION_SHARE = 0.1  # of the training rows, where a set has no part for validation
 VALIDATION_SEED = 0
