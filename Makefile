@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUNS   ?= runs/quickstart
 TRAIN  := $(BIN)/python train.py
 
-.PHONY: help install quickstart test check format bench dashboard build clean
+.PHONY: help install quickstart test check format docs bench dashboard build clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -39,6 +39,10 @@ format: install   ## put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install    ## the documentation site in site/; needs a network once, for its packages
+	test -x $(BIN)/mkdocs || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: install   ## ratios against textbook implementations, each in one run
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/benchmarks/bench_binarize.py
@@ -61,5 +65,5 @@ dashboard: install   ## offline wandb runs in wandb's own terminal viewer
 build: install   ## wheel and source archive
 	$(BIN)/python -m build --no-isolation
 
-clean:           ## runs and builds; the environment stays
-	rm -rf runs dist build
+clean:           ## runs, builds and the site; the environment stays
+	rm -rf runs dist build site
