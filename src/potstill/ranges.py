@@ -34,8 +34,9 @@ class Range:
             return False
         if self.apart is not None and value == self.apart:
             return True
-        return (self.low < value if self.above else self.low <= value) and (
-            value < self.high if self.below else value <= self.high
+        number: float = value
+        return (self.low < number if self.above else self.low <= number) and (
+            number < self.high if self.below else number <= self.high
         )
 
     def __str__(self) -> str:

@@ -57,7 +57,8 @@ class RayLauncher(Launcher):
             told = printable(" ".join(filter_overrides(overrides)))
             print(f"#{number} : {told}", flush=True)
             running.append(job.remote(self.hydra_context, config, self.task_function, Singleton.get_state()))
-        return ray.get(running)
+        returned: Sequence[JobReturn] = ray.get(running)
+        return returned
 
 
 def _run(context: HydraContext, config: DictConfig, task: TaskFunction, state: Any) -> JobReturn:

@@ -121,7 +121,7 @@ def fused_losses(
     """
     parts = (student_ND, weight_VD, bias_V)
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts):
-        total, losses_KN = _FusedLosses.apply(*parts, task, tied)
+        total, losses_KN = _FusedLosses.apply(*parts, task, tied)  # type: ignore[no-untyped-call]
     else:
         total, losses_KN, _ = _run(*parts, task, (False, False, False))
     return VocabularyLosses(total, dict(zip(task.coefficients, losses_KN.unbind(), strict=True)))

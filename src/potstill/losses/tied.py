@@ -42,7 +42,7 @@ def embed_tied(weight_VD: Tensor, ids: Tensor, padding_id: int | None, tied: Tie
     Returns:
         (*ids.shape, width).
     """
-    return _EmbedTied.apply(weight_VD, ids, padding_id, tied)
+    return _EmbedTied.apply(weight_VD, ids, padding_id, tied)  # type: ignore[no-untyped-call]
 
 
 class _EmbedTied(torch.autograd.Function):

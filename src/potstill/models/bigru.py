@@ -117,7 +117,7 @@ class BiGruModel(BiGruPreTrainedModel):
             BiGruLayer(config.hidden_size, config.hidden_size, config.dropout)
             for _ in range(config.num_hidden_layers)
         )
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def embed(self, input_ids_BL: Tensor) -> Tensor:
         """(batch, length) ids to (batch, length, hidden)."""
@@ -143,7 +143,7 @@ class _BiGruHead(BiGruPreTrainedModel):
         self.bigru = BiGruModel(config)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 1))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _head(self, states: Tensor) -> Tensor:
         return self.classifier(self.dropout(states))

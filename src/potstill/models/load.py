@@ -273,7 +273,7 @@ def _from_pretrained(
     source = str(folder) if folder else value
 
     def load(local_files_only: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
-        return read_pretrained(  # type: ignore[no-any-return]
+        return read_pretrained(
             auto_class,
             source,
             output_loading_info=True,
@@ -415,7 +415,7 @@ def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTraine
     if (kept := _kept.get(str(tokenizer))) is not None:
         return kept
     try:
-        return read_pretrained(AutoTokenizer, tokenizer)  # type: ignore[no-any-return]
+        return read_pretrained(AutoTokenizer, tokenizer)
     except Exception as error:  # of many kinds, depending on what is in the files
         raise ModelError(f"{tokenizer}: holds no tokenizer ({_one_line(error)})") from error
 

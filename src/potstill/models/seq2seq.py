@@ -75,7 +75,7 @@ class Seq2Seq:
         """
         with _without(self.model.get_output_embeddings()):
             return self.model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states_BLD),  # type: ignore[arg-type]
+                encoder_outputs=BaseModelOutput(last_hidden_state=states_BLD),
                 attention_mask=mask_BL,
                 decoder_inputs_embeds=embedded_BTD,
                 use_cache=False,
@@ -108,7 +108,7 @@ class Seq2Seq:
         )
         with _plain_generation(self.model):
             return self.model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states_BLD),  # type: ignore[arg-type]
+                encoder_outputs=BaseModelOutput(last_hidden_state=states_BLD),
                 attention_mask=mask_BL,
                 generation_config=settings,
                 # transformers' own has as many layers as the encoder; these grow with the decoder's.
@@ -225,7 +225,7 @@ def prefixes_of(settings: Mapping[str, Any]) -> dict[str, str]:
 @contextmanager
 def _without(projection: nn.Module) -> Iterator[None]:
     """Within, a projection gives back what it is given."""
-    projection.forward = lambda hidden: hidden  # type: ignore[method-assign]
+    projection.forward = lambda hidden: hidden
     try:
         yield
     finally:

@@ -254,8 +254,7 @@ def hub_answers(timeout: float = HUB_TIMEOUT_SECONDS) -> bool:
     answered = threading.Event()
 
     def ask() -> None:
-        from huggingface_hub import constants
-        from huggingface_hub.utils import get_session
+        from huggingface_hub import constants, get_session
 
         # Whatever goes wrong here means one thing: the hub does not answer.
         with suppress(Exception):

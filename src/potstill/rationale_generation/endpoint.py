@@ -394,24 +394,24 @@ class _Request(urllib.request.Request):
 
 class _Http(urllib.request.HTTPHandler):
     def http_open(self, req: _Request) -> Any:  # type: ignore[override]
-        return self.do_open(partial(_connection, HTTPConnection, req.limit), req)  # type: ignore[arg-type]
+        return self.do_open(partial(_connection, HTTPConnection, req.limit), req)
 
 
 class _Https(urllib.request.HTTPSHandler):
     def https_open(self, req: _Request) -> Any:  # type: ignore[override]
-        return self.do_open(partial(_connection, HTTPSConnection, req.limit), req)  # type: ignore[arg-type]
+        return self.do_open(partial(_connection, HTTPSConnection, req.limit), req)
 
 
 def _connection(kind: type[HTTPConnection], limit: _TimeLimit, host: str, **options: Any) -> HTTPConnection:
-    connection: Any = kind(host, **options)
-    create = connection._create_connection
+    connection = kind(host, **options)
+    create = connection._create_connection  # type: ignore[attr-defined]
 
     def connect(*args: Any) -> socket.socket:
         made: socket.socket = create(*args)
         limit.watch(made)
         return made
 
-    connection._create_connection = connect
+    connection._create_connection = connect  # type: ignore[attr-defined]
     return connection
 
 

@@ -233,7 +233,7 @@ class MetricsLogger(WandbLogger):
                 self.experiment.define_metric(
                     name, step_metric="trainer/global_step", summary=f"{better},last"
                 )
-        super().log_metrics(metrics, step)  # type: ignore[misc]
+        super().log_metrics(metrics, step)
 
 
 _LOWER_IS_BETTER = re.compile(r"loss|perplexity|mse|interchange_kl")

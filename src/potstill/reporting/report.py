@@ -69,7 +69,7 @@ def write_report(folder: str | Path, *, title: str, sections: Sequence[Section])
 
 def render(section: Section) -> str:
     """A section as HTML."""
-    return str(_template().module.show(section))  # type: ignore[attr-defined]
+    return str(_template().module.show(section))
 
 
 @cache

@@ -57,7 +57,7 @@ def layout(entity: str, project: str) -> Any:
             workspaces.Section(
                 name=section,
                 panels=[
-                    reports.LinePlot(title=title, x=STEP, metric_regex=metrics)
+                    reports.LinePlot(title=title, x=STEP, metric_regex=metrics)  # type: ignore[attr-defined]
                     for title, metrics in panels.items()
                 ],
                 is_open=True,

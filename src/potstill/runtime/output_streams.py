@@ -56,7 +56,7 @@ def outliving_readers() -> Iterator[OutputStream | None]:
     """Both standard streams as `OutputStream`; gives standard output, None where it is closed."""
     before = sys.stdout, sys.stderr
     out, err = (None if stream is None else OutputStream(stream) for stream in before)
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, err
     try:
         yield out
     finally:

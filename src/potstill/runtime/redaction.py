@@ -84,7 +84,7 @@ def is_secret_name(name: str, *, key: bool = False) -> bool:
         name: of an option, a header, a variable or a field; the part after the last dot counts.
         key: whether a mere `key` counts too; an option `generation.key` does, a word in a text does not.
     """
-    words = [word.lower() for word in _WORD.findall(name.rpartition(".")[2])]
+    words: list[str] = [word.lower() for word in _WORD.findall(name.rpartition(".")[2])]
     if not words:
         return False
     *before, last = words

@@ -143,7 +143,7 @@ class _Spawned(SpawnProcess):
 
 
 class _Spawn(SpawnContext):
-    Process = _Spawned  # type: ignore[assignment]
+    Process = _Spawned
 
 
 # Starts processes that work for this one: Ctrl-C, which reaches the whole group, is left to this one.

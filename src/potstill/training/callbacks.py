@@ -173,7 +173,7 @@ class BestStudent(Callback):
 
 
 def _student(pl_module: LightningModule) -> dict[str, torch.Tensor]:
-    return pl_module.student.state_dict(keep_vars=True)  # type: ignore[union-attr,operator,return-value]
+    return pl_module.student.state_dict(keep_vars=True)  # type: ignore[union-attr]
 
 
 def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

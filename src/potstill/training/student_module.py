@@ -237,7 +237,7 @@ class StudentModule(LightningModule):
         optimizer.zero_grad(set_to_none=True)
         schedule = self.lr_schedulers()
         if schedule is not None:
-            schedule.step()  # type: ignore[union-attr,call-arg]
+            schedule.step()  # type: ignore[union-attr]
         self.last_step = {f"train/loss_{name}": values[name] for name in totals if name != "loss"}
         self.last_step |= {
             "train/loss": values["loss"],

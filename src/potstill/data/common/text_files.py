@@ -25,7 +25,7 @@ SEARCH_SECONDS = 2.0  # of processor time, for data.skip on a line
 
 def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
-        return io.BufferedReader(gzip.open(path), READ_BYTES)  # type: ignore[arg-type]
+        return io.BufferedReader(gzip.open(path), READ_BYTES)
     return path.open("rb")
 
 
