@@ -39,8 +39,9 @@ format: install   ## put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: install    ## the documentation site in site/; needs a network once, for its packages
+docs: install    ## key reference and documentation site (site/); needs a network once, for its packages
 	test -x $(BIN)/mkdocs || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m potstill.config.reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: install   ## ratios against textbook implementations, each in one run

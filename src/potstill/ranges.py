@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 KEY = "range"  # of a field's metadata
+HELP = "help"
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,22 @@ REQUESTS = Range(1, 1024)  # at a time
 FINITE = Range(-1e300, 1e300)
 
 
-def within(default: Any, allowed: Range) -> Any:
-    """A field for a number, a list of numbers, or null, with its default and range."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={KEY: allowed})
-    return field(default=default, metadata={KEY: allowed})
+def within(default: Any, allowed: Range, help: str) -> Any:
+    """A field for a number, a list of numbers, or null, with its default, range and help text."""
+    return option(default, help, **{KEY: allowed})
+
+
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """A field with its default and help text; the default of a section is its dataclass.
+
+    `help` is Markdown without a period at its end; the reference of keys is generated from it.
+    """
+    metadata[HELP] = help
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: deepcopy(default), metadata=metadata)
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def is_number(value: Any) -> bool:

@@ -33,76 +33,119 @@ from potstill.config.running import (
     TrainerConfig,
     TrialConfig,
 )
-from potstill.ranges import SEED, within
+from potstill.ranges import SEED, option, within
 
 
 @dataclass
 class StageConfig:
     """A stage of a recipe: a command of its own, in a folder of its own, `${stage:<name>}` to later ones."""
 
-    name: str = MISSING  # of its folder too
-    command: str = "train"  # train | evaluate
-    defaults: list[str] = field(default_factory=list)  # overrides that the command line wins over
-    overrides: list[str] = field(default_factory=list)  # that win over the command line
-    without: list[str] = field(default_factory=list)  # sections of the command line that are not handed on
+    name: str = option(
+        MISSING,
+        "name of the stage and of its folder; later stages refer to the folder as `${stage:<name>}`, "
+        "without quotes",
+    )
+    command: str = option("train", "`train` or `evaluate`")
+    defaults: list[str] = option([], "overrides that the command line of the recipe takes precedence over")
+    overrides: list[str] = option([], "overrides that take precedence over the command line of the recipe")
+    without: list[str] = option(
+        [], "keys and sections of the recipe's command line that are not passed on, `[objective, student]`"
+    )
 
 
 @dataclass
 class TrainConfig:
     """The whole of `train.py`."""
 
-    doctor: bool = False  # print what the run would need, and end
-    stage: str = "train"  # train | rationales: have a language model write them, before training
+    doctor: bool = option(
+        False,
+        "print device, precision, versions, data stores, memory, time and the largest batch of the run, "
+        "then exit",
+    )
+    stage: str = option(
+        "train", "`train`; or `rationales`: a language model writes rationales for a part of a data set"
+    )
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    benchmark: BenchmarkConfig | None = None  # of a task model
-    tasks: list[SharedTaskConfig] = field(
-        default_factory=list
-    )  # several of one student, in place of `benchmark`
-    mixing: MixingConfig = field(default_factory=MixingConfig)  # of `tasks`
+    benchmark: BenchmarkConfig | None = None
+    tasks: list[SharedTaskConfig] = option(
+        [],
+        "several tasks of one student, in place of `benchmark` and `teacher.model`; see [Several "
+        "tasks](#several-tasks)",
+    )
+    mixing: MixingConfig = field(default_factory=MixingConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     adapted: AdaptedConfig = field(default_factory=AdaptedConfig)
-    optimizer: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = option(
+        {}, "any torch optimizer, `optimizer._target_`, and its arguments; biases and norms are not decayed"
+    )
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    compile: bool = False
+    compile: bool = option(False, "compile the blocks of the models")
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     trial: TrialConfig = field(default_factory=TrialConfig)
-    callbacks: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = option({}, "Lightning callbacks by `_target_`, one per name")
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    seed: int = within(42, SEED)
-    ckpt_path: str | None = None
-    resume: str | None = (
-        None  # auto: go on from what an interrupted run left in hydra.run.dir, if it left anything
+    seed: int = within(42, SEED, "seed of order, masks, dropout and new weights")
+    ckpt_path: str | None = option(
+        None,
+        "a `last.ckpt` to resume from; see [What a resumed run may change](#what-a-resumed-run-may-change)",
     )
-    overwrite: bool = False  # begin anew in the folder of an earlier run, whose results are removed
-    stages: list[StageConfig] = field(default_factory=list)  # of a recipe; each is run in place of this one
+    resume: str | None = option(
+        None,
+        "`auto`: resume from the checkpoint in `hydra.run.dir` if there is one; metrics.csv and the wandb "
+        "run are continued",
+    )
+    overwrite: bool = option(
+        False,
+        "start again in the folder of an earlier run and remove its results; see [Hydra's own](#hydras-own)",
+    )
+    stages: list[StageConfig] = option(
+        [],
+        "stages of a recipe, which run one after the other in place of this run; see "
+        "[Recipes](#recipes-of-several-stages)",
+    )
 
 
 @dataclass
 class SweepConfig:
     """Runs of a sweep that are put into one table, in place of models that are judged."""
 
-    folder: str | None = None  # a multirun's; `sweep=<folder>` is short for it
-    metrics: list[str] | None = None  # of summary.json, to be shown; null: what was validated or tested
+    folder: str | None = option(
+        None,
+        "folder of a multirun, whose results become one table; `sweep=<folder>` is short for it; replaces "
+        "`model`",
+    )
+    metrics: list[str] | None = option(
+        None, "names in summary.json to show; null: those that begin with `val/` or `test/`"
+    )
 
 
 @dataclass
 class EvaluateConfig:
     """The whole of `evaluate.py`."""
 
-    model: Any = MISSING  # folder or hub id, or a list of them; the first is the reference
-    export: Any = None  # onnx | int8, or both: forms that are judged beside each model (not the reference)
-    names: list[str] | None = None  # what the rows are called; null: by the folders
+    model: Any = option(MISSING, "folder or hub id, or a list of them; the first is the reference")
+    export: Any = option(
+        None,
+        "`onnx`, `int8` or `[onnx,int8]`: export each model (of several, not the first) to ONNX Runtime, "
+        "in `export/<name>/<form>`, check it against the model and evaluate it in rows of its own; `int8`: "
+        "8-bit weights, dynamic activations; `pip install 'potstill[export]'`",
+    )
+    names: list[str] | None = option(
+        None,
+        "names of the rows and of files (there, characters other than letters, digits, `_`, `.` and `-` "
+        "become `_`); null: the ends of the paths",
+    )
     sweep: SweepConfig = field(default_factory=SweepConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    compile: bool = False
-    seed: int = within(42, SEED)
-    overwrite: bool = False  # remove the results of an earlier command in the folder
+    compile: bool = option(False, "compile the blocks of the models")
+    seed: int = within(42, SEED, "seed of masks, interventions and bootstrap")
+    overwrite: bool = option(False, "remove the results of an earlier command in the folder")
 
 
 def teachers_of(config: Any) -> list[str]:

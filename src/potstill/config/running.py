@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
@@ -20,6 +20,7 @@ from potstill.ranges import (
     STEPS,
     STEPS_OR_NONE,
     Range,
+    option,
     within,
 )
 
@@ -28,98 +29,153 @@ from potstill.ranges import (
 class ScheduleConfig:
     """The learning rate over the steps, by name as `transformers.get_scheduler` knows it."""
 
-    name: str = "linear"
-    warmup_share: float = within(0.05, SHARE)
-    warmup_steps: int | None = within(None, STEPS_OR_NONE)  # takes the place of warmup_share
+    name: str = option("linear", "name in `transformers.get_scheduler`")
+    warmup_share: float = within(0.05, SHARE, "share of the steps that warm up")
+    warmup_steps: int | None = within(None, STEPS_OR_NONE, "warm-up steps; replace the share")
 
 
 @dataclass
 class TrainerConfig:
     """Lightning's Trainer; `strategy=` options are deltas over this."""
 
-    max_steps: int | None = within(-1, Range(0, 10**9, apart=-1))  # -1, null: no bound
-    max_epochs: int | None = within(None, SIZE)  # conf/train.yaml: 3 where max_steps is no bound
-    accumulate_grad_batches: int = within(1, SIZE)
-    gradient_clip_val: float | None = within(None, POSITIVE)
-    nonfinite: str = "stop"  # stop | skip: a step whose loss or gradient is no number
-    # optimizer steps between validations; null: after each epoch
-    val_check_interval: int | None = within(None, STEPS)
-    limit_val_batches: int | None = within(None, STEPS)
-    log_every_n_steps: int = within(10, STEPS)
-    accelerator: str = "auto"
-    devices: Any = 1
-    num_nodes: int = within(1, NODES)
-    strategy: str = "auto"
-    precision: str = "32-true"
-    enable_progress_bar: bool = True
-    extra: dict[str, Any] = field(default_factory=dict)  # any other argument of lightning.Trainer
-
-
-def _pruner() -> dict[str, Any]:
-    return {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 5}
+    max_steps: int | None = within(
+        -1, Range(0, 10**9, apart=-1), "optimizer steps; -1 or null: no limit; 0: write the untrained student"
+    )
+    max_epochs: int | None = within(
+        None,
+        SIZE,
+        "epochs; null: no limit; by default 3, or null if `max_steps` is given. If only one of steps and "
+        "epochs is given, it decides alone, else the one "
+        "that is reached first",
+    )
+    accumulate_grad_batches: int = within(1, SIZE, "micro-batches of an optimizer step")
+    gradient_clip_val: float | None = within(
+        None, POSITIVE, "largest norm of the gradient; null: no clipping; by default 5.0, or 1.0 to fine-tune"
+    )
+    nonfinite: str = option(
+        "stop",
+        "a step whose loss or gradient is not finite: `stop` ends the run; `skip` leaves the step out, "
+        "logs it and counts it (`train/skipped_steps`), up to 20 in a row",
+    )
+    val_check_interval: int | None = within(
+        None, STEPS, "optimizer steps between validations; null: after each epoch"
+    )
+    limit_val_batches: int | None = within(None, STEPS, "most batches of a validation")
+    log_every_n_steps: int = within(10, STEPS, "steps between rows of metrics.csv")
+    accelerator: str = option("auto", "as Lightning's")
+    devices: Any = option(1, "as Lightning's")
+    num_nodes: int = within(1, NODES, "as Lightning's")
+    strategy: str = option(
+        "auto",
+        "as Lightning's; also `fsdp` (ZeRO 3), `fsdp_gradients` (ZeRO 2), `deepspeed_stage_2`, "
+        "`deepspeed_stage_3`, `ray`",
+    )
+    precision: str = option("32-true", "`32-true` `bf16-mixed` `bf16-true` `64-true`")
+    enable_progress_bar: bool = option(True, "show a progress bar")
+    extra: dict[str, Any] = option(
+        {}, "any other argument of `lightning.Trainer`, `+trainer.extra.name=value`"
+    )
 
 
 @dataclass
 class TrialConfig:
     """Of a job of a search (`hydra/sweeper=optuna`), which sets the first two."""
 
-    journal: str | None = None
-    number: int | None = within(None, STEPS_OR_NONE)
-    pruner: dict[str, Any] = field(default_factory=_pruner)  # what ends a trial early; _target_=null: nothing
+    journal: str | None = option(None, "journal of the search; set by `hydra/sweeper=optuna` in its jobs")
+    number: int | None = within(None, STEPS_OR_NONE, "number of the trial; set by `hydra/sweeper=optuna`")
+    pruner: dict[str, Any] = option(
+        {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 5},
+        "what stops a trial of a search early, `_target_` and its arguments; `trial.pruner._target_=null`: "
+        "nothing",
+    )
 
 
 @dataclass
 class CheckpointConfig:
     """When `checkpoints/last.ckpt` is written; it always is when training ends."""
 
-    every_n_steps: int | None = within(1000, STEPS)
+    every_n_steps: int | None = within(
+        1000, STEPS, "steps between writes of `checkpoints/last.ckpt`; null: only at the end"
+    )
 
 
 @dataclass
 class LoggerConfig:
     """Where metrics go besides metrics.csv, which is always written."""
 
-    name: str = MISSING  # wandb | tensorboard | csv
-    project: str = "potstill"
-    run: str | None = None
-    group: str | None = None  # null: the sweep's folder, in a sweep
-    tags: list[str] = field(default_factory=list)
-    mode: str | None = (
-        None  # wandb: online | offline | disabled; null: online where a key is set, else offline
+    name: str = option(MISSING, "`wandb` `csv` `tensorboard`; metrics.csv is always written")
+    project: str = option("potstill", "wandb project")
+    run: str | None = option(None, "name of the run; null: the folder's name")
+    group: str | None = option(None, "group of the run; null: the folder of the sweep, in a sweep")
+    tags: list[str] = option([], "tags of the run")
+    mode: str | None = option(
+        None, "wandb: `online` `offline` `disabled`; null: online if a key is set, else offline"
     )
-    # wandb: a student of up to so many MB becomes an artifact of its run; 0: none
-    artifact_mb: float = within(100.0, Range(0, 1e9))
+    artifact_mb: float = within(
+        100.0,
+        Range(0, 1e9),
+        "students up to this many MB are logged as an artifact of the wandb run, with their teachers as "
+        "inputs; 0: none",
+    )
 
 
 @dataclass
 class GenerationConfig:
     """Of stage=rationales: which language model explains the rows of a set, how it is asked, what is kept."""
 
-    model: str | None = None  # the endpoint's name of a model; without a url a folder or hub id
-    url: str | None = (
-        None  # of an OpenAI-compatible endpoint: http://localhost:8000/v1; null: in this process
+    model: str | None = option(
+        None, "the endpoint's name of the model; without `generation.url` a folder or hub id that runs here"
     )
-    key_variable: str = "OPENAI_API_KEY"  # environment variable with the API key
-    split: str = "train"  # which part is asked for; begins the files' names
-    folder: str | None = None  # gets llm/<split>_CoT_<i>.json; null: the set's own folder
-    form: str = "chat"  # chat | completion
-    prompts: str | None = None  # a file in place of the package's own
-    shots: int | None = within(None, Range(0, 1000))  # demonstrations that are shown; null: all
-    max_tokens: int = within(256, SIZE)
-    temperature: float = within(0.0, Range(0, 100))
-    top_p: float = within(1.0, SOME)
-    samples: int = within(1, Range(1, 1000))  # answers to a row; the majority of their labels decides
-    logprobs: bool = False  # keep log-probabilities of tokens in the journal
-    drop_contradicting: bool = False  # leave rows empty whose label is not the row's own
-    chunk_rows: int = within(1000, SIZE)  # rows of a file
-    concurrency: int = within(8, REQUESTS)  # requests under way at a time
-    timeout: float = within(120.0, Range(0, DAY, above=True))  # seconds, of a whole request
-    retries: int = within(5, Range(0, 100))
-    backoff_seconds: float = within(1.0, SECONDS)
-    longest_wait_seconds: float = within(120.0, SECONDS)
-    max_requests: int | None = within(None, COUNT)  # of this run; null: no limit
-    max_total_tokens: int | None = within(None, COUNT)
-    extra_body: dict[str, Any] = field(default_factory=dict)
-    batch_size: int = within(8, SIZE)  # rows at a time, in this process
-    device: str = "cpu"
-    dtype: str = "float32"
+    url: str | None = option(
+        None,
+        "an OpenAI-compatible endpoint (vLLM, llama.cpp, Ollama, hosted), `http://localhost:8000/v1`; "
+        "null: in this process",
+    )
+    key_variable: str = option(
+        "OPENAI_API_KEY", "environment variable with the API key, which is never logged or written"
+    )
+    split: str = option("train", "part to generate for")
+    folder: str | None = option(
+        None, "folder that receives `llm/`; null: the folder of the set or of your file"
+    )
+    form: str = option("chat", "`chat` (messages) or `completion` (one text)")
+    prompts: str | None = option(
+        None, "prompts of your own (YAML, as in `rationale_generation/demonstrations`)"
+    )
+    shots: int | None = within(None, Range(0, 1000), "demonstrations in a prompt; null: all")
+    max_tokens: int = within(
+        256,
+        SIZE,
+        "tokens of an answer. Thoughts of a reasoning model (`<think>`) are removed but count; an answer "
+        "cut off here is not used, and counted as `generation/not_understood_<reason>` in summary.json",
+    )
+    temperature: float = within(0.0, Range(0, 100), "sampling temperature")
+    top_p: float = within(1.0, SOME, "nucleus sampling")
+    samples: int = within(1, Range(1, 1000), "answers per row; the majority of their labels decides")
+    logprobs: bool = option(
+        False,
+        "write log-probabilities of tokens and their alternatives to the journal; for rows with choices "
+        "also the probability of each choice, to `llm/<split>_labels.json`, a list of objects and nulls",
+    )
+    drop_contradicting: bool = option(False, "leave rows empty whose label is not the row's own")
+    chunk_rows: int = within(1000, SIZE, "rows per file")
+    concurrency: int = within(8, REQUESTS, "concurrent requests")
+    timeout: float = within(120.0, Range(0, DAY, above=True), "seconds for a whole request")
+    retries: int = within(5, Range(0, 100), "repetitions of a failed request")
+    backoff_seconds: float = within(1.0, SECONDS, "wait before the first repetition")
+    longest_wait_seconds: float = within(
+        120.0,
+        SECONDS,
+        "an endpoint that asks for a longer wait, or fails for ten rows in a row, ends the run; the same "
+        "command continues later",
+    )
+    max_requests: int | None = within(None, COUNT, "request budget of this run; null: no limit")
+    max_total_tokens: int | None = within(None, COUNT, "token budget of this run; null: no limit")
+    extra_body: dict[str, Any] = option(
+        {},
+        "more fields of a request, `+generation.extra_body.top_k=40`; lists and dictionaries are sent as "
+        "JSON. `model`, `messages`, `prompt`, `stream` and `n` have keys of their own",
+    )
+    batch_size: int = within(8, SIZE, "rows per batch of a model that runs here")
+    device: str = option("cpu", "its device")
+    dtype: str = option("float32", "its type")
