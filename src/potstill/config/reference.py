@@ -91,6 +91,7 @@ def _type(hint: Any, metadata: Mapping[str, Any]) -> str:
     allowed = re.sub(r"^an? (number|integer) ", "", str(metadata[KEY])) if KEY in metadata else ""
     if metadata.get(KEY) is WORKERS:  # its upper bound is that of this machine
         allowed = "from 0"
+    allowed = allowed.replace("e+0", "e")
     allowed = re.sub(r"\b10{6,}\b", lambda large: f"1e{len(large[0]) - 1}", allowed)
     return ", ".join([*shown[:1], *([allowed] if allowed else []), *(f"or {one}" for one in shown[1:])])
 
