@@ -208,13 +208,7 @@ def check(config):
     if "objective" not in config:
         validate_evaluate(config)
     elif config.stages:
-        plan(
-            config,
-            Path(HydraConfig.get().runtime.output_dir),
-            HydraConfig.get().overrides.task,
-            {},
-            commands.one_line,
-        )
+        plan(config, Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().overrides.task, {})
     else:
         settle(config)
         validate_train(config)

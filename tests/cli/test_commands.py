@@ -1,4 +1,4 @@
-"""The command line as a user meets it: faults are one line and exit code 2, `--help` is quick, sweeps have folders."""
+"""The command line: errors are one line and exit code 2, `--help` is quick, sweeps have folders."""
 
 import errno
 import json
@@ -52,27 +52,27 @@ def refused(no_torch, command, tmp_path):
     return run
 
 
-# What the user types, after a run that would work, and what the line has to say.
-FAULTS = {
-    "misspelled key": (["objective.temperatur=3"], ["objective.temperatur=3", "no such key", "objective.temperature`"]),
-    "misspelled group": (["studnet=bert_tiny"], ["studnet=bert_tiny", "no such key", "did you mean `student`"]),
-    "unknown option": (["objective=kdd"], ["objective=kdd", "one of adapted, clm, ", "did you mean `objective=kd`"]),
-    "ill-typed": (["data.batch_size=many"], ["data.batch_size=many", "expected an integer"]),
-    "added key": (["++objective.tmeperature=3"], ["objective.tmeperature=3", "no such key"]),
+# Overrides after those of a valid run, and parts of the error.
+ERRORS = {
+    "misspelled key": (["objective.temperatur=3"], ["objective.temperatur=3", "`objective.temperature`"]),
+    "misspelled group": (["studnet=bert_tiny"], ["studnet=bert_tiny", "`student`"]),
+    "unknown option": (["objective=kdd"], ["objective=kdd", "adapted, clm, ", "`objective=kd`"]),
+    "ill-typed": (["data.batch_size=many"], ["data.batch_size=many", "integer"]),
+    "added key": (["++objective.tmeperature=3"], ["objective.tmeperature=3"]),
     "no override": (["data.train_files=["], ["data.train_files=[", "key=value"]),
     "new key of a free dictionary": (
         ["student.config.depth=2"],
-        ["student.config.depth=2", "write +student.config.depth=2"],
+        ["student.config.depth=2", "student.config", "+"],
     ),
     "sweep without -m": (["seed=1,2"], ["seed=1,2", "-m"]),
-    "missing text": (["data.train_files=[nowhere.txt]"], ["data.train_files", "nowhere.txt", "does not exist"]),
+    "missing text": (["data.train_files=[nowhere.txt]"], ["data.train_files", "nowhere.txt"]),
     "hub data offline": (
         ["data=wikitext", "data.train_files=null", "data.eval_files=null"],
         ["data.train.0", "Salesforce/wikitext", "data=text_files", "save_to_disk"],
     ),
     "hub teacher offline": (
         ["teacher.model=bert-base-uncased"],
-        ["teacher.model=bert-base-uncased", "no network", "pass a folder"],
+        ["teacher.model=bert-base-uncased", "folder"],
     ),
     "several": (
         ["data.mlm_share=1.5", "trainer.max_steps=-3", "objective.temperature=0"],
@@ -83,11 +83,11 @@ FAULTS = {
     "schedule": (["schedule.name=linaer"], ["schedule.name=linaer", "linear, cosine"]),
     "benchmark key without a benchmark": (
         ["benchmark.train_file=a.tsv"],
-        ["benchmark.train_file=a.tsv", "`benchmark` is null here; choose an option of `benchmark`"],
+        ["benchmark.train_file=a.tsv", "`benchmark`"],
     ),
     "task file": (
         ["objective=finetune", "benchmark=text_classification", "benchmark.train_file=nowhere.tsv"],
-        ["benchmark.eval_file=null", "needs its eval part"],
+        ["benchmark.eval_file=null"],
     ),
     "hub task offline": (
         ["objective=finetune", "benchmark=sst2"],
@@ -95,17 +95,17 @@ FAULTS = {
     ),
     "a doctor for stages": (
         ["doctor=true", "stages=[{name: a}]"],
-        ["doctor=true: examines one training run, not stages"],
+        ["doctor=true with stages"],
     ),
     "two stages of one name": (
         ["stages=[{name: a},{name: a}]"],
-        ["stages: two stages have the name a", "give each its own"],
+        ["stages.name=a"],
     ),
     "a stage that is not there": (
         ["stages=[{name: a, overrides: ['student.model=${stage:b}/student']}]"],
-        ["stage a: ${stage:b}: no earlier stage of this name"],
+        ["stage a: ${stage:b}: "],
     ),
-    "a fault of a stage": (
+    "an error of a stage": (
         ["stages=[{name: a, overrides: ['objective.temperature=0']}]"],
         ["stage a: objective.temperature=0"],
     ),
@@ -113,16 +113,16 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", FAULTS)
-def test_a_fault_is_one_line_before_torch(case, refused, text_file):
-    overrides, said = FAULTS[case]
+@pytest.mark.parametrize("case", ERRORS)
+def test_an_error_is_one_line_before_torch(case, refused, text_file):
+    overrides, parts = ERRORS[case]
     base = {
         "objective": "mlm", "student": "bert_tiny", "logger": "csv", "data": "text_files",
         "data.train_files": f"[{text_file}]",
     }  # fmt: skip
     given = {override.partition("=")[0] for override in overrides}
     line = refused("train.py", *(f"{k}={v}" for k, v in base.items() if k not in given), *overrides)
-    for part in said:
+    for part in parts:
         assert part in line
 
 
@@ -138,10 +138,8 @@ def test_the_output_folder_must_be_a_folder_with_room(command, tmp_path, text_fi
     ]
     done = command("train.py", *source, f"hydra.run.dir={taken}")
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == f"error: hydra.run.dir: cannot write {taken}: File exists; name a folder that can be written\n"
-    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: hydra.run.dir: cannot write {taken}: File exists")
     assert taken.is_file()
 
 
@@ -209,7 +207,7 @@ def test_help_teaches_the_groups_without_torch(script, no_torch, command):
         assert f"\n{group}: " in done.stdout  # the list that Hydra makes
 
 
-def test_help_into_a_closed_pipe_is_no_fault(no_torch):
+def test_help_into_a_closed_pipe_is_not_an_error(no_torch):
     read, write = os.pipe()
     os.close(read)
     with suppress(OSError):
@@ -239,14 +237,14 @@ def test_a_sweep_with_ddp_is_refused(refused, text_file, bert_teacher, tmp_path)
     assert "trainer.devices=1" in line
 
 
-@pytest.mark.parametrize(("fault", "ends"), [(errno.ENOSPC, 2), (errno.EIO, 1)])
-def test_a_fault_of_the_disk_ends_one_job_of_a_sweep(fault, ends, no_torch, tmp_path):
+@pytest.mark.parametrize(("error", "ends"), [(errno.ENOSPC, 2), (errno.EIO, 1)])
+def test_an_error_of_the_disk_ends_one_job_of_a_sweep(error, ends, no_torch, tmp_path):
     (tmp_path / "jobs.py").write_text(
         "import os\n"
         "from potstill.cli import commands\n"
         "def job(config):\n"
         "    if config.seed == 2:\n"
-        f"        raise OSError({fault}, os.strerror({fault}), 'last.ckpt')\n"
+        f"        raise OSError({error}, os.strerror({error}), 'last.ckpt')\n"
         "    commands._output_folder().joinpath('done').touch()\n"
         "commands._run('train', job)\n"
     )
@@ -258,7 +256,7 @@ def test_a_fault_of_the_disk_ends_one_job_of_a_sweep(fault, ends, no_torch, tmp_
     assert [(tmp_path / "sweep" / str(job) / "done").is_file() for job in range(3)] == [True, False, True]
     reason = (tmp_path / "sweep" / "1" / "fault.txt").read_text()
     assert "last.ckpt" in reason
-    assert os.strerror(fault) in reason
+    assert os.strerror(error) in reason
     assert ("Traceback" in done.stderr) == (ends == 1)
     if ends == 2:
         assert done.stderr == f"error: {reason}"
@@ -297,7 +295,7 @@ def test_text_in_hydras_grammar_is_put_in_its_quotes(override, quoted):
     line = str(refused.value)
     assert line.startswith(f"{override}: ")
     assert quoted in line
-    advised = shlex.split(line[line.rindex(", ") + 2 :] if "[" not in override else line.split("shell, ")[1])
+    advised = shlex.split(line[line.rindex(", ") + 2 :] if "[" not in override else line.split("s, ", 1)[1])
     value = OverridesParser.create().parse_override(advised[0]).value()
     typed = override.partition("=")[2]
     assert value == (["a=b.txt", "c d.txt"] if "[a" in typed else typed)

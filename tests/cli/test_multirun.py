@@ -1,19 +1,19 @@
-"""What the shorthands of the command line stand for."""
+"""Shorthands of the command line."""
 
 from types import SimpleNamespace
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from potstill.cli.multirun import Jobs, group_with_sweep, names_glue, spell_out
+from potstill.cli.multirun import Jobs, expand, group_with_sweep, names_glue
 from potstill.errors import ConfigError
 
 NINE = "cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte,wnli"
 
 
 def test_glue_is_nine_tasks():
-    spelled = spell_out("train", ["objective=finetune", "benchmark=glue", "-m", "seed=1,2"])
-    assert spelled == ["-m", "objective=finetune", f"benchmark={NINE}", "seed=1,2"]
+    expanded = expand("train", ["objective=finetune", "benchmark=glue", "-m", "seed=1,2"])
+    assert expanded == ["-m", "objective=finetune", f"benchmark={NINE}", "seed=1,2"]
 
 
 @pytest.mark.parametrize(
@@ -27,14 +27,14 @@ def test_glue_is_nine_tasks():
     ],
 )
 def test_lists_with_glue(typed, stands_for):
-    assert spell_out("train", ["--multirun", typed]) == ["--multirun", stands_for]
+    assert expand("train", ["--multirun", typed]) == ["--multirun", stands_for]
 
 
 def test_glue_needs_a_sweep():
-    with pytest.raises(ConfigError, match=r"benchmark=glue: nine tasks are nine runs; add -m"):
-        spell_out("train", ["objective=finetune", "benchmark=glue"])
-    with pytest.raises(ConfigError, match=r"a model is of one task"):
-        spell_out("evaluate", ["-m", "benchmark=glue"])
+    with pytest.raises(ConfigError, match=r"^benchmark=glue: .*-m"):
+        expand("train", ["objective=finetune", "benchmark=glue"])
+    with pytest.raises(ConfigError, match=r"^benchmark=glue: .*sweep="):
+        expand("evaluate", ["-m", "benchmark=glue"])
 
 
 def test_names_glue():
@@ -43,13 +43,13 @@ def test_names_glue():
 
 
 def test_sweep_is_a_group_of_train_and_a_key_of_evaluate():
-    assert spell_out("train", ["+sweep=seeds", "-m"]) == ["-m", "sweep=seeds"]
+    assert expand("train", ["+sweep=seeds", "-m"]) == ["-m", "sweep=seeds"]
     for typed in ("sweep=runs/multirun/a", "+sweep=runs/multirun/a"):
-        assert spell_out("evaluate", [typed]) == ["sweep.folder=runs/multirun/a"]
+        assert expand("evaluate", [typed]) == ["sweep.folder=runs/multirun/a"]
 
 
 def test_pluses_of_groups_go_and_others_stay():
-    assert spell_out("train", ["+experiment=diito", "+debug=fast", "+optimizer.amsgrad=true"]) == [
+    assert expand("train", ["+experiment=diito", "+debug=fast", "+optimizer.amsgrad=true"]) == [
         "experiment=diito",
         "debug=fast",
         "+optimizer.amsgrad=true",
@@ -57,9 +57,9 @@ def test_pluses_of_groups_go_and_others_stay():
 
 
 def test_keys_of_a_swept_benchmark_have_one_to_be_composed_with():
-    spelled = spell_out("train", ["benchmark.folder=a", "benchmark=cola,sst2", "-m"])
-    assert spelled == ["-m", "benchmark.folder=a", "benchmark=cola", "benchmark=cola,sst2"]
-    assert spell_out("train", ["benchmark.folder=a", "benchmark=cola"]) == [
+    expanded = expand("train", ["benchmark.folder=a", "benchmark=cola,sst2", "-m"])
+    assert expanded == ["-m", "benchmark.folder=a", "benchmark=cola", "benchmark=cola,sst2"]
+    assert expand("train", ["benchmark.folder=a", "benchmark=cola"]) == [
         "benchmark.folder=a",
         "benchmark=cola",
     ]
@@ -76,10 +76,10 @@ def test_runs_of_a_sweep_are_grouped_by_its_folder_unless_they_are_grouped_alrea
     group_with_sweep(compose_config("model=bert", name="evaluate"), tmp_path)  # has no logger
 
 
-def test_a_fault_that_cannot_be_written_is_said(monkeypatch, tmp_path, capsys):
+def test_an_error_that_cannot_be_written_is_printed(monkeypatch, tmp_path, capsys):
     hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path / "gone")))
     monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: hydra))
     jobs = Jobs()
     jobs.fail("no room")
-    assert jobs.faults == ["no room"]
+    assert jobs.errors == ["no room"]
     assert capsys.readouterr().err == "error: no room\n"

@@ -1,4 +1,4 @@
-"""The plan of a recipe: what each stage composes, what is handed on to it, and which recipes are refused."""
+"""Planning a pipeline: the configuration of each stage, and pipelines that are rejected."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from potstill.cli.commands import config_folder, one_line
-from potstill.config import StageConfig, register
+from potstill.config import StageConfig, config_folder, register
+from potstill.config.overrides import quoted
 from potstill.errors import ConfigError
-from potstill.runs.pipeline_stages import RECORD, check, plan, settings_of, write_record, written
+from potstill.runs.pipeline_stages import RECORD, check, plan, settings_of, write_record
 
 FOLDER = Path("/runs/it's a=1, (b)")
 
@@ -28,7 +28,7 @@ def planned():
                 del config["hydra"]
             if stages is not None:
                 config.stages = [StageConfig(**entry) for entry in stages]
-            found = plan(config, folder, typed, choices, one_line)
+            found = plan(config, folder, typed, choices)
             return {stage.name: stage for stage in found}
 
         yield of
@@ -112,8 +112,8 @@ def test_the_output_folder_is_the_recipes_name(planned):
         {"k": [True, 1e-5]},
     ],
 )  # fmt: skip
-def test_a_written_value_is_read_as_itself(value, planned):
-    config = compose("train", [f"++optimizer.own={written(value)}"])
+def test_a_quoted_value_is_read_as_itself(value, planned):
+    config = compose("train", [f"++optimizer.own={quoted(value)}"])
     assert config.optimizer.own == value
     assert type(config.optimizer.own) is type(value) or isinstance(value, list | dict)
 
@@ -123,27 +123,28 @@ def stage(name, *overrides, **more):
 
 
 @pytest.mark.parametrize(
-    ("stages", "said"),
+    ("stages", "parts"),
     [
         (
             [stage("a"), stage("b", "student.model=${stage:c}/student")],
-            "stage b: ${stage:c}: no earlier stage of this name; one of a",
+            ["stage b: ${stage:c}: ", "one of a"],
         ),
-        ([stage("a", "student.model=${stage:a}/student")], "stage a: ${stage:a}: no earlier stage of this name; it"),
-        ([stage("a", "student.model=${stage:b}"), stage("b")], "stage a: ${stage:b}: no earlier stage"),
-        ([stage("a"), stage("b"), stage("a")], "stages: two stages have the name a; give each its own"),
-        ([stage("a/b")], "stages.name=a/b: names a folder; letters, digits and _ only"),
-        ([stage("a", command="judge")], "stages.command=judge of a: one of train, evaluate"),
-        ([stage("a", "studnet.model=b")], "stage a: studnet.model=b: no such key; did you mean `student.model`?"),
-        ([stage("a", "objective=kdd")], "stage a: objective=kdd: no such option; one of adapted"),
-        ([stage("a", "model=b", command="evaluate", defaults=["seed=x"])], "stage a: seed=x: expected an integer"),
+        ([stage("a", "student.model=${stage:a}/student")], ["stage a: ${stage:a}: "]),
+        ([stage("a", "student.model=${stage:b}"), stage("b")], ["stage a: ${stage:b}: "]),
+        ([stage("a"), stage("b"), stage("a")], ["stages.name=a: "]),
+        ([stage("a/b")], ["stages.name=a/b: "]),
+        ([stage("a", command="judge")], ["stages.command=judge of a: ", "train, evaluate"]),
+        ([stage("a", "studnet.model=b")], ["stage a: studnet.model=b: ", "`student.model`"]),
+        ([stage("a", "objective=kdd")], ["stage a: objective=kdd: ", "adapted, clm"]),
+        ([stage("a", "model=b", command="evaluate", defaults=["seed=x"])], ["stage a: seed=x: ", "integer"]),
     ],
 )  # fmt: skip
-def test_a_faulty_recipe_is_refused_in_a_line(stages, said, planned):
-    with pytest.raises(ConfigError) as fault:
+def test_an_invalid_pipeline_is_rejected_in_one_line(stages, parts, planned):
+    with pytest.raises(ConfigError) as error:
         planned("objective=mlm", stages=stages)
-    assert str(fault.value).startswith(said)
-    assert "\n" not in str(fault.value)
+    assert str(error.value).startswith(parts[0])
+    assert all(part in str(error.value) for part in parts)
+    assert "\n" not in str(error.value)
 
 
 @pytest.fixture
@@ -175,19 +176,17 @@ def test_a_stage_is_bound_once_it_has_left_something(begun, tmp_path):
     (tmp_path / "first" / "checkpoints").mkdir(parents=True)
     (tmp_path / "first" / "checkpoints" / "last.ckpt").touch()
     assert begun("logger.run=other", "data.num_workers=2", "checkpoint.every_n_steps=7")["first"].is_begun
-    with pytest.raises(
-        ConfigError, match=r"stage first: optimizer.lr=1.*, but it was begun with 0.0005; take"
-    ):
+    with pytest.raises(ConfigError, match=r"stage first: optimizer.lr=1.* 0.0005"):
         begun("optimizer.lr=1.0")
     (tmp_path / "first" / "summary.json").write_text("{}")
-    with pytest.raises(ConfigError, match="stage first: seed=1, but it was begun with 42"):
+    with pytest.raises(ConfigError, match=r"stage first: seed=1.* 42"):
         begun("seed=1")
     assert yaml.safe_load((tmp_path / RECORD).read_text()) == {"first": settings_of(first)}
     (tmp_path / RECORD).write_text("[")
-    with pytest.raises(ConfigError, match=r"stages.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"hydra.run.dir=.*stages.yaml"):
         begun()
     (tmp_path / RECORD).unlink()
-    with pytest.raises(ConfigError, match=r"stages.yaml does not tell what it was begun with"):
+    with pytest.raises(ConfigError, match=r"stage first: .*stages.yaml"):
         begun()
 
 

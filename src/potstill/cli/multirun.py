@@ -1,12 +1,8 @@
-"""Many runs by one command: what the shorthands of the command line stand for, and what becomes of jobs that fail.
-
-Nothing here imports torch.
-"""
+"""Sweeps: shorthands of the command line, and jobs that fail while the others continue. No torch."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,99 +20,102 @@ from potstill.runtime.atomic import write_whole
 
 GLUE = "glue"
 MULTIRUN = ("-m", "--multirun")
+OPTIONAL_PLUS = (
+    "+experiment",
+    "+debug",
+    "+sweep",
+)  # groups of the defaults list, so that they are composed late
 
 
-def spell_out(script: str, arguments: Sequence[str]) -> list[str]:
+def expand(script: str, arguments: Sequence[str]) -> list[str]:
     """The arguments as Hydra takes them.
 
-    `+experiment=` and the like may have their plus or not: these groups are in the defaults list, so that they compose
-    late. In evaluate.py `sweep=<folder>` is the key `sweep.folder`, because a group of that name is train.py's. The
-    flag of a sweep comes first: Hydra takes no overrides on both sides of it. `benchmark=glue` is nine benchmarks.
+    - `+experiment=` and the like lose their plus.
+    - In evaluate.py `sweep=<folder>` is the key `sweep.folder`; in train.py `sweep` is a group.
+    - `benchmark=glue` is its nine benchmarks.
+    - The flag of a sweep comes first, as Hydra takes overrides on one side of it only.
 
     Args:
         script: `train` or `evaluate`.
-        arguments: of the command line, less the program's name.
+        arguments: of the command line, without the program's name.
 
     Raises:
         ConfigError: GLUE without `-m`, or in evaluate.py.
     """
-    spelled = [re.sub(r"^\+(experiment|debug|sweep)=", r"\1=", argument) for argument in arguments]
-    if script == "evaluate":
-        spelled = [re.sub(r"^sweep=", "sweep.folder=", argument) for argument in spelled]
-    sweeping = any(argument in MULTIRUN for argument in spelled)
-    spelled = [_tasks_of(argument, script, sweeping) for argument in spelled]
-    if sweeping and any(argument.lstrip("+").startswith("benchmark.") for argument in spelled):
-        # Hydra first composes a sweep without what is swept. `benchmark` would be null there, and its keys refused;
-        # so it gets one of the tasks, which the list behind it replaces in every job.
-        spelled = [
-            one
-            for argument in spelled
-            for one in ([f"benchmark={_benchmarks(argument)[0]}"] if len(_benchmarks(argument)) > 1 else [])
-            + [argument]
-        ]
-    return sorted(spelled, key=lambda argument: argument not in MULTIRUN)
+    sweeping = any(argument in MULTIRUN for argument in arguments)
+    benchmark_keys = any(argument.lstrip("+").startswith("benchmark.") for argument in arguments)
+    expanded = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        key = key[1:] if key in OPTIONAL_PLUS else key
+        if equals and key == "sweep" and script == "evaluate":
+            key = "sweep.folder"
+        argument = _expand_glue(f"{key}{equals}{value}", script, sweeping)
+        if sweeping and benchmark_keys and len(benchmarks := _benchmarks(argument)) > 1:
+            # Hydra first composes a sweep without its swept options: `benchmark` would be null and its keys rejected.
+            expanded.append(f"benchmark={benchmarks[0]}")
+        expanded.append(argument)
+    return sorted(expanded, key=lambda argument: argument not in MULTIRUN)
 
 
 def names_glue(arguments: Sequence[str]) -> bool:
-    """Whether all of GLUE is asked for, by the arguments as they were typed."""
+    """Whether the arguments name all of GLUE."""
     return any(GLUE in _benchmarks(argument) for argument in arguments)
 
 
 class Jobs:
-    """The jobs of a command: one, or those of a sweep, which goes on where a job fails."""
+    """The jobs of a command: one, or those of a sweep, which continues when a job fails.
+
+    Attributes:
+        folder: of the sweep, once a job has started; None for a single run.
+        errors: lines that were printed.
+    """
 
     def __init__(self) -> None:
-        self.folder: Path | None = None  # of the sweep, once a job of it has begun
-        self.faults: list[str] = []
-        self._home = os.getpid()
+        self.folder: Path | None = None
+        self.errors: list[str] = []
+        self._process = os.getpid()
 
     @property
-    def away(self) -> bool:
-        """Whether a launcher runs the job in another process, whose sweep learns of a fault as it is raised."""
-        return os.getpid() != self._home
+    def in_other_process(self) -> bool:
+        """Whether a launcher runs the job in another process, so that errors reach the sweep by being raised."""
+        return os.getpid() != self._process
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the jobs belong to a sweep."""
+        return self.folder is not None
 
     def begin(self) -> None:
-        """A job begins; to be called inside it."""
+        """Start a job; called inside of it."""
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.MULTIRUN:
             depth = len(Path(hydra.sweep.subdir).parts)
             self.folder = Path(hydra.runtime.output_dir).parents[depth - 1]
 
-    def forget_fault(self) -> None:
-        """Remove the reason for which a job failed in this folder before."""
-        if self.sweeping:
+    def forget_error(self) -> None:
+        """Remove the error of an earlier job in this folder."""
+        if self.is_sweep:
             (Path(HydraConfig.get().runtime.output_dir) / FAULT_FILE).unlink(missing_ok=True)
 
-    @property
-    def sweeping(self) -> bool:
-        """Whether the jobs are a sweep's."""
-        return self.folder is not None
-
-    def fail(self, line: str, *, told: bool = True) -> None:
-        """Leave the reason in the folder of a sweep's job; say it once, however many jobs have it.
-
-        Where there is no room even for that, or the folder is not the job's to write, it is only said.
+    def fail(self, line: str, *, printed: bool = True) -> None:
+        """Write the error of a job into its folder, if that is claimed and writable, and print it once per sweep.
 
         Args:
-            line: the reason.
-            told: whether to print it; a bug is told by its traceback.
+            line: the error.
+            printed: False for internal errors, whose traceback is printed instead.
         """
         folder, line = Path(HydraConfig.get().runtime.output_dir), printable(line)
         with suppress(OSError):
             if is_claimed(folder):
                 write_whole(folder / FAULT_FILE, f"{line}\n")
-        if told and line not in self.faults:
+        if printed and line not in self.errors:
             sys.stderr.write(f"error: {line}\n")
-            self.faults.append(line)
+            self.errors.append(line)
 
 
 def group_with_sweep(config: DictConfig, folder: Path | None) -> None:
-    """Let a sweep's runs stand together on a dashboard, unless the user has grouped them.
-
-    Args:
-        config: of a job, in place; an evaluation has no logger.
-        folder: of the sweep; None where the job is alone.
-    """
+    """Set `logger.group` of a sweep's job to the name of the sweep's folder, unless the user has set it."""
     if folder is not None and "logger" in config and config.logger.group is None:
         config.logger.group = folder.name
 
@@ -126,14 +125,13 @@ def _benchmarks(argument: str) -> list[str]:
     return [name.strip() for name in value.split(",")] if equals and key.lstrip("+") == "benchmark" else []
 
 
-def _tasks_of(argument: str, script: str, sweeping: bool) -> str:
+def _expand_glue(argument: str, script: str, sweeping: bool) -> str:
     names = _benchmarks(argument)
     if GLUE not in names:
         return argument
     if script == "evaluate":
         raise ConfigError(
-            f"{argument}: a model is of one task, so name it, benchmark=cola; the table of trained tasks is "
-            "sweep=<folder of their multirun>"
+            f"{argument}: a model has one task, such as benchmark=cola; sweep=<folder of a multirun> tabulates them"
         )
     if not sweeping:
         raise ConfigError(f"{argument}: nine tasks are nine runs; add -m, train.py -m {argument}")

@@ -1,4 +1,4 @@
-"""`export=onnx`, `export=int8`: forms of a judged model that run without torch, judged beside it."""
+"""`export=onnx`, `export=int8`: exports of a model, evaluated beside it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 class Deployed(NamedTuple):
-    """A form of a model.
+    """An exported model.
 
     Attributes:
         form: `onnx` or `int8`.
-        model: it.
-        difference: the largest of its logits from those of the form that it was made of, on random batches.
+        model: the exported model.
+        difference: largest difference of its logits from the model that it was exported from, on random batches.
     """
 
     form: str
@@ -34,35 +34,35 @@ class Deployed(NamedTuple):
 
     @property
     def figures(self) -> dict[str, float]:
-        """What a table has of it in place of the model's own."""
+        """Figures that differ from those of the original model."""
         return {"size_mb": self.model.size_mb, "export_difference": self.difference}
 
 
 def deploy(
     forms: Sequence[str], model: PreTrainedModel, tokenizer: str, folder: Path, name: str
 ) -> Iterator[Deployed]:
-    """Write the wanted forms of a model into `<folder>/export/<name>/<form>`, and open each.
+    """Export a model to `<folder>/export/<name>/<form>`, and open each export.
 
     Args:
-        forms: some of `onnx` and `int8`, which is made of the other.
-        model: with a head; left as it is.
-        tokenizer: the folder of its tokenizer, which goes along.
+        forms: some of `onnx` and `int8`; the latter is quantized from the former.
+        model: with a head.
+        tokenizer: folder of its tokenizer, which is copied.
         folder: of the run.
         name: of the model.
 
     Raises:
-        PotstillError: a model that cannot be exported, or a folder that cannot be written.
+        PotstillError: the model cannot be exported, or the folder cannot be written.
     """
     if not forms:
         return
-    place = folder / "export" / stem_of(name)
-    onnx = place / ONNX
+    target = folder / "export" / stem_of(name)
+    onnx = target / ONNX
     difference = export_onnx(model, load_tokenizer(tokenizer), onnx)
     if ONNX in forms:
         log.info("%s: its logits are within %.1e of the model's", onnx, difference)
         yield Deployed(ONNX, ExportedModel(onnx), difference)
     if INT8 in forms:
-        int8 = place / INT8
+        int8 = target / INT8
         difference = export_int8(onnx, int8)
         log.info("%s: its logits are within %.1e of the float32 ones", int8, difference)
         yield Deployed(INT8, ExportedModel(int8), difference)

@@ -1,7 +1,7 @@
-"""The folder of a run: whose it is, that one command at a time writes it, and what a new run leaves of an old one.
+"""The output folder of a run: one command at a time may write it, and only into folders of this package.
 
-Hydra writes its record into the folder before any code of ours runs in the job, so the folder of a command is claimed
-when Hydra starts it, and the record goes to `.hydra.new` until the run begins. No torch.
+Hydra writes its record before it calls the job, so a folder is claimed by a Hydra callback, and the record goes to
+`.hydra.new` until the run begins. No torch.
 """
 
 from __future__ import annotations
@@ -25,20 +25,14 @@ from potstill.runtime.atomic import write_whole
 from potstill.runtime.json_text import json_text, read_json
 from potstill.runtime.process import is_first_rank
 
-MARK = ".potstill.json"  # of a folder that a command of ours has written: which one
+MARK = ".potstill.json"  # names the command that wrote the folder
 LOCK = ".potstill.lock"
 RECORD, STAGED = ".hydra", ".hydra.new"
-TRAIN, EVALUATE, RATIONALES, RECIPE, DOCTOR, SWEEP = (
-    "train",
-    "evaluate",
-    "rationales",
-    "recipe",
-    "doctor",
-    "sweep",
-)
-# What a folder of ours may hold without MARK: a command that was rejected or killed before it began, or a copied run.
+TRAIN, EVALUATE, RATIONALES, PIPELINE = "train", "evaluate", "rationales", "recipe"
+DOCTOR, SWEEP = "doctor", "sweep"
+# Content without MARK that is not the user's: of a command that was rejected or killed early, or of a copied run.
 _HARMLESS = (RECORD, STAGED, LOCK, "*.log", "wandb", "checkpoints")
-# What a run leaves, but for wandb/, which may not be uploaded yet, and the log, which is appended to.
+# Results of a run; not wandb/, which may still have to be uploaded, and not the log, which is appended to.
 _RESULTS = (
     "summary.json", "config.yaml", "report.html", "metrics.csv", "student", "checkpoints", "wandb_id", "fault.txt",
     "tensorboard", "predictions*", "submission*", "export", "sweep.csv", "glue.csv", "share.csv", "stages.yaml",
@@ -50,18 +44,18 @@ log = logging.getLogger(__name__)
 
 
 class RejectedFolder(BaseException):
-    """A folder that a command must not write; no Exception, which Hydra would turn into a warning."""
+    """A folder that a command must not write; not an Exception, as Hydra turns those of callbacks into warnings."""
 
-    def __init__(self, fault: Exception):
-        super().__init__(str(fault))
-        self.fault = fault
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
 
 
 class ClaimFolder(Callback):
-    """Claims the folder of a command, or of a sweep, before Hydra writes into it."""
+    """Claims the output folder before Hydra writes into it."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Claim the folder of a single run; the other processes of a distributed run leave no record."""
+        """Claim the folder of a single run; only the first rank writes a record."""
         HydraConfig.instance().set_config(config)
         if not is_first_rank():
             with read_write(config.hydra):
@@ -74,7 +68,7 @@ class ClaimFolder(Callback):
         HydraConfig.instance().set_config(config)
         folder = Path(str(config.hydra.sweep.dir))
         _claim_or_reject(folder, SWEEP, config)
-        with suppress(OSError):  # the first job finds out
+        with suppress(OSError):  # reported by the first job
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / MARK, json_text({"command": SWEEP}) + "\n")
 
@@ -82,16 +76,16 @@ class ClaimFolder(Callback):
 def _claim_or_reject(folder: Path, kind: str, config: DictConfig) -> None:
     try:
         claim(folder, kind, config)
-    except (ConfigError, OSError) as fault:
-        raise RejectedFolder(fault) from None
+    except (ConfigError, OSError) as error:
+        raise RejectedFolder(error) from None
 
 
 def kind_of(config: DictConfig) -> str:
-    """Which kind of command a configuration is of."""
+    """The kind of command that a configuration belongs to."""
     if "objective" not in config:
         return EVALUATE
     if config.stages:
-        return RECIPE
+        return PIPELINE
     if config.doctor:
         return DOCTOR
     return RATIONALES if config.stage == "rationales" else TRAIN
@@ -106,23 +100,22 @@ _claims: dict[Path, _Claim] = {}  # of this process
 
 
 def claim(folder: Path, kind: str, config: DictConfig) -> None:
-    """Take a folder for a command until `release`, or until this process ends.
+    """Lock a folder for a command until `release` or the end of this process.
 
     Args:
-        folder: of the command; may be missing.
+        folder: output folder; may be missing.
         kind: of the command.
         config: of the command.
 
     Raises:
-        ConfigError: files of the user's own are in it, another command is running in it, or results that the command
-            would replace.
+        ConfigError: it holds files of the user or results that would be replaced, or another command is running in it.
     """
     folder = folder.absolute()
     if folder in _claims or (folder.exists() and not folder.is_dir()):
-        return  # what is no folder is rejected when it is made
+        return  # a file is rejected when the folder is created
     if not _is_ours(folder):
         raise ConfigError(
-            f"hydra.run.dir={folder}: holds files that no run of potstill wrote; name a new or empty folder"
+            f"hydra.run.dir={folder}: holds files that are not of a run; name a new or empty folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
@@ -130,10 +123,10 @@ def claim(folder: Path, kind: str, config: DictConfig) -> None:
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(
-            f"hydra.run.dir={folder}: another command is running in it; take another folder, or wait for its end"
+            f"hydra.run.dir={folder}: another command is running in it; use another folder or wait"
         ) from None
     except NotImplementedError:
-        log.warning("%s: no locks on this disk; run one command at a time in it", folder)
+        log.warning("%s: the file system has no locks; run one command at a time", folder)
     found = _Claim(lock, kind, _digest(config))
     try:
         _check_results(folder, found, config)
@@ -144,11 +137,11 @@ def claim(folder: Path, kind: str, config: DictConfig) -> None:
 
 
 def begin(folder: Path, *, anew: bool) -> None:
-    """From here on the folder is the run's: its record replaces the last one's.
+    """Start the run: its record replaces that of the last run.
 
     Args:
-        folder: of the run; nothing is done in one that this process has not claimed.
-        anew: whether the results of an earlier run are removed; of a resumed one only what says that it is done is.
+        folder: of the run; nothing happens if this process has not claimed it.
+        anew: whether the results of an earlier run are removed; otherwise only its summary.json is.
     """
     found = _claims.get(folder.absolute())
     if found is None:
@@ -157,15 +150,15 @@ def begin(folder: Path, *, anew: bool) -> None:
         for entry in list(folder.iterdir()):
             if entry.name == _DONE or (anew and _is_named(entry.name, _RESULTS)):
                 _remove(entry)
-    for torn in folder.glob(".student.*.*"):  # of a process that was killed while it wrote
-        _remove(torn)
+    for partial in folder.glob(".student.*.*"):  # of a process that was killed
+        _remove(partial)
     write_whole(folder / MARK, json_text(found.mark) + "\n")
     _publish(folder)
     found.begun = True
 
 
 def release(folder: Path) -> None:
-    """Give a folder back; the record of a command that never began stays only where no other run has left one."""
+    """Unlock a folder; the record of a command that did not begin is kept only in folders without another run."""
     folder = folder.absolute()
     found = _claims.pop(folder, None)
     if found is None:
@@ -192,7 +185,7 @@ def is_claimed(folder: Path) -> bool:
 
 
 def is_untouched(folder: Path) -> bool:
-    """Whether there is nothing in a folder but what a command leaves that was rejected."""
+    """Whether a folder holds nothing but the record of a rejected command."""
     return folder.is_dir() and all(
         _is_named(entry.name, (RECORD, STAGED, LOCK, "*.log")) for entry in folder.iterdir()
     )
@@ -205,26 +198,26 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _check_results(folder: Path, found: _Claim, config: DictConfig) -> None:
-    """What would be replaced has to be named: `overwrite=true`, or continued."""
+    """Reject a folder with results, unless they are resumed or `overwrite=true` is set."""
     kind = found.mark["command"]
     if kind in (SWEEP, DOCTOR):
         return
     done, begun = (folder / _DONE).is_file(), (folder / _LAST).is_file()
     if kind == TRAIN and config.overwrite and (config.resume or _own_checkpoint(folder, config)):
         key = "resume" if config.resume else "ckpt_path"
-        raise ConfigError(f"overwrite=true with {key}={config[key]}: give one of them")
+        raise ConfigError(f"overwrite=true with {key}={config[key]}: give one of the two")
     if config.overwrite or not (done or begun):
         return
     before = _read_mark(folder)
     same_kind = before.get("command") in (kind, None)
     if kind == TRAIN and same_kind and (config.resume or _own_checkpoint(folder, config)):
         return
-    if same_kind and (kind in (RATIONALES, RECIPE) or (kind == EVALUATE and before == found.mark)):
+    if same_kind and (kind in (RATIONALES, PIPELINE) or (kind == EVALUATE and before == found.mark)):
         return
-    state = "a finished run is in it" if done else "an interrupted run is in it"
-    resume = "resume=auto continues it, " if kind == TRAIN and same_kind else ""
+    state = "holds a finished run" if done else "holds an interrupted run"
+    resume = "resume=auto to resume it, " if kind == TRAIN and same_kind else ""
     raise ConfigError(
-        f"hydra.run.dir={folder}: {state}; {resume}overwrite=true replaces it, or take another folder"
+        f"hydra.run.dir={folder}: {state}; {resume}overwrite=true to replace it, or another folder"
     )
 
 

@@ -1,4 +1,4 @@
-"""`stage=rationales`: a language model explains the rows of a set, for students to learn from."""
+"""`stage=rationales`: a language model writes rationales for the rows of a set."""
 
 from __future__ import annotations
 
@@ -27,25 +27,24 @@ from potstill.validation.generation import backend_of, own_rows_file, sampling_o
 log = logging.getLogger(__name__)
 
 
-def explain(config: DictConfig, folder: Path) -> float:
-    """Ask for the rationales of a part, and leave them where training finds them; writes summary.json.
+def generate_rationales(config: DictConfig, folder: Path) -> float:
+    """Generate the rationales of a split; writes summary.json.
 
-    They go into `llm/<split>_CoT_<i>.json` of a published set's folder, or the one of the user's own file. Of the
-    latter there is besides `llm/<split>.jsonl`, its rows with `rationale` and `llm_label`: a file for
-    `data.train_files`.
+    They are written to `llm/<split>_CoT_<i>.json` in the folder of the published set or of the user's file. For a
+    user's file there is also `llm/<split>.jsonl`: its rows with `rationale` and `llm_label`, for `data.train_files`.
 
     Returns:
-        The share of the answers in which a rationale and a label were found; 0 without answers.
+        The share of answers that were parsed into a rationale and a label; 0 without answers.
 
     Raises:
-        PotstillError: rows, prompts or a model that cannot be used.
+        PotstillError: unusable rows, prompts or model.
     """
     data, settings = config.data, config.generation
     own = bool(data.train_files)
     prompts = load_prompts(task_of(data), settings.prompts, settings.shots)
     rows = _rows(config)[: data.max_examples]
     target = target_of(config)
-    understood = _parser(data, prompts)
+    parse_answer = _parser(data, prompts)
     report = generate(
         rows,
         split=settings.split,
@@ -53,7 +52,7 @@ def explain(config: DictConfig, folder: Path) -> float:
         task=task_of(data),
         backend=backend_of(settings),
         sampling=sampling_of(config),
-        parse=understood,
+        parse=parse_answer,
         canonical=_canonical(data),
         form=settings.form,
         prompts_file=settings.prompts,
@@ -63,21 +62,22 @@ def explain(config: DictConfig, folder: Path) -> float:
         label_sets=[_label_set(data, row) for row in rows],
     )
     if own and report.complete:
-        _write_own(target, settings.split, rows, understood)
+        _write_rows(target, settings.split, rows, parse_answer)
     answered = report.rows - report.unanswered
     share = (answered - report.unparsed) / max(answered, 1)
     figures = {f"generation/{name}": value for name, value in report.flat().items()}
     write_config(folder, config)
     write_summary(folder, {**figures, "generation/understood": share, **provenance(config)})
-    told = ", ".join(f"{value:,} {name}" for name, value in report.flat().items() if name != "complete")
-    log.info("%s", told)
+    log.info(
+        "%s", ", ".join(f"{value:,} {name}" for name, value in report.flat().items() if name != "complete")
+    )
     if report.unparsed:
         cut_off = sum(count for name, count in report.not_understood.items() if name.endswith("length"))
         log.warning(
-            "%d of %d answers were not understood%s",
+            "%d of %d answers could not be parsed%s",
             report.unparsed,
             answered,
-            f"; {cut_off} ended at generation.max_tokens={settings.max_tokens}, thoughts included; set it higher"
+            f"; {cut_off} reached generation.max_tokens={settings.max_tokens}; increase it"
             if cut_off
             else "",
         )
@@ -86,13 +86,13 @@ def explain(config: DictConfig, folder: Path) -> float:
     elif report.tally.told_to_wait:
         log.warning(
             "the endpoint asks to wait for %.0f s, longer than generation.longest_wait_seconds=%s; "
-            "the same command goes on from %s then",
+            "run the same command after that, it continues from %s",
             report.tally.told_to_wait,
             settings.longest_wait_seconds,
             target / "llm",
         )
     else:
-        log.warning("the budget is spent; the same command goes on from %s", target / "llm")
+        log.warning("the budget is used up; the same command continues from %s", target / "llm")
     return share
 
 
@@ -105,7 +105,7 @@ def _rows(config: DictConfig) -> list[Mapping[str, Any]]:
 
 
 def _parser(data: DictConfig, prompts: Prompts) -> Parse:
-    """Cuts an answer: as training cuts those of the set, or as the prompts' own answers are built."""
+    """Parser of answers: that of the set, or one for the answer template of the prompts."""
     if data.set is not None and not data.train_files:
 
         def cut(answer: str) -> tuple[str, str] | None:
@@ -138,15 +138,15 @@ def _canonical(data: DictConfig) -> Canonical:
 
 
 def _label_set(data: DictConfig, row: Mapping[str, Any]) -> Sequence[str] | None:
-    """What a row's label can be; None where it can be anything."""
+    """Possible labels of a row; None for free text."""
     if data.set in NLI_SETS:
         return NLI_LABELS
     choices = row.get("choices")
     return choices if isinstance(choices, list) and all(isinstance(one, str) for one in choices) else None
 
 
-def _write_own(target: Path, split: str, rows: list[Mapping[str, Any]], understood: Parse) -> None:
-    """The rows with what was understood of their answers; a blank rationale counts as unparsed where it is read."""
+def _write_rows(target: Path, split: str, rows: list[Mapping[str, Any]], parse_answer: Parse) -> None:
+    """Write the user's rows with the parsed answers; readers treat an empty rationale as unparsed."""
     answers: list[str] = []
     number = 0
     while (path := target / "llm" / f"{split}_CoT_{number}.json").is_file():
@@ -155,10 +155,10 @@ def _write_own(target: Path, split: str, rows: list[Mapping[str, Any]], understo
     soft = read_probabilities(labels_file(target / "llm", split), len(rows))
     lines = []
     for row, answer, probabilities in zip(rows, answers, soft, strict=True):
-        rationale, label = understood(answer) or ("", "")
-        made = {**row, "rationale": rationale, "llm_label": label}
-        made |= {} if probabilities is None else {FIELD: probabilities}
-        lines.append(json_text(made, ensure_ascii=False))
+        rationale, label = parse_answer(answer) or ("", "")
+        record = {**row, "rationale": rationale, "llm_label": label}
+        record |= {} if probabilities is None else {FIELD: probabilities}
+        lines.append(json_text(record, ensure_ascii=False))
     path = own_rows_file(target, split)
     write_whole(path, "".join(f"{line}\n" for line in lines))
     log.info("%s; train with data.train_files=[%s]", path, path)

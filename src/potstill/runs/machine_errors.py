@@ -1,4 +1,4 @@
-"""What goes wrong with the machine in the middle of a run, as one line that says what to change."""
+"""Errors of the machine during a run, as one line with the keys to change."""
 
 from __future__ import annotations
 
@@ -10,62 +10,61 @@ from omegaconf import DictConfig
 
 from potstill.errors import TrainingError
 
-# What torch says where a process of a data loader was killed, and what gloo says where another rank was.
+# Messages of torch when a data loader process was killed, and of gloo when another rank was.
 _LOST_READER = "DataLoader worker (pid"
 _LOST_RANK = ("Connection closed by peer", "Connection reset by peer")
 
 
 @contextmanager
 def told(config: DictConfig) -> Iterator[None]:
-    """Around what trains or judges: any other fault stays what it is.
+    """Turn errors of the machine into user errors; other errors pass.
 
     Args:
         config: of `train.py`, or of `evaluate.py`.
 
     Raises:
-        TrainingError: the device's memory was too small, or another process of the run is gone.
+        TrainingError: out of memory, or another process of the run was lost.
     """
     try:
         yield
-    except torch.OutOfMemoryError as fault:
-        raise TrainingError(out_of_memory(config)) from fault
-    except RuntimeError as fault:
-        if (line := lost_process(config, fault)) is None:
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(_out_of_memory(config)) from error
+    except RuntimeError as error:
+        if (line := _lost_process(config, error)) is None:
             raise
-        raise TrainingError(line) from fault
+        raise TrainingError(line) from error
 
 
-def out_of_memory(config: DictConfig) -> str:
-    """What to change where a step does not fit into the device's memory: the same update from smaller parts first."""
-    if _judges(config):
+def _out_of_memory(config: DictConfig) -> str:
+    if _is_evaluation(config):
         size = config.data.eval_batch_size
         smaller = f"data.eval_batch_size={max(size // 2, 1)} or " if size > 1 else ""
         return f"data.eval_batch_size={size}: out of memory on the device; try {smaller}a smaller data.max_length"
     batch, parts = config.data.batch_size, config.trainer.accumulate_grad_batches
     half = max(batch // 2, 1)
-    said = [f"data.batch_size={half} trainer.accumulate_grad_batches={parts * 2}"] if batch > 1 else []
+    keys = [f"data.batch_size={half} trainer.accumulate_grad_batches={parts * 2}"] if batch > 1 else []
     if config.student.checkpointing != "full":
-        said.append("student.checkpointing=full")
+        keys.append("student.checkpointing=full")
     if config.trainer.precision == "32-true":
-        said.append("trainer.precision=bf16-mixed")
-    said += ["a smaller data.max_length", "strategy=fsdp on several GPUs"]
-    return f"data.batch_size={batch}: out of memory on the device; try {', or '.join(said)}; doctor=true measures"
+        keys.append("trainer.precision=bf16-mixed")
+    keys += ["a smaller data.max_length", "strategy=fsdp on several GPUs"]
+    return f"data.batch_size={batch}: out of memory on the device; try {', or '.join(keys)}; doctor=true measures"
 
 
-def lost_process(config: DictConfig, fault: RuntimeError) -> str | None:
-    """What to do where a fault comes of another process that has died; None where it does not."""
-    said, goes_on = str(fault), "the same command with resume=auto goes on from the last checkpoint"
-    if _judges(config):
-        goes_on = "then the same command again"
-    if _LOST_READER in said:
+def _lost_process(config: DictConfig, error: RuntimeError) -> str | None:
+    """The line for an error caused by another process that died; None for other errors."""
+    message, remedy = str(error), "resume=auto continues from the last checkpoint"
+    if _is_evaluation(config):
+        remedy = "run the same command again"
+    if _LOST_READER in message:
         return (
-            f"data.num_workers={config.data.num_workers}: a process that reads batches was killed, most likely for "
-            f"want of memory; give fewer, or 0; {goes_on}"
+            f"data.num_workers={config.data.num_workers}: a data loader process was killed, probably out of memory; "
+            f"use fewer, or 0; {remedy}"
         )
-    if isinstance(fault, torch.distributed.DistBackendError) or any(words in said for words in _LOST_RANK):
-        return f"trainer.strategy={config.trainer.strategy}: another process of the run was lost; {goes_on}"
+    if isinstance(error, torch.distributed.DistBackendError) or any(words in message for words in _LOST_RANK):
+        return f"trainer.strategy={config.trainer.strategy}: another process of the run was lost; {remedy}"
     return None
 
 
-def _judges(config: DictConfig) -> bool:
+def _is_evaluation(config: DictConfig) -> bool:
     return "objective" not in config  # only a training run has one

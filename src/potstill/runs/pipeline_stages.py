@@ -1,12 +1,9 @@
-"""The stages of a recipe: what each is told, the configuration that it composes, and what was recorded of it.
-
-Nothing here imports torch, so that a faulty recipe is refused at once.
-"""
+"""The stages of a pipeline: overrides, composed configurations, and the record of them. No torch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from potstill.config import TrainConfig
 from potstill.config.defaults import settle
+from potstill.config.overrides import composition_error, quoted
 from potstill.errors import ConfigError
 from potstill.models.specs import ModelSpec
-from potstill.reporting.records import as_written, read_yaml
+from potstill.reporting.records import as_written, flattened, read_yaml
 from potstill.runtime.atomic import write_whole
 from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.models import planned_faults, planned_student
@@ -29,14 +27,13 @@ from potstill.validation.resuming import NEUTRAL, within
 from potstill.validation.unread import unread_in, unread_keys
 
 TRAIN, EVALUATE = "train", "evaluate"
-RECORD = "stages.yaml"  # in the recipe's folder: the configuration that each stage was begun with
-# A folder, and what stands around it within the same value.
+RECORD = "stages.yaml"  # in the pipeline's folder: the configuration that each stage was started with
+# A reference to a stage's folder, with the rest of the same value around it.
 _REFERENCE = re.compile(r"""([^\s=,:()\[\]{}'"]*)(\$\{stage:([^}]*)\})([^\s=,:()\[\]{}'"$]*)""")
-# What an evaluation has of the recipe: the sections that both commands know, and the hardware of one device.
-_JUDGED = ("benchmark", "data", "seed", "compile")
-_JUDGED_TRAINER = ("accelerator", "precision", "limit_val_batches", "enable_progress_bar")
-# Of the recipe's command line, what is no stage's: what `-m` runs through, the recipe's own stages and folder.
-_RECIPES_OWN = ("sweep", "stages", "overwrite")
+# Sections of the pipeline that an evaluation takes over, and the trainer's keys among them.
+_EVALUATED = ("benchmark", "data", "seed", "compile")
+_EVALUATED_TRAINER = ("accelerator", "precision", "limit_val_batches", "enable_progress_bar")
+_PIPELINE_KEYS = ("sweep", "stages", "overwrite")  # not handed to stages
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,12 @@ class Stage:
     """A stage, ready to run.
 
     Attributes:
-        name: of the stage, and of its folder within the recipe's.
+        name: of the stage, and of its folder inside of the pipeline's.
         command: `train` or `evaluate`.
-        folder: where it writes.
-        overrides: its command line, less the output folder.
-        config: what that composes.
-        needs: the stages whose folders it reads.
+        folder: its output folder.
+        overrides: its command line, without the output folder.
+        config: composed from the overrides.
+        needs: names of the stages whose folders it reads.
     """
 
     name: str
@@ -61,12 +58,12 @@ class Stage:
 
     @property
     def is_done(self) -> bool:
-        """Whether it came to its end."""
+        """Whether it has finished."""
         return (self.folder / "summary.json").is_file()
 
     @property
     def is_begun(self) -> bool:
-        """Whether it has left something that it would go on from."""
+        """Whether it has finished or left a checkpoint."""
         return self.is_done or (self.folder / "checkpoints" / "last.ckpt").is_file()
 
 
@@ -75,48 +72,49 @@ def plan(
     folder: Path,
     typed: Sequence[str],
     choices: Mapping[str, str | None],
-    explain: Callable[[Exception], str] = str,
 ) -> list[Stage]:
-    """The stages of a recipe, each composed like a command line of its own.
+    """The stages of a pipeline, each composed from a command line of its own.
 
-    That of a training stage is its `defaults`, what was typed for the recipe less the sections in `without` and the
-    keys that the stage does not read, and its `overrides`. An evaluation gets the recipe's benchmark, data, seed and
-    hardware, and its own two lists.
+    A training stage has its `defaults`, the pipeline's overrides without the sections in `without` and the keys that
+    the stage does not read, and its `overrides`. An evaluation has the pipeline's benchmark, data, seed and hardware,
+    its `defaults` and its `overrides`.
 
     Args:
-        config: of the recipe.
-        folder: of the recipe.
-        typed: the overrides of the recipe's command line.
-        choices: the option that the recipe chose of each group.
-        explain: a fault of composing as one line.
+        config: of the pipeline.
+        folder: of the pipeline.
+        typed: the overrides of the pipeline's command line.
+        choices: the pipeline's option of each group.
 
     Raises:
-        ConfigError: names that are no folders, or are there twice; a reference to no earlier stage; overrides that do
-            not compose.
+        ConfigError: invalid or repeated names, references to stages that do not come earlier, overrides that do not
+            compose.
     """
     entries: list[dict[str, Any]] = OmegaConf.to_container(config.stages, resolve=False)  # type: ignore[assignment]
     _check_entries(entries)
     stages: list[Stage] = []
     unread: list[
         dict[str, str]
-    ] = []  # of each training stage, what was typed for the recipe and it does not read
+    ] = []  # for each training stage: overrides that it does not read, with the reason
     for entry in entries:
         name, command = entry["name"], entry["command"]
         known = {stage.name: stage.folder for stage in stages}
         own, needs = _referred(entry["overrides"], name, known)
         first, more = _referred(entry["defaults"], name, known)
+        overrides = [*first, *own]
         try:
             if command == TRAIN:
-                handed = _handed_on(typed, entry["without"])
-                overrides, faults = _less_unread([*first, *handed, *own, "stages=[]", "resume=auto"], handed)
-                unread.append(faults)
+                handed = _handed_down(typed, entry["without"])
+                overrides = [*first, *handed, *own, "stages=[]", "resume=auto"]
+                ignored = _unread(overrides, handed)
+                overrides = [override for override in overrides if override not in ignored]
+                unread.append(ignored)
             else:
-                overrides = [*_judged(config, choices), *first, *own]
+                overrides = [*_evaluation_overrides(config, choices), *overrides]
             composed = compose(command, overrides)
             if command == TRAIN:
                 settle(composed)
-        except (HydraException, OmegaConfBaseException) as fault:
-            raise ConfigError(f"stage {name}: {explain(fault)}") from fault
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(f"stage {name}: {composition_error(command, overrides, error)}") from error
         stages.append(Stage(name, command, folder / name, tuple(overrides), composed, needs + more))
     for override, reason in (unread[0] if unread else {}).items():
         if all(override in others for others in unread):
@@ -125,25 +123,23 @@ def plan(
 
 
 def check(stages: Sequence[Stage], folder: Path, *, anew: bool = False) -> None:
-    """Refuse, before any stage runs, what can be seen of all of them.
+    """Validate all stages before any of them runs.
 
-    Models of stages that are not done yet are known by their sizes alone; what reads them is checked by the stage
-    itself, when it begins.
+    Models of unfinished stages are known by their sizes only; other checks of them run when their stage starts.
 
     Args:
-        stages: of the recipe.
-        folder: of the recipe.
-        anew: whether all stages are run, whatever was done.
+        stages: of the pipeline.
+        folder: of the pipeline.
+        anew: whether finished stages run again.
 
     Raises:
-        ConfigError: a faulty configuration, or one that is not what a stage was begun with.
+        ConfigError: an invalid configuration, or one that differs from that which a stage was started with.
     """
     recorded = {} if anew else read_record(folder)
     for stage in [] if anew else stages:
         if stage.is_begun and (change := _first_change(recorded.get(stage.name), settings_of(stage))):
             raise ConfigError(
-                f"stage {stage.name}: {change}; take another hydra.run.dir, or remove {stage.folder} and those "
-                "after it to run it anew"
+                f"stage {stage.name}: {change}; use another hydra.run.dir, or remove {stage.folder} and the later ones"
             )
     done = {stage.name for stage in stages if stage.is_done and not anew}
     planned: dict[str, ModelSpec] = {}
@@ -155,34 +151,30 @@ def check(stages: Sequence[Stage], folder: Path, *, anew: bool = False) -> None:
                 _check_planned(stage, planned)
             elif ready:
                 validate_evaluate(stage.config)
-        except (ConfigError, OmegaConfBaseException) as fault:
-            raise ConfigError(f"stage {stage.name}: {fault}") from fault
+        except (ConfigError, OmegaConfBaseException) as error:
+            raise ConfigError(f"stage {stage.name}: {error}") from error
 
 
 def _check_planned(stage: Stage, planned: dict[str, ModelSpec]) -> None:
-    """Compare the sizes of a stage's models, and add its student to those that later stages read.
-
-    Raises:
-        ConfigError: a term or a match cannot compare them.
-    """
+    """Check the sizes of a stage's models against its terms, and add its student to the planned models."""
     if stage.config.tasks:
         return
-    if faults := planned_faults(stage.config, planned):
-        raise ConfigError("; ".join(faults))
+    if errors := planned_faults(stage.config, planned):
+        raise ConfigError("; ".join(errors))
     if (student := planned_student(stage.config, planned)) is not None:
         planned[str(stage.folder / "student")] = student
 
 
 def settings_of(stage: Stage) -> dict[str, Any]:
     """Every key of a stage's configuration with its value."""
-    return dict(_leaves(as_written(stage.config)))
+    return flattened(as_written(stage.config))
 
 
 def read_record(folder: Path) -> dict[str, dict[str, Any]]:
-    """The settings that each stage was begun with; empty in a new folder.
+    """The settings that each stage was started with; empty in a new folder.
 
     Raises:
-        ConfigError: a record that cannot be read.
+        ConfigError: the record cannot be read.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -192,12 +184,12 @@ def read_record(folder: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, yaml.YAMLError):
         found = None
     if not isinstance(found, dict):
-        raise ConfigError(f"hydra.run.dir={folder}: {RECORD} cannot be read; take another folder")
+        raise ConfigError(f"hydra.run.dir={folder}: {RECORD} cannot be read; use another folder")
     return found
 
 
 def write_record(folder: Path, stage: Stage) -> None:
-    """Record what a stage is begun with: whole, or not at all."""
+    """Add the settings of a stage to the record, atomically."""
     record = {**read_record(folder), stage.name: settings_of(stage)}
     write_whole(folder / RECORD, yaml.safe_dump(record, sort_keys=False))
 
@@ -206,9 +198,9 @@ def _check_entries(entries: Sequence[Mapping[str, Any]]) -> None:
     names = [str(entry["name"]) for entry in entries]
     for name, entry in zip(names, entries, strict=True):
         if not re.fullmatch(r"[A-Za-z0-9]\w*", name):
-            raise ConfigError(f"stages.name={name}: names a folder; letters, digits and _ only")
+            raise ConfigError(f"stages.name={name}: expected letters, digits and _")
         if names.count(name) > 1:
-            raise ConfigError(f"stages: two stages have the name {name}; give each its own")
+            raise ConfigError(f"stages.name={name}: used twice; names must be unique")
         if entry["command"] not in (TRAIN, EVALUATE):
             raise ConfigError(f"stages.command={entry['command']} of {name}: one of {TRAIN}, {EVALUATE}")
 
@@ -216,91 +208,65 @@ def _check_entries(entries: Sequence[Mapping[str, Any]]) -> None:
 def _referred(
     overrides: Sequence[str], name: str, known: Mapping[str, Path]
 ) -> tuple[list[str], tuple[str, ...]]:
-    """Overrides with folders in the place of `${stage:<name>}`, and the stages that they refer to."""
+    """Overrides with `${stage:<name>}` replaced by folders, and the stages that they refer to."""
     needs: dict[str, None] = {}
 
-    def place(found: re.Match[str]) -> str:
+    def replaced(found: re.Match[str]) -> str:
         before, reference, wanted, after = found.groups()
         if wanted not in known:
-            there = f"one of {', '.join(known)}" if known else "it is the first"
-            raise ConfigError(f"stage {name}: {reference}: no earlier stage of this name; {there}")
+            valid = f"one of {', '.join(known)}" if known else "this is the first stage"
+            raise ConfigError(f"stage {name}: {reference}: not an earlier stage; {valid}")
         needs[wanted] = None
-        return written(f"{before}{known[wanted]}{after}")
+        return quoted(f"{before}{known[wanted]}{after}")
 
-    return [_REFERENCE.sub(place, override) for override in overrides], tuple(needs)
-
-
-def _handed_on(typed: Sequence[str], without: Sequence[str]) -> list[str]:
-    """What was typed for the recipe, less the keys and sections that are not this stage's."""
-    kept_back = [*without, *_RECIPES_OWN]
-    return [
-        override
-        for override in typed
-        if not any(f"{_key(override)}.".startswith(f"{section}.") for section in kept_back)
-    ]
+    return [_REFERENCE.sub(replaced, override) for override in overrides], tuple(needs)
 
 
-def _less_unread(overrides: list[str], handed: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The overrides of a training stage less the handed on ones that it does not read, and what is wrong with these."""
+def _handed_down(typed: Sequence[str], without: Sequence[str]) -> list[str]:
+    """The pipeline's overrides, without those of the given sections and the pipeline's own keys."""
+    excluded = tuple(f"{section}." for section in (*without, *_PIPELINE_KEYS))
+    return [override for override in typed if not f"{_key(override)}.".startswith(excluded)]
+
+
+def _unread(overrides: list[str], handed: Sequence[str]) -> dict[str, str]:
+    """The handed-down overrides that a training stage does not read, each with the reason."""
     composed = compose(TRAIN, overrides)
     settle(composed)
-    faults = {
+    return {
         override: found[0]
         for override in handed
         if (found := unread_keys(composed, TrainConfig, [_key(override)]))
     }
-    return [override for override in overrides if override not in faults], faults
 
 
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def _judged(config: DictConfig, choices: Mapping[str, str | None]) -> list[str]:
-    """The overrides that give an evaluation what the recipe has of it."""
+def _evaluation_overrides(config: DictConfig, choices: Mapping[str, str | None]) -> list[str]:
+    """Overrides by which an evaluation has the pipeline's benchmark, data, seed and hardware."""
     groups = [f"{group}={choices[group]}" for group in ("benchmark", "data") if choices.get(group)]
     default = compose(EVALUATE, groups)
-    wanted = {key: config[key] for key in _JUDGED if config[key] is not None}
-    wanted["trainer"] = {key: config.trainer[key] for key in _JUDGED_TRAINER}
-    there = dict(_leaves(OmegaConf.to_container(default, resolve=True)))
+    wanted = {key: config[key] for key in _EVALUATED if config[key] is not None}
+    wanted["trainer"] = {key: config.trainer[key] for key in _EVALUATED_TRAINER}
+    present, wanted = (
+        flattened(OmegaConf.to_container(own, resolve=True))  # type: ignore[arg-type]
+        for own in (default, OmegaConf.create(wanted))
+    )
     unread = tuple(f"{key}." for key, _ in unread_in(default))
     differing = [
-        f"++{key}={written(value)}"
-        for key, value in _leaves(OmegaConf.to_container(OmegaConf.create(wanted), resolve=True))
-        if there.get(key, ...) != value and not f"{key}.".startswith(unread)
+        f"++{key}={quoted(value)}"
+        for key, value in wanted.items()
+        if present.get(key, ...) != value and not f"{key}.".startswith(unread)
     ]
     return [*groups, *differing]
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys and values of nested dictionaries; lists are values."""
-    for key, inner in value.items():
-        if isinstance(inner, dict) and inner:
-            yield from _leaves(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner
-
-
-def written(value: Any) -> str:
-    """A value in Hydra's grammar of overrides; strings quoted, so that none of their characters has a meaning."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        # Backslashes count only before a quote.
-        inner = re.sub(r"(\\*)'", r"\1\1\\'", value)
-        return "'" + re.sub(r"(\\+)$", r"\1\1", inner) + "'"
-    if isinstance(value, list):
-        return f"[{','.join(map(written, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{written(inner)}" for key, inner in value.items()) + "}"
-    return repr(value)
-
-
 def _first_change(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str | None:
-    """The first key that differs from what a stage was begun with; None where none does."""
+    """The first key that differs from the record of a stage; None without a difference."""
     if before is None:
-        return f"{RECORD} does not tell what it was begun with"
+        return f"not in {RECORD}"
     for key in dict.fromkeys([*now, *before]):
         if before.get(key) != now.get(key) and not within(key, NEUTRAL):
-            return f"{key}={now.get(key)}, but it was begun with {before.get(key)}"
+            return f"{key}={now.get(key)}, but it was started with {before.get(key)}"
     return None

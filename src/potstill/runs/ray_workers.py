@@ -1,4 +1,4 @@
-"""`strategy=ray`: a run whose processes Ray Train starts, on this machine or on a cluster of Ray's."""
+"""`strategy=ray` (experimental): Ray Train starts the processes of a run, on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from omegaconf import DictConfig, OmegaConf
 from potstill.errors import ConfigError
 from potstill.runtime.ray_cluster import connect
 
-_VALUE = "value"  # what the first worker leaves of the run, for a sweep
+_VALUE_FILE = ".value"  # written by the first worker: the value that a sweep optimizes
 
 
 def train_on_ray(config: DictConfig, folder: Path) -> float | None:
     """Train with `trainer.devices` workers on each of `trainer.num_nodes` machines, as `runs.train` does.
 
     Args:
-        config: of the run; it reaches the workers as it is, so nothing is composed again.
-        folder: of the run, on a disk that all workers see.
+        config: of the run; the workers get it composed.
+        folder: of the run, on a shared disk.
 
     Returns:
-        What `runs.train` returns.
+        The value of `runs.train`.
 
     Raises:
-        ConfigError: the cluster has too little for the workers, or a worker refused the run.
+        ConfigError: the cluster has fewer devices than workers, or a worker rejected the run.
     """
     import ray
     from ray.train import RunConfig, ScalingConfig
@@ -40,10 +40,8 @@ def train_on_ray(config: DictConfig, folder: Path) -> float | None:
     kind = "GPU" if gpu else "CPU"
     found = int(ray.cluster_resources().get(kind, 0))
     if workers > found:
-        raise ConfigError(f"trainer.devices={workers}: Ray has {found} {kind}s; use fewer workers")
-    own = Path(
-        tempfile.mkdtemp(prefix="potstill-ray-")
-    )  # what Ray keeps of the run, which is nothing of ours
+        raise ConfigError(f"trainer.devices={workers}: Ray has {found} {kind}s; use at most {found}")
+    own = Path(tempfile.mkdtemp(prefix="potstill-ray-"))  # Ray's own files
     try:
         TorchTrainer(
             _worker,
@@ -56,16 +54,16 @@ def train_on_ray(config: DictConfig, folder: Path) -> float | None:
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             run_config=RunConfig(storage_path=str(own), name="run"),
         ).fit()
-        left = folder / f".{_VALUE}"
-        told = left.read_text() if left.exists() else ""
-        left.unlink(missing_ok=True)
-        return float(told) if told else None
+        file = folder / _VALUE_FILE
+        value = float(file.read_text()) if file.exists() else None
+        file.unlink(missing_ok=True)
+        return value
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
 
 def worker_settings(config: DictConfig, world: int, local: int) -> DictConfig:
-    """The configuration of a worker: Lightning's DDP in processes that are there already.
+    """The configuration of a worker: Lightning's DDP in processes that already exist.
 
     Args:
         config: of the run.
@@ -78,7 +76,7 @@ def worker_settings(config: DictConfig, world: int, local: int) -> DictConfig:
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """One process of the run. Ray Train has set RANK and its like, which Lightning reads as torchrun's."""
+    """One process of the run; Ray Train sets RANK and so on, which Lightning reads like torchrun's."""
     import ray.train
 
     from potstill.config import TrainConfig
@@ -94,4 +92,4 @@ def _worker(settings: dict[str, Any]) -> None:
     folder = Path(settings["folder"])
     value = train(worker_settings(config, context.get_world_size(), context.get_local_world_size()), folder)
     if context.get_world_rank() == 0 and value is not None:
-        (folder / f".{_VALUE}").write_text(repr(float(value)))
+        (folder / _VALUE_FILE).write_text(repr(float(value)))

@@ -1,4 +1,4 @@
-"""A run that is resumed from a checkpoint: whether it is the checkpoint's run, and where and with what it continues."""
+"""Resuming a run: whether a checkpoint belongs to it, and the state of Lightning's loops."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 from potstill.errors import CheckpointError
 from potstill.validation.resuming import differences, resume_faults, shown, within
 
-IDENTITY = "run"  # of a checkpoint: `identity_of` its run
+IDENTITY = "run"  # key of a checkpoint: `identity_of` its run
 _EPOCH_STEPS, _ENDED = "epoch_steps", "ended_early"
-_ENDS = ("callbacks", "trainer.max_steps", "trainer.max_epochs")  # what decides when a run ends
-_MOST_NAMED = 5
+_ENDS = ("callbacks", "trainer.max_steps", "trainer.max_epochs")  # keys that decide when a run ends
+MAX_NAMED = 5  # differences in an error
 
 
 def check_resumed(
@@ -29,54 +29,54 @@ def check_resumed(
     config: DictConfig,
     make_optimizer: Callable[[nn.Module], Optimizer],
 ) -> None:
-    """Reject a checkpoint that a run cannot be resumed from, before its data are read.
+    """Reject a checkpoint that a run cannot be resumed from, before its data is read.
 
     Args:
         saved: the checkpoint.
         identity: of this run.
         config: of this run.
-        make_optimizer: as configured, of the parameters of a module.
+        make_optimizer: builds the configured optimizer for a module.
 
     Raises:
-        CheckpointError: it is of another run, or beyond the end of this one.
+        CheckpointError: the checkpoint is of another run, or beyond the end of this one.
     """
     path, recorded = config.ckpt_path, saved.get(IDENTITY)
     if recorded is None:
         raise CheckpointError(
-            f"ckpt_path={path}: made by an earlier version, which did not record its configuration; start anew, or "
-            "from its student, student.model=<folder>/student"
+            f"ckpt_path={path}: of an earlier version, without its configuration; start anew, or from its student, "
+            "student.model=<folder>/student"
         )
-    faults = resume_faults(recorded, identity)
-    if len(faults) > _MOST_NAMED:
-        faults[_MOST_NAMED:] = [f"and {len(faults) - _MOST_NAMED} other keys"]
-    faults = faults or [
-        *_state_faults(saved, differences(recorded, identity), make_optimizer),
-        *_end_faults(saved, config),
+    errors = resume_faults(recorded, identity)
+    if len(errors) > MAX_NAMED:
+        errors[MAX_NAMED:] = [f"and {len(errors) - MAX_NAMED} other keys"]
+    errors = errors or [
+        *_optimizer_errors(saved, differences(recorded, identity), make_optimizer),
+        *_end_errors(saved, config),
     ]
-    if faults:
-        raise CheckpointError(f"{'; '.join(faults)}; ckpt_path={path}")
+    if errors:
+        raise CheckpointError(f"{'; '.join(errors)}; ckpt_path={path}")
 
 
-def _end_faults(saved: Mapping[str, Any], config: DictConfig) -> list[str]:
-    """Of the ends that lie before the checkpoint; an end that it has just reached is none."""
+def _end_errors(saved: Mapping[str, Any], config: DictConfig) -> list[str]:
+    """Errors of a last step or epoch before that of the checkpoint."""
     done, steps, epochs = int(saved["global_step"]), config.trainer.max_steps, config.trainer.max_epochs
-    faults = []
+    errors = []
     if 0 <= steps < done:
-        faults.append(f"trainer.max_steps={steps}: the checkpoint is of step {done} already")
-    an_epoch = saved.get(_EPOCH_STEPS)
-    if epochs is not None and an_epoch and epochs * an_epoch < done:
-        faults.append(
-            f"trainer.max_epochs={epochs}: the checkpoint is of epoch {math.ceil(done / an_epoch)} already"
+        errors.append(f"trainer.max_steps={steps}: the checkpoint is of step {done}")
+    epoch_steps = saved.get(_EPOCH_STEPS)
+    if epochs is not None and epoch_steps and epochs * epoch_steps < done:
+        errors.append(
+            f"trainer.max_epochs={epochs}: the checkpoint is of epoch {math.ceil(done / epoch_steps)}"
         )
-    return faults
+    return errors
 
 
-def _state_faults(
+def _optimizer_errors(
     saved: Mapping[str, Any],
     changes: Mapping[str, tuple[Any, Any]],
     make_optimizer: Callable[[nn.Module], Optimizer],
 ) -> list[str]:
-    """Of options of the optimizer that need another state than the checkpoint has, such as amsgrad."""
+    """Errors of optimizer options that need a state that the checkpoint lacks, such as amsgrad."""
     changed = {key: values for key, values in changes.items() if within(key, ("optimizer",))}
     states = [state for one in saved["optimizer_states"] for state in one["state"].values()]
     if not changed or not states:
@@ -91,16 +91,16 @@ def _state_faults(
     if kept == wanted:
         return []
     return [
-        f"{key}={shown(here)}: the checkpoint was made with {shown(before)}, and its optimizer has another state"
+        f"{key}={shown(here)}: the checkpoint's optimizer has another state, of {shown(before)}"
         for key, (before, here) in changed.items()
     ]
 
 
 class Resume(Callback):
-    """Records whose a checkpoint is, and puts a resumed run where its number of steps says.
+    """Records the identity of a run in its checkpoints, and sets Lightning's counters when it is resumed.
 
-    Lightning saves its counters in the middle of what counts them, and its guess of what was done differs with the
-    moment. Here they follow from the number of steps. What the command line says wins over what callbacks saved.
+    Lightning saves its counters while they are being updated, so their values depend on the moment. Here they follow
+    from the number of steps. The command line takes precedence over the saved settings of callbacks.
 
     Args:
         identity: of the run.
@@ -113,7 +113,7 @@ class Resume(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the identity of the run, and how long its epochs are."""
+        """Add the identity of the run and the length of its epochs."""
         checkpoint[IDENTITY] = dict(self.identity)
         checkpoint[_EPOCH_STEPS] = int(trainer.num_training_batches)
         checkpoint[_ENDED] = bool(trainer.should_stop)
@@ -121,7 +121,7 @@ class Resume(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Set Lightning's counters, and what callbacks were configured with."""
+        """Set Lightning's counters and the settings of callbacks."""
         _set_position(checkpoint)
         for callback, settings in self.settings.items():
             state = checkpoint["callbacks"].get(callback.state_key, {})
@@ -131,49 +131,46 @@ class Resume(Callback):
             trainer.should_stop = True
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Number the rows of metrics by the steps that are done."""
+        """Number rows of metrics by finished steps."""
         number_rows(trainer)
 
 
 def number_rows(trainer: Trainer) -> None:
-    """Let what is logged next have the number of the steps that are done."""
+    """Log the next metrics at the number of finished steps."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
 def finish_epoch(trainer: Trainer) -> None:
-    """After training: count the epoch that it ended in, whether or not it ended in this process."""
+    """Count the epoch in which training ended, also if it ended in an earlier process."""
     number_rows(trainer)
-    an_epoch = trainer.num_training_batches
-    if trainer.global_step and math.isfinite(an_epoch):
-        trainer.fit_loop.epoch_progress.current.completed = math.ceil(trainer.global_step / an_epoch)
+    epoch_steps = trainer.num_training_batches
+    if trainer.global_step and math.isfinite(epoch_steps):
+        trainer.fit_loop.epoch_progress.current.completed = math.ceil(trainer.global_step / epoch_steps)
 
 
 def _set_position(checkpoint: dict[str, Any]) -> None:
-    """All steps of the checkpoint are done, and nothing of the next one is begun."""
+    """Set the counters of a checkpoint between two steps."""
     done, loop = int(checkpoint["global_step"]), checkpoint["loops"]["fit_loop"]
     epoch, within_epoch = divmod(done, checkpoint[_EPOCH_STEPS])
     begun = epoch + bool(within_epoch)
     epochs = {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
     loop["epoch_progress"] = {"total": epochs, "current": dict(epochs)}
     loop["epoch_loop.state_dict"] = {"_batches_that_stepped": done}
-    loop["epoch_loop.batch_progress"] = {
-        "total": _all(done),
-        "current": _all(within_epoch),
-        "is_last_batch": False,
-    }
-    loop["epoch_loop.val_loop.batch_progress"] = {
-        "total": _all(0),
-        "current": _all(0),
-        "is_last_batch": False,
-    }
+    loop["epoch_loop.batch_progress"] = _batch_progress(done, within_epoch)
+    loop["epoch_loop.val_loop.batch_progress"] = _batch_progress(0, 0)
 
 
-def _all(count: int) -> dict[str, int]:
-    return dict.fromkeys(("ready", "started", "processed", "completed"), count)
+def _batch_progress(total: int, current: int) -> dict[str, Any]:
+    counters = ("ready", "started", "processed", "completed")
+    return {
+        "total": dict.fromkeys(counters, total),
+        "current": dict.fromkeys(counters, current),
+        "is_last_batch": False,
+    }
 
 
 def checkpoint_in(config: DictConfig, folder: Path) -> bool:
-    """Whether the checkpoint that a run is resumed from is of its own folder."""
+    """Whether `ckpt_path` lies in the folder of the run."""
     if config.ckpt_path is None:
         return False
     return Path(config.ckpt_path).expanduser().resolve().parent == (folder / "checkpoints").resolve()

@@ -1,4 +1,4 @@
-"""summary.json: the figures of a run, and what they came of; config.yaml: what was asked for."""
+"""summary.json and config.yaml of a run."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from potstill.runtime.redaction import redacted
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json: whole, or not at all. It comes last of a run's results: where it is, the others are."""
+    """Write summary.json atomically, as the last of a run's results: if it exists, the others do."""
     write_whole(folder / "summary.json", json_text(redacted(summary), indent=2) + "\n")
 
 
 def write_config(folder: Path, config: DictConfig) -> None:
-    """Write config.yaml, as `as_written` has it: whole, or not at all."""
+    """Write config.yaml atomically."""
     write_whole(folder / "config.yaml", config_text(config))
 
 
 def config_text(config: DictConfig) -> str:
-    """A configuration as YAML, as `as_written` has it."""
+    """A configuration as YAML, without secrets."""
     return yaml.safe_dump(as_written(config), sort_keys=False, allow_unicode=True)
 
 
 def provenance(config: DictConfig) -> dict[str, Any]:
-    """What a run's figures came of: the seed, the code's commit, the versions of the packages."""
+    """Seed, commit of the code and package versions."""
     packages = ("torch", "lightning", "transformers", "tokenizers")
     versions = {
         "potstill": potstill.__version__,
@@ -47,7 +47,7 @@ def provenance(config: DictConfig) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit that this code is checked out at, `-dirty` where it was changed; None outside a checkout."""
+    """The commit of the checkout, with `-dirty` if files were changed; None outside of a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
