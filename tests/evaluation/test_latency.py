@@ -111,7 +111,7 @@ def test_models_that_cannot_be_timed():
         vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=24,
     )  # fmt: skip
-    with pytest.raises(ModelError, match="length 25 exceeds the model's 24 positions"):
+    with pytest.raises(ModelError, match=r"benchmark.lengths=25: .*24"):
         measure_latencies([Timed(BertForMaskedLM(config))], batch=1, length=25)
-    with pytest.raises(ModelError, match="Linear embeds no ids"):
+    with pytest.raises(ModelError, match="Linear"):
         measure_latencies([Timed(nn.Linear(2, 2))], batch=1, length=2)

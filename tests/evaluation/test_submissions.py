@@ -66,16 +66,16 @@ def test_every_task_has_a_file_and_mnli_two():
 
 
 @pytest.mark.parametrize(
-    ("task", "predictions", "said"),
+    ("task", "predictions", "named"),
     [
         ("lcqmc", ["same"], "benchmark=lcqmc"),
-        ("cola", ["acceptable", "fine"], "cola, row 1: 'fine' is no label; one of unacceptable, acceptable"),
-        ("stsb", [1.0, math.nan], "stsb, row 1: 'nan' is no number"),
-        ("stsb", ["high"], "stsb, row 0: 'high' is no number"),
+        ("cola", ["acceptable", "fine"], "cola, row 1: 'fine' .*unacceptable, acceptable"),
+        ("stsb", [1.0, math.nan], "stsb, row 1: 'nan'"),
+        ("stsb", ["high"], "stsb, row 0: 'high'"),
     ],
 )
-def test_what_the_server_would_refuse(task, predictions, said, tmp_path):
-    with pytest.raises(DataError, match=said):
+def test_what_the_server_would_refuse(task, predictions, named, tmp_path):
+    with pytest.raises(DataError, match=named):
         write_submission(tmp_path, task, predictions)
     assert not list(tmp_path.iterdir())
 

@@ -52,15 +52,15 @@ def test_a_metric_is_in_one_panel(metric):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key", "installed", "said"),
+    ("arguments", "key", "installed", "named"),
     [
-        (["potstill"], "a" * 40, True, "potstill: not of the form <entity>/<project>"),
-        ([], "a" * 40, True, "give one argument, <entity>/<project>"),
-        (["a/b"], "", True, "`wandb login`, or set WANDB_API_KEY"),
+        (["potstill"], "a" * 40, True, "potstill: expected <entity>/<project>"),
+        ([], "a" * 40, True, "<entity>/<project>"),
+        (["a/b"], "", True, "WANDB_API_KEY"),
         (["a/b"], "a" * 40, False, "pip install 'potstill[workspaces]'"),
     ],
 )
-def test_faults_are_one_line(arguments, key, installed, said, monkeypatch, capsys, tmp_path):
+def test_errors_are_one_line(arguments, key, installed, named, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
@@ -68,7 +68,7 @@ def test_faults_are_one_line(arguments, key, installed, said, monkeypatch, capsy
     if not installed:
         monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert main(arguments) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert said in told
-    assert told.count("\n") == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert named in line
+    assert line.count("\n") == 1

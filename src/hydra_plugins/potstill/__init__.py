@@ -1,1 +1,1 @@
-"""What Hydra finds of ours: `hydra/launcher=ray` and `hydra/sweeper=optuna`. Hydra imports it at every start."""
+"""Hydra plugins `hydra/launcher=ray` and `hydra/sweeper=optuna`; Hydra imports them at every start."""

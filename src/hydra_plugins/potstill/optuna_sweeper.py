@@ -1,12 +1,11 @@
-"""A search instead of a grid: Optuna proposes the options of the next jobs from what the last ones came to.
+"""Sweeper that lets Optuna propose the options of the next jobs from the results of the last ones.
 
-Hydra's own sweeper of that name is bound to Optuna 2 and cannot prune. This one runs under any launcher: jobs and
-sweeper meet in a journal in the sweep's folder, where jobs report every validation and learn whether to end early.
+Hydra's own Optuna sweeper requires Optuna 2 and cannot prune. This one works with any launcher: jobs report every
+validation in a journal in the sweep's folder, and read from it whether they are pruned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,12 @@ RESULTS = "optimization_results.yaml"
 
 
 class OptunaSweeper(Sweeper):
-    """Asks for as many trials as are missing: the same command in the same folder goes on.
+    """Runs the missing trials; the same command in the same folder continues a search.
 
     Args:
-        n_trials: jobs altogether.
-        n_jobs: jobs beside each other, where the launcher can.
-        direction: minimize | maximize, of what a job returns: its validation perplexity or its benchmark's metric.
+        n_trials: total number of jobs.
+        n_jobs: number of parallel jobs, if the launcher supports it.
+        direction: minimize | maximize, for the value of a job: its validation perplexity or its benchmark's metric.
         seed: of the proposals.
     """
 
@@ -46,18 +45,18 @@ class OptunaSweeper(Sweeper):
         self.n_trials, self.n_jobs, self.direction, self.seed = n_trials, n_jobs, direction, seed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """What the sweep is of.
+        """Check the settings and create the launcher.
 
         Raises:
-            ConfigError: Optuna is not installed, or a setting is none.
+            ConfigError: Optuna is not installed, or a setting is invalid.
         """
-        if faults := missing_extra("hydra/sweeper=optuna", "optuna", "optuna"):
-            raise ConfigError(faults[0])
+        if errors := missing_extra("hydra/sweeper=optuna", "optuna", "optuna"):
+            raise ConfigError(errors[0])
         if self.direction not in ("minimize", "maximize"):
-            raise ConfigError(f"hydra.sweeper.direction={self.direction}: minimize or maximize")
+            raise ConfigError(f"hydra.sweeper.direction={self.direction}: one of minimize, maximize")
         for name, value in (("n_trials", self.n_trials), ("n_jobs", self.n_jobs)):
             if value < 1:
-                raise ConfigError(f"hydra.sweeper.{name}={value}: 1 or more")
+                raise ConfigError(f"hydra.sweeper.{name}={value}: expected at least 1")
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -67,13 +66,13 @@ class OptunaSweeper(Sweeper):
         """Run the trials.
 
         Args:
-            arguments: overrides; those with several values, ranges or intervals are searched over.
+            arguments: overrides; those with several values, ranges or intervals span the search space.
 
         Returns:
-            The best trial's options and value.
+            Options and value of the best trial.
 
         Raises:
-            ConfigError: nothing to search over, or something that cannot be.
+            ConfigError: an empty search space, or an unsupported sweep.
         """
         import optuna
         from optuna.storages import JournalStorage
@@ -92,7 +91,7 @@ class OptunaSweeper(Sweeper):
         }
         if not space:
             raise ConfigError(
-                "hydra/sweeper=optuna: nothing to search over; give optimizer.lr='interval(1e-5,1e-3)' or a list"
+                "hydra/sweeper=optuna: empty search space; give a list or optimizer.lr='interval(1e-5,1e-3)'"
             )
         fixed = [str(own.input_line) for own in parsed if not own.is_sweep_override()]
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
@@ -105,9 +104,9 @@ class OptunaSweeper(Sweeper):
             direction=optuna.study.StudyDirection[self.direction.upper()],
             load_if_exists=True,
         )
-        for left in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # of a sweep that was killed
-            study.tell(left.number, state=optuna.trial.TrialState.FAIL)
-        # Proposals are a function of the seed and of how many there were.
+        for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # of a killed sweep
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        # Proposals are a function of the seed and the number of earlier ones.
         study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials))
         while (done := len(study.trials)) < self.n_trials:
             trials = [study.ask(space) for _ in range(min(self.n_jobs, self.n_trials - done))]
@@ -127,14 +126,14 @@ class OptunaSweeper(Sweeper):
 
 
 def distribution(override: Override) -> Any:
-    """What Optuna draws an option from.
+    """The Optuna distribution of an override.
 
     Args:
         override: `key=a,b`, `choice(a,b)`, `range(1,9,step=2)`, `interval(0,1)`, `int(interval(1,4))`,
             `tag(log,interval(1e-5,1e-3))`.
 
     Raises:
-        ConfigError: a sweep that is none of these.
+        ConfigError: another kind of sweep.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -153,11 +152,11 @@ def distribution(override: Override) -> Any:
         if isinstance(low, int) and isinstance(high, int):
             return IntDistribution(low, high, log=log)
         return FloatDistribution(float(low), float(high), log=log)  # type: ignore[arg-type]
-    raise ConfigError(f"{override.input_line}: a list, range(...) or interval(...) can be searched over")
+    raise ConfigError(f"{override.input_line}: expected a list, range(...) or interval(...)")
 
 
 def best_of(study: Any) -> dict[str, Any]:
-    """Options, value and number of the best trial that ended; its state counts of all. No trial may have ended yet."""
+    """Options, value and number of the best completed trial, if any, and the number of trials by state."""
     counts: dict[str, int] = {}
     for trial in study.trials:
         name = trial.state.name.lower()
@@ -180,7 +179,7 @@ def _tell(study: Any, trial: Any, ended: JobReturn) -> None:
     value = ended._return_value if ended.status == JobStatus.COMPLETED else None
     reported = study.trials[trial.number]
     if not isinstance(value, int | float) or value != value:
-        study.tell(trial, state=TrialState.FAIL)  # the job said why; the search goes on
+        study.tell(trial, state=TrialState.FAIL)  # the job has reported its error
     elif reported.user_attrs.get("pruned"):
         study.tell(trial, state=TrialState.PRUNED)
     else:
@@ -189,6 +188,3 @@ def _tell(study: Any, trial: Any, ended: JobReturn) -> None:
 
 def _write_best(study: Any, path: Path) -> None:
     write_whole(path, OmegaConf.to_yaml(OmegaConf.create(best_of(study))))
-
-
-__all__: Sequence[str] = ("OptunaSweeper", "best_of", "distribution")

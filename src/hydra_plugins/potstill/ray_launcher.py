@@ -1,4 +1,4 @@
-"""The jobs of a sweep as tasks of Ray: on this machine, or on the cluster that RAY_ADDRESS names."""
+"""Launcher (experimental) that runs the jobs of a sweep as Ray tasks, on this machine or the cluster of RAY_ADDRESS."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from potstill.errors import printable
 
 
 class RayLauncher(Launcher):
-    """Runs jobs beside each other.
+    """Runs jobs in parallel.
 
     Args:
-        cpus: of each job; fractions share a core.
-        gpus: of each job.
+        cpus: per job; fractions share a core.
+        gpus: per job.
         init: arguments of `ray.init`.
     """
 
@@ -34,11 +34,11 @@ class RayLauncher(Launcher):
         self.cpus, self.gpus, self.init = cpus, gpus, init
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """What the sweep is of."""
+        """Store the arguments."""
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; returns when all have ended, in their order."""
+        """Run the jobs, and return their results in order."""
         import ray
 
         setup_globals()
@@ -54,8 +54,7 @@ class RayLauncher(Launcher):
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
                 config.hydra.sweep.dir = str(folder.absolute())
-            told = printable(" ".join(filter_overrides(overrides)))
-            print(f"#{number} : {told}", flush=True)
+            print(f"#{number} : {printable(' '.join(filter_overrides(overrides)))}", flush=True)
             running.append(job.remote(self.hydra_context, config, self.task_function, Singleton.get_state()))
         returned: Sequence[JobReturn] = ray.get(running)
         return returned

@@ -157,7 +157,7 @@ def _closest(wanted: str, config: DictConfig) -> str:
 
 
 def _keys(section: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in section:
+    for key in map(str, section):
         yield f"{prefix}{key}"
         inner = section._get_node(key)
         if isinstance(inner, DictConfig) and not inner._is_none() and not inner._is_missing():

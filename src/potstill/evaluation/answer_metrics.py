@@ -1,7 +1,4 @@
-"""Whether answers are right, as the scripts of SQuAD 1.1, SQuAD 2.0 and CMRC 2018 count it.
-
-Shares from 0 to 1, where the published scripts have percentages.
-"""
+"""Exact match and F1 of answers, as the scripts of SQuAD 1.1, SQuAD 2.0 and CMRC 2018, but from 0 to 1."""
 
 from __future__ import annotations
 
@@ -25,8 +22,8 @@ def answer_scores(
 
     Args:
         script: `squad`, `squad_v2` or `cmrc`.
-        predictions: an answer a question, "" for none.
-        references: of each question; none where it has no answer, which only SQuAD 2.0 has.
+        predictions: one answer per question, "" for no answer.
+        references: of each question; empty if it has no answer, which only SQuAD 2.0 has.
     """
     if script == "squad_v2":
         return _v2_scores(predictions, _v2_references(references))
@@ -38,25 +35,25 @@ def answer_scores(
 
 
 def squad(predictions: Sequence[str], references: References) -> dict[str, float]:
-    """Exact matches and F1 of words, after the script of SQuAD 1.1 (Rajpurkar et al. 2016); the best reference counts.
+    """Exact match and F1 of words, as the script of SQuAD 1.1 (Rajpurkar et al. 2016); the best reference counts.
 
     Args:
-        predictions: an answer a question.
-        references: one or more of each question.
+        predictions: one answer per question.
+        references: one or more per question.
 
     Returns:
-        `em` and `f1`; both 0 of no question at all.
+        `em` and `f1`; 0 without questions.
     """
     return _means(predictions, references, squad_em, squad_f1)
 
 
 def squad_em(prediction: str, reference: str) -> float:
-    """1 where both are the same but for case, punctuation, articles and white space."""
+    """1 if both are equal apart from case, punctuation, articles and white space."""
     return float(normalize(prediction) == normalize(reference))
 
 
 def squad_f1(prediction: str, reference: str) -> float:
-    """F1 of the words that both have, however often; 0 where one has none."""
+    """F1 of the bags of words; 0 if one is empty."""
     own, gold = normalize(prediction).split(), normalize(reference).split()
     return _f1((Counter(own) & Counter(gold)).total(), len(own), len(gold))
 
@@ -74,28 +71,27 @@ def squad_v2(
     differences: Sequence[float] | None = None,
     best: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Exact matches and F1 with questions that have no answer, after the script of SQuAD 2.0 (Rajpurkar et al. 2018).
+    """Exact match and F1 with unanswerable questions, as the script of SQuAD 2.0 (Rajpurkar et al. 2018).
 
-    A question without reference is answered rightly by "" alone.
+    The only right answer to a question without references is "".
 
     Args:
-        predictions: an answer a question, "" for none.
-        references: of each question; none where it has no answer.
-        differences: score of "no answer" less that of the best answer, of each question.
-        best: the best answers at any threshold; with `differences`, the best thresholds are looked for.
+        predictions: one answer per question, "" for no answer.
+        references: of each question; empty if it has no answer.
+        differences: score of "no answer" minus that of the best answer, per question.
+        best: the best non-empty answers; with `differences`, the best thresholds are computed.
 
     Returns:
-        `em`, `f1`; of questions with and without answer, where there are such, `has_ans_em`, `has_ans_f1`,
-        `no_ans_em` and `no_ans_f1`; and where it was looked for, `best_em` at `best_em_threshold` and `best_f1` at
-        `best_f1_threshold`, by the rule of `Found.text`.
+        `em`, `f1`; `has_ans_em`, `has_ans_f1`, `no_ans_em` and `no_ans_f1` for questions with and without answer, if
+        there are any; and `best_em` at `best_em_threshold` and `best_f1` at `best_f1_threshold`, as in `Found.text`.
     """
     gold = _v2_references(references)
     has_N = np.array([own != [""] for own in gold], np.bool_)
     scores = _v2_scores(predictions, gold)
     found = {name: _mean(own) for name, own in scores.items()}
-    for part, of in (("has_ans", has_N), ("no_ans", ~has_N)):
-        if of.any():
-            found |= {f"{part}_{name}": _mean(own[of]) for name, own in scores.items()}
+    for part, mask_N in (("has_ans", has_N), ("no_ans", ~has_N)):
+        if mask_N.any():
+            found |= {f"{part}_{name}": _mean(own[mask_N]) for name, own in scores.items()}
     if differences is not None and best is not None and len(gold):
         for name, own in _v2_scores(best, gold).items():
             found[f"best_{name}"], found[f"best_{name}_threshold"] = best_threshold(own, has_N, differences)
@@ -105,23 +101,22 @@ def squad_v2(
 def best_threshold(
     score_N: NDArray[np.floating], has_N: NDArray[np.bool_], differences: Sequence[float]
 ) -> tuple[float, float]:
-    """The threshold that makes most of a model's answers, and the mean score that it reaches.
+    """The threshold with the best mean score, and that score; the lowest of equally good thresholds.
 
-    Only thresholds that can be had are weighed: questions of one difference are answered together or not at all, where
-    the published script takes them one by one. Of equally good thresholds it is the lowest.
+    Questions of equal difference are answered together or not at all, while the published script adds them one by one.
 
     Args:
         score_N: of the best answers.
-        has_N: whether there is an answer.
-        differences: as `squad_v2` has them; a question of infinite difference is not answered by any threshold.
+        has_N: whether a question has an answer.
+        differences: as for `squad_v2`; a question of infinite difference is never answered.
 
     Returns:
-        Mean score and threshold; answers to none where that is best, by a threshold below all differences.
+        Mean score and threshold; a threshold below all differences answers no question.
     """
     difference = np.asarray(differences, float)
     order = np.argsort(difference, kind="stable")
     order = order[np.isfinite(difference[order])]
-    # What answering changes: a score where there is an answer, else the loss of a right silence.
+    # Change of the score by answering: an unanswerable question loses its point.
     gain = np.where(has_N[order], score_N[order], -1.0)
     reached = np.concatenate([[0.0], np.cumsum(gain)]) + float((~has_N).sum())
     ordered = difference[order]
@@ -134,35 +129,35 @@ def best_threshold(
 
 
 def cmrc(predictions: Sequence[str], references: References) -> dict[str, float]:
-    """Exact matches and F1 of the longest common segment, after the script of CMRC 2018 (Cui et al. 2019).
+    """Exact match and F1 of the longest common run, as the script of CMRC 2018 (Cui et al. 2019), also for DRCD.
 
-    DRCD is judged by the same. The best reference counts.
+    The best reference counts.
 
     Args:
-        predictions: an answer a question.
-        references: one or more of each question.
+        predictions: one answer per question.
+        references: one or more per question.
 
     Returns:
-        `em` and `f1`; both 0 of no question at all.
+        `em` and `f1`; 0 without questions.
     """
     return _means(predictions, references, cmrc_em, cmrc_f1)
 
 
 def cmrc_em(prediction: str, reference: str) -> float:
-    """1 where both are the same but for case, outer white space and the marks of `PUNCTUATION`."""
+    """1 if both are equal apart from case, outer white space and `PUNCTUATION`."""
     return float(_bare(prediction) == _bare(reference))
 
 
 def cmrc_f1(prediction: str, reference: str) -> float:
-    """F1 from the length of the longest run of segments that both have; see `segments`."""
+    """F1 from the length of the longest common run of `segments`."""
     own, gold = segments(prediction), segments(reference)
     return _f1(_longest_run(own, gold), len(own), len(gold))
 
 
 def segments(text: str) -> list[str]:
-    """Chinese characters one by one, and the words of what stands between them, in lower case without `PUNCTUATION`.
+    """Single Chinese characters and the words between them, in lower case without `PUNCTUATION`.
 
-    What a mark stood between is joined by its removal, as in the published script: "co-op" is one word.
+    Words on both sides of a removed mark are joined, as in the published script: "co-op" is one word.
     """
     found: list[str] = []
     for chinese, other in _CHINESE_OR_NOT.findall(_bare(text)):
@@ -170,7 +165,7 @@ def segments(text: str) -> list[str]:
     return found
 
 
-# The marks that the CMRC script drops. It lists "……" as well, which no single character is; so "…" stays.
+# Marks that the CMRC script removes. It lists "……" too, which never equals a single character, so "…" stays.
 PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")  # noqa: RUF001
 _CHINESE_OR_NOT = re.compile("([\u4e00-\u9fa5])|([^\u4e00-\u9fa5]+)")
 _ASCII_PUNCTUATION = frozenset(string.punctuation)
@@ -181,7 +176,7 @@ def _bare(text: str) -> str:
 
 
 def _longest_run(left: Sequence[str], right: Sequence[str]) -> int:
-    """Length of the longest common run of neighbours."""
+    """Length of the longest common substring."""
     longest, above = 0, [0] * (len(right) + 1)
     for own in left:
         row = [0]
@@ -210,7 +205,7 @@ def _v2_scores(predictions: Sequence[str], gold: References) -> dict[str, NDArra
 
 
 def _v2_f1(prediction: str, reference: str) -> float:
-    """As `squad_f1`, but 1 where neither has a word: silence is right where there is no answer."""
+    """As `squad_f1`, but 1 if both are empty."""
     if not normalize(prediction) or not normalize(reference):
         return squad_em(prediction, reference)
     return squad_f1(prediction, reference)

@@ -1,4 +1,4 @@
-"""Answers that are pieces of a text: from logits to texts, and how good these are."""
+"""Extractive answers: from start and end logits to texts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from potstill.data.tasks.questions import Question
 from potstill.data.tasks.windows import NULL, Windows
 
-CHUNK = 4 * 10**6  # scores of spans that are held at once
+CHUNK = 4 * 10**6  # span scores in memory at a time
 
 
 class Candidate(NamedTuple):
-    """A piece of a context that may be the answer.
+    """A span of a context.
 
     Attributes:
-        text: as it stands in the context.
-        start: its first character.
-        end: one behind its last.
+        text: of the span.
+        start: index of its first character.
+        end: index after its last character.
         score: sum of the logits of its first and last token.
     """
 
@@ -33,11 +33,11 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """What a model answers to a question.
+    """The answers of a model to a question.
 
     Attributes:
-        question: its number.
-        candidates: the best answers, best first; none where the context has no token.
+        question: its index.
+        candidates: the best answers, best first; empty if the context has no token.
         null: score of "no answer": the lowest over the windows, as any of them may hold the answer.
     """
 
@@ -47,14 +47,14 @@ class Found:
 
     @property
     def difference(self) -> float:
-        """By how much "no answer" is better than the best answer; what a threshold is of."""
+        """Score of "no answer" minus that of the best answer; compared with a threshold."""
         return self.null - self.candidates[0].score if self.candidates else np.inf
 
     def text(self, threshold: float | None = None) -> str:
         """The best answer.
 
         Args:
-            threshold: the answer is "" where the difference is above; None has an answer wherever there is one.
+            threshold: the answer is "" if the difference is above; None never answers "" if there is a candidate.
         """
         silent = not self.candidates or (threshold is not None and self.difference > threshold)
         return "" if silent else self.candidates[0].text
@@ -72,30 +72,29 @@ def find_answers(
 ) -> list[Found]:
     """The best answers of every question, over all its windows.
 
-    All spans of a window are weighed, not only pairs of the best starts and ends as in BERT's code, which misses the
-    best span where these pairs exclude each other. A span that several windows hold counts once, by its best score.
-    (BERT's code lets a token begin an answer only in the window where it has most context. A long answer may go beyond
-    that window, and then it cannot be found.) Equal scores: the earlier window, then start, then end is first.
+    All spans of a window are scored. BERT's code scores pairs of the best starts and ends only, which misses the best
+    span if these pairs are invalid, and lets an answer start only in the window where its first token has most context.
+    A span of several windows counts once, with its best score. Ties are ordered by window, start and end.
 
     Args:
-        start_NL: `(n, length)` logits of first tokens; what is behind a window's end is not read.
-        end_NL: the same of last tokens.
+        start_NL: `(n, length)` logits of first tokens; values after a window's end are ignored.
+        end_NL: `(n, length)` logits of last tokens.
         windows: of the questions.
-        questions: with the contexts that answers are cut from.
-        rows_N: `(n,)` numbers of the windows that the logits are of; None for all windows in order.
-        n_best: most answers a question.
-        max_answer_length: most tokens of an answer.
+        questions: with their contexts.
+        rows_N: `(n,)` indices of the windows of the logits; None for all windows in order.
+        n_best: maximum number of answers per question.
+        max_answer_length: maximum number of tokens of an answer.
 
     Returns:
-        Questions of which there is a window, in order.
+        Questions with at least one window, in order.
 
     Raises:
-        ValueError: logits are not one row a window.
+        ValueError: the logits are not one row per window.
     """
     rows = np.arange(len(windows)) if rows_N is None else np.asarray(rows_N)
     if start_NL.shape != end_NL.shape or len(start_NL) != len(rows):
         raise ValueError(f"logits {start_NL.shape} and {end_NL.shape} of {len(rows)} windows")
-    # In the order of the windows, each once: a sampler of several ranks repeats some.
+    # In the order of the windows, each once: a distributed sampler repeats some.
     rows, first = np.unique(rows, return_index=True)
     start_NL, end_NL = (np.asarray(logits, np.float32)[first] for logits in (start_NL, end_NL))
     spans = _spans(start_NL, end_NL, windows, rows, n_best, max_answer_length)
@@ -132,7 +131,7 @@ def _spans(
         np.concatenate(own) for own in zip((none, none, none, none), *chunks, strict=True)
     )
     question = windows.question[row].astype(np.int64)
-    # A span of several windows: the best of its scores.
+    # The best score of a span in several windows.
     order = np.lexsort((row, -score, last, first, question))
     row, first, last, score, question = (own[order] for own in (row, first, last, score, question))
     once = np.ones(len(question), np.bool_)
@@ -156,7 +155,7 @@ def _spans_of_windows(
     begin, pieces = windows.begin[rows][:, None], windows.pieces[rows][:, None]
     place = np.arange(width)
     outside = (place < begin) | (place >= begin + pieces)
-    # Nor does a token of white space begin or end an answer: its text would be blank, or that of its neighbour.
+    # A token of white space does not start or end an answer.
     blank = np.append(windows.offsets[:, 0] >= windows.offsets[:, 1], True)
     context = windows.context[windows.question[rows]]
     token = (windows.starts[context] + windows.first[rows])[:, None] + place - begin
@@ -167,7 +166,7 @@ def _spans_of_windows(
     for more in range(longest):
         scores_NDL[:, more, : width - more] = starts[:, : width - more] + ends[:, more:]
     flat = scores_NDL.reshape(count, -1)
-    # The n-th best score, and not the n best spans, as the order of equal ones would be that of the partition.
+    # By the n-th best score: np.partition orders ties arbitrarily.
     least = np.partition(flat, -n_best, axis=1)[:, -n_best] if n_best < flat.shape[1] else flat.min(1)
     window, span = np.nonzero((flat >= least[:, None]) & np.isfinite(flat))
     extra, first = np.divmod(span, width)
@@ -180,7 +179,7 @@ def _spans_of_windows(
 
 
 def _rank(sorted_groups: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The place of every member in its group."""
+    """Index of every element within its group."""
     place = np.arange(len(sorted_groups))
     new = np.ones(len(sorted_groups), np.bool_)
     new[1:] = np.diff(sorted_groups) != 0

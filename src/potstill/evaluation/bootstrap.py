@@ -1,4 +1,4 @@
-"""How sure a difference between two models is: the paired bootstrap over the examples that both were judged on."""
+"""Paired bootstrap: the confidence interval of a difference between two models on the same examples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVEL = 0.95
 
 
 class Difference(NamedTuple):
-    """A difference of two metrics and its interval, in the metric's unit."""
+    """A difference of two metrics with its confidence interval."""
 
     value: float
     low: float
@@ -31,25 +31,23 @@ def paired_bootstrap(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Difference:
-    """`one - other` with its percentile interval: both metrics are computed on the same resampled examples.
+    """`one - other` with its percentile interval; both metrics are computed on the same resampled examples.
 
     Source: Efron & Tibshirani 1993, chapter 13; Berg-Kirkpatrick et al. 2012 (D12-1091).
 
     Args:
-        one: a metric of the examples whose numbers it is given, which may come up several times.
+        one: a metric as a function of example indices, which may repeat.
         other: the same metric of another model.
-        examples: how many there are.
-        resamples: how often `examples` of them are drawn with replacement.
+        examples: number of examples.
+        resamples: number of samples, drawn with replacement.
         level: share of the resampled differences within the interval.
-        seed: of the draws.
+        seed: of the samples.
 
     Raises:
-        ValueError: no examples, or a level outside (0, 1).
+        ValueError: no examples, or a level outside of (0, 1).
     """
     if examples < 1 or not 0 < level < 1:
-        raise ValueError(
-            f"{examples} examples at level {level}: needs one or more, and a level within (0, 1)"
-        )
+        raise ValueError(f"examples={examples}, level={level}: expected at least one, and a level in (0, 1)")
     rng, whole = np.random.default_rng(seed), np.arange(examples)
     drawn = [rng.integers(0, examples, examples) for _ in range(resamples)]
     differences = np.array([one(rows) - other(rows) for rows in drawn])

@@ -1,4 +1,4 @@
-"""Scores of each class of a task, as a table: which class a model has not learnt."""
+"""Scores per class of a task, as a table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from potstill.reporting.report import Table
 def class_table(names: Sequence[str], logits_NC: Tensor, labels_N: Tensor) -> Table:
     """Rows, precision, recall and F1 of each label of a classification.
 
-    A share of nothing is None: the precision of a label that is never predicted, the recall of one that never occurs.
+    The precision of a label that is never predicted, and the recall of one that never occurs, are None.
 
     Args:
-        names: of the labels, by number.
+        names: of the labels.
         logits_NC: `(rows, labels)`.
-        labels_N: `(rows,)` numbers of the gold labels, or `(rows, labels)` 1 of those that a row has.
+        labels_N: `(rows,)` indices of the gold labels, or `(rows, labels)` multi-hot.
     """
     if labels_N.ndim == 2:
         predicted_NC, gold_NC = present(logits_NC), labels_N.bool()
@@ -31,7 +31,7 @@ def class_table(names: Sequence[str], logits_NC: Tensor, labels_N: Tensor) -> Ta
 
 
 def _table(names: Sequence[str], hits: Tensor, gold: Tensor, predicted: Tensor) -> Table:
-    """Of counts by label: rows that have it and are predicted to, that have it, that are predicted to."""
+    """The table from the counts of true positives, gold labels and predictions."""
     f1 = 2 * hits / (gold + predicted)
     rows = [
         [name, int(gold[n]), *(_number(share[n]) for share in (hits / predicted, hits / gold, f1))]
@@ -41,7 +41,7 @@ def _table(names: Sequence[str], hits: Tensor, gold: Tensor, predicted: Tensor) 
 
 
 def entity_table(metrics: Mapping[str, float]) -> Table | None:
-    """F1 of each type of entities, of a run's `val/f1_<type>`; None where there are none."""
+    """F1 per entity type, from `val/f1_<type>`; None without entities."""
     prefix = "val/f1_"
     rows = [[name.removeprefix(prefix), value] for name, value in metrics.items() if name.startswith(prefix)]
     return Table("Classes", ["class", "f1"], rows) if rows else None

@@ -1,4 +1,4 @@
-"""The metric of predicting the same of every example: what a model that has learnt something is above."""
+"""The metric of a constant prediction, which a trained model should exceed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from potstill.evaluation.evaluators import Judge
 log = logging.getLogger(__name__)
 
 BETTER = "val/better_than_constant"
-_NAMES = {REGRESSION: "mean", MULTI_LABEL: "constant"}  # of the constant's metric; else "majority"
+_NAMES = {REGRESSION: "mean", MULTI_LABEL: "constant"}  # prefix of the metric; otherwise "majority"
 
 
 def compared_with_constant(
@@ -25,19 +25,19 @@ def compared_with_constant(
     metrics: Mapping[str, float],
     end: str = "",
 ) -> dict[str, float | bool]:
-    """The deciding metric of a prediction that is always the same, and whether a student is better; warns if it is not.
+    """The monitored metric of a constant prediction, and whether the student is better; warns if it is not.
 
     Args:
-        task: its monitor decides.
-        judge: of the set.
+        task: with the monitored metric.
+        judge: evaluator of the set.
         predicted: units, logits and labels of the whole set.
         metrics: of the student, as logged.
-        end: of the names of metrics.
+        end: suffix of the metrics.
 
     Returns:
-        `val/majority_<metric>` of the largest class, or of `O` where there are entities; `val/mean_<metric>` of the
-        mean score; `val/constant_<metric>` of the best set of labels; and `val/better_than_constant`. Empty where a
-        constant cannot be compared: spans, labels that are all the same.
+        `val/majority_<metric>` of the most frequent class, or of `O` for entities; `val/mean_<metric>` of the mean
+        score; `val/constant_<metric>` of the best set of labels; and `val/better_than_constant`. Empty without a
+        meaningful constant: spans, or labels that are all equal.
     """
     numbers, logits, labels = predicted
     key = f"val/{task.monitor}{end}"
@@ -48,15 +48,14 @@ def compared_with_constant(
     better = metrics[key] < value if task.mode == "min" else metrics[key] > value
     if not better:
         log.warning(
-            "%s=%.4g: no better than the same prediction for every example (%s=%.4g); the student has learnt nothing, "
-            "try another optimizer.lr, or train longer",
+            "%s=%.4g: not better than a constant prediction (%s=%.4g); try another optimizer.lr, or train longer",
             key, metrics[key], name, value,
         )  # fmt: skip
     return {name: value, f"{BETTER}{end}": better}
 
 
 def constant_logits(task: Task, logits: Tensor, labels: Tensor) -> Tensor | None:
-    """Logits of the same prediction for each unit; None where there is none to compare with."""
+    """Logits of a constant prediction; None without a meaningful one."""
     if task.kind == MULTI_LABEL:
         return _constant_set(task, logits, labels)
     known = labels[~labels.isnan() & (labels >= 0)] if task.kind != REGRESSION else labels[~labels.isnan()]
@@ -77,7 +76,7 @@ def constant_logits(task: Task, logits: Tensor, labels: Tensor) -> Tensor | None
 
 
 def _constant_set(task: Task, logits_NC: Tensor, labels_NC: Tensor) -> Tensor | None:
-    """Logits of the same set of labels for each row; None without labels, and where all rows have the same set."""
+    """Logits of a constant set of labels; None without labels, or if all rows have the same set."""
     if labels_NC.ndim != 2 or labels_NC.isnan().any():
         return None
     gold_NC = labels_NC.bool()
@@ -88,14 +87,14 @@ def _constant_set(task: Task, logits_NC: Tensor, labels_NC: Tensor) -> Tensor | 
 
 
 def _best_set(metric: str, gold_NC: Tensor) -> Tensor:
-    """The set of labels with the largest metric as the prediction for every row, `(labels,)` bool."""
-    if metric == "accuracy":  # of whole sets
+    """The constant set of labels with the best metric, `(labels,)` bool."""
+    if metric == "accuracy":  # exact match of sets
         sets, counts = gold_NC.unique(dim=0, return_counts=True)
         return sets[counts.argmax()]
     counts_C = gold_NC.sum(0)
-    if metric == "f1_macro":  # a label's F1 is 0 where it is never predicted
+    if metric == "f1_macro":  # the F1 of a label that is never predicted is 0
         return counts_C > 0
-    # Of equally many labels the most frequent ones have the largest F1.
+    # For each number of labels the most frequent ones have the largest F1.
     ordered_C, order_C = counts_C.sort(descending=True)
     predicted_C = len(gold_NC) * torch.arange(1, len(counts_C) + 1, device=counts_C.device)
     best = int((2 * ordered_C.cumsum(0) / (predicted_C + counts_C.sum())).argmax())

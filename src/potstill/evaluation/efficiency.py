@@ -1,4 +1,4 @@
-"""What a model costs: parameters, size on disk, arithmetic and memory of a forward pass."""
+"""Cost of a model: parameters, size on disk, FLOPs and memory of a forward pass."""
 
 import os
 import sys
@@ -15,16 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from potstill.errors import ModelError
 from potstill.evaluation.latency import forward_pass
 
-# Formats in the order of preference: a folder that holds the same weights in two of them counts one.
+# In order of preference, for folders that hold the same weights in both formats.
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Number of parameters, each tied one counted once.
+    """Number of parameters; tied parameters count once.
 
     Returns:
-        `total`, and `without_embeddings`: less the weights of all embedding modules (words, positions, types) and so
-        less an output projection that is tied to one.
+        `total`, and `without_embeddings`: without the weights of embedding modules (words, positions, types) and of an
+        output projection that is tied to one.
     """
     embedded = {
         id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()
@@ -37,11 +37,11 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def parameter_tree(model: nn.Module, depth: int) -> list[tuple[int, str, int]]:
-    """Parameters by module, down to a depth; a tied one counts where it comes first.
+    """Parameters per module, down to a depth; tied parameters count at their first module.
 
     Returns:
-        (depth, name, parameters) of the whole model, whose name is its class, and of each module below it in the
-        model's own order; modules without parameters of their own or below are left out.
+        (depth, name, parameters) of the whole model, by the name of its class, and of each module below it in the
+        model's order; modules without parameters are left out.
     """
     seen: set[int] = set()
     own: dict[str, int] = {}
@@ -59,7 +59,7 @@ def parameter_tree(model: nn.Module, depth: int) -> list[tuple[int, str, int]]:
 
 
 def forward_gflop(model: nn.Module, batch: int, length: int) -> float:
-    """Arithmetic of one forward pass on random ids, in 10^9 operations; a multiplication and an addition are two.
+    """FLOPs of one forward pass on random ids, in 10^9; a multiply-add counts as two.
 
     Raises:
         ModelError: as `latency.forward_pass`.
@@ -70,7 +70,7 @@ def forward_gflop(model: nn.Module, batch: int, length: int) -> float:
 
 
 def forward_peak_mb(model: nn.Module, batch: int, length: int) -> float:
-    """Most memory that tensors of one forward pass take at a time, the weights left out, in MB (10^6 bytes).
+    """Peak memory of the tensors of one forward pass, without the weights, in MB (10^6 bytes).
 
     Raises:
         ModelError: as `latency.forward_pass`.
@@ -89,7 +89,7 @@ def forward_peak_mb(model: nn.Module, batch: int, length: int) -> float:
 
 
 def size_mb(folder: str | Path) -> float:
-    """Size of the weights that a saved model's folder holds, in MB (10^6 bytes).
+    """Size of the weights in a model folder, in MB (10^6 bytes).
 
     Raises:
         ModelError: the folder holds no weights.
@@ -97,18 +97,18 @@ def size_mb(folder: str | Path) -> float:
     for pattern in WEIGHT_PATTERNS:
         if files := list(Path(folder).glob(pattern)):
             return sum(file.stat().st_size for file in files) / 1e6
-    raise ModelError(f"{folder} holds no weights; a folder written by save_pretrained has *.safetensors")
+    raise ModelError(f"{folder}: holds no weights; expected one of {', '.join(WEIGHT_PATTERNS)}")
 
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """What the profiler's library writes past Python, that it begins and ends, goes nowhere."""
+    """Discard what the profiler's library writes to file descriptor 2."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)

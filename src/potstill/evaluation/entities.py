@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of named entities: an entity is right when its type and all its words are.
+"""Precision, recall and F1 of named entities; an entity is correct if its type and all its words are.
 
 The numbers equal seqeval's (Nakayama 2018) and conlleval's (Tjong Kim Sang and De Meulder 2003) on the same tags.
 """
@@ -14,12 +14,12 @@ from potstill.data.tasks.entities import entities_of
 
 @dataclass(frozen=True)
 class EntityScores:
-    """Counts of entities, and what follows from them; counts of two halves of a set add up to those of the whole.
+    """Counts of entities, which can be added over parts of a set, and their scores.
 
     Attributes:
-        correct: entities that are predicted as they are.
-        predicted: entities that are predicted.
-        gold: entities that there are.
+        correct: predicted entities that are gold entities.
+        predicted: number of predicted entities.
+        gold: number of gold entities.
     """
 
     correct: int = 0
@@ -33,17 +33,17 @@ class EntityScores:
 
     @property
     def precision(self) -> float:
-        """Share of the predicted entities that is correct; 0 where there are none, as seqeval has it."""
+        """Share of the predicted entities that is correct; 0 without any, as in seqeval."""
         return self.correct / self.predicted if self.predicted else 0.0
 
     @property
     def recall(self) -> float:
-        """Share of the entities that is found; 0 where there are none."""
+        """Share of the gold entities that is found; 0 without any."""
         return self.correct / self.gold if self.gold else 0.0
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 0 where both are."""
+        """Harmonic mean of precision and recall; 0 if both are 0."""
         both = self.predicted + self.gold
         return 2 * self.correct / both if both else 0.0
 
@@ -51,28 +51,28 @@ class EntityScores:
 def entity_scores(
     gold: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]], *, strict: str | None = None
 ) -> dict[str, EntityScores]:
-    """Scores by type, in the order of the alphabet: of every type that occurs, in the data or among the predictions.
+    """Scores per type, sorted, of every type in the data or among the predictions.
 
     Args:
         gold: the tags of all words of each sentence.
-        predicted: as many of each sentence; `O` for words that a model has not seen, so that they count as missed.
-        strict: None to read broken sequences as conlleval does, or the scheme, `BIO` or `BIOES`, to read only what it
-            allows (see `entities_of`); both sequences are read alike.
+        predicted: as `gold`; `O` for words that a model has not seen, so that they count as missed.
+        strict: None to read invalid sequences as conlleval does, or the scheme, `BIO` or `BIOES`, to ignore them (see
+            `entities_of`).
 
     Raises:
-        ValueError: there are more sentences, or tags of a sentence, on one side, or a text is no tag.
+        ValueError: different numbers of sentences or tags, or an invalid tag.
     """
     counts: dict[str, Counter[str]] = {"correct": Counter(), "predicted": Counter(), "gold": Counter()}
     for number, (wanted, given) in enumerate(zip(gold, predicted, strict=True)):
         if len(wanted) != len(given):
-            raise ValueError(f"sentence {number} has {len(wanted)} tags, {len(given)} are predicted")
-        there, said = set(entities_of(wanted, strict=strict)), set(entities_of(given, strict=strict))
-        for name, entities in (("correct", there & said), ("predicted", said), ("gold", there)):
+            raise ValueError(f"sentence {number}: {len(given)} predicted tags for {len(wanted)} words")
+        true, found = set(entities_of(wanted, strict=strict)), set(entities_of(given, strict=strict))
+        for name, entities in (("correct", true & found), ("predicted", found), ("gold", true)):
             counts[name].update(entity.type for entity in entities)
     kinds = sorted(counts["predicted"].keys() | counts["gold"].keys())
     return {kind: EntityScores(**{name: count[kind] for name, count in counts.items()}) for kind in kinds}
 
 
 def micro(scores: Iterable[EntityScores]) -> EntityScores:
-    """Scores over the entities of all types, which is what is published for CoNLL-2003 and MSRA."""
+    """Scores over the entities of all types, as published for CoNLL-2003 and MSRA."""
     return sum(scores, EntityScores())

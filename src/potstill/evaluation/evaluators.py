@@ -1,4 +1,4 @@
-"""How each kind of task is judged: what is kept of a batch, metrics of a whole set, and what is predicted as a file."""
+"""Evaluators of each kind of task: what they keep of a batch, metrics of a whole set, and files of predictions."""
 
 from __future__ import annotations
 
@@ -36,42 +36,42 @@ Ints = NDArray[np.int64]
 
 
 class Judge(Protocol):
-    """Judges a set. Its units are rows, words or windows, and it is given all that were predicted, in order."""
+    """Evaluates a set whose units are rows, words or windows; methods get all predicted units, in order."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a unit's logits."""
+        """Shape of a unit's logits."""
 
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """Of a unit's labels."""
+        """Shape of a unit's labels."""
 
     @property
     def labelled(self) -> bool:
-        """Whether there is anything to compare with."""
+        """Whether the set has labels."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the metrics that there may be."""
+        """Names of all possible metrics."""
 
     def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
-        """Numbers, logits and labels of the units of a batch."""
+        """Indices, logits and labels of the units of a batch."""
 
     def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """All metrics by name, and the mean `loss`."""
+        """All metrics, and the mean `loss`."""
 
     def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
-        """A metric as a function of the examples that count, and their numbers: what a bootstrap draws.
+        """A metric as a function of example indices, for the bootstrap, and the ids of these examples.
 
-        Which these are may depend on a model's tokenizer, so two models have the same ones only where the numbers are.
+        The examples may depend on a model's tokenizer; those of two models are the same if their ids are.
         """
 
     def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
-        """Write what is predicted to a file of this name and a fitting suffix, whole or not at all."""
+        """Write the predictions atomically to a file of this name, with a suffix."""
 
 
 class LabelJudge:
-    """Of classifications, of one label or sets of labels, and regressions; a unit is a row. Writes a table, `.tsv`."""
+    """Evaluates classifications, of single labels or sets, and regressions by row; writes a `.tsv` table."""
 
     def __init__(self, task: Task, rows: Rows):
         self.task, self.rows = task, rows
@@ -103,10 +103,7 @@ class LabelJudge:
 
 
 class EntityJudge:
-    """Of named entities and of plain tags; a unit is a word that a window has.
-
-    Writes lines of word, tag and predicted tag, `.txt`.
-    """
+    """Evaluates named entities and plain tags by word of a window; writes word, tag and predicted tag, `.txt`."""
 
     def __init__(self, task: Task, sentences: Sentences, features: TokenFeatures):
         self.task, self.sentences = task, sentences
@@ -125,9 +122,9 @@ class EntityJudge:
         return batch.words[first], logits[first], None if batch.labels is None else batch.labels[first]
 
     def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """`f1`, `precision` and `recall` of entities over all types, `f1_<type>`, and `accuracy` of tags.
+        """`f1`, `precision` and `recall` of entities, `f1_<type>`, and `accuracy` of tags, over predicted sentences.
 
-        Plain tags have an accuracy alone. Sentences of which nothing was predicted do not count.
+        Plain tags only have the accuracy.
         """
         _, gold, predicted = self._tags(numbers, logits)
         same = [
@@ -169,11 +166,11 @@ class EntityJudge:
         return (lambda rows: getattr(EntityScores(*counts[rows].sum(0).tolist()), name)), chosen
 
     def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
-        """See `Judge`; CoNLL's evaluation script reads such lines."""
+        """See `Judge`; in the format of CoNLL's evaluation script."""
         path = stem.with_name(f"{stem.name}.txt")
         chosen, predicted = self._predicted(numbers, logits)
         words = [self.sentences.words[sentence] for sentence in chosen.tolist()]
-        # Spaces within a word would be columns of their own; a line end cannot be written at all.
+        # Words with spaces need tabs between the columns; line ends are replaced.
         blank = any(re.search(r"\s", word) or not word for own in words for word in own)
         lines = []
         for sentence, tags in zip(chosen.tolist(), predicted, strict=True):
@@ -185,13 +182,13 @@ class EntityJudge:
         return path
 
     def _tags(self, numbers: Tensor, logits: Tensor) -> tuple[Ints, list[list[str]], list[list[str]]]:
-        """Sentences with a prediction, their tags, and the predicted ones."""
+        """Predicted sentences, their gold tags and predicted tags."""
         assert self.sentences.tags is not None
         chosen, predicted = self._predicted(numbers, logits)
         return chosen, [self.sentences.tags[sentence] for sentence in chosen.tolist()], predicted
 
     def _predicted(self, numbers: Tensor, logits: Tensor) -> tuple[Ints, list[list[str]]]:
-        """Sentences with a prediction, and the tags of all their words; `O` of a word that no window has."""
+        """Predicted sentences and the tags of all their words; `O` for words outside of all windows."""
         seen = numbers.cpu().numpy()
         tags = np.full(len(self._sentence), OUTSIDE, dtype=object)
         tags[seen] = np.array(self.task.labels, dtype=object)[logits.argmax(-1).cpu().numpy()]
@@ -202,16 +199,16 @@ class EntityJudge:
 
 
 class SpanJudge:
-    """Of answers that are pieces of a text; a unit is a window. Writes the answers by question, `.json`.
+    """Evaluates extractive answers by window; writes the answers by question, `.json`.
 
     Args:
-        questions: that are asked.
+        questions: of the set.
         windows: of their contexts.
-        script: whose metrics: `squad`, `squad_v2` or `cmrc`.
-        n_best: answers that are kept of each question.
+        script: of the metrics: `squad`, `squad_v2` or `cmrc`.
+        n_best: number of answers kept per question.
         max_answer_length: in tokens.
-        null_threshold: no answer where that scores better by more; None: always the best answer.
-        labelled: whether the questions have answers to compare with.
+        null_threshold: "no answer" is predicted if its score exceeds the best answer's by more; None for never.
+        labelled: whether the questions have gold answers.
     """
 
     label_shape: tuple[int, ...] = (2,)
@@ -246,7 +243,7 @@ class SpanJudge:
         return batch.rows, pad(ends, (0, self.shape[1] - ends.shape[-1]), value=NEVER), batch.labels
 
     def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """`em` and `f1` by the script of the task, of the questions of which a window was seen."""
+        """`em` and `f1` by the script of the task, over questions with a predicted window."""
         found = self._found(numbers, logits)
         texts = [own.text(self.threshold) for own in found]
         references = self._references(found)
@@ -269,9 +266,9 @@ class SpanJudge:
         return (lambda rows: float(scores[rows].mean())), np.array([own.question for own in found])
 
     def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
-        """See `Judge`: answers by id, as the published scripts read them, and beside them the n best of each.
+        """See `Judge`: answers by id, for the published scripts, and the n best of each in a second file.
 
-        Questions that share an id, which is a fault of their file, are told apart by `#2` and so on.
+        Repeated ids get the suffix `#2` and so on.
         """
         path = stem.with_name(f"{stem.name}.json")
         found, names = self._found(numbers, logits), self._names()
@@ -310,6 +307,6 @@ class SpanJudge:
 
 
 def empty_of(judge: Judge, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """What is kept of no batch at all: a rank without one still has tensors of the right kinds."""
+    """Empty tensors of the right shapes and types, for a rank without a batch."""
     none = torch.zeros(0, device=device)
     return none.long(), none.new_zeros(0, *judge.shape), none.new_zeros(0, *judge.label_shape)

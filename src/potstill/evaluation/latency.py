@@ -1,4 +1,4 @@
-"""Time of a forward pass, of several models in turn, so that a busy machine slows all of them alike."""
+"""Latency of several models, measured in alternation, so that other load slows all of them equally."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 
-PASSES = 3  # of each model in a round
+PASSES = 3  # per model and round
 LEAST_ROUNDS, MOST_ROUNDS = 7, 200
-BUDGET_SECONDS = 3.0  # of each model, where the rounds agree
-PATIENCE = 3.0  # times the budget, where they do not
-PRECISION = 0.04  # of the ratios: half of the interval of their median that is precise enough
-STEADY = 0.06  # the same, above which a ratio is reported as unsteady
+BUDGET_SECONDS = 3.0  # per model, if the rounds agree
+PATIENCE = 3.0  # times the budget, if they do not
+PRECISION = 0.04  # relative error of a ratio at which measuring stops
+STEADY = 0.06  # relative error above which a latency is reported as unsteady
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A model that is measured.
+    """A model to measure.
 
     Attributes:
         model: takes ids (batch, length) as its first argument; an encoder-decoder gets the same ids for its decoder.
-        device: where it is while it is measured; None: where it is.
-        context: that its passes run in, such as a precision's.
+        device: it is moved to while it is measured; None to leave it.
+        context: of its forward passes, such as a precision.
     """
 
     model: nn.Module
@@ -44,10 +44,10 @@ class Latency:
     """Times of one forward pass.
 
     Attributes:
-        p50: milliseconds; of the first model the median of the rounds' medians, of the others that times `ratio`.
-        p95: milliseconds, of all passes.
-        ratio: to the first model's time, the median of the rounds' ratios.
-        error: of the ratio, half of the interval of the median, as a share of it; of the first model that of its time.
+        p50: milliseconds; for the first model the median of the rounds' medians, for the others that times `ratio`.
+        p95: milliseconds, over all passes.
+        ratio: to the first model's time, the median over rounds.
+        error: relative error of the ratio (for the first model of its time): half of the interval of the median.
     """
 
     p50: float
@@ -64,25 +64,24 @@ class Latency:
 def measure_latencies(models: Sequence[Timed], batch: int, length: int, seed: int = 0) -> list[Latency]:
     """Time of one forward pass of each model on random ids.
 
-    Passes of all models alternate, in rounds, and the order is rotated from round to round. What else the machine does
-    slows neighbouring passes alike, so ratios within a round hold where times do not. There are more rounds where they
-    disagree, and fewer of slow models. Models are in evaluation and inference mode; their own mode and device are put
-    back.
+    Passes of all models alternate in rounds, whose order is rotated. Other load slows neighbouring passes equally, so
+    ratios within a round are stable when times are not. There are more rounds if they disagree, and fewer for slow
+    models. Models run in evaluation and inference mode; their mode and device are restored.
 
     Args:
         models: the first is the reference.
-        batch: sequences in a pass.
-        length: ids in a sequence.
+        batch: sequences per pass.
+        length: ids per sequence.
         seed: of the ids.
 
     Raises:
-        ModelError: a model embeds no ids, or `length` exceeds its positions.
+        ModelError: a model has no embedding, or `length` exceeds its positions.
     """
     with ExitStack() as stack:
         runs = [stack.enter_context(_prepared(timed, batch, length, seed)) for timed in models]
         for run in (*runs, *runs):  # warm up
             run()
-        rounds: list[list[list[float]]] = []  # in each, the times of each model's passes
+        rounds: list[list[list[float]]] = []  # times by round, model and pass
         started = time.perf_counter()
         while len(rounds) < MOST_ROUNDS:
             rounds.append(_round(runs, len(rounds)))
@@ -96,7 +95,7 @@ def measure_latencies(models: Sequence[Timed], batch: int, length: int, seed: in
 
 
 def _round(runs: Sequence[Callable[[], float]], number: int) -> list[list[float]]:
-    """Passes of all models in turn; the model that begins is another one from round to round."""
+    """Passes of all models in alternation, starting with another model in each round."""
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(PASSES):
         for place in range(len(runs)):
@@ -109,7 +108,7 @@ def _latencies(rounds: Sequence[Sequence[Sequence[float]]]) -> list[Latency]:
     base = statistics.median(statistics.median(times[0]) for times in rounds)
     found = []
     for model in range(len(rounds[0])):
-        # Sums, since where a pass is slowed now and then, the medians of few passes are either slow or fast.
+        # Sums, as the median of few passes is unstable if some of them are slowed.
         ratios = [sum(times[model]) / sum(times[0]) for times in rounds]
         ratio = statistics.median(ratios)
         every = torch.tensor([one for times in rounds for one in times[model]], dtype=torch.float64)
@@ -119,14 +118,14 @@ def _latencies(rounds: Sequence[Sequence[Sequence[float]]]) -> list[Latency]:
 
 
 def _error(values: list[float]) -> float:
-    """Half of the 95 % interval of a median, of its quartiles (McGill et al. 1978), as a share of it."""
+    """Relative half width of the 95 % interval of a median, from the quartiles (McGill et al. 1978)."""
     low, middle, high = statistics.quantiles(values, n=4)
     return 1.57 * (high - low) / math.sqrt(len(values)) / middle
 
 
 @contextmanager
 def _prepared(timed: Timed, batch: int, length: int, seed: int) -> Iterator[Callable[[], float]]:
-    """A timed pass on random ids, in milliseconds."""
+    """A forward pass that returns its time in milliseconds."""
     before = next(timed.model.parameters()).device
     with forward_pass(timed.model, batch, length, seed, timed.device) as run:
 
@@ -145,30 +144,30 @@ def _prepared(timed: Timed, batch: int, length: int, seed: int) -> Iterator[Call
 def forward_pass(
     model: nn.Module, batch: int, length: int, seed: int = 0, device: torch.device | None = None
 ) -> Iterator[Callable[[], None]]:
-    """A forward pass on random ids that returns when the device is done; the model's mode is put back.
+    """A synchronized forward pass on random ids; the model's mode is restored.
 
     Args:
         model: as in `Timed`.
-        batch: sequences in a pass.
-        length: ids in a sequence.
+        batch: sequences per pass.
+        length: ids per sequence.
         seed: of the ids.
-        device: that the model is moved to; None: it stays.
+        device: the model is moved to; None to leave it.
 
     Raises:
-        ModelError: the model embeds no ids, or `length` exceeds its positions.
+        ModelError: the model has no embedding, or `length` exceeds its positions.
     """
     if device is not None:
         model.to(device)
-    place = next(model.parameters()).device
-    ids = _random_ids(model, batch, length, seed).to(place)
+    placed = next(model.parameters()).device
+    ids = _random_ids(model, batch, length, seed).to(placed)
     is_seq2seq = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     arguments = {"decoder_input_ids": ids} if is_seq2seq else {}
 
     def run() -> None:
         with torch.inference_mode():
             model(ids, **arguments)
-            if place.type != "cpu":
-                torch.accelerator.synchronize(place)
+            if placed.type != "cpu":
+                torch.accelerator.synchronize(placed)
 
     was_training = model.training
     model.eval()
@@ -182,13 +181,13 @@ def _random_ids(model: nn.Module, batch: int, length: int, seed: int) -> Tensor:
     """Ids (batch, length) drawn from the model's vocabulary."""
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if positions is not None and length > positions:
-        raise ModelError(f"latency: length {length} exceeds the model's {positions} positions")
+        raise ModelError(f"benchmark.lengths={length}: the model has {positions} positions")
     embedding: Any
     if isinstance(model, PreTrainedModel):
         embedding = model.get_input_embeddings()
     else:
         embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
     if embedding is None:
-        raise ModelError(f"latency: {type(model).__name__} embeds no ids")
+        raise ModelError(f"latency: {type(model).__name__} has no embedding of ids")
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(embedding.weight.shape[0], (batch, length), generator=generator)

@@ -1,4 +1,4 @@
-"""Metrics of task models, computed over a whole set at once, and the predictions that they are computed from."""
+"""Metrics of task models over a whole set, and the predictions that they are computed from."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from potstill.evaluation.bootstrap import Metric as RowsMetric
 
 
 class Predictions(Metric):
-    """Logits, labels and numbers of the units of a set, gathered over all ranks and put into the order of the numbers.
-
-    A unit is a row, a word or a window, whatever a judge judges.
-    """
+    """Indices, logits and labels of the units (rows, words or windows) of a set, gathered over all ranks and sorted."""
 
     full_state_update = False
     rows: list[Tensor]
@@ -35,29 +32,24 @@ class Predictions(Metric):
         """Add a batch.
 
         Args:
-            rows: `(batch,)` numbers.
+            rows: `(batch,)` indices.
             logits: `(batch, ...)`.
-            labels: `(batch, ...)`; None where there are none.
+            labels: `(batch, ...)`, or None.
         """
         self.rows.append(rows)
         self.logits.append(logits.float())
-        # Labels and scores alike, so that a rank without a batch has the same kinds of tensors.
+        # One type for labels and scores, also on a rank without a batch.
         none = torch.full_like(rows, torch.nan, dtype=torch.float64)
         self.labels.append(none if labels is None else labels.double())
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows in order, their logits and labels.
-
-        Returns:
-            `(units,)` numbers, `(units, ...)` float32 logits, and `(units, ...)` float64 labels, not a number where
-            there is none.
-        """
+        """Sorted indices `(units,)`, float32 logits `(units, ...)` and float64 labels `(units, ...)`, or NaN."""
         rows, logits, labels = (dim_zero_cat(state) for state in (self.rows, self.logits, self.labels))
         order = rows.argsort()
         return rows[order], logits[order], labels[order]
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
-        """As `compute`, of a single unit, too: torchmetrics drops the dimensions of a tensor of one element."""
+        """As `compute`, with the dimensions that torchmetrics drops from tensors of one element."""
         rows, logits, labels = self.compute()
         one_by_one = logits.reshape(1, 1) if logits.ndim == 0 else logits
         return rows.reshape(-1), one_by_one, labels.reshape(-1) if labels.ndim == 0 else labels
@@ -67,9 +59,9 @@ def task_metrics(task: Task, logits_NC: Tensor, labels_N: Tensor) -> dict[str, f
     """The metrics of a task by name.
 
     Args:
-        task: says which, and how many labels there are.
+        task: with its metrics and number of labels.
         logits_NC: `(rows, labels)`, or `(rows, 1)` scores.
-        labels_N: `(rows,)` numbers of labels, or scores; `(rows, labels)` 0 and 1 of a task with sets of labels.
+        labels_N: `(rows,)` label indices or scores; `(rows, labels)` multi-hot for sets of labels.
     """
     if task.kind == MULTI_LABEL:
         predicted_NC, gold_NC = present(logits_NC), labels_N.bool()
@@ -82,14 +74,7 @@ def task_metrics(task: Task, logits_NC: Tensor, labels_N: Tensor) -> dict[str, f
 
 
 def metric_of(task: Task, name: str, logits_NC: Tensor, labels_N: Tensor) -> RowsMetric:
-    """One metric as a function of the rows that count, which may come up several times: what a bootstrap draws.
-
-    Args:
-        task: has the metric.
-        name: which.
-        logits_NC: as `task_metrics`.
-        labels_N: as `task_metrics`.
-    """
+    """One metric as a function of row indices, which may repeat, for the bootstrap; arguments as `task_metrics`."""
     if task.kind == REGRESSION:
         scores, gold = logits_NC[:, 0].double(), labels_N.double()
         return lambda rows: REGRESSIONS[name](scores[rows], gold[rows])
@@ -102,45 +87,45 @@ def metric_of(task: Task, name: str, logits_NC: Tensor, labels_N: Tensor) -> Row
 
 
 def present(logits_NC: Tensor) -> Tensor:
-    """Which labels a row has, `(rows, labels)` bool: those whose sigmoid is above one half."""
+    """Predicted sets of labels, `(rows, labels)` bool: sigmoid above one half."""
     return logits_NC > 0
 
 
 def exact_match(predicted_NC: Tensor, gold_NC: Tensor) -> float:
-    """Share of the rows whose set of labels is predicted, none missing and none added."""
+    """Share of the rows whose whole set of labels is predicted."""
     return float((predicted_NC == gold_NC).all(dim=1).double().mean())
 
 
 def set_f1_micro(predicted_NC: Tensor, gold_NC: Tensor) -> float:
-    """F1 over all labels of all rows; 0 where there is none and none is predicted."""
+    """F1 over all labels of all rows; 0 without gold and predicted labels."""
     hits, both = (predicted_NC & gold_NC).sum(), predicted_NC.sum() + gold_NC.sum()
     return _share(2 * hits.double(), both)
 
 
 def set_f1_macro(predicted_NC: Tensor, gold_NC: Tensor) -> float:
-    """Mean over all labels of their F1; 0 for one that no row has and that is never predicted, as scikit-learn's."""
+    """Mean F1 over all labels; 0 for one without gold and predicted rows, as in scikit-learn."""
     hits, both = (predicted_NC & gold_NC).sum(0), predicted_NC.sum(0) + gold_NC.sum(0)
     return float((2 * hits.double() / both.clamp(min=1)).mean())
 
 
 def accuracy(confusion: Tensor) -> float:
-    """Share of the rows whose label is predicted, of a `(labels, labels)` matrix of gold by predicted."""
+    """Share of correct rows, from a `(labels, labels)` confusion matrix of gold by predicted."""
     return _share(confusion.trace(), confusion.sum())
 
 
 def f1(confusion: Tensor) -> float:
-    """F1 of the second of two labels, as GLUE has it."""
+    """F1 of the second of two labels, as in GLUE."""
     return float(_f1_each(confusion)[1])
 
 
 def f1_macro(confusion: Tensor) -> float:
-    """Mean F1 over the labels that occur, in the data or among the predictions."""
+    """Mean F1 over the labels that occur in the data or among the predictions."""
     occurs = (confusion.sum(0) + confusion.sum(1)) > 0
     return float(_f1_each(confusion)[occurs].mean())
 
 
 def matthews(confusion: Tensor) -> float:
-    """Matthews' correlation (Gorodkin 2004 for more than two labels); 0 where one label is all there is."""
+    """Matthews' correlation (Gorodkin 2004 for more than two labels); 0 if only one label occurs."""
     gold, predicted, total = confusion.sum(1), confusion.sum(0), confusion.sum()
     covariance = confusion.trace() * total - gold @ predicted
     spread = (total**2 - predicted @ predicted) * (total**2 - gold @ gold)
@@ -148,14 +133,14 @@ def matthews(confusion: Tensor) -> float:
 
 
 def pearson(scores: Tensor, gold: Tensor) -> float:
-    """Pearson's correlation; 0 where the scores are all alike."""
+    """Pearson's correlation; 0 if the scores are all equal."""
     if len(gold) < 2 or scores.std() == 0 or gold.std() == 0:
         return 0.0
     return float(pearson_corrcoef(scores, gold))
 
 
 def spearman(scores: Tensor, gold: Tensor) -> float:
-    """Spearman's correlation: Pearson's of the ranks, ties sharing their mean."""
+    """Spearman's correlation: Pearson's of the ranks, with mean ranks for ties."""
     return pearson(_ranks(scores), _ranks(gold))
 
 

@@ -1,4 +1,4 @@
-"""What a task model predicts, as a table that people and scripts read."""
+"""Predictions of a task model as a TSV table."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from potstill.runtime.atomic import write_whole
 
 
 def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, logits_NC: Tensor) -> None:
-    """Write a TSV file: `index` (from 0), `prediction`, `label` where there are labels, and the share of each label.
+    """Write a TSV file: `index` (from 0), `prediction`, `label` if there are labels, and the probability of each label.
 
-    Labels are named as predictions are, whatever their spelling in the rows. One with a tab, a line end or a quote is
-    quoted as the csv module and pandas read it.
-
-    Of a task with sets of labels `prediction` and `label` are the names of a row's labels, the task's separator between
-    them, and the shares are those of the labels by themselves.
+    Labels have the names of the task, whatever their spelling in the rows. Cells with a tab, a line end or a quote are
+    quoted as for the csv module and pandas. Sets of labels are joined by the task's separator, and their probabilities
+    are independent. A regression only has `index`, `prediction` and `label`.
 
     Args:
-        path: where to.
-        task: names the labels; a regression has `index`, `prediction` and `label` only.
-        rows: that were judged, with their labels as written.
-        numbers_N: `(n,)` numbers of the rows that the logits are of.
+        path: of the file.
+        task: with the names of the labels.
+        rows: of the set, with their labels as written.
+        numbers_N: `(n,)` indices of the predicted rows.
         logits_NC: `(n, labels)`, or `(n, 1)` scores.
     """
     numbers = numbers_N.tolist()
@@ -56,12 +54,12 @@ def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, log
 
 
 def _joined(task: Task, sets: Iterable[Iterable[int]]) -> list[str]:
-    """The names of the labels that each row has, of 0 and 1 by label."""
+    """The names of the labels of each row, from multi-hot rows."""
     return [
         task.separator.join(name for name, has in zip(task.labels, own, strict=True) if has) for own in sets
     ]
 
 
 def _quoted(cell: str) -> str:
-    # Not csv.writer, which quotes a carriage return in new versions of Python alone.
+    # csv.writer quotes a carriage return in new versions of Python only.
     return '"' + cell.replace('"', '""') + '"' if re.search(r'[\t\r\n"]', cell) else cell

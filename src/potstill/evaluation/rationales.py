@@ -1,4 +1,4 @@
-"""How good an LLM's labels are, and whether labels and rationales say the same."""
+"""Accuracy of an LLM's labels, and consistency of labels with rationales."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from potstill.data.rationales.sets import EQUATION, SETS
 from potstill.errors import DataError
 from potstill.evaluation.equations import NUMBER, equation_accuracy, same_value, text_accuracy, value_of
 
-# The last number behind an equality sign, or a fraction; a point that ends the sentence is no part of it.
+# A number or a fraction after an equality sign, without the full stop of the sentence.
 _RESULT = re.compile(rf"=\s*\$?\s*([-\u2212]?\s?{NUMBER}(?:\s*/\s*{NUMBER})?)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
-# How rationales of NLI put what they conclude, in English.
+# Phrases by which English NLI rationales state their conclusion.
 _CUES = {
     "entailment": r"entail\w*|impl(?:y|ies|ied)|follows? from|means? that|(?:is|are) (?:a|another) (?:type|kind|form|"
     r"way|word|rephrasing) (?:of|for|to)|synonym\w*|(?:is|are|was|were) the same as|same thing",
@@ -32,11 +32,11 @@ _NLI = {label: re.compile(rf"\b(?:{cues})(?!\w)", re.IGNORECASE) for label, cues
 
 @dataclass(frozen=True)
 class Consistency:
-    """How often labels are what their rationales conclude.
+    """Agreement of labels with the conclusions of their rationales.
 
     Attributes:
-        share: of the decided rows, those whose label is the rationale's; not a number where none is decided.
-        decided: share of the rows whose rationale has a conclusion that could be told.
+        share: of the decided rows, those whose label is the conclusion; NaN if none is decided.
+        decided: share of the rows whose rationale has a recognized conclusion.
     """
 
     share: float
@@ -44,45 +44,43 @@ class Consistency:
 
 
 def label_accuracy(name: str, predictions: Sequence[str], gold: Sequence[str]) -> float:
-    """Accuracy as a set has it: by value (SVAMP, ASDiv), or by text.
+    """Accuracy by value (SVAMP, ASDiv) or by text.
 
     Raises:
-        ValueError: there are none, or not as many of both.
+        ValueError: no predictions, or lists of different lengths.
     """
     by_value = name in SETS and SETS[name].compared == EQUATION
     return (equation_accuracy if by_value else text_accuracy)(predictions, gold)
 
 
 def llm_accuracy(name: str, rows: RationaleRows) -> float:
-    """The LLM's own accuracy: its labels against the gold ones; an output that was not understood is wrong.
+    """Accuracy of the LLM's labels; an output that could not be parsed is wrong.
 
     Args:
         name: of the set.
-        rows: of a part, before unparsed ones are left out.
+        rows: of a part, including unparsed ones.
 
     Raises:
         DataError: the part has no labels of an LLM.
     """
     if not any(label is not None for label in rows.llm_labels):
-        raise DataError(
-            f"data.rationales: '{rows.name}' has no labels of an LLM; give outputs that have them"
-        )
+        raise DataError(f"data.rationales: '{rows.name}' has no labels of an LLM; give outputs with labels")
     return label_accuracy(name, [label or "" for label in rows.llm_labels], rows.labels)
 
 
 def conclusion(name: str, rationale: str, choices: Sequence[str] | None = None) -> str | None:
-    """What a rationale concludes, as a label; None where that cannot be told.
+    """The label that a rationale concludes with; None if it is not recognized.
 
-    - Equations (SVAMP, ASDiv): the number behind the last equality sign.
-    - NLI: the label whose cues ("not necessarily", "cannot", "implies", ...) stand in the last sentence that has any.
-      Neutral wins over the others, since it hedges them ("does not imply"); none where it is between the other two.
-      These are rules of thumb for rationales in English: of PaLM's on e-SNLI's validation part, half are decided, and
-      19 of 20 of these as PaLM's own label says.
-    - Sets with choices: the choice that is named, in the plural or not, in the last sentence that names one; none where
-      it names several. A choice within a longer one ("station" in "train station") does not count.
+    - Equations (SVAMP, ASDiv): the number after the last equality sign.
+    - NLI: the label whose cues ("not necessarily", "cannot", "implies", ...) are in the last sentence that has any.
+      Neutral takes precedence, since it hedges the others ("does not imply"); None for cues of the other two. These are
+      heuristics for English: half of PaLM's rationales of e-SNLI's validation part are decided, and 19 of 20 of these
+      agree with PaLM's label.
+    - Sets with choices: the choice that is named, in singular or plural, in the last sentence that names one; None for
+      several. A choice within a longer one ("station" in "train station") does not count.
 
     Args:
-        name: of the set; of any other one, rows with choices are treated like `cqa`.
+        name: of the set; rows of other sets with choices are treated like `cqa`.
         rationale: one text.
         choices: of the row.
     """
@@ -103,23 +101,23 @@ def consistency(
     rationales: Sequence[str],
     choices: Sequence[Sequence[str] | None],
 ) -> Consistency:
-    """Whether each label is what its rationale concludes; both may be predictions.
+    """Agreement of each label with the conclusion of its rationale; both may be predictions.
 
     Args:
         name: of the set.
-        labels: one a row; equations are compared by value.
-        rationales: one a row.
-        choices: one a row, as in `RationaleRows.choices`.
+        labels: one per row; equations are compared by value.
+        rationales: one per row.
+        choices: one per row, as in `RationaleRows.choices`.
 
     Raises:
-        ValueError: there are no rows, or not as many of each.
+        ValueError: no rows, or lists of different lengths.
     """
     concluded = [conclusion(name, text, own) for text, own in zip(rationales, choices, strict=True)]
     agreed = [
         _same(name, label, found) for label, found in zip(labels, concluded, strict=True) if found is not None
     ]
     if not labels:
-        raise ValueError("there are no rows")
+        raise ValueError("no rows")
     share = sum(agreed) / len(agreed) if agreed else float("nan")
     return Consistency(share, len(agreed) / len(labels))
 
@@ -132,13 +130,11 @@ def _same(name: str, label: str, found: str) -> bool:
 
 def _cued(sentence: str) -> set[str]:
     found = {label for label, pattern in _NLI.items() if pattern.search(sentence)}
-    return (
-        found & {"neutral"} or found
-    )  # "does not imply", "could not be": a hedge decides over what it hedges
+    return found & {"neutral"} or found  # "does not imply": neutral hedges the other cue
 
 
 def _mentioned(sentence: str, choices: Sequence[str]) -> set[str]:
-    """The choices that a sentence names, longest first, so that a part of a longer one is not counted."""
+    """The choices that a sentence names; parts of longer choices are not counted."""
     rest, found = sentence.lower(), set()
     for choice in sorted({c.strip() for c in choices if c.strip()}, key=len, reverse=True):
         pattern = re.compile(rf"(?<!\w){re.escape(choice.lower())}(?:e?s)?(?!\w)")

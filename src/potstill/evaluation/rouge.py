@@ -11,19 +11,15 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
-    """ROUGE-L F-measure of each prediction: of the longest common subsequence of words, with beta 1.
+    """ROUGE-L F1 of each prediction, between 0 and 1.
 
-    With L the length of that subsequence, m words in the reference and n in the prediction, recall is L / m, precision
-    L / n, and the measure their harmonic mean; 0 where nothing is in common. Words are runs of letters and digits, in
-    lower case, not stemmed; a text is taken as one sentence.
+    With L the length of the longest common subsequence of words, m words in the reference and n in the prediction,
+    recall is L / m and precision L / n. Words are runs of letters and digits, in lower case, not stemmed.
 
     Source: Lin 2004 (ROUGE), section 3.1, equations 2 to 4.
 
-    Returns:
-        A value between 0 and 1 for each pair.
-
     Raises:
-        ValueError: not as many predictions as references.
+        ValueError: lists of different lengths.
     """
     return [
         float(

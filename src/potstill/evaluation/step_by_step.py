@@ -1,4 +1,4 @@
-"""What a student wrote of a part with rationales: how good it is, samples of it, and all of it as a file."""
+"""Evaluation of generated labels and rationales: metrics, samples and a file of predictions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Decode = Callable[[Sequence[Sequence[int]]], list[str]]
 
 @dataclass(frozen=True)
 class StudentJudge:
-    """Judges what a student wrote of a part.
+    """Evaluates what a student generated for a part.
 
     Attributes:
         rows: of the part.
-        set_name: how labels are compared: by value for `svamp`, else as texts.
-        gold: `rows.labels` as the tokenizer gives them back, which texts are compared with: it may put blanks
-            otherwise than the file. One that it cannot write whole is as the file has it.
-        decode: token ids as texts, special tokens left out.
+        set_name: decides how labels are compared: by value for equations such as `svamp`, otherwise as texts.
+        gold: `rows.labels` after encoding and decoding, which may change their blanks; a label that the tokenizer
+            cannot represent is as in the file.
+        decode: token ids to texts without special tokens.
     """
 
     rows: RationaleRows
@@ -38,11 +38,11 @@ class StudentJudge:
     decode: Decode
 
     def metrics(self, written: Written) -> dict[str, float]:
-        """All metrics of what was written; empty where nothing was.
+        """All metrics; empty without generated labels.
 
-        `accuracy` is by value for equations, where `text_accuracy` is beside it; `accuracy_restricted` is that of the
-        likeliest choices. Of rationales: `rouge_l`, the mean over rows that have a reference; `consistency`, the share
-        of labels that are what their rationales conclude, among the `consistency_decided` whose conclusion can be told.
+        `accuracy` is by value for equations, beside `text_accuracy`; `accuracy_restricted` is that of the most likely
+        choices. For rationales: `rouge_l`, the mean over rows with a reference; `consistency`, the share of
+        labels that their rationales conclude with, among the share `consistency_decided` of recognized conclusions.
         """
         numbers = sorted(written.labels)
         if not numbers:
@@ -57,16 +57,16 @@ class StudentJudge:
         return found | self._of_rationales(written)
 
     def right(self, row: int, text: str) -> bool:
-        """Whether a label is the row's; a text may be as the file has it, or as the tokenizer gives it back.
+        """Whether a label is the row's: by value, or as text in the spelling of the file or of the tokenizer.
 
-        A gold label without a value (`$5`) is compared as a text where others are compared by value.
+        A gold equation without a value (`$5`) is compared as text.
         """
         if self._by_value and (value := value_of(self.rows.labels[row])) is not None:
             return same_value(value_of(text), value)
         return text.strip() in (self.rows.labels[row].strip(), self.gold[row].strip())
 
     def samples(self, written: Written, count: int) -> list[list[str]]:
-        """The first rows with what was written of them, in the order of `SAMPLE_COLUMNS`."""
+        """The first rows with their generated texts, in the order of `SAMPLE_COLUMNS`."""
         return [
             [
                 self.rows.inputs[row],
@@ -79,10 +79,9 @@ class StudentJudge:
         ]
 
     def write(self, path: Path, written: Written) -> Path:
-        """Write JSON lines, whole or not at all.
+        """Write JSON lines atomically: `index` (from 0), `label`, `prediction`, `right`.
 
-        A line has `index` (from 0), `label`, `prediction`, `right`, and where they are there `restricted`, `rationale`
-        and `reference`.
+        A line also has `restricted`, `rationale` and `reference` if they exist.
         """
         lines = []
         for row in sorted(written.labels):
@@ -132,12 +131,12 @@ class StudentJudge:
 
 @dataclass
 class Written:
-    """What a student wrote, by the number of the row.
+    """Texts that a student generated, by row.
 
     Attributes:
-        labels: freely.
-        restricted: the likeliest of a row's choices, where it has any and they were asked for.
-        rationales: where they were asked for.
+        labels: free generations.
+        restricted: the most likely of a row's choices, if it has any and they are evaluated.
+        rationales: if they are evaluated.
     """
 
     labels: dict[int, str] = field(default_factory=dict)
@@ -145,7 +144,7 @@ class Written:
     rationales: dict[int, str] = field(default_factory=dict)
 
     def add(self, other: Written) -> None:
-        """Take over what another process wrote."""
+        """Add the texts of another process."""
         self.labels |= other.labels
         self.restricted |= other.restricted
         self.rationales |= other.rationales

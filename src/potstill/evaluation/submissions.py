@@ -1,4 +1,4 @@
-"""The files that GLUE's test server takes: one a test set, `index` and `prediction`, in the server's spelling."""
+"""Files for GLUE's test server: one per test set, with `index` and `prediction` in the server's spelling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from potstill.errors import DataError
 from potstill.reporting.tables import write_table
 
-MISMATCHED = "mismatched"  # the set of MNLI that has a file of its own
+MISMATCHED = "mismatched"  # the second test set of MNLI
 REGRESSION_TASK = "stsb"
 SCORES = (0.0, 5.0)  # the scale of STS-B
 
@@ -26,7 +26,7 @@ FILES = {
 }
 MISMATCHED_FILE = "MNLI-mm.tsv"
 
-# The benchmark's name of each label, and how the server writes it.
+# Spelling of the server for each label of a benchmark.
 SPELLINGS: dict[str, dict[str, str]] = {
     "cola": {"unacceptable": "0", "acceptable": "1"},
     "sst2": {"negative": "0", "positive": "1"},
@@ -44,29 +44,29 @@ def submission_file(task: str, part: str = "") -> str:
 
     Args:
         task: the benchmark's name, such as `sst2`.
-        part: `mismatched` for MNLI's second set, else empty.
+        part: `mismatched` for MNLI's second set, otherwise empty.
 
     Raises:
-        DataError: no test set of GLUE.
+        DataError: not a test set of GLUE.
     """
     if (task, part) == ("mnli", MISMATCHED):
         return MISMATCHED_FILE
     if task not in FILES or part:
-        known = f"{', '.join(FILES)}, and mnli with the part {MISMATCHED}"
-        raise DataError(f"benchmark={task}, part '{part}': GLUE's server takes {known}")
+        raise DataError(
+            f"benchmark={task}, part '{part}': one of {', '.join(FILES)}, or mnli with {MISMATCHED}"
+        )
     return FILES[task]
 
 
 def submission_rows(task: str, predictions: Sequence[str | float]) -> list[tuple[int, str]]:
-    """The rows of a submission: numbers from 0, and predictions as the server writes them.
+    """The rows of a submission: indices from 0, and predictions in the server's spelling.
 
     Args:
         task: the benchmark's name.
-        predictions: in the order of the test file: labels by the benchmark's names (or spelled as the server does),
-            or scores of STS-B, which are clipped to 0 to 5.
+        predictions: in the order of the test file: labels, in either spelling, or scores of STS-B, which are clipped.
 
     Raises:
-        DataError: a prediction that the task does not have; the message says which row.
+        DataError: an invalid prediction, with its row.
     """
     submission_file(task)
     if task == REGRESSION_TASK:
@@ -75,11 +75,7 @@ def submission_rows(task: str, predictions: Sequence[str | float]) -> list[tuple
 
 
 def write_submission(folder: Path, task: str, predictions: Sequence[str | float], part: str = "") -> Path:
-    """Write the file of a test set into `folder`, and return its path.
-
-    Raises:
-        DataError: no test set of GLUE, or a prediction that the task does not have.
-    """
+    """Write the file of a test set into `folder`, and return its path; raises as `submission_rows`."""
     path = folder / submission_file(task, part)
     write_table(path, ("index", "prediction"), submission_rows(task, predictions), delimiter="\t")
     return path
@@ -89,7 +85,7 @@ def _label(task: str, index: int, prediction: str | float) -> str:
     spellings = SPELLINGS[task]
     spelled = spellings.get(str(prediction), str(prediction))
     if spelled not in spellings.values():
-        raise DataError(f"{task}, row {index}: '{prediction}' is no label; one of {', '.join(spellings)}")
+        raise DataError(f"{task}, row {index}: '{prediction}' is not a label; one of {', '.join(spellings)}")
     return spelled
 
 
@@ -99,5 +95,5 @@ def _score(index: int, prediction: str | float) -> str:
     except ValueError:
         value = math.nan
     if math.isnan(value):
-        raise DataError(f"{REGRESSION_TASK}, row {index}: '{prediction}' is no number; a score from 0 to 5")
+        raise DataError(f"{REGRESSION_TASK}, row {index}: '{prediction}' is not a number from 0 to 5")
     return f"{min(max(value, SCORES[0]), SCORES[1]):.3f}"

@@ -1,14 +1,11 @@
-"""Words of a lower-case text as NLTK's `word_tokenize` cuts them, without NLTK and its data.
+"""Words of a lower-case text as by NLTK's `word_tokenize`, without NLTK and its data, for the CMRC 2018 metric.
 
-The CMRC 2018 metric counts words in this way. Its texts come here without the punctuation of `answers.PUNCTUATION`
-(no colon, hyphen, asterisk, back quote or curly quote), so the rules for these are left out. There are two steps:
+The texts come without `answer_metrics.PUNCTUATION` (colon, hyphen, asterisk, quotes), so rules for these are left out.
 
-1. Sentences, as Punkt (Kiss and Strunk 2006) ends them. Only full stops matter: the rules for words look for the one at
-   the end of a sentence, and cut off question and exclamation marks wherever they are. Of Punkt's English parameters
-   the abbreviations are here. The collocations (a few dozen names from a newspaper) are not. Words that start
-   sentences matter for capitals only, and of the statistics of capitals one case is left: after a number or an initial
-   a lower-case word goes on with the sentence (true of all but a few words that began sentences in lower case).
-2. Words of a sentence, by the rules of the Penn Treebank as `NLTKWordTokenizer` of NLTK 3 extends them.
+1. Sentences are split as by Punkt (Kiss and Strunk 2006), at full stops only, with its English abbreviations but not
+   its collocations. In lower case one of its rules on capitals remains: after a number or an initial, a lower-case word
+   continues the sentence.
+2. Sentences are split into words by the rules of the Penn Treebank, as extended by `NLTKWordTokenizer` of NLTK 3.
 """
 
 from __future__ import annotations
@@ -25,23 +22,23 @@ ph.d prof r r.a r.h r.i r.j r.k r.t rep reps s s.a s.a.y s.c s.g s.p.a s.s sen s
 tues u.k u.n u.s u.s.a u.s.s.r v va vs vt w w.c w.r w.va w.w wash wed wis yr
 """
 _ABBREVIATIONS = frozenset(_LIST.split())
-_OUTSIDE = r""")";}\]*:@'({\[?!"""  # what ends a word though no space follows
+_OUTSIDE = r""")";}\]*:@'({\[?!"""  # ends a word without a space
 _STOP = re.compile(rf"\.(?=[{_OUTSIDE}]|\s+(?P<next>\S))")
 _LAST_WORD = re.compile(rf"[^\s{_OUTSIDE}]*$")
-_CLOSING = re.compile(r"""["')\]}]+(?:\s+|$)""")  # belongs to the sentence that it closes
+_CLOSING = re.compile(r"""["')\]}]+(?:\s+|$)""")  # part of the sentence before
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*")
 _INITIAL = re.compile(r"[^\W\d]")
 
-# Pattern and replacement, in order. A space is where the sentence is cut in the end.
+# Pattern and replacement, in order; the sentence is finally split at spaces.
 _RULES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        # Quotes that open.
+        # Opening quotes.
         (r"[«‘„]", r" \g<0> "),  # noqa: RUF001
         (r'^"', r" `` "),
         (r"""([ (\[{<])(?:"|'')""", r"\1 `` "),
         (r"'(?!re|ve|ll|[mtsdn])(?=\w\b)", r"' "),
-        # Punctuation; a comma and a full stop inside a number stay.
+        # Punctuation, except commas and full stops in numbers.
         (r"""([^.])\.([\])}>"'» ]*)\s*$""", r"\1 . \2 "),
         (r",(\D)", r" , \1"),
         (r",$", r" , "),
@@ -52,13 +49,13 @@ _RULES = tuple(
         (r"([^'])' ", r"\1 ' "),
         (r"[][(){}<>]", r" \g<0> "),
         (r"^|$", r" "),
-        # Quotes that close, and what an apostrophe joins.
+        # Closing quotes and contractions.
         (r"»", r" » "),
         (r"""''|\"""", r" '' "),
         (r"\s+", r" "),
         (r"([^' ])('[smd]|') ", r"\1 \2 "),
         (r"([^' ])('ll|'re|'ve|n't) ", r"\1 \2 "),
-        # Words that are two.
+        # Words that are split.
         (r"\b(can)(not)\b", r" \1 \2 "),
         (r"\b(d)('ye)\b", r" \1 \2 "),
         (r"\b(gim|lem)(me)\b", r" \1 \2 "),
@@ -72,7 +69,7 @@ _RULES = tuple(
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, punctuation marks among them; double quotes come out as `` and ''."""
+    """The words and punctuation marks of a lower-case text; double quotes become `` and ''."""
     return [word for sentence in _sentences(text) for word in _cut(sentence)]
 
 
@@ -97,7 +94,7 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 def _ends(word: str, following: str) -> bool:
-    """Whether the full stop behind a word ends a sentence; `following` is the letter after a space, if one is there."""
+    """Whether the full stop after a word ends a sentence; `following` is the letter after a space, if any."""
     word = word.lstrip("-,`&#")
     if word.endswith(".") or word in _ABBREVIATIONS or word.split("-")[-1] in _ABBREVIATIONS:
         return False

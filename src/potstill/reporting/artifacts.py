@@ -1,4 +1,4 @@
-"""Students as artifacts of wandb runs, with the teachers that they came of: who learnt from whom, as a graph."""
+"""Students as artifacts of wandb runs, with their teachers as inputs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from potstill.runtime.redaction import redacted
 log = logging.getLogger(__name__)
 
 KIND = "model"
-# Weights, configurations and vocabularies, by the names that transformers gives them.
+# Weights, configurations and vocabularies, by their file names in transformers.
 _SAVED = re.compile(
     r"(model|pytorch_model|adapter_model)([.-][\w-]+)*\.(safetensors|bin)(\.index\.json)?"
     r"|((generation|tokenizer|adapter|processor|preprocessor)_)?config\.json|tokenizer\.json|chat_template\.(jinja|json)"
     r"|(special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt"
     r"|(spiece|sentencepiece|sentencepiece\.bpe|tokenizer|spm)\.model"
 )
-_LONGEST = 128  # characters of an artifact's name, by wandb's rule
+MAX_NAME = 128  # characters of an artifact's name; a limit of wandb
 
 
 def log_student(
@@ -32,16 +32,16 @@ def log_student(
     metadata: dict[str, Any],
     limit_mb: float,
 ) -> None:
-    """Make the student an artifact of the wandb run, and note the teachers as what the run used.
+    """Log the student as an artifact of the wandb run, and the teachers as its inputs.
 
-    Files are not copied: an offline run is synchronised from the student's own folder, which has to stay.
+    Files are not copied: an offline run is synchronized from the student's folder, which has to be kept.
 
     Args:
-        loggers: of the run; those of other kinds have no artifacts.
+        loggers: of the run; others than wandb's are ignored.
         folder: the saved student.
-        teachers: folders or hub ids. The student of another run is the very artifact that that run logged.
-        metadata: figures beside the student's artifact.
-        limit_mb: in 10^6 bytes; a larger student is no artifact, a larger teacher a reference to its place. 0: none.
+        teachers: folders or hub ids; a student of another run is the artifact of that run.
+        metadata: of the student's artifact.
+        limit_mb: in 10^6 bytes; a larger student is not logged, a larger teacher is a reference to its files. 0: off.
     """
     for logger in loggers:
         if not isinstance(logger, WandbLogger) or logger.experiment.disabled:
@@ -49,25 +49,21 @@ def log_student(
         run = logger.experiment
         if size_mb(model_files(folder, card=True)) > limit_mb:
             if limit_mb:
-                log.info("%s: above logger.artifact_mb=%g, so no artifact", folder, limit_mb)
+                log.info("%s: not logged as an artifact, larger than logger.artifact_mb=%g", folder, limit_mb)
             continue
         import wandb
 
         try:
             _log(run, folder, teachers, metadata, limit_mb)
-        except (
-            wandb.errors.Error,
-            OSError,
-            ValueError,
-        ) as fault:  # the student is on the disk: the run is none the worse
-            log.warning("%s is no artifact: %s", folder, str(fault).splitlines()[0])
+        except (wandb.errors.Error, OSError, ValueError) as error:  # the student is saved already
+            log.warning("%s: not logged as an artifact (%s)", folder, str(error).splitlines()[0])
 
 
 def _log(run: Any, folder: Path, teachers: Sequence[str], metadata: dict[str, Any], limit_mb: float) -> None:
     for teacher in teachers:
         used = _artifact(teacher, limit_mb, redacted({"source": teacher}))
         if run.offline:
-            # `use_artifact` refuses offline, though the record that `wandb sync` hands on is this one.
+            # `use_artifact` raises offline, though `wandb sync` uploads this record.
             run._log_artifact(used, use_after_commit=True)
         else:
             run.use_artifact(used)
@@ -76,13 +72,13 @@ def _log(run: Any, folder: Path, teachers: Sequence[str], metadata: dict[str, An
 
 
 def model_files(folder: Path, *, card: bool = False) -> list[Path]:
-    """What `save_pretrained` writes into a folder, and into a student's folder of each task.
+    """Files that `save_pretrained` writes into a model folder, and into its subfolders of several tasks.
 
-    Hidden files, files of other names and whatever a link leads to outside of the folder are left out.
+    Hidden and other files, and links to files outside of the folder, are left out.
 
     Args:
         folder: of a model.
-        card: whether README.md counts, as in a student's folder.
+        card: whether to include README.md.
     """
     root = folder.resolve()
     parts = [folder, *(inner for inner in sorted(folder.iterdir()) if (inner / "config.json").is_file())]
@@ -98,24 +94,24 @@ def model_files(folder: Path, *, card: bool = False) -> list[Path]:
 
 
 def size_mb(files: Sequence[Path]) -> float:
-    """Size of files, in 10^6 bytes."""
+    """Size of files in 10^6 bytes."""
     return sum(path.stat().st_size for path in files) / 1e6
 
 
 def artifact_name(model: str) -> str:
-    """What a model's artifact is called: by the wandb run that made it, else by the last two parts of its place.
+    """Name of a model's artifact: by the wandb run that trained it, otherwise by the last two parts of its path.
 
     Args:
         model: a folder or hub id.
     """
-    remembered = Path(model).parent / "wandb_id"
-    if Path(model).name == "student" and remembered.is_file():
-        return f"student-{remembered.read_text().strip()}"
-    return re.sub(r"[^\w.-]+", "-", "-".join(Path(model).parts[-2:]), flags=re.ASCII).strip("-")[-_LONGEST:]
+    run_id = Path(model).parent / "wandb_id"
+    if Path(model).name == "student" and run_id.is_file():
+        return f"student-{run_id.read_text().strip()}"
+    return re.sub(r"[^\w.-]+", "-", "-".join(Path(model).parts[-2:]), flags=re.ASCII).strip("-")[-MAX_NAME:]
 
 
 def _artifact(model: str, limit_mb: float, metadata: dict[str, Any], *, card: bool = False) -> Any:
-    """Of a folder's files, or, where these are many or on the hub, of their place."""
+    """An artifact of a folder's files, or a reference to a hub id or to files above the limit."""
     import wandb
 
     artifact, folder = wandb.Artifact(artifact_name(model), type=KIND, metadata=metadata), Path(model)

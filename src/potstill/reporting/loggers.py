@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.csv always, and wandb or tensorboard beside it."""
+"""Loggers: metrics.csv always, and wandb or tensorboard in addition."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from potstill.runtime.redaction import redact_override, redacted
 log = logging.getLogger(__name__)
 
 
-def wandb_mode(asked: str | None) -> str:
-    """What was asked for, else online where a key is set, else offline: never a login prompt."""
-    if asked or os.environ.get("WANDB_MODE"):
-        return asked or os.environ["WANDB_MODE"]
+def wandb_mode(mode: str | None) -> str:
+    """The given mode or WANDB_MODE, otherwise online with an API key and offline without; never a login prompt."""
+    if mode or os.environ.get("WANDB_MODE"):
+        return mode or os.environ["WANDB_MODE"]
     return "online" if os.environ.get("WANDB_API_KEY") or _netrc_key() else "offline"
 
 
-def _seconds(variable: str, usual: float) -> float:
-    """How long wandb may wait for its server: the usual time, or what wandb's own variable says."""
+def _seconds(variable: str, default: float) -> float:
+    """A timeout of wandb, from its environment variable."""
     try:
         return float(os.environ[variable])
     except (KeyError, ValueError):
-        return usual
+        return default
 
 
 def _netrc_key() -> bool:
@@ -51,26 +51,24 @@ def _netrc_key() -> bool:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where an interrupted run of the same folder goes on."""
+    """An interrupted run of the same folder that is resumed after `step` steps."""
 
     step: int
-    """How many of its steps are done."""
 
 
 def make_loggers(
     name: str, folder: Path, resumed: Resumed | None = None, **wandb_settings: Any
 ) -> list[Logger]:
-    """The run's loggers; call `finish` when the run ends, however it ends.
+    """The loggers of a run; call `finish` when it ends or fails.
 
     Args:
         name: wandb, csv or tensorboard.
-        folder: the run's output folder.
-        resumed: where an interrupted run in this folder goes on; what it logged up to there stays in metrics.csv, and
-            its wandb run goes on.
+        folder: output folder of the run.
+        resumed: the interrupted run of this folder, whose wandb run and rows of metrics.csv are continued.
         wandb_settings: project, run, group, job_type, tags, mode and config (nested) of a wandb run.
 
     Raises:
-        ConfigError: an unknown logger, or one whose package is not installed.
+        ConfigError: an unknown or uninstalled logger.
     """
     loggers: list[Logger] = [_metrics_file(folder, resumed)]
     if name == "tensorboard":
@@ -78,20 +76,20 @@ def make_loggers(
             raise ConfigError("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
     elif name == "wandb":
-        # The other processes of a distributed run have no run of their own.
+        # Only the first rank has a wandb run.
         if getattr(rank_zero_only, "rank", 0) in (0, None):
             loggers.append(_wandb(folder, resumed is not None, **wandb_settings))
     elif name != "csv":
-        raise ConfigError(f"logger.name={name}: wandb, csv or tensorboard")
+        raise ConfigError(f"logger.name={name}: one of wandb, csv, tensorboard")
     return loggers
 
 
 class MetricsFile(Logger):
-    """metrics.csv: a row for each call, on the disk when that returns; a kill leaves half a row at most.
+    """metrics.csv: each call writes a row at once, so that a killed run leaves at most half a row.
 
     Args:
-        path: of the file; written anew.
-        rows: that it begins with.
+        path: of the file, which is overwritten.
+        rows: the first rows.
     """
 
     def __init__(self, path: Path, rows: Sequence[Mapping[str, Any]] = ()):
@@ -103,17 +101,17 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> str:
-        """None: the file stands in the folder itself."""
+        """Empty: the file is in the output folder itself."""
         return ""
 
     @property
     def version(self) -> str:
-        """None."""
+        """Empty."""
         return ""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row; a new metric is a new column, in the alphabet's order."""
+        """Append a row; columns are sorted, and a new metric adds one."""
         row = {**metrics, "step": step}
         if new := row.keys() - set(self._columns):
             rows = read_rows(self.path)
@@ -123,7 +121,7 @@ class MetricsFile(Logger):
             csv.DictWriter(file, self._columns).writerow(row)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: they are in config.yaml."""
+        """Ignored: they are in config.yaml."""
 
     def _write_whole(self, rows: Sequence[Mapping[str, Any]]) -> None:
         with replacing(self.path) as fresh, fresh.open("w", newline="") as file:
@@ -133,7 +131,7 @@ class MetricsFile(Logger):
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of metrics.csv; empty where there is none."""
+    """The complete rows of metrics.csv; empty without a file."""
     if not path.is_file():
         return []
     whole, newline, _ = path.read_text().rpartition("\n")
@@ -144,7 +142,7 @@ def _metrics_file(folder: Path, resumed: Resumed | None) -> MetricsFile:
     path = folder / "metrics.csv"
     if resumed is None:
         return MetricsFile(path)
-    # What is logged after n steps and before the next has the number n - 1, at most.
+    # Rows logged between steps n and n + 1 have at most the number n - 1.
     return MetricsFile(path, [row for row in read_rows(path) if int(row["step"] or 0) < resumed.step])
 
 
@@ -162,11 +160,11 @@ def _wandb(
 ) -> WandbLogger:
     import wandb
 
-    remembered = folder / "wandb_id"
-    known = remembered.read_text().strip() if resumed and remembered.is_file() else None
+    id_file = folder / "wandb_id"
+    run_id = id_file.read_text().strip() if resumed and id_file.is_file() else None
     settings: dict[str, Any] = {
-        "id": known,
-        "resume": "allow" if known else None,
+        "id": run_id,
+        "resume": "allow" if run_id else None,
         "project": project,
         "name": run or folder.name,
         "group": group,
@@ -178,24 +176,23 @@ def _wandb(
             console="off",
             silent=True,
             init_timeout=_seconds("WANDB_INIT_TIMEOUT", 30),
-            finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", 600),  # else it would wait for ever
+            finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", 600),  # the default waits forever
             finish_timeout_raises=True,
         ),
-        "reinit": "create_new",  # one run a job: a sweep's next job never goes on in this one
+        "reinit": "create_new",  # one run per job of a sweep
     }
     try:
         with _masked_arguments():
             experiment = wandb.init(**settings, mode=wandb_mode(mode))  # type: ignore[arg-type]
-    except wandb.errors.CommError as fault:
-        # A run is worth more than its dashboard.
+    except wandb.errors.CommError as error:
         log.warning(
-            "wandb cannot be reached (%s); the run is kept offline, `wandb sync %s` puts it there later",
-            str(fault).splitlines()[0],
+            "wandb cannot be reached (%s); the run is logged offline, `wandb sync %s` uploads it later",
+            str(error).splitlines()[0],
             folder / "wandb" / "offline-run-*",
         )
         with _masked_arguments():
             experiment = wandb.init(**settings, mode="offline")
-    write_whole(remembered, f"{experiment.id}\n")
+    write_whole(id_file, f"{experiment.id}\n")
     experiment.define_metric("trainer/global_step")
     experiment.define_metric("*", step_metric="trainer/global_step")
     return MetricsLogger(experiment=experiment)
@@ -203,7 +200,7 @@ def _wandb(
 
 @contextmanager
 def _masked_arguments() -> Iterator[None]:
-    """The command line without secrets, as wandb records it."""
+    """Mask secrets in sys.argv, which wandb records."""
     arguments = sys.argv
     sys.argv = list(map(redact_override, arguments))
     try:
@@ -213,9 +210,9 @@ def _masked_arguments() -> Iterator[None]:
 
 
 class MetricsLogger(WandbLogger):
-    """Defines each metric when it first comes: the summary keeps its best value beside its last.
+    """Defines each metric at its first value, so that the summary has its best and last values.
 
-    wandb's own globs do not do it: a metric that two of them fit has the summary of either.
+    wandb's globs do not suffice: the summary of a metric that matches two of them is arbitrary.
     """
 
     defined: set[str]
@@ -225,7 +222,7 @@ class MetricsLogger(WandbLogger):
         self.defined = set()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """As Lightning's, after defining what is new."""
+        """Define new metrics and log all."""
         for name in metrics:
             better = direction(name)
             if better is not None and name not in self.defined:
@@ -240,21 +237,17 @@ _LOWER_IS_BETTER = re.compile(r"loss|perplexity|mse|interchange_kl")
 
 
 def direction(metric: str) -> str | None:
-    """`min` or `max`, whichever is better of a metric; None where neither is.
-
-    Args:
-        metric: as it is logged, `val/accuracy`.
-    """
+    """Whether a metric such as `val/accuracy` is better at its `min` or `max`; None for neither."""
     part, _, name = metric.partition("/")
     if _LOWER_IS_BETTER.match(name.removeprefix("teacher_")) or name == "step_seconds":
         return "min"
     if part in ("val", "test") or name.endswith("_per_second") or name == "peak_memory_gb":
-        return "max"  # of memory: what the run needs
+        return "max"  # for memory the requirement of the run
     return None
 
 
 def log_summary(loggers: list[Logger], summary: dict[str, Any]) -> None:
-    """Put the final figures where the dashboard shows them; metrics that were logged have their best and last there."""
+    """Add final figures to the summary of the wandb run, except those of logged metrics."""
     for logger in loggers:
         if isinstance(logger, MetricsLogger):
             logger.experiment.summary.update(
@@ -267,7 +260,7 @@ def log_summary(loggers: list[Logger], summary: dict[str, Any]) -> None:
 
 
 def log_table(loggers: list[Logger], name: str, table: Table) -> None:
-    """Put a table where the dashboard shows it."""
+    """Log a table to wandb."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             import wandb
@@ -277,15 +270,15 @@ def log_table(loggers: list[Logger], name: str, table: Table) -> None:
 
 
 def finish(loggers: list[Logger], *, code: int) -> None:
-    """Close every logger; a wandb run ends with the process's exit code, and any but 0 marks it as failed."""
+    """Close every logger; wandb marks a run with another exit code than 0 as failed."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             run = logger.experiment
             try:
                 run.finish(exit_code=code)
-            except TimeoutError:  # a server that went down; nothing of the run is lost
+            except TimeoutError:  # the server is down
                 log.warning(
-                    "wandb did not take the whole run in time; it is kept, `wandb sync %s` uploads it later",
+                    "wandb did not upload the whole run in time; `wandb sync %s` uploads it later",
                     Path(run.dir).parent,
                 )
         else:

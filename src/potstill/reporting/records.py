@@ -1,7 +1,4 @@
-"""What is recorded of a configuration, without secrets: by this package, and by Hydra (`.hydra/`, multirun.yaml).
-
-Nothing here imports torch.
-"""
+"""Records of a configuration without secrets: this package's and Hydra's (`.hydra/`, multirun.yaml). No torch."""
 
 from __future__ import annotations
 
@@ -23,13 +20,13 @@ from potstill.runtime.small_files import read_small
 
 MULTIRUN_RECORD = "multirun.yaml"
 
-_sweeps: list[Path] = []  # folders of this process's sweeps
+_sweeps: list[Path] = []  # folders of the sweeps of this process
 
 
 def as_written(config: DictConfig) -> dict[str, Any]:
-    """A configuration as it may be written anywhere: references resolved but for variables, secrets masked.
+    """A configuration for files and logs: resolved, except for environment variables, and with secrets masked.
 
-    `${oc.env:NAME}` stays as it is where its key takes text; a number of a variable is written as the number.
+    `${oc.env:NAME}` is kept for keys of text; numbers from variables are written as numbers.
     """
     remember_references(OmegaConf.to_yaml(config))
     resolved = OmegaConf.to_container(config, resolve=True)
@@ -62,14 +59,14 @@ def _reference(name: str, *default: Any) -> str:
 
 
 def _with_references(node: DictConfig | ListConfig, resolved: Any) -> Any:
-    """A configuration while variables resolve to their references; where these do not fit, what they resolve to."""
+    """The values of a configuration whose variables resolve to their references, or to their values for numbers."""
     is_list = isinstance(node, ListConfig)
     kept = {}
     for key in range(len(node)) if is_list else list(resolved):
         kept[key] = resolved[key]
         if OmegaConf.is_missing(node, key):
             continue
-        with suppress(OmegaConfBaseException):  # a number is wanted
+        with suppress(OmegaConfBaseException):  # the key takes a number
             value = node[key]
             container = isinstance(value, DictConfig | ListConfig)
             kept[key] = _with_references(value, resolved[key]) if container else value
@@ -77,21 +74,20 @@ def _with_references(node: DictConfig | ListConfig, resolved: Any) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which can stand for more values than any memory holds; no record of a run has one."""
+    """YAML without aliases, which could expand to more values than fit in memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not read")
+            raise yaml.YAMLError("aliases are not supported")
         return super().compose_node(parent, index)
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file of a run's folder.
+    """The content of a YAML file in the folder of a run.
 
     Raises:
-        OSError: there is none, or it is not a regular file.
-        ValueError: it is too long or not UTF-8.
-        yaml.YAMLError: it is no YAML, or has aliases.
+        OSError, ValueError: as `read_small`.
+        yaml.YAMLError: invalid YAML, or aliases.
     """
     try:
         return _PlainLoader(read_small(path)).get_single_data()
@@ -100,15 +96,15 @@ def read_yaml(path: Path) -> Any:
 
 
 class SweepNoted(Callback):
-    """Notes the folder of a sweep, which Hydra writes a record into before its first job."""
+    """Remembers the folder of a sweep, where Hydra writes a record before the first job."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Note the folder."""
+        """Remember the folder."""
         _sweeps.append(Path(str(config.hydra.sweep.dir)))
 
 
 def mask_record() -> None:
-    """Mask secrets in the record of the job that runs, and of the sweep; to be called inside Hydra's job."""
+    """Mask secrets in the records of the running job and of its sweep; called inside of the job."""
     hydra = HydraConfig.get()
     if hydra.output_subdir is not None:
         for path in sorted((Path(hydra.runtime.output_dir) / hydra.output_subdir).glob("*.yaml")):
@@ -117,7 +113,7 @@ def mask_record() -> None:
 
 
 def mask_sweep_record() -> None:
-    """Mask secrets in the record of the sweep, also of one that was rejected before its first job."""
+    """Mask secrets in the record of the sweep, also if it was rejected before its first job."""
     for folder in _sweeps:
         _mask(folder / MULTIRUN_RECORD)
 

@@ -15,7 +15,7 @@ from potstill.runtime.redaction import redact
 
 NAME = "potstill"
 STEP = "trainer/global_step"
-# Panels of each section: title, and the metrics in it, which differ by objective and benchmark.
+# Panels of each section: title and metrics, which depend on the objective and benchmark.
 SECTIONS = {
     "Validation": {
         "quality": r"^val/(?!loss|interchange_|teacher_).+",
@@ -31,7 +31,7 @@ SECTIONS = {
         "learning rate": r"^train/lr$",
     },
     "Speed and memory": {
-        "a second": r"^train/.+_per_second$",
+        "throughput": r"^train/.+_per_second$",
         "seconds a step": r"^train/step_seconds$",
         "peak memory, GB": r"^train/peak_memory_gb$",
     },
@@ -40,7 +40,7 @@ COLUMNS = ["config:objective.name", "config:benchmark.name", "config:seed", "sum
 
 
 def layout(entity: str, project: str) -> Any:
-    """A `wandb_workspaces` Workspace: a section a line of `SECTIONS`, each panel over the optimizer steps.
+    """A `wandb_workspaces` Workspace with `SECTIONS`, each panel over the optimizer steps.
 
     Args:
         entity: user or team.
@@ -69,47 +69,41 @@ def layout(entity: str, project: str) -> Any:
     )
 
 
-def save(place: str) -> str:
+def save(path: str) -> str:
     """Save the layout as a view of a project.
 
     Args:
-        place: `<entity>/<project>`.
+        path: `<entity>/<project>`.
 
     Returns:
-        Where it is opened.
+        Its URL.
 
     Raises:
-        ConfigError: no such place, a package or an API key that is missing, or a server that cannot be reached.
+        ConfigError: an invalid project, a missing package or API key, or a server that cannot be reached.
     """
-    entity, slash, project = place.partition("/")
+    entity, slash, project = path.partition("/")
     if not (entity and slash and project) or "/" in project:
-        raise ConfigError(
-            f"{place}: not of the form <entity>/<project>; the project is logger.project of its runs"
-        )
+        raise ConfigError(f"{path}: expected <entity>/<project>, with the logger.project of the runs")
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise ConfigError("wandb-workspaces is not installed; pip install 'potstill[workspaces]'")
     if wandb_mode(None) != "online":
-        raise ConfigError("a layout is saved on the wandb server: `wandb login`, or set WANDB_API_KEY")
-    wanted = layout(entity, project)
+        raise ConfigError("WANDB_API_KEY is not set; set it, or run `wandb login`")
+    workspace = layout(entity, project)
     try:
-        return str(wanted.save().url)
-    except Exception as fault:  # some that wandb raises are of classes it does not export
-        told = next(iter(str(fault).splitlines()), type(fault).__name__)
-        raise ConfigError(f"{place}: the wandb server took no layout ({told})") from fault
+        return str(workspace.save().url)
+    except Exception as error:  # wandb raises classes that it does not export
+        message = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"{path}: the wandb server rejected the layout ({message})") from error
 
 
 def main(arguments: list[str]) -> int:
-    """The command; prints the address of the view.
-
-    Returns:
-        The exit code: 0 done, 2 a fault of the user's.
-    """
+    """Save the layout and print its URL; returns the exit code, 2 for user errors."""
     try:
         if len(arguments) != 1:
-            raise ConfigError("give one argument, <entity>/<project>")
+            raise ConfigError("expected one argument, <entity>/<project>")
         print(save(arguments[0]))
-    except PotstillError as fault:
-        sys.stderr.write(f"error: {printable(redact(str(fault)))}\n")
+    except PotstillError as error:
+        sys.stderr.write(f"error: {printable(redact(str(error)))}\n")
         return 2
     return 0
 

@@ -1,4 +1,4 @@
-"""`benchmark=efficiency`: what each model costs, and the tables that set one against another."""
+"""`benchmark=efficiency`: cost of each model, and tables that compare them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from potstill.runs.exported_models import deploy
 log = logging.getLogger(__name__)
 
 PASSES = {"latency_ms": "p50 ms", "latency_p95_ms": "p95 ms", "tokens_per_second": "tokens/s"}
-UNSTEADY = "~"  # before a latency whose rounds disagree
+UNSTEADY = "~"  # prefix of a latency whose rounds disagree
 
 
 class Costs(NamedTuple):
-    """Figures of a model by name, its parameters by module, and how it is timed."""
+    """Figures of a model by name, its parameters by module, and the model to time."""
 
     figures: dict[str, Any]
     tree: list[tuple[int, str, int]]
@@ -44,7 +44,7 @@ class Costs(NamedTuple):
 def measure_costs(
     config: DictConfig, name: str, model: str, folder: Path, forms: Sequence[str] = ()
 ) -> dict[str, Costs]:
-    """Size, arithmetic and memory of a model on the configured device and in its precision; `time_passes` times it.
+    """Size, FLOPs and memory of a model and its exports, on the configured device and precision; not yet timed.
 
     `gflop` and `peak_mb` are of the smallest pass, the first of `benchmark.batches` and of `benchmark.lengths`.
 
@@ -53,13 +53,13 @@ def measure_costs(
         name: of the model.
         model: a folder or hub id.
         folder: of the run.
-        forms: that it is exported to, each measured beside it. They do its arithmetic; their memory is not known.
+        forms: of exports; they have the model's FLOPs, and no figure for memory.
 
     Returns:
-        By name, of the model and of each form.
+        By name of the model and of each export.
 
     Raises:
-        PotstillError: a model that cannot be loaded, read so long a text, or be exported.
+        PotstillError: the model cannot be loaded or exported, or a text is too long for it.
     """
     benchmark = config.benchmark
     trainer = build_trainer(config.trainer, folder, callbacks=[], loggers=False)
@@ -81,13 +81,13 @@ def measure_costs(
 
 
 def time_passes(config: DictConfig, costs: dict[str, Costs]) -> None:
-    """Latency and throughput of all models, over batch and length, put into their figures.
+    """Add latency and throughput of all models, by batch and length, to their figures.
 
-    `latency_ms` and its like are of the smallest pass; the others have the pass in their names, `latency_ms_8x128`.
+    `latency_ms` and so on are of the smallest pass; others have the pass in their names, `latency_ms_8x128`.
 
     Args:
         config: of `evaluate.py`.
-        costs: by the models' names; the first is the reference.
+        costs: by model; the first is the reference.
     """
     for batch in config.benchmark.batches:
         for length in config.benchmark.lengths:
@@ -101,18 +101,18 @@ def time_passes(config: DictConfig, costs: dict[str, Costs]) -> None:
 
 
 def timed_figures(models: dict[str, Timed], batch: int, length: int) -> dict[str, dict[str, float]]:
-    """Latencies of models that are compared, by name; rounds that disagree are warned of.
+    """Latencies by model; warns if the rounds disagree.
 
     Args:
         models: by name; the first is the reference.
-        batch: sequences in a pass.
-        length: tokens of each.
+        batch: sequences per pass.
+        length: tokens per sequence.
     """
     found = dict(zip(models, measure_latencies(list(models.values()), batch, length), strict=True))
     if unsteady := [name for name, own in found.items() if not own.is_steady]:
         log.warning(
-            "latency of %d x %d tokens: the rounds disagree (%s), as other processes use the machine; the figures "
-            "marked %s are rough",
+            "latency of %d x %d tokens: the rounds disagree (%s), probably because of other processes; figures with %s "
+            "are imprecise",
             batch, length, ", ".join(f"{name}: +-{found[name].error:.0%}" for name in unsteady), UNSTEADY,
         )  # fmt: skip
     return {name: _figures(own, compared=len(models) > 1) for name, own in found.items()}
@@ -124,18 +124,13 @@ def _figures(own: Latency, compared: bool) -> dict[str, float]:
 
 
 def latency_cell(figures: dict[str, Any], name: str = "latency_ms") -> str:
-    """A latency as a table shows it, marked where the rounds disagree."""
+    """A latency as a table cell, marked if the rounds disagree."""
     error = figures[name.replace("latency_p95_ms", "latency_error").replace("latency_ms", "latency_error")]
     return f"{UNSTEADY if error > STEADY else ''}{figures[name]:.2f}"
 
 
 def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
-    """A table of the models against the first, one of all passes, and each model's parameters by module.
-
-    Args:
-        config: of `evaluate.py`.
-        costs: by the models' names.
-    """
+    """A table of the models compared with the first, one of all passes, and each model's parameters by module."""
     names, benchmark = list(costs), config.benchmark
     base = costs[names[0]].figures
     keys = {"parameters": "parameters", "parameters_without_embeddings": "without embeddings", "size_mb": "MB",
@@ -149,14 +144,11 @@ def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
     if len(costs) > 1:
         columns += ["smaller", "faster"]
     note = (
-        f"GFLOP, peak memory (weights left out) and median latency of {benchmark.batches[0]} x {benchmark.lengths[0]} "
+        f"GFLOP, peak memory (without weights) and median latency of {benchmark.batches[0]} x {benchmark.lengths[0]} "
         f"tokens; {config.trainer.accelerator}, {config.trainer.precision}. {UNSTEADY}: the rounds disagree."
     )
     if len(costs) > 1:
-        note += (
-            f" Smaller: parameters saved of {names[0]}'s; faster: time saved, the median over rounds in which all "
-            "models were measured in turn."
-        )
+        note += f" Smaller and faster: parameters and time saved compared with {names[0]}, measured in alternation."
     passes = []
     for batch in benchmark.batches:
         for length in benchmark.lengths:
@@ -175,12 +167,16 @@ def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
             passes,
             f"Speed: over {names[0]}'s.",
         ),
-        *(Collapsible(f"{name}: parameters", _drawn(tree)) for name, (_, tree, _) in costs.items() if tree),
+        *(
+            Collapsible(f"{name}: parameters", _tree_text(tree))
+            for name, (_, tree, _) in costs.items()
+            if tree
+        ),
     ]
 
 
 def size_figures(model: str, loaded: PreTrainedModel) -> dict[str, Any]:
-    """Parameters, and MB of weights: on disk where the model is a folder, else as loaded."""
+    """Parameters, and MB of weights: on disk for folders, otherwise in memory."""
     counts, folder = count_parameters(loaded), local_folder("model", model)
     return {
         "parameters": counts["total"],
@@ -190,7 +186,7 @@ def size_figures(model: str, loaded: PreTrainedModel) -> dict[str, Any]:
 
 
 def _load(model: str) -> PreTrainedModel:
-    """A model with the head that it has."""
+    """A model with its own head."""
     settings = read_settings("model", model)
     head, labels = head_from_settings(settings), labels_from_settings(settings)
     if head is None or labels is None:
@@ -199,9 +195,9 @@ def _load(model: str) -> PreTrainedModel:
     return load_task_model("model", model, labels=labels, head=head, problem=problem, need_head=True)
 
 
-def _drawn(tree: list[tuple[int, str, int]]) -> str:
-    whole = tree[0][2]
+def _tree_text(tree: list[tuple[int, str, int]]) -> str:
+    total = tree[0][2]
     return "\n".join(
-        f"{count:>15,} {count / whole:>6.1%}  {'  ' * depth}{name.rpartition('.')[2]}"
+        f"{count:>15,} {count / total:>6.1%}  {'  ' * depth}{name.rpartition('.')[2]}"
         for depth, name, count in tree
     )

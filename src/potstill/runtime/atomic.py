@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: under another name first, which then takes the place of the old one."""
+"""Atomic writing: a file is written under a temporary name and then renamed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from potstill.errors import PotstillError, WriteError
 
-# What keeps a file from being written, but for a bug.
+# Errors of the disk or of permissions, not of the code.
 DISK_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -25,17 +25,18 @@ DISK_ERRORS = {
     errno.ENAMETOOLONG,
     errno.ELOOP,
 }
-_WHILE_WRITING = DISK_ERRORS | {errno.EIO, errno.ESTALE, errno.ENOENT}  # elsewhere these may be bugs
+_WHILE_WRITING = DISK_ERRORS | {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOENT,
+}  # when reading these may be internal errors
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around what writes a file or a folder: an error of the disk names `path`, whatever the library makes of it.
+    """Raise errors of the disk as a `WriteError` of `path`, also if a library has turned them into another exception.
 
-    Libraries in Rust name the error's number in a text, torch's zip writer raises another error while it handles it.
-
-    Raises:
-        WriteError: the disk is full, or fails, or the folder is gone.
+    Rust libraries put the error number into the message, torch's zip writer raises another error while handling it.
     """
     try:
         yield
@@ -48,7 +49,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _disk_error(error: BaseException) -> int | None:
-    """The number of the disk's error that an exception is, or was raised over."""
+    """The errno of a disk error in a chain of exceptions."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, OSError) and found.errno in _WHILE_WRITING:
@@ -63,14 +64,14 @@ def _disk_error(error: BaseException) -> int | None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives the name to write under; where that went well it becomes `path`, otherwise nothing of it stays.
+    """A temporary path, renamed to `path` at the end of the block, or removed after an error.
 
-    What a killed process left under such a name is removed, so two processes do not write one file at a time.
+    Temporary files of killed processes are removed, so only one process at a time may write a file.
     """
-    with writing(path):  # a folder that was deleted meanwhile is made again: what is written counts for more
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    for torn in path.parent.glob(f".{path.name}.*.tmp"):
-        torn.unlink(missing_ok=True)
+    for partial in path.parent.glob(f".{path.name}.*.tmp"):
+        partial.unlink(missing_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
@@ -81,6 +82,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text, in UTF-8."""
+    """Write a UTF-8 text atomically."""
     with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A checksum inside a zip file, as its comment: written with it, and readable by whatever reads zip files. No torch."""
+"""A checksum in the comment of a zip file, which remains readable as zip. No torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from typing import BinaryIO
 
 _PREFIX = b"sha256="
 _SIZE = len(_PREFIX) + 64  # of the comment
-_LENGTH = _SIZE.to_bytes(2, "little")  # ends the record that the comment follows
+_LENGTH = _SIZE.to_bytes(2, "little")  # stored before the comment
 _BLOCK = 1 << 22
 
 
 def seal(file: BinaryIO) -> None:
-    """Add the checksum to a zip file without a comment.
-
-    Args:
-        file: open for writing, and written to its end.
-    """
+    """Add the checksum to a complete zip file without a comment, open for writing."""
     file.seek(-2, os.SEEK_END)
     file.write(_LENGTH)
     file.flush()
@@ -27,11 +23,7 @@ def seal(file: BinaryIO) -> None:
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a file has a checksum, which is that of all its other bytes.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Whether a file has a valid checksum of its other bytes."""
     size = path.stat().st_size - _SIZE
     if size < len(_LENGTH):
         return False
@@ -42,7 +34,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def _digest(path: Path, size: int) -> bytes:
-    """Of the first `size` bytes, in hexadecimal digits."""
+    """SHA-256 of the first `size` bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while size > 0 and (block := file.read(min(size, _BLOCK))):

@@ -1,4 +1,4 @@
-"""JSON: reading what users give, with a ValueError for any fault, and writing. For any room, as `errors`. No torch."""
+"""Reading JSON, with a ValueError for any error, and writing it. No torch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def parse_json(text: str | bytes) -> Any:
     r"""The value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, nested too deeply, or a text in it has half of a surrogate pair (an escape such as
-            \ud83d alone), which is no character: no tokenizer takes it, and no file can hold it.
+        ValueError: invalid JSON, nested too deeply, or with half of a surrogate pair (a single \ud83d), which neither
+            tokenizers nor files accept.
     """
     try:
         value = json.loads(text)
@@ -24,24 +24,19 @@ def parse_json(text: str | bytes) -> Any:
         if escape in text.lower():  # type: ignore[operator]
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("nested too deeply") from None
     except UnicodeEncodeError:
-        raise ValueError("a text has half of a surrogate pair, an escape such as \\ud83d alone") from None
+        raise ValueError("half of a surrogate pair, such as a single \\ud83d") from None
     return value
 
 
 def read_json(path: Path) -> Any:
-    """The value of a small JSON file, as `read_small` and `parse_json`.
-
-    Raises:
-        OSError: there is none, or it is not a regular file.
-        ValueError: it is too long, not UTF-8, or no JSON.
-    """
+    """The value of a small JSON file; raises as `read_small` and `parse_json`."""
     return parse_json(read_small(path))
 
 
 def json_text(value: Any, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
-    """JSON of a value, for a file: `null` in place of NaN and infinities, which JSON has no numbers for."""
+    """A value as JSON, with `null` for NaN and infinities."""
     return json.dumps(_finite(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
 
 

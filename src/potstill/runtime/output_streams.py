@@ -1,7 +1,7 @@
-"""Standard output and standard error that may break off: a command outlives its reader. No torch.
+"""Standard output and error that tolerate write errors. No torch.
 
-Where the reader has gone (`train.py | head -1`) the rest of the output is dropped and the command continues. Where
-standard output cannot be written (`evaluate.py > /dev/full`) the command does its work first, and fails then.
+If the reader exits (`train.py | head -1`), the rest of the output is dropped and the command continues. If standard
+output cannot be written (`evaluate.py > /dev/full`), the command fails at its end.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, TextIO
 
 
 class OutputStream:
-    """A stream whose first error redirects it to the null device.
+    """A stream that is redirected to the null device after its first error.
 
     Attributes:
-        error: the first error; None where there was none.
+        error: the first error, or None.
     """
 
     def __init__(self, stream: TextIO):
@@ -25,7 +25,7 @@ class OutputStream:
         self.error: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write, or drop, a text."""
+        """Write or drop a text."""
         try:
             return self._stream.write(text)
         except OSError as error:
@@ -33,7 +33,7 @@ class OutputStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flush what can be."""
+        """Flush; errors are recorded."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -45,7 +45,7 @@ class OutputStream:
     def _drop(self, error: OSError) -> None:
         self.error = self.error or error
         with suppress(OSError, ValueError):
-            # What is buffered goes there as well, also when the interpreter flushes once more at its end.
+            # Also for the buffered text, which the interpreter flushes at exit.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)
@@ -53,7 +53,7 @@ class OutputStream:
 
 @contextmanager
 def outliving_readers() -> Iterator[OutputStream | None]:
-    """Both standard streams as `OutputStream`; gives standard output, None where it is closed."""
+    """Replace both standard streams by an `OutputStream`; yields standard output, or None if it is closed."""
     before = sys.stdout, sys.stderr
     out, err = (None if stream is None else OutputStream(stream) for stream in before)
     sys.stdout, sys.stderr = out, err

@@ -1,9 +1,8 @@
-"""How this process runs: what it asks of the C runtime before torch is loaded, and which warnings it leaves out.
+"""Settings of this process: memory allocation and OpenMP before torch is loaded, home folder, warnings.
 
-Steps on a CPU are faster, and no result changes. A step allocates and frees tensors of the vocabulary's size. glibc
-maps such blocks afresh each time, and the kernel clears every page of them: a quarter to a third of a step. And
-OpenMP's threads spin while they wait; where other work shares the cores, each of a step's many small parallel regions
-then waits for a thread that is not running.
+Steps on a CPU become faster with equal results. A step allocates and frees tensors of the vocabulary's size, which
+glibc maps anew each time, and the kernel clears every page: a quarter to a third of a step. OpenMP's threads spin while
+they wait; on shared cores each small parallel region then waits for a thread that is not running.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ import warnings
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-SPINS = "20000"  # about as fast as the default (300,000) alone, several times faster beside other work
+SPINS = "20000"  # as fast as the default (300,000) on idle cores, several times faster on shared ones
 
 
 def prepare() -> None:
-    """Keep freed memory for the next step, and wait without spinning for long; variables that are set are respected."""
+    """Keep freed memory for the next step, and limit spinning; existing environment variables take precedence."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     if any(name.startswith("MALLOC_") for name in os.environ) or "LD_PRELOAD" in os.environ:
-        return  # the user has an allocator, or settings, of their own
+        return  # the user has configured an allocator
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
@@ -40,9 +39,9 @@ def is_first_rank() -> bool:
 
 
 def have_home() -> None:
-    """Give a user without a home or a name, as containers have, both: libraries keep caches there and ask for the name.
+    """Set HOME and USER for users without them, as in containers, since libraries need both.
 
-    The folder is one of the user's own among the temporary ones, the name the number.
+    The home is a temporary folder owned by the user, the name the user id.
     """
     try:
         Path.home()
@@ -61,14 +60,14 @@ def have_home() -> None:
 
 
 def quiet() -> None:
-    """Keep to the log what a user can act on."""
-    # What Lightning and torch advise here is either done elsewhere or does not apply.
+    """Hide warnings that a user cannot act on."""
+    # This advice of Lightning and torch is followed elsewhere or does not apply.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
         ".*LeafSpec.*",
-        ".*your dataloader is not resumable.*",  # its position follows from the number of steps
-        ".*sync_dist=True.*",  # the module's means are over all ranks already
+        ".*your dataloader is not resumable.*",  # the position follows from the number of steps
+        ".*sync_dist=True.*",  # means are over all ranks already
         ".*lr_scheduler.step.*",
         ".*Experiment logs directory .* exists and is not empty.*",  # Hydra's record is in it
         ".*smaller than the logging interval.*",

@@ -1,4 +1,4 @@
-"""A cluster of Ray's, for a while: the one of RAY_ADDRESS, else this machine."""
+"""Connection to a Ray cluster (experimental): that of RAY_ADDRESS, otherwise this machine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from contextlib import contextmanager
 
 
 def connect() -> bool:
-    """Connect to Ray, unless that is done.
-
-    Returns:
-        Whether this call did.
-    """
+    """Connect to Ray; returns False if this process is connected already."""
     import ray
 
     if ray.is_initialized():
@@ -22,7 +18,7 @@ def connect() -> bool:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Connect for the length of the block; a Ray that was there before stays, with its processes."""
+    """Connect for the block; an existing connection stays open."""
     import ray
 
     ours = connect()

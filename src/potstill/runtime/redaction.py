@@ -1,9 +1,9 @@
-"""Secrets masked in everything that is printed, logged or written beside a run: one function for all of it.
+"""Masking of secrets in everything that is printed, logged or written.
 
-Masked are: user names and passwords in addresses, with or without a scheme; the values of an address's query; values
-of names such as `api_key`, `password` or `Authorization`, also in headers; keys of well-known forms (`sk-...`); values
-of environment variables with such names, or that a configuration refers to (`${oc.env:NAME}`), wherever they stand.
-Model names, paths and token names (`pad_token`) stay legible.
+Masked are: user names and passwords in URLs, with or without a scheme; values of a URL's query; values of names such as
+`api_key`, `password` or `Authorization`, also in headers; keys of well-known forms (`sk-...`); values of environment
+variables with such names, or that a configuration refers to (`${oc.env:NAME}`). Model names, paths and token names
+(`pad_token`) are kept.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 MASK = "***"
-SHORTEST_VALUE = 6  # characters; a shorter value of a variable would mask parts of words and numbers
+SHORTEST_VALUE = 6  # characters; shorter values of variables could be parts of words and numbers
 _SHORTEST_TYPED = 4
-LARGEST_NUMBER = 10**5  # under a secret's name a larger one is a password of digits
+LARGEST_NUMBER = 10**5  # larger numbers of secret names are masked as passwords
 
-# The last word of a name that holds a secret.
+# Last words of names that hold a secret.
 _SECRET = {
     "password", "passwd", "passphrase", "pwd", "secret", "secrets", "credential", "credentials", "authorization",
     "signature", "sig", "cookie", "cookies", "apikey", "bearer", "auth", "jwt", "pat",
 }  # fmt: skip
-# Words before `key` and `token` that make, or do not make, a secret of them.
+# Words before `key` that make it a secret, and before `token` that do not.
 _OF_SECRET_KEYS = {
     "api", "access", "secret", "private", "account", "subscription", "service", "auth", "wandb", "openai", "anthropic",
     "azure", "hf", "hub", "client", "master", "shared", "license", "signing", "encryption", "ssh", "aws", "gcp", "llm",
@@ -45,12 +45,12 @@ _HARMLESS = re.compile(
 )
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
-# Repetitions are bounded, so that no text takes long.
-# `me:password@` behind a scheme; the password may hold what it should not, such as "@" and "/".
+# Repetitions are bounded to bound the time.
+# `me:password@` after a scheme; the password may contain invalid characters such as "@" and "/".
 _USER = re.compile(
     r"(?<=://)(?:[^\s'\"<>@/?#:]{0,256}:(?!\d+(?:[/?#]|$))[^\s'\"<>]{0,256}|[^\s'\"<>@/?#:]{1,256})@"
 )
-# The same without a scheme, in front of a host.
+# The same without a scheme, before a host.
 _BARE_USER = re.compile(r"(?<![\w/@.$:~+-])[\w.+~-]{1,64}:(?![/\\\s])[^\s@'\"<>]{1,256}@(?=[\w\[])")
 _QUERY = re.compile(r"(?<=://)([^\s'\"<>?:]{1,256}(?::[^\s'\"<>?:]{0,256})?\?)([^\s'\"<>]+)")
 _FIELD = re.compile(r"(^|[&;])([^&;=#]*)=([^&;#]*)")
@@ -74,15 +74,15 @@ _FORMS = re.compile(
     r")"
 )
 
-_remembered: dict[str, str] = {}  # values, and what is written in their place
+_remembered: dict[str, str] = {}  # values and their replacements
 
 
 def is_secret_name(name: str, *, key: bool = False) -> bool:
-    """Whether what a name stands for is a secret.
+    """Whether the value of a name is a secret.
 
     Args:
-        name: of an option, a header, a variable or a field; the part after the last dot counts.
-        key: whether a mere `key` counts too; an option `generation.key` does, a word in a text does not.
+        name: of an option, a header, a variable or a field; only the part after the last dot counts.
+        key: whether `key` alone counts, as in the option `generation.key`, but not in a text.
     """
     words: list[str] = [word.lower() for word in _WORD.findall(name.rpartition(".")[2])]
     if not words:
@@ -98,22 +98,13 @@ def is_secret_name(name: str, *, key: bool = False) -> bool:
 
 
 def remember(value: str, instead: str = MASK) -> None:
-    """Mask a value from now on wherever it stands.
-
-    Args:
-        value: of a variable, or a part of what was typed.
-        instead: what is written in its place.
-    """
+    """Replace a value by `instead` in all texts from now on."""
     if value:
         _remembered[value] = instead
 
 
 def remember_overrides(arguments: Iterable[str]) -> None:
-    """Mask what was typed for names of secrets, and the values of the variables that are referred to.
-
-    Args:
-        arguments: `key=value`.
-    """
+    """Mask the values of secret names in overrides, and of the environment variables that they refer to."""
     for argument in arguments:
         name, _, value = argument.partition("=")
         value = value.strip().strip("'\"")
@@ -127,11 +118,9 @@ def remember_overrides(arguments: Iterable[str]) -> None:
 
 
 def remember_references(text: str) -> None:
-    """Write a variable's reference in place of its value from now on.
+    """Replace values of the environment variables in `${oc.env:NAME}` by the reference from now on.
 
-    Args:
-        text: with `${oc.env:NAME}`, of a configuration. Words, numbers and paths of variables without a secret's
-            name stay as they are.
+    Words, numbers and paths are kept if the name is not that of a secret.
     """
     for name in _REFERENCE.findall(text):
         value = os.environ.get(name, "").strip()
@@ -155,7 +144,7 @@ def redact(text: str) -> str:
 
 
 def redact_override(override: str) -> str:
-    """An override `key=value` without its secrets: all of the value where the key is a secret's."""
+    """An override `key=value` without its secrets."""
     name, equals, value = override.partition("=")
     if not equals:
         return redact(override)
@@ -163,12 +152,12 @@ def redact_override(override: str) -> str:
 
 
 def redacted(value: Any, name: str = "", *, secret: bool = False) -> Any:
-    """Nested lists and dictionaries without their secrets; numbers, booleans and null stay.
+    """Nested lists and dictionaries without their secrets; numbers, booleans and null are kept.
 
     Args:
         value: of a configuration or a summary.
-        name: by which it is known.
-        secret: whether it lies in a section of secrets.
+        name: its key.
+        secret: whether it is in a section of secrets.
     """
     last = name.rpartition(".")[2]
     secret = secret or is_secret_name(name, key="." in name) or last.lower().endswith(("headers", "cookies"))
@@ -188,14 +177,14 @@ def redacted(value: Any, name: str = "", *, secret: bool = False) -> Any:
     if not isinstance(value, str):
         return value if value is None or isinstance(value, bool | int | float) else redact(str(value))
     if last == "key_variable" and not (_VARIABLE.fullmatch(value) or value in os.environ):
-        return MASK  # the key itself, typed in place of its variable
+        return MASK  # the key itself instead of the name of its variable
     if secret and not _HARMLESS.match(value):
         return MASK
     return redact(value)
 
 
 def mask_tracebacks() -> None:
-    """Mask the tracebacks of internal errors of this process from now on."""
+    """Mask secrets in tracebacks of this process."""
     sys.excepthook = _report
 
 
@@ -204,17 +193,17 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 
 
 def _known() -> list[str]:
-    """Values that are masked wherever they stand."""
-    of_names = [
+    """Values that are masked in all texts."""
+    variables = [
         value
         for name, value in os.environ.items()
         if len(value) >= 8 and is_secret_name(name) and not _HARMLESS.match(value) and not _is_path(value)
     ]
-    return [*_remembered, *of_names]
+    return [*_remembered, *variables]
 
 
 def _is_path(value: str) -> bool:
-    """Whether a variable holds a path: the shell's PWD, GOOGLE_APPLICATION_CREDENTIALS."""
+    """Whether a variable holds a path, such as PWD or GOOGLE_APPLICATION_CREDENTIALS."""
     return value.startswith("/") and Path(value).exists()
 
 
@@ -223,7 +212,7 @@ def _field(found: re.Match[str]) -> str:
 
 
 def _without_assigned(text: str) -> str:
-    """A text without the values behind names of secrets."""
+    """A text without the values after names of secrets."""
     parts, done = [], 0
     for found in _NAMED.finditer(text):
         if found.start() < done or not is_secret_name(found[1], key="." in found[1] and "=" in found[2]):
@@ -235,16 +224,3 @@ def _without_assigned(text: str) -> str:
         parts.append(f"{text[done : found.end()]}{quote}{MASK}{quote}")
         done = value.end()
     return "".join(parts) + text[done:]
-
-
-__all__: Sequence[str] = (
-    "MASK",
-    "is_secret_name",
-    "mask_tracebacks",
-    "redact",
-    "redact_override",
-    "redacted",
-    "remember",
-    "remember_overrides",
-    "remember_references",
-)

@@ -1,7 +1,7 @@
-"""Signals that end a run: one mechanism for the whole process.
+"""Signals that stop a run, for the whole process. No torch.
 
-A signal raises `StoppedError` in the main thread at once or, within `held`, at the end of that block: training finishes
-its step and saves it first. A second signal raises at once in any case, a third one ends the process. No torch.
+A signal raises `StoppedError` in the main thread, at once or at the end of a `held` block, in which training finishes
+and saves its step. A second signal raises at once in any case, a third one ends the process.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class _Process:
-    """What this process has received; handlers of signals belong to the process, so there is one."""
+    """Signals received by this process; there is one instance, as handlers belong to the process."""
 
     def __init__(self) -> None:
-        self.home: int | None = None  # the process that listens
+        self.home: int | None = None  # id of the listening process
         self.received: int | None = None
         self.count = 0
         self.holds = 0
@@ -34,17 +34,13 @@ _process = _Process()
 
 
 def heard() -> tuple[signal.Signals, ...]:
-    """Signals that end a run here: one that is ignored on purpose (`nohup`) stays ignored."""
+    """Signals that stop a run, except for ignored ones (`nohup`)."""
     return tuple(number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN)
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Raise `StoppedError` in this block when a signal arrives; within another such block, and in a thread, no effect.
-
-    Raises:
-        StoppedError: a signal has arrived.
-    """
+    """Raise `StoppedError` in this block when a signal arrives; no effect inside of such a block or in a thread."""
     if _process.home == os.getpid() or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -61,7 +57,7 @@ def listening() -> Iterator[None]:
 
 
 def received() -> int | None:
-    """The first signal that arrived; None where there was none."""
+    """The first signal that arrived, or None."""
     return _process.received
 
 
@@ -72,10 +68,10 @@ def again() -> bool:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Keep the first signal back until the block ends, so that what is written in it is complete.
+    """Delay the first signal until the block ends, so that files are written completely.
 
     Raises:
-        StoppedError: at the end of the outermost such block a signal that arrived in it; in its middle a second one.
+        StoppedError: a signal arrived, at the end of the outermost block; or a second one, at once.
     """
     hold()
     try:
@@ -87,7 +83,7 @@ def held() -> Iterator[None]:
 
 
 def hold() -> None:
-    """Keep the first signal back until `release`; whoever does that asks `received` from time to time."""
+    """Delay the first signal until `release`; the caller checks `received` from time to time."""
     _process.holds += 1
 
 
@@ -97,17 +93,17 @@ def release() -> None:
 
 
 def stopped(when: str = "") -> StoppedError:
-    """The exception of the signal that arrived, SIGTERM where it was another process's.
+    """The exception of the signal that arrived, or SIGTERM if another process received it.
 
     Args:
-        when: is added to the message, ` after step 13`.
+        when: appended to the message, ` after step 13`.
     """
     number = _process.received or signal.SIGTERM
     return StoppedError(f"stopped by {signal.Signals(number).name}{when}", number)
 
 
 def end_at_once() -> None:
-    """From now on a further signal ends the process with the exit code of the first: it is on its way out."""
+    """Let the next signal end the process at once, with the exit code of the first."""
     _process.ending = True
 
 
@@ -126,7 +122,7 @@ def _note(number: int, _: Any) -> None:
 
 
 def _in_a_child(number: int) -> None:
-    """A forked process, such as one that reads batches, ends with its parent, which has Ctrl-C as well."""
+    """Handle a signal in a forked process, such as a data loader, which gets Ctrl-C together with its parent."""
     if number != signal.SIGINT:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -134,7 +130,7 @@ def _in_a_child(number: int) -> None:
 
 class _Spawned(SpawnProcess):
     def start(self) -> None:
-        """Start with Ctrl-C blocked, a mask that the new process inherits."""
+        """Start with SIGINT blocked; the new process inherits the mask."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             super().start()
@@ -146,5 +142,5 @@ class _Spawn(SpawnContext):
     Process = _Spawned
 
 
-# Starts processes that work for this one: Ctrl-C, which reaches the whole group, is left to this one.
+# Context for worker processes that ignore Ctrl-C, which reaches the whole process group.
 SPAWN = _Spawn()
