@@ -104,8 +104,8 @@ class OptunaSweeper(Sweeper):
             direction=optuna.study.StudyDirection[self.direction.upper()],
             load_if_exists=True,
         )
-        for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # of a killed sweep
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        for stale in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # of a killed sweep
+            study.tell(stale.number, state=optuna.trial.TrialState.FAIL)
         # Proposals are a function of the seed and the number of earlier ones.
         study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials))
         while (done := len(study.trials)) < self.n_trials:
