@@ -46,7 +46,7 @@ def patch(command, folder, module, name, call, left):
     setattr(home, name, filled)
     return command
 if __name__ == "__main__":
-    from potstill import commands
+    from potstill.cli import main
     getattr(commands, patch(*os.environ["FILLED"].split(",")))()
 """
 CHECKPOINT = ("potstill.training.callbacks", "LastCheckpoint.save")

@@ -77,7 +77,7 @@ def start_script(script, *arguments, cache, launcher=(), timeout=300):
 EVALUATION_KILLED = """
 import os, signal, sys
 from pathlib import Path
-from potstill import commands
+from potstill.cli import main
 named, write = sys.argv.pop(1), Path.write_text
 def torn(path, text, *arguments, **options):
     if path.name.startswith(f".{named}."):
@@ -85,7 +85,7 @@ def torn(path, text, *arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return write(path, text, *arguments, **options)
 Path.write_text = torn
-commands.evaluate()
+main.evaluate()
 """
 
 
@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_no_half_results(full, judge, monkeypatch, tmp_path):
 # evaluate.py, whose results find no room: a limit on the size of files stands for a full disk.
 EVALUATION_WITHOUT_ROOM = """
 import resource, signal
-from potstill import commands
+from potstill.cli import main
 from potstill.runs import evaluate as evaluate_run
 leave = evaluate_run._leave
 def full(*arguments):
@@ -134,7 +134,7 @@ def full(*arguments):
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
     return leave(*arguments)
 evaluate_run._leave = full
-commands.evaluate()
+main.evaluate()
 """
 
 
@@ -151,7 +151,7 @@ def test_an_evaluation_without_room_is_one_line(judged, shared_cache, tmp_path):
 # train.py, killed when the checkpoint of step 4 is half written.
 CHECKPOINT_KILLED = """
 import os, signal, torch
-from potstill import commands
+from potstill.cli import main
 save = torch.save
 def torn(state, file, *arguments, **options):
     if isinstance(state, dict) and state.get("global_step") == 4:
@@ -160,7 +160,7 @@ def torn(state, file, *arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     save(state, file, *arguments, **options)
 torch.save = torn
-commands.train()
+main.train()
 """
 
 
@@ -242,7 +242,7 @@ def test_a_lost_connection_to_a_rank_is_one_line(run, monkeypatch):
 # train.py, whose second rank is killed behind step 3, where it is told so.
 RANK_KILLED = """
 import os, signal, sys
-from potstill import commands
+from potstill.cli import main
 if sys.argv[1] == "killed":
     from potstill.training.callbacks import LastCheckpoint
     original = LastCheckpoint.on_train_batch_end
@@ -252,7 +252,7 @@ if sys.argv[1] == "killed":
         return original(self, trainer, *arguments)
     LastCheckpoint.on_train_batch_end = dies
 del sys.argv[1]
-commands.train()
+main.train()
 """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,38 +13,24 @@ from numpy.typing import NDArray
 from potstill.evaluation.words import words_of
 
 References = Sequence[Sequence[str]]
+Score = Callable[[str, str], float]
 
 
 def answer_scores(
     script: str, predictions: Sequence[str], references: References
 ) -> dict[str, NDArray[np.float64]]:
-    """`em` and `f1` of each question, `(questions,)`; their means are the published figures.
+    """`em` and `f1` of each question, `(questions,)`, with its best reference; their means are the published figures.
 
     Args:
-        script: `squad`, `squad_v2` or `cmrc`.
+        script: `squad` (SQuAD 1.1, Rajpurkar et al. 2016), `squad_v2` (SQuAD 2.0, Rajpurkar et al. 2018), or `cmrc`
+            (CMRC 2018, Cui et al. 2019; also for DRCD).
         predictions: one answer per question, "" for no answer.
         references: of each question; empty if it has no answer, which only SQuAD 2.0 has.
     """
     if script == "squad_v2":
         return _v2_scores(predictions, _v2_references(references))
     em, f1 = {"squad": (squad_em, squad_f1), "cmrc": (cmrc_em, cmrc_f1)}[script]
-    return {
-        name: np.array(list(_best_of(predictions, references, own)), float)
-        for name, own in (("em", em), ("f1", f1))
-    }
-
-
-def squad(predictions: Sequence[str], references: References) -> dict[str, float]:
-    """Exact match and F1 of words, as the script of SQuAD 1.1 (Rajpurkar et al. 2016); the best reference counts.
-
-    Args:
-        predictions: one answer per question.
-        references: one or more per question.
-
-    Returns:
-        `em` and `f1`; 0 without questions.
-    """
-    return _means(predictions, references, squad_em, squad_f1)
+    return _scores(predictions, references, em, f1)
 
 
 def squad_em(prediction: str, reference: str) -> float:
@@ -128,21 +114,6 @@ def best_threshold(
     return float(reached[at] / len(score_N)), float(thresholds[at])
 
 
-def cmrc(predictions: Sequence[str], references: References) -> dict[str, float]:
-    """Exact match and F1 of the longest common run, as the script of CMRC 2018 (Cui et al. 2019), also for DRCD.
-
-    The best reference counts.
-
-    Args:
-        predictions: one answer per question.
-        references: one or more per question.
-
-    Returns:
-        `em` and `f1`; 0 without questions.
-    """
-    return _means(predictions, references, cmrc_em, cmrc_f1)
-
-
 def cmrc_em(prediction: str, reference: str) -> float:
     """1 if both are equal apart from case, outer white space and `PUNCTUATION`."""
     return float(_bare(prediction) == _bare(reference))
@@ -198,10 +169,7 @@ def _v2_references(references: References) -> list[list[str]]:
 
 
 def _v2_scores(predictions: Sequence[str], gold: References) -> dict[str, NDArray[np.float64]]:
-    return {
-        "em": np.array(list(_best_of(predictions, gold, squad_em)), float),
-        "f1": np.array(list(_best_of(predictions, gold, _v2_f1)), float),
-    }
+    return _scores(predictions, gold, squad_em, _v2_f1)
 
 
 def _v2_f1(prediction: str, reference: str) -> float:
@@ -211,22 +179,16 @@ def _v2_f1(prediction: str, reference: str) -> float:
     return squad_f1(prediction, reference)
 
 
-def _means(
-    predictions: Sequence[str],
-    references: References,
-    em: Callable[[str, str], float],
-    f1: Callable[[str, str], float],
-) -> dict[str, float]:
+def _scores(
+    predictions: Sequence[str], references: References, em: Score, f1: Score
+) -> dict[str, NDArray[np.float64]]:
+    pairs = list(zip(predictions, references, strict=True))
     return {
-        name: _mean(list(_best_of(predictions, references, own))) for name, own in (("em", em), ("f1", f1))
+        name: np.array(
+            [max((score(answer, gold) for gold in own), default=0.0) for answer, own in pairs], float
+        )
+        for name, score in (("em", em), ("f1", f1))
     }
-
-
-def _best_of(
-    predictions: Sequence[str], references: References, score: Callable[[str, str], float]
-) -> Iterator[float]:
-    for prediction, own in zip(predictions, references, strict=True):
-        yield max((score(prediction, reference) for reference in own), default=0.0)
 
 
 def _mean(scores: Sequence[float] | NDArray[np.floating]) -> float:

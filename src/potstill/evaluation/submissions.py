@@ -7,24 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from potstill.errors import DataError
+from potstill.evaluation.glue import TASKS
 from potstill.reporting.tables import write_table
 
 MISMATCHED = "mismatched"  # the second test set of MNLI
 REGRESSION_TASK = "stsb"
 SCORES = (0.0, 5.0)  # the scale of STS-B
 
-FILES = {
-    "cola": "CoLA.tsv",
-    "sst2": "SST-2.tsv",
-    "mrpc": "MRPC.tsv",
-    "stsb": "STS-B.tsv",
-    "qqp": "QQP.tsv",
-    "mnli": "MNLI-m.tsv",
-    "qnli": "QNLI.tsv",
-    "rte": "RTE.tsv",
-    "wnli": "WNLI.tsv",
-}
 MISMATCHED_FILE = "MNLI-mm.tsv"
+FILES = {task.benchmark: f"{task.title}.tsv" for task in TASKS} | {"mnli": "MNLI-m.tsv"}
 
 # Spelling of the server for each label of a benchmark.
 SPELLINGS: dict[str, dict[str, str]] = {

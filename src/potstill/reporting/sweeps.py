@@ -256,8 +256,15 @@ def _result(job: Path) -> tuple[dict[str, float], str | None]:
         return {}, "summary.json: cannot be read"
     if not isinstance(summary, dict):
         return {}, "summary.json: holds no figures"
-    return {key: value for key, value in summary.items() if key != SEED and _is_figure(value)}, None
+    return figures_of(summary), None
 
 
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def figures_of(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a summary.json, without the seed."""
+    return {
+        key: value
+        for key, value in summary.items()
+        if (isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)))
+        and not isinstance(value, bool)
+        and key != SEED
+    }

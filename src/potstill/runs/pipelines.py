@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from potstill.config.overrides import quoted
 from potstill.errors import StageError, StoppedError
 from potstill.reporting.report import Collapsible, Section, Table, write_report
+from potstill.reporting.sweeps import figures_of
 from potstill.runs.folder import begin
 from potstill.runs.pipeline_stages import EVALUATE, TRAIN, Stage, check, plan, write_record
 from potstill.runs.summary import config_text, provenance, write_summary
@@ -65,7 +66,11 @@ def run_pipeline(config: DictConfig, folder: Path) -> None:
             if not stage.is_done:
                 write_record(folder, stage)
                 _run(stage, processes)
-    summary = {f"{stage.name}/{name}": value for stage in stages for name, value in _figures(stage).items()}
+    summary = {
+        f"{stage.name}/{name}": value
+        for stage in stages
+        for name, value in figures_of(read_json(stage.folder / "summary.json")).items()
+    }
     write_summary(folder, {**summary, **provenance(config)})
     _report(folder, str(hydra.runtime.choices.get("experiment") or "stages"), stages, summary)
     log.info("%s", folder / "report.html")
@@ -129,16 +134,6 @@ def _run(stage: Stage, processes: _ForwardedSignals) -> None:
         raise StageError(f"stage {stage.name}: exit code {code}; the same command continues there", code)
     if not stage.is_done:
         raise StageError(f"stage {stage.name}: ended without {stage.folder / 'summary.json'}", 1)
-
-
-def _figures(stage: Stage) -> dict[str, float]:
-    """The numbers of a stage's summary.json."""
-    found: dict[str, Any] = read_json(stage.folder / "summary.json")
-    return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed"
-    }
 
 
 def _report(folder: Path, title: str, stages: Sequence[Stage], summary: Mapping[str, float]) -> None:

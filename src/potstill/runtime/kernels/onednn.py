@@ -1,9 +1,8 @@
-"""float32 matrix products by oneDNN where torch's own are slow.
+"""float32 matrix products by oneDNN on AMD processors.
 
-torch multiplies float32 matrices with Intel's MKL, which does not use the AVX-512 units of AMD's processors: oneDNN,
-which torch carries too, is about twice as fast there, at the same precision. Here the two operations that linear
-layers, heads and their gradients end in, `aten::mm` and `aten::addmm`, are sent there: for the whole process, on the
-CPU, for products that are worth a call through Python.
+torch multiplies float32 matrices with Intel's MKL, which does not use the AVX-512 units of AMD processors. oneDNN, a
+part of torch, is about twice as fast there at the same precision. Here `aten::mm` and `aten::addmm`, which linear
+layers, heads and their gradients call, use it on the CPU for products that are large enough for a call through Python.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from torch import Tensor
 
 from potstill.runtime.kernels.override import can_override, override
 
-SMALLEST = 2**22  # multiplications; below, the call costs what oneDNN saves
+SMALLEST = 2**22  # multiplications; for smaller products the call costs more than oneDNN saves
 
 
 @cache
 def use_onednn() -> bool:
-    """Send this process's float32 products to oneDNN if its processor gains by it; says whether it does."""
-    if not _gains():
+    """Compute float32 products by oneDNN if that is faster on this processor; returns whether it is."""
+    if not _is_faster():
         return False
     for name, product in (("mm", _mm), ("addmm", _addmm)):
         own = torch.library.get_kernel(f"aten::{name}", "CPU")
@@ -32,7 +31,7 @@ def use_onednn() -> bool:
     return True
 
 
-def _gains() -> bool:
+def _is_faster() -> bool:
     """An AMD processor with AVX-512, and a torch built on MKL that has oneDNN's linear layer."""
     with contextlib.suppress(OSError):
         return (
@@ -47,7 +46,7 @@ def _gains() -> bool:
 
 
 def _mm(own: Any, keys: Any, one: Tensor, other: Tensor) -> Tensor:
-    if _worth(one, other):
+    if _is_large(one, other):
         return _product(one, other, None)
     return own.call_boxed(keys, one, other)
 
@@ -62,12 +61,12 @@ def _addmm(
     beta: float = 1,
     alpha: float = 1,
 ) -> Tensor:
-    if beta == alpha == 1 and bias.dim() == 1 and bias.shape[0] == other.shape[1] and _worth(one, other):
+    if beta == alpha == 1 and bias.dim() == 1 and bias.shape[0] == other.shape[1] and _is_large(one, other):
         return _product(one, other, bias.contiguous())
     return own.call_boxed(keys, bias, one, other, beta=beta, alpha=alpha)
 
 
-def _worth(one: Tensor, other: Tensor) -> bool:
+def _is_large(one: Tensor, other: Tensor) -> bool:
     return (
         one.dtype == other.dtype == torch.float32
         and one.dim() == other.dim() == 2

@@ -1,4 +1,4 @@
-"""Putting functions of ours in the place of torch's on the CPU, for the whole process."""
+"""Overriding CPU kernels of torch for the whole process."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import torch
 
 
 def can_override() -> bool:
-    """Whether this torch lets its kernels be overridden, and called from what overrides them."""
+    """Whether this torch supports overriding kernels and calling the original ones."""
     return hasattr(torch.library, "get_kernel")
 
 
 def override(name: str, function: Callable[..., Any], *, with_keyset: bool = False) -> None:
-    """Have `aten::<name>` of the CPU call a function.
+    """Let `aten::<name>` on the CPU call a function.
 
     Args:
         name: with its overload, `bernoulli_.float`.
-        function: takes what the operation takes.
-        with_keyset: whether it takes the dispatch keys before that, to call torch's own kernel.
+        function: with the arguments of the operation.
+        with_keyset: whether the function takes the dispatch keys first, to call torch's own kernel.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that torch's own kernel is overridden
+        warnings.simplefilter("ignore", UserWarning)  # about the override
         _library().impl(name, function, "CPU", with_keyset=with_keyset, allow_override=True)
 
 
 @cache
 def _library() -> torch.library.Library:
-    """Kept for the life of the process: what it overrides is restored when it is freed."""
+    """Kept until the process ends, as freeing it restores torch's kernels."""
     return torch.library.Library("aten", "IMPL")
