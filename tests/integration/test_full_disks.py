@@ -47,7 +47,7 @@ def patch(command, folder, module, name, call, left):
     return command
 if __name__ == "__main__":
     from potstill.cli import main
-    getattr(commands, patch(*os.environ["FILLED"].split(",")))()
+    getattr(main, patch(*os.environ["FILLED"].split(",")))()
 """
 CHECKPOINT = ("potstill.training.callbacks", "LastCheckpoint.save")
 STUDENT = ("potstill.runs.train", "_save")

@@ -34,7 +34,7 @@ def patch(command, module, name, call, number, times, group):
     return command
 if __name__ == "__main__":
     from potstill.cli import main
-    getattr(commands, patch(*os.environ["SIGNALLED"].split(",")))()  # ranks are started with the arguments of the first
+    getattr(main, patch(*os.environ["SIGNALLED"].split(",")))()  # ranks are started with the arguments of the first
 """
 STEP = ("potstill.training.language", "LanguageDistillation.training_step")
 
