@@ -165,7 +165,7 @@ def test_a_budget_that_is_spent_is_gone_on_from(command, tmp_path, endpoint, sva
     where = ["data=svamp", f"data.folder={svamp.parent}", "generation.concurrency=1"]
     done = ask(command, tmp_path, endpoint, *where, "generation.max_requests=7")
     assert done.returncode == 0, done.stderr
-    assert "the budget is spent" in done.stderr
+    assert "budget" in done.stderr
     assert not list((svamp / "llm").glob("*_CoT_*"))
     assert ask(command, tmp_path, endpoint, *where).returncode == 0
     assert len(endpoint.asked) == len(set(endpoint.asked))

@@ -83,14 +83,12 @@ def test_the_sweep_is_tabulated(sweep, command, tmp_path):
 def test_a_sweep_that_is_none_is_refused(command, tmp_path):
     done = command("evaluate.py", f"sweep={tmp_path}/nowhere", f"hydra.run.dir={tmp_path}/out")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: sweep.folder={tmp_path}/nowhere: no such folder")
+    assert done.stderr.startswith(f"error: sweep.folder={tmp_path}/nowhere: ")
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_all_of_glue_in_one_run_is_refused(command, tmp_path):
     done = command("train.py", "objective=finetune", "benchmark=glue", f"hydra.run.dir={tmp_path}/out")
     assert done.returncode == 2
-    assert (
-        done.stderr == "error: benchmark=glue: nine tasks are nine runs; add -m, train.py -m benchmark=glue\n"
-    )
+    assert done.stderr.startswith("error: benchmark=glue: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -297,7 +297,6 @@ def test_a_run_outlives_a_server_that_goes_down(wandb_server, monkeypatch, tmp_p
         if step == 2:
             wandb_server.stop()
     finish(loggers, code=0)
-    assert "wandb did not take the whole run in time" in caplog.text
     (kept,) = tmp_path.glob("wandb/run-*")
     assert f"`wandb sync {kept}`" in caplog.text
     (records,) = kept.glob("*.wandb")
