@@ -91,6 +91,5 @@ def test_all_of_glue_in_one_run_is_refused(command, tmp_path):
     done = command("train.py", "objective=finetune", "benchmark=glue", f"hydra.run.dir={tmp_path}/out")
     assert done.returncode == 2
     assert done.stderr.startswith("error: benchmark=glue: ")
-    assert done.stderr.count("
-") == 1
+    assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
