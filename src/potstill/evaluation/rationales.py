@@ -96,10 +96,7 @@ def conclusion(name: str, rationale: str, choices: Sequence[str] | None = None) 
 
 
 def consistency(
-    name: str,
-    labels: Sequence[str],
-    rationales: Sequence[str],
-    choices: Sequence[Sequence[str] | None],
+    name: str, labels: Sequence[str], rationales: Sequence[str], choices: Sequence[Sequence[str] | None]
 ) -> Consistency:
     """Agreement of each label with the conclusion of its rationale; both may be predictions.
 

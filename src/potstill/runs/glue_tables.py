@@ -54,7 +54,7 @@ def _glue_rows(group: Group) -> tuple[list[tuple[str, str, list[float], float]],
         for name in task.metrics:
             values = [points[name] for _, points in found]
             rows.append((task.benchmark, name, values, _mean(values)))
-        scores = [_mean(list(points.values())) for _, points in found]
+        scores = [glue.task_score(points) for _, points in found]
         means[task.benchmark] = _mean(scores)
         if len(task.metrics) > 1:
             rows.append((task.benchmark, "score", scores, means[task.benchmark]))

@@ -68,10 +68,7 @@ class Stage:
 
 
 def plan(
-    config: DictConfig,
-    folder: Path,
-    typed: Sequence[str],
-    choices: Mapping[str, str | None],
+    config: DictConfig, folder: Path, typed: Sequence[str], choices: Mapping[str, str | None]
 ) -> list[Stage]:
     """The stages of a pipeline, each composed from a command line of its own.
 

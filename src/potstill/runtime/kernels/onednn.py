@@ -52,14 +52,7 @@ def _mm(own: Any, keys: Any, one: Tensor, other: Tensor) -> Tensor:
 
 
 def _addmm(
-    own: Any,
-    keys: Any,
-    bias: Tensor,
-    one: Tensor,
-    other: Tensor,
-    *,
-    beta: float = 1,
-    alpha: float = 1,
+    own: Any, keys: Any, bias: Tensor, one: Tensor, other: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
     if beta == alpha == 1 and bias.dim() == 1 and bias.shape[0] == other.shape[1] and _is_large(one, other):
         return _product(one, other, bias.contiguous())
