@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from potstill.data.tasks.splits import is_task, task_of
-from potstill.validation import validate_train
+from potstill.runs.checks import validate_train
 
 CONF = Path(__file__).parents[1] / "conf"
 # conf/local/ is git-ignored and its user's own.

@@ -21,9 +21,9 @@ from hydra.core.hydra_config import HydraConfig
 from potstill.cli import commands
 from potstill.config import EvaluateConfig, TrainConfig, config_folder
 from potstill.config.defaults import settle
-from potstill.ranges import KEY
+from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.runs.pipeline_stages import plan
-from potstill.validation import validate_evaluate, validate_train
+from potstill.runtime.ranges import KEY
 from potstill.validation.ranges import section_of
 
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}

@@ -80,7 +80,7 @@ def run(tmp_path_factory, shared_cache, text_file, words, compose_config):
     """Runs a command of a guide in this process; `runs/`, `reviews/` and `news/` are folders of the module's."""
     from potstill.runs import evaluate as evaluate_run
     from potstill.runs import train as train_run
-    from potstill.validation import validate_evaluate, validate_train
+    from potstill.runs.checks import validate_evaluate, validate_train
 
     home = tmp_path_factory.mktemp("guides")
     (home / "reviews").mkdir()

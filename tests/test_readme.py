@@ -100,7 +100,7 @@ def test_commands_run_one_after_the_other(tmp_path, monkeypatch, shared_cache, t
     """Each local command, on little text and for two steps; the folders that they name are moved along."""
     from potstill.runs import evaluate as evaluate_run
     from potstill.runs import train as train_run
-    from potstill.validation import validate_evaluate, validate_train
+    from potstill.runs.checks import validate_evaluate, validate_train
 
     monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
     monkeypatch.chdir(ROOT)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from potstill.errors import ConfigError, PotstillError
-from potstill.validation import validate_evaluate, validate_train
+from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.validation.training import SCHEDULES
 
 
@@ -327,7 +327,7 @@ def test_a_model_that_is_judged_on_a_task_has_a_head_for_it(rows, bert_teacher, 
 def test_every_schedule_that_is_allowed_can_be_made(name, compose_config):
     import torch
 
-    from potstill.build import build_schedule
+    from potstill.methods.common.models import build_schedule
 
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1e-3)
     settings = compose_config(f"schedule.name={name}").schedule

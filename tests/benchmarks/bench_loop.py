@@ -26,25 +26,19 @@ from omegaconf import DictConfig
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
-from potstill.build import (
-    build_callbacks,
-    build_loggers,
-    build_objective,
-    build_optimizer,
-    build_schedule,
-    build_trainer,
-)
 from potstill.cli.commands import config_folder
 from potstill.config import register
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.store import Corpus, StoreWriter, TokenStore
+from potstill.methods.common.models import build_objective, build_optimizer, build_schedule
 from potstill.models.backbone import backbone_of
 from potstill.models.specs import default_layers
 from potstill.models.students import student_from_layers
 from potstill.runtime.process import quiet
 from potstill.training.language import LanguageDistillation
+from potstill.training.trainer import build_callbacks, build_loggers, build_trainer
 
 TARGET = 1.05
 WARMUP = 3  # steps at the start of a round that are not counted
@@ -88,7 +82,7 @@ def run(arguments: argparse.Namespace, root: Path) -> None:
         folder = root / str(number)
         callbacks, _ = build_callbacks(config, folder, arguments.bar)
         turns = Turns(bare)
-        loggers = build_loggers(config, folder)
+        loggers = build_loggers(config, folder, "bench")
         trainer = build_trainer(
             config.trainer, folder, callbacks=[*callbacks, turns], loggers=loggers, validate=False
         )

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from potstill.config.defaults import FINE_TUNING, FROM_SCRATCH, settle
 from potstill.errors import ConfigError
-from potstill.validation import validate_train
+from potstill.runs.checks import validate_train
 
 MODEL = "student.model=some/model"
 BENCHMARK = "benchmark=sst2"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from potstill.config import EvaluateConfig, TrainConfig, reference
-from potstill.ranges import SHARE, option, within
+from potstill.runtime.ranges import SHARE, option, within
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditional
 from potstill.errors import ModelError
 from potstill.evaluation import latency
 from potstill.evaluation.latency import LEAST_ROUNDS, Timed, measure_latencies
-from potstill.runs.costs import UNSTEADY, latency_cell, timed_figures
+from potstill.methods.common.costs import UNSTEADY, latency_cell, timed_figures
 
 
 class Clock:

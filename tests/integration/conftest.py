@@ -3,7 +3,7 @@
 import pytest
 
 from potstill.runs import train as train_run
-from potstill.validation import validate_train
+from potstill.runs.checks import validate_train
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, load_model
 
 from potstill.errors import CheckpointError, ConfigError
 from potstill.runs import train as train_run
+from potstill.runs.checks import validate_train
 from potstill.training.callbacks import LastCheckpoint
-from potstill.validation import validate_train
 
 pytestmark = pytest.mark.integration
 

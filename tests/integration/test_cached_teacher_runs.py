@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill.build import build_training
-from potstill.build.tasks import build_task_training
 from potstill.errors import DataError
+from potstill.methods.language.build import build_language_training
+from potstill.methods.task.build import build_task_training
 from potstill.runs import train as train_run
+from potstill.runs.checks import validate_train
 from potstill.teacher_cache import computing
 from potstill.training.callbacks import LastCheckpoint
-from potstill.validation import validate_train
 
 pytestmark = pytest.mark.integration
 
@@ -233,7 +233,7 @@ def test_a_second_run_asks_no_teacher_and_a_module_holds_none(
         *base, "objective=task_kd", f"teacher.model={experts(kind)}", "student.layers=[0]", *tasks[kind],
         f"{folder}/rows",
     )  # fmt: skip
-    builders = [(build_training, corpus), (build_task_training, rows)]
+    builders = [(build_language_training, corpus), (build_task_training, rows)]
     for build, config in builders:
         build(config)
 

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from potstill.build import build_trainer
+from potstill.training.trainer import build_trainer
 
 pytestmark = pytest.mark.integration
 SCRIPT = Path(__file__).parents[2] / "train.py"

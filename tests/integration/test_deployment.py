@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from potstill.errors import ConfigError
 from potstill.models.load import name_labels, save_student
 from potstill.runs import evaluate as evaluate_run
-from potstill.validation import validate_evaluate
+from potstill.runs.checks import validate_evaluate
 
 pytestmark = pytest.mark.integration
 

@@ -50,7 +50,7 @@ if __name__ == "__main__":
     getattr(main, patch(*os.environ["FILLED"].split(",")))()
 """
 CHECKPOINT = ("potstill.training.callbacks", "LastCheckpoint.save")
-STUDENT = ("potstill.runs.train", "_save")
+STUDENT = ("potstill.methods.base", "Method.save")
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from potstill.errors import TrainingError
 from potstill.runs import evaluate as evaluate_run
+from potstill.runs.checks import validate_evaluate
 from potstill.training.callbacks import LastCheckpoint
 from potstill.training.language import LanguageDistillation
-from potstill.validation import validate_evaluate
 
 pytestmark = pytest.mark.integration
 CPU = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.enable_progress_bar=false"]
@@ -128,12 +128,12 @@ EVALUATION_WITHOUT_ROOM = """
 import resource, signal
 from potstill.cli import main
 from potstill.runs import evaluate as evaluate_run
-leave = evaluate_run._leave
+leave = evaluate_run._write
 def full(*arguments):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
     return leave(*arguments)
-evaluate_run._leave = full
+evaluate_run._write = full
 main.evaluate()
 """
 

@@ -34,7 +34,7 @@ from potstill.training.callbacks import LastCheckpoint, Throughput
 from potstill.config import config_folder, register
 from potstill.training.language import LanguageDistillation
 from potstill.training.task import Downstream
-from potstill.validation import validate_train
+from potstill.runs.checks import validate_train
 
 root, overrides, moments, (step, validated, end) = json.loads(sys.argv[1])
 register()

@@ -11,8 +11,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from potstill.errors import ConfigError
 from potstill.runs import evaluate as evaluate_run
 from potstill.runs import train as train_run
+from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.runs.doctor import examine
-from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
 

@@ -194,7 +194,7 @@ def test_a_budget_that_is_spent_is_gone_on_from(command, tmp_path, endpoint, sva
 )
 def test_faults_are_one_line(compose_config, svamp, overrides, message):
     from potstill.errors import ConfigError
-    from potstill.validation import validate_train
+    from potstill.runs.checks import validate_train
 
     where = ["stage=rationales", "data=svamp", f"data.folder={svamp.parent}", "generation.model=solver"]
     with pytest.raises(ConfigError) as fault:

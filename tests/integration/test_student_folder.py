@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
+from potstill.methods import method_of
 from potstill.runs import train as train_run
-from potstill.validation import validate_train
+from potstill.runs.checks import validate_train
 
 pytestmark = pytest.mark.integration
 
@@ -74,13 +75,13 @@ def test_transformers_opens_it_alone(
     )  # fmt: skip
     validate_train(config)
     kept = {}
-    build = train_run.build_any_training
+    build = type(method_of(config)).build
 
-    def keep(config):
-        kept["training"] = build(config)
+    def keep(method, config):
+        kept["training"] = build(method, config)
         return kept["training"]
 
-    monkeypatch.setattr(train_run, "build_any_training", keep)
+    monkeypatch.setattr(type(method_of(config)), "build", keep)
     train_run.train(config, tmp_path)
 
     text = "the man has been there before and will not go down to the water now"

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from potstill.errors import CheckpointError, ConfigError
 from potstill.runs import evaluate as evaluate_run
 from potstill.runs import train as train_run
+from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.training.callbacks import LastCheckpoint
-from potstill.validation import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
 

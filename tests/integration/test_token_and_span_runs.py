@@ -8,7 +8,7 @@ import pytest
 from potstill.errors import ConfigError, DataError, ModelError
 from potstill.runs import evaluate as evaluate_run
 from potstill.runs import train as train_run
-from potstill.validation import validate_evaluate, validate_train
+from potstill.runs.checks import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
 

@@ -7,8 +7,8 @@ import shutil
 import pytest
 from transformers import AutoConfig
 
-from potstill.build.data import vocabulary_of
 from potstill.errors import ModelError, PotstillError
+from potstill.methods.common.data import vocabulary_of
 from potstill.models.load import keep_tokenizer, load_language_model, load_tokenizer
 from potstill.models.pretrained import read_pretrained
 from potstill.models.specs import read_spec

@@ -322,8 +322,8 @@ def test_an_attention_that_the_student_cannot_have_is_one_line():
 
 @pytest.mark.parametrize("chosen", [["student=bert_tiny"], ["student.layers=[0]"]])
 def test_the_attention_of_a_tasks_student_is_that_of_the_configuration(chosen, compose_config):
-    from potstill.build.tasks import build_student
     from potstill.data.tasks.splits import task_of
+    from potstill.methods.task.build import build_student
 
     config = compose_config("objective=task_kd", "benchmark=sst2", *chosen, "student.attention=eager")
     vocabulary = SimpleNamespace(size=40, pad_id=1, start_id=0, end_id=2)

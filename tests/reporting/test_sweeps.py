@@ -13,8 +13,8 @@ import yaml
 from potstill.errors import ConfigError
 from potstill.reporting.sweeps import UNFINISHED, grouped, metrics_of, read_sweep, varying
 from potstill.reporting.tables import Spread
+from potstill.runs.checks import validate_evaluate
 from potstill.runs.sweep_tables import compare, write_glue
-from potstill.validation import validate_evaluate
 
 
 @pytest.fixture

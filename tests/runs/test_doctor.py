@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from potstill.methods.language import Language
 from potstill.runs import doctor
 from potstill.runs.doctor import (
     Measured,
@@ -77,7 +78,7 @@ def test_a_run_on_the_cpu_is_not_measured_on_the_gpu(compose_config, kd, monkeyp
 
 
 def test_no_store_of_a_sample_goes_into_the_users_folder(compose_config, kd, monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "build_any_training", lambda config: config)
+    monkeypatch.setattr(Language, "build", lambda self, config: config)
     config = compose_config(
         *kd, "teacher/cache=on", f"teacher.cache.folder={tmp_path}/own", "trainer.max_steps=2"
     )

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from potstill import build
 from potstill.errors import ConfigError, DataError
+from potstill.methods.language import build
 from potstill.runs import train as train_run
+from potstill.runs.checks import validate_train
 from potstill.training.callbacks import BestStudent
-from potstill.validation import validate_train
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from potstill.errors import ConfigError
 from potstill.runs import train as train_run
-from potstill.validation import validate_train
+from potstill.runs.checks import validate_train
 
 pytestmark = pytest.mark.integration
 

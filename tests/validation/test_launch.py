@@ -6,9 +6,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from potstill.build import build_trainer
 from potstill.errors import ConfigError
-from potstill.validation import validate_train
+from potstill.runs.checks import validate_train
+from potstill.training.trainer import build_trainer
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from potstill.config import EvaluateConfig, SharedTaskConfig, TrainConfig
 from potstill.config.benchmarks import BenchmarkConfig, FurtherConfig, LayoutConfig
 from potstill.config.data import SourceConfig
 from potstill.errors import ConfigError
-from potstill.ranges import KEY, MOST_PROCESSES, Range
-from potstill.validation import validate_evaluate, validate_train
+from potstill.runs.checks import validate_evaluate, validate_train
+from potstill.runtime.ranges import KEY, MOST_PROCESSES, Range
 from potstill.validation.ranges import range_faults, section_of
 
 BEYOND = ("nan", "inf", "-inf", "1e308", "-1e308", "1e300")
@@ -157,7 +157,7 @@ def test_devices_that_no_machine_has(devices, changed):
 def test_the_cpu_is_found_by_itself_too(tmp_path, changed):
     import torch
 
-    from potstill.build import build_trainer
+    from potstill.training.trainer import build_trainer
 
     if torch.cuda.is_available():
         pytest.skip("auto is a GPU here")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from potstill.validation import stem_of
+from potstill.validation.names import stem_of
 
 
 @pytest.mark.parametrize(

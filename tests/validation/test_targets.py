@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from potstill.errors import ConfigError
-from potstill.validation import validate_train
+from potstill.runs.checks import validate_train
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,12 @@ def test_a_target_is_a_dotted_path(key, value, kd, compose_config):
 def test_what_a_class_does_not_take_is_found_before_the_corpus_is_read(
     key, settings, kd, compose_config, tmp_path, monkeypatch
 ):
+    from potstill.methods.language import Language
     from potstill.runs import train as train_run
 
     config = compose_config(*kd)
     OmegaConf.update(config, key, settings, merge=False, force_add=True)
-    monkeypatch.setattr(train_run, "build_any_training", lambda config: pytest.fail("the corpus was read"))
+    monkeypatch.setattr(Language, "build", lambda *_: pytest.fail("the corpus was read"))
     with pytest.raises(ConfigError) as refused:
         train_run.train(config, tmp_path)
     assert str(refused.value).startswith(key.partition(".")[0])

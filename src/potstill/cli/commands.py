@@ -33,11 +33,11 @@ from potstill.config.overrides import composition_error, message_of
 from potstill.errors import ConfigError, PotstillError, StageError, StoppedError, printable
 from potstill.reporting.records import mask_record, mask_sweep_record
 from potstill.runs import folder as run_folder
+from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.runtime.atomic import DISK_ERRORS
 from potstill.runtime.output_streams import outliving_readers
 from potstill.runtime.process import have_home, is_first_rank, prepare
 from potstill.runtime.redaction import mask_tracebacks, redact, remember_overrides, remember_references
-from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.launch import RAY
 
 MAX_NAME_BYTES = 255  # of a file or folder

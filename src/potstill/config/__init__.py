@@ -33,7 +33,7 @@ from potstill.config.running import (
     TrainerConfig,
     TrialConfig,
 )
-from potstill.ranges import SEED, option, within
+from potstill.runtime.ranges import SEED, option, within
 
 
 @dataclass

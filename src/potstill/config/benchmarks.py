@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from potstill.config.learning import SwapConfig
-from potstill.ranges import LENGTH, SIZE, THRESHOLD, Range, option, within
+from potstill.runtime.ranges import LENGTH, SIZE, THRESHOLD, Range, option, within
 
 
 @dataclass
@@ -47,6 +47,9 @@ class BenchmarkConfig:
         "language_model",
         "`language_model`, `classification`, `regression`, `tokens` (named entities), `spans` (extractive "
         "answers), `efficiency` (reads no data) or `rationales` (students of `objective=step_by_step`)",
+    )
+    evaluator: str | None = option(
+        None, "dotted path of a class of `potstill.methods.Evaluator`; null: the evaluator of the task"
     )
     hub: str | None = option(None, "data set on the hub")
     config: str | None = option(None, "its configuration")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from potstill.ranges import (
+from potstill.runtime.ranges import (
     COUNT,
     LENGTH,
     NODES,

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from potstill.ranges import (
+from potstill.runtime.ranges import (
     INNER,
     PART,
     POSITIVE,
@@ -23,6 +23,7 @@ from potstill.ranges import (
     within,
 )
 
+ADAPTED = "adapted"  # objective.name of modules of the user's own
 OWN = "own"  # teacher.tokenizer: that of the teacher's own folder
 
 
@@ -121,6 +122,9 @@ class ObjectiveConfig:
     """Which terms make the loss, and their weights."""
 
     name: str = option(MISSING, "name of the objective")
+    method: str | None = option(
+        None, "dotted path of a class of `potstill.methods.Method`; null: the method of the objective"
+    )
     temperature: float = within(2.0, TEMPERATURE, "T of `ce` and `causal_ce`")
     positions: str = option(
         "all", "positions of `ce`, `mse`, `cos` and the causal terms: `all` real tokens, or the `masked` ones"

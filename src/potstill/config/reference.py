@@ -27,7 +27,7 @@ import omegaconf
 import yaml
 
 from potstill.config import EvaluateConfig, TrainConfig, config_folder
-from potstill.ranges import HELP, KEY, WORKERS
+from potstill.runtime.ranges import HELP, KEY, WORKERS
 
 ROOTS = (TrainConfig, EvaluateConfig)
 FILES = (Path("docs/configuration.md"), Path("conf/README.md"))

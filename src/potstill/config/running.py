@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from potstill.ranges import (
+from potstill.runtime.ranges import (
     COUNT,
     DAY,
     NODES,

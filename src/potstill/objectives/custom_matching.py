@@ -23,7 +23,7 @@ from potstill.objectives.matching import (
     number_in,
     schedule_of,
 )
-from potstill.ranges import LEARNING_RATE, WEIGHT
+from potstill.runtime.ranges import LEARNING_RATE, WEIGHT
 
 LOSSES: dict[str, tuple[str, ...]] = {
     HIDDEN: ("hidden_mse", "cos", "fsp", "nst"),

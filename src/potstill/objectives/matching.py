@@ -17,7 +17,7 @@ from typing import Any
 
 from potstill.errors import ConfigError
 from potstill.models.specs import ModelSpec
-from potstill.ranges import LEARNING_RATE, WEIGHT, WHOLE, Range
+from potstill.runtime.ranges import LEARNING_RATE, WEIGHT, WHOLE, Range
 
 KEY = "objective.matches"
 HIDDEN, ATTENTION, RELATION, MODULE = "hidden", "attention", "relation", "module"

@@ -20,19 +20,19 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
-from potstill.build import AdaptedTraining, AnyTraining, build_any_training, build_trainer
 from potstill.data.common.batching import EpochPlan
 from potstill.data.common.steps import BatchSettings, Sequences, StepDataModule, TrainSteps
 from potstill.data.common.store import store_key
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.store import TokenStore
-from potstill.data.rationales.splits import STEP_BY_STEP
 from potstill.data.tasks.mixing import MixedDataModule
-from potstill.data.tasks.splits import MAIN, is_task
+from potstill.data.tasks.splits import MAIN
 from potstill.errors import printable
 from potstill.evaluation.efficiency import count_parameters
+from potstill.methods import Training, method_of
 from potstill.runs.summary import provenance
 from potstill.runtime.kernels import use_kernels
+from potstill.training.trainer import build_trainer
 
 SAMPLE = 2000  # texts of each source that are binarized where only a sample is needed
 STEPS = 3  # of each batch size; the first one warms up and is not timed
@@ -83,7 +83,6 @@ def examine(config: DictConfig) -> None:
             "parameters": f"student {count_parameters(training.module.student)['total']:,}"
             + (f", teacher {training.teacher_parameters:,}" if training.teacher_parameters else "")
         }
-        assert not isinstance(training, AdaptedTraining)  # refused: its batches are its loaders' own
         data: StepDataModule = training.data
         lengths, state = _sequences(config, data, Path(own))
         told["data"] = state
@@ -301,7 +300,7 @@ def steps_of(config: DictConfig, lengths: np.ndarray | None) -> int | None:
     return min(bounds) if bounds else None
 
 
-def _build(config: DictConfig, folder: Path) -> AnyTraining:
+def _build(config: DictConfig, folder: Path) -> Training:
     """The run's parts; what it would put into its caches goes into a folder that does not stay."""
     own = config.copy()
     own.teacher.cache.folder = None  # a store of a sample there would be refused by the run itself
@@ -313,10 +312,9 @@ def _build(config: DictConfig, folder: Path) -> AnyTraining:
         with suppress(OSError):
             (folder / "cache" / kept.parent.name / kept.name).symlink_to(kept.absolute())
     own.data.cache = str(folder / "cache")
-    if not (config.tasks or is_task(config.benchmark) or config.objective.name == STEP_BY_STEP):
-        # Of a corpus a sample is enough.
-        own.data.max_examples = min(config.data.max_examples or SAMPLE, SAMPLE)
-    return build_any_training(own)
+    method = method_of(own)
+    method.sample(own, SAMPLE)
+    return method.build(own)
 
 
 def _sequences(config: DictConfig, data: StepDataModule, folder: Path) -> tuple[np.ndarray | None, str]:

@@ -20,8 +20,8 @@ from potstill.config.overrides import composition_error, quoted
 from potstill.errors import ConfigError
 from potstill.models.specs import ModelSpec
 from potstill.reporting.records import as_written, flattened, read_yaml
+from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.runtime.atomic import write_whole
-from potstill.validation import validate_evaluate, validate_train
 from potstill.validation.models import planned_faults, planned_student
 from potstill.validation.resuming import NEUTRAL, within
 from potstill.validation.unread import unread_in, unread_keys

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.data.tasks.labels import Task
+from potstill.data.tasks.splits import MEAN
 from potstill.evaluation.evaluators import Judge, empty_of
 from potstill.evaluation.metrics import Predictions
 from potstill.models.backbone import backbone_of
@@ -17,7 +18,6 @@ from potstill.models.multitask import SharedStudent
 from potstill.objectives.multitask import SharedObjective
 from potstill.objectives.task import TaskObjective, logits_of
 from potstill.objectives.terms import TermSums
-from potstill.shared_tasks import MEAN
 from potstill.training.student_module import MakeOptimizer, MakeSchedule, StudentModule
 
 

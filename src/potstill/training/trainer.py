@@ -13,12 +13,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from omegaconf import DictConfig, OmegaConf
 
-from potstill.build.instantiate import make
-from potstill.data.tasks.splits import text_name
+from potstill.config.instantiate import make
 from potstill.errors import ConfigError
 from potstill.reporting.loggers import Resumed, make_loggers
 from potstill.reporting.records import as_written
-from potstill.runs.resuming import Resume
 from potstill.runtime.redaction import redact
 from potstill.training.callbacks import (
     AtomicCheckpointIO,
@@ -28,17 +26,20 @@ from potstill.training.callbacks import (
     progress_bar,
 )
 from potstill.training.monitored_callbacks import CheckMonitors
+from potstill.training.resuming import Resume
 from potstill.training.strategies import check_hardware, strategy_of
-from potstill.validation.adapted import is_adapted
 from potstill.validation.resuming import identity_of
 
 
-def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None = None) -> list[Logger]:
+def build_loggers(
+    config: DictConfig, folder: Path, data: str, resumed: Resumed | None = None
+) -> list[Logger]:
     """metrics.csv, and the logger that is asked for; close them with `tracking.finish`.
 
     Args:
         config: of the run.
         folder: of the run.
+        data: the name of the training data, a tag.
         resumed: where the run in this folder goes on; its metrics up to there are kept.
     """
     written = as_written(config)
@@ -50,7 +51,7 @@ def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None = No
         run=logger["run"],
         group=logger["group"],
         job_type=config.stage,
-        tags=[*logger["tags"], config.objective.name, redact(text_name(config))],
+        tags=[*logger["tags"], config.objective.name, redact(data)],
         mode=config.logger.mode,
         config=written,
         resumed=resumed,
@@ -63,6 +64,7 @@ def build_callbacks(
     with_progress: bool,
     monitor: str = "val/perplexity",
     identity: Mapping[str, Any] | None = None,
+    unit: str = "tokens",
 ) -> tuple[list[Callback], Throughput]:
     """The run's own callbacks and the configured ones.
 
@@ -72,8 +74,9 @@ def build_callbacks(
         with_progress: whether there is a progress bar.
         monitor: what a search goes by.
         identity: `identity_of` the run; null: of one process.
+        unit: what throughput counts.
     """
-    throughput = Throughput("examples" if is_adapted(config) else "tokens")
+    throughput = Throughput(unit)
     last = LastCheckpoint(folder / "checkpoints", config.checkpoint.every_n_steps)
     configured = configured_callbacks(config)
     callbacks: list[Callback] = [Resume(identity or identity_of(config, 1), configured), throughput]

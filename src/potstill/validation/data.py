@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from potstill.data.common.text_files import skipping
 from potstill.data.corpus.splits import ENGINES, RAY, sources_of
 from potstill.errors import DataError, PotstillError
-from potstill.ranges import MOST_PROCESSES
+from potstill.runtime.ranges import MOST_PROCESSES
 from potstill.validation.folders import writable
 from potstill.validation.launch import missing_extra
 

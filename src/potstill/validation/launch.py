@@ -6,8 +6,6 @@ import importlib.util
 
 from omegaconf import DictConfig
 
-from potstill.data.rationales.splits import STEP_BY_STEP
-
 FSDP, FSDP_GRADIENTS = "fsdp", "fsdp_gradients"  # ZeRO 3 and 2
 RAY = "ray"
 DEEPSPEED = {"deepspeed_stage_2": 2, "deepspeed_stage_3": 3}  # the stages of ZeRO
@@ -33,8 +31,6 @@ def strategy_faults(config: DictConfig) -> list[str]:
     """Of a training run's strategy, and what does not go with it."""
     trainer, faults = config.trainer, []
     name = trainer.strategy
-    if config.doctor and config.objective.name == "adapted":
-        faults.append("doctor=true: not with objective=adapted, whose batches are its loaders' own")
     if name == RAY:
         faults += missing_extra("trainer.strategy=ray", "ray", "ray")
         if not isinstance(trainer.devices, int):
@@ -48,16 +44,6 @@ def strategy_faults(config: DictConfig) -> list[str]:
             )
     if name in DEEPSPEED:
         faults += missing_extra(f"trainer.strategy={name}", "deepspeed", "deepspeed")
-        if config.tasks:
-            faults.append(
-                f"tasks: not with trainer.strategy={name}, which updates the other tasks' heads as if their gradient "
-                "were 0; trainer.strategy=ddp_find_unused_parameters_true"
-            )
-        if DEEPSPEED[name] == 3 and config.objective.name == STEP_BY_STEP:
-            faults.append(
-                f"trainer.strategy={name}: not with objective.name={STEP_BY_STEP}, in which ranks run different "
-                "modules; deepspeed_stage_2, or strategy=fsdp"
-            )
         if DEEPSPEED[name] == 3 and trainer.nonfinite == "skip":
             faults.append(f"trainer.nonfinite=skip: stop with trainer.strategy={name}, or deepspeed_stage_2")
     elif name.startswith("deepspeed"):

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from potstill.ranges import FINITE, KEY, is_number
+from potstill.runtime.ranges import FINITE, KEY, is_number
 
 
 def range_faults(config: DictConfig, schema: type, prefix: str = "") -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from potstill.ranges import (
+from potstill.runtime.ranges import (
     EPSILON,
     FINITE,
     LEARNING_RATE,

@@ -16,11 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from potstill.config import config_folder, teachers_of
 from potstill.config.data import AugmentConfig
 from potstill.config.defaults import trains_task
-from potstill.config.learning import CacheConfig, InterchangeConfig, SwapConfig
+from potstill.config.learning import ADAPTED, CacheConfig, InterchangeConfig, SwapConfig
 from potstill.data.rationales.sets import GENERATED
 from potstill.data.rationales.splits import RATIONALES, STEP_BY_STEP
 from potstill.data.tasks.splits import EFFICIENCY, is_task
-from potstill.validation.adapted import ADAPTED
 from potstill.validation.objectives import SUPERVISED, TASKS
 
 Read = Callable[[DictConfig], bool]
@@ -105,6 +104,7 @@ _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
         ),
         "stage=train", _when("stage", "train"),
     ),
+    (("adapted",), f"objective={ADAPTED}", _when("objective.name", ADAPTED)),
     (("mixing",), "tasks", lambda config: bool(config.tasks)),
     (_but("teacher.cache", CacheConfig, "enabled"), "teacher/cache=on", _when("teacher.cache.enabled", True)),
     (

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from potstill.build.data import build_corpora
 from potstill.data.common.tokenizers import describe
 from potstill.data.corpus import ray_encoding
 from potstill.data.corpus.binarize import binarize
@@ -16,6 +15,7 @@ from potstill.data.corpus.ray_encoding import parts_of
 from potstill.data.corpus.sources import HubDataset, TextFiles
 from potstill.data.corpus.splits import HeldOut, sources_of
 from potstill.errors import DataError
+from potstill.methods.common.data import build_corpora
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "##s", "on", "mat", "."]
 TEXT = "The cats sat on the mat."

@@ -9,7 +9,7 @@ from potstill.data.tasks.labels import Task, encode_labels, labels_of, with_know
 from potstill.data.tasks.readers import Layout, TaskFile
 from potstill.data.tasks.splits import judged_parts, settle_labels, task_of, training_parts
 from potstill.errors import ConfigError, DataError
-from potstill.validation import validate_train
+from potstill.runs.checks import validate_train
 
 LAYOUT = (Layout(("text",), "label"),)
 

@@ -38,6 +38,7 @@ KINDS = (CLASSIFICATION, REGRESSION, TOKENS, SPANS)  # benchmark.task of task mo
 SEPARATOR = ","  # benchmark.label_separator where it is null
 SQUAD_V2 = "squad_v2"  # the script of sets that have questions without answers
 SCRIPTS = ("squad", SQUAD_V2, "cmrc")  # benchmark.answer_metric: whose figures are computed
+MEAN = "mean"  # mixing.monitor: the mean of the tasks' monitored metrics, `val/mean`
 MAIN = ""  # the name of the evaluation set that the monitored metric is of
 
 
@@ -78,15 +79,6 @@ def settle_labels(benchmark: DictConfig | None, skip: str | None, *, training: b
             benchmark.multi_label = True
     except PotstillError:
         return
-
-
-def text_name(config: DictConfig) -> str:
-    """What reports call the data of a run: the benchmarks of a task model, the user's own data, else the corpus."""
-    if config.adapted.data.get("_target_"):
-        return str(config.adapted.data["_target_"])
-    if config.tasks:
-        return ", ".join(str(task.name or task.benchmark) for task in config.tasks)
-    return str(config.benchmark.name if is_task(config.benchmark) else config.data.name)
 
 
 def task_of(benchmark: DictConfig) -> Task:

@@ -1,0 +1,150 @@
+"""What `runs` needs to know of a training method, and of a way to evaluate models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+
+    from potstill.evaluation.rows import Row
+    from potstill.reporting.report import Section, Table
+
+
+class Training(Protocol):
+    """The parts of a training run.
+
+    Attributes:
+        module: the LightningModule, with the student and the teacher.
+        data: the LightningDataModule.
+        figures: counts of the data, recorded in summary.json as `data/<name>`.
+        teacher_parameters: number of parameters of all teachers; None without a teacher.
+    """
+
+    module: Any
+    data: Any
+    teacher_parameters: int | None
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Counts of the data."""
+
+
+class Method(ABC):
+    """One way to train a student: its checks, its parts, the metric that decides, what is saved and reported.
+
+    `runs` only talks to this class. Importing a method must not import torch, because the checks run before that.
+    """
+
+    #: What `train/<unit>_per_second` counts.
+    unit = "tokens"
+
+    def applies(self, config: DictConfig) -> bool:
+        """Whether the options of a training run choose this method."""
+        return False
+
+    @abstractmethod
+    def problems(self, config: DictConfig, *, models: bool = True) -> list[str]:
+        """User errors of a training configuration that need no torch.
+
+        Args:
+            config: of the run.
+            models: whether the models exist already; those of later stages of a pipeline do not.
+        """
+
+    @abstractmethod
+    def build(self, config: DictConfig) -> Training:
+        """The parts of a training run; whatever can fail early comes first.
+
+        Raises:
+            PotstillError: data or models that cannot be used, or that do not fit each other.
+        """
+
+    @abstractmethod
+    def monitored(self, config: DictConfig) -> tuple[str, str | None]:
+        """The metric that decides, as it is logged, and `min` or `max` where the best student is kept.
+
+        With None the student of the last step is kept.
+        """
+
+    @abstractmethod
+    def data_name(self, config: DictConfig) -> str:
+        """The name of the training data in reports and model cards."""
+
+    def sample(self, config: DictConfig, examples: int) -> None:  # noqa: B027
+        """Limit the data of a `doctor=true` run to a sample, where the whole would take long; changes `config`."""
+
+    def test(self, trainer: Trainer, training: Training, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Further entries of summary.json, computed after the last validation; called on all ranks."""
+        return {}
+
+    def tables(self, training: Training, metrics: Mapping[str, float]) -> dict[str, Table]:
+        """Tables of a validated run, by the name under which they are logged; called on all ranks."""
+        return {}
+
+    def check_savable(self, training: Training) -> None:
+        """Raise a PotstillError before training if the student could not be saved after it."""
+        from potstill.models.load import check_savable
+
+        check_savable(training.module.student)
+
+    def save(self, config: DictConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
+        """Write the student with its tokenizer and model card."""
+        from potstill.methods.common.cards import student_card
+        from potstill.models.load import save_student
+
+        student = training.module.student
+        card = student_card(config, self.data_name(config), summary, student)
+        save_student(student, training.vocabulary.path, folder, card)
+
+    def curves(self, metrics: Mapping[str, Any]) -> list[Section]:
+        """Plots of the validation metrics, from the series of metrics.csv."""
+        from potstill.reporting.report import Curves
+
+        shown = {
+            name: series for name, series in metrics.items() if name.startswith("val/") and "loss" not in name
+        }
+        return [Curves("Validation", shown, "step", "metric")] if shown else []
+
+
+class Evaluator(ABC):
+    """One way to evaluate models on a benchmark and to compare them."""
+
+    def applies(self, config: DictConfig) -> bool:
+        """Whether the options of an evaluation choose this evaluator."""
+        return False
+
+    @abstractmethod
+    def problems(self, config: DictConfig, models: Sequence[str]) -> list[str]:
+        """User errors of an evaluation that need no torch.
+
+        Args:
+            config: of the evaluation.
+            models: folders or hub ids, the reference first.
+        """
+
+    @abstractmethod
+    def evaluate(self, config: DictConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
+        """Evaluate the models and their exported forms; writes what they predict.
+
+        Args:
+            config: of the evaluation.
+            models: folder or hub id by the name in tables, the reference first.
+            folder: of the evaluation.
+
+        Raises:
+            PotstillError: a model or data that cannot be used.
+        """
+
+    @abstractmethod
+    def sections(self, config: DictConfig, rows: list[Row]) -> list[Section]:
+        """Tables and plots of the rows; tables are printed too."""
+
+    def deciding(self, config: DictConfig) -> str:
+        """The metric that decides, as a row has it."""
+        return f"test/{config.benchmark.monitor}"

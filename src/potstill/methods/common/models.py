@@ -1,0 +1,313 @@
+"""Teacher, student, objective, optimizer and schedule from configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from transformers import PreTrainedModel, get_scheduler
+
+from potstill.config.instantiate import make
+from potstill.data.common.tokenizers import Vocabulary
+from potstill.data.tasks.labels import Task
+from potstill.errors import ConfigError, DataError
+from potstill.interchange.mappings import read_mappings
+from potstill.interchange.plans import PlanSettings
+from potstill.models.backbone import Backbone, backbone_of
+from potstill.models.load import load_language_model
+from potstill.models.preparing import freeze, halve_products, parameter_groups, set_checkpointing, set_dropout
+from potstill.models.specs import default_layers
+from potstill.models.students import check_tokens, student_from_config, student_from_layers
+from potstill.objectives.interchange import Interchange
+from potstill.objectives.language import HARD, LanguageObjective
+from potstill.objectives.matches import Matches, MatchTerms
+from potstill.objectives.matching import read_matches
+from potstill.objectives.schedules import Schedule, weight_schedule
+from potstill.objectives.soft_targets import SoftTargets, TeacherMean
+from potstill.objectives.task import LABEL, TaskObjective
+
+
+def build_models(
+    config: DictConfig, vocabulary: Vocabulary, own: Vocabulary | None = None
+) -> tuple[PreTrainedModel | None, PreTrainedModel]:
+    """Teacher, if one is named, and student.
+
+    Args:
+        config: of a training run.
+        vocabulary: of the student's tokenizer.
+        own: of the teacher's, where it is another one.
+    """
+    torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
+    teacher = None
+    if config.teacher.model:
+        supervised = config.objective.name in ("mlm", "clm")
+        teacher = load_language_model(
+            "teacher.model",
+            config.teacher.model,
+            need_head=not supervised,
+            attention=config.teacher.attention,
+        )
+    student = _build_student(config, teacher, vocabulary)
+    if teacher is not None:
+        check_vocabulary(own or vocabulary, "teacher.model", teacher)
+    check_vocabulary(vocabulary, "student", student)
+    if teacher is not None and own is None:
+        check_tokens(teacher, student)
+    prepare_student(config.student, student)
+    return teacher, student
+
+
+def check_vocabulary(vocabulary: Vocabulary, key: str, model: PreTrainedModel) -> None:
+    """A model has to know every token.
+
+    Raises:
+        DataError: the tokenizer has more than the model.
+    """
+    if vocabulary.size > model.config.vocab_size:
+        raise DataError(
+            f"data.tokenizer={vocabulary.path}: has {vocabulary.size} tokens, {key} knows "
+            f"{model.config.vocab_size}; use the tokenizer that the model was trained with"
+        )
+
+
+def prepare_student(settings: DictConfig, student: PreTrainedModel) -> None:
+    """Freeze what stays as it is; set the dropout, and what the backward pass makes again."""
+    freeze(student, positions=settings.freeze_positions, token_types=settings.freeze_token_types)
+    if settings.dropout is not None:
+        set_dropout(student, settings.dropout)
+    if settings.checkpointing is not None:
+        set_checkpointing(student, settings.checkpointing)
+
+
+def suit_hardware(
+    config: DictConfig, teachers: Sequence[PreTrainedModel | None], student: PreTrainedModel
+) -> None:
+    """Half precision for the weights of frozen teachers, where they compute in it; compiled blocks."""
+    frozen = [teacher for teacher in teachers if teacher is not None]
+    if config.trainer.precision == "bf16-mixed":
+        for teacher in frozen:
+            halve_products(teacher, torch.bfloat16)
+    if config.compile:
+        for model in (*frozen, student):
+            compile_blocks(model)
+
+
+def _build_student(
+    config: DictConfig, teacher: PreTrainedModel | None, vocabulary: Vocabulary
+) -> PreTrainedModel:
+    s = config.student
+    if s.model:
+        return load_language_model("student.model", s.model, need_head=False, attention=s.attention)
+    if s.config:
+        return student_from_config(
+            OmegaConf.to_container(s.config, resolve=True),  # type: ignore[arg-type]
+            vocab_size=vocabulary.size,
+            pad_token_id=vocabulary.pad_id,
+            bos_token_id=vocabulary.start_id,
+            eos_token_id=vocabulary.end_id,
+            attention=s.attention,
+        )
+    assert teacher is not None  # validation has seen to it
+    layers = list(s.layers) if s.layers is not None else default_layers(backbone_of(teacher).depth)
+    return student_from_layers(
+        teacher,
+        layers,
+        architecture=s.architecture,
+        vocab_transform=s.vocab_transform,
+        attention=s.attention,
+    )
+
+
+def build_objective(
+    settings: DictConfig, student: Backbone, teacher: Backbone | None, *, seed: int
+) -> LanguageObjective:
+    """The weighted terms for a masked or a causal language model; `seed` is of projections.
+
+    Raises:
+        ConfigError: a term of the other kind of model has a weight, no term has one, or the models lack what the
+            interchange mapping or a match names.
+    """
+    kind = student.kind
+    interchange = build_interchange(settings.interchange, teacher, student)
+    matches = build_matches(settings, [teacher] if teacher is not None else [], student, seed)
+    weights, schedules = term_weights(settings, HARD[kind], matches)
+    return LanguageObjective(
+        kind,
+        weights,
+        settings.temperature,
+        settings.positions,
+        interchange,
+        schedules=schedules,
+        matches=matches,
+    )
+
+
+def build_task_objective(
+    config: DictConfig, task: Task, student: Backbone, teachers: Sequence[Backbone]
+) -> TaskObjective:
+    """The weighted terms for a task model, from the whole training configuration.
+
+    Raises:
+        ConfigError: as `build_objective`.
+    """
+    settings = config.objective
+    interchange = build_interchange(settings.interchange, teachers[0] if teachers else None, student)
+    matches = build_matches(settings, teachers, student, config.seed)
+    weights, schedules = term_weights(settings, LABEL, matches)
+    return TaskObjective(
+        task.kind,
+        weights,
+        settings.temperature,
+        interchange,
+        soft=SoftTargets(
+            settings.soft_target,
+            settings.beta,
+            settings.temperature_schedule,
+            settings.temperature_strength,
+            settings.temperature_gamma,
+            settings.probability_shift,
+        ),
+        mean=TeacherMean(tuple(config.teacher.weights or ()), config.teacher.average),
+        schedules=schedules,
+        matches=matches,
+    )
+
+
+def build_matches(
+    settings: DictConfig, teachers: Sequence[Backbone], student: Backbone, seed: int
+) -> Matches | None:
+    """What is compared within the models; None where nothing is.
+
+    Raises:
+        ConfigError: a match that they have no room for.
+    """
+    if settings.matches is None or not teachers:
+        return None
+    read = read_matches(plain_matches(settings), [teacher.spec for teacher in teachers], student.spec)
+    return Matches(read, teachers, student, seed=seed) if read else None
+
+
+def plain_matches(settings: DictConfig) -> Any:
+    """`objective.matches` as plain lists, dictionaries and names."""
+    return OmegaConf.to_container(OmegaConf.create({"of": settings.matches}), resolve=True)["of"]  # type: ignore[index,call-overload]
+
+
+def term_weights(
+    settings: DictConfig, hard: str, matches: MatchTerms | None
+) -> tuple[dict[str, float], dict[str, Schedule]]:
+    """The weight of each term, the highest where it changes, and how it changes.
+
+    Args:
+        settings: the keys of `objective`.
+        hard: the term on the data's own labels that suits the student.
+        matches: whose weights are their own.
+
+    Raises:
+        ConfigError: another student's hard term has a weight, or no term has one.
+    """
+    schedules: dict[str, Schedule] = {}
+    weights = {name: term.weight for name, term in settings.terms.items()}
+    for name in (*HARD.values(), LABEL):
+        if weights[name] is None:
+            weights[name] = settings.hard_weight if name == hard else 0.0
+        if name != hard and weights[name]:
+            raise ConfigError(
+                f"objective.terms.{name}.weight={weights[name]}: this student learns from {hard}; use that term"
+            )
+    for name, term in settings.terms.items():
+        if term.schedule != "constant":
+            start = weights[name] if term.start is None else term.start
+            schedules[name] = weight_schedule(
+                term.schedule, float(start or 0.0), term.end, term.steps, term.schedule_args
+            )
+            weights[name] = max(schedules[name].start, schedules[name].last)
+    if matches is not None:
+        weights |= matches.weights
+        schedules |= matches.schedules
+    if not any(weights.values()):
+        raise ConfigError("objective.terms: all weights are 0; give one a weight above 0")
+    for when, moved in (
+        ("first", {name: own(0) for name, own in schedules.items()}),
+        ("last", {name: own.last for name, own in schedules.items()}),
+    ):
+        if not any({**weights, **moved}.values()):
+            raise ConfigError(
+                f"objective.terms: all weights are 0 at the {when} step; give one without a schedule a weight above 0"
+            )
+    return {name: float(weight or 0.0) for name, weight in weights.items()}, schedules
+
+
+def build_interchange(
+    settings: DictConfig,
+    teacher: Backbone | None,
+    student: Backbone,
+    key: str = "objective.interchange",
+) -> Interchange | None:
+    """What is swapped in both models; None where nothing is.
+
+    Raises:
+        ConfigError: a mapping that one of them has no room for.
+    """
+    if settings.mapping is None or teacher is None:
+        return None
+    mapping = OmegaConf.to_container(OmegaConf.create({"mapping": settings.mapping}), resolve=True)
+    return Interchange(
+        read_mappings(mapping["mapping"], teacher, student, key=f"{key}.mapping"),  # type: ignore[index,call-overload]
+        settings.read_site,
+        settings.get("crossway", False),
+        settings.get("data_augment", False),
+    )
+
+
+def build_plan(settings: DictConfig) -> PlanSettings | None:
+    """At which positions, and from which source; None where nothing is swapped.
+
+    A benchmark says nothing of the source: evaluation always has it in the batch.
+    """
+    if settings.mapping is None:
+        return None
+    return PlanSettings(
+        settings.proportion,
+        settings.max_tokens,
+        settings.positions,
+        settings.get("pairing", "in_batch"),
+        settings.get("crossway", False),
+    )
+
+
+def build_optimizer(settings: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of the model's trainable parameters; biases and norms are not decayed.
+
+    Raises:
+        ConfigError: an unknown optimizer, or an argument that it does not take.
+    """
+    groups = parameter_groups(model, settings.get("weight_decay") or 0.0)
+    return make("optimizer", settings, groups, kind=torch.optim.Optimizer)
+
+
+def build_schedule(
+    settings: DictConfig, optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate over `steps` optimizer steps.
+
+    Raises:
+        ConfigError: a name that transformers does not know.
+    """
+    warmup = (
+        settings.warmup_steps if settings.warmup_steps is not None else round(settings.warmup_share * steps)
+    )
+    try:
+        return get_scheduler(settings.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    except (ValueError, TypeError) as fault:
+        raise ConfigError(
+            f"schedule.name={settings.name}: linear, cosine, constant_with_warmup ({fault})"
+        ) from fault
+
+
+def compile_blocks(model: PreTrainedModel) -> None:
+    """Compile each block in place; parameter names stay as they are."""
+    for block in model.base_model.get_submodule(backbone_of(model).view.blocks).children():
+        block.compile(dynamic=True)

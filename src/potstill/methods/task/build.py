@@ -1,0 +1,388 @@
+"""Task models and their data from configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel
+
+from potstill.config import teachers_of
+from potstill.config.defaults import TASKS
+from potstill.data.common.steps import BatchSettings
+from potstill.data.common.tokenizers import Vocabulary
+from potstill.data.tasks.augment import Augmentation, Noise
+from potstill.data.tasks.datamodule import OwnInputs, TaskDataModule
+from potstill.data.tasks.labels import Task
+from potstill.data.tasks.splits import MAIN, judged_parts, task_of, training_parts
+from potstill.errors import DataError
+from potstill.evaluation.evaluators import Judge
+from potstill.methods.common.data import batch_settings, own_vocabulary, sequence_length, vocabulary_of
+from potstill.methods.common.models import (
+    build_interchange,
+    build_optimizer,
+    build_plan,
+    build_schedule,
+    build_task_objective,
+    check_vocabulary,
+    compile_blocks,
+    prepare_student,
+    suit_hardware,
+)
+from potstill.methods.common.teacher_cache import store_task_teachers
+from potstill.methods.task.parts import (
+    Part,
+    Preparer,
+    check_labels,
+    read_joined,
+    with_labels_of,
+    with_own_labels,
+)
+from potstill.models.backbone import backbone_of
+from potstill.models.head_labels import read_labels
+from potstill.models.load import load_task_model
+from potstill.models.specs import default_layers
+from potstill.models.students import check_tokens, student_from_config, student_from_layers
+from potstill.objectives.task import TaskObjective
+from potstill.training.task import Downstream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TaskTraining:
+    """The parts of a task model's training run."""
+
+    module: Downstream
+    data: TaskDataModule
+    vocabulary: Vocabulary
+    task: Task
+    figures: dict[str, int]
+    teacher_parameters: int | None
+
+
+class Reader(NamedTuple):
+    """A teacher, and its own tokenizer's vocabulary; None of one that reads the student's tokens."""
+
+    model: PreTrainedModel
+    vocabulary: Vocabulary | None
+
+
+class ReadTask(NamedTuple):
+    """A task with its labels, what is trained on, and the evaluation sets by name."""
+
+    task: Task
+    train: Part
+    evaluation: dict[str, Part]
+
+
+@dataclass
+class TaskEvaluation:
+    """A single task model, what it is judged on, the longest sequence in tokens, and the tokenizer's folder."""
+
+    module: Downstream
+    data: TaskDataModule
+    length: int
+    tokenizer: str
+
+
+def build_task_training(config: DictConfig) -> TaskTraining:
+    """Examples, labels, tokenizer, model, features and module of a training run; what can fail early comes first.
+
+    Raises:
+        PotstillError: files, tokenizer or models that cannot be used, or that do not fit each other.
+    """
+    read = read_task(config)
+    vocabulary = student_vocabulary(config)
+    torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
+    supervised = config.objective.name in TASKS  # a teacher only gives its layers
+    readers = [] if supervised else load_teachers(config, read.task, vocabulary)
+    teachers = [reader.model for reader in readers]
+    student = build_student(config, read.task, vocabulary, teachers[0] if teachers else None)
+    check_pairs(vocabulary, readers, student)
+    prepare_student(config.student, student)
+    objective = build_task_objective(
+        config, read.task, backbone_of(student), [backbone_of(one) for one in teachers]
+    )
+    # Made once for nothing: a fault in its arguments should not wait for the features.
+    build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
+    settings = batch_settings(config, build_plan(config.objective.interchange))
+    data, judges, counts = prepare_task(config, read, vocabulary, readers, student, settings)
+    parameters = sum(teacher.num_parameters() for teacher in teachers) or None
+    stored = []
+    if config.teacher.cache.enabled:
+        stored, teachers = store_task_teachers(config, teachers, data, vocabulary, read.task), []
+    suit_hardware(config, teachers, student)
+    module = Downstream(
+        student,
+        torch.nn.ModuleList(teachers) if len(teachers) > 1 else teachers[0] if teachers else None,
+        objective,
+        read.task,
+        judges,
+        optimizer=lambda model: build_optimizer(config.optimizer, model),
+        schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
+        clip=config.trainer.gradient_clip_val,
+        shares_every=config.objective.gradient_shares_every,
+        stored=stored,
+    )
+    return TaskTraining(module, data, vocabulary, read.task, counts, parameters)
+
+
+def read_task(config: DictConfig) -> ReadTask:
+    """The rows of a benchmark and what is asked of them; nothing is tokenised yet.
+
+    Raises:
+        PotstillError: files that cannot be used, or labels that are none of the task's.
+    """
+    task = task_of(config.benchmark)
+    parts = training_parts(config.benchmark, config.data.max_examples, config.data.skip)
+    train, evaluation = read_joined(parts.train), {name: source.read() for name, source in parts.eval.items()}
+    task = with_labels_of(task, train, config.benchmark.scheme)
+    adopt_metrics(config, task)
+    check_labels(train, *evaluation.values(), task=task)
+    return ReadTask(task, train, evaluation)
+
+
+def adopt_metrics(config: DictConfig, task: Task) -> None:
+    """Have a configuration name the metrics of a task whose labels are known by now; plain tags have others."""
+    if task.monitor != config.benchmark.monitor:
+        log.info("%s: its tags mark no entities, so accuracy decides", task.name)
+        config.benchmark.metrics, config.benchmark.monitor = list(task.metrics), task.monitor
+        config.benchmark.mode = task.mode
+
+
+def load_teachers(config: DictConfig, task: Task, vocabulary: Vocabulary) -> list[Reader]:
+    """The teachers of a task, all with its head, and what they read.
+
+    Raises:
+        PotstillError: one cannot be used, or does not know every token.
+    """
+    teachers = []
+    key = "teacher.models" if config.teacher.models else "teacher.model"
+    for name in teachers_of(config):
+        teacher = load_task_model(
+            key,
+            name,
+            labels=task.labels,
+            ordered=task.ordered,
+            head=task.head,
+            problem=task.problem,
+            need_head=True,
+            attention=config.teacher.attention,
+        )
+        own = own_vocabulary(config.teacher.tokenizer, key, name, vocabulary)
+        check_vocabulary(own or vocabulary, key, teacher)
+        teachers.append(Reader(teacher, own))
+    return teachers
+
+
+def check_pairs(vocabulary: Vocabulary, teachers: Sequence[Reader], student: PreTrainedModel) -> None:
+    """All that share a tokenizer read the same tokens.
+
+    Raises:
+        PotstillError: one does not.
+    """
+    check_vocabulary(vocabulary, "the student", student)
+    for teacher in teachers:
+        if teacher.vocabulary is None:
+            check_tokens(teacher.model, student)
+
+
+def prepare_task(
+    config: DictConfig,
+    read: ReadTask,
+    vocabulary: Vocabulary,
+    teachers: Sequence[Reader],
+    student: PreTrainedModel,
+    settings: BatchSettings,
+) -> tuple[TaskDataModule, dict[str, Judge], dict[str, int]]:
+    """The batches of a task, the judges of its evaluation sets by name, and what was counted.
+
+    Raises:
+        PotstillError: the rows cannot be tokenised, or not for these models.
+    """
+    models = [*(teacher.model for teacher in teachers if teacher.vocabulary is None), student]
+    length = sequence_length(config.data, vocabulary, models, config.benchmark.max_length)
+    preparer = Preparer(config.data, config.benchmark, read.task, vocabulary, length)
+    train_set = preparer.part("train", read.train).set
+    prepared = {
+        name: preparer.part(_part_name(name), part, read.train) for name, part in read.evaluation.items()
+    }
+    data = TaskDataModule(
+        train_set,
+        {name: part.set for name, part in prepared.items()},
+        pad_id=vocabulary.pad_id,
+        token_types=any(backbone_of(m).token_types > 1 for m in models),
+        settings=settings,
+        causal=backbone_of(student).kind == "causal",
+        noise=_noise(config.data.augment, vocabulary),
+        teachers=[_own_inputs(config, read, teacher) for teacher in teachers],
+    )
+    return data, {name: part.judge for name, part in prepared.items()}, preparer.counts
+
+
+def _own_inputs(config: DictConfig, read: ReadTask, teacher: Reader) -> OwnInputs | None:
+    """The training rows in a teacher's own tokens."""
+    model, vocabulary = teacher
+    if vocabulary is None:
+        return None
+    length = sequence_length(config.data, vocabulary, [model], config.benchmark.max_length)
+    preparer = Preparer(config.data, config.benchmark, read.task, vocabulary, length)
+    features = preparer.part("train", read.train).set.features
+    return OwnInputs(features, vocabulary.pad_id, backbone_of(model).token_types > 1)
+
+
+def build_task_evaluation(config: DictConfig, model: str, reference: str | None = None) -> TaskEvaluation:
+    """A task model and the rows that it is judged on, tokenised with its own tokenizer.
+
+    Args:
+        config: of `evaluate.py`.
+        model: judged.
+        reference: the teacher that it is compared with, where states are swapped.
+
+    Raises:
+        PotstillError: a model or files that cannot be used, or that do not fit each other.
+    """
+    task = task_of(config.benchmark)
+    sources = judged_parts(config.benchmark, config.data.max_examples, config.data.skip)
+    parts = {name: source.read() for name, source in sources.items()}
+    task = with_own_labels(task, read_labels("model", model, task.head) or ())
+    adopt_metrics(config, task)
+    given = ("model", model) if config.data.tokenizer is None else ("data.tokenizer", config.data.tokenizer)
+    vocabulary = vocabulary_of(*given)
+    loaded = [
+        load_task_model(
+            "model",
+            name,
+            labels=task.labels,
+            ordered=task.ordered,
+            head=task.head,
+            problem=task.problem,
+            need_head=True,
+        )
+        for name in (model, reference)
+        if name is not None
+    ]
+    for part in loaded:
+        check_vocabulary(vocabulary, "model", part)
+    classifier, teacher = loaded[0], loaded[1] if reference else None
+    objective, plan = TaskObjective(task.kind), None
+    if teacher is not None:
+        check_tokens(teacher, classifier)
+        plan = build_plan(config.benchmark.interchange)
+        exchange = build_interchange(
+            config.benchmark.interchange,
+            backbone_of(teacher),
+            backbone_of(classifier),
+            "benchmark.interchange",
+        )
+        objective = replace(objective, interchange=exchange)
+    length = sequence_length(config.data, vocabulary, loaded, config.benchmark.max_length)
+    preparer = Preparer(config.data, config.benchmark, task, vocabulary, length)
+    prepared = {name: preparer.part(_part_name(name), part) for name, part in parts.items()}
+    data = TaskDataModule(
+        None,
+        {name: part.set for name, part in prepared.items()},
+        pad_id=vocabulary.pad_id,
+        token_types=any(backbone_of(m).token_types > 1 for m in loaded),
+        settings=batch_settings(config, plan),
+        causal=backbone_of(classifier).kind == "causal",
+    )
+    if config.compile:
+        for part in loaded:
+            compile_blocks(part)
+    module = Downstream(
+        classifier, teacher, objective, task, {name: part.judge for name, part in prepared.items()}
+    )
+    return TaskEvaluation(module, data, length, vocabulary.path)
+
+
+def _noise(settings: DictConfig, vocabulary: Vocabulary) -> Noise | None:
+    """How training rows change.
+
+    Raises:
+        DataError: tokens are to be hidden, and the tokenizer has no mask token.
+    """
+    if not settings.share:
+        return None
+    if settings.mask and vocabulary.mask_id is None:
+        raise DataError(
+            f"data.augment.mask={settings.mask}: the tokenizer {vocabulary.path} has no mask token; "
+            "use data.augment.mask=0"
+        )
+    special = tuple(token for token in vocabulary.special_ids if token != vocabulary.unk_id)
+    return Noise(
+        Augmentation(**{str(key): value for key, value in settings.items()}), special, vocabulary.mask_id
+    )
+
+
+def _part_name(name: str) -> str:
+    return "eval" if name == MAIN else f"eval_{name}"
+
+
+def student_vocabulary(config: DictConfig) -> Vocabulary:
+    """Of `data.tokenizer`, else of the model that the student is, or is made of."""
+    given = {
+        "data.tokenizer": config.data.tokenizer,
+        "student.model": config.student.model,
+        "teacher.model": next(iter(teachers_of(config)), None),
+    }
+    return vocabulary_of(*next((key, value) for key, value in given.items() if value is not None), saved=True)
+
+
+def build_student(
+    config: DictConfig, task: Task, vocabulary: Vocabulary, teacher: PreTrainedModel | None
+) -> PreTrainedModel:
+    """The student of a task: that of `student.model`, from scratch, or of the layers of `teacher`."""
+    s = config.student
+    if s.model:
+        student = load_task_model(
+            "student.model",
+            s.model,
+            labels=task.labels,
+            ordered=task.ordered,
+            head=task.head,
+            problem=task.problem,
+            need_head=False,
+            attention=s.attention,
+        )
+    elif s.config:
+        student = student_from_config(
+            OmegaConf.to_container(s.config, resolve=True),  # type: ignore[arg-type]
+            vocab_size=vocabulary.size,
+            pad_token_id=vocabulary.pad_id,
+            bos_token_id=vocabulary.start_id,
+            eos_token_id=vocabulary.end_id,
+            labels=task.labels,
+            head=task.head,
+            problem=task.problem,
+            attention=s.attention,
+        )
+    else:
+        teacher = teacher or load_task_model(
+            "teacher.model",
+            teachers_of(config)[0],
+            labels=task.labels,
+            ordered=task.ordered,
+            head=task.head,
+            problem=task.problem,
+            need_head=False,
+            attention=config.teacher.attention,
+        )
+        layers = list(s.layers) if s.layers is not None else default_layers(backbone_of(teacher).depth)
+        student = student_from_layers(
+            teacher,
+            layers,
+            architecture=s.architecture,
+            vocab_transform=s.vocab_transform,
+            attention=s.attention,
+        )
+    if (
+        student.config.pad_token_id is None
+    ):  # a causal classifier reads a batch only where it knows its padding
+        student.config.pad_token_id = vocabulary.pad_id
+    return student

@@ -1,0 +1,171 @@
+"""Faults of step-by-step distillation, told in one line before torch is imported."""
+
+import pytest
+
+from potstill.errors import ConfigError
+from potstill.runs.checks import validate_evaluate, validate_train
+
+
+@pytest.fixture
+def given(arithmetic_files, t5_tokenizer):
+    return [
+        "objective=step_by_step", "data=rationales", f"data.train_files=[{arithmetic_files}/train.jsonl]",
+        "student=t5_tiny", f"data.tokenizer={t5_tokenizer}", "logger=csv",
+    ]  # fmt: skip
+
+
+def fault_of(config, validate=validate_train):
+    with pytest.raises(ConfigError) as fault:
+        validate(config)
+    assert "\n" not in str(fault.value)
+    return str(fault.value)
+
+
+def test_what_is_right_is_taken(given, compose_config):
+    validate_train(compose_config(*given))
+    validate_train(compose_config(*given, "objective.mode=standard", "objective.alpha=1", "data.share=0.01"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective.alpha=1.5"], "objective.alpha=1.5"),
+        (["objective.alpha=-0.1"], "objective.alpha=-0.1"),
+        (["objective.soft_weight=2"], "objective.soft_weight=2.0"),
+        (
+            ["objective.soft_weight=0.5", "objective.temperature=0"],
+            "objective.temperature=0.0",
+        ),
+        (["objective.soft_weight=0.5", "data.set=svamp"], "labels of data.set=svamp are free"),
+        (["data.set=arithmetic", "data.generated.events=0"], "data.generated.events=0"),
+        (["objective.mode=both"], "objective.mode=both: one of standard, task_prefix"),
+        (["data.labels=gold"], "data.labels=gold: one of gt, llm"),
+        (["data.share=0"], "data.share=0.0"),
+        (["data.max_unparsed=2"], "data.max_unparsed=2.0"),
+        (["data.max_target_length=1"], "data.max_target_length=1"),
+        (["data.train_files=[/no/such.jsonl]"], "data.train_files: '/no/such.jsonl' does not exist"),
+        (
+            ["data.train_files=null"],
+            "data.train_files=null: there are no rows; data=svamp data.folder=<folder>",
+        ),
+        (["data.set=imdb"], "data.set=imdb: one of cqa, svamp, esnli, anli1"),
+        (
+            ["data.set=asdiv"],
+            "data.set=asdiv: one of cqa, svamp, esnli, anli1, arithmetic; it is added to another",
+        ),
+        (["data=cqa", "data.train_files=null"], "data.folder=null: cqa is read from its files"),
+        (["data.folder=/no/such"], "data.folder=/no/such: no such folder"),
+        (["data.more_sets=[gsm]", "data.folder=/"], "data.more_sets=['gsm']: 'gsm' is none of cqa"),
+        (["data.tokenizer=null"], "data.tokenizer=null: a student from scratch needs a tokenizer"),
+        (
+            ["student=half", "student.config={}"],
+            "student.model=null: objective=step_by_step trains student.model",
+        ),
+        (["student=bert_tiny"], "student.config: is an encoder (bert)"),
+        (["student=gpt2_tiny"], "student.config: is a decoder (gpt2)"),
+        (["teacher.model=x"], "teacher.model=x: objective=step_by_step learns from what an LLM wrote"),
+        (
+            ["teacher.tokenizer=own"],
+            "teacher.tokenizer=own: objective=step_by_step learns from what an LLM wrote",
+        ),
+        (
+            ["teacher.models=[x,y]"],
+            "teacher.models=['x', 'y']: objective=step_by_step learns from what an LLM wrote",
+        ),
+        (["benchmark=sst2"], "benchmark=sst2: objective=step_by_step trains on data=svamp"),
+        (["compile=true"], "compile=true: an encoder-decoder is not compiled"),
+        (["student.dropout=1"], "student.dropout=1.0"),
+        (["student.checkpointing=all"], "student.checkpointing=all: one of selective, full"),
+        (["student.freeze_positions=true"], "student.freeze_positions"),
+        (
+            ["objective.mode=standard", "data.output_rationale=true"],
+            "data.output_rationale=true: with objective.mode=standard",
+        ),
+        (
+            ["data=svamp", "data.train_files=null", "data.folder=/", "data.restricted_decoding=true"],
+            "data.restricted_decoding=true: labels of data.set=svamp are free",
+        ),
+        (
+            ["objective.matches=L3"],
+            "objective.matches=L3: objective=step_by_step does not read it; leave it out",
+        ),
+        (
+            ["objective.interchange.pairing=dataset"],
+            "objective.interchange.pairing=dataset: objective=step_by_step",
+        ),
+        (["objective.gradient_shares_every=5"], "objective.gradient_shares_every=5: objective=step_by_step"),
+        (
+            ["objective.terms.ce.weight=5"],
+            "objective.terms.ce.weight=5.0: objective=step_by_step does not read it; leave it out",
+        ),
+        (["objective.terms.mse.steps=3"], "objective.terms.mse.steps=3: objective=step_by_step does not"),
+        (["data.augment.share=0.5"], "data.augment.share=0.5: objective=step_by_step"),
+        (["student.layers=[0,1]"], "student.layers=[0, 1]: objective=step_by_step"),
+        (["student.architecture=distilbert"], "student.architecture=distilbert: objective=step_by_step"),
+    ],
+)
+def test_training_faults(given, compose_config, overrides, message):
+    assert message in fault_of(compose_config(*given, *overrides))
+
+
+def test_a_set_needs_outputs_where_they_are_learnt(compose_config, given, tmp_path):
+    own = [*given, "data=svamp", "data.train_files=null", f"data.folder={tmp_path}", "data.rationales=null"]
+    assert "data.rationales=null: objective.mode=task_prefix" in fault_of(compose_config(*own))
+    assert "data.labels=llm" in fault_of(compose_config(*own, "objective.mode=standard", "data.labels=llm"))
+    validate_train(compose_config(*own, "objective.mode=standard"))
+
+
+def test_encoder_students_are_refused(given, compose_config, bert_teacher):
+    message = fault_of(compose_config(*given, "student=pretrained", f"student.model={bert_teacher}"))
+    assert f"student.model={bert_teacher}: is an encoder (bert); step-by-step distillation needs" in message
+
+
+def test_rationales_are_not_a_corpus(compose_config, bert_teacher, tmp_path):
+    message = fault_of(compose_config("objective=kd", "data=svamp", f"teacher.model={bert_teacher}"))
+    assert message.startswith("data.set=svamp: its rows have rationales, which objective=kd does not read")
+    message = fault_of(
+        compose_config(f"model={bert_teacher}", "data=svamp", name="evaluate"), validate_evaluate
+    )
+    assert "which benchmark=mlm does not read" in message
+
+
+def test_other_objectives_say_who_trains_a_t5(compose_config, tmp_path, source):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    message = fault_of(compose_config(*source, "objective=mlm", f"student.model={tmp_path}"))
+    assert "t5 is an encoder-decoder, which objective=step_by_step trains" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "is an encoder (bert)"),
+        (["data.test_files=null"], "data.test_files=null: there are no rows"),
+        (["benchmark.part=eval"], "data.eval_files=null: there are no rows"),
+        (["benchmark.part=train"], "benchmark.part=train: eval, test, or null for test"),
+        (["data.generation_max_length=0"], "data.generation_max_length=0"),
+        (["export=onnx"], "export=onnx: an encoder-decoder has no exported form"),
+        (["export=[onnx,int8]"], "export=['onnx', 'int8']: an encoder-decoder has no exported form"),
+        (["compile=true"], "compile=true: an encoder-decoder is not compiled"),
+        (
+            ["data=arithmetic", "data.test_files=null", "data.restricted_decoding=true"],
+            "of data.set=arithmetic are free",
+        ),
+    ],
+)
+def test_evaluation_faults(compose_config, arithmetic_files, bert_teacher, overrides, message):
+    given = ["benchmark=step_by_step", "data=rationales", f"data.test_files=[{arithmetic_files}/test.jsonl]"]
+    config = compose_config(*given, f"model={bert_teacher}", *overrides, name="evaluate")
+    assert message in fault_of(config, validate_evaluate)
+
+
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "arithmetic", "standard_finetune", "standard_distill", "step_by_step_svamp", "step_by_step_cqa",
+        "step_by_step_esnli", "step_by_step_anli1",
+    ],
+)  # fmt: skip
+def test_published_recipes_are_right(compose_config, tmp_path, preset):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    model = [] if preset == "arithmetic" else [f"student.model={tmp_path}"]
+    validate_train(compose_config(f"experiment={preset}", f"data.folder={tmp_path}", *model, "logger=csv"))
