@@ -55,7 +55,7 @@ def small(script, overrides, text_file, logger):
     """What makes a job short: little data of the kind that it reads, and two steps."""
     own = "objective=adapted" in overrides
     generated = any(word.endswith("=arithmetic") for word in overrides)
-    task = "benchmark=text_classification" in overrides
+    task = any(word.startswith(("benchmark=text_classification", "tasks=")) for word in overrides)
     extra = [*QUIET]
     if generated:
         extra += GENERATED
@@ -133,7 +133,7 @@ def own_modules(request, tmp_path, monkeypatch):
 
 def test_there_is_a_guide_for_each_path():
     names = [guide.stem for guide in GUIDES]
-    assert names == ["diito", "language-models", "step-by-step", "tasks", "your-own"]
+    assert names == ["diito", "language-models", "several-tasks", "step-by-step", "tasks", "your-own"]
     assert all(len(commands(guide)) >= 3 for guide in GUIDES)
     readme = (ROOT / "README.md").read_text()
     assert all(f"docs/guides/{name}.md" in readme for name in names)
