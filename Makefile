@@ -1,14 +1,14 @@
-# make quickstart: from nothing to a distilled student.   make test: everything is checked.
+# make quickstart: from nothing to a distilled student.   make test-fast: the developer's loop.   make test: all.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUNS   ?= runs/quickstart
 TRAIN  := $(BIN)/python train.py
 
-.PHONY: help install quickstart test check format docs bench dashboard build clean
+.PHONY: help install quickstart test test-fast check format docs bench dashboard build clean
 
 help:            ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 install: $(VENV)/installed   ## environment with pinned versions
 
@@ -27,8 +27,14 @@ quickstart: install   ## corpus -> teacher -> student -> report, under 10 minute
 	  model=[$(RUNS)/teacher/student,$(RUNS)/before/student,$(RUNS)/distilled/student,$(RUNS)/alone/student] \
 	  names=[teacher,before,distilled,alone]
 
-test: install   ## the whole test suite, one process per core; the tests of a file stay together, for their shared runs
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Tests of a file stay together, for the runs that they share; files with whole runs come first, so that none is left for the end.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+test: install   ## the whole test suite, one process per core
+	$(PYTEST)
+
+test-fast: install   ## unit tests: without whole runs and processes
+	$(PYTEST) -m "not integration and not slow"
 
 check: install   ## ruff, formatting, mypy
 	$(BIN)/ruff check .

@@ -1,5 +1,8 @@
 """Small real things that many tests need: text, a tokenizer, models in folders. No network, no weights."""
 
+import copy
+import functools
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other; se
 import pytest
 
 ROOT = Path(__file__).parents[1]
+_spec = importlib.util.spec_from_file_location("forked", ROOT / "tests" / "forked.py")
+forked = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(forked)
 TEXT = """
 the of and to a in that is was he for it with as his on be at by i this had not are but from or have an they
 which one you were her all she there would their we him been has when who will more no if out so said what up
@@ -237,8 +243,15 @@ def shared_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def run_command(script, *overrides, cache=None, timeout=300, **environment):
-    """Run train.py or evaluate.py as a user does; returns the finished process."""
+def run_command(server, script, *overrides, cache=None, timeout=300, **environment):
+    """Run train.py, evaluate.py or a script of a test's own as a user does; returns the finished process."""
+    process = start_command(server, script, *overrides, cache=cache, **environment)
+    stdout, stderr = process.communicate(timeout=timeout)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def start_command(server, script, *overrides, cache=None, **environment):
+    """Start such a process: it has `communicate`, `wait`, `poll`, `kill`, `send_signal` as of `subprocess.Popen`."""
     variables = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -247,30 +260,70 @@ def run_command(script, *overrides, cache=None, timeout=300, **environment):
         **({"POTSTILL_CACHE": str(cache)} if cache else {}),
         **environment,
     }
-    command = [sys.executable, str(ROOT / script), *map(str, overrides)]
-    return subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout, check=False
+    return forked.Forked(server.address, str(ROOT / script), overrides, environment=variables, folder=ROOT)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A process that has imported torch, Lightning and transformers; commands are forks of it."""
+    own = forked.Server("torch")
+    yield own
+    own.stop()
+
+
+@pytest.fixture(scope="session")
+def light_server():
+    """A process that has imported what a command imports before torch."""
+    own = forked.Server("no torch")
+    yield own
+    own.stop()
+
+
+@pytest.fixture(scope="session")
+def command(shared_cache, server):
+    """Call `command("train.py", "key=value", ...)`; its cache is the session's."""
+    return lambda script, *overrides, **kwargs: run_command(
+        server, script, *overrides, **{"cache": shared_cache, **kwargs}
     )
 
 
 @pytest.fixture(scope="session")
-def command(shared_cache):
-    """Call `command("train.py", "key=value", ...)`; its cache is the session's."""
+def light_command(shared_cache, light_server):
+    """The same for a command that ends before it imports torch."""
     return lambda script, *overrides, **kwargs: run_command(
-        script, *overrides, **{"cache": shared_cache, **kwargs}
+        light_server, script, *overrides, **{"cache": shared_cache, **kwargs}
+    )
+
+
+@pytest.fixture(scope="session")
+def started_command(shared_cache, server):
+    """The same for a command that is not waited for."""
+    return lambda script, *overrides, **kwargs: start_command(
+        server, script, *overrides, **{"cache": shared_cache, **kwargs}
     )
 
 
 def composed(*overrides, name="train"):
     """A composed configuration, as the command line makes it."""
-    from hydra import compose, initialize_config_dir
+    return copy.deepcopy(_composed(name, tuple(str(o) for o in overrides)))
 
-    from potstill.cli.commands import config_folder
+
+@functools.cache
+def _registered():
     from potstill.config import register
 
     register()
+
+
+@functools.lru_cache(maxsize=256)
+def _composed(name, overrides):
+    from hydra import compose, initialize_config_dir
+
+    from potstill.config import config_folder
+
+    _registered()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose(name, overrides=[str(o) for o in overrides], return_hydra_config=False)
+        return compose(name, overrides=list(overrides), return_hydra_config=False)
 
 
 @pytest.fixture(scope="session")

@@ -33,13 +33,14 @@ def no_torch(tmp_path_factory):
 
 
 @pytest.fixture
-def refused(no_torch, command, tmp_path):
+def refused(no_torch, command, light_command, tmp_path):
     """Run a command that must be refused; gives its one line."""
 
     def run(script, *overrides, before_torch=True, **kwargs):
         environment = {"PYTHONPATH": str(no_torch)} if before_torch else {}
         folder = tmp_path / "run"
-        done = command(script, f"hydra.run.dir={folder}", *overrides, **environment, **kwargs)
+        run_command = light_command if before_torch else command
+        done = run_command(script, f"hydra.run.dir={folder}", *overrides, **environment, **kwargs)
         assert done.returncode == 2, done.stderr
         assert not (no_torch / "torch" / "imported").exists()
         assert not folder.is_dir() or not list(folder.iterdir())
@@ -196,8 +197,8 @@ def test_a_corpus_too_short_to_swap(refused, text_file, bert_teacher):
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
-def test_help_teaches_the_groups_without_torch(script, no_torch, command):
-    done = command(script, "--help", PYTHONPATH=str(no_torch))
+def test_help_teaches_the_groups_without_torch(script, no_torch, light_command):
+    done = light_command(script, "--help", PYTHONPATH=str(no_torch))
     assert done.returncode == 0, done.stderr
     assert not (no_torch / "torch" / "imported").exists()
     assert "group=option" in done.stdout
@@ -220,9 +221,9 @@ def test_help_into_a_closed_pipe_is_not_an_error(no_torch):
     assert done.stderr == ""
 
 
-def test_both_spellings_of_an_experiment(no_torch, command):
+def test_both_spellings_of_an_experiment(no_torch, light_command):
     for spelling in ("+experiment=distilbert", "experiment=distilbert"):
-        done = command("train.py", spelling, "--cfg", "job", PYTHONPATH=str(no_torch))
+        done = light_command("train.py", spelling, "--cfg", "job", PYTHONPATH=str(no_torch))
         assert done.returncode == 0, done.stderr
         assert "architecture: distilbert" in done.stdout
         assert "accumulate_grad_batches: 50" in done.stdout
@@ -377,9 +378,9 @@ LONG = "a" * 300
         ("evaluate.py", ["sweep.folder=" + LONG], "sweep.folder"),
     ],
 )
-def test_the_key_of_a_name_that_is_too_long(script, overrides, key, command, no_torch, tmp_path):
+def test_the_key_of_a_name_that_is_too_long(script, overrides, key, light_command, no_torch, tmp_path):
     given = [one.format(home=tmp_path, folder=tmp_path / "run") for one in overrides]
-    done = command(script, *given, PYTHONPATH=str(no_torch))
+    done = light_command(script, *given, PYTHONPATH=str(no_torch))
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr

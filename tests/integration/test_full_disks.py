@@ -3,10 +3,8 @@
 The disk is a small tmpfs of the process's own, or a limit on the size of files stands for it.
 """
 
-import os
 import shlex
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,7 +16,20 @@ pytestmark = pytest.mark.integration
 
 # A command whose disk is filled, but for some bytes, when the function that is named is called for the n-th time.
 FILLED = """
-import functools, importlib, os, resource
+import ctypes, functools, importlib, os, resource, shutil
+from pathlib import Path
+def mount(folder, kept):
+    user, group, libc = os.getuid(), os.getgid(), ctypes.CDLL(None, use_errno=True)
+    assert libc.unshare(0x10000000 | 0x20000) == 0, os.strerror(ctypes.get_errno())  # CLONE_NEWUSER, CLONE_NEWNS
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+        Path("/proc/self", name).write_text(text)
+    assert libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None) == 0  # MS_REC, MS_PRIVATE
+    assert libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, b"size=3m") == 0, os.strerror(ctypes.get_errno())
+    if child := os.fork():
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if os.path.isdir(f"{folder}/run"):
+            shutil.copytree(f"{folder}/run", kept)
+        os._exit(code)
 def fill(folder, left):
     with open(os.path.join(folder, "filler"), "ab", buffering=0) as file:
         size = 1 << 20
@@ -46,6 +57,8 @@ def patch(command, folder, module, name, call, left):
     setattr(home, name, filled)
     return command
 if __name__ == "__main__":
+    if "KEPT" in os.environ:
+        mount(os.environ["FILLED"].split(",")[1], os.environ["KEPT"])
     from potstill.cli import main
     getattr(main, patch(*os.environ["FILLED"].split(",")))()
 """
@@ -67,27 +80,17 @@ def may_mount(tmp_path_factory):
 
 
 @pytest.fixture
-def start(shared_cache, tmp_path):
-    """Call `start("train", place, call, left, overrides, disk=...)`: the process, and its run folder as it left it."""
+def start(command, tmp_path):
+    """Call `start("train", place, call, left, overrides, mounted=...)`: the process and its run folder."""
     script, disk, kept = tmp_path / "filled.py", tmp_path / "disk", tmp_path / "kept"
     script.write_text(FILLED)
     disk.mkdir()
 
-    def run(command, place, call, left, overrides, *, mounted):
+    def run(name, place, call, left, overrides, *, mounted):
         folder = disk / "run" if mounted else kept
-        arguments = [sys.executable, script, *overrides, f"hydra.run.dir={folder}"]
-        line = [str(argument) for argument in arguments]
-        if mounted:
-            mount, keep = f"mount -t tmpfs -o size=3m tmpfs {disk}", f"cp -r {folder} {kept}"
-            inner = f"{mount} && {shlex.join(line)}; code=$?; {keep}; exit $code"
-            line = ["unshare", "--mount", "--map-root-user", "sh", "-c", inner]
-        environment = {"POTSTILL_CACHE": str(shared_cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        filled = ",".join([command, str(disk if mounted else ""), *place, str(call), str(left)])
-        done = subprocess.run(
-            line, env={**os.environ, **environment, "FILLED": filled}, capture_output=True, text=True, timeout=300,
-            check=False,
-        )  # fmt: skip
-        return done, kept
+        filled = ",".join([name, str(disk if mounted else ""), *place, str(call), str(left)])
+        own = {"KEPT": str(kept)} if mounted else {}
+        return command(script, *overrides, f"hydra.run.dir={folder}", FILLED=filled, **own), kept
 
     return run
 

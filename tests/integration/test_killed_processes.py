@@ -64,8 +64,8 @@ def same_end(one, other):
     assert ends[0] == ends[1]
 
 
-def start_script(script, *arguments, cache, launcher=(), timeout=300):
-    """A process of its own that runs `script`."""
+def launched(script, *arguments, cache, launcher, timeout=300):
+    """Processes of a launcher that run `script`."""
     environment = {**os.environ, "POTSTILL_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *launcher, str(script), *arguments],
@@ -89,11 +89,11 @@ main.evaluate()
 """
 
 
-def test_a_killed_evaluation_leaves_no_half_results(judge, judged, shared_cache, tmp_path):
+def test_a_killed_evaluation_leaves_no_half_results(judge, judged, command, tmp_path):
     """The summary is the last to be written: without it the evaluation is not done, and the same command does it."""
     folder, script = tmp_path / "killed", tmp_path / "killed.py"
     script.write_text(EVALUATION_KILLED)
-    done = start_script(script, "summary.json", *judged, f"hydra.run.dir={folder}", cache=shared_cache)
+    done = command(script, "summary.json", *judged, f"hydra.run.dir={folder}")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (folder / "summary.json").exists()
     assert (folder / "report.html").read_text().endswith("</html>\n")
@@ -138,10 +138,10 @@ main.evaluate()
 """
 
 
-def test_an_evaluation_without_room_is_one_line(judged, shared_cache, tmp_path):
+def test_an_evaluation_without_room_is_one_line(judged, command, tmp_path):
     folder, script = tmp_path / "full", tmp_path / "full.py"
     script.write_text(EVALUATION_WITHOUT_ROOM)
-    done = start_script(script, *judged, f"hydra.run.dir={folder}", cache=shared_cache)
+    done = command(script, *judged, f"hydra.run.dir={folder}")
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: hydra.run.dir: cannot write")
     assert "Traceback" not in done.stderr
@@ -164,12 +164,10 @@ main.train()
 """
 
 
-def test_a_process_killed_in_a_checkpoint_goes_on_from_the_last_whole_one(
-    run, overrides, shared_cache, tmp_path
-):
+def test_a_process_killed_in_a_checkpoint_goes_on_from_the_last_whole_one(run, overrides, command, tmp_path):
     folder, script = tmp_path / "killed", tmp_path / "killed.py"
     script.write_text(CHECKPOINT_KILLED)
-    done = start_script(script, *overrides, f"hydra.run.dir={folder}", cache=shared_cache)
+    done = command(script, *overrides, f"hydra.run.dir={folder}")
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = folder / "checkpoints"
     assert torch.load(left / "last.ckpt", weights_only=True)["global_step"] == 2
@@ -262,7 +260,7 @@ def test_the_loss_of_a_rank_ends_the_other_and_the_run_goes_on(overrides, shared
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
     def start(how, folder, timeout, *further):
-        return start_script(
+        return launched(
             script, how, *overrides, "strategy=torchrun", *CPU, "trainer.devices=2", f"hydra.run.dir={folder}",
             *further, cache=shared_cache, launcher=launcher, timeout=timeout,
         )  # fmt: skip

@@ -1,13 +1,9 @@
 """Recipes of several stages by the command line: whole, killed, stopped, failing, changed, swept."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +11,6 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
 STAGES = ("teacher", "student", "alone", "kd", "table")
 SMALL = [
     "data.max_length=16", "data.batch_size=8", "logger=csv", "trainer.enable_progress_bar=false",
@@ -72,18 +67,19 @@ def same_end(one, other):
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0]), stage
 
 
-def begun(recipe, folder, cache, mark):
-    """A recipe's process, once `mark` is in its folder."""
-    environment = {**os.environ, "POTSTILL_CACHE": str(cache), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *recipe, f"hydra.run.dir={folder}"],
-        env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    until = time.monotonic() + 200
-    while not (folder / mark).exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
-    assert (folder / mark).exists()
-    return process
+@pytest.fixture
+def begun(recipe, started_command):
+    """Call `begun(folder, mark, *further)`: a recipe's process, once `mark` is in its folder."""
+
+    def start(folder, mark, *further):
+        process = started_command("train.py", *recipe, *further, f"hydra.run.dir={folder}")
+        until = time.monotonic() + 200
+        while not (folder / mark).exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert (folder / mark).exists()
+        return process
+
+    return start
 
 
 def test_a_whole_recipe(whole):
@@ -106,11 +102,9 @@ def test_a_whole_recipe(whole):
     assert config["num_hidden_layers"] == 3
 
 
-def test_killed_in_its_second_training_it_goes_on_to_the_same_end(
-    whole, recipe, command, shared_cache, tmp_path
-):
+def test_killed_in_its_second_training_it_goes_on_to_the_same_end(whole, recipe, command, begun, tmp_path):
     folder = tmp_path / "killed"
-    process = begun(recipe, folder, shared_cache, "alone/checkpoints/last.ckpt")
+    process = begun(folder, "alone/checkpoints/last.ckpt")
     process.kill()
     process.communicate()
     times = [(folder / stage / "summary.json").stat().st_mtime_ns for stage in STAGES[:2]]
@@ -126,9 +120,9 @@ def test_killed_in_its_second_training_it_goes_on_to_the_same_end(
     same_end(whole, folder)
 
 
-def test_a_signal_goes_on_to_the_stage(recipe, shared_cache, tmp_path):
+def test_a_signal_goes_on_to_the_stage(begun, tmp_path):
     folder = tmp_path / "stopped"
-    process = begun([*recipe, "trainer.max_epochs=50"], folder, shared_cache, "teacher/checkpoints/last.ckpt")
+    process = begun(folder, "teacher/checkpoints/last.ckpt", "trainer.max_epochs=50")
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 143, told

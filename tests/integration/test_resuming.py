@@ -4,10 +4,7 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -97,13 +94,13 @@ def test_without_a_checkpoint_a_run_begins(run):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_the_command_ends_by_its_signal_and_goes_on(number, code, overrides, run, shared_cache, tmp_path):
+def test_the_command_ends_by_its_signal_and_goes_on(
+    number, code, overrides, run, command, started_command, tmp_path
+):
     whole = run("whole")
     folder = tmp_path / "stopped"
-    script = Path(__file__).parents[2] / "train.py"
-    environment = {**os.environ, "POTSTILL_CACHE": str(shared_cache), "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, str(script), *overrides, f"hydra.run.dir={folder}", "resume=auto"]
-    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    arguments = [*overrides, f"hydra.run.dir={folder}", "resume=auto"]
+    process = started_command("train.py", *arguments)
     until = time.monotonic() + 120
     while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < until:
         time.sleep(0.02)
@@ -112,5 +109,5 @@ def test_the_command_ends_by_its_signal_and_goes_on(number, code, overrides, run
     if process.returncode != 0:  # else it was done already
         assert process.returncode == code, told
         assert ("resume=auto" in told) == (number == signal.SIGTERM)
-        subprocess.run(arguments, env=environment, check=True, timeout=120, capture_output=True)
+        assert command("train.py", *arguments).returncode == 0
     same_end(whole, folder)

@@ -40,19 +40,14 @@ STEP = ("potstill.training.language", "LanguageDistillation.training_step")
 
 
 @pytest.fixture
-def signalled(shared_cache, tmp_path):
+def signalled(command, tmp_path):
     """Call `signalled("train", (module, name), overrides, ...)`: the process after its end."""
     script = tmp_path / "signalled.py"
     script.write_text(SIGNALLED)
 
-    def start(command, place, overrides, *, number=signal.SIGTERM, call=1, times=1, group=""):
-        how = ",".join([command, *place, str(call), str(int(number)), str(times), group])
-        environment = {"POTSTILL_CACHE": str(shared_cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [sys.executable, str(script), *map(str, overrides)], env={**os.environ, **environment, "SIGNALLED": how},
-            capture_output=True, text=True, timeout=300, check=False, start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored behind a shell's &
-        )  # fmt: skip
+    def start(name, place, overrides, *, number=signal.SIGTERM, call=1, times=1, group=""):
+        how = ",".join([name, *place, str(call), str(int(number)), str(times), group])
+        return command(script, *overrides, SIGNALLED=how)
 
     return start
 
@@ -174,9 +169,13 @@ runpy.run_path(script, run_name="__main__")
 
 
 @pytest.mark.parametrize(
-    "module", ["potstill.cli.commands", "hydra", "omegaconf", "yaml", "torch", "transformers"]
-)
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+    ("script", "module"),
+    [
+        *(("train.py", name) for name in ("potstill.cli.commands", "hydra", "omegaconf", "yaml", "torch", "transformers")),
+        ("evaluate.py", "potstill.cli.commands"),
+        ("evaluate.py", "torch"),
+    ],
+)  # fmt: skip
 def test_ctrl_c_during_imports(script, module, overrides, eval_file, bert_teacher, tmp_path):
     own = overrides
     if script == "evaluate.py":
