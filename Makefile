@@ -27,7 +27,7 @@ quickstart: install   ## corpus -> teacher -> student -> report, under 10 minute
 	  model=[$(RUNS)/teacher/student,$(RUNS)/before/student,$(RUNS)/distilled/student,$(RUNS)/alone/student] \
 	  names=[teacher,before,distilled,alone]
 
-# Tests of a file stay together, for the runs that they share; files with whole runs come first, so that none is left for the end.
+# Tests of a file stay together, for the runs that they share.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: install   ## the whole test suite, one process per core

@@ -39,6 +39,15 @@ def sentences(count, seed=0, length=(12, 40)):
     return lines
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of commands are slow; files with whole runs come first, so that no long one is left for the end."""
+    for item in items:
+        if {"server", "light_server"} & {*item.fixturenames}:
+            item.add_marker(pytest.mark.slow)
+    long = {item.path for item in items if item.get_closest_marker("integration")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(autouse=True)
 def own_hydra_config():
     """A command that a test runs in this process leaves no configuration of Hydra to the next test."""

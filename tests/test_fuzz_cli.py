@@ -27,6 +27,8 @@ from potstill.runs.pipeline_stages import plan
 from potstill.runtime.ranges import KEY
 from potstill.validation.ranges import section_of
 
+pytestmark = pytest.mark.slow
+
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
 SEED, RUNS = 16, 5
 COUNT = int(os.environ.get("POTSTILL_FUZZ", "60"))  # more of them, or another seed, find more

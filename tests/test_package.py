@@ -11,6 +11,8 @@ import pytest
 
 import potstill
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent
 TINY = ["--layers=2", "--hidden=32", "--vocabulary=300", "--batch=2", "--rounds=2", "--threads=1"]
 RATIO = r"(\d+\.\d+) \((\d+\.\d+) to (\d+\.\d+)\)"

@@ -14,6 +14,7 @@ from potstill.reporting.tables import Spread, Table
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.integration,
     pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium"),
 ]

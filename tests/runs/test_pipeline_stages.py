@@ -12,6 +12,8 @@ from potstill.config.overrides import quoted
 from potstill.errors import ConfigError
 from potstill.runs.pipeline_stages import RECORD, check, plan, settings_of, write_record
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path("/runs/it's a=1, (b)")
 
 

@@ -11,6 +11,8 @@ from potstill.runs import train as train_run
 from potstill.runs.checks import validate_train
 from potstill.runtime.checksums import seal
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "data.max_length=32", "data.num_proc=1", "data.batch_size=8", "trainer.enable_progress_bar=false",
     "trainer.log_every_n_steps=1", "data.eval_share=0", "schedule.warmup_steps=2", "student=half",

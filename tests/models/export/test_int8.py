@@ -7,6 +7,8 @@ from potstill.errors import ConfigError, ModelError
 from potstill.models.export.int8 import export_int8
 from potstill.models.export.runtime import ExportedModel
 
+pytestmark = pytest.mark.slow
+
 # Wide enough for weights, not the graph, to make the size.
 WIDE = {"vocab_size": 500, "hidden_size": 64, "intermediate_size": 256}
 WIDE_GPT2 = {"vocab_size": 500, "n_embd": 64}

@@ -9,6 +9,8 @@ from potstill.models.export.onnx import export_onnx
 from potstill.models.export.runtime import ExportedModel
 from potstill.models.head_labels import read_labels
 
+pytestmark = pytest.mark.slow
+
 # Every architecture and every head; each export takes seconds, so not every pair.
 CASES = [
     ("bert", "sequence"),
