@@ -136,9 +136,9 @@ def nested(original):
 def _script(words):
     """The script that a command line of Python's runs, and its arguments; None where it is no command of ours."""
     match words[1:]:
-        case ["-m", "potstill.commands", *arguments]:
+        case ["-m", "potstill.cli.main", *arguments]:
             return ROOT / "train.py", arguments
-        case ["-c", code, *arguments] if "potstill.commands import evaluate" in code:
+        case ["-c", code, *arguments] if "import evaluate" in code:
             return ROOT / "evaluate.py", arguments
         case ["-u", script, *arguments] | [script, *arguments] if script.endswith(".py"):
             return script, arguments
