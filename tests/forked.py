@@ -69,14 +69,18 @@ class Forked:
         return line
 
     def poll(self):
-        with suppress(TimeoutError):
+        with suppress(subprocess.TimeoutExpired):
             self.wait(0.001)
         return self.returncode
 
     def wait(self, timeout=None):
         if self.returncode is None:
             self._connection.settimeout(timeout)
-            self.returncode = int(self._answer() or -signal.SIGKILL)
+            try:
+                answer = self._answer()
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(self.args, timeout) from None
+            self.returncode = int(answer or -signal.SIGKILL)
             self.close()
         return self.returncode
 
@@ -97,7 +101,7 @@ class Forked:
         """All of stdout and stderr, when it has ended."""
         try:
             self.wait(timeout)
-        except TimeoutError:
+        except subprocess.TimeoutExpired:
             self.close()
             raise
         texts = []
@@ -111,24 +115,18 @@ class Forked:
 def nested(original):
     """`subprocess.Popen` of a fork: a command of the package is a fork of the same server too."""
 
-    def start(command, *positional, env=None, cwd=None, **options):
-        words = [str(part) for part in command] if not isinstance(command, str) else []
-        given = (
-            _script(words)
-            if words[:1] == [sys.executable] and not {"stdout", "stderr"} & options.keys()
-            else None
-        )
-        if given is not None:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            streams = {
-                name: os.fdopen(os.dup(number), "wb") for number, name in ((1, "stdout"), (2, "stderr"))
-            }
-            environment = dict(os.environ if env is None else env)
-            return Forked(
-                os.environ[ADDRESS], *given, environment=environment, folder=cwd or Path.cwd(), **streams
-            )
-        return original(command, *positional, env=env, cwd=cwd, **options)
+    def start(args, *positional, env=None, cwd=None, **options):
+        words = [] if isinstance(args, str | bytes | os.PathLike) else [str(part) for part in args]
+        own_streams = options.get("stdout") is not None or options.get("stderr") is not None
+        given = _script(words) if words[:1] == [sys.executable] and not own_streams else None
+        if given is None:
+            return original(args, *positional, env=env, cwd=cwd, **options)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return Forked(
+            os.environ[ADDRESS], *given, environment=dict(os.environ if env is None else env),
+            folder=cwd or Path.cwd(), stdout=os.fdopen(os.dup(1), "wb"), stderr=os.fdopen(os.dup(2), "wb"),
+        )  # fmt: skip
 
     return start
 
