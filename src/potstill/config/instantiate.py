@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,12 @@ def find(key: str, path: str) -> Callable[..., Any]:
     if (here := str(Path.cwd())) not in sys.path:  # as `python -m` has it
         sys.path.insert(0, here)
     try:
-        return hydra.utils.get_method(path)
+        found = pkgutil.resolve_name(path)
     except Exception as fault:  # importing runs the user's code, which may raise anything
         raise ConfigError(f"{key}={path}: {_reason(fault)}") from fault
+    if not callable(found):
+        raise ConfigError(f"{key}={path}: a {type(found).__name__}; the path of a function or class")
+    return found
 
 
 def make(key: str, settings: DictConfig, *arguments: Any, kind: type = object) -> Any:
