@@ -1,5 +1,6 @@
-"""The project's files agree with each other: workflow, versions of Python, citation."""
+"""The project's files agree with each other: workflow, Makefile, versions of Python, citation."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -8,6 +9,13 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+
+
+def test_the_workflow_runs_targets_of_the_makefile():
+    steps = [step.get("run", "") for job in WORKFLOW["jobs"].values() for step in job["steps"]]
+    used = set(re.findall(r"\bmake ([\w-]+)", "\n".join(re.sub(r"#.*", "", step) for step in steps)))
+    assert used <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"check", "test-fast", "test", "docs"} <= used
 
 
 def test_the_workflow_tests_every_supported_python_and_the_lowest_dependencies():

@@ -35,6 +35,7 @@ def test_every_page_is_in_the_navigation():
         assert (ROOT / source).is_file()
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_warnings(tmp_path):
     for needed in ("mkdocs", "material", "mkdocstrings"):
         if importlib.util.find_spec(needed) is None:
