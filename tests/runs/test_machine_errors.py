@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from potstill.errors import TrainingError
-from potstill.runs.machine_errors import told
+from potstill.runs.machine_errors import as_user_errors
 
 JUDGED = ["model=x", "benchmark=mlm"]
 
@@ -15,11 +15,14 @@ JUDGED = ["model=x", "benchmark=mlm"]
 )
 def test_an_evaluation_without_memory_says_what_to_change(size, said, compose_config):
     config = compose_config(*JUDGED, f"data.eval_batch_size={size}", name="evaluate")
-    with pytest.raises(TrainingError) as fault, told(config):
+    with pytest.raises(TrainingError) as fault, as_user_errors(config):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     assert str(fault.value) == f"data.eval_batch_size={size}: out of memory on the device; try {said}"
 
 
 def test_other_faults_stay_what_they_are(compose_config):
-    with pytest.raises(RuntimeError, match="shapes"), told(compose_config(*JUDGED, name="evaluate")):
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        as_user_errors(compose_config(*JUDGED, name="evaluate")),
+    ):
         raise RuntimeError("shapes do not fit")

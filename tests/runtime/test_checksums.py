@@ -5,7 +5,7 @@ import zipfile
 import pytest
 import torch
 
-from potstill.runtime.checksums import is_sealed, seal
+from potstill.runtime.checksums import add_checksum, has_valid_checksum
 
 
 @pytest.fixture
@@ -13,13 +13,13 @@ def sealed(tmp_path):
     path = tmp_path / "last.ckpt"
     with path.open("wb") as file:
         torch.save({"weights": torch.arange(5), "step": 3}, file)
-        seal(file)
+        add_checksum(file)
     return path
 
 
 @pytest.mark.parametrize("mmap", [False, True])
 def test_what_reads_the_file_still_reads_it(sealed, mmap):
-    assert is_sealed(sealed)
+    assert has_valid_checksum(sealed)
     saved = torch.load(sealed, weights_only=True, mmap=mmap)
     assert (saved["step"], saved["weights"].tolist()) == (3, [0, 1, 2, 3, 4])
     assert zipfile.ZipFile(sealed).testzip() is None
@@ -31,19 +31,19 @@ def test_every_flipped_bit_is_found(sealed):
         damaged = bytearray(whole)
         damaged[place // 8] ^= 1 << place % 8
         sealed.write_bytes(damaged)
-        assert not is_sealed(sealed), place
+        assert not has_valid_checksum(sealed), place
     sealed.write_bytes(whole)
-    assert is_sealed(sealed)
+    assert has_valid_checksum(sealed)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 50, 400, -1, -72])
 def test_a_file_that_is_cut_off_is_not_sealed(sealed, kept):
     sealed.write_bytes(sealed.read_bytes()[:kept])
-    assert not is_sealed(sealed)
+    assert not has_valid_checksum(sealed)
 
 
 def test_a_longer_or_foreign_file_is_not_sealed(sealed, tmp_path):
     sealed.write_bytes(sealed.read_bytes() + b"\n")
-    assert not is_sealed(sealed)
+    assert not has_valid_checksum(sealed)
     torch.save({}, tmp_path / "other")
-    assert not is_sealed(tmp_path / "other")
+    assert not has_valid_checksum(tmp_path / "other")

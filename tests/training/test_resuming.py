@@ -9,7 +9,7 @@ from potstill.errors import CheckpointError
 from potstill.methods.language import Language
 from potstill.runs import train as train_run
 from potstill.runs.checks import validate_train
-from potstill.runtime.checksums import seal
+from potstill.runtime.checksums import add_checksum
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +99,7 @@ def test_an_old_checkpoint_is_rejected(train, last):
     del saved["run"]
     with last.open("wb") as file:
         torch.save(saved, file)
-        seal(file)
+        add_checksum(file)
     with pytest.raises(CheckpointError, match=f"ckpt_path={last}"):
         train("second", "trainer.max_steps=2", f"ckpt_path={last}")
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from potstill.evaluation.rows import Row
 from potstill.methods import evaluator_of
 from potstill.reporting.report import Collapsible, Section, Table, print_table, write_report
-from potstill.runs.machine_errors import told
+from potstill.runs.machine_errors import as_user_errors
 from potstill.runs.summary import config_text, provenance, write_config, write_summary
 from potstill.runtime.kernels import use_kernels
 from potstill.runtime.process import quiet
@@ -32,7 +32,7 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
     quiet()
     use_kernels()
     evaluator = evaluator_of(config)
-    with told(config):
+    with as_user_errors(config):
         rows = evaluator.evaluate(config, named_models(config), folder)
         sections = evaluator.sections(config, rows)
     _write(config, folder, rows, sections)

@@ -16,7 +16,7 @@ _LOST_RANK = ("Connection closed by peer", "Connection reset by peer")
 
 
 @contextmanager
-def told(config: DictConfig) -> Iterator[None]:
+def as_user_errors(config: DictConfig) -> Iterator[None]:
     """Turn errors of the machine into user errors; other errors pass.
 
     Args:

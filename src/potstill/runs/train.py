@@ -22,9 +22,9 @@ from potstill.reporting.artifacts import log_student
 from potstill.reporting.loggers import Resumed, finish, log_summary, log_table
 from potstill.reporting.report import Collapsible, Curves, Section, Table, read_metrics, write_report
 from potstill.runs.folder import begin
-from potstill.runs.machine_errors import told
+from potstill.runs.machine_errors import as_user_errors
 from potstill.runs.summary import config_text, provenance, write_config, write_summary
-from potstill.runtime.checksums import is_sealed
+from potstill.runtime.checksums import has_valid_checksum
 from potstill.runtime.kernels import use_kernels
 from potstill.runtime.process import is_first_rank, quiet
 from potstill.training.callbacks import BestStudent, newest_checkpoint
@@ -49,7 +49,7 @@ def train(config: DictConfig, folder: Path, defaults: Mapping[str, Any] | None =
 
     Returns:
         The validation perplexity, or the monitored metric of a benchmark or of several tasks, where there is one, else
-        None: what a sweep is told of the run.
+        None; the value that a sweep optimizes.
     """
     quiet()
     use_kernels()
@@ -83,7 +83,7 @@ def train(config: DictConfig, folder: Path, defaults: Mapping[str, Any] | None =
         trainer = build_trainer(
             config.trainer, folder, callbacks=callbacks, loggers=loggers, validate=validate
         )
-        with told(config):
+        with as_user_errors(config):
             if config.trainer.max_steps != 0:
                 _fit(trainer, training, config.ckpt_path)
             metrics = _judged(trainer, training, best) if validate else {}
@@ -150,13 +150,13 @@ def _resumed(config: DictConfig, folder: Path, identity: dict[str, Any]) -> Resu
 
 
 def _readable(path: str) -> dict[str, Any]:
-    """What a checkpoint holds, its tensors left on the disk.
+    """The content of a checkpoint, with memory-mapped tensors.
 
     Raises:
-        CheckpointError: it is no checkpoint of this program's.
+        CheckpointError: not a checkpoint of this package.
     """
     try:
-        if not is_sealed(Path(path)):
+        if not has_valid_checksum(Path(path)):
             raise CheckpointError(
                 f"ckpt_path={path}: damaged, or no checkpoint of this version; its checksum is wrong or missing"
             )

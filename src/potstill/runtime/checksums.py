@@ -13,7 +13,7 @@ _LENGTH = _SIZE.to_bytes(2, "little")  # stored before the comment
 _BLOCK = 1 << 22
 
 
-def seal(file: BinaryIO) -> None:
+def add_checksum(file: BinaryIO) -> None:
     """Add the checksum to a complete zip file without a comment, open for writing."""
     file.seek(-2, os.SEEK_END)
     file.write(_LENGTH)
@@ -22,7 +22,7 @@ def seal(file: BinaryIO) -> None:
     file.write(_PREFIX + digest)
 
 
-def is_sealed(path: Path) -> bool:
+def has_valid_checksum(path: Path) -> bool:
     """Whether a file has a valid checksum of its other bytes."""
     size = path.stat().st_size - _SIZE
     if size < len(_LENGTH):

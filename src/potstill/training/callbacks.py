@@ -22,7 +22,7 @@ from potstill.data.tasks.datamodule import TaskStep
 from potstill.errors import StoppedError
 from potstill.runtime import signals
 from potstill.runtime.atomic import replacing
-from potstill.runtime.checksums import seal
+from potstill.runtime.checksums import add_checksum
 from potstill.training.sharding import load_whole, whole
 
 WARMUP_STEPS = 5
@@ -39,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         with replacing(Path(path)) as fresh, fresh.open("wb") as file:
             torch.save(checkpoint, file)
-            seal(file)
+            add_checksum(file)
             file.flush()
             os.fsync(file.fileno())
 
