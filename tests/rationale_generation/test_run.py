@@ -250,7 +250,7 @@ def test_answers_of_others_are_not_overwritten(endpoint, tmp_path):
     (tmp_path / "llm").mkdir()
     (tmp_path / "llm" / "train_CoT_0.json").write_text('["published"]')
     (tmp_path / "llm" / "test_CoT_0.json").write_text('["published"]')
-    with pytest.raises(DataError, match="holds train_CoT files and no journal"):
+    with pytest.raises(DataError, match="train_CoT"):
         run(endpoint, tmp_path)
     assert written(tmp_path) == ["published"]
     assert endpoint.bodies == []

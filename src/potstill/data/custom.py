@@ -1,7 +1,7 @@
-"""A user's own loaders as optimizer steps: their batches are micro-batches, and a resumed run finds its place in them.
+"""A user's own loaders as optimizer steps: their batches are micro-batches.
 
-A loader is any iterable of a known length. The random generators of the process are seeded from (seed, epoch, step)
-before batches are made, so order and augmentation are a function of these alone.
+A loader is an iterable with a length. The random generators of the process are seeded from (seed, epoch, step), so
+order and augmentation are a function of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from potstill.data.common.batching import derive_seed
 from potstill.errors import CheckpointError, ConfigError
 
-EVALUATION = 2  # what a derived random stream is for
+EVALUATION = 2  # random stream
 
 
 @dataclass
@@ -28,9 +28,9 @@ class AdaptedStep:
     """One optimizer step, or one evaluation batch.
 
     Attributes:
-        micro: the loader's batches, as they are.
-        sizes: examples of each.
-        seed: of dropout.
+        micro: Unchanged batches of the loader.
+        sizes: Examples of each batch.
+        seed: Seed of dropout.
     """
 
     micro: list[Any]
@@ -39,17 +39,17 @@ class AdaptedStep:
 
     @property
     def examples(self) -> int:
-        """Of all micro-batches."""
+        """Examples of all micro-batches."""
         return sum(self.sizes)
 
     @property
     def tokens(self) -> int:
-        """What throughput counts: examples."""
+        """Examples, for throughput."""
         return self.examples
 
 
 def examples_of(batch: Any) -> int | None:
-    """The first dimension of the first tensor in dictionaries, lists and tuples; None where there is none."""
+    """The first dimension of the first tensor in dictionaries, lists and tuples; None without tensor."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else None
     inner = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
@@ -57,16 +57,16 @@ def examples_of(batch: Any) -> int | None:
 
 
 class StepLoader:
-    """Steps of so many batches of a loader, from where the steps already done lead to.
+    """Steps of several batches of a loader, from the current position.
 
-    Batches before that place are made and left out, as a loader can say no other way what comes next.
+    Batches before the position are loaded and skipped.
 
     Args:
-        loader: of batches.
-        batches: of a step; the last step of an epoch may have fewer.
-        seed: of the run.
-        done: how many steps lie behind; asked for when iteration begins.
-        purpose: of the derived random stream.
+        loader: Loader of batches.
+        batches: Batches per step; the last step of an epoch may have fewer.
+        seed: Seed of the run.
+        done: Returns the number of finished steps; called when iteration begins.
+        purpose: Random stream.
     """
 
     def __init__(self, loader: Any, batches: int, seed: int, done: Callable[[], int], purpose: int = 1):
@@ -84,7 +84,7 @@ class StepLoader:
             *(getattr(self.loader, name, None) for name in ("sampler", "batch_sampler")),
         ):
             generator = getattr(part, "generator", None)
-            if isinstance(generator, torch.Generator):  # else its state would be that of the epochs before
+            if isinstance(generator, torch.Generator):  # its state must not depend on earlier epochs
                 generator.manual_seed(derive_seed(self.seed, epoch, 1, self.purpose + 2))
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(epoch)
@@ -98,15 +98,15 @@ class StepLoader:
 
 
 class AdaptedDataModule(LightningDataModule):
-    """Loaders of the user's as loaders of optimizer steps.
+    """A user's loaders as loaders of optimizer steps.
 
     Args:
-        made: a LightningDataModule, or (training loader, validation loader or None).
-        seed: of the run.
-        accumulate: batches of an optimizer step.
+        made: A LightningDataModule, or (training loader, validation loader or None).
+        seed: Seed of the run.
+        accumulate: Batches per optimizer step.
 
     Raises:
-        ConfigError: something else, or a loader that does not know its length.
+        ConfigError: Another value, or a loader without length.
     """
 
     def __init__(self, made: Any, *, seed: int, accumulate: int):
@@ -125,23 +125,23 @@ class AdaptedDataModule(LightningDataModule):
             train, evaluation = made
         else:
             raise ConfigError(
-                f"adapted.data: gives a {type(made).__name__}; a LightningDataModule, or a function that returns "
-                "(training loader, validation loader or None)"
+                f"adapted.data: returns a {type(made).__name__}; must be a LightningDataModule, or a function that "
+                "returns (training loader, validation loader or None)"
             )
         self._train = _sized("training", train)
         self.evaluation = _sized("validation", evaluation) if evaluation is not None else None
         self._resumed_steps_an_epoch: int | None = None
 
     def first_batch(self) -> Any:
-        """A batch of the training loader, as the models get it."""
+        """A batch of the training loader after the transfer hooks."""
         step = next(iter(StepLoader(self._train, 1, self.seed, lambda: 0)))
         return self.on_after_batch_transfer(self.on_before_batch_transfer(step, 0), 0).micro[0]
 
     def train_dataloader(self) -> StepLoader:
-        """Steps from the position that the trainer has reached.
+        """Steps from the trainer's position.
 
         Raises:
-            CheckpointError: the run that it goes on from had other epochs.
+            CheckpointError: The checkpoint has another number of steps per epoch.
         """
         steps = StepLoader(self._train, self.accumulate, self.seed, self._done)
         if self._resumed_steps_an_epoch not in (None, len(steps)):
@@ -152,17 +152,17 @@ class AdaptedDataModule(LightningDataModule):
         return steps
 
     def val_dataloader(self) -> Any:
-        """A batch at a time, drawn alike every time."""
+        """Evaluation steps of one batch, always the same."""
         if self.evaluation is None:
             return []
         return StepLoader(self.evaluation, 1, self.seed, lambda: 0, EVALUATION)
 
     def on_before_batch_transfer(self, batch: AdaptedStep, dataloader_idx: int) -> AdaptedStep:
-        """The data module's own hook, a batch at a time."""
+        """Call the data module's own hook for each batch."""
         return self._hooked("on_before_batch_transfer", batch, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: AdaptedStep, dataloader_idx: int) -> AdaptedStep:
-        """Likewise."""
+        """Call the data module's own hook for each batch."""
         return self._hooked("on_after_batch_transfer", batch, dataloader_idx)
 
     def _hooked(self, name: str, step: AdaptedStep, dataloader_idx: int) -> AdaptedStep:
@@ -173,16 +173,16 @@ class AdaptedDataModule(LightningDataModule):
         return AdaptedStep([hook(batch, dataloader_idx) for batch in step.micro], step.sizes, step.seed)
 
     def teardown(self, stage: str) -> None:
-        """The data module's own."""
+        """Call the data module's own hook."""
         if self._own is not None:
             self._own.teardown(stage)
 
     def state_dict(self) -> dict[str, int]:
-        """How long an epoch is: enough to know that a resumed run counts steps alike."""
+        """Steps per epoch, for the comparison with a resumed run."""
         return {"steps_an_epoch": len(StepLoader(self._train, self.accumulate, self.seed, self._done))}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Remember the length of the interrupted run's epochs, to be compared with this run's."""
+        """Keep the steps per epoch of the interrupted run."""
         self._resumed_steps_an_epoch = state_dict.get("steps_an_epoch")
 
     def _done(self) -> int:
@@ -198,7 +198,7 @@ class AdaptedDataModule(LightningDataModule):
 def _sized(which: str, loader: Any) -> Any:
     if isinstance(loader, list | tuple | Mapping):
         raise ConfigError(
-            f"adapted.data: the {which} loader is a {type(loader).__name__}; one loader of batches"
+            f"adapted.data: the {which} loader is a {type(loader).__name__}; must be one loader of batches"
         )
     try:
         length = len(loader) if isinstance(loader, Sized) else 0
@@ -206,7 +206,8 @@ def _sized(which: str, loader: Any) -> Any:
         length = 0
     if not length:
         raise ConfigError(
-            f"adapted.data: the {which} loader has no batches, or no length; a DataLoader of a data set with __len__"
+            f"adapted.data: the {which} loader has no batches or no length; must be a DataLoader of a data set with "
+            "__len__"
         )
     return loader
 
@@ -215,7 +216,8 @@ def _size(batch: Any) -> int:
     size = examples_of(batch)
     if size is None:
         raise ConfigError(
-            "adapted.data: a batch without tensors; a tensor, or a dictionary, list or tuple of tensors, examples first"
+            "adapted.data: a batch has no tensors; must be a tensor, or a dictionary, list or tuple of tensors with "
+            "examples in the first dimension"
         )
     return size
 

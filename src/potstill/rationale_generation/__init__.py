@@ -1,1 +1,1 @@
-"""Rationales from a language model: prompts, endpoints, local models, and runs that survive a kill."""
+"""Generation of rationales with a language model: prompts, endpoints, local models, and a journal of answers."""

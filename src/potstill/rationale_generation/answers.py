@@ -1,4 +1,4 @@
-"""What is asked and what comes back; an answer is found again by what it depends on."""
+"""Requests and answers; an answer is stored under a digest of everything it depends on."""
 
 import hashlib
 import json
@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 from potstill.rationale_generation.settings import Sampling
 
-# A chat's messages ({"role", "content"}), or the text that a completion goes on from.
+# A chat's messages ({"role", "content"}), or the text for a completion.
 Prompt = str | list[dict[str, str]]
 
 KEY_VERSION = 1
 
-# Why answers end, by what servers call it; any other word (`stop`) is the end that the model meant.
+# Finish reasons by the names of servers; any other name is a regular end (`stop`).
 _REASONS = {
     **dict.fromkeys(
         ("length", "max_tokens", "max_length", "model_length", "max_output_tokens", "limit"), "length"
@@ -27,7 +27,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Request:
-    """One answer that is wanted: its key, its prompt, the seed of its draws."""
+    """A request for one answer: its key, its prompt, and the seed of its draws."""
 
     key: str
     prompt: Prompt
@@ -36,15 +36,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """An answer of a model.
 
     Attributes:
-        text: as it came, without the prompt.
-        finish: why it ended (`stop`, `length`, ...).
-        input_tokens: of the prompt; 0 where the endpoint does not tell.
-        output_tokens: of the answer, likewise.
-        logprobs: (token, log-probability in nats) pairs, where they were asked for and given.
-        top: for each of them the likeliest tokens in its place, as such pairs, likewise.
+        text: Raw text without the prompt.
+        finish: Finish reason (`stop`, `length`, ...).
+        input_tokens: Tokens of the prompt; 0 if unknown.
+        output_tokens: Tokens of the answer; 0 if unknown.
+        logprobs: Pairs (token, log-probability in nats), if requested and available.
+        top: For each token, the most likely tokens in its place as such pairs, if requested and available.
     """
 
     text: str
@@ -56,12 +56,12 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """Why it ended, in one word: `length`, `content_filter`, `tool_calls`, `refusal`, `error`, or `stop`."""
+        """Normalized finish reason: `length`, `content_filter`, `tool_calls`, `refusal`, `error`, or `stop`."""
         return _REASONS.get(self.finish.lower(), "stop")
 
     @property
     def cut_off(self) -> bool:
-        """Whether it ended before the model had said all."""
+        """Whether the answer is incomplete."""
         return self.reason in ("length", "content_filter", "error")
 
 
@@ -70,19 +70,19 @@ class Tally:
     """Counts of one run's requests.
 
     Attributes:
-        asked: answers that were asked for.
-        answered: of these, the ones that came.
-        retried: repetitions of a request.
-        failed: requests that met 429, 5xx, a timeout or a broken connection.
-        malformed: answers that were no JSON of the protocol.
-        empty: answers without text (thoughts alone, tool calls, refusals).
-        refused: requests that the endpoint would not take (400, 413, 422), such as too long ones.
-        truncated: answers that ended at `max_tokens`.
-        input_tokens: of all prompts, those of spoiled answers included.
-        output_tokens: of all answers, likewise.
-        budget_spent: requests were left out because the budget was spent.
-        told_to_wait: requests were left out because the endpoint asks to wait for so many seconds.
-        said: what the endpoint said of the last request that it did not answer.
+        asked: Requested answers.
+        answered: Received answers.
+        retried: Repeated requests.
+        failed: Requests with status 429 or 5xx, a timeout or a broken connection.
+        malformed: Replies that do not follow the protocol.
+        empty: Answers without text (thoughts alone, tool calls, refusals).
+        refused: Requests rejected with status 400, 413 or 422, such as too long ones.
+        truncated: Answers that ended at `max_tokens`.
+        input_tokens: Tokens of all prompts, also of unusable answers.
+        output_tokens: Tokens of all answers, also of unusable ones.
+        budget_spent: Whether requests were skipped because the budget was spent.
+        told_to_wait: Seconds that the endpoint asked to wait, for which requests were skipped; else 0.
+        said: Error text of the endpoint for the last failed request.
     """
 
     asked: int = 0
@@ -101,11 +101,11 @@ class Tally:
 
     @property
     def ended_early(self) -> bool:
-        """Whether requests were left out that a later run can make."""
+        """Whether requests were skipped that a later run can make."""
         return self.budget_spent or self.told_to_wait > 0
 
     def count(self, answer: Answer) -> None:
-        """Count an answer that is kept."""
+        """Count a usable answer."""
         self.answered += 1
         self.truncated += answer.reason == "length"
         self.input_tokens += answer.input_tokens
@@ -113,27 +113,27 @@ class Tally:
 
 
 class Backend(Protocol):
-    """Whatever answers requests."""
+    """A language model that answers requests."""
 
     def answer(self, requests: Sequence[Request], record: Callable[[Request, Answer], None]) -> Tally:
-        """Answer what can be answered; `record` gets each answer as soon as it is there, from any thread."""
+        """Answer requests; `record` is called with each answer at once, from any thread."""
         ...
 
 
 def make_request(
     prompt: Prompt, identity: Mapping[str, Any], sampling: Sampling, stop: Sequence[str], sample: int
 ) -> Request:
-    """The request for sample number `sample` of a prompt.
+    """The request for one sample of a prompt.
 
-    Key and seed are functions of prompt, model, sampling and sample number, not of the row's place in its file: a
-    longer file, another order or more samples ask only what is new.
+    Key and seed depend on prompt, model, sampling and sample number, but not on the row's place in its file, so that
+    further rows or samples only need new requests.
 
     Args:
-        prompt: the prompt.
-        identity: the model, and what else of its settings decides its answers.
-        sampling: how it is drawn. `samples` is no part of the key, nor are `seed` and `top_p` of a greedy answer.
-        stop: strings that end an answer.
-        sample: number of the sample, from 0.
+        prompt: The prompt.
+        identity: The model and its settings that affect answers.
+        sampling: Sampling; the key excludes `samples`, and `seed` and `top_p` of a greedy answer.
+        stop: Strings that end an answer.
+        sample: Number of the sample, from 0.
     """
     options = asdict(sampling)
     del options["samples"]
@@ -148,4 +148,4 @@ def make_request(
         "sample": sample,
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
-    return Request(digest[:32], prompt, int(digest[32:40], 16) >> 1)  # 31 bits: some servers take no more
+    return Request(digest[:32], prompt, int(digest[32:40], 16) >> 1)  # 31 bits: the limit of some servers

@@ -1,7 +1,7 @@
-"""Answers from an HTTP endpoint: many requests at a time, repeated where that helps, within a budget.
+"""Answers from an HTTP endpoint: concurrent requests with retries and a budget.
 
-The API key is read from the environment, sent in one header, and taken out of whatever the endpoint says before
-anything reads it. Redirections are not followed, since they would take the key elsewhere.
+The API key is read from the environment, sent in one header, and removed from all replies. Redirections are not
+followed, since they would send the key elsewhere.
 """
 
 from __future__ import annotations
@@ -33,19 +33,17 @@ logger = logging.getLogger(__name__)
 REFUSED = (400, 413, 422)
 TRANSIENT = (408, 409, 425, 429)
 MOST_BYTES = 16 * 2**20
-# So many refusals before the first answer are the fault of the settings.
-MOST_REFUSED = 3
-# So many rows lost one after the other, each after all its repetitions, are the fault of the endpoint.
-MOST_LOST = 10
+MOST_REFUSED = 3  # rejected requests before the first answer, until the settings count as wrong
+MOST_LOST = 10  # consecutive rows that fail after all retries, until the endpoint counts as down
 CHECK_SECONDS = 10.0
 HIDDEN = "***"
-# Shorter ones are stand-ins for servers that want none ("EMPTY", "ollama"), and words that answers may hold.
+# Shorter keys are placeholders ("EMPTY", "ollama"), and words that answers may contain.
 SHORTEST_KEY = 12
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one HTTP request; status 0 is that nothing came."""
+    """Result of one HTTP request; status 0 means no reply."""
 
     status: int
     body: bytes = b""
@@ -54,8 +52,8 @@ class Reply:
     unreachable: bool = False
 
     @property
-    def told(self) -> str:
-        """What it says, in one line."""
+    def summary(self) -> str:
+        """Status and error text in one line."""
         return self.fault or f"{self.status} {error_text(self.body)}".strip()
 
 
@@ -63,14 +61,14 @@ class Endpoint:
     """An endpoint of OpenAI's protocol.
 
     Args:
-        settings: where it is, and how it is asked.
-        sampling: how answers are drawn.
-        stop: strings that end an answer.
-        accepted: requests of these settings were answered before, so one that is refused is at fault by itself.
-        wait: sleeps for so many seconds; default one that ends when the run is given up.
+        settings: Address and settings of requests.
+        sampling: Sampling of answers.
+        stop: Strings that end an answer.
+        accepted: Whether requests with these settings were answered before, so that a rejection is due to its row.
+        wait: Sleeps for a number of seconds; by default until the run ends.
 
     Raises:
-        ConfigError: the environment variable of the key holds something that no header can carry.
+        ConfigError: The API key is not valid in a header.
     """
 
     def __init__(
@@ -94,17 +92,17 @@ class Endpoint:
         self._requests = self._lost = 0
         self._url = settings.url.rstrip("/")
         host = str(urlsplit(self._url).hostname)
-        # A proxy of the environment does not lead to this machine.
+        # Proxies of the environment are not used for this machine.
         proxies = (urllib.request.ProxyHandler({}),) if _is_local(host) else ()
         self._opener = urllib.request.build_opener(_NoRedirection, _Http, _Https, *proxies)
         if self._key and self._url.startswith("http:") and not _is_local(host):
-            logger.warning("%s: the API key goes over the network unencrypted", self._url)
+            logger.warning("%s: the API key is sent unencrypted", self._url)
 
     def check(self) -> None:
-        """Ask for the list of models: whether anybody answers at all, and takes the key.
+        """Check the endpoint and the key by a request for the list of models.
 
         Raises:
-            ConfigError: nobody answers, or the key is refused.
+            ConfigError: The endpoint does not answer, or rejects the key.
         """
         reply = self._send("/models", None, min(CHECK_SECONDS, self._settings.timeout))
         if reply.status == 0:
@@ -115,19 +113,18 @@ class Endpoint:
             raise self._fatal(reply)
 
     def answer(self, requests: Sequence[Request], record: Callable[[Request, Answer], None]) -> Tally:
-        """Answer requests, several at a time.
+        """Answer requests concurrently.
 
-        Requests that cannot be answered after all repetitions are left out, as are those beyond the budget. The first
-        fault of the user's, or an interruption, ends the run when the requests under way have ended; all that came is
-        recorded by then.
+        Requests that fail after all retries, and those beyond the budget, are skipped. A user error or an interruption
+        ends the run after the current requests; their answers are recorded.
 
         Args:
-            requests: what to ask.
-            record: gets every answer as soon as it is there, from any of the threads.
+            requests: Requests to answer.
+            record: Called with each answer at once, from any thread.
 
         Raises:
-            ConfigError: the key is refused (401, 403), or the endpoint has gone, or refuses its first requests.
-            ModelError: there is no such model (404).
+            ConfigError: The key is rejected (401, 403), the endpoint is down, or rejects its first requests.
+            ModelError: The model does not exist (404).
         """
         self._ended.clear()
         self._tally, self._requests, self._lost = Tally(), 0, 0
@@ -156,7 +153,7 @@ class Endpoint:
             raise
 
     def _ask(self, request: Request) -> Answer | None:
-        """One answer, with as many repetitions as help; None where there is none."""
+        """One answer, with retries; None if there is none."""
         failed = spoiled = attempt = 0
         body = json.dumps(
             request_body(request, self._settings.model, self._sampling, self._stop, self._settings.extra_body)
@@ -165,7 +162,7 @@ class Endpoint:
         while self._begin(attempt):
             reply = self._send(path, body, self._settings.timeout)
             if 200 <= reply.status < 300:
-                answer = self._judge(reply)
+                answer = self._accept(reply)
                 if answer is not None:
                     return answer
                 spoiled += 1
@@ -173,7 +170,7 @@ class Endpoint:
                 failed += 1
                 self._fail(reply)
             elif reply.status in REFUSED and self._only_this_row():
-                logger.warning("a row was refused (%d %s)", reply.status, error_text(reply.body))
+                logger.warning("a row was rejected (%d %s)", reply.status, error_text(reply.body))
                 return None
             else:
                 raise self._fatal(reply)
@@ -192,7 +189,7 @@ class Endpoint:
         return None
 
     def _begin(self, attempt: int) -> bool:
-        """Count a request that is about to be sent; False where none may be sent any more."""
+        """Count the next request; False if the run has ended or the budget is spent."""
         with self._guard:
             if self._ended.is_set():
                 return False
@@ -208,21 +205,21 @@ class Endpoint:
             return True
 
     def _only_this_row(self) -> bool:
-        """Count a refused request; whether it is the row's fault (too long, say) rather than the settings'."""
+        """Count a rejected request; True if the row is the cause (such as its length), not the settings."""
         with self._guard:
             self._tally.refused += 1
             return self._accepted or self._tally.answered > 0 or self._tally.refused < MOST_REFUSED
 
-    def _judge(self, reply: Reply) -> Answer | None:
-        """The answer of a reply with status 200, counted; None for one that may be another the next time.
+    def _accept(self, reply: Reply) -> Answer | None:
+        """The answer of a successful reply, counted; None for a reply that is worth a retry.
 
-        An answer without text whose reason is known (`length`: thoughts alone, a refusal) is an answer.
+        An answer without text is accepted if its finish reason explains it (`length`, a refusal).
         """
         answer = read_reply(reply.body)
         with self._guard:
             if answer is None:
                 self._tally.malformed += 1
-                self._tally.said = reply.told
+                self._tally.said = reply.summary
                 return None
             self._lost = 0
             if answer.text.strip():
@@ -234,13 +231,13 @@ class Endpoint:
             return answer if answer.reason not in ("stop", "error") else None
 
     def _lose(self) -> bool:
-        """Count a row that failed for good; whether there were too many without an answer in between."""
+        """Count a row that failed after all retries; True after too many in a row."""
         with self._guard:
             self._lost += 1
             return self._lost >= MOST_LOST
 
     def _put_off(self, seconds: float) -> None:
-        """Begin no further request: none would be answered before."""
+        """End the run: the endpoint asks to wait."""
         with self._guard:
             self._tally.told_to_wait = max(self._tally.told_to_wait, seconds)
         self._ended.set()
@@ -248,23 +245,23 @@ class Endpoint:
     def _fail(self, reply: Reply) -> None:
         with self._guard:
             self._tally.failed += 1
-            self._tally.said = reply.told
+            self._tally.said = reply.summary
 
     def _send(self, path: str, body: bytes | None, timeout: float) -> Reply:
         request = _Request(self._url + path, data=body, headers={"Content-Type": "application/json"})
         self._key.sign(request)
-        late = Reply(0, fault=f"no whole answer within {timeout:g} s")
+        late = Reply(0, fault=f"no complete answer within {timeout:g} s")
         with _TimeLimit(timeout) as request.limit:
             reply = self._exchange(request, timeout)
         return late if request.limit.expired or reply is None else reply
 
     def _exchange(self, request: _Request, timeout: float) -> Reply | None:
-        """The reply to a request; None where a part of it did not come in time."""
+        """The reply to a request; None after a timeout."""
         try:
             try:
                 with self._opener.open(request, timeout=timeout) as answer:
                     content = answer.read(MOST_BYTES)
-                    if answer.length and len(content) < MOST_BYTES:  # read(n) does not tell
+                    if answer.length and len(content) < MOST_BYTES:  # read(n) does not raise
                         return Reply(0, fault=f"the connection broke off, {answer.length} bytes early")
                     return Reply(answer.status, self._key.hide_in_answer(content))
             except HTTPError as error:
@@ -279,7 +276,7 @@ class Endpoint:
             cause = error.reason if isinstance(error, URLError) else error
             if isinstance(cause, TimeoutError):
                 return None
-            # Before the request was sent: there is nobody, or no way there.
+            # A URLError is raised before the request was sent.
             fault = self._key.hide(" ".join(f"{type(cause).__name__}: {cause}".split()).encode()).decode()
             return Reply(0, fault=fault[:200], unreachable=isinstance(error, URLError))
 
@@ -287,41 +284,41 @@ class Endpoint:
         settings, said = self._settings, error_text(reply.body)
         said = f" ({said})" if said else ""
         if reply.status in (401, 403):
-            state = "holds a key that is refused" if self._key else "is not set, and a key is wanted"
+            state = "has a key that is rejected" if self._key else "is not set, but a key is required"
             return ConfigError(
                 f"generation.url={self._url}: {reply.status}: the environment variable {settings.key_variable} "
                 f"{state}{said}"
             )
         if reply.status == 404:
             return ModelError(
-                f"generation.model={settings.model}: {self._url} has no such model, or not this form of request{said}; "
-                f"{self._url}/models lists its models"
+                f"generation.model={settings.model}: {self._url} does not have the model, or not this form of "
+                f"request{said}; {self._url}/models lists its models"
             )
         if 300 <= reply.status < 400:
             return ConfigError(
-                f"generation.url={self._url}: redirects elsewhere ({reply.status}); expected the final address"
+                f"generation.url={self._url}: redirects ({reply.status}); use the final address"
             )
         return ConfigError(
-            f"generation.url={self._url}: does not take requests of this form ({reply.status}){said}; see "
+            f"generation.url={self._url}: rejects requests of this form ({reply.status}){said}; see "
             "generation.form and generation.extra_body"
         )
 
     def _gone(self, reply: Reply) -> ConfigError:
         return ConfigError(
-            f"generation.url={self._url}: does not answer any more ({reply.told}); "
-            "what was answered is kept: run again when the server is there"
+            f"generation.url={self._url}: no longer answers ({reply.summary}); "
+            "all answers are kept: run again when the server is up"
         )
 
 
 class _Secret:
-    """An API key that shows in no representation and no message."""
+    """An API key that appears in no representation and no message."""
 
     def __init__(self, variable: str) -> None:
         self.__value = os.environ.get(variable, "").strip()
         if not all("!" <= sign <= "~" for sign in self.__value):
             raise ConfigError(
-                f"generation.key_variable={variable}: the variable holds blanks or characters that no key has; "
-                "expected the key alone"
+                f"generation.key_variable={variable}: the variable has blanks or invalid characters; it must be the "
+                "key alone"
             )
 
     def __bool__(self) -> bool:
@@ -331,14 +328,14 @@ class _Secret:
         return HIDDEN
 
     def __reduce__(self) -> Any:
-        raise TypeError("a key is not written anywhere")
+        raise TypeError("a key cannot be pickled")
 
     def sign(self, request: urllib.request.Request) -> None:
         if self.__value:
             request.add_unredirected_header("Authorization", f"Bearer {self.__value}")
 
     def hide(self, text: bytes) -> bytes:
-        """Text of the endpoint's without the key, as it is or as JSON may escape it."""
+        """A text without the key, plain or escaped as JSON."""
         if not self.__value:
             return text
         for written in {self.__value, json.dumps(self.__value)[1:-1], self.__value.replace("/", "\\/")}:
@@ -346,12 +343,12 @@ class _Secret:
         return text
 
     def hide_in_answer(self, text: bytes) -> bytes:
-        """The same for an answer, which a stand-in for a key must not change."""
+        """The same for an answer, which a placeholder key must not change."""
         return self.hide(text) if len(self.__value) >= SHORTEST_KEY else text
 
 
 class _TimeLimit:
-    """Ends the connection of a request after so many seconds, whatever comes of it by then (a byte at a time, say)."""
+    """Closes the connection of a request after a number of seconds, even while data arrives."""
 
     def __init__(self, seconds: float) -> None:
         self.expired = False
@@ -372,7 +369,7 @@ class _TimeLimit:
             self._sockets.clear()
 
     def watch(self, connected: socket.socket) -> None:
-        """Count a socket to the request; a duplicate is kept, since TLS detaches the one that it wraps."""
+        """Add a socket of the request; a duplicate is kept, since TLS detaches the original."""
         with self._guard:
             self._sockets.append(connected.dup())
         if self.expired:
@@ -387,7 +384,7 @@ class _TimeLimit:
 
 
 class _Request(urllib.request.Request):
-    """A request with the limit of its time."""
+    """A request with a time limit."""
 
     limit: _TimeLimit
 
@@ -417,7 +414,7 @@ def _connection(kind: type[HTTPConnection], limit: _TimeLimit, host: str, **opti
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """None: the redirection itself is the reply."""
+        """Return None, so that the redirection itself is the reply."""
 
 
 def _spent(used: int, limit: int | None) -> bool:

@@ -1,4 +1,4 @@
-"""What has been answered, on disk before anything else happens: a killed run never asks twice."""
+"""A journal of answers on disk, so that a killed run never repeats a request."""
 
 import fcntl
 import json
@@ -20,17 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """An append-only file of answers, one JSON object a line; open it with `with`.
+    """An append-only file of answers, one JSON object per line, as a context manager.
 
-    A line is on the disk when `add` returns. What a kill left of the last line is cut off at the next opening, so its
-    answer is asked for again; a damaged line elsewhere is passed over likewise, with a warning.
+    A line is on disk when `add` returns. An incomplete last line is removed when the file is opened; other damaged
+    lines are skipped with a warning. Their answers are requested again.
 
     Attributes:
-        answers: all that the file holds, by key.
-        lines: complete lines that it held when it was opened.
+        answers: All answers by key.
+        lines: Number of complete lines when the file was opened.
 
     Raises:
-        DataError: another process has the journal open, or the file cannot be written.
+        DataError: Another process has the journal open, or the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,13 +61,13 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stream.close()
-        self._lock.close()  # lets go of the lock, as the end of a killed process does
+        self._lock.close()  # releases the lock
 
     def add(self, key: str, answer: Answer) -> None:
-        """Put an answer on the disk; may be called from several threads.
+        """Write an answer; thread-safe.
 
         Raises:
-            DataError: the file cannot be written, such as on a full disk.
+            DataError: The file cannot be written, such as on a full disk.
         """
         line = json_text({"key": key, **asdict(answer)}).encode() + b"\n"
         with self._guard:
@@ -76,7 +76,9 @@ class Journal:
                     raise OSError("no space for a whole line")
                 os.fsync(self._stream.fileno())
             except OSError as error:
-                raise self._unwritable(error) from None
+                raise DataError(
+                    f"the journal {self.path} cannot be written ({error.strerror or error})"
+                ) from None
             self.answers[key] = answer
 
     def _claim(self) -> None:
@@ -88,7 +90,7 @@ class Journal:
             self._lock.close()
             raise DataError(
                 f"the journal {self.path} is being written by process {holder or '(unknown)'}; "
-                "wait for its end, or choose another folder"
+                "wait until it ends, or choose another folder"
             ) from None
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()).encode())
@@ -103,18 +105,15 @@ class Journal:
                         f"the journal {self.path} line {number} has {SMALL_BYTES:,} bytes or more"
                     )
                 if not line.endswith(b"\n"):
-                    break  # torn: the process was killed while it wrote
+                    break  # incomplete: the process was killed
                 end += len(line)
                 entry = _entry(line)
                 if entry is None:
-                    logger.warning("%s: line %d is damaged; its answer is asked for again", self.path, number)
+                    logger.warning("%s: line %d is damaged; its answer is requested again", self.path, number)
                     continue
                 self.lines += 1
                 self.answers[entry[0]] = entry[1]
         self._stream.truncate(end)
-
-    def _unwritable(self, error: OSError) -> DataError:
-        return DataError(f"the journal {self.path} cannot be written ({error.strerror or error})")
 
 
 def _entry(line: bytes) -> tuple[str, Answer] | None:
@@ -139,7 +138,7 @@ def _pairs(listed: Any) -> list[tuple[str, float]]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a new file's name on the disk too, not only its content."""
+    """Sync the directory, so that a new file's name is on disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

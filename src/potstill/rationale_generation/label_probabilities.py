@@ -1,4 +1,4 @@
-"""How sure a language model was of its label: probabilities of a row's choices, from those of its answer's tokens."""
+"""Probabilities of a row's choices from the log-probabilities of an answer's tokens."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from collections.abc import Sequence
 
 from potstill.rationale_generation.answers import Answer
 
-_BLANKS = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": "\n"})  # how tokenizers spell blanks
-_BEFORE = " \n\t(\"'*"  # what a token may have before a label
+_BLANKS = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": "\n"})  # blanks in tokens
+_BEFORE = " \n\t(\"'*"  # characters of a token before a label
 
 
 def label_probabilities(
     answer: Answer, label: str, choices: Sequence[str], *, lettered: bool
 ) -> dict[str, float] | None:
-    """The probability of each choice, at the token of the answer where its label begins.
+    """The probability of each choice at the token of the answer where the label begins.
 
-    The choices share what stands before, so the model decides there: at the letter of a lettered choice, else at the
-    first token of the label. Alternatives that begin one choice count for it; what begins none or several is left out,
-    and what is left is scaled to 1. A choice that is among no alternatives has 0.
+    This is the letter of a lettered choice, or the first token of the label. Alternative tokens that begin exactly one
+    choice count for it; their probabilities are scaled to a sum of 1. Other choices have 0.
 
     Args:
-        answer: with the log-probabilities (nats) of its tokens and of their likeliest alternatives.
-        label: that was cut from it.
-        choices: what the label can be.
-        lettered: answers name a choice by its letter, `(b) lake`.
+        answer: Answer with log-probabilities of its tokens and of their most likely alternatives.
+        label: Label of the answer.
+        choices: Possible labels.
+        lettered: Whether answers name a choice by its letter, `(b) lake`.
 
     Returns:
-        By choice, in their order; None where the answer has no such log-probabilities, the label is not in it, or the
-        token where it begins tells the choices not apart.
+        By choice, in their order; None without log-probabilities, if the label is not in the answer, or if its first
+        token fits several choices.
     """
     if not answer.logprobs or not answer.top or len(answer.top) != len(answer.logprobs):
         return None
@@ -56,7 +55,7 @@ def label_probabilities(
 
 
 def _begins(text: str, label: str, lettered: bool) -> int | None:
-    """Where the last mention of a label begins; of a lettered one its letter."""
+    """Start of the last mention of a label, or of its letter."""
     pattern = re.escape(label.strip())
     if lettered:
         pattern = rf"(?<=\()[a-z](?=\)\s*{pattern})"
@@ -65,7 +64,7 @@ def _begins(text: str, label: str, lettered: bool) -> int | None:
 
 
 def _fitting(start: str, choices: Sequence[str], lettered: bool) -> list[str]:
-    """The choices that a token may be the start of."""
+    """The choices that begin with a token."""
     start = start.rstrip().casefold()
     if not start:
         return []

@@ -1,4 +1,4 @@
-"""Answers from a model of transformers in this process: like lengths together, each row with draws of its own."""
+"""Answers from a model of transformers in this process."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from potstill.models.specs import hub_answers, local_folder, no_network
 from potstill.rationale_generation.answers import Answer, Prompt, Request, Tally
 from potstill.rationale_generation.settings import LocalSettings, Sampling
 
-TOP = 20  # tokens whose log-probabilities are kept, as endpoints give them
+TOP = 20  # tokens with log-probabilities, as from endpoints
 
 
 class LocalModel:
     """A causal or sequence-to-sequence language model that answers prompts.
 
     Args:
-        settings: the model, and how it is run.
-        sampling: how answers are drawn.
-        stop: strings that end an answer.
+        settings: The model and its device.
+        sampling: Sampling of answers.
+        stop: Strings that end an answer.
 
     Raises:
-        ModelError: no such model, a damaged one, or one that does not generate.
-        ConfigError: the device is not there.
+        ModelError: The model does not exist, is damaged, or does not generate.
+        ConfigError: The device does not exist.
     """
 
     def __init__(self, settings: LocalSettings, sampling: Sampling, stop: tuple[str, ...] = ()) -> None:
@@ -54,23 +54,21 @@ class LocalModel:
         self._seq2seq = bool(self._model.config.is_encoder_decoder)
         special = self._tokenizer.all_special_ids
         names = map(str, self._tokenizer.convert_ids_to_tokens(special))
-        # Marks of thoughts that are special tokens have to stay in the text, or the thoughts could not be told.
+        # Marks of thoughts stay in the text, also as special tokens, so that thoughts can be removed.
         self._hidden = {one for one, name in zip(special, names, strict=True) if not is_mark(name)}
 
     def answer(self, requests: Sequence[Request], record: Callable[[Request, Answer], None]) -> Tally:
-        """Answer requests, those of like length together, the longest first.
+        """Answer requests in batches of similar length, the longest first.
 
-        An answer is a function of its request alone: a row's draws come from its own seed, whatever stands beside it.
-        Other batches round otherwise, though, so where two tokens are equally likely to the last bits, answers of
-        another batch size may part.
+        Each row has its own seed, so its answer does not depend on the batch, except for rounding differences between
+        batch sizes.
 
         Args:
-            requests: what to ask.
-            record: gets the answers of each batch when it is done.
+            requests: Requests to answer.
+            record: Called with the answers of each batch.
 
         Raises:
-            ModelError: a prompt and its answer are longer than the model's positions, or messages are asked of a
-                tokenizer without chat template.
+            ModelError: A prompt and its answer exceed the model's positions, or the tokenizer has no chat template.
         """
         tally = Tally()
         encoded = [self._encode(request.prompt) for request in requests]
@@ -90,13 +88,13 @@ class LocalModel:
         return tally
 
     def _encode(self, prompt: Prompt) -> tuple[list[int], str]:
-        """Token ids, and the mark of a thought that the prompt opens at its end."""
+        """Token ids, and the beginning of a thought at the end of the prompt."""
         if isinstance(prompt, str):
             return list(self._tokenizer(prompt, truncation=False)["input_ids"]), ""
         if not getattr(self._tokenizer, "chat_template", None):
             raise ModelError(
                 f"generation.model={self._settings.model}: its tokenizer has no chat template; "
-                "set generation.form=completion"
+                "use generation.form=completion"
             )
         text = self._tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         ids = list(self._tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"])
@@ -104,15 +102,15 @@ class LocalModel:
 
     def _check_length(self, longest: int) -> None:
         limit = getattr(self._model.config, "max_position_embeddings", None)
-        if limit is None:  # relative positions (T5) have no end
+        if limit is None:  # relative positions (T5)
             return
         needed = (
             max(longest, self._sampling.max_tokens) if self._seq2seq else longest + self._sampling.max_tokens
         )
         if needed > limit:
             raise ModelError(
-                f"generation.model={self._settings.model}: has {limit} positions, and the longest prompt with its "
-                f"answer takes {needed}; set generation.shots or generation.max_tokens lower"
+                f"generation.model={self._settings.model}: has {limit} positions, but the longest prompt with its "
+                f"answer needs {needed}; reduce generation.shots or generation.max_tokens"
             )
 
     @torch.no_grad()
@@ -122,7 +120,7 @@ class LocalModel:
         ids_BL = torch.full((len(prompts), width), pad, dtype=torch.long)
         mask_BL = torch.zeros_like(ids_BL)
         for row, prompt in enumerate(prompts):
-            # A causal model goes on from the last column, so its padding is on the left.
+            # A causal model continues from the last column, so padding is on the left.
             columns = slice(0, len(prompt)) if self._seq2seq else slice(width - len(prompt), width)
             ids_BL[row, columns] = torch.tensor(prompt)
             mask_BL[row, columns] = 1
@@ -151,7 +149,7 @@ class LocalModel:
         ]
 
     def _cache(self) -> EncoderDecoderCache | None:
-        """Empty; transformers' own for an encoder-decoder has as many layers as the encoder, not the decoder."""
+        """An empty cache; for an encoder-decoder, transformers' own has the encoder's number of layers."""
         return EncoderDecoderCache(DynamicCache(), DynamicCache()) if self._seq2seq else None
 
     def _read(
@@ -163,7 +161,7 @@ class LocalModel:
         top: list[list[tuple[int, float]]],
         opened: str,
     ) -> Answer:
-        """The answer in the columns behind a prompt, which go on with padding where others were longer."""
+        """The answer in the columns after a prompt, without padding."""
         eos = self._model.generation_config.eos_token_id
         end = next((at + 1 for at, token in enumerate(tokens) if token in eos), None)
         length = min(one for one in (end, stopped, len(tokens)) if one is not None)
@@ -188,10 +186,10 @@ class LocalModel:
 
 
 class _Chooser(LogitsProcessor):
-    """Chooses each row's next token, greedily or by the row's own generator, and leaves `generate` no other.
+    """Chooses each row's next token, greedily or with the row's own generator, and masks all others.
 
-    A row draws one number a step and takes the token at that quantile of its distribution, so its draws depend neither
-    on the rows beside it nor on how long those go on.
+    A row draws one number per step and takes the token at that quantile of its distribution, so its draws do not depend
+    on other rows.
     """
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
@@ -201,7 +199,7 @@ class _Chooser(LogitsProcessor):
         self._likeliest: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (batch, vocab) that are -inf but at the chosen token."""
+        """Scores (batch, vocab) that are -inf except at the chosen token."""
         scores = scores.float()
         if self._sampling.temperature == 0:
             token_B1 = scores.argmax(-1, keepdim=True)
@@ -228,7 +226,7 @@ class _Chooser(LogitsProcessor):
         return torch.stack(self._chosen, dim=1).tolist()
 
     def top(self) -> list[list[list[tuple[int, float]]]]:
-        """For each row and step the likeliest tokens, with their log-probabilities (nats, at temperature 1)."""
+        """For each row and step, the most likely tokens with log-probabilities (nats, at temperature 1)."""
         return [
             [
                 list(zip(tokens_BK[row].tolist(), values_BK[row].tolist(), strict=True))
@@ -239,18 +237,17 @@ class _Chooser(LogitsProcessor):
 
 
 def quantile_token(scores: Tensor, drawn: Tensor, top_p: float) -> Tensor:
-    """The token at a quantile of a distribution, likelier tokens first: a draw from the nucleus.
+    """The token at a quantile of the nucleus of a distribution, in descending order of probability.
 
     Args:
-        scores: logits (batch, vocab).
-        drawn: numbers from [0, 1), (batch, 1).
-        top_p: the nucleus is the smallest set of likeliest tokens that has this much of the probability
-            (Holtzman et al. 2020); its probabilities are scaled to 1.
+        scores: Logits (batch, vocab).
+        drawn: Numbers from [0, 1), (batch, 1).
+        top_p: Probability of the nucleus, the smallest set of most likely tokens with it (Holtzman et al. 2020).
 
     Returns:
         Token ids (batch, 1).
     """
-    # Float64: a sum over a large vocabulary in float32 misses 1 by more than rare tokens.
+    # Float64: the rounding error of a float32 sum over a large vocabulary exceeds rare tokens.
     sorted_BV, order_BV = scores.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
     total_BV = sorted_BV.cumsum(-1)
     kept_B1 = ((total_BV - sorted_BV) < top_p).sum(-1, keepdim=True)
@@ -260,7 +257,7 @@ def quantile_token(scores: Tensor, drawn: Tensor, top_p: float) -> Tensor:
 
 
 class _StopStrings(StoppingCriteria):
-    """Ends a row where its answer holds one of the strings; `lengths` says after how many tokens."""
+    """Ends a row when its answer contains one of the strings; `lengths` has the number of tokens."""
 
     def __init__(
         self, decode: Callable[[list[int]], str], stop: Sequence[str], *, start: int, opened: Sequence[str]
@@ -291,7 +288,7 @@ def _load(settings: LocalSettings) -> tuple[PreTrainedTokenizerBase, Any]:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"generation.device={settings.device}: is not there ({_one_line(error)}); expected e.g. cpu"
+            f"generation.device={settings.device}: does not exist ({_one_line(error)}); expected e.g. cpu"
         ) from None
 
     def load(local_files_only: bool) -> tuple[PreTrainedTokenizerBase, Any]:
@@ -315,7 +312,7 @@ def _load(settings: LocalSettings) -> tuple[PreTrainedTokenizerBase, Any]:
 
     try:
         try:
-            # The local hub cache first: a model that was downloaded once needs no network.
+            # The local hub cache first, which needs no network.
             tokenizer, model = load(local_files_only=True)
         except OSError:
             if folder:
@@ -325,7 +322,7 @@ def _load(settings: LocalSettings) -> tuple[PreTrainedTokenizerBase, Any]:
             tokenizer, model = load(local_files_only=False)
     except PotstillError:
         raise
-    except Exception as error:  # of any kind, depending on what is in the files
+    except Exception as error:  # damaged files raise errors of many kinds
         raise ModelError(f"{key}={value}: cannot be loaded to generate ({_one_line(error)})") from error
     model.eval().to(device)
     model.generation_config = _plain_generation(key, value, model, tokenizer)
@@ -335,13 +332,11 @@ def _load(settings: LocalSettings) -> tuple[PreTrainedTokenizerBase, Any]:
 def _plain_generation(
     key: str, value: str, model: Any, tokenizer: PreTrainedTokenizerBase
 ) -> GenerationConfig:
-    """The model's special tokens without its author's sampling options, which would mix with ours."""
+    """The model's special tokens, without its author's sampling options."""
     own = model.generation_config
     eos = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
     if eos is None:
-        raise ModelError(
-            f"{key}={value}: neither model nor tokenizer has an end token; it cannot end an answer"
-        )
+        raise ModelError(f"{key}={value}: neither model nor tokenizer has an end token")
     eos = [eos] if isinstance(eos, int) else list(eos)
     start = own.decoder_start_token_id
     if start is None:

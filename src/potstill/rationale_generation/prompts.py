@@ -1,7 +1,6 @@
-"""Chain-of-thought prompts with demonstrations (Wei et al. 2022), from a file for each task.
+"""Chain-of-thought prompts with demonstrations (Wei et al. 2022), from one file per task.
 
-The file of a task says how its questions and answers are written and brings worked examples. A user's own file has the
-same keys and takes its place.
+A file has templates of questions and answers, and worked examples. A user's own file has the same keys.
 """
 
 import re
@@ -18,7 +17,7 @@ from potstill.errors import ConfigError, DataError
 from potstill.runtime.small_files import small_text
 
 FOLDER = Path(__file__).with_name("demonstrations")
-MOST_VALUES = 100_000  # of a file of prompts, its aliases expanded
+MOST_VALUES = 100_000  # in a file of prompts, with expanded aliases
 KEYS = ("instruction", "question", "cue", "answer", "label_field", "stop", "demonstrations")
 
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -27,18 +26,18 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Prompts:
-    """How a task is put to a language model.
+    """Prompts of a task.
 
     Attributes:
-        instruction: what to do and how to end, for the model.
-        question: template of a question, with `{field}` for the fields of a row. Where a row has a list `choices`,
-            `{lettered_choices}` are its lines "(a) ...".
-        cue: what comes between question and answer.
-        answer: template of an answer, with `{rationale}` and `{label}`, and `{letter}` of the label among choices.
-        label_field: the rows' field that holds the label.
-        label_names: names of labels that rows give by number; empty where they give them as text.
-        stop: strings that end an answer.
-        demonstrations: rows with their labels and a field `rationale`.
+        instruction: Instruction for the model.
+        question: Template of a question, with `{field}` for the fields of a row, and `{lettered_choices}` for lines
+            "(a) ..." of a list `choices`.
+        cue: Text between question and answer.
+        answer: Template of an answer, with `{rationale}` and `{label}`, and `{letter}` of the label among choices.
+        label_field: Field of the label.
+        label_names: Names of labels given by number; empty for labels given as text.
+        stop: Strings that end an answer.
+        demonstrations: Rows with labels and a field `rationale`.
     """
 
     instruction: str
@@ -51,22 +50,22 @@ class Prompts:
     demonstrations: tuple[Mapping[str, Any], ...]
 
     def completion(self, row: Mapping[str, Any]) -> str:
-        """The prompt as one text, which the answer goes on from.
+        """The prompt as one text, for a completion.
 
         Raises:
-            DataError: the row lacks a field.
+            DataError: The row lacks a field.
         """
         worked = [
             f"{self._question(shown)}\n{self.cue} {self._answer(shown)}" for shown in self.demonstrations
         ]
-        # No blank after the cue: tokenizers have it at the beginning of the next word.
+        # No blank after the cue: tokenizers attach it to the next word.
         return "\n\n".join([self.instruction, *worked, f"{self._question(row)}\n{self.cue}"])
 
     def chat(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
         """The prompt as messages: the instruction, each demonstration as a turn, the question.
 
         Raises:
-            DataError: the row lacks a field.
+            DataError: The row lacks a field.
         """
         turns = [("system", self.instruction)]
         for shown in self.demonstrations:
@@ -75,10 +74,10 @@ class Prompts:
         return [{"role": role, "content": content} for role, content in turns]
 
     def label(self, row: Mapping[str, Any]) -> str:
-        """The row's label as a text.
+        """The row's label as text.
 
         Raises:
-            DataError: the row has none, or a number without a name.
+            DataError: The row has no label, or a number without a name.
         """
         if row.get(self.label_field) is None:
             raise DataError(f"a row has no label '{self.label_field}' (it has: {', '.join(row)})")
@@ -92,12 +91,9 @@ class Prompts:
         return self.label_names[int(value)]
 
     def clean(self, text: str) -> str | None:
-        """An answer without what a model adds: thoughts, the repeated cue, outer blanks, further questions of its own.
+        """An answer without thoughts, the repeated cue, outer blanks, and further questions; None if it is incomplete.
 
-        Half of a surrogate pair, which JSON can carry and no file can, becomes U+FFFD.
-
-        Returns:
-            The answer; None where it ends within a thought, or is too long to be one.
+        Half of a surrogate pair, which files cannot contain, becomes U+FFFD.
         """
         text = _SURROGATE.sub("\ufffd", text).strip().removeprefix(self.cue).lstrip()
         answer = final_answer(text, stop=self.stop, template=self.answer)
@@ -119,18 +115,18 @@ def load_prompts(task: str, file: str | Path | None = None, shots: int | None = 
     """The prompts of a task.
 
     Args:
-        task: `cqa`, `svamp`, `esnli` or `anli1`; with `file` any name, for messages.
-        file: a YAML file of the user's in place of the package's own.
-        shots: how many of the demonstrations are shown, the first ones; default all.
+        task: `cqa`, `svamp`, `esnli` or `anli1`; with `file` any name.
+        file: A user's YAML file, which replaces the built-in one.
+        shots: Number of demonstrations, the first ones; None for all.
 
     Raises:
-        ConfigError: an unknown task, or more shots than there are.
-        DataError: the file is missing, is no YAML, or lacks something.
+        ConfigError: An unknown task, or too many shots.
+        DataError: The file does not exist, or is not valid.
     """
     known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     if file is None and task not in known:
         raise ConfigError(
-            f"generation.task={task}: has no prompts; expected one of {', '.join(known)}, or generation.prompts=FILE"
+            f"generation.task={task}: must be one of {', '.join(known)}, or set generation.prompts=FILE"
         )
     path = FOLDER / f"{task}.yaml" if file is None else Path(file).expanduser()
     prompts = _read(path)
@@ -153,7 +149,9 @@ def _read(path: Path) -> Prompts:
             f"generation.prompts={path}: cannot be used ({' '.join(str(error).split())})"
         ) from None
     if largest > MOST_VALUES:
-        raise DataError(f"generation.prompts={path}: its aliases stand for more than {MOST_VALUES:,} values")
+        raise DataError(
+            f"generation.prompts={path}: has more than {MOST_VALUES:,} values with expanded aliases"
+        )
     try:
         return _prompts_of(content)
     except DataError as error:
@@ -161,7 +159,7 @@ def _read(path: Path) -> Prompts:
 
 
 def _prompts_of(content: Any) -> Prompts:
-    """The prompts that a YAML document holds, checked; errors do not name the file."""
+    """The prompts of a YAML document; errors do not name the file."""
     if not isinstance(content, dict):
         raise DataError(f"expected the keys {', '.join(KEYS)}")
     _check_keys(content)
@@ -179,7 +177,7 @@ def _prompts_of(content: Any) -> Prompts:
     for number, row in enumerate(prompts.demonstrations, 1):
         try:
             for name, value in row.items():
-                if isinstance(value, bool):  # YAML's reading of yes, no, on and off
+                if isinstance(value, bool):  # YAML's meaning of yes, no, on and off
                     raise DataError(f"{name} is {str(value).lower()}; quote a text such as 'yes' or 'no'")
             prompts._question(row)
             prompts._answer(row)
@@ -195,7 +193,7 @@ def _check_keys(content: Mapping[Any, Any]) -> None:
     ):
         if names:
             raise DataError(
-                f"{fault} {', '.join(sorted(map(str, names)))}; expected {', '.join(KEYS)} and perhaps label_names"
+                f"{fault} {', '.join(sorted(map(str, names)))}; expected {', '.join(KEYS)} and optionally label_names"
             )
 
 
@@ -206,8 +204,7 @@ def _check_texts(content: Mapping[str, Any]) -> None:
     for field in ("rationale", "label"):
         if f"{{{field}}}" not in content["answer"]:
             raise DataError(
-                f"answer: lacks {{{field}}}; answers are cut by where it stands, such as "
-                "'{rationale} The answer is {label}.'"
+                f"answer: lacks {{{field}}}; expected such as '{{rationale}} The answer is {{label}}.'"
             )
 
 
@@ -219,9 +216,9 @@ def _list_in(content: Mapping[str, Any], name: str, kind: type) -> list[Any]:
 
 
 def _expanded(value: Any, known: dict[int, int]) -> int:
-    """How many values there are, those of an alias wherever it stands."""
+    """Number of values with expanded aliases."""
     if isinstance(value, str) and _SURROGATE.search(value):
-        raise ValueError("a text has half of a surrogate pair, which is no character")
+        raise ValueError("a text has half of a surrogate pair")
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
@@ -246,7 +243,7 @@ def _lettered(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _fill(template: str, fields: Mapping[str, Any]) -> str:
-    """Put fields into a template. Braces within the fields stay as they are, and nothing is looked up in them."""
+    """Fill in a template; braces within the fields are literal."""
     missing = [name for name in _FIELD.findall(template) if name not in fields]
     if missing:
         raise DataError(f"a row has no field '{missing[0]}' (it has: {', '.join(map(str, fields))})")

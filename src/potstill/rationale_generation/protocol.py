@@ -1,4 +1,4 @@
-"""OpenAI's HTTP protocol as functions: the body of a request, the answer within a reply, how long to wait."""
+"""OpenAI's HTTP protocol: bodies of requests, answers in replies, and waiting times."""
 
 import hashlib
 import math
@@ -12,7 +12,7 @@ from potstill.rationale_generation.answers import Answer, Request
 from potstill.rationale_generation.settings import Sampling
 from potstill.runtime.json_text import parse_json
 
-LONGEST_WAIT = 366 * 86_400.0  # seconds, of what a `Retry-After` is taken for
+LONGEST_WAIT = 366 * 86_400.0  # seconds, limit of a `Retry-After`
 TOP_OF_CHAT, TOP_OF_COMPLETION = 20, 5
 _NOT_THE_PROTOCOL = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 
@@ -35,17 +35,16 @@ def request_body(
     if stop:
         body["stop"] = list(stop)
     if sampling.logprobs:
-        # The most that OpenAI's endpoints give: where a label begins, all choices should be among them.
+        # The maximum of OpenAI's endpoints, so that all choices are among them.
         body |= {"logprobs": True, "top_logprobs": TOP_OF_CHAT} if chat else {"logprobs": TOP_OF_COMPLETION}
     body |= extra
     return {name: value for name, value in body.items() if value is not None}
 
 
 def read_reply(reply: bytes) -> Answer | None:
-    """The answer in the body of a reply, chat or completion; None where it is none of the protocol's.
+    """The answer in the body of a reply, chat or completion; None if it does not follow the protocol.
 
-    What stands beside the content (`reasoning_content`, `reasoning`) is not read. Without content the text is empty,
-    and `finish` says why, as far as the reply does.
+    `reasoning_content` and `reasoning` are ignored. Without content the text is empty, and `finish` has the reason.
     """
     try:
         content = parse_json(reply)
@@ -69,17 +68,17 @@ def read_reply(reply: bytes) -> Answer | None:
 
 
 def _text(content: Any) -> str:
-    """Content that is a text, or a list of parts, of which those with a text are read (not those with a thought)."""
+    """Content that is text, or a list of parts, of which those with text are read (not those with thoughts)."""
     if isinstance(content, list):
         kinds = ("text", "output_text")
         return "".join(part["text"] for part in content if part.get("type", "text") in kinds)
     if not isinstance(content, str):
-        raise TypeError("no text")
+        raise TypeError("not text")
     return content
 
 
 def error_text(reply: bytes) -> str:
-    """What an endpoint says of its refusal, in one line of at most 200 characters; perhaps nothing."""
+    """The error text of a reply in one line of at most 200 characters, possibly empty."""
     text = reply.decode(errors="replace")
     try:
         content = parse_json(text)
@@ -91,10 +90,10 @@ def error_text(reply: bytes) -> str:
 
 
 def backoff(key: str, attempt: int, first: float, longest: float) -> float:
-    """Seconds to wait before repetition `attempt` (from 0).
+    """Seconds to wait before retry `attempt` (from 0): exponential backoff with deterministic jitter.
 
-    The bound doubles from `first` to `longest`; between half of it and all of it, the wait is a function of the
-    request's key and the attempt, so that requests that failed together are not repeated together.
+    The bound doubles from `first` to `longest`; the wait is between half of it and all of it, by a hash of the
+    request's key and the attempt.
     """
     digest = hashlib.sha256(f"{key}/{attempt}".encode()).digest()
     share = int.from_bytes(digest[:4], "big") / 2**32
@@ -102,7 +101,7 @@ def backoff(key: str, attempt: int, first: float, longest: float) -> float:
 
 
 def retry_after(value: str | None) -> float:
-    """Seconds that a `Retry-After` header asks for, as a number or a date (RFC 9110, 10.2.3); 0 without one."""
+    """Seconds of a `Retry-After` header, a number or a date (RFC 9110, 10.2.3); 0 without one."""
     if not value:
         return 0.0
     try:
@@ -117,23 +116,23 @@ def retry_after(value: str | None) -> float:
 
 
 def _count(value: Any) -> int:
-    """A number of tokens; 0 for what is none."""
+    """A number of tokens; 0 for invalid values."""
     return int(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0
 
 
 def _probabilities(value: Any) -> tuple[Pairs | None, list[Pairs] | None]:
-    """Log-probabilities of tokens and of the likeliest in their places; None where they are not as they should be."""
+    """Log-probabilities of tokens and of the most likely alternatives; None for invalid ones."""
     try:
         tokens, top = _logprobs(value), _top(value)
-        told = [one for pairs in ([tokens or []] + (top or [])) for _, one in pairs]
-        # Servers give -inf for what is impossible, and rounding may leave a little above 0.
-        return (tokens, top) if all(one < 1e-3 for one in told) else (None, None)
+        values = [one for pairs in ([tokens or []] + (top or [])) for _, one in pairs]
+        # Servers return -inf for impossible tokens, and rounding may give a little above 0.
+        return (tokens, top) if all(one < 1e-3 for one in values) else (None, None)
     except _NOT_THE_PROTOCOL:
         return None, None
 
 
 def _logprobs(value: Any) -> Pairs | None:
-    """Tokens and their log-probabilities, as chats (`content`) and completions (`tokens`) write them."""
+    """Tokens and their log-probabilities, of chats (`content`) or completions (`tokens`)."""
     if not isinstance(value, dict):
         return None
     if isinstance(value.get("content"), list):
@@ -145,7 +144,7 @@ def _logprobs(value: Any) -> Pairs | None:
 
 
 def _top(value: Any) -> list[Pairs] | None:
-    """The likeliest tokens in the place of each token that `_logprobs` gives; None where they are not told."""
+    """The most likely tokens in the place of each token of `_logprobs`; None if they are missing."""
     if not isinstance(value, dict):
         return None
     if isinstance(value.get("content"), list):

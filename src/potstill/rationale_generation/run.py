@@ -1,16 +1,15 @@
-"""A generation run: what is missing is asked for, every answer is kept at once, and whole sets are written.
+"""Step 1 of distilling step-by-step (Hsieh et al. 2023): rationales of a language model for the rows of a data set.
 
-Step 1 of distilling step-by-step (Hsieh et al. 2023): a language model's rationales for the rows of a data set, in the
-published layout, `llm/{split}_CoT_{i}.json`, each a list of answers, as many in all as there are rows.
+They are written in the published layout: `llm/{split}_CoT_{i}.json`, lists with one answer per row in all.
 """
 
 import logging
-import os
 import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from potstill.rationale_generation.label_probabilities import label_probabilitie
 from potstill.rationale_generation.prompts import Prompts, load_prompts
 from potstill.rationale_generation.selection import Canonical, Choice, Parse, choose, plain_label
 from potstill.rationale_generation.settings import EndpointSettings, LocalSettings, Sampling
+from potstill.runtime.atomic import replacing
 from potstill.runtime.json_text import json_text
 
 logger = logging.getLogger(__name__)
@@ -34,21 +34,21 @@ PROGRESS_STEPS = 20
 
 @dataclass(frozen=True)
 class GenerationReport:
-    """What a run did, as `llm/{split}_report.json` holds it.
+    """Counts of a run, as in `llm/{split}_report.json`.
 
     Attributes:
-        rows: of the data set.
-        wanted: answers that they need, equal prompts once.
-        journaled: of these, the ones that earlier runs had brought.
-        tally: counts of this run's requests.
-        unanswered: rows without any answer; their text is empty.
-        unparsed: rows whose answers have no rationale with a label.
-        contradicting: rows whose label is not the gold one, where that is known.
-        dropped: of these, the ones whose text was made empty.
-        not_understood: answers that came and are not used, by why: `length` and `content_filter` (cut off),
-            `unfinished_thought`, `thoughts_only`, and `no_text_<reason>` for those without text.
-        complete: the set was written; otherwise the budget was spent before, or the endpoint asked to wait too long.
-        seconds: of the whole run.
+        rows: Rows of the data set.
+        wanted: Required answers; equal prompts count once.
+        journaled: Required answers from earlier runs.
+        tally: Counts of this run's requests.
+        unanswered: Rows without answer; their text is empty.
+        unparsed: Rows whose answers lack rationale or label.
+        contradicting: Rows whose label differs from a known gold label.
+        dropped: Contradicting rows whose text was removed.
+        not_understood: Unusable answers by reason: `length` and `content_filter` (incomplete), `unfinished_thought`,
+            `thoughts_only`, and `no_text_<reason>`.
+        complete: Whether the set was written; otherwise the budget was spent, or the endpoint asked to wait too long.
+        seconds: Duration of the run.
     """
 
     rows: int
@@ -89,37 +89,37 @@ def generate(
     label_sets: Sequence[Sequence[str] | None] | None = None,
     wait: Callable[[float], object] | None = None,
 ) -> GenerationReport:
-    """Have a language model explain the rows of a split, and write the published layout.
+    """Generate rationales for the rows of a split, and write the published layout.
 
-    Every answer goes into `llm/{split}_journal.jsonl` as soon as it is there. A run that was killed, or ended by its
-    budget, is continued by the same call: only what the journal lacks is asked for.
+    Every answer is appended to `llm/{split}_journal.jsonl` at once. The same call resumes a run that was killed, or
+    that spent its budget: only missing answers are requested.
 
     Args:
-        rows: the data set's rows, in order, with the fields of the task's prompts.
-        split: `train`, `valid`, `test`: begins the files' names.
-        folder: the data set's folder; its `llm/` is written.
-        task: names the prompts.
-        backend: the model.
-        sampling: how answers are drawn, and how many a row.
-        parse: splits an answer into (rationale, label), None where it cannot.
-        canonical: what of a label counts where two are compared; None for one that is none. For arithmetic, its value.
+        rows: Rows of the data set in order, with the fields of the task's prompts.
+        split: `train`, `valid` or `test`, the prefix of the files.
+        folder: Folder of the data set; files are written into its `llm/`.
+        task: Name of the prompts.
+        backend: The model.
+        sampling: Sampling of answers, and their number per row.
+        parse: Splits an answer into (rationale, label), or returns None.
+        canonical: Normalizes a label for comparison, such as the value of an equation; None for an invalid label.
         form: `chat` (messages) or `completion` (one text).
-        prompts_file: the user's own prompts.
-        shots: how many demonstrations are shown; default all.
-        drop_contradicting: leave the text of rows empty whose label is not the row's own.
-        chunk_rows: rows of a file.
-        label_sets: for each row what its label can be, None where it can be anything; with `sampling.logprobs`, how
-            likely the model found each goes into `llm/{split}_labels.json`.
-        wait: sleeps for so many seconds between repetitions, instead of the clock's time.
+        prompts_file: A user's own prompts.
+        shots: Number of demonstrations; None for all.
+        drop_contradicting: Whether to remove the text of rows whose label differs from the gold label.
+        chunk_rows: Rows per file.
+        label_sets: Possible labels of each row, or None; with `sampling.logprobs`, their probabilities are written into
+            `llm/{split}_labels.json`.
+        wait: Sleeps for a number of seconds between retries; for tests.
 
     Returns:
         The counts, which are also in `llm/{split}_report.json`.
 
     Raises:
-        ConfigError: an option that cannot be, an endpoint that does not answer or refuses the key.
-        DataError: a row lacks a field, another process writes the journal, the folder holds answers that no journal
-            there brought, no row was answered, or the folder cannot be written.
-        ModelError: there is no such model, or it does not generate.
+        ConfigError: An invalid option, or an endpoint that does not answer or rejects the key.
+        DataError: A row lacks a field, another process writes the journal, the folder has answers without a journal, no
+            row was answered, or the folder cannot be written.
+        ModelError: The model does not exist, or does not generate.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", split):
         raise ConfigError(f"generation.split={split}: expected a name such as train")
@@ -134,13 +134,11 @@ def generate(
     target = Path(folder).expanduser() / "llm"
     with Journal(target / f"{split}_journal.jsonl") as journal:
         if not journal.lines and _chunks(target, split):
-            raise DataError(
-                f"{target}: holds {split}_CoT files and no journal that they came of; choose another folder"
-            )
+            raise DataError(f"{target}: has {split}_CoT files without a journal; choose another folder")
         distinct = {request.key: request for row in requests for request in row}
         pending = [request for key, request in distinct.items() if key not in journal.answers]
         held = len(distinct) - len(pending)
-        logger.info("%d answers are wanted, %d of them are in %s", len(distinct), held, journal.path)
+        logger.info("%d answers are required, %d of them are in %s", len(distinct), held, journal.path)
         tally = (
             _ask(pending, backend, sampling, prompts.stop, journal, held > 0, wait) if pending else Tally()
         )
@@ -156,10 +154,10 @@ def generate(
         if rows and states["unanswered"] == len(rows) and not tally.ended_early:
             raise DataError(
                 f"generation: none of {len(rows)} rows was answered ({tally.failed} requests failed, "
-                f"{tally.malformed} answers malformed, {tally.empty} empty, {tally.refused} refused"
+                f"{tally.malformed} answers malformed, {tally.empty} empty, {tally.refused} rejected"
                 f"{''.join(f', {count} {name}' for name, count in reasons.items())}); nothing is written"
-                + (f"; the endpoint said: {tally.said}" if tally.said else "")
-                + ("; set generation.max_tokens higher" if reasons["no_text_length"] else "")
+                + (f"; error of the endpoint: {tally.said}" if tally.said else "")
+                + ("; increase generation.max_tokens" if reasons["no_text_length"] else "")
             )
         report = GenerationReport(
             rows=len(rows),
@@ -192,13 +190,13 @@ def generate(
         if report.complete:
             if soft is not None:
                 files[labels_file(target, split)] = json_text(soft)
-            else:  # of an earlier run with log-probabilities, perhaps of another model
+            else:  # remove the file of an earlier run with log-probabilities
                 labels_file(target, split).unlink(missing_ok=True)
             for number, start in enumerate(range(0, len(texts), chunk_rows)):
                 files[target / f"{split}_CoT_{number}.json"] = json_text(texts[start : start + chunk_rows])
         _write(files)
         if report.complete:
-            for stale in _chunks(target, split) - files.keys():  # of an earlier run with more files
+            for stale in _chunks(target, split) - files.keys():  # files of an earlier, longer run
                 stale.unlink()
     return report
 
@@ -210,7 +208,7 @@ def _requests(
     backend: EndpointSettings | LocalSettings,
     sampling: Sampling,
 ) -> list[list[Request]]:
-    """For each row, the requests of its samples."""
+    """The requests of the samples of each row."""
     identity, made = backend.identity(), []
     for number, row in enumerate(rows):
         try:
@@ -227,7 +225,7 @@ def _requests(
 
 
 def _golds(rows: Sequence[Mapping[str, Any]], prompts: Prompts, needed: bool) -> list[str | None]:
-    """The rows' labels; None for rows without one, unless they are needed."""
+    """Gold labels; None for rows without one, which is an error if they are needed."""
     golds: list[str | None] = []
     for number, row in enumerate(rows):
         if row.get(prompts.label_field) is None and not needed:
@@ -280,7 +278,7 @@ def _label_probabilities(
     *,
     lettered: bool,
 ) -> list[dict[str, float] | None]:
-    """For each row how likely its choices are by the answer that was kept; None where that cannot be told."""
+    """Probabilities of the choices of each row from the selected answer, or None."""
     found: list[dict[str, float] | None] = []
     for text, own, choices in zip(texts, answers, label_sets, strict=True):
         kept, parsed = own.get(text), parse(text)
@@ -292,7 +290,7 @@ def _label_probabilities(
 
 
 def _read(answer: Answer, prompts: Prompts) -> tuple[str | None, str | None]:
-    """What is parsed of an answer, None where it has no text and blank where it is not used; and why it is not."""
+    """The usable text of an answer (None without text, "" if it is unusable), and the reason if it is not usable."""
     if not answer.text.strip():
         return None, f"no_text_{answer.reason}"
     if answer.cut_off:
@@ -313,18 +311,7 @@ def _chunks(target: Path, split: str) -> set[Path]:
 
 
 def _write(files: Mapping[Path, str]) -> None:
-    """Write files whole: all under other names first, then each renamed."""
-    fresh = {path: path.with_name(f".{path.name}.{os.getpid()}.new") for path in files}
-    try:
+    """Write files completely: all under temporary names first, then each renamed."""
+    with ExitStack() as stack:
         for path, content in files.items():
-            with fresh[path].open("w", encoding="utf-8") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        for path, temporary in fresh.items():
-            temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"the answers cannot be written ({error}); the journal has them all") from None
-    finally:
-        for temporary in fresh.values():
-            temporary.unlink(missing_ok=True)
+            stack.enter_context(replacing(path)).write_text(content, encoding="utf-8")

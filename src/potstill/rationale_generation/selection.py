@@ -1,23 +1,23 @@
-"""Which of a row's answers is kept: a vote of labels (self-consistency), and the label that it should have."""
+"""Selection of a row's answer by a vote of labels (self-consistency), and comparison with the gold label."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# (rationale, label) of an answer; None where it has none.
+# (rationale, label) of an answer, or None.
 Parse = Callable[[str], tuple[str, str] | None]
-# What of a label counts where two are compared; None for a label that is none.
+# Normalized label for comparison; None for an invalid label.
 Canonical = Callable[[str], Hashable | None]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The answer that stands for a row.
+    """The selected answer of a row.
 
     Attributes:
-        text: the whole answer, as the model wrote it; empty where there is none.
-        state: `good`, `unanswered`, `unparsed` (no answer has both rationale and label) or `contradicting` (the
-            label is not the gold one).
+        text: The answer; empty if there is none.
+        state: `good`, `unanswered`, `unparsed` (no answer has rationale and label) or `contradicting` (the label is not
+            the gold label).
     """
 
     text: str
@@ -25,21 +25,20 @@ class Choice:
 
 
 def plain_label(label: str) -> str | None:
-    """A label without case and outer or doubled blanks; None for an empty one."""
+    """A label in lower case with single blanks; None for an empty one."""
     return " ".join(label.casefold().split()) or None
 
 
 def choose(texts: Sequence[str], parse: Parse, canonical: Canonical, gold: str | None = None) -> Choice:
-    """Choose among the answers to one row by the majority of their labels.
+    """Select the first answer with the majority label of a row (self-consistency, Wang et al. 2023).
 
-    Self-consistency (Wang et al. 2023): every answer that parses has one vote; of labels with as many votes the one
-    that came first wins, and the first answer with that label is kept. Where none parses it is the first answer.
+    The first label wins a tie. If no answer can be parsed, the first one is selected.
 
     Args:
-        texts: the answers, in the order of their samples.
-        parse: splits an answer into rationale and label; None, or one of both blank, is no vote.
-        canonical: what of a label is compared.
-        gold: the row's true label, if it is known; one of which nothing counts contradicts no answer.
+        texts: Answers in the order of their samples.
+        parse: Splits an answer into rationale and label; both must be non-blank for a vote.
+        canonical: Normalizes a label for comparison.
+        gold: Gold label, if known.
     """
     if not texts:
         return Choice("", "unanswered")
@@ -52,9 +51,7 @@ def choose(texts: Sequence[str], parse: Parse, canonical: Canonical, gold: str |
             first.setdefault(label, text)
     if not votes:
         return Choice(texts[0], "unparsed")
-    winner = max(
-        votes, key=lambda label: votes[label]
-    )  # of equals the first, as dictionaries keep their order
+    winner = max(votes, key=lambda label: votes[label])  # the first of a tie
     truth = None if gold is None else canonical(gold)
     wrong = truth is not None and winner != truth
     return Choice(first[winner], "contradicting" if wrong else "good")

@@ -1,4 +1,4 @@
-"""What a generation run is told: how to sample, and where the model is. Imports neither torch nor transformers."""
+"""Settings of a generation run: sampling and model. Imports neither torch nor transformers."""
 
 import json
 import math
@@ -13,31 +13,31 @@ from potstill.runtime.redaction import redacted
 
 DAY = 86_400  # seconds
 
-# Fields of a request that `extra_body` cannot set, and what does.
+# Fields of a request that `extra_body` cannot set, and the reason.
 _OWN_FIELDS = {
     "model": "is set by generation.model",
     "messages": "is the prompt of each row; see generation.prompts",
     "prompt": "is the prompt of each row; see generation.prompts",
-    "stream": "a stream is not read; leave it out",
-    "n": "one answer of a reply is read; set generation.samples",
+    "stream": "streams are not supported; remove it",
+    "n": "one answer per reply is read; use generation.samples",
 }
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn.
+    """Sampling of answers.
 
     Attributes:
-        max_tokens: longest answer, in tokens of the model.
-        temperature: 0 is greedy.
-        top_p: nucleus sampling (Holtzman et al. 2020); 1 keeps the whole distribution.
-        samples: answers to a row; the labels of several are put to the vote (Wang et al. 2023).
-        seed: of all draws; greedy answers do not depend on it.
-        logprobs: keep the log-probability (nats) of every token, and those of the likeliest tokens in its place, in
-            the journal, and write what they say of the labels.
+        max_tokens: Maximum number of tokens of an answer.
+        temperature: Temperature; 0 for greedy decoding.
+        top_p: Nucleus sampling (Holtzman et al. 2020); 1 for the whole distribution.
+        samples: Answers per row; several are decided by a vote of their labels (Wang et al. 2023).
+        seed: Seed of all draws; not used for greedy decoding.
+        logprobs: Whether to store the log-probabilities (nats) of tokens and of their most likely alternatives, and to
+            write probabilities of labels.
 
     Raises:
-        ConfigError: a value that cannot be.
+        ConfigError: An invalid value.
     """
 
     max_tokens: int = 256
@@ -55,32 +55,32 @@ class Sampling:
             raise ConfigError(f"generation.top_p={self.top_p}: expected more than 0 and at most 1")
         if self.samples > 1 and self.temperature == 0:
             raise ConfigError(
-                f"generation.samples={self.samples}: greedy samples are all alike; "
+                f"generation.samples={self.samples}: greedy samples are identical; "
                 "set generation.temperature above 0, or samples to 1"
             )
 
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """An HTTP endpoint that speaks OpenAI's protocol (vLLM, llama.cpp, Ollama, hosted ones).
+    """An HTTP endpoint with OpenAI's protocol (vLLM, llama.cpp, Ollama, hosted ones).
 
     Attributes:
-        url: base address, up to and including the version, e.g. `http://localhost:8000/v1`.
-        model: name of the model, as the endpoint has it.
-        key_variable: environment variable that holds the API key; where it is not set, no key is sent.
-        concurrency: requests under way at a time.
-        timeout: seconds of a whole request, to the last byte of its reply, until it counts as failed.
-        retries: repetitions of a request that met 429, 5xx or a broken connection.
-        backoff_seconds: the first wait; every further one is twice as long, less a part that is drawn.
-        longest_wait_seconds: upper bound of a wait; a `Retry-After` beyond it ends the run, to be gone on with then.
-        max_requests: requests of this run, repetitions included; None is no limit.
-        max_total_tokens: tokens of prompts and answers of this run. No request is begun once they are spent; those
-            under way end, so up to `concurrency` answers lie beyond. None is no limit.
-        extra_body: more fields of the request's body (`top_k`, ...); one that is None is left out, such as
-            `{max_tokens: null, max_completion_tokens: 400}` or `{seed: null}` for endpoints that refuse the usual.
+        url: Base address with the version, e.g. `http://localhost:8000/v1`.
+        model: Name of the model at the endpoint.
+        key_variable: Environment variable of the API key; without it no key is sent.
+        concurrency: Concurrent requests.
+        timeout: Seconds for a complete request and reply.
+        retries: Retries of a request after 429, 5xx or a broken connection.
+        backoff_seconds: First waiting time, which doubles with each retry, with jitter.
+        longest_wait_seconds: Maximum waiting time; a longer `Retry-After` ends the run, which can be resumed.
+        max_requests: Maximum number of requests of this run, with retries; None for no limit.
+        max_total_tokens: Maximum number of tokens of prompts and answers of this run, which running requests may
+            exceed; None for no limit.
+        extra_body: Further fields of the request's body (`top_k`, ...); None removes a field, such as
+            `{max_tokens: null, max_completion_tokens: 400}` or `{seed: null}`.
 
     Raises:
-        ConfigError: a value that cannot be.
+        ConfigError: An invalid value.
     """
 
     url: str
@@ -100,21 +100,21 @@ class EndpointSettings:
         try:
             parts = urlsplit(self.url)
             named, host = parts.username or parts.password or parts.query, parts.hostname
-            # Each raises where no request could name it.
+            # Each raises ValueError for an invalid address.
             _ = parts.port, (host or "").encode("idna"), parts.path.encode("ascii")
         except ValueError:
             raise ConfigError(
-                "generation.url: is no address; expected e.g. http://localhost:8000/v1"
+                "generation.url: is not a valid address; expected e.g. http://localhost:8000/v1"
             ) from None
         if named:  # not repeated: it may hold a secret
             raise ConfigError(
-                "generation.url: holds a user name, password or query; "
-                "put the key into the environment variable that generation.key_variable names"
+                "generation.url: must not have a user name, password or query; "
+                "put the key into the environment variable generation.key_variable"
             )
         if parts.scheme not in ("http", "https") or not host:
             raise ConfigError(f"generation.url={self.url}: expected e.g. http://localhost:8000/v1")
         if not self.model:
-            raise ConfigError("generation.model: is empty; expected the endpoint's name of a model")
+            raise ConfigError("generation.model: is empty; expected the name of a model at the endpoint")
         _at_least("concurrency", self.concurrency, 1)
         _at_least("retries", self.retries, 0)
         _at_least("backoff_seconds", self.backoff_seconds, 0)
@@ -126,15 +126,14 @@ class EndpointSettings:
         if not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII):
             # The value is not repeated: it may be the key itself.
             raise ConfigError(
-                "generation.key_variable: is no name of an environment variable; put the key into one, such as "
-                "OPENAI_API_KEY, and give its name"
+                "generation.key_variable: must be the name of an environment variable, such as OPENAI_API_KEY"
             )
         for name in ("max_requests", "max_total_tokens"):
             if (value := getattr(self, name)) is not None:
                 _at_least(name, value, 1)
 
     def identity(self) -> dict[str, Any]:
-        """What of these settings an answer depends on."""
+        """The settings that an answer depends on."""
         return {"model": self.model, "extra_body": redacted(dict(self.extra_body), "extra_body")}
 
 
@@ -143,13 +142,13 @@ class LocalSettings:
     """A causal or sequence-to-sequence model of transformers, run in this process.
 
     Attributes:
-        model: folder or hub id.
-        batch_size: rows at a time.
-        device: of torch, `cpu` or `cuda`.
-        dtype: of the weights.
+        model: Folder or hub id.
+        batch_size: Rows per batch.
+        device: Device of torch, `cpu` or `cuda`.
+        dtype: Type of the weights.
 
     Raises:
-        ConfigError: a value that cannot be.
+        ConfigError: An invalid value.
     """
 
     model: str
@@ -163,7 +162,7 @@ class LocalSettings:
             raise ConfigError(f"generation.dtype={self.dtype}: expected float32, bfloat16 or float16")
 
     def identity(self) -> dict[str, Any]:
-        """What of these settings an answer depends on."""
+        """The settings that an answer depends on."""
         return {"model": self.model, "dtype": self.dtype}
 
 
@@ -173,10 +172,10 @@ def _at_least(name: str, value: float, least: float) -> None:
 
 
 def _as_json(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a request as JSON has them, names of nested ones as texts.
+    """Fields of a request as JSON values.
 
     Raises:
-        ConfigError: a value that JSON has not, or a field that decides what is asked or how the reply is read.
+        ConfigError: A value that is not JSON, or a field that `extra_body` cannot set.
     """
     made = {}
     for name, value in extra.items():

@@ -1,1 +1,1 @@
-"""A teacher's outputs, computed once and kept on disk."""
+"""Outputs of a teacher, computed once and stored on disk."""

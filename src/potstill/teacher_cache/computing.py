@@ -1,4 +1,4 @@
-"""Teachers' outputs, batch by batch, in the form in which a store keeps them."""
+"""Computing a teacher's outputs for a store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Progress = Callable[[int], None]
 
 @contextmanager
 def computing(teacher: PreTrainedModel, precision: str, device: torch.device) -> Iterator[Backbone]:
-    """A frozen teacher on its device, in the precision that it would have beside its student in Lightning's trainer."""
+    """A frozen teacher on its device, in the precision of Lightning's trainer."""
     teacher.requires_grad_(False).eval().to(device=device, dtype=_WHOLE.get(precision))
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
     with torch.inference_mode(), mixed:
@@ -41,14 +41,14 @@ def write_vocabulary(
     writer: OutputWriter,
     progress: Progress,
 ) -> None:
-    """Outputs of a language model at all real tokens.
+    """Write the outputs of a language model at all real tokens.
 
     Args:
-        backbone: within `computing`.
-        batches: sequences in the order of units, end to end.
-        form: of the outputs; columns beyond its vocabulary are left out.
-        writer: gets them.
-        progress: is told how many tokens are done.
+        backbone: From `computing`.
+        batches: Sequences in the order of items.
+        form: Format of the outputs; columns beyond its vocabulary are dropped.
+        writer: Writer of the store.
+        progress: Called with the number of tokens done.
     """
     weight, bias = backbone.decoder
     for micro in batches:
@@ -62,14 +62,14 @@ def write_vocabulary(
 def write_logits(
     backbone: Backbone, batches: Iterable[TaskBatch], form: FullForm, writer: OutputWriter, progress: Progress
 ) -> None:
-    """Logits of a task model: of rows, of the first tokens of their words, or of all their tokens.
+    """Write the logits of a task model: of rows, of the first tokens of their words, or of all their tokens.
 
     Args:
-        backbone: within `computing`.
-        batches: rows in the order of units.
-        form: of the logits.
-        writer: gets them.
-        progress: is told how many rows are done.
+        backbone: From `computing`.
+        batches: Rows in the order of items.
+        form: Format of the logits.
+        writer: Writer of the store.
+        progress: Called with the number of rows done.
     """
     for micro in batches:
         (last_BLD,) = hidden_states(backbone, "teacher", micro, None, whole=True).base

@@ -1,4 +1,4 @@
-"""Digests of all that a teacher's outputs depend on: its weights and config, the data, and how tokens are masked."""
+"""Digests of everything that a teacher's outputs depend on: weights, config, data, and masks."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,14 +17,14 @@ from potstill.data.corpus.store import Corpus
 from potstill.errors import ModelError
 from potstill.runtime.json_text import read_json
 
-# What a config says of how it was saved, not of what the model computes.
+# Keys of a config that do not change the model's outputs.
 UNREAD_CONFIG = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype"})
 
 
 def teacher_of_folder(folder: Path) -> dict[str, str]:
     """Digests of a saved model's weights and config.
 
-    The weights are taken tensor by tensor in the order of their names, so sharding does not matter.
+    The digest does not depend on the sharding of the weights.
 
     Raises:
         ModelError: There is no readable safetensors file or no config.json.
@@ -32,7 +32,7 @@ def teacher_of_folder(folder: Path) -> dict[str, str]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(
-            f"teacher.model: '{folder}' has no *.safetensors, which a cached teacher is known by; save the model with "
+            f"teacher.model: '{folder}' has no *.safetensors, which a cached teacher needs; save the model with "
             "save_pretrained"
         )
     try:
@@ -40,7 +40,7 @@ def teacher_of_folder(folder: Path) -> dict[str, str]:
         weights = weights_digest(_saved(files))
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"teacher.model: '{folder}' cannot be read ({error}); give a whole folder"
+            f"teacher.model: '{folder}' cannot be read ({error}); use a complete folder"
         ) from error
     return {"weights": weights, "config": config_digest(config)}
 
@@ -54,10 +54,9 @@ def teacher_of_model(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> 
 
 
 def weights_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """sha256 of tensors: names, dtypes, shapes and values, in the order in which they come.
+    """sha256 of tensors: names, dtypes, shapes and values, in their order.
 
-    A tensor's name and dtype count, so a checkpoint and the model that was made of it may differ: digest the same of
-    the two in both runs.
+    A checkpoint and the model loaded from it may have different digests, since names and dtypes count.
     """
     digest = hashlib.sha256()
     for name, tensor in tensors:
@@ -68,7 +67,7 @@ def weights_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
-    """sha256 of what a model's config says of its computation."""
+    """sha256 of a model's config without keys that do not change its outputs."""
     read = {key: value for key, value in config.items() if key not in UNREAD_CONFIG}
     return hashlib.sha256(canonical(read)).hexdigest()
 
@@ -90,17 +89,16 @@ def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def mask_settings(settings: BatchSettings, *, steps: int, world: int, device: str) -> dict[str, Any]:
-    """What the masks of all training steps depend on, besides the corpus and the tokenizer.
+    """Dependencies of the masks of all training steps, besides the corpus and the tokenizer.
 
-    Masks are drawn for a step as a whole by a generator of the step's seed on the step's device. So a step's masks
-    follow from which sequences it holds, which is settled by the size of the global batch and the grouping, however it
-    is cut into micro-batches.
+    Masks are drawn for a whole step, so they depend on the global batch size and the grouping, but not on the cut into
+    micro-batches.
 
     Args:
-        settings: How sequences become steps and masks.
-        steps: How many optimizer steps the store covers, from the first of epoch 0.
+        settings: Settings of steps and masks.
+        steps: Number of optimizer steps that the store covers.
         world: Number of processes.
-        device: Type of the device that masks are drawn on ("cpu", "cuda"): generators differ.
+        device: Type of the device of the masks' generator ("cpu", "cuda").
     """
     times = settings.accumulate * world
     return {
@@ -110,9 +108,9 @@ def mask_settings(settings: BatchSettings, *, steps: int, world: int, device: st
         "step_tokens": settings.max_tokens * times if settings.max_tokens else None,
         "group_size": settings.group_size,
         "length_bin": settings.length_bin,
-        # Pairs stay together in a step; drawn sources are masked along with it.
+        # Pairs stay together in a step; drawn sources are masked too.
         "pairing": settings.interchange.pairing if settings.interchange else None,
-        # A last step with too few sequences for the processes is left out.
+        # A last step with too few sequences for the processes is dropped.
         "world": world,
         "mlm_share": settings.mlm_share,
         "mlm_smoothing": settings.mlm_smoothing,

@@ -1,7 +1,7 @@
-"""Forms in which a teacher's outputs are kept: how logits become arrays of a store, and arrays become targets.
+"""Formats of a teacher's outputs: encoding logits as arrays of a store, and decoding arrays as targets.
 
-Bytes a unit: `FullForm` 4 a label; `TopForm` 4 a token (6 with a vocabulary above 65,536 or with float32) and 4 a
-temperature; `SampledForm` 4 a different token (6 likewise) and 8.
+Bytes per item: `FullForm` 4 per label; `TopForm` 4 per token (6 with a vocabulary above 65,536 or float32) and 4 per
+temperature; `SampledForm` 4 per distinct token (6 with a vocabulary above 65,536) and 8.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class FullForm:
     """All logits of a task's labels, float32.
 
     Attributes:
-        labels: columns of the logits; of answers 2, the start's and the end's.
-        ragged: whether a unit has any number of rows, as sentences have words and windows have tokens.
+        labels: Columns of the logits; 2 for the start and the end of answers.
+        ragged: Whether an item has any number of rows, as for words of sentences and tokens of windows.
     """
 
     labels: int
@@ -45,28 +45,28 @@ class FullForm:
         return (Field("logits", "<f4", self.labels, self.ragged),)
 
     def encode(self, logits_NC: Tensor, counts: NDArray[np.int64] | None = None) -> Gathered:
-        """Outputs of units.
+        """Outputs of items.
 
         Args:
             logits_NC: (rows, labels).
-            counts: (units,) rows of each unit, where the form is ragged.
+            counts: (items,) rows of each item in a ragged format.
         """
         return Gathered({"logits": logits_NC.detach().float().cpu().numpy()}, counts)
 
     def decode(self, gathered: Gathered) -> Tensor:
-        """(rows, labels) float32 logits, all rows of all units end to end (`gathered.counts` says where they end)."""
+        """(rows, labels) float32 logits, rows of all items end to end."""
         return torch.from_numpy(gathered.values["logits"])
 
 
 @dataclass(frozen=True)
 class TopForm:
-    """The likeliest tokens of a vocabulary, at temperature 1, and the mass of all others.
+    """The top-k tokens of a vocabulary at temperature 1, and the mass of all others.
 
     Attributes:
-        k: tokens a row.
-        vocabulary_size: columns of the logits.
-        temperatures: T for which the mass of the others is kept; 1 and the objective's.
-        precision: of the log-probabilities, "float16" or "float32".
+        k: Tokens per row.
+        vocabulary_size: Columns of the logits.
+        temperatures: T for which the mass of the other tokens is stored.
+        precision: Type of the log-probabilities, "float16" or "float32".
     """
 
     k: int
@@ -90,13 +90,13 @@ class TopForm:
         )
 
     def encode(self, logits_NV: Tensor, units: NDArray[np.int64]) -> Gathered:
-        """Outputs of units from (units, vocab) logits; the result does not depend on the numbers of the units."""
+        """Outputs of items from (items, vocab) logits; `units` is not used."""
         top = top_of(logits_NV, self.k, self.temperatures)
         arrays = zip(self.fields, top, strict=True)
         return Gathered({field.name: values.cpu().numpy().astype(field.dtype) for field, values in arrays})
 
     def decode(self, gathered: Gathered, temperature: float) -> TopRows:
-        """Targets at a temperature: with the tail where its mass at this temperature is kept, else without."""
+        """Targets at a temperature, with the tail if its mass is stored for this temperature."""
         values = gathered.values
         tail = None
         if temperature in self.temperatures:
@@ -112,15 +112,15 @@ class TopForm:
 
 @dataclass(frozen=True)
 class SampledForm:
-    """Tokens drawn from a vocabulary at one temperature, weighted without bias.
+    """Tokens sampled from a vocabulary at one temperature, with unbiased weights.
 
     Attributes:
-        samples: draws a row, 2,048 at most.
-        vocabulary_size: columns of the logits.
-        seed: of the draws.
-        temperature: of the distribution; targets have no other.
-        power: tokens are drawn from p ** power, normalised; from 0.5 to 1.5.
-        systematic: one random number a row instead of one a draw (`teachers.rows.draw`).
+        samples: Draws per row, at most 2,048.
+        vocabulary_size: Columns of the logits.
+        seed: Seed of the draws.
+        temperature: Temperature of the distribution and of the targets.
+        power: Tokens are drawn from p ** power, normalized; from 0.5 to 1.5.
+        systematic: Whether to use one random number per row instead of one per draw (`sparse_rows.draw`).
     """
 
     samples: int
@@ -140,13 +140,13 @@ class SampledForm:
         """Arrays of a store."""
         return (
             Field("ids", token_dtype(self.vocabulary_size).str, 1, ragged=True),
-            # In units of a draw: at power 1 these are counts, which float16 holds exactly.
+            # At power 1 these are counts of draws, which are exact in float16.
             Field("weights", "<f2", 1, ragged=True),
             Field("entropy", "<f4"),
         )
 
     def encode(self, logits_NV: Tensor, units: NDArray[np.int64]) -> Gathered:
-        """Outputs of units from (units, vocab) logits; draws are a function of (seed, unit)."""
+        """Outputs of items from (items, vocab) logits; draws are a function of (seed, item)."""
         drawn = draw(
             logits_NV,
             units,
@@ -165,7 +165,7 @@ class SampledForm:
         return Gathered({k: v.astype(dtypes[k]).reshape(-1, 1) for k, v in values.items()}, drawn.counts)
 
     def decode(self, gathered: Gathered) -> SampledRows:
-        """Targets at the form's temperature."""
+        """Targets at the format's temperature."""
         assert gathered.counts is not None
         counts, values = gathered.counts, gathered.values
         filled = np.arange(counts.max(initial=0)) < counts[:, None]

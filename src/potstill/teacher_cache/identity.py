@@ -1,8 +1,4 @@
-"""What a store of teacher outputs was made of, and how that differs from what a run needs.
-
-An identity is a dictionary of JSON values; a store keeps it, so that a run that does not fit can be told why. The
-digests in it are those of `teachers.digests`.
-"""
+"""The origin of a store of teacher outputs, and its differences from the origin that a run expects."""
 
 import hashlib
 import json
@@ -11,7 +7,7 @@ from typing import Any
 
 from potstill.data.common.store import canonical
 
-_SHOWN = 12  # digits of a digest in a message
+_SHOWN = 12  # digits of a digest in messages
 
 
 def store_identity(
@@ -22,32 +18,27 @@ def store_identity(
     form: Mapping[str, Any],
     masks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the outputs of a store depend on.
+    """Dependencies of the outputs of a store, as JSON values.
 
     Args:
-        teacher: Digests of `teacher_of_folder` or `teacher_of_model`, and what else its outputs depend on, such as the
-            precision that it runs in.
+        teacher: Digests of `teacher_of_folder` or `teacher_of_model`, and further dependencies such as the precision.
         tokenizer: `Vocabulary.digest`.
         data: `corpus_digest` or `arrays_digest`.
-        form: How outputs are kept, `form.identity` of a form in `teachers.forms`.
-        masks: `mask_settings` where the teacher reads masked tokens; None where what it reads is the data alone.
+        form: `identity` of a format.
+        masks: `mask_settings` for a teacher that reads masked tokens, else None.
     """
     parts = {"teacher": teacher, "tokenizer": tokenizer, "data": data, "masks": masks, "form": form}
-    # As it comes back from a store: tuples are lists there.
+    # As read from a store, where tuples are lists.
     return dict(json.loads(canonical(parts)))
 
 
 def identity_key(identity: Mapping[str, Any]) -> str:
-    """Name of the store of an identity: 32 hex digits."""
+    """Name of the folder for an identity: 32 hex digits."""
     return hashlib.sha256(canonical(identity)).hexdigest()[:32]
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What differs between a store and a run, a part at a time; empty if nothing does.
-
-    Returns:
-        Such as "teacher.weights is 0123456789ab... in the store and ba9876543210... here".
-    """
+    """Differences between a store and a run, such as "teacher.weights is 0123... in the store and ba98... here"."""
     there, here = dict(_flat(stored)), dict(_flat(json.loads(canonical(wanted))))
     names = sorted(there.keys() | here.keys())
     return [
@@ -58,7 +49,7 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Values by dotted name; a dictionary without entries is a value."""
+    """Values by dotted name; an empty dictionary is a value."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else str(key))

@@ -1,4 +1,4 @@
-"""Stored outputs in a teacher's place: what an objective asks of a store, as targets on the student's device."""
+"""Stored outputs as targets on the student's device, in place of a teacher."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from potstill.teacher_cache.store import OutputStore
 
 @dataclass(frozen=True)
 class StoredLogits:
-    """A task's teacher.
+    """Outputs of a task's teacher.
 
     Attributes:
-        store: a unit a row of the part.
-        form: of the store.
-        units: (rows,) the unit of each row.
+        store: Store with one item per row of the part.
+        form: Format of the store.
+        units: (rows,) item of each row.
     """
 
     store: OutputStore
@@ -28,18 +28,18 @@ class StoredLogits:
     units: Ints
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """(predictions, labels) float32 logits of (batch,) rows: those of a row's words, or tokens, are neighbours."""
+        """(predictions, labels) float32 logits of (batch,) rows, with one or several predictions per row."""
         gathered = self.store.gather(self.units[rows.cpu().numpy()])
         return self.form.decode(gathered).to(rows.device)
 
 
 @dataclass(frozen=True)
 class StoredVocabulary:
-    """A language model's teacher.
+    """Outputs of a language model's teacher.
 
     Attributes:
-        store: a unit a token.
-        form: of the store.
+        store: Store with one item per token.
+        form: Format of the store.
         temperature: T of the targets.
     """
 
@@ -48,7 +48,7 @@ class StoredVocabulary:
     temperature: float
 
     def __call__(self, units: Tensor, device: torch.device) -> TopRows | SampledRows:
-        """Targets of (rows,) units, on a device."""
+        """Targets of (rows,) items, on a device."""
         gathered, form = self.store.gather(units.numpy()), self.form
         if isinstance(form, TopForm):
             return form.decode(gathered, self.temperature).to(device)

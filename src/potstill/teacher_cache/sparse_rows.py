@@ -1,4 +1,4 @@
-"""Sparse rows out of a teacher's logits: the likeliest tokens, or tokens drawn at random."""
+"""Sparse rows of a teacher's logits: the top-k tokens, or sampled tokens."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Cumulative sums of a distribution are float64: of 100,000 tokens, float32 would round rare ones away.
+# Cumulative sums are float64: with 100,000 tokens, float32 would lose rare ones.
 BLOCK_BYTES = 64 * 2**20
 
 
 class Top(NamedTuple):
-    """The likeliest tokens of each row.
+    """The top-k tokens of each row.
 
     Attributes:
         ids: (rows, k) int64.
@@ -26,13 +26,13 @@ class Top(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Tokens drawn from each row, row after row, each token once.
+    """Tokens sampled from each row, row after row, each token once.
 
     Attributes:
         ids: (tokens,) int64, ascending within a row.
         weights: (tokens,) float64; divided by the number of draws, an unbiased estimate of the row's distribution.
-        counts: (rows,) how many tokens a row has, no more than there are draws.
-        entropy: (rows,) of the distribution, nats.
+        counts: (rows,) tokens of each row, at most the number of draws.
+        entropy: (rows,) entropy of the distribution in nats.
     """
 
     ids: NDArray[np.int64]
@@ -42,12 +42,12 @@ class Drawn(NamedTuple):
 
 
 def top_of(logits_NV: Tensor, k: int, temperatures: tuple[float, ...]) -> Top:
-    """The k likeliest tokens, and what the others have together at each temperature.
+    """The top-k tokens, and the mass of all others at each temperature.
 
     Args:
         logits_NV: (rows, vocab).
-        k: how many; of a smaller vocabulary all.
-        temperatures: T for which the tail is wanted, such as (1.0, 2.0).
+        k: Number of tokens; all of a smaller vocabulary.
+        temperatures: T of the tails, such as (1.0, 2.0).
     """
     log_NV = logits_NV.float().log_softmax(dim=1)
     log_probs_NK, ids_NK = log_NV.topk(min(k, log_NV.shape[1]), dim=1)
@@ -73,13 +73,13 @@ def draw(
 
     Args:
         logits_NV: (rows, vocab).
-        units: (rows,) numbers of the rows; draws are a function of (seed, number), not of the batch they came in.
-        samples: draws a row.
-        power: of the proposal; below 1 rare tokens are drawn more often, above 1 less.
+        units: (rows,) numbers of the rows; draws are a function of (seed, number), not of the batch.
+        samples: Draws per row.
+        power: Power of the proposal; below 1 rare tokens are drawn more often, above 1 less.
         temperature: T of p = softmax(logits / T).
-        seed: of all draws.
-        systematic: One random number a row instead of one a draw: draw j looks at (j + u) / samples of the cumulative
-            distribution. Each token comes up as often on average, but its count is off by less than 1.
+        seed: Seed of all draws.
+        systematic: Whether to use one random number u per row: draw j takes the token at (j + u) / samples of the
+            cumulative distribution. The mean count of each token is the same, with a deviation below 1.
 
     Source: Anshumann et al. 2025 (arXiv:2503.16870), random sampling; for systematic draws, Kish 1965, Survey
     Sampling, chapter 4.
@@ -104,7 +104,7 @@ def draw(
 def _inverted(log_p_RV: Tensor, log_q_RV: Tensor, shares_RS: Tensor) -> Drawn:
     """The tokens at the given shares of the cumulative distribution q, weighted with p / q."""
     cumulative_RV = log_q_RV.exp().cumsum(dim=1)
-    # To the right: a share on the edge of two tokens is the second's, so a token of probability 0 is never met.
+    # Right, so that a token of probability 0 is never drawn.
     ids_RS = torch.searchsorted(cumulative_RV, shares_RS * cumulative_RV[:, -1:], right=True)
     vocabulary = log_p_RV.shape[1]
     rows_R1 = torch.arange(len(ids_RS), device=ids_RS.device).unsqueeze(1)
@@ -117,9 +117,7 @@ def _inverted(log_p_RV: Tensor, log_q_RV: Tensor, shares_RS: Tensor) -> Drawn:
 
 
 def uniforms(seed: int, units: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1) that are a function of (seed, unit, draw) alone.
-
-    A generator a unit would take microseconds for each token of a corpus; hashing counters is one pass.
+    """Numbers in [0, 1) as a hash of (seed, unit, draw), which is faster than one generator per unit.
 
     Returns:
         (units, draws).
@@ -131,7 +129,7 @@ def uniforms(seed: int, units: NDArray[np.int64], draws: int) -> NDArray[np.floa
 
 
 def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection of 64-bit words in which each bit depends on all (Steele et al. 2014, SplitMix64)."""
+    """SplitMix64 (Steele et al. 2014)."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

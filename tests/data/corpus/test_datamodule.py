@@ -171,7 +171,7 @@ def test_ranks_that_share_weights_all_have_a_part_of_every_evaluation_batch():
     assert sorted(len(batch) for batch in plan) == [5, 5, 5, 6]
     assert sorted(np.concatenate(plan)) == list(range(21))
     assert sorted(len(batch) for batch in EvalSteps(Lengths(), settings, world=8).plan) == [8, 13]
-    with pytest.raises(DataError, match=r"trainer.devices=32: 21 sequences of evaluation are too few"):
+    with pytest.raises(DataError, match=r"trainer.devices=32: 21 "):
         EvalSteps(Lengths(), settings, world=32)
 
 

@@ -102,7 +102,7 @@ def test_files_that_are_none(tmp_path):
     source = files(tmp_path, "fine\n")
     assert "does not exist" in fault(replace(source, files=(str(tmp_path / "missing.txt"),)))
     assert "is a folder" in fault(replace(source, files=(str(tmp_path),)))
-    assert "give at least one" in fault(replace(source, files=()))
+    assert "data.train_files=[]:" in fault(replace(source, files=()))
     assert "data.unit" in fault(replace(source, unit="page"))
     assert "data.skip" in fault(replace(source, skip="("))
     (tmp_path / "not.gz").write_text("plain")
@@ -184,7 +184,7 @@ def test_saved_data_sets_that_cannot_be_used(saved, tmp_path):
     source = SavedDataset(str(saved / "dict"), key="data.train.0")
     assert "data.train.0.split" in fault(replace(source, split="dev"))
     assert "train, test" in fault(replace(source, split="dev"))
-    assert "data.train.0.column: the column 'body'" in fault(replace(source, column="body"))
+    assert "data.train.0.column=body" in fault(replace(source, column="body"))
     assert "is not text; give one of: text" in fault(replace(source, column="number"))
     assert "save_to_disk" in fault(replace(source, folder=str(tmp_path)))
     assert "save_to_disk" in fault(replace(source, folder=str(tmp_path / "missing")))
@@ -199,7 +199,7 @@ def test_a_folder_of_data_files_loads_as_from_the_hub(tmp_path, monkeypatch):
     source.check()
     assert texts(source) == ["one", "two"]
     assert source.fingerprint() == source.fingerprint()
-    with pytest.raises(DataError, match=r"data\.dataset\.column: the column 'body'"):
+    with pytest.raises(DataError, match=r"data\.dataset\.column=body"):
         texts(replace(source, column="body"))
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from potstill.data.common.ragged import flat_indices
 from potstill.data.common.steps import BatchSettings, TrainSteps
-from potstill.data.corpus.teacher_rows import SequenceUnits, StepUnits, by_length, run_steps, token_units
+from potstill.data.corpus.teacher_rows import SequenceUnits, StepUnits, by_length, run_steps
 
 LENGTHS = np.array([5, 2, 7, 2, 9, 3, 5], dtype=np.int32)
 
@@ -33,10 +34,10 @@ def test_every_token_of_a_corpus_has_a_number_in_every_epoch():
     units = SequenceUnits(LENGTHS)
     wanted = np.array([4, 0, 1])
     found = [
-        token_units(units.starts(wanted, LENGTHS[wanted], at), LENGTHS[wanted]) for at in ((0, 0), (5, 2))
+        flat_indices(units.starts(wanted, LENGTHS[wanted], at), LENGTHS[wanted]) for at in ((0, 0), (5, 2))
     ]
     assert found[0].tolist() == [*range(24, 33), *range(7, 12), 0, 1] == found[1].tolist()
-    everything = token_units(units.starts(np.arange(7), LENGTHS, (0, 0)), LENGTHS)
+    everything = flat_indices(units.starts(np.arange(7), LENGTHS, (0, 0)), LENGTHS)
     assert sorted(everything) == list(range(units.count))
 
 
@@ -51,7 +52,7 @@ def test_every_token_of_every_step_has_a_number(settings, count):
     for number in range(count):
         at = divmod(number, an_epoch)
         bases = steps.plan(at[0]).step(at[1])
-        found.append(token_units(units.starts(bases, LENGTHS[bases], at), LENGTHS[bases]))
+        found.append(flat_indices(units.starts(bases, LENGTHS[bases], at), LENGTHS[bases]))
         # Those of a step are neighbours.
         assert found[-1].max() - found[-1].min() + 1 == len(found[-1])
     assert sorted(np.concatenate(found)) == list(range(units.count))

@@ -75,5 +75,5 @@ def test_faults(settings, said):
 
 
 def test_more_problems_than_there_are():
-    with pytest.raises(ConfigError, match=r"hardly more than .* different problems, and 20,070 are"):
+    with pytest.raises(ConfigError, match=r"data\.generated: .* 20,070"):
         arithmetic_rows(Problems(train=20_000, valid=20, test=50, people=1, events=1, largest=4), "train")

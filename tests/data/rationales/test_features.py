@@ -104,7 +104,7 @@ def test_damaged_features_are_refused(tokenizer, tmp_path):
 
 
 def test_a_tokenizer_without_end_token_is_refused(gpt2_tokenizer, tmp_path):
-    with pytest.raises(DataError, match=r"data\.tokenizer: .* puts no end token"):
+    with pytest.raises(DataError, match=r"data\.tokenizer: .* no end token"):
         rationale_features(ROWS, describe(gpt2_tokenizer), cache=tmp_path)
     assert not list((tmp_path / "features").glob("*/features.npz"))
 

@@ -77,7 +77,7 @@ def test_what_is_trained_on():
 def test_faults_of_what_is_trained_on():
     with pytest.raises(ConfigError, match=r"data\.labels=gold: must be one of gt, llm"):
         for_training(rows_of(1), "gold")
-    with pytest.raises(DataError, match="no row whose output was understood"):
+    with pytest.raises(DataError, match=r"data\.rationales"):
         for_training(rows_of(2, unparsed=(0, 1)), "gt")
     with pytest.raises(DataError, match=r"data\.labels=llm: 'a\.json' row 2 has no label of an LLM"):
         for_training(rows_of(2, llm_labels=["x", None]), "llm")

@@ -161,7 +161,7 @@ def test_outputs_of_no_validation_row(data, tmp_path):
     held_out = training_parts(settings, standard=True, seed=0).valid.inputs
     assert "train 0" not in held_out
     (tmp_path / "sets/svamp/llm/train_CoT_0.json").write_text(json.dumps(["a. The answer is (1)."]))
-    with pytest.raises(DataError, match=r"of the 20 rows .* 1 have an output, none of them one that is kept"):
+    with pytest.raises(DataError, match=r"1 of 20 rows .* validation"):
         training_parts(settings, standard=False, seed=0)
 
 

@@ -101,9 +101,9 @@ def test_oddities_are_counted_and_told(bert_tokenizer, tmp_path):
         "examples": 5, "truncated": 1, "unknown": 2, "empty": 1, "duplicates": 1,
     }  # fmt: skip
     lines = warnings_of("train.tsv", counts, 16, "tokenizer", "classification")
-    assert "train.tsv: 2 rows with a wrong number of columns are left out" in lines
+    assert "train.tsv: 2 rows with a wrong number of columns are skipped" in lines
     assert "train.tsv: 1 of 5 rows longer than data.max_length=16 tokens, and cut" in lines
-    assert "train.tsv: 2 of 5 rows whose texts are trained on" in lines
+    assert "train.tsv: 2 of 5 rows that are also in the training set" in lines
     assert any("of the tokens are unknown to the tokenizer 'tokenizer'" in line for line in lines)
     clean = rows_of(["the man", "one"])
     features = features_of(clean, vocabulary, max_length=16, cache=tmp_path)

@@ -86,19 +86,19 @@ def test_only_so_many_rows(write):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.tsv", "text\tlabel\na\tb\tx\n", "line 2: 3 columns, the first line has 2; mend the row"),
-        ("a.tsv", "text\tlable\na\tx\n", "has no column 'label' for its labels; its first line holds text, lable"),
-        ("a.tsv", "sentence\tlabel\na\tx\n", "lacks columns: [text] wanted; its first line holds sentence, label"),
+        ("a.tsv", "text\tlabel\na\tb\tx\n", "line 2: 3 columns, the first line has 2"),
+        ("a.tsv", "text\tlable\na\tx\n", "'label'; its first line holds text, lable"),
+        ("a.tsv", "sentence\tlabel\na\tx\n", "[text]; its first line holds sentence, label"),
         ("a.tsv", "text\tlabel\n", "has no rows"),
         ("a.tsv", "", "is empty"),
         ("a.tsv", b"text\tlabel\ncaf\xe9\tx\n", "is not UTF-8 (line 2)"),
-        ("a.xlsx", "text\n", "is of no known kind; give one of .tsv .txt .csv"),
-        ("a.csv", 'text,label\n"a"b,x\n', "line 2: no CSV"),
-        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": \n', "line 2: no JSON"),
-        ("a.jsonl", '{"text": "a", "label": "x"}\n[1]\n', "line 2: no JSON object"),
-        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "a"}\n', "line 2: no 'label', as the first row has"),
-        ("a.jsonl", '{"text": 3, "label": "x"}\n', "line 1: 'text' is no text (3)"),
-        ("a.json", "[1, 2]", "holds no rows"),
+        ("a.xlsx", "text\n", ".tsv .txt .csv"),
+        ("a.csv", 'text,label\n"a"b,x\n', "line 2: invalid CSV"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": \n', "line 2: invalid JSON"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n[1]\n', "line 2: not a JSON object"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "a"}\n', "line 2: no 'label'"),
+        ("a.jsonl", '{"text": 3, "label": "x"}\n', "line 1: 'text' is not text (3)"),
+        ("a.json", "[1, 2]", "has no rows"),
     ],
 )  # fmt: skip
 def test_faults_name_file_and_line(write, name, content, said):
@@ -145,7 +145,7 @@ def test_scores_are_finite_numbers(write, compose_config):
     stsb = task(compose_config, "benchmark=stsb")
     assert encode_labels(read(write("a.tsv", "text\tlabel\na\t2.5\n")), stsb).tolist() == [2.5]
     for wrong in ("much", "nan"):
-        with pytest.raises(DataError, match=f"line 2: score '{wrong}' is no number"):
+        with pytest.raises(DataError, match=f"line 2: score '{wrong}'"):
             encode_labels(read(write("a.tsv", f"text\tlabel\na\t{wrong}\n")), stsb)
 
 
@@ -154,27 +154,27 @@ def test_labels_are_found_in_order(write):
     assert labels_of(read(write("a.tsv", "text\tlabel\na\t10\nb\t9\n"))) == ("9", "10")
     with pytest.raises(DataError, match="has 1 different labels"):
         labels_of(read(write("a.tsv", "text\tlabel\na\tb\n")))
-    with pytest.raises(DataError, match=r"a.tsv' line 3: label '' is blank; give every row one"):
+    with pytest.raises(DataError, match=r"a.tsv' line 3: label '' is blank"):
         labels_of(read(write("a.tsv", "text\tlabel\na\tb\nb\t \nc\ta\n")))
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["benchmark=sst2", "benchmark.text_columns=[a,b]"], "sst2 is a task of single texts, this names 2"),
-        (["benchmark=mrpc", "benchmark.text_columns=[a]"], "mrpc is a task of pairs of texts, this names 1"),
-        (["benchmark=text_classification", "benchmark.text_columns=[]"], "name the column of a text"),
-        (["benchmark=text_classification", "benchmark.text_columns=[0]"], "benchmark.label_column=label: a number"),
+        (["benchmark=sst2", "benchmark.text_columns=[a,b]"], "benchmark.text_columns=['a', 'b']: sst2"),
+        (["benchmark=mrpc", "benchmark.text_columns=[a]"], "benchmark.text_columns=['a']: mrpc"),
+        (["benchmark=text_classification", "benchmark.text_columns=[]"], "benchmark.text_columns=[]:"),
+        (["benchmark=text_classification", "benchmark.text_columns=[0]"], "benchmark.label_column=label:"),
         (["benchmark=sst2", "benchmark.metrics=[pearson]"], "benchmark.metrics=['pearson']: some of accuracy, f1"),
         (["benchmark=mnli", "benchmark.metrics=[f1]", "benchmark.monitor=f1"], "mnli has 3; use f1_macro"),
         (["benchmark=sst2", "benchmark.monitor=f1"], "benchmark.monitor=f1: one of benchmark.metrics, accuracy"),
-        (["benchmark=sst2", "benchmark.labels=[a,a]"], "benchmark.labels=['a', 'a']: two or more names"),
-        (["benchmark=stsb", "benchmark.labels=[a,b]"], "stsb is a regression, which has none"),
+        (["benchmark=sst2", "benchmark.labels=[a,a]"], "benchmark.labels=['a', 'a']:"),
+        (["benchmark=stsb", "benchmark.labels=[a,b]"], "benchmark.labels=['a', 'b']:"),
         (["benchmark=sst2", "benchmark.mode=up"], "benchmark.mode=up: min or max"),
         (["benchmark=sst2", "benchmark.task=tagging"], "benchmark.task=tagging: one of"),
-        (["benchmark=sst2", "benchmark.aliases=[a]"], "benchmark.aliases=[a]: spelling=label"),
-        (["benchmark=sst2", "benchmark.folder=nowhere"], "benchmark.folder=nowhere: no such folder"),
-        (["benchmark=sst2", "benchmark.part=dev"], "benchmark.part=dev: eval or test"),
+        (["benchmark=sst2", "benchmark.aliases=[a]"], "benchmark.aliases=[a]:"),
+        (["benchmark=sst2", "benchmark.folder=nowhere"], "benchmark.folder=nowhere:"),
+        (["benchmark=sst2", "benchmark.part=dev"], "benchmark.part=dev:"),
         (["benchmark=lcqmc"], "benchmark.eval_file=null: benchmark=lcqmc needs its eval part"),
     ],
 )  # fmt: skip
@@ -187,7 +187,7 @@ def test_configurations_that_cannot_be(overrides, said, compose_config):
 
 def test_a_folder_without_the_part(tmp_path, compose_config):
     benchmark = compose_config("benchmark=sst2", f"benchmark.folder={tmp_path}", name="evaluate").benchmark
-    with pytest.raises(ConfigError, match=r"holds no train .*the train part of sst2.*benchmark\.train_file"):
+    with pytest.raises(ConfigError, match=r"has no train .*the train part of sst2.*benchmark\.train_file"):
         training_parts(benchmark, None)
 
 

@@ -27,7 +27,7 @@ def test_both_folders_hold_the_same_part(glue, compose_config):
 def test_a_part_that_is_missing_is_named_with_its_folder(glue, compose_config):
     (glue / "SST-2" / "dev.tsv").unlink()
     benchmark = compose_config("objective=finetune", "benchmark=sst2", f"benchmark.folder={glue}").benchmark
-    with pytest.raises(ConfigError, match="holds no SST-2/dev "):
+    with pytest.raises(ConfigError, match="has no SST-2/dev "):
         training_parts(benchmark, None)
 
 

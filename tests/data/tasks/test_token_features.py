@@ -205,7 +205,7 @@ def test_numbers_that_do_not_fit_are_refused(bert_tokenizer):
     features = token_features([["the", "man"]], describe(bert_tokenizer), max_length=8)
     with pytest.raises(ValueError, match="3 labels of 2 words"):
         token_labels(features, np.zeros(3, np.int64))
-    with pytest.raises(ValueError, match="'half' is unknown"):
+    with pytest.raises(ValueError, match="too_long=half"):
         token_features([["the"]], describe(bert_tokenizer), max_length=8, too_long="half")
 
 

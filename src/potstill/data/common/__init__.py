@@ -1,1 +1,1 @@
-"""Text files, tokenizers, batches and steps that all kinds of data share."""
+"""Text files, tokenizers, stores, batches and steps for all kinds of data."""

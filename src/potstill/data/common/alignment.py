@@ -1,4 +1,4 @@
-"""Positions at which two tokenizations of one text have read the same characters."""
+"""Alignment of two tokenizations of one text."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ Ints = NDArray[np.int64]
 
 
 def aligned_ends(first: ArrayLike, second: ArrayLike) -> tuple[Ints, Ints]:
-    """The tokens of two tokenizations that end at the same character of the same text.
+    """The tokens of two tokenizations that end at the same character.
 
-    After such tokens both models have read the same text and predict what follows, so their distributions can be
-    compared. Tokens without characters (special tokens, padding) never align. Of several tokens that end at one
-    character, such as the bytes of one letter, the last is taken: only then is the letter read.
+    After such tokens both models have read the same text, so their predictions can be compared. Tokens without
+    characters (special tokens, padding) never align. For several tokens that end at one character, such as the bytes of
+    one letter, the last one counts.
 
     Args:
-        first: (tokens, 2) start and end of each token in characters, the end exclusive, as fast tokenizers give them
-            (`return_offsets_mapping`), of one text.
-        second: (tokens, 2) of the other tokenizer, of the very same text.
+        first: `(tokens, 2)` start and end characters of one text, as of `return_offsets_mapping`.
+        second: `(tokens, 2)` of another tokenizer for the same text.
 
     Returns:
-        Two arrays (aligned,): positions in the first and in the second tokenization, ascending.
+        Two arrays `(aligned,)`: positions in the first and in the second tokenization, ascending.
 
     Raises:
-        ValueError: offsets are not (tokens, 2), or ends go back, as they do where two texts are joined (align each
-            text by itself).
+        ValueError: Offsets are not `(tokens, 2)`, or their ends decrease.
     """
     first_tokens, first_ends = _last_tokens(first)
     second_tokens, second_ends = _last_tokens(second)
@@ -34,7 +32,7 @@ def aligned_ends(first: ArrayLike, second: ArrayLike) -> tuple[Ints, Ints]:
 
 
 def _last_tokens(offsets: ArrayLike) -> tuple[Ints, Ints]:
-    """The last token that ends at each character, and that character; both ascending."""
+    """The last token that ends at each character, and the character; both ascending."""
     spans = np.asarray(offsets, dtype=np.int64)
     if spans.size == 0:
         spans = spans.reshape(0, 2)
@@ -43,6 +41,6 @@ def _last_tokens(offsets: ArrayLike) -> tuple[Ints, Ints]:
     tokens = np.flatnonzero(spans[:, 1] > spans[:, 0])
     ends = spans[tokens, 1]
     if (np.diff(ends) < 0).any():
-        raise ValueError("offsets go back: they are not those of one text")
+        raise ValueError("ends of offsets decrease: they are not of one text")
     last = np.append(np.diff(ends) > 0, True)[: len(ends)]
     return tokens[last], ends[last]

@@ -1,8 +1,7 @@
-"""Which sequences make which optimizer step, and how a step is cut into micro-batches.
+"""The sequences of each optimizer step, and the cut of a step into micro-batches.
 
-A step is the unit of everything random here: its sequences, its masks and (by the step's seed) its dropout are a
-function of (seed, epoch, step), so the same global batch gives the same update however it is cut over micro-batches
-or ranks, and a run resumes at any step.
+The sequences, masks and dropout of a step are functions of (seed, epoch, step). So the same global batch gives the same
+update for any number of micro-batches or ranks, and a run can resume at any step.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-IGNORED = -100  # the label of a token without one
-_ORDER, _STEP = 0, 1  # what a derived random stream is for
+IGNORED = -100  # label of a token that is not predicted
+_ORDER, _STEP = 0, 1  # random streams
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """One epoch: sequence ids in order, cut into optimizer steps.
+    """One epoch: ordered sequence ids, cut into optimizer steps.
 
     Attributes:
         order: `(sequences,)` ids of sequences.
-        bounds: `(steps + 1,)` where each step starts in `order`.
+        bounds: `(steps + 1,)` start of each step in `order`, and the end.
     """
 
     order: Ints
@@ -40,7 +39,7 @@ class EpochPlan:
 
 
 def derive_seed(seed: int, epoch: int, step: int, purpose: int = _STEP) -> int:
-    """A 63-bit seed that is a function of its arguments alone; neighbours are unrelated."""
+    """A 63-bit seed that is a function of its arguments."""
     words = np.random.SeedSequence([seed, epoch, step, purpose]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
 
@@ -56,20 +55,20 @@ def plan_epoch(
     length_bin: int = 4,
     unit: int = 1,
 ) -> EpochPlan:
-    """Shuffle, then bring sequences of like length together, then shuffle the groups.
+    """Shuffle sequences, group them by length, and shuffle the groups.
 
-    Bins of 4 tokens are those of DistilBERT's grouped batch sampler (Sanh et al. 2019). Every sequence comes once;
+    Bins of 4 tokens are those of DistilBERT's grouped batch sampler (Sanh et al. 2019). Every sequence occurs once;
     only the last step of an epoch may be smaller.
 
     Args:
         lengths: `(n,)` tokens of each sequence.
-        seed: Of the run.
-        epoch: Counted from 0.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
         sequences: Sequences of an optimizer step, over all micro-batches and ranks.
-        tokens: Padded tokens of an optimizer step; takes the place of `sequences`.
-        group_size: Sequences of like length drawn together; a step joins several groups. None: a whole step.
+        tokens: Padded tokens of an optimizer step; replaces `sequences`.
+        group_size: Sequences of similar length drawn together; a step joins several groups. None for a whole step.
         length_bin: Width of a bin in tokens; 0 for no grouping by length.
-        unit: A step of `tokens` has at least so many sequences.
+        unit: Minimum number of sequences of a step of `tokens`.
 
     Returns:
         The plan; its number of steps does not depend on the epoch.
@@ -79,7 +78,7 @@ def plan_epoch(
     if length_bin:
         order = order[np.argsort(lengths[order] // length_bin, kind="stable")]
     if tokens is not None:
-        # The bin's upper end counts for each of its sequences, so that every epoch has as many steps.
+        # Each sequence counts with the upper end of its bin, so that all epochs have equally many steps.
         width = max(length_bin, 1)
         upper = ((lengths[order] // width + 1) * width - 1).astype(np.int64)
         return _shuffle_groups(order, _bounds(upper, sequences, tokens, unit), rng)
@@ -97,7 +96,7 @@ def _even_bounds(count: int, size: int) -> Ints:
 
 
 def _bounds(widths: Ints, sequences: int, tokens: int | None, unit: int) -> Ints:
-    """Cut ascending widths into parts of whole units; a remainder goes with the last unit."""
+    """Cut ascending widths into parts of whole units; a remainder belongs to the last unit."""
     ends = widths[unit - 1 :: unit]
     if tokens is None:
         bounds = _even_bounds(len(ends), max(sequences // unit, 1))
@@ -107,7 +106,7 @@ def _bounds(widths: Ints, sequences: int, tokens: int | None, unit: int) -> Ints
 
 
 def _budget_bounds(widths: Ints, tokens: int) -> Ints:
-    """Cut ascending widths so that (sequences x widest) of each part stays within `tokens`."""
+    """Cut ascending widths so that (sequences x largest width) of each part is at most `tokens`."""
     bounds, start = [0], 0
     while start < len(widths):
         end = min(start + max(tokens // int(widths[start]), 1), len(widths))
@@ -118,7 +117,7 @@ def _budget_bounds(widths: Ints, tokens: int) -> Ints:
 
 
 def _shuffle_groups(order: Ints, bounds: Ints, rng: np.random.Generator) -> EpochPlan:
-    """Put the groups in random order; the last one, which may be smaller, stays last."""
+    """Shuffle groups; the last one, which may be smaller, stays last."""
     groups = np.split(order, bounds[1:-1])
     shuffled = [groups[i] for i in rng.permutation(len(groups) - 1)] + groups[-1:]
     sizes = np.array([len(group) for group in shuffled], dtype=np.int64)
@@ -126,13 +125,15 @@ def _shuffle_groups(order: Ints, bounds: Ints, rng: np.random.Generator) -> Epoc
 
 
 class StepSampler:
-    """(epoch, step) pairs of one epoch, from where the steps already done lead to.
+    """(epoch, step) pairs of the current epoch, from the current position.
 
-    They are asked for when iteration begins: Lightning may build the loader before it restores a checkpoint.
+    Args:
+        steps: Steps per epoch.
+        done: Returns the number of finished steps. It is called when iteration begins, since Lightning may build the
+            loader before it restores a checkpoint.
     """
 
     def __init__(self, steps: int, done: Callable[[], int]):
-        """Go through epochs of `steps` steps; `done()` says how many steps lie behind."""
         self.steps, self.done = steps, done
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -147,18 +148,18 @@ class StepSampler:
 def micro_batches(
     lengths: Ints, *, sequences: int, tokens: int | None, rank: int = 0, world: int = 1, unit: int = 1
 ) -> list[Ints]:
-    """Cut a step into this rank's micro-batches, of like lengths each.
+    """Cut a step into this rank's micro-batches of similar lengths.
 
     Args:
         lengths: `(n,)` tokens of the step's sequences.
-        sequences: Most sequences of a micro-batch.
-        tokens: Most padded tokens of a micro-batch; takes the place of `sequences`.
-        rank: Of this process.
+        sequences: Maximum number of sequences of a micro-batch.
+        tokens: Maximum number of padded tokens of a micro-batch; replaces `sequences`.
+        rank: Rank of this process.
         world: Number of processes; each takes every `world`-th unit in order of length.
-        unit: Neighbours in order of length that stay together, and so far a micro-batch may be too large.
+        unit: Sequences, neighbours in order of length, that stay together.
 
     Returns:
-        Positions within the step, one array a micro-batch; at least one array, which may be empty.
+        Indices within the step, one array per micro-batch; at least one array, which may be empty.
     """
     order = np.argsort(lengths, kind="stable")
     unit_of = np.minimum(np.arange(len(order)) // unit, max(len(order) // unit - 1, 0))

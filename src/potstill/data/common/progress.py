@@ -1,4 +1,4 @@
-"""A progress line for work on text whose length is not known beforehand."""
+"""A progress line for work of unknown length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from potstill.errors import printable
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int], None]]:
-    """Show `what`, a running count and the time on a terminal; the block gets a function that sets the count."""
+    """Show `what`, a count and the time on a terminal; yields a function that sets the count."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""Loaders whose item is one optimizer step: what the data modules of corpora and of tasks do alike."""
+"""Data sets and data modules whose items are optimizer steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from potstill.runtime.signals import SPAWN
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How sequences become steps, micro-batches and masks; the keys of `data` with the same names."""
+    """Settings of steps, micro-batches and masks; the keys of `data` with the same names."""
 
     seed: int
     batch_size: int
@@ -33,32 +33,32 @@ class BatchSettings:
     mlm_replace: tuple[float, ...] = (0.8, 0.1, 0.1)
     num_workers: int = 0
     interchange: PlanSettings | None = None
-    # Every rank has a part of every evaluation batch, too, because those that share weights have to run alike.
+    # Every rank gets a part of every evaluation batch, as strategies with sharded weights require.
     even: bool = False
 
     @property
     def unit(self) -> int:
-        """Sequences that stay together wherever a step is cut: sources in the batch come in pairs."""
+        """Sequences that stay together when a step is cut: pairs, if sources are in the batch."""
         return PAIR if self.interchange is not None and self.interchange.pairing == "in_batch" else 1
 
 
 class Sequences(Protocol):
-    """What is put into steps: sequences of a corpus, or rows of a benchmark."""
+    """Sequences of a corpus, or rows of a benchmark."""
 
     @property
     def lengths(self) -> NDArray[np.integer]:
-        """`(sequences,)` tokens of each."""
+        """`(sequences,)` tokens of each sequence."""
 
     def item(self, bases: Ints, sources: Ints, seed: int, training: bool) -> dict[str, Any]:
-        """A step of `bases`, with their drawn `sources`, if there are any, behind them."""
+        """The item of a step: `bases`, followed by their drawn `sources`, if any."""
 
 
 class TrainSteps(Dataset):
     """(epoch, step) -> the item of a training step, over all micro-batches and ranks.
 
     Args:
-        sequences: what is trained on.
-        settings: how it is put into steps.
+        sequences: Training sequences.
+        settings: Settings of steps.
     """
 
     def __init__(self, sequences: Sequences, settings: BatchSettings):
@@ -74,7 +74,7 @@ class TrainSteps(Dataset):
         """The steps of an epoch.
 
         Raises:
-            DataError: there are too few sequences for the processes.
+            DataError: There are too few sequences for the processes.
         """
         if self._planned is None or self._planned[0] != (epoch, self.world):
             s = self.settings
@@ -89,12 +89,12 @@ class TrainSteps(Dataset):
                 length_bin=s.length_bin,
                 unit=s.unit,
             )
-            # A rank would be left without a sequence, or a sequence without a source.
+            # Otherwise a rank would have no sequence, or a sequence no source.
             if plan.bounds[-1] - plan.bounds[-2] < self.world * s.unit:
                 plan = EpochPlan(plan.order, plan.bounds[:-1])
             if not len(plan):
                 raise DataError(
-                    f"trainer.devices={self.world}: {len(self.sequences.lengths)} sequences are too few to share; "
+                    f"trainer.devices={self.world}: {len(self.sequences.lengths)} sequences are too few; "
                     "use fewer devices or more text"
                 )
             self._planned = ((epoch, self.world), plan)
@@ -109,21 +109,21 @@ class TrainSteps(Dataset):
 
 
 class EvalSteps(Dataset):
-    """Number -> the item of an evaluation batch, of like lengths, in an order that is the same every time.
+    """Number -> the item of an evaluation batch of similar lengths, in a fixed order.
 
     Args:
-        sequences: what is evaluated.
-        settings: how it is put into batches.
-        world: processes that share each batch.
+        sequences: Evaluation sequences.
+        settings: Settings of batches.
+        world: Number of processes that share each batch.
 
     Raises:
-        DataError: there are too few sequences for the processes.
+        DataError: There are too few sequences for the processes.
     """
 
     def __init__(self, sequences: Sequences, settings: BatchSettings, world: int = 1):
         self.sequences, self.seed = sequences, settings.seed
         order = np.argsort(sequences.lengths, kind="stable")
-        unit = 1 if settings.interchange is None else PAIR  # neighbours in length, whatever the batch size
+        unit = 1 if settings.interchange is None else PAIR  # the same pairs for any batch size
         least = world * unit if settings.even else unit
         size = max(settings.eval_batch_size - settings.eval_batch_size % unit, least)
         batches = [order[start : start + size] for start in range(0, len(order), size)]
@@ -131,10 +131,10 @@ class EvalSteps(Dataset):
             batches[-2:] = [np.concatenate(batches[-2:])]
         if settings.even and len(batches[-1]) < least:
             raise DataError(
-                f"trainer.devices={world}: {len(order)} sequences of evaluation are too few to share; use fewer "
-                "devices, or strategy=ddp"
+                f"trainer.devices={world}: {len(order)} evaluation sequences are too few; use fewer devices, or "
+                "strategy=ddp"
             )
-        # Of all lengths from the first batch on, so that a limited validation is a fair sample.
+        # Shuffled, so that a limited validation is a fair sample of all lengths.
         shuffled = np.random.default_rng(derive_seed(self.seed, EVALUATION, 0)).permutation(len(batches))
         self.plan = [batches[i] for i in shuffled]
 
@@ -146,13 +146,13 @@ class EvalSteps(Dataset):
 
 
 class StepDataModule(LightningDataModule):
-    """One item of the loader is one optimizer step of all micro-batches.
+    """Base of data modules whose loaders give one optimizer step per item.
 
-    The position of a resumed run in its epoch follows from the number of steps done.
+    The position of a resumed run follows from its number of steps.
 
     Args:
-        train: what is trained on, if anything.
-        settings: how it is put into steps.
+        train: Training sequences, if any.
+        settings: Settings of steps.
     """
 
     def __init__(self, train: Sequences | None, settings: BatchSettings):
@@ -163,12 +163,16 @@ class StepDataModule(LightningDataModule):
 
     @property
     def train_steps(self) -> TrainSteps:
-        """The steps of training, of data that has any."""
+        """The training steps."""
         assert isinstance(self._steps, TrainSteps)
         return self._steps
 
     def train_dataloader(self) -> DataLoader:
-        """Steps from the position that the trainer has reached."""
+        """Steps from the trainer's position.
+
+        Raises:
+            CheckpointError: The checkpoint has another number of steps per epoch.
+        """
         assert self._steps is not None
         if self._resumed_steps_an_epoch not in (None, self.steps_an_epoch):
             raise CheckpointError(
@@ -194,7 +198,7 @@ class StepDataModule(LightningDataModule):
         )
 
     def cuts(self, lengths: Ints, training: bool) -> list[Ints]:
-        """This rank's micro-batches, as positions within the step."""
+        """This rank's micro-batches, as indices within the step."""
         trainer, s = self.trainer, self.settings
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if not training:
@@ -207,11 +211,11 @@ class StepDataModule(LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """How long an epoch is: enough to know that a resumed run counts steps alike."""
+        """Steps per epoch, for the comparison with a resumed run."""
         return {"steps_an_epoch": self.steps_an_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the length of the interrupted run's epochs, to be compared with this run's."""
+        """Keep the steps per epoch of the interrupted run."""
         self._resumed_steps_an_epoch = state_dict.get("steps_an_epoch")
 
     def _done(self) -> int:
@@ -219,7 +223,7 @@ class StepDataModule(LightningDataModule):
 
     @property
     def steps_an_epoch(self) -> int:
-        """Optimizer steps of an epoch; 0 without training data."""
+        """Optimizer steps per epoch; 0 without training data."""
         if self._steps is None:
             return 0
         self._steps.world = self.trainer.world_size if self.trainer else 1

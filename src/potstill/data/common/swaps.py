@@ -1,7 +1,4 @@
-"""The swaps of a step: drawn for the step as a whole, then cut out for each micro-batch.
-
-So they are, like order and masks, a function of (seed, epoch, step), however a step is cut.
-"""
+"""The swaps of a step: drawn for the whole step as a function of (seed, epoch, step), then cut for each micro-batch."""
 
 from __future__ import annotations
 
@@ -26,11 +23,9 @@ from potstill.interchange.plans import (
     swappable,
 )
 
-NEIGHBOURS = (
-    512  # a source from the data set is drawn among so many sequences of the next lengths on either side
-)
-EVALUATION = 2**32 - 1  # stands for the epoch where evaluation draws masks and swaps: the same at every time
-_SWAPS, _SOURCES = 2, 3  # what a derived random stream is for, beside masks and order
+NEIGHBOURS = 512  # sources are drawn among this many neighbours in order of length on either side
+EVALUATION = 2**32 - 1  # stands for the epoch in evaluation, whose masks and swaps are always the same
+_SWAPS, _SOURCES = 2, 3  # random streams, beside those of masks and order
 
 
 @dataclass(frozen=True)
@@ -38,9 +33,9 @@ class Exchange:
     """The swaps of one step, over all its micro-batches and ranks.
 
     Attributes:
-        swaps: rows are those of the step.
+        swaps: Swaps between rows of the step.
         reached: `(tokens,)` real tokens of bases, then of drawn sources, that the swaps can change.
-        seed: of the step.
+        seed: Seed of the step.
     """
 
     swaps: Swaps
@@ -53,10 +48,10 @@ class Exchange:
         """The swaps of one micro-batch.
 
         Args:
-            rows: `(batch,)` the step's rows in it.
-            width: it is padded to.
-            device: of the micro-batch.
-            source_width: drawn sources are padded to; None where sources are in the batch.
+            rows: `(batch,)` rows of the step in the micro-batch.
+            width: Padded length.
+            device: Device of the micro-batch.
+            source_width: Padded length of drawn sources; None if sources are in the batch.
         """
         own = {} if source_width is None else {"source_rows": rows, "source_width": source_width}
         places = cut_swaps(self.swaps, rows, width, **own)  # type: ignore[arg-type]
@@ -76,12 +71,12 @@ def training_exchange(
     """Draw the swaps of a training step.
 
     Args:
-        plan: who swaps what.
-        lengths: `(rows,)` real tokens of the bases, then of their drawn sources, if there are any.
-        bases: number of bases.
-        seed: of the step.
-        causal: a swap reaches later positions only.
-        masked: columns of the masked positions of each row; needed for `positions="masked"`.
+        plan: Settings of the interventions.
+        lengths: `(rows,)` real tokens of the bases, then of their drawn sources, if any.
+        bases: Number of bases.
+        seed: Seed of the step.
+        causal: Whether a swap reaches later positions only.
+        masked: Columns of the masked positions of each row; required for `positions="masked"`.
     """
     rng = np.random.default_rng([seed, _SWAPS])
     if plan.pairing == "in_batch":
@@ -117,12 +112,12 @@ def evaluation_exchange(
     agreement does not depend on the batch size.
 
     Args:
-        plan: who swaps what; pairing and crossway are left aside.
+        plan: Settings of the interventions; pairing and crossway are ignored.
         lengths: `(rows,)` real tokens.
         sequences: `(rows,)` numbers of the sequences in the data set.
-        seed: of the run.
-        causal: as in `training_exchange`.
-        masked: as in `training_exchange`.
+        seed: Seed of the run.
+        causal: See `training_exchange`.
+        masked: See `training_exchange`.
     """
     own = replace(plan, pairing="in_batch", crossway=False)
     parts = []
@@ -135,11 +130,11 @@ def evaluation_exchange(
 
 
 class Neighbours:
-    """Draws, for each base, another sequence of the data set of like length.
+    """Draws another sequence of similar length from the data set for each base.
 
     Args:
-        lengths: `(sequences,)`.
-        seed: of the run.
+        lengths: `(sequences,)` tokens of each sequence.
+        seed: Seed of the run.
     """
 
     def __init__(self, lengths: NDArray[np.integer], seed: int):
@@ -160,14 +155,14 @@ class Neighbours:
 
 
 def check_swappable(plan: PlanSettings, lengths: NDArray[np.integer]) -> None:
-    """Refuse a data set of which no sequence is long enough to swap a token.
+    """Check that a sequence is long enough to swap a token.
 
     Raises:
-        DataError: with how many there are, and the longest.
+        DataError: All sequences are too short.
     """
     if len(lengths) < PAIR:
         raise DataError(
-            f"objective.interchange: {len(lengths)} sequence cannot swap with another; use more text"
+            f"objective.interchange: {len(lengths)} sequences, but a swap needs {PAIR}; use more text"
         )
     if plan.positions != "masked" and not swappable(lengths.astype(np.int64), plan):
         raise DataError(
@@ -179,7 +174,7 @@ def check_swappable(plan: PlanSettings, lengths: NDArray[np.integer]) -> None:
 def _within(
     lengths: Ints, rows: Ints, plan: PlanSettings, rng: np.random.Generator, masked: list[Ints] | None
 ) -> Swaps:
-    """Swaps among some rows of a step, given in order of their lengths."""
+    """Swaps among some rows of a step, which are in order of their lengths."""
     swaps = draw_swaps(
         lengths[rows],
         partners(len(rows), crossway=plan.crossway),

@@ -1,4 +1,4 @@
-"""Reading text files, plain or gzip: a first look, lines, paragraphs, batches, and the digest of the content."""
+"""Reading text files, plain or gzip: checks, lines, paragraphs, batches, and digests."""
 
 import codecs
 import gzip
@@ -18,9 +18,9 @@ from potstill.runtime.atomic import write_whole
 from potstill.runtime.small_files import not_a_file
 
 READ_BYTES = 2**20
-LINE_BYTES = 2**23  # of a line, and of a paragraph in characters
-DOCUMENT_BYTES = 2**29  # of a JSON or XML document, uncompressed
-SEARCH_SECONDS = 2.0  # of processor time, for data.skip on a line
+LINE_BYTES = 2**23  # limit of a line, and of a paragraph in characters
+DOCUMENT_BYTES = 2**29  # limit of a JSON or XML document, uncompressed
+SEARCH_SECONDS = 2.0  # processor time for data.skip on a line
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -30,7 +30,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def fault_of(path: Path) -> str | None:
-    """What makes a file unusable, judged by its first MiB; None where nothing does."""
+    """The reason why a file is unusable, from its first MiB; None for a usable file."""
     if not path.is_file():
         return not_a_file(path)
     try:
@@ -50,11 +50,10 @@ def fault_of(path: Path) -> str | None:
 
 
 def read_lines(path: Path, key: str) -> Iterator[str]:
-    """Lines of a file without their ends; no more of it is held than a line of `LINE_BYTES`.
+    """Lines of a file without their ends, read in blocks.
 
     Raises:
-        DataError: A line is too long or not UTF-8, or the file cannot be read; the message starts with the config key
-            `key`.
+        DataError: A line is too long or not UTF-8, or the file cannot be read; the message starts with `key`.
     """
     read = 0
     try:
@@ -63,7 +62,7 @@ def read_lines(path: Path, key: str) -> Iterator[str]:
                 lines = raw.count(b"\n") + (not raw.endswith(b"\n"))
                 if len(raw) > LINE_BYTES and (long := _too_long(raw)):
                     raise DataError(
-                        f"{key}: '{path}' line {read + long}: has more than {LINE_BYTES:,} bytes; give shorter lines"
+                        f"{key}: '{path}' line {read + long}: has more than {LINE_BYTES:,} bytes; use shorter lines"
                     )
                 try:
                     text = raw.decode("utf-8")
@@ -74,17 +73,17 @@ def read_lines(path: Path, key: str) -> Iterator[str]:
                     ) from error
                 if read == 0:
                     text = text.removeprefix("\ufeff")
-                # Not splitlines: it also cuts at separators that are part of a text, such as U+2028.
+                # Not splitlines, which also cuts at separators within texts, such as U+2028.
                 yield from text.split("\n")[:lines]
                 read += lines
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{key}: '{path}' cannot be read after line {read} ({error}); give a whole file"
+            f"{key}: '{path}' cannot be read after line {read} ({error}); use a complete file"
         ) from error
 
 
 def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
-    """The content in blocks of whole lines, about `READ_BYTES` each; a line that is too long ends the last one."""
+    """The content in blocks of whole lines, about `READ_BYTES` each; a line that is too long is the last block."""
     rest = b""
     while chunk := stream.read(READ_BYTES):
         whole, newline, left = (rest + chunk).rpartition(b"\n")
@@ -98,15 +97,15 @@ def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _too_long(raw: bytes) -> int | None:
-    """The number of the first line of a block, from 1, that is too long."""
+    """Number of the first line of a block, from 1, that is too long."""
     return next((n for n, line in enumerate(raw.split(b"\n"), 1) if len(line) > LINE_BYTES), None)
 
 
 def read_document(path: Path, key: str) -> str:
-    """The text of a file that is decoded as a whole, such as a JSON document; its lines may be of any length.
+    """The text of a file that is decoded as a whole, such as a JSON document, with lines of any length.
 
     Raises:
-        DataError: it is too long or not UTF-8, or cannot be read; the message starts with the config key `key`.
+        DataError: It is too long or not UTF-8, or cannot be read; the message starts with `key`.
     """
     try:
         with _open(path) as stream:
@@ -116,11 +115,11 @@ def read_document(path: Path, key: str) -> str:
                 size += len(block)
                 if size > DOCUMENT_BYTES:
                     raise DataError(
-                        f"{key}: '{path}' has more than {DOCUMENT_BYTES:,} bytes (uncompressed), which a document that "
-                        "is read as a whole may have; give JSON lines, or several files"
+                        f"{key}: '{path}' has more than {DOCUMENT_BYTES:,} bytes (uncompressed); use JSON lines, or "
+                        "several files"
                     )
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{key}: '{path}' cannot be read ({error}); give a whole file") from error
+        raise DataError(f"{key}: '{path}' cannot be read ({error}); use a complete file") from error
     raw = b"".join(blocks)
     try:
         return raw.decode("utf-8").removeprefix("\ufeff")
@@ -130,20 +129,20 @@ def read_document(path: Path, key: str) -> str:
 
 
 def skipping(pattern: str | None, key: str = "data.skip") -> Callable[[str], bool]:
-    """Whether a line has a match of a pattern, which may not take long.
+    """A function that tells whether a line matches a pattern.
 
     Args:
-        pattern: a regular expression, as of Python's `re`; None matches nothing.
-        key: the config key of the pattern.
+        pattern: Regular expression in the syntax of Python's `re`; None matches nothing.
+        key: Config key of the pattern.
 
     Raises:
-        DataError: it is none, or, of a line, its search takes more than `SEARCH_SECONDS`.
+        DataError: The pattern is invalid, or its search takes more than `SEARCH_SECONDS` on a line.
     """
     try:
         search = regex.compile(r"(?!)" if pattern is None else pattern).search
     except regex.error as error:
         raise DataError(
-            f"{key}={pattern}: no regular expression ({error}); give one like '^</?doc'"
+            f"{key}={pattern}: invalid regular expression ({error}); use such as '^</?doc'"
         ) from error
 
     def skipped(line: str) -> bool:
@@ -151,8 +150,8 @@ def skipping(pattern: str | None, key: str = "data.skip") -> Callable[[str], boo
             return search(line, timeout=SEARCH_SECONDS) is not None
         except TimeoutError:
             raise DataError(
-                f"{key}={pattern}: takes more than {SEARCH_SECONDS:g} seconds on a line ({line[:40]!r}); give one "
-                "without repetitions within repetitions"
+                f"{key}={pattern}: takes more than {SEARCH_SECONDS:g} seconds on a line ({line[:40]!r}); avoid nested "
+                "repetitions"
             ) from None
 
     return skipped
@@ -162,8 +161,8 @@ def paragraphs(lines: Iterable[str], place: str) -> Iterator[str]:
     """Lines between blank lines, joined by spaces.
 
     Args:
-        lines: of a file.
-        place: the config key and the file, for messages.
+        lines: Lines of a file.
+        place: Config key and file for messages.
 
     Raises:
         DataError: A paragraph is too long.
@@ -177,8 +176,8 @@ def paragraphs(lines: Iterable[str], place: str) -> Iterator[str]:
             length += len(stripped) + 1
             if length > LINE_BYTES + 1:
                 raise DataError(
-                    f"{place} line {number}: the paragraph has more than {LINE_BYTES:,} characters; give blank lines "
-                    "between paragraphs, or data.unit=line"
+                    f"{place} line {number}: the paragraph has more than {LINE_BYTES:,} characters; separate "
+                    "paragraphs by blank lines, or set data.unit=line"
                 )
         elif block:
             yield " ".join(block)
@@ -188,7 +187,7 @@ def paragraphs(lines: Iterable[str], place: str) -> Iterator[str]:
 
 
 def remembered_digest(path: Path, folder: Path, key: str) -> str:
-    """sha256 of a file, computed once as long as its path, size and time of change stay."""
+    """sha256 of a file, stored under its path, size and modification time."""
     try:
         stat = path.stat()
         known_by = f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
@@ -199,16 +198,16 @@ def remembered_digest(path: Path, folder: Path, key: str) -> str:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise DataError(
-            f"{key}: '{path}' cannot be read ({error.strerror}); give UTF-8 text, plain or gzip"
+            f"{key}: '{path}' cannot be read ({error.strerror}); use UTF-8 text, plain or gzip"
         ) from error
-    # A file that has just been written may change again within the resolution of its time.
+    # A file that was just written may change again within the resolution of its modification time.
     if time.time_ns() - stat.st_mtime_ns > 2 * 10**9:
         write_whole(remembered, digest)
     return digest
 
 
 def packed(texts: Iterable[str], size: int, limit: int | None) -> Iterator[list[str]]:
-    """Batches of about `size` characters of the first `limit` texts that are not blank, stripped."""
+    """Batches of about `size` characters from the first `limit` non-blank texts, stripped."""
     batch: list[str] = []
     characters = 0
     for text in islice(filter(None, map(str.strip, texts)), limit):

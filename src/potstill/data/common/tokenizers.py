@@ -1,6 +1,6 @@
-"""Tokenizers without transformers: what a folder holds, as the data path needs it, and training a new one.
+"""Loading tokenizers without transformers, which takes seconds to import, and training new ones.
 
-transformers takes seconds to import and is only a last resort here, for folders of other kinds.
+transformers is used only for folders of other kinds.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from potstill.errors import DataError
 from potstill.runtime.json_text import json_text, read_json
 from potstill.runtime.small_files import model_folder_fault
 
-# Limits above this are how transformers says that there is none.
+# Larger values mean "no limit" in transformers.
 NO_LIMIT = 10**9
 BERT_NAMES = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 BERT_NAMES |= {"mask_token": "[MASK]"}
@@ -46,25 +46,24 @@ VOCABULARY_FILES = ("tokenizer.json", "vocab.*", "vocab", "*.model", "*.spm", "*
 TRAINING_CHARACTERS = 10 * 10**6
 SAMPLE_CHARACTERS = 2**15
 ALPHABET = 1000
-# Every letter that the BERT pre-tokenizer can leave inside a word: it cuts at spaces and punctuation.
+# Letters inside words, which the BERT pre-tokenizer cuts at spaces and punctuation.
 _INSIDE_WORD = re.compile(r"(?<=[^\s!-/:-@\[-`{-~])[^\s!-/:-@\[-`{-~]")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the data path needs to know of a tokenizer.
+    """Properties of a tokenizer.
 
     Attributes:
         path: Its folder.
-        size: Number of tokens, added ones counted; every id is below.
+        size: Number of tokens, with added ones; every id is below.
         start_id: Token before every sequence (CLS, or BOS), if any.
         end_id: Token after every sequence (SEP, or EOS), if any.
-        pad_id: Padding; the end token where the tokenizer has none.
-        mask_id: The mask of masked language models, if any.
-        unk_id: The unknown token, if any.
+        pad_id: Padding token, or the end token.
+        mask_id: Mask token, if any.
+        unk_id: Unknown token, if any.
         special_ids: All special tokens, ascending.
-        max_length: Longest sequence in tokens that the tokenizer's or the model's config allows, special tokens
-            counted; None where neither says.
+        max_length: Maximum number of tokens with special tokens, from the tokenizer's or the model's config, if any.
         digest: sha256 of the serialized tokenizer.
     """
 
@@ -81,22 +80,22 @@ class Vocabulary:
 
 
 def load_backend(folder: str | Path) -> Tokenizer:
-    """The fast tokenizer of a folder, with truncation and padding switched off.
+    """The fast tokenizer of a folder, without truncation and padding.
 
     Args:
-        folder: Holds tokenizer.json, or vocab.txt (WordPiece), or vocab.json and merges.txt (byte-level BPE), or
-            whatever transformers makes a fast tokenizer of.
+        folder: A folder with tokenizer.json, vocab.txt (WordPiece), vocab.json and merges.txt (byte-level BPE), or
+            another fast tokenizer of transformers.
 
     Raises:
-        DataError: There is no such folder, or no tokenizer in it.
+        DataError: The folder or its tokenizer does not exist or cannot be used.
     """
     at = Path(folder)
     if not at.is_dir():
         raise DataError(
-            f"data.tokenizer: the folder '{folder}' does not exist; give the folder of a saved tokenizer"
+            f"data.tokenizer: the folder '{folder}' does not exist; use the folder of a saved tokenizer"
         )
     if fault := model_folder_fault(at):
-        raise DataError(f"data.tokenizer: '{folder}': {fault}; give the folder of a saved tokenizer")
+        raise DataError(f"data.tokenizer: '{folder}': {fault}; use the folder of a saved tokenizer")
     try:
         if (at / "tokenizer.json").is_file():
             tokenizer = Tokenizer.from_file(str(at / "tokenizer.json"))
@@ -111,18 +110,18 @@ def load_backend(folder: str | Path) -> Tokenizer:
     except Exception as error:  # the tokenizers library raises plain Exception
         if (at / "spiece.model").is_file() and not (at / "tokenizer.json").is_file():
             raise DataError(
-                f"data.tokenizer: '{folder}' has a SentencePiece model and no tokenizer.json, which takes the package "
-                "sentencepiece to convert; install it, or give a folder with a tokenizer.json"
+                f"data.tokenizer: '{folder}' has a SentencePiece model and no tokenizer.json; install the package "
+                "sentencepiece, or use a folder with a tokenizer.json"
             ) from error
         reason = str(error).strip().split("\n")[0]
         raise DataError(
-            f"data.tokenizer: '{folder}' cannot be read ({reason}); give the folder of a saved tokenizer"
+            f"data.tokenizer: '{folder}' cannot be read ({reason}); use the folder of a saved tokenizer"
         ) from error
-    # transformers makes a tokenizer of special tokens alone where a folder names its kind and has no vocabulary.
+    # For a folder without vocabulary files, transformers returns a tokenizer of special tokens alone.
     if tokenizer.get_vocab_size() <= len(tokenizer.get_added_tokens_decoder()):
         raise DataError(
-            f"data.tokenizer: '{folder}' has a tokenizer without a vocabulary, every text would be unknown to it; "
-            "data.tokenizer=<folder or hub id of the tokenizer that the model was trained with>"
+            f"data.tokenizer: '{folder}' has a tokenizer without a vocabulary; use the folder or hub id of the model's "
+            "tokenizer"
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -130,18 +129,17 @@ def load_backend(folder: str | Path) -> Tokenizer:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder has a file that a tokenizer's vocabulary can be in."""
+    """Whether a folder has a vocabulary file of a tokenizer."""
     return any(found.is_file() for pattern in VOCABULARY_FILES for found in folder.glob(pattern))
 
 
 def describe(folder: str | Path) -> Vocabulary:
-    """What a tokenizer's folder says about itself; agrees with transformers without importing it.
+    """Properties of the tokenizer of a folder, the same as in transformers.
 
-    The tokens around a sequence are the ones that its post-processor adds; where that adds none (GPT-2), they
-    are BOS and EOS.
+    The tokens around a sequence are those of the post-processor, or BOS and EOS if it adds none (GPT-2).
 
     Raises:
-        DataError: There is no such folder, no tokenizer in it, or one that adds several tokens on one side.
+        DataError: The folder or its tokenizer does not exist, or it adds several tokens on one side.
     """
     tokenizer = load_backend(folder)
     at = Path(folder)
@@ -170,14 +168,14 @@ def describe(folder: str | Path) -> Vocabulary:
 def train_wordpiece(
     source: TextSource, vocabulary_size: int, cache: Path, lowercase: bool = True, max_length: int = 512
 ) -> Path:
-    """A BERT tokenizer trained on a source: the same for the same source, made once.
+    """Train a BERT tokenizer on a source, deterministically and once.
 
     Args:
-        source: The texts; about 10 MB of them, evenly drawn, are read for training.
-        vocabulary_size: Most tokens that it may have.
-        cache: The folder lies in its `tokenizers` folder.
+        source: The texts, of which an even sample of about 10 MB is used.
+        vocabulary_size: Maximum number of tokens.
+        cache: The tokenizer is stored in its `tokenizers` folder.
         lowercase: Whether letter case and accents are dropped.
-        max_length: Longest sequence that the tokenizer will announce, in tokens.
+        max_length: `model_max_length` of the tokenizer.
 
     Returns:
         A folder that `transformers.AutoTokenizer.from_pretrained` opens.
@@ -210,7 +208,7 @@ def _even_sample(source: TextSource) -> list[str]:
         if len(kept) * SAMPLE_CHARACTERS > TRAINING_CHARACTERS:
             kept, stride = kept[::2], 2 * stride
     if not kept:
-        raise DataError(f"{source.name}: there is no text to train a tokenizer on; give a source with text")
+        raise DataError(f"{source.name}: has no text to train a tokenizer on; use a source with text")
     return [text for batch in kept for text in batch]
 
 
@@ -219,8 +217,8 @@ def _learn_wordpieces(texts: list[str], vocabulary_size: int, lowercase: bool) -
     texts = [normalizer.normalize_str(text) for text in texts]
     letters = Counter(chain.from_iterable(texts))
     alphabet = sorted(filter(str.strip, letters), key=lambda letter: (-letters[letter], letter))[:ALPHABET]
-    # The trainer numbers letters inside words in the order of a hash table, which decides between equally
-    # frequent pairs; naming them all beforehand makes the result the same every time.
+    # The trainer numbers letters inside words in the order of a hash table, which decides between equally frequent
+    # pairs; listing them all makes the result deterministic.
     inside = set(chain.from_iterable(map(_INSIDE_WORD.findall, texts))).intersection(alphabet)
     pieces = sorted(alphabet) + [f"##{letter}" for letter in sorted(inside)]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -245,7 +243,7 @@ def _wordpiece(folder: Path) -> Tokenizer:
     if names["unk_token"] not in vocabulary:
         raise DataError(
             f"data.tokenizer: '{folder}/vocab.txt' has no {names['unk_token']}; "
-            "give a BERT vocabulary, a token a line"
+            "use a BERT vocabulary with one token per line"
         )
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(
@@ -291,10 +289,10 @@ def _from_transformers(folder: Path) -> Tokenizer:
 
 
 def _add_specials(tokenizer: Tokenizer, names: dict[str, str], folder: Path) -> None:
-    """Have special tokens recognised in text; one may be said to take the space before it (RoBERTa's mask)."""
-    said = _said(folder)
+    """Add special tokens; some include the space before them (RoBERTa's mask)."""
+    saved = _settings_of(folder)
     takes_space = {
-        name: isinstance(said.get(name), dict) and bool(said[name].get("lstrip")) for name in names
+        name: isinstance(saved.get(name), dict) and bool(saved[name].get("lstrip")) for name in names
     }
     tokenizer.add_special_tokens(
         [AddedToken(token, lstrip=takes_space[name], normalized=False) for name, token in names.items()]
@@ -302,23 +300,23 @@ def _add_specials(tokenizer: Tokenizer, names: dict[str, str], folder: Path) -> 
 
 
 def _named(folder: Path) -> dict[str, str]:
-    """Named special tokens: what the JSON files say, over what the kind of tokenizer has by default."""
+    """Special tokens by name, from the JSON files and the defaults of the kind of tokenizer."""
     names: dict[str, str] = {}
     if not (folder / "tokenizer.json").is_file():
         if (folder / "vocab.txt").is_file():
             names = BERT_NAMES
         elif (folder / "vocab.json").is_file():
             names = GPT2_NAMES if "<|endoftext|>" in _json(folder, "vocab.json") else ROBERTA_NAMES
-    said = _said(folder)
-    given = {name: _text(said[name]) for name in TOKEN_NAMES if said.get(name)}
-    return {name: token for name, token in (names | given).items() if said.get(name, token) is not None}
+    saved = _settings_of(folder)
+    given = {name: _text(saved[name]) for name in TOKEN_NAMES if saved.get(name)}
+    return {name: token for name, token in (names | given).items() if saved.get(name, token) is not None}
 
 
 def _special_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[dict[str, str], list[str]]:
-    """Named special tokens and further ones; a tokenizer.json alone names them by their usual spelling."""
+    """Special tokens by name, and further ones; for a lone tokenizer.json they are found by their usual spelling."""
     names = _named(folder)
-    said = _said(folder)
-    further = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
+    saved = _settings_of(folder)
+    further = saved.get("extra_special_tokens") or saved.get("additional_special_tokens") or []
     if not names:
         added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
         for usual in (T5_NAMES, BERT_NAMES, ROBERTA_NAMES, GPT2_NAMES):  # RoBERTa has T5's and more
@@ -329,15 +327,15 @@ def _special_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[dict[str, str],
 
 
 def _frame(tokenizer: Tokenizer, folder: Path) -> tuple[int | None, int | None]:
-    """Tokens that the post-processor puts before and after a text."""
+    """Tokens that the post-processor adds before and after a text."""
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     framed = tokenizer.encode("a").ids
     before = framed.index(bare[0]) if bare and bare[0] in framed else len(framed) // 2
     after = len(framed) - before - len(bare)
     if before > 1 or after > 1:
         raise DataError(
-            f"data.tokenizer: '{folder}' puts {before} tokens before a text and {after} after it; "
-            "give a tokenizer that puts at most one on either side"
+            f"data.tokenizer: '{folder}' adds {before} tokens before a text and {after} after it; "
+            "use a tokenizer that adds at most one on either side"
         )
     return (framed[0] if before == 1 else None), (framed[-1] if after == 1 else None)
 
@@ -349,12 +347,12 @@ def _max_length(folder: Path, pad_id: int | None) -> int | None:
         config.get("max_position_embeddings"),
     ]
     if limits[1] and config.get("model_type") in ("roberta", "camembert", "xlm-roberta", "longformer"):
-        limits[1] -= (pad_id or 0) + 1  # their positions count from behind the padding's id
+        limits[1] -= (pad_id or 0) + 1  # their positions start after the padding id
     known = [int(limit) for limit in limits if limit and limit < NO_LIMIT]
     return min(known, default=None)
 
 
-def _said(folder: Path) -> dict[str, Any]:
+def _settings_of(folder: Path) -> dict[str, Any]:
     return _json(folder, "special_tokens_map.json") | _json(folder, "tokenizer_config.json")
 
 
@@ -366,7 +364,7 @@ def _json(folder: Path, file: str) -> dict[str, Any]:
         return dict(read_json(path))
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"data.tokenizer: '{path}' is no JSON object ({error}); give the folder of a saved tokenizer"
+            f"data.tokenizer: '{path}' is not a JSON object ({error}); use the folder of a saved tokenizer"
         ) from error
 
 

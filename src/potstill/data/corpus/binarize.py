@@ -1,6 +1,6 @@
 """Binarization: texts to a store of token ids, in parallel and in constant memory.
 
-The store has the same bytes for any number of workers, of this machine or of Ray's (`ray_encoding.py`).
+The store has the same bytes for any number of workers, local or of Ray (`ray_encoding.py`).
 """
 
 import multiprocessing
@@ -30,23 +30,22 @@ from potstill.data.corpus.store import StoreWriter, TokenStore, token_dtype
 from potstill.errors import DataError
 from potstill.runtime.signals import SPAWN
 
-# Large enough that passing a batch costs nothing next to encoding it, small enough for memory: the encoder
-# holds about a kilobyte a token.
+# Large enough to make passing a batch cheap, small enough for memory: the encoder needs about 1 kB per token.
 BATCH_CHARACTERS = 2**18
-# Batches under way per worker: one at work, one waiting.
+# Batches per worker: one in work, one waiting.
 WINDOW = 2
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How token ids become sequences: the special tokens around them and the limits they keep.
+    """Special tokens and limits of sequences.
 
     Attributes:
-        start_id: First token of every sequence, if the tokenizer has one.
-        end_id: Last token of every sequence, if the tokenizer has one.
-        unk_id: The unknown token, if the tokenizer has one.
-        max_length: Longest sequence in tokens, special tokens counted.
-        min_length: Shorter sequences are dropped, special tokens counted.
+        start_id: First token of every sequence, if any.
+        end_id: Last token of every sequence, if any.
+        unk_id: Unknown token, if any.
+        max_length: Maximum number of tokens, with special tokens; longer texts are split.
+        min_length: Minimum number of tokens, with special tokens; shorter sequences are dropped.
         max_unknown: Sequences with this share of unknown tokens or more are dropped.
     """
 
@@ -59,7 +58,7 @@ class Framing:
 
     @property
     def specials(self) -> int:
-        """How many special tokens frame a sequence."""
+        """Number of special tokens per sequence."""
         return (self.start_id is not None) + (self.end_id is not None)
 
 
@@ -84,21 +83,21 @@ Encoded = tuple[npt.NDArray[Any], npt.NDArray[np.int32], Tally]
 
 
 def frame(ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], framing: Framing) -> Encoded:
-    """Cut texts into sequences of at most `max_length` and put the special tokens around each.
+    """Cut texts into sequences with special tokens, and drop short and mostly unknown ones.
 
-    As in the data preparation of DistilBERT (Sanh et al. 2019), too short and mostly unknown sequences are dropped.
+    These are the rules of DistilBERT's data preparation (Sanh et al. 2019).
 
     Args:
-        ids: (tokens,) ids of the texts end to end, without special tokens.
-        lengths: (texts,) how many tokens each text has.
+        ids: `(tokens,)` ids of the texts end to end, without special tokens.
+        lengths: `(texts,)` tokens of each text.
         framing: Special tokens and limits.
 
     Returns:
-        (kept tokens,) ids with special tokens, (sequences,) int32 lengths, and the counts.
+        `(kept tokens,)` ids with special tokens, `(sequences,)` int32 lengths, and counts.
     """
     body = framing.max_length - framing.specials
     pieces = np.maximum(1, -(-lengths // body))
-    # For each piece: which one of its text it is, where it starts in `ids`, and how many tokens it takes.
+    # For each piece: its number in its text, its start in `ids`, and its length.
     number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     offsets = np.repeat(np.cumsum(lengths) - lengths, pieces) + number * body
     taken = np.minimum(body, np.repeat(lengths, pieces) - number * body)
@@ -116,7 +115,7 @@ def frame(ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], framing: Framin
     ends = np.cumsum(framed)
     starts = ends - framed
     total = int(framed.sum())
-    # Places of special tokens read a neighbour here and are overwritten below.
+    # Special tokens are overwritten below.
     places = np.arange(total) + np.repeat(offsets - starts - (framing.start_id is not None), framed)
     framed_ids = ids.take(places, mode="clip") if total else ids[:0]
     if framing.start_id is not None:
@@ -162,30 +161,28 @@ def binarize(
     engine: str = LOCAL,
     progress: Callable[[int], None] | None = None,
 ) -> TokenStore:
-    """The store of a source's sequences: opened where it exists, built where it does not.
+    """Open the store of a source's sequences, and build it if it does not exist.
 
     Args:
         source: The texts.
-        vocabulary: The tokenizer.
-        cache: The store lies in its `stores` folder.
-        max_length: Longest sequence in tokens, special tokens counted; longer texts are split.
-        min_length: Shorter sequences are dropped, special tokens counted.
-        max_unknown: Sequences with this share of unknown tokens or more are dropped.
-        num_proc: Worker processes, None for one a core (of Ray: as many as there are CPUs); of this machine, 1 works
-            in this process. The result does not depend on it.
-        engine: `local` for processes of this machine, `ray` for Ray Data. The result does not depend on it either.
+        vocabulary: Vocabulary of the tokenizer.
+        cache: The store is in its `stores` folder.
+        max_length: See `Framing`.
+        min_length: See `Framing`.
+        max_unknown: See `Framing`.
+        num_proc: Worker processes, None for one per core. Locally, 1 uses this process. The result is the same.
+        engine: `local` for processes of this machine, `ray` for Ray Data. The result is the same.
         progress: Called with the number of texts done.
 
     Raises:
-        DataError: Nothing is left of the source, it cannot be read, or the cache cannot be written.
+        DataError: All sequences are dropped, the source cannot be read, or the cache cannot be written.
     """
     framing = Framing(
         vocabulary.start_id, vocabulary.end_id, vocabulary.unk_id, max_length, min_length, max_unknown
     )
     if max_length <= framing.specials:
         raise DataError(
-            f"data.max_length: {max_length} leaves no room beside {framing.specials} special tokens; "
-            f"give at least {framing.specials + 1}"
+            f"data.max_length={max_length}: must be at least {framing.specials + 1}, above the number of special tokens"
         )
     fingerprint, options = source.fingerprint(), asdict(framing)
     folder = cache / "stores" / store_key(fingerprint, vocabulary.digest, options)
@@ -202,9 +199,9 @@ def binarize(
                     progress(tally.texts)
         if not tally.sequences:
             raise DataError(
-                f"{source.name}: none of {tally.texts} texts is left: {tally.dropped_short} sequences have fewer than "
-                f"{min_length} tokens and {tally.dropped_unknown} are mostly unknown to the tokenizer "
-                f"'{vocabulary.path}'; give longer texts, a lower data.min_length or another data.tokenizer"
+                f"{source.name}: all of {tally.texts} texts are dropped: {tally.dropped_short} sequences have fewer "
+                f"than {min_length} tokens and {tally.dropped_unknown} are mostly unknown to the tokenizer "
+                f"'{vocabulary.path}'; use longer texts, a lower data.min_length or another data.tokenizer"
             )
         writer.close(fingerprint, vocabulary.digest, options, asdict(tally))
 
@@ -215,9 +212,8 @@ def binarize(
 def _encoded_by(
     engine: str, encoder: Encoder, source: TextSource, num_proc: int | None
 ) -> Generator[Encoded, None, None]:
-    """What a source's texts become, in their order."""
     if engine == RAY:
-        # Only now, since Ray is an extra.
+        # Ray is an optional dependency.
         from potstill.data.corpus.ray_encoding import encoded_on_ray
 
         return encoded_on_ray(encoder, source, BATCH_CHARACTERS, num_proc)
@@ -225,11 +221,10 @@ def _encoded_by(
 
 
 def _encoded(encoder: Encoder, batches: Iterable[list[str]], num_proc: int) -> Generator[Encoded, None, None]:
-    """Encode batches in order, with a bounded number of them under way."""
+    """Encode batches in order, a bounded number at a time."""
     if num_proc == 1:
         yield from map(encoder, batches)
         return
-    # The tokenizer travels as its serialized text: what a worker uses is what the parent has read.
     arguments = (encoder.tokenizer.to_str(), encoder.framing, encoder.dtype)
     pending: deque[Future[Encoded]] = deque()
     try:
@@ -242,7 +237,7 @@ def _encoded(encoder: Encoder, batches: Iterable[list[str]], num_proc: int) -> G
                 yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise DataError(
-            f"data.num_proc: a worker process of {num_proc} was killed, most likely for want of memory; give fewer"
+            f"data.num_proc={num_proc}: a worker process was killed, probably out of memory; use fewer"
         ) from error
 
 
@@ -251,7 +246,7 @@ _worker_encoder: Encoder
 
 def _start_encoder(tokenizer: str, framing: Framing, dtype: np.dtype[Any]) -> None:
     global _worker_encoder
-    # The processes are the parallelism; threads on top of them would only compete.
+    # Threads would compete with the other processes.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker_encoder = Encoder(Tokenizer.from_str(tokenizer), framing, dtype)
 
@@ -266,8 +261,7 @@ def worker_pool(
 ) -> Iterator[ProcessPoolExecutor]:
     """Spawned worker processes that start fast and end with their parent.
 
-    A spawned process imports the main script again, which here would be seconds of torch for every worker. The workers
-    need nothing of it, so they are started while an empty module stands in its place.
+    They start while an empty module replaces the main script, whose import would take each of them seconds.
     """
     with ProcessPoolExecutor(num_proc, SPAWN, _start_worker, (initializer, arguments)) as pool:
         main = sys.modules["__main__"]

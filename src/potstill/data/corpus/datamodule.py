@@ -1,4 +1,4 @@
-"""The data module of language models: binarization, batches of like length, masking on the model's device."""
+"""The data module of language models: batches of similar lengths, masking on the model's device."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from potstill.data.common.batching import IGNORED, derive_seed
+from potstill.data.common.ragged import flat_indices, padded_indices, starts_of
 from potstill.data.common.steps import BatchSettings, StepDataModule, TrainSteps
 from potstill.data.common.swaps import EVALUATION, Exchange, evaluation_exchange, training_exchange
 from potstill.data.common.tokenizers import Vocabulary
@@ -25,22 +26,21 @@ from potstill.data.corpus.teacher_rows import (
     Units,
     by_length,
     run_steps,
-    token_units,
 )
 from potstill.interchange.intervene import Swap
 
 
 @dataclass
 class AlignedInputs:
-    """The sequences of a micro-batch as a teacher of another tokenizer reads them.
+    """The sequences of a micro-batch in the tokens of a teacher with another tokenizer.
 
     Attributes:
-        input_ids: `(batch, length)` in its own tokens.
+        input_ids: `(batch, length)` in the teacher's tokens.
         attention_mask: `(batch, length)` int64, 0 at padding.
-        student_rows: `(n,)` indices into the micro-batch's flattened tokens, and
-        teacher_rows: `(n,)` into the flattened ones of here, behind which both have read the same text.
-        swap: nothing is swapped, and
-        sources: there are none.
+        student_rows: `(n,)` indices of aligned positions in the micro-batch's flattened tokens.
+        teacher_rows: `(n,)` indices of the same positions in these flattened tokens.
+        swap: Always None.
+        sources: Always None.
     """
 
     input_ids: Tensor
@@ -53,18 +53,18 @@ class AlignedInputs:
 
 @dataclass
 class MicroBatch:
-    """Padded sequences, what is to be predicted, and what is to be swapped.
+    """Padded sequences, labels and swaps.
 
     Attributes:
-        input_ids: `(batch, length)`, masked where the objective masks.
+        input_ids: `(batch, length)`, masked for masked language models.
         attention_mask: `(batch, length)` int64, 0 at padding.
-        positions: `(n,)` indices of the real tokens into the flattened `(batch * length)`.
-        labels: `(n,)` what is to be predicted at these, or -100.
-        reached: `(n,)` whether an intervention can change the prediction there; None without interventions.
-        swap: the positions that swap; None without interventions.
-        sources: the sources, where they are not in this micro-batch.
-        units: `(n,)` numbers of these tokens' outputs in the store of a teacher, on the CPU; None without a store.
-        teacher: what a teacher of another tokenizer reads; None where it reads the same tokens.
+        positions: `(n,)` indices of the real tokens in the flattened `(batch * length)`.
+        labels: `(n,)` labels of the real tokens, or -100.
+        reached: `(n,)` whether an intervention can change the prediction; None without interventions.
+        swap: Positions to swap; None without interventions.
+        sources: Sources, if they are not in this micro-batch.
+        units: `(n,)` items of these tokens in the cache of a teacher, on the CPU; None without a cache.
+        teacher: The sequences in the teacher's tokens; None if it shares the tokenizer.
     """
 
     input_ids: Tensor
@@ -80,18 +80,20 @@ class MicroBatch:
 
 @dataclass
 class StepBatch:
-    """All that one optimizer step reads on this rank.
+    """One optimizer step of this rank.
+
+    Counts are of the whole step over all ranks; with crossway they include drawn sources.
 
     Attributes:
-        micro: The micro-batches.
-        tokens: Real tokens of the whole step, over all ranks; with crossway those of drawn sources too.
-        labelled: Positions with a label, of the same tokens.
-        seed: Of everything random in this step.
-        reached: Positions that an intervention reaches, of the same tokens.
-        reached_labelled: Those with a label.
-        sequences: Sequences of the whole step, over all ranks, with the same sources, and
-        pairs: the sum of their squared lengths.
-        aligned: Positions at which a teacher of another tokenizer has read the same text, over all ranks.
+        micro: Micro-batches.
+        tokens: Real tokens.
+        labelled: Positions with a label.
+        seed: Seed of everything random in this step.
+        reached: Positions that an intervention reaches.
+        reached_labelled: Reached positions with a label.
+        sequences: Sequences.
+        pairs: Sum of their squared lengths.
+        aligned: Positions aligned with a teacher of another tokenizer.
     """
 
     micro: list[MicroBatch]
@@ -126,12 +128,12 @@ class CorpusDataModule(StepDataModule):
         counts = (train or evaluation).token_counts  # type: ignore[union-attr]
         self._weights = token_weights(counts, settings.mlm_smoothing, vocabulary.special_ids)
         self._alike = token_weights(counts, 0.0, vocabulary.special_ids)
-        # Where a stored teacher's outputs of training and of evaluation are; None without a store.
+        # Items of a cached teacher for training and for evaluation; None without a cache.
         self.train_units: Units | None = None
         self.eval_units: Units | None = None
 
     def val_dataloader(self) -> DataLoader | list:
-        """Evaluation batches of like lengths, in an order that is the same every time."""
+        """Evaluation batches of similar lengths, in a fixed order."""
         return (
             []
             if self.evaluation is None
@@ -139,14 +141,14 @@ class CorpusDataModule(StepDataModule):
         )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> StepBatch:
-        """Say what is to be predicted and swapped in the whole step, then cut this rank's micro-batches out of it."""
+        """Mask the whole step and draw its swaps, then cut this rank's micro-batches."""
         ids, lengths = batch["ids"].long(), batch["lengths"].cpu().numpy()
-        bases = int(batch["bases"])  # what follows them are sources
+        bases = int(batch["bases"])  # followed by sources
         training = bool(batch["training"])
         inputs, labels = self._predicted(ids, lengths, batch, training)
         exchange = self._exchange(lengths, batch, labels)
         reached = None if exchange is None else torch.from_numpy(exchange.reached).to(ids.device)
-        starts = np.cumsum(lengths) - lengths
+        starts = starts_of(lengths)
         units = self.train_units if training else self.eval_units
         first = None
         if units is not None:
@@ -156,7 +158,7 @@ class CorpusDataModule(StepDataModule):
         def cut(rows: NDArray[np.int64]) -> MicroBatch:
             part = pad(inputs, labels, lengths[rows], starts[rows], self.vocabulary.pad_id, reached)
             if first is not None:
-                part.units = torch.from_numpy(token_units(first[rows], lengths[rows]))
+                part.units = torch.from_numpy(flat_indices(first[rows], lengths[rows]))
             return part
 
         micro = []
@@ -188,12 +190,12 @@ class CorpusDataModule(StepDataModule):
         return step
 
     def count_units(self, max_steps: int, max_epochs: int | None, world: int) -> None:
-        """Say where a stored teacher's outputs are, from now on.
+        """Number the tokens as items of a teacher cache.
 
         Args:
-            max_steps: of the run; masks of a masked language model are another in each step. 0 or less: no bound.
-            max_epochs: likewise; None: no bound.
-            world: number of processes.
+            max_steps: Steps of the run, each with its own masks; 0 or less for no limit.
+            max_epochs: Epochs of the run; None for no limit.
+            world: Number of processes.
         """
         if self.train is not None and self.kind == "causal":
             self.train_units = SequenceUnits(self.train.lengths)
@@ -206,18 +208,18 @@ class CorpusDataModule(StepDataModule):
 
     @property
     def covered_steps(self) -> int:
-        """Steps that a store of masked training covers; 0 where it holds what is the same in all of them."""
+        """Steps covered by the cache of a masked language model; 0 for a causal one."""
         return self.train_units.covered if isinstance(self.train_units, StepUnits) else 0
 
     def unit_batches(self, training: bool, device: torch.device) -> Iterator[MicroBatch]:
-        """What a teacher reads whose outputs are stored: all that has units, in their order, on a device."""
+        """Inputs of a cached teacher in the order of its items."""
         size = self.settings.eval_batch_size
         units = self.train_units if training else self.eval_units
         if isinstance(units, StepUnits):
             for item in units.items():
                 ids, lengths = item["ids"].long().to(device), item["lengths"].numpy()
                 inputs, labels = self._predicted(ids, lengths, item, training=True)
-                order, starts = by_length(lengths)[0], np.cumsum(lengths) - lengths
+                order, starts = by_length(lengths)[0], starts_of(lengths)
                 for rows in np.split(order, range(size, len(order), size)):
                     yield pad(inputs, labels, lengths[rows], starts[rows], self.vocabulary.pad_id)
             return
@@ -229,7 +231,7 @@ class CorpusDataModule(StepDataModule):
             ids, lengths = torch.from_numpy(found).long().to(device), lengths.astype(np.int64)
             read = {"sequences": torch.from_numpy(sequences)}
             inputs, labels = self._predicted(ids, lengths, read, training=False)
-            starts = np.cumsum(lengths) - lengths
+            starts = starts_of(lengths)
             yield pad(inputs, labels, lengths, starts, self.vocabulary.pad_id)
 
     def _exchange(self, lengths: NDArray[np.int64], batch: dict[str, Any], labels: Tensor) -> Exchange | None:
@@ -266,10 +268,9 @@ class CorpusDataModule(StepDataModule):
         )
 
     def _mask_each(self, ids: Tensor, lengths: NDArray[np.int64], sequences: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks of evaluation: of each sequence by itself, on the CPU, all tokens alike.
+        """Masks of evaluation: drawn per sequence, on the CPU, without smoothing by counts.
 
-        So a perplexity depends neither on the batch size, nor on the device, nor on the corpus that a model was
-        trained on; smoothing by counts is a device of training.
+        So a perplexity does not depend on the batch size, the device or the training corpus.
         """
         masked = []
         for part, sequence in zip(ids.cpu().split(lengths.tolist()), sequences.tolist(), strict=True):
@@ -287,27 +288,25 @@ def pad(
     pad_id: int,
     reached: Tensor | None = None,
 ) -> MicroBatch:
-    """Cut sequences out of flat ids into a padded micro-batch.
+    """Cut sequences from flat ids into a padded micro-batch.
 
     Args:
         inputs: `(tokens,)` ids of a whole step.
-        labels: `(tokens,)`.
-        lengths: `(batch,)` of the wanted sequences.
-        starts: `(batch,)` where they start in `inputs`.
-        pad_id: What fills up.
-        reached: `(tokens,)` what an intervention can change, if there is one.
+        labels: `(tokens,)` labels.
+        lengths: `(batch,)` lengths of the sequences.
+        starts: `(batch,)` their starts in `inputs`.
+        pad_id: Padding id.
+        reached: `(tokens,)` whether an intervention can change a token; None without interventions.
     """
-    width = int(lengths.max()) if len(lengths) else 0
-    columns = np.arange(width)
-    real = columns < lengths[:, None]
+    indices, real = padded_indices(starts, lengths)
     device = inputs.device
-    source = torch.from_numpy((starts[:, None] + columns)[real]).to(device)
+    source = torch.from_numpy(indices[real]).to(device)
     positions = torch.from_numpy(np.flatnonzero(real)).to(device)
-    input_ids = torch.full((len(lengths) * width,), pad_id, dtype=torch.long, device=device)
+    input_ids = torch.full((real.size,), pad_id, dtype=torch.long, device=device)
     input_ids[positions] = inputs[source]
     mask = torch.from_numpy(real.astype(np.int64)).to(device)
     return MicroBatch(
-        input_ids.view(len(lengths), width),
+        input_ids.view(real.shape),
         mask,
         positions,
         labels[source],
@@ -316,18 +315,17 @@ def pad(
 
 
 def _aligned(item: dict[str, Tensor], rows: NDArray[np.int64], width: int, pad_id: int) -> AlignedInputs:
-    """Cut what a teacher reads out of flat ids.
+    """Cut a teacher's inputs from flat ids.
 
     Args:
-        item: `ids` and `lengths` of a whole step in the teacher's tokens; `row`, `student` and `teacher` of each
-            aligned position.
-        rows: `(batch,)` the step's rows in the micro-batch.
-        width: that the student's tokens are padded to.
-        pad_id: what fills up.
+        item: `Aligned` sequences of a whole step.
+        rows: `(batch,)` rows of the step in the micro-batch.
+        width: Padded length of the student's tokens.
+        pad_id: Padding id of the teacher.
     """
     ids, lengths = item["ids"].long(), item["lengths"].cpu().numpy()
     nothing = torch.zeros_like(ids)
-    own = pad(ids, nothing, lengths[rows], (np.cumsum(lengths) - lengths)[rows], pad_id)
+    own = pad(ids, nothing, lengths[rows], starts_of(lengths)[rows], pad_id)
     place = np.full(len(lengths), -1)
     place[rows] = np.arange(len(rows))
     at = torch.from_numpy(place).to(ids.device)[item["row"]]
@@ -342,7 +340,7 @@ def _aligned(item: dict[str, Tensor], rows: NDArray[np.int64], width: int, pad_i
 
 
 class _Items:
-    """A corpus as sequences to be put into steps."""
+    """A corpus as `Sequences`."""
 
     def __init__(self, corpus: Corpus, retokenise: Retokeniser | None = None):
         self.corpus, self.retokenise = corpus, retokenise

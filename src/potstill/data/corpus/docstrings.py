@@ -1,7 +1,7 @@
-"""The English in the docstrings of the installed libraries: a corpus that every environment carries along.
+"""The English in the docstrings of the installed libraries: a corpus that every environment has.
 
-The sources are read with `ast` and nothing is imported. What is kept are paragraphs of prose: no doctests,
-code, tables, directives or parameter headers.
+Sources are parsed with `ast` and not imported. Only paragraphs of prose are kept, without doctests, code, tables,
+directives and parameter headers.
 """
 
 import ast
@@ -22,13 +22,13 @@ from potstill.data.common.store import build_once
 from potstill.data.corpus.binarize import worker_pool
 from potstill.errors import DataError
 
-# The rules of this file, as part of the corpus's identity: raise it when they change.
+# Version of the rules in this file, part of the corpus's identity.
 RULES_VERSION = 1
 STANDARD_LIBRARY = "python"
 SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "_vendor", "__pycache__"}
 )
-# Larger sources are generated tables; those that say so repeat the prose of what they were generated from.
+# Larger sources are generated tables; generated sources repeat the prose of their origin.
 LARGEST_SOURCE_BYTES = 2**20
 GENERATED = b"automatically generated"
 FILES_PER_TASK = 64
@@ -61,7 +61,7 @@ _WORD = re.compile(r"[A-Za-z]+(?:['\u2019-][A-Za-z]+)*[.,;:!?)\"'\]]*")
 
 
 def prose(docstring: str) -> list[str]:
-    """Paragraphs of a docstring that read as English, each on one line."""
+    """English paragraphs of a docstring, each on one line."""
     kept = []
     for block in _blocks(inspect.cleandoc(docstring).split("\n")):
         text = _plain(" ".join(line.strip() for line in block))
@@ -71,9 +71,9 @@ def prose(docstring: str) -> list[str]:
 
 
 def _blocks(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Runs of lines that belong together; code, tables, headings and parameter headers are left out."""
+    """Groups of lines that form paragraphs, without code, tables, headings and parameter headers."""
     block: list[str] = []
-    # While set, lines that are indented deeper than this belong to code or to a directive.
+    # While set, lines with a larger indent belong to code or to a directive.
     skip_deeper_than: int | None = None
     fenced = in_doctest = False
     for line in [*lines, ""]:
@@ -82,7 +82,7 @@ def _blocks(lines: Sequence[str]) -> Iterator[list[str]]:
             line = ""
         elif fenced:
             continue
-        # What follows a prompt without a blank line is its output.
+        # Lines after a prompt up to a blank line are its output.
         in_doctest = bool(line.strip()) and (in_doctest or bool(_PROMPT.match(line)))
         indent = len(line) - len(line.lstrip())
         if line.strip() and skip_deeper_than is not None:
@@ -105,7 +105,7 @@ def _blocks(lines: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _plain(text: str) -> str:
-    """Text without markup of links and roles, single-spaced."""
+    """Text without markup of links and roles, with single spaces."""
     text = _ROLE.sub(r"`\1`", text)
     text = _LINK.sub(lambda match: match[1] or match[2] or "", text)
     return " ".join(text.replace("``", "`").replace("**", "").split())
@@ -122,7 +122,7 @@ def _reads_as_english(text: str) -> bool:
 
 
 def read_source(path: str) -> list[str]:
-    """Paragraphs of prose of one Python file; none where it does not parse."""
+    """Paragraphs of prose of one Python file; empty if it cannot be parsed."""
     try:
         source = Path(path).read_bytes()
         if (
@@ -140,7 +140,7 @@ def read_source(path: str) -> list[str]:
 
 
 def _docstrings(node: ast.Module | ast.stmt | ast.ExceptHandler | ast.match_case) -> Iterator[str]:
-    """Docstrings in source order; unlike `ast.walk`, no expression is looked into."""
+    """Docstrings in source order; unlike `ast.walk`, expressions are not visited."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         docstring = ast.get_docstring(node, clean=False)
         if docstring:
@@ -151,11 +151,11 @@ def _docstrings(node: ast.Module | ast.stmt | ast.ExceptHandler | ast.match_case
 
 
 def installed(packages: Sequence[str] | None, key: str) -> Packages:
-    """The installed packages by name, sorted; the standard library is called `python`.
+    """The installed packages by name, sorted; the standard library is `python`.
 
     Args:
-        packages: Names as pip lists them; None means all.
-        key: The config key, for messages.
+        packages: Names as in `pip list`; None for all.
+        key: Config key for messages.
 
     Raises:
         DataError: A package is not installed.
@@ -170,13 +170,13 @@ def installed(packages: Sequence[str] | None, key: str) -> Packages:
         if name not in found:
             raise DataError(
                 f"{key}: the package '{name}' is not installed; "
-                f"name packages as `pip list` shows them, or '{STANDARD_LIBRARY}'"
+                f"use names as in `pip list`, or '{STANDARD_LIBRARY}'"
             )
     return {name: found[name] for name in chosen}
 
 
 def source_files(packages: Packages) -> list[str]:
-    """The .py files of packages, package by package, without tests."""
+    """The .py files of packages in their order, without tests."""
     files: list[str] = []
     for distribution in packages.values():
         if distribution is None:
@@ -184,7 +184,7 @@ def source_files(packages: Packages) -> list[str]:
             names = [path.relative_to(root).as_posix() for path in root.rglob("*.py")]
         else:
             root = Path(str(distribution.locate_file("")))
-            # path,digest,size; `distribution.files` says the same, much slower.
+            # path,digest,size; `distribution.files` is much slower.
             names = [line.split(",")[0] for line in (distribution.read_text("RECORD") or "").splitlines()]
         kept = {
             name for name in names if name.endswith(".py") and SKIPPED_FOLDERS.isdisjoint(name.split("/"))
@@ -194,7 +194,7 @@ def source_files(packages: Packages) -> list[str]:
 
 
 def identity(packages: Packages) -> dict[str, Any]:
-    """What determines the text of packages: their versions, Python's, and the rules of this file."""
+    """Versions of the packages, of Python, and of the rules in this file."""
     versions = {
         name: found.version if found else platform.python_version() for name, found in packages.items()
     }
@@ -209,12 +209,12 @@ def identity(packages: Packages) -> dict[str, Any]:
 def materialise(
     packages: Packages, cache: Path, num_proc: int, progress: Callable[[int, int], None] | None
 ) -> Path:
-    """The text file of the prose of packages, a paragraph a line; written on the first call.
+    """The text file of the prose of packages, one paragraph per line, written on the first call.
 
     Args:
-        packages: What `installed` gives.
-        cache: The folder of the file's folder.
-        num_proc: How many processes read; the result does not depend on it.
+        packages: From `installed`.
+        cache: Parent of the file's folder.
+        num_proc: Number of processes; the result does not depend on it.
         progress: Called with the number of files read and their total.
     """
     key = json.dumps(identity(packages), sort_keys=True)
@@ -224,7 +224,7 @@ def materialise(
 
 
 def _write(files: list[str], path: Path, num_proc: int, progress: Callable[[int, int], None] | None) -> None:
-    """Write the prose of source files without repeats, in their order."""
+    """Write the distinct paragraphs of source files, in their order."""
     tasks = [files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)]
     seen: set[bytes] = set()
     done = 0
@@ -244,7 +244,7 @@ def _write(files: list[str], path: Path, num_proc: int, progress: Callable[[int,
 
 
 def _read_sources(paths: Sequence[str]) -> list[str]:
-    # Reference counts free the trees; the cycle collector would walk them again and again (it is off in a worker).
+    # The cycle collector, which would walk the trees repeatedly, is off in a worker.
     return [paragraph for path in paths for paragraph in read_source(path)]
 
 

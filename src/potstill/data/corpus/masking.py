@@ -1,4 +1,4 @@
-"""What a language model has to predict: masked positions by token counts, or the next token."""
+"""Labels of language models: masked positions by token counts, or the next token."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from potstill.data.common.batching import IGNORED
 
 
 def token_weights(counts: NDArray[np.int64], smoothing: float, special_ids: Sequence[int]) -> Tensor:
-    """How likely each token is to be masked, relative to the others.
+    """Masking weights of tokens: `max(count, 1) ** -smoothing`, and 0 for special tokens.
 
-    `max(count, 1) ** -smoothing`, and 0 for special tokens (Sanh et al. 2019, DistilBERT's token-count smoothing,
-    after XLM): rare words are masked more often than frequent ones.
+    This is the token-count smoothing of DistilBERT (Sanh et al. 2019) after XLM: rare words are masked more often.
 
     Args:
         counts: `(vocab,)` occurrences in the corpus.
-        smoothing: 0.7 in the recipe; 0 masks all tokens alike.
+        smoothing: 0.7 in the recipe; 0 for uniform weights.
         special_ids: Ids that are never masked.
 
     Returns:
-        `(vocab,)` float32, unnormalised.
+        `(vocab,)` float32, not normalized.
     """
     weights = np.maximum(counts, 1).astype(np.float64) ** -smoothing
     weights[list(special_ids)] = 0.0
@@ -33,7 +32,7 @@ def token_weights(counts: NDArray[np.int64], smoothing: float, special_ids: Sequ
 
 
 def masked_count(tokens: int, share: float) -> int:
-    """ceil(share * tokens); float noise of a product such as 0.15 * 20 does not add a position."""
+    """ceil(share * tokens), without rounding errors of a product such as 0.15 * 20."""
     return math.ceil(round(share * tokens, 6))
 
 
@@ -46,23 +45,22 @@ def mask_tokens(
     mask_id: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Choose positions of a whole batch and hide them, as DistilBERT's distiller does.
+    """Mask positions of a whole batch, as DistilBERT's distiller does.
 
-    `ceil(share * tokens)` positions without replacement, with probability proportional to the weight of their token
-    (an exponential race: the smallest `-log(u) / weight` win, Efraimidis & Spirakis 2006, which is drawing one after
-    the other without replacement). Then, a position at a time: the mask token, a random token, or the token itself,
-    with the probabilities `replace`.
+    `ceil(share * tokens)` positions are drawn without replacement, with probability proportional to the weight of their
+    token (the smallest `-log(u) / weight`, Efraimidis & Spirakis 2006). Each is replaced by the mask token, by a random
+    token, or by itself, with the probabilities `replace`.
 
     Args:
         ids: `(tokens,)` token ids of all sequences of the batch, without padding.
         weights: `(vocab,)` from `token_weights`, on the device of `ids`.
-        share: Share of the positions, of all tokens; special ones count, but are never chosen.
-        replace: Probabilities of mask, random and kept.
+        share: Share of all tokens, including special ones, which are never masked.
+        replace: Probabilities of the mask token, a random token, and the token itself.
         mask_id: The mask token.
-        generator: On the device of `ids`.
+        generator: Generator on the device of `ids`.
 
     Returns:
-        Masked ids and labels, each `(tokens,)`; a label is the hidden token, or -100.
+        Masked ids and labels, each `(tokens,)`; a label is the original token, or -100.
     """
     chances = weights[ids]
     race = (
@@ -92,7 +90,7 @@ def next_tokens(ids: Tensor, ends: Tensor) -> Tensor:
 
     Args:
         ids: `(tokens,)` token ids of all sequences, without padding.
-        ends: `(sequences,)` index of the last token of each.
+        ends: `(sequences,)` index of the last token of each sequence.
     """
     labels = torch.roll(ids, -1)
     labels[ends] = IGNORED

@@ -1,9 +1,8 @@
 """Encoding on Ray Data (`data.engine=ray`): the texts of a source are read and encoded by the processes of a cluster.
 
-A part of a source is read by one task, and what it reads is encoded by others while it goes on. Blocks of texts and of
-ids stream through Ray's object store, which holds tasks back when it is full; this process takes the ids in the order
-of the texts and writes them. So no process has more of the corpus than a few blocks. What a killed worker was doing
-Ray does again: reading and encoding depend on nothing but the text.
+One task reads a part of a source while others encode its blocks. Blocks stream through Ray's object store, and this
+process writes the ids in the order of the texts, so each process holds a few blocks only. Ray repeats the tasks of a
+killed worker.
 """
 
 from __future__ import annotations
@@ -26,10 +25,9 @@ from potstill.data.corpus.splits import HeldOut
 from potstill.errors import DataError
 from potstill.runtime.ray_cluster import connected
 
-# What a task hands on at once. Large enough that Ray's milliseconds a block do not count, small enough that a few
-# blocks a process are nothing next to its memory.
+# Large compared with Ray's overhead of milliseconds per block, small compared with the memory of a process.
 BLOCK_BYTES = 16 * 2**20
-# Reading is hardly work; and with another share of a CPU than encoding, Ray does not make one task of both.
+# Reading needs little CPU; with another share than encoding, Ray does not fuse both into one task.
 READING_CPUS = 0.25
 
 _FAULT, _TEXTS = "fault", "texts"
@@ -47,19 +45,19 @@ _ENCODED = pa.schema(
 def encoded_on_ray(
     encoder: Encoder, source: TextSource, size: int, num_proc: int | None
 ) -> Generator[Encoded, None, None]:
-    """Encode a source on the cluster of RAY_ADDRESS, else on this machine's CPUs.
+    """Encode a source on the cluster of RAY_ADDRESS, or on this machine's CPUs.
 
     Args:
         encoder: Texts to framed sequences.
-        source: The texts; the cluster's machines read them where this machine does.
-        size: Characters of a batch, about.
-        num_proc: Tasks that encode at a time; None for as many as there are CPUs.
+        source: The texts, with the same paths on all machines.
+        size: Approximate number of characters per batch.
+        num_proc: Maximum number of encoding tasks at a time; None for the number of CPUs.
 
     Yields:
         The encoded batches, in the order of the texts.
 
     Raises:
-        DataError: Some part of the source cannot be read, which is told as it is without Ray; or Ray gave up.
+        DataError: The source cannot be read, or Ray failed.
     """
     import ray.data
     from ray.exceptions import RayError
@@ -83,20 +81,19 @@ def encoded_on_ray(
         except RayError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(
-                f"data.engine=ray: Ray gave up ({reason}); give its workers more memory or a smaller data.num_proc, "
-                "or use data.engine=local"
+                f"data.engine=ray: Ray failed ({reason}); use more memory per worker, a smaller data.num_proc, or "
+                "data.engine=local"
             ) from error
 
 
 def parts_of(source: TextSource) -> list[TextSource]:
-    """Sources whose texts, one source after another, are those of `source`; each can be read by another process.
+    """Split a source into consecutive parts that different processes can read.
 
-    A file is a part. A data set of the hub or of `save_to_disk`, and a source of which only so many texts are wanted,
-    is one part: its texts are encoded by many processes, but read by one.
+    Each file is a part. A data set of the hub or of `save_to_disk`, and a source with `max_examples`, is one part.
     """
     if isinstance(source, HeldOut):
         return [replace(source, source=part) for part in parts_of(source.source)]
-    if isinstance(source, Docstrings):  # extracted here, by processes of this machine
+    if isinstance(source, Docstrings):  # extracted by processes of this machine
         text = str(source.materialise())
         return [TextFiles((text,), "line", None, source.max_examples, source.cache)]
     if isinstance(source, TextFiles) and source.max_examples is None:
@@ -105,7 +102,7 @@ def parts_of(source: TextSource) -> list[TextSource]:
 
 
 def _read(parts: list[TextSource], size: int, numbers: pa.Table) -> Iterator[pa.Table]:
-    """Read a part: a row a batch of texts. A fault travels as a row, since Ray would wrap it in its own."""
+    """Read a part: one row per batch of texts. A DataError becomes a row, since Ray would wrap it."""
     for number in numbers.column("item").to_pylist():
         try:
             for texts in parts[number].batches(size):
@@ -115,7 +112,7 @@ def _read(parts: list[TextSource], size: int, numbers: pa.Table) -> Iterator[pa.
 
 
 def _encode(tokenizer: str, framing: Framing, dtype: str, batches: pa.Table) -> pa.Table:
-    """Encode batches of texts: a row each."""
+    """Encode batches of texts, one row each."""
     encoder = _encoder(tokenizer, framing, dtype)
     rows: list[dict[str, Any]] = []
     for batch in batches.to_pylist():
@@ -127,7 +124,7 @@ def _encode(tokenizer: str, framing: Framing, dtype: str, batches: pa.Table) -> 
 
 @lru_cache(maxsize=1)
 def _encoder(tokenizer: str, framing: Framing, dtype: str) -> Encoder:
-    # The processes are the parallelism; threads on top of them would only compete.
+    # Threads would compete with the other processes.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     return Encoder(Tokenizer.from_str(tokenizer), framing, np.dtype(dtype))
 
@@ -142,7 +139,7 @@ def _decoded(block: pa.Table, dtype: np.dtype[Any]) -> Iterator[Encoded]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Ray Data's account of its plans."""
+    """Silence Ray Data's reports of its plans."""
     log = logging.getLogger("ray.data")
     before = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Sequences of a corpus in a teacher's own tokens, and the positions at which both models have read the same text."""
+"""Sequences of a corpus in a teacher's tokens, and the positions at which both models have read the same text."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Aligned(NamedTuple):
     """Sequences in other tokens, end to end.
 
     Attributes:
-        ids: `(tokens,)` int32, special tokens counted.
-        lengths: `(sequences,)` int64, tokens of each.
-        row: `(positions,)` int64, the sequence that an aligned position is of; ascending.
-        student: `(positions,)` int64, its place among the sequence's own tokens, and
-        teacher: `(positions,)` int64, among the other ones.
+        ids: `(tokens,)` int32, with special tokens.
+        lengths: `(sequences,)` int64, tokens of each sequence.
+        row: `(positions,)` int64, sequence of an aligned position; ascending.
+        student: `(positions,)` int64, its index in the student's tokens of the sequence.
+        teacher: `(positions,)` int64, its index in the teacher's tokens of the sequence.
     """
 
     ids: NDArray[np.int32]
@@ -33,16 +33,15 @@ class Aligned(NamedTuple):
 
 
 class Retokeniser:
-    """Decodes sequences and encodes their text as a teacher does; a function of the sequences alone.
+    """Decodes sequences and encodes their text with a teacher's tokenizer.
 
-    A store keeps no text, so a sequence's text is what its tokens decode to, and where they are in it is what encoding
-    it again says. Where that gives other tokens (a word cut off, a character unknown), positions count as far as the
-    tokens are the same: so far both models have certainly read the same.
+    Stores have no text, so it is decoded from the tokens, and encoded again for the offsets. If the tokens differ (a
+    cut word, an unknown character), only positions before the difference are aligned.
 
     Args:
-        student: of the stored tokens.
-        teacher: of the other ones, framed by its own begin and end of sequence.
-        max_length: most tokens that the teacher reads; what is behind them is cut off.
+        student: Vocabulary of the stored tokens.
+        teacher: Vocabulary of the teacher's tokenizer.
+        max_length: Maximum number of tokens that the teacher reads.
     """
 
     def __init__(self, student: Vocabulary, teacher: Vocabulary, max_length: int):
@@ -75,7 +74,7 @@ class Retokeniser:
         )
 
     def _unframed(self, ids: list[int]) -> tuple[int, list[int]]:
-        """Where the text begins, and its tokens."""
+        """Start of the text, and its tokens without special tokens."""
         first = int(bool(ids) and self.student.start_id is not None and ids[0] == self.student.start_id)
         last = len(ids)
         if last > first and self.student.end_id is not None and ids[-1] == self.student.end_id:
@@ -84,14 +83,14 @@ class Retokeniser:
 
 
 def _common(first: list[int], second: list[int], unknown: int | None) -> int:
-    """How many tokens both begin with, before an unknown one: its text is lost."""
+    """Length of the common prefix before an unknown token, whose text is lost."""
     pairs = zip(first, second, strict=False)
     differ = (place for place, (a, b) in enumerate(pairs) if a != b or a == unknown)
     return next(differ, min(len(first), len(second)))
 
 
 def _read(offsets: list[Span], count: int) -> list[Span]:
-    """Those of the first `count` tokens, less the last ones that have only a part of a character."""
+    """Offsets of the first `count` tokens, without a final incomplete character."""
     kept = offsets[:count]
     if count < len(offsets):
         while kept and kept[-1][1] > offsets[count][0]:

@@ -1,7 +1,4 @@
-"""Where text comes from: files, data sets of the hub or saved by it, and the docstrings of the installed libraries.
-
-A source is checked before any work, says what identifies its content, and gives its texts in a fixed order.
-"""
+"""Sources of text: files, data sets of the hub or of `save_to_disk`, and docstrings of the installed libraries."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from potstill.errors import DataError
 from potstill.runtime.json_text import read_json
 
 HUB_TIMEOUT_SECONDS = 10
-# Names of old scripts; without an owner they no longer load.
+# Old names without an owner no longer load.
 CANONICAL_NAMES = {"wikitext": "Salesforce/wikitext", "bookcorpus": "bookcorpus/bookcorpus"}
 
 
@@ -30,23 +27,23 @@ class TextSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name for messages."""
 
     def check(self) -> None:
-        """Cheap look at the source before any work.
+        """Check the source quickly, before any work.
 
         Raises:
-            DataError: It cannot be used; the message names the config key, the value and what would be right.
+            DataError: It cannot be used; the message names the config key, the value and what is valid.
         """
 
     def fingerprint(self) -> dict[str, Any]:
-        """JSON primitives that identify the content and the way it is cut into texts."""
+        """JSON values that identify the content and its texts."""
 
     def batches(self, size: int) -> Iterator[list[str]]:
-        """Batches of texts of about `size` characters each, in a fixed order; blank texts are left out.
+        """Batches of non-blank texts of about `size` characters each, in a fixed order.
 
         Raises:
-            DataError: Some part cannot be read; the message says where.
+            DataError: A part cannot be read; the message names the place.
         """
 
 
@@ -56,11 +53,11 @@ class TextFiles:
 
     Attributes:
         files: Paths, read in this order.
-        unit: A text is a `line`, or a `paragraph`: the lines between blank ones, joined by spaces.
-        skip: Regular expression of lines to leave out, such as `^</?doc`.
-        max_examples: Only so many texts.
-        cache: Digests of the files are remembered in its `digests` folder.
-        key: The config key that messages name.
+        unit: A text is a `line`, or a `paragraph`: lines up to a blank one, joined by spaces.
+        skip: Regular expression for lines to skip, such as `^</?doc`.
+        max_examples: Maximum number of texts.
+        cache: Digests of the files are stored in its `digests` folder.
+        key: Config key for messages.
     """
 
     files: tuple[str, ...]
@@ -76,18 +73,18 @@ class TextFiles:
         return ", ".join(Path(file).name for file in self.files)
 
     def check(self) -> None:
-        """See `TextSource`; content is judged by the first MiB of each file."""
+        """See `TextSource`; reads the first MiB of each file."""
         if not self.files:
             raise DataError(
-                f"{self.key}: no file is given; give at least one, such as {self.key}=[a.txt,b.txt.gz]"
+                f"{self.key}=[]: must have at least one file, such as {self.key}=[a.txt,b.txt.gz]"
             )
         if self.unit not in ("line", "paragraph"):
-            raise DataError(f"data.unit: '{self.unit}' is unknown; give line or paragraph")
+            raise DataError(f"data.unit={self.unit}: must be line or paragraph")
         skipping(self.skip)
         for file in self.files:
             fault = fault_of(Path(file))
             if fault:
-                raise DataError(f"{self.key}: '{file}' {fault}; give UTF-8 text, plain or gzip (.gz)")
+                raise DataError(f"{self.key}: '{file}' {fault}; use UTF-8 text, plain or gzip (.gz)")
 
     def fingerprint(self) -> dict[str, Any]:
         """See `TextSource`."""
@@ -118,8 +115,8 @@ class HubDataset:
         split: Split, also with a slice such as `train[:10%]`.
         column: The column of text.
         revision: Branch, tag or commit.
-        max_examples: Only so many texts.
-        key: The config key that messages name.
+        max_examples: Maximum number of texts.
+        key: Config key for messages.
     """
 
     path: str
@@ -139,7 +136,7 @@ class HubDataset:
         return f"{self.path} ({self.config or 'default'}, {self.split})"
 
     def check(self) -> None:
-        """See `TextSource`; downloads no more than the description of the data set."""
+        """See `TextSource`; downloads only the description of the data set."""
         if not Path(self.path).is_dir():
             self._reach()
         import datasets
@@ -150,7 +147,7 @@ class HubDataset:
             _check_column(self.column, builder.info.features, self.name, self.key)
 
     def fingerprint(self) -> dict[str, Any]:
-        """See `TextSource`; downloads the data set where it is not in the cache of `datasets`."""
+        """See `TextSource`; downloads the data set if it is not in the cache of `datasets`."""
         fields = ("config", "split", "column", "revision", "max_examples")
         identity = {"kind": "hub", "path": self.path, "fingerprint": self._load()._fingerprint}
         return identity | {field: getattr(self, field) for field in fields}
@@ -160,7 +157,7 @@ class HubDataset:
         return packed(_column(self._load(), self.column, self.name, self.key), size, self.max_examples)
 
     def _reach(self) -> None:
-        """Ask the hub for the data set once, where `datasets` would retry for half a minute."""
+        """Ask the hub for the data set once; `datasets` would retry for half a minute."""
         import huggingface_hub
         from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -170,7 +167,7 @@ class HubDataset:
                     self.path, revision=self.revision, timeout=HUB_TIMEOUT_SECONDS
                 )
             except OfflineModeIsEnabled:
-                return  # wanted so: what is in the cache will do
+                return  # the cache may have it
 
         self._guarded(ask)
 
@@ -187,21 +184,21 @@ class HubDataset:
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise DataError(
                 f"{self.key}: '{self.name}' cannot be loaded ({reason}); check the name and the network "
-                "(HF_HUB_OFFLINE=1 where it is downloaded already), or use local data: data=text_files "
-                "data.train_files=[...] or a folder made by save_to_disk"
+                "(HF_HUB_OFFLINE=1 if it is downloaded), or use local data: data=text_files "
+                "data.train_files=[...] or a folder of save_to_disk"
             ) from error
 
 
 @dataclass(frozen=True)
 class SavedDataset:
-    """One column of a `Dataset` or `DatasetDict` that `save_to_disk` has written.
+    """One column of a `Dataset` or `DatasetDict` written by `save_to_disk`.
 
     Attributes:
         folder: The folder.
-        split: The split of a `DatasetDict`, `train` if None; a lone `Dataset` has none.
+        split: Split of a `DatasetDict`, `train` if None.
         column: The column of text.
-        max_examples: Only so many texts.
-        key: The config key that messages name.
+        max_examples: Maximum number of texts.
+        key: Config key for messages.
     """
 
     folder: str
@@ -216,7 +213,7 @@ class SavedDataset:
         return f"{self.folder} ({self.split})" if self.split else self.folder
 
     def check(self) -> None:
-        """See `TextSource`; reads the descriptions in the folder, no data."""
+        """See `TextSource`; reads the descriptions in the folder."""
         info = self._read(self._root() / "dataset_info.json")
         for file in self._arrow_files():
             if not file.is_file():
@@ -255,9 +252,7 @@ class SavedDataset:
         known = self._read(splits).get("splits", [])
         split = self.split or "train"
         if split not in known:
-            raise DataError(
-                f"{self.key}.split: '{self.folder}' has no split '{split}'; give one of {', '.join(known)}"
-            )
+            raise DataError(f"{self.key}.split={split}: '{self.folder}' has the splits {', '.join(known)}")
         return root / split
 
     def _arrow_files(self) -> list[Path]:
@@ -271,20 +266,19 @@ class SavedDataset:
             return dict(read_json(file))
         except (OSError, ValueError, TypeError) as error:
             raise DataError(
-                f"{self.key}: '{self.folder}' is no data set written by save_to_disk ({file.name} is missing or "
-                "broken); give such a folder"
+                f"{self.key}: '{self.folder}' is not a folder of save_to_disk ({file.name} is missing or damaged)"
             ) from error
 
 
 @dataclass(frozen=True)
 class Docstrings:
-    """The English in the docstrings of installed libraries, a paragraph a text.
+    """The English in the docstrings of installed libraries, one paragraph per text.
 
     Attributes:
-        packages: Names as pip lists them, `python` for the standard library; None means all that are installed.
-        max_examples: Only so many texts.
-        cache: The text is written once into its `docstrings` folder.
-        key: The config key that messages name.
+        packages: Names as in `pip list`, `python` for the standard library; None for all installed packages.
+        max_examples: Maximum number of texts.
+        cache: The text is stored in its `docstrings` folder.
+        key: Config key for messages.
     """
 
     packages: tuple[str, ...] | None
@@ -294,7 +288,7 @@ class Docstrings:
 
     @property
     def name(self) -> str:
-        """How many packages."""
+        """Names of the packages."""
         return f"docstrings of {', '.join(self.packages) if self.packages else 'the installed packages'}"
 
     def check(self) -> None:
@@ -302,7 +296,7 @@ class Docstrings:
         self._identity()
 
     def fingerprint(self) -> dict[str, Any]:
-        """See `TextSource`; needs the versions only, not the text."""
+        """See `TextSource`; reads versions only."""
         return self._identity() | {"max_examples": self.max_examples}
 
     def batches(self, size: int) -> Iterator[list[str]]:
@@ -314,7 +308,7 @@ class Docstrings:
         """The text file of the paragraphs, written on the first call.
 
         Args:
-            num_proc: Processes that read the sources.
+            num_proc: Number of processes.
             progress: Called with the number of files read and their total.
         """
         from potstill.data.corpus.docstrings import installed, materialise
@@ -322,14 +316,14 @@ class Docstrings:
         return materialise(installed(self.packages, self.key), self.cache / "docstrings", num_proc, progress)
 
     def _identity(self) -> dict[str, Any]:
-        # Not at the top: that module reads with the worker processes of binarization, which reads sources.
+        # Late, against a cycle: that module uses the worker processes of binarization.
         from potstill.data.corpus.docstrings import identity, installed
 
         return identity(installed(self.packages, self.key))
 
 
 def _dtype(feature: Any) -> str:
-    """Type of a column, of a `datasets` feature or of its JSON."""
+    """Type of a `datasets` feature, or of its JSON."""
     described = feature if isinstance(feature, dict) else vars(feature)
     return str(described.get("dtype", "nested"))
 
@@ -337,19 +331,19 @@ def _dtype(feature: Any) -> str:
 def _check_column(column: str, features: Mapping[str, Any], name: str, key: str) -> None:
     texts = [known for known, of in features.items() if _dtype(of) in ("string", "large_string")]
     if column not in texts:
-        fault = "is not text" if column in features else "is not there"
+        fault = "is not text" if column in features else "does not exist"
         raise DataError(
-            f"{key}.column: the column '{column}' of {name} {fault}; give one of: {', '.join(texts) or 'none'}"
+            f"{key}.column={column}: {fault} in {name}; text columns: {', '.join(texts) or 'none'}"
         )
 
 
 def _column(dataset: Any, column: str, name: str, key: str) -> Iterator[str]:
-    """Texts of one column of a `datasets.Dataset`, a thousand rows in memory at a time."""
+    """Texts of one column of a `datasets.Dataset`, read in blocks of 1,000 rows."""
     _check_column(column, dataset.features, name, key)
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):
         for text in filter(None, table.column(column).to_pylist()):
             if len(text) > LINE_BYTES:
                 raise DataError(
-                    f"{key}.column: a text of {name} has more than {LINE_BYTES:,} characters; cut it"
+                    f"{key}.column={column}: a text of {name} has more than {LINE_BYTES:,} characters; split it"
                 )
             yield text

@@ -1,4 +1,4 @@
-"""Which sources a data configuration names: what is trained on and what is held out. No torch."""
+"""The training and evaluation sources of a data configuration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from omegaconf import DictConfig
 from potstill.data.corpus.sources import Docstrings, HubDataset, SavedDataset, TextFiles, TextSource
 from potstill.errors import ConfigError
 
-# Whose processes binarize: this machine's, or Ray's.
+# Processes for binarization: of this machine, or of Ray.
 LOCAL, RAY = "local", "ray"
 ENGINES = (LOCAL, RAY)
 
 
 class Parts(NamedTuple):
-    """The sources of training and of evaluation; `held_out` says that evaluation is a share of training."""
+    """Training and evaluation sources; `held_out` if evaluation texts are a share of the training sources."""
 
     train: list[TextSource]
     eval: list[TextSource]
@@ -28,9 +28,9 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The texts of a source that are held out (`part="eval"`), or the others (`part="train"`).
+    """The held-out texts of a source (`part="eval"`), or the others (`part="train"`).
 
-    A text's own bytes decide, so equal texts are never on both sides, whatever tokenizer or machine reads them.
+    A checksum of the text decides, so equal texts are never in both parts.
     """
 
     source: TextSource
@@ -39,19 +39,19 @@ class HeldOut:
 
     @property
     def name(self) -> str:
-        """What messages call this source."""
+        """Name for messages."""
         return self.source.name if self.part == "train" else f"{self.source.name} ({self.share:.2%} held out)"
 
     def check(self) -> None:
-        """As the source's."""
+        """See `TextSource`."""
         self.source.check()
 
     def fingerprint(self) -> dict[str, Any]:
-        """The source's, the share and the part."""
+        """See `TextSource`."""
         return {"held_out": self.share, "part": self.part, "source": self.source.fingerprint()}
 
     def batches(self, size: int) -> Iterator[list[str]]:
-        """Batches of the source, less the texts of the other part."""
+        """See `TextSource`."""
         wanted, border = self.part == "eval", int(self.share * 2**32)
         for batch in self.source.batches(size):
             kept = [text for text in batch if (zlib.crc32(text.encode()) < border) == wanted]
@@ -60,13 +60,13 @@ class HeldOut:
 
 
 def sources_of(data: DictConfig, *, eval_file: str | None = None) -> Parts:
-    """The sources that `data` names.
+    """The sources of the keys of `data`.
 
-    `train_files` / `eval_files` (or a benchmark's `eval_file`) take the place of the option's own; without any
-    evaluation source, `eval_share` of the training texts is held out.
+    `train_files` and `eval_files` (or a benchmark's `eval_file`) replace the sources of the option. Without evaluation
+    source, `eval_share` of the training texts is held out.
 
     Raises:
-        ConfigError: no source at all, or one that names none or several of files, hub, folder, docstrings.
+        ConfigError: There is no source, or one without exactly one of files, hub, folder, docstrings.
     """
     train = _local(data, data.train_files, "data.train_files") or _listed(data, data.train, "data.train")
     evaluation = (
@@ -76,7 +76,7 @@ def sources_of(data: DictConfig, *, eval_file: str | None = None) -> Parts:
     )
     if not train and not evaluation:
         raise ConfigError(
-            f"data.train_files=null: data={data.name} needs text, data.train_files=[a.txt,b.txt.gz] "
+            f"data.train_files=null: data={data.name} needs text; set data.train_files=[a.txt,b.txt.gz] "
             "(and data.eval_files=[c.txt])"
         )
     if evaluation or not data.eval_share:
@@ -92,7 +92,7 @@ def _local(data: DictConfig, files: Any, key: str) -> list[TextSource]:
     if files is None:
         return []
     if not len(files):
-        raise ConfigError(f"{key}=[]: name at least one text file")
+        raise ConfigError(f"{key}=[]: must have at least one text file")
     return [TextFiles(_paths(files), data.unit, data.skip, data.max_examples, _cache(data), key)]
 
 
@@ -104,7 +104,7 @@ def _source(data: DictConfig, source: DictConfig, key: str) -> TextSource:
     given = [name for name in ("files", "hub", "folder", "docstrings") if source[name]]
     if len(given) != 1:
         raise ConfigError(
-            f"{key}: names {', '.join(given) or 'nothing'}; give one of files, hub, folder, docstrings"
+            f"{key}: has {', '.join(given) or 'no source'}; must have one of files, hub, folder, docstrings"
         )
     if source.files:
         unit = source.unit or data.unit

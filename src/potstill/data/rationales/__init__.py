@@ -1,1 +1,1 @@
-"""Sets of distilling step-by-step: inputs, labels, and rationales cut from what an LLM wrote."""
+"""Data sets of distilling step-by-step: inputs, labels, and rationales of an LLM."""

@@ -1,8 +1,7 @@
-"""Word problems of several steps, each with the steps in words: a generated set, and a tokenizer for it.
+"""A generated data set of arithmetic word problems with rationales, and a tokenizer for it.
 
-Some people have things, get some and lose some, and how many one of them has at the end is asked for. So the answer
-takes to see which sentences matter, and a few sums. The rationale is the sums. Words and numbers are a token each, so
-that a student from scratch can learn all of it in minutes.
+People have, get and lose things; the question is how many one of them has at the end. The rationale is the sums. Each
+word and each number is one token, so a student from scratch learns the task in minutes.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ from potstill.runtime.json_text import json_text
 PEOPLE = ("ann", "bob", "eve", "ian", "kim", "leo", "mia", "tom")
 THINGS = ("apples", "books", "cards", "pens")
 WORDS = ("has", "gets", "loses", "how", "many", "?", ".", "+", "-", "=")
-TRIES = 100  # draws without a problem that is new, after which there are none left
+TRIES = 100  # draws without a new problem until the problems count as exhausted
 
 
 @dataclass(frozen=True)
 class Problems:
-    """What is drawn.
+    """Size of the data set and of its problems.
 
     Attributes:
-        train: rows of each part.
-        valid: likewise.
-        test: likewise.
-        people: of a problem.
-        events: most sentences in which somebody gets or loses some, one more if none is of whom is asked for.
-        largest: number of things, from 0 to this; half of it at most change hands at once.
-        seed: of all rows. A row is a function of it and of its number: test rows come first, so parts of another size
-            leave them as they are.
+        train: Rows of the training part.
+        valid: Rows of the validation part.
+        test: Rows of the test part.
+        people: People in a problem.
+        events: Maximum number of sentences with a change, one more if none is about the person asked for.
+        largest: Largest number of things; a change is at most half of it.
+        seed: Seed of all rows. A row is a function of (seed, number). Test rows come first, so they do not depend on
+            the sizes of other parts.
 
     Raises:
-        ConfigError: a value that cannot be.
+        ConfigError: An invalid value.
     """
 
     train: int = 4000
@@ -53,26 +52,21 @@ class Problems:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        faults = [
-            (name, f"{low} to {high}")
-            for name, low, high in (
-                ("train", 1, 10**7),
-                ("valid", 1, 10**6),
-                ("test", 1, 10**6),
-                ("people", 1, len(PEOPLE)),
-                ("events", 1, 20),
-                ("largest", 4, 1000),
-            )
-            if not low <= getattr(self, name) <= high
-        ]
-        if faults:
-            name, wanted = faults[0]
-            raise ConfigError(f"data.generated.{name}={getattr(self, name)}: must be {wanted}")
+        for name, low, high in (
+            ("train", 1, 10**7),
+            ("valid", 1, 10**6),
+            ("test", 1, 10**6),
+            ("people", 1, len(PEOPLE)),
+            ("events", 1, 20),
+            ("largest", 4, 1000),
+        ):
+            if not low <= (value := getattr(self, name)) <= high:
+                raise ConfigError(f"data.generated.{name}={value}: must be {low} to {high}")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem with its answer, and the sums that lead to it."""
+    """A problem with its answer and the sums."""
 
     input: str
     label: str
@@ -80,14 +74,14 @@ class Problem:
 
 
 def arithmetic_rows(problems: Problems, split: str) -> RationaleRows:
-    """The rows of a part; no problem is in two parts, or twice in one.
+    """The rows of a part; all problems of all parts are distinct.
 
     Args:
-        problems: what is drawn.
+        problems: Size of the data set and of its problems.
         split: `train`, `valid` or `test`.
 
     Raises:
-        ConfigError: there are not so many different problems.
+        ConfigError: There are fewer distinct problems.
     """
     sizes = {"test": problems.test, "valid": problems.valid, "train": problems.train}
     start = sum(size for name, size in sizes.items() if list(sizes).index(name) < list(sizes).index(split))
@@ -103,31 +97,20 @@ def arithmetic_rows(problems: Problems, split: str) -> RationaleRows:
         places=[f"row {number}" for number in range(count)],
         name=f"{GENERATED}_{split}",
         key="data.generated",
-        counts={
-            "read": count,
-            "answered": count,
-            "unparsed": 0,
-            "unanswered": 0,
-            "off_label": 0,
-            "left_out": 0,
-        },
+        counts=dict.fromkeys(("unparsed", "unanswered", "off_label", "left_out"), 0)
+        | {"read": count, "answered": count},
     )
 
 
 def draw_problem(problems: Problems, generator: random.Random) -> Problem:
-    """One problem.
-
-    Args:
-        problems: its size.
-        generator: of the draws.
-    """
+    """Draw one problem."""
     names, thing = generator.sample(PEOPLE, problems.people), generator.choice(THINGS)
     asked = generator.choice(names)
     counts = {name: generator.randint(0, problems.largest) for name in names}
     sentences = [f"{name} has {count} {thing} ." for name, count in counts.items()]
     sums: list[str] = []
     for _ in range(generator.randint(1, problems.events)):
-        # At least one sum: the last event is of whom the question is about, if none was before.
+        # There is at least one sum.
         name = generator.choice(names)
         sentences.append(_event(name, counts, problems.largest, generator, sums if name == asked else []))
     if not sums:
@@ -136,7 +119,7 @@ def draw_problem(problems: Problems, generator: random.Random) -> Problem:
 
 
 def _event(name: str, counts: dict[str, int], largest: int, generator: random.Random, sums: list[str]) -> str:
-    """Somebody gets or loses some: changes the count, adds the sum, gives the sentence."""
+    """Change a person's count, append the sum, and return the sentence."""
     before = counts[name]
     gets = before == 0 or (before < largest and generator.random() < 0.5)
     change = generator.randint(1, min(largest // 2, largest - before if gets else before))
@@ -146,15 +129,15 @@ def _event(name: str, counts: dict[str, int], largest: int, generator: random.Ra
 
 
 def arithmetic_tokenizer(problems: Problems, prefixes: tuple[str, ...], cache: Path) -> Path:
-    """The folder of a tokenizer with a token for each word and number of the problems, and an end token.
+    """The folder of a tokenizer with one token per word and number of the problems, and an end token.
 
     Args:
-        problems: what is drawn.
-        prefixes: of the tasks, whose words are tokens too.
-        cache: the tokenizer lies in its `tokenizers` folder, named by its words.
+        problems: Size of the problems.
+        prefixes: Prefixes of the tasks, whose words are tokens too.
+        cache: The tokenizer is stored in its `tokenizers` folder.
 
     Raises:
-        DataError: the cache cannot be written.
+        DataError: The cache cannot be written.
     """
     words = [
         *(T5_NAMES[name] for name in ("pad_token", "eos_token", "unk_token")),
@@ -184,18 +167,18 @@ def arithmetic_tokenizer(problems: Problems, prefixes: tuple[str, ...], cache: P
 
 
 def _drawn(problems: Problems, count: int) -> list[Problem]:
-    """The first problems, all different; each number draws from a generator of its own."""
+    """The first distinct problems; each number has its own generator."""
     found: dict[str, Problem] = {}
     number = missed = 0
     while len(found) < count:
-        # A text as seed is hashed by sha512, on every machine alike.
+        # A text as seed is hashed with sha512, the same on every machine.
         problem = draw_problem(problems, random.Random(f"{problems.seed}/{number}"))
         number += 1
         missed = missed + 1 if problem.input in found else 0
         found.setdefault(problem.input, problem)
         if missed > TRIES:
             raise ConfigError(
-                f"data.generated: there are hardly more than {len(found):,} different problems, and {count:,} are "
-                "wanted; fewer rows, or more people"
+                f"data.generated: only about {len(found):,} different problems exist, {count:,} are needed; use fewer "
+                "rows, or more people"
             )
     return list(found.values())

@@ -1,4 +1,4 @@
-"""The data module of step-by-step distillation: one item is one optimizer step, both tasks of a row in one batch."""
+"""The data module of step-by-step distillation: one item is one optimizer step with both tasks of each row."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from potstill.data.common.batching import IGNORED
+from potstill.data.common.ragged import flat_indices, padded_indices, starts_of
 from potstill.data.common.steps import BatchSettings, StepDataModule
 from potstill.data.rationales.features import RationaleFeatures, Tokens
 from potstill.data.rationales.rows import EXPLAIN, PREDICT, SOFT
 
 VALID, TEST = "valid", "test"
 _COLUMNS = ("predict", "explain", "labels", "rationales")
-TARGET_BIN = 8  # tokens: rationales of like lengths are together, and among them inputs of like lengths
-_WIDE = 2**20  # more than any input has tokens, and a multiple of any usual bin of lengths
+TARGET_BIN = 8  # tokens: rows are sorted by bins of the rationale's length, then by the input's length
+_WIDE = 2**20  # above the length of any input, and a multiple of any usual bin of lengths
 
 
 @dataclass(frozen=True)
 class RationaleSequences:
-    """Rows of a part as a student reads them.
+    """Rows of a part as token ids.
 
     Attributes:
-        features: both inputs and both targets of its rows.
-        explains: whether the second task is asked for.
-        choices: for each row the token ids of what its label can be; None where labels are free.
-        budgeted: micro-batches are cut by tokens, so lengths are numbers of tokens.
-        soft: for each row an LLM's probabilities of its choices, in their order, None where it has none; None where
-            they are not learnt. Choices of rows without are not read.
+        features: Inputs and targets of both tasks.
+        explains: Whether the rows have the explanation task.
+        choices: Token ids of the possible labels of each row; None for free labels.
+        budgeted: Whether micro-batches are cut by tokens, so that lengths must be numbers of tokens.
+        soft: An LLM's probabilities of the choices of each row, None for a row without; None if they are not used.
     """
 
     features: RationaleFeatures
@@ -47,15 +47,17 @@ class RationaleSequences:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """`(rows,)` what rows of like lengths are told by, see `likeness`."""
-        return likeness({name: getattr(self.features, name).lengths for name in self._columns}, self.budgeted)
+        """`(rows,)` sort keys for batches with little padding, see `length_keys`."""
+        return length_keys(
+            {name: getattr(self.features, name).lengths for name in self._columns}, self.budgeted
+        )
 
     @property
     def _columns(self) -> tuple[str, ...]:
         return _COLUMNS if self.explains else ("predict", "labels")
 
     def item(self, bases: NDArray, sources: NDArray, seed: int, training: bool) -> dict[str, Any]:
-        """A step of these rows: the texts of each column end to end, with their lengths."""
+        """A step of rows: the texts of each column end to end, with their lengths."""
         item: dict[str, Any] = {
             "rows": torch.from_numpy(bases.astype(np.int64)),
             "seed": seed,
@@ -73,16 +75,16 @@ class RationaleSequences:
 
 @dataclass
 class RationaleBatch:
-    """Padded inputs and targets; the rows of both tasks one under the other, prediction first.
+    """Padded inputs and targets; rows of the prediction task come first.
 
     Attributes:
-        input_ids: `(inputs, length)` of the rows of all tasks.
+        input_ids: `(inputs, length)` of both tasks.
         attention_mask: `(inputs, length)` int64, 0 at padding.
-        targets: by task, `(rows of the task, target length)` token ids, -100 at padding.
-        rows: by task, `(rows of the task,)` numbers of the rows in their part.
-        choices: `(candidates, length)` what labels can be, -100 at padding; None where they are free.
-        choice_rows: `(candidates,)` place of the row of prediction that each is of.
-        soft: `(candidates,)` an LLM's probability of each; None where they are not learnt.
+        targets: By task, `(rows, target length)` token ids, -100 at padding.
+        rows: By task, `(rows,)` numbers of the rows in their part.
+        choices: `(candidates, length)` possible labels, -100 at padding; None for free labels.
+        choice_rows: `(candidates,)` index of the prediction row of each candidate.
+        soft: `(candidates,)` an LLM's probabilities; None if they are not used.
     """
 
     input_ids: Tensor
@@ -94,7 +96,7 @@ class RationaleBatch:
     soft: Tensor | None = None
 
     def rows_of(self, task: str) -> slice:
-        """Where the inputs of a task are."""
+        """Rows of a task in `input_ids`."""
         start = 0
         for name, rows in self.rows.items():
             if name == task:
@@ -103,7 +105,7 @@ class RationaleBatch:
         raise KeyError(task)
 
     def only(self, tasks: Collection[str]) -> RationaleBatch:
-        """The batch with the inputs of these tasks alone."""
+        """The batch with the rows of some tasks only."""
         if set(self.rows) <= set(tasks):
             return self
         kept = [task for task in self.rows if task in tasks]
@@ -119,13 +121,13 @@ class RationaleBatch:
 
 @dataclass
 class RationaleStep:
-    """All that one optimizer step, or one step of evaluation, reads on this rank.
+    """One optimizer step, or one evaluation batch, of this rank.
 
     Attributes:
-        micro: the micro-batches.
-        targets: target tokens of the whole step by task, over all ranks; of `soft` the rows with label probabilities.
-        tokens: real tokens of the whole step, inputs and targets of both tasks.
-        seed: of everything random in this step.
+        micro: Micro-batches.
+        targets: By task, target tokens of the whole step over all ranks; for `soft`, rows with label probabilities.
+        tokens: Real tokens of the whole step, inputs and targets of both tasks.
+        seed: Seed of everything random in this step.
     """
 
     micro: list[RationaleBatch]
@@ -138,10 +140,10 @@ class RationaleDataModule(StepDataModule):
     """Batches of rows with rationales.
 
     Args:
-        train: what is trained on.
-        evaluation: what is selected on (`VALID`) and reported on (`TEST`), as far as there is any.
-        pad_id: what fills up inputs.
-        settings: the keys of `data`; those of masking are not used.
+        train: Training rows.
+        evaluation: Rows for model selection (`VALID`) and for reports (`TEST`).
+        pad_id: Padding id of inputs.
+        settings: The keys of `data`, without those of masking.
     """
 
     def __init__(
@@ -157,19 +159,19 @@ class RationaleDataModule(StepDataModule):
         self.evaluation, self.pad_id = dict(evaluation), pad_id
 
     def val_dataloader(self) -> DataLoader:
-        """Batches of what is selected on."""
+        """Batches of the validation part."""
         return self.evaluation_loader(self.evaluation[VALID])
 
     def test_dataloader(self) -> DataLoader:
-        """Batches of what is reported on."""
+        """Batches of the test part."""
         return self.evaluation_loader(self.evaluation[TEST])
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> RationaleStep:
-        """Cut this rank's micro-batches out of a step, and pad them."""
+        """Cut this rank's micro-batches from a step, and pad them."""
         lengths = {
             name: batch[f"{name}.lengths"].cpu().numpy() for name in _COLUMNS if f"{name}.lengths" in batch
         }
-        like = likeness(lengths, self._budgeted)
+        like = length_keys(lengths, self._budgeted)
         micro = [
             self._padded(batch, lengths, cut) for cut in self.cuts(like, bool(batch["training"])) if len(cut)
         ]
@@ -215,15 +217,15 @@ class RationaleDataModule(StepDataModule):
         return made
 
 
-def likeness(lengths: Mapping[str, NDArray[np.integer]], budgeted: bool) -> NDArray[np.int64]:
-    """Figures that are near each other for rows that waste little padding together.
+def length_keys(lengths: Mapping[str, NDArray[np.integer]], budgeted: bool) -> NDArray[np.int64]:
+    """Sort keys that bring rows of similar lengths together.
 
-    The decoder's padding is that of rationales, the encoder's that of inputs, and they are hardly related. So rows are
-    ordered by bins of the one and then by the other, which pads less than an order by their sum.
+    Rationales pad the decoder and inputs the encoder, and their lengths are hardly related. Sorting by bins of the
+    rationale's length and then by the input's length pads less than sorting by their sum.
 
     Args:
-        lengths: by column, `(rows,)` tokens of each row.
-        budgeted: the figures are to be numbers of tokens: both inputs and both targets.
+        lengths: By column, `(rows,)` tokens of each row.
+        budgeted: Whether the keys must be numbers of tokens: both inputs and both targets.
     """
     total: NDArray[np.int64] = np.stack(list(lengths.values())).sum(axis=0, dtype=np.int64)
     if budgeted or "rationales" not in lengths:
@@ -233,27 +235,21 @@ def likeness(lengths: Mapping[str, NDArray[np.integer]], budgeted: bool) -> NDAr
 
 
 def _taken(tokens: Tokens, rows: NDArray) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The texts of some rows, end to end, and their lengths."""
-    lengths = tokens.lengths.astype(np.int64)
-    starts = np.cumsum(lengths) - lengths
-    own = lengths[rows]
-    ends = np.cumsum(own)
-    places = np.repeat(starts[rows] - (ends - own), own) + np.arange(int(own.sum()))
-    return tokens.ids[places], own
+    """The texts of some rows end to end, and their lengths."""
+    lengths = tokens.lengths[rows].astype(np.int64)
+    return tokens.ids[flat_indices(starts_of(tokens.lengths)[rows], lengths)], lengths
 
 
 def _pad(
     batch: dict[str, Any], name: str, lengths: NDArray, rows: NDArray, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Ids of some rows `(rows, width)` with anything at padding, and where they are real."""
+    """`(rows, width)` ids with any value at padding, and a mask that is False there."""
     ids = batch[f"{name}.ids"]
-    starts = (np.cumsum(lengths) - lengths)[rows]
-    columns = np.arange(width)
-    real = columns < lengths[rows][:, None]
-    places = torch.from_numpy(np.where(real, starts[:, None] + columns, 0)).to(ids.device)
-    if not len(ids):  # no row has such a text
-        return places.new_zeros(places.shape), torch.from_numpy(real).to(ids.device)
-    return ids[places].long(), torch.from_numpy(real).to(ids.device)
+    places, mask = (
+        torch.from_numpy(own).to(ids.device)
+        for own in padded_indices(starts_of(lengths)[rows], lengths[rows], width)
+    )
+    return ids[places].long() if len(ids) else torch.zeros_like(places), mask
 
 
 def _target(batch: dict[str, Any], name: str, lengths: NDArray, rows: NDArray) -> Tensor:

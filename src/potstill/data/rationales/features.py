@@ -1,40 +1,37 @@
-"""Rows as token ids of both tasks: tokenised once, kept on disk, named by what they are made of.
+"""Rows as token ids of both tasks (Hsieh et al. 2023, arXiv:2305.02301, section 3.2), tokenized once and stored.
 
-Each row has two inputs and two targets (Hsieh et al. 2023, arXiv:2305.02301, section 3.2): behind the prefix of
-prediction its label, behind the prefix of explanation its rationale.
+The target is the label after the prediction prefix, and the rationale after the explanation prefix.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from potstill.data.common.store import build_once, store_key
 from potstill.data.common.tokenizers import Vocabulary, load_backend
 from potstill.data.rationales.rows import RationaleRows
+from potstill.data.tasks.features import remembered_arrays
 from potstill.errors import DataError
 
 PREDICT, EXPLAIN = "predict: ", "explain: "
 MAX_INPUT_LENGTH, MAX_TARGET_LENGTH = 1024, 256  # tokens, as published
-BATCH = 1000  # rows that are tokenised together
+BATCH = 1000  # rows tokenized together
 ARRAYS = ("ids", "lengths", "truncated")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of one text a row, end to end.
+    """Token ids of one text per row, end to end.
 
     Attributes:
-        ids: `(tokens,)` int32, the end token counted.
-        lengths: `(rows,)` int32; 0 where a row has no such text.
-        truncated: `(rows,)` bool, texts that were longer than allowed and were cut.
+        ids: `(tokens,)` int32, with the end token.
+        lengths: `(rows,)` int32; 0 for a row without text.
+        truncated: `(rows,)` bool, whether a text was truncated.
     """
 
     ids: NDArray[np.int32]
@@ -47,14 +44,13 @@ class Tokens:
 
 @dataclass(frozen=True)
 class RationaleFeatures:
-    """What the student reads and is to write.
+    """Inputs and targets of both tasks.
 
     Attributes:
-        predict: inputs behind the prefix of prediction.
-        explain: the same behind the prefix of explanation; of length 0 where a row has no rationale, but for
-            `explain_all`.
-        labels: targets of prediction.
-        rationales: targets of explanation; of length 0 where a row has none.
+        predict: Inputs with the prediction prefix.
+        explain: Inputs with the explanation prefix; without `explain_all`, length 0 for a row without rationale.
+        labels: Targets of prediction.
+        rationales: Targets of explanation; length 0 for a row without rationale.
     """
 
     predict: Tokens
@@ -66,7 +62,7 @@ class RationaleFeatures:
         return len(self.predict)
 
     def cut(self) -> dict[str, int]:
-        """Texts that were cut, by attribute."""
+        """Number of truncated texts, by attribute."""
         return {name: int(np.count_nonzero(getattr(self, name).truncated)) for name in _COLUMNS}
 
 
@@ -85,23 +81,21 @@ def rationale_features(
     explain_all: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> RationaleFeatures:
-    """Both inputs and both targets of every row; a second call reads what the first has written.
-
-    What is too long is cut at its end, before the end token.
+    """Tokenize inputs and targets, truncated before the end token.
 
     Args:
-        rows: as they are to be trained on (`for_training`), or judged.
-        vocabulary: of a tokenizer that puts an end token behind a text, as T5's does.
-        cache: the features lie in its `features` folder, named by texts, prefixes, tokenizer and lengths.
-        predict_prefix: before the input, for the label.
-        explain_prefix: before the input, for the rationale.
-        max_input_length: most tokens of an input, prefix and end token counted.
-        max_target_length: most tokens of a target, end token counted.
-        explain_all: rows without a rationale have an input of explanation too, to be answered.
-        progress: called with the number of rows done.
+        rows: Rows for training (`for_training`) or evaluation.
+        vocabulary: Vocabulary of a tokenizer that adds an end token to a text, such as T5's.
+        cache: The features are stored in its `features` folder.
+        predict_prefix: Prefix of the input for the label.
+        explain_prefix: Prefix of the input for the rationale.
+        max_input_length: Maximum number of tokens of an input, with prefix and end token.
+        max_target_length: Maximum number of tokens of a target, with end token.
+        explain_all: Whether rows without rationale have an explanation input too.
+        progress: Called with the number of rows done.
 
     Raises:
-        DataError: the tokenizer puts no end token behind a text; the cache cannot be written, or is damaged.
+        DataError: The tokenizer adds no end token; the cache cannot be written, or is damaged.
     """
     columns: dict[str, tuple[Sequence[str | None], str, int]] = {
         "predict": (rows.inputs, predict_prefix, max_input_length),
@@ -116,26 +110,24 @@ def rationale_features(
         "labels": (rows.labels, "", max_target_length),
         "rationales": (rows.rationales, "", max_target_length),
     }
-    options = {name: {"prefix": prefix, "max_length": most} for name, (_, prefix, most) in columns.items()}
-    texts = {name: _digest(column) for name, (column, _, _) in columns.items()}
-    folder = cache / "features" / store_key(texts, vocabulary.digest, options | {"kind": "rationales"})
 
-    def build(temporary: Path) -> None:
+    def make() -> dict[str, NDArray]:
         backend = load_backend(vocabulary.path)
         if backend.encode("a").ids[-1:] != [vocabulary.end_id]:
             raise DataError(
-                f"data.tokenizer: '{vocabulary.path}' puts no end token behind a text, so a student could not learn "
-                "to stop; give the tokenizer of an encoder-decoder, such as T5's"
+                f"data.tokenizer: '{vocabulary.path}' adds no end token to a text, so a student could not learn "
+                "to stop; use the tokenizer of an encoder-decoder, such as T5's"
             )
         arrays: dict[str, NDArray] = {}
-        for number, (name, (column, prefix, most)) in enumerate(columns.items()):
-            said = progress if number == len(columns) - 1 else None
-            made = _tokenise(column, prefix, backend, most, said)
-            arrays |= {f"{name}.{array}": getattr(made, array) for array in ARRAYS}
-        np.savez(temporary / "features.npz", **arrays)  # type: ignore[arg-type]
+        for name, (column, prefix, most) in columns.items():
+            tokens = _tokenise(column, prefix, backend, most, progress if name == "rationales" else None)
+            arrays |= {f"{name}.{array}": getattr(tokens, array) for array in ARRAYS}
+        return arrays
 
-    build_once(folder, build)
-    return _open(folder, len(rows))
+    options = {name: {"prefix": prefix, "max_length": most} for name, (_, prefix, most) in columns.items()}
+    texts = ([] if text is None else [text] for column, _, _ in columns.values() for text in column)
+    stored = remembered_arrays(make, cache, texts, vocabulary, options | {"kind": "rationales"})
+    return RationaleFeatures(*(Tokens(*(stored[f"{name}.{array}"] for array in ARRAYS)) for name in columns))
 
 
 def _tokenise(
@@ -158,31 +150,3 @@ def _tokenise(
         if progress is not None:
             progress(start + len(batch))
     return Tokens(np.concatenate(ids), lengths, truncated)
-
-
-def _open(folder: Path, rows: int) -> RationaleFeatures:
-    try:
-        with np.load(folder / "features.npz", allow_pickle=False) as stored:  # zip files carry checksums
-            features = RationaleFeatures(
-                *(Tokens(*(stored[f"{name}.{array}"] for array in ARRAYS)) for name in _COLUMNS)
-            )
-        for tokens in (features.predict, features.explain, features.labels, features.rationales):
-            if len(tokens) != rows or tokens.lengths.sum() != len(tokens.ids):
-                raise ValueError(f"{len(tokens)} rows instead of {rows}")
-    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
-        raise DataError(
-            f"the features '{folder}' cannot be used: {error}; delete the folder, they will be made again"
-        ) from error
-    return features
-
-
-def _digest(texts: Iterable[str | None]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        if text is None:
-            digest.update(b"\xff" * 8)  # no text is that long
-            continue
-        coded = text.encode("utf-8", "surrogatepass")
-        digest.update(len(coded).to_bytes(8, "little"))
-        digest.update(coded)
-    return digest.hexdigest()

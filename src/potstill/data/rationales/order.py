@@ -1,27 +1,27 @@
-"""Whether rationales belong to their rows: they are matched by their order alone, so words have to tell."""
+"""A check by common words that rationales, which are matched to rows by their order, belong to their rows."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-PARTS = 4  # that are looked at by themselves: a row that is missing moves all that follow
-FEWEST = 20  # rows that tell something, in a part
-# Share of them whose rationale has more words of its own input: 0.99 in the published sets, a half of other rows.
+PARTS = 4  # checked separately: a missing row shifts all that follow
+FEWEST = 20  # decisive rows that a part must have
+# Share of these whose rationale has more words of its own input: 0.99 in the published sets, a half for other rows.
 LEAST = 0.75
 
 _WORD = re.compile(r"[^\W_]+")
 
 
-def of_other_rows(inputs: Sequence[str], rationales: Sequence[str | None]) -> range | None:
-    """The first rows whose rationales share no more words with their own input than with that of a row far away.
+def mismatched_rows(inputs: Sequence[str], rationales: Sequence[str | None]) -> range | None:
+    """The first part of the rows whose rationales do not share more words with their own input than with a far one.
 
     Args:
-        inputs: one a row.
-        rationales: one a row; None where there is none.
+        inputs: One per row.
+        rationales: One per row, or None.
 
     Returns:
-        The rows of a part, from 0; None where the rationales are of their rows, or nothing tells.
+        Numbers of rows, from 0; None if the rationales fit, or too few rows are decisive.
     """
     words = [set(_WORD.findall(text.lower())) for text in inputs]
     size = -(-len(inputs) // PARTS) if inputs else 1
@@ -36,6 +36,6 @@ def of_other_rows(inputs: Sequence[str], rationales: Sequence[str | None]) -> ra
 
 
 def _shared(row: int, words: Sequence[set[str]], rationale: str | None) -> tuple[int, int]:
-    """How many of a rationale's words are in its own input, and in that of the row half a set away."""
-    said = set(_WORD.findall((rationale or "").lower()))
-    return len(said & words[row]), len(said & words[(row + len(words) // 2) % len(words)])
+    """Number of a rationale's words in its own input, and in that of the row half a set away."""
+    own = set(_WORD.findall((rationale or "").lower()))
+    return len(own & words[row]), len(own & words[(row + len(words) // 2) % len(words)])

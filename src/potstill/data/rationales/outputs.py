@@ -1,9 +1,9 @@
-"""What an LLM wrote for the rows of a part, from the published files or a file of the user's own."""
+"""Outputs of an LLM for the rows of a part, from the published files or a user's own file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,21 @@ from potstill.data.rationales.thoughts import final_answer
 from potstill.errors import DataError
 
 KEY = "data.rationales"
-CUT_OFF = ("length", "content_filter")  # `finish_reason` of an output that breaks off
-# Fields that an output may repeat of its row.
+CUT_OFF = ("length", "content_filter")  # `finish_reason` of an incomplete output
+# Fields of the row that an output may repeat.
 IDS = ("id", "uid", "pairID")
 SHARED = (*IDS, "input", "question", "premise", "hypothesis")
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """One output a row, in the order of the rows.
+    """One output per row, in the order of the rows.
 
     Attributes:
-        parsed: what was found in each.
-        name: the files, for messages.
-        labelled: whether they are to have labels; objects with rationales alone are not.
-        repeated: fields of the row that each repeats (`SHARED`).
+        parsed: Rationale and label of each output.
+        name: Names of the files for messages.
+        labelled: Whether the outputs must have labels; objects with rationales alone do not.
+        repeated: Fields of the row in each output (`SHARED`).
     """
 
     parsed: list[Parsed]
@@ -40,26 +40,25 @@ class Outputs:
         return len(self.parsed)
 
     def failed(self, row: int) -> bool:
-        """Whether the output of a row lacks its rationale, or its label where there are labels."""
+        """Whether the output of a row lacks its rationale, or a required label."""
         found = self.parsed[row]
         return not found.whole if self.labelled else found.rationale is None
 
 
 def read_outputs(folder: Path, name: str, split: str, rationales: str) -> Outputs:
-    """The outputs of an LLM on a part of a set.
+    """The outputs of an LLM for a part of a set.
 
     Args:
-        folder: of all sets.
-        name: of the set.
+        folder: Folder of all sets.
+        name: Name of the set.
         split: `train`, `valid` or `test`.
-        rationales: `palm` (`<set>/llm/<split>_CoT_<i>.json`, joined in the order of i), `gpt`
-            (`gpt-neox/<set>/<split>.json`), or a path, in which `{split}` stands for the part: a file, or a folder with
-            `<split>_CoT_<i>.json` or `<split>.json`. Entries are raw outputs, parsed as PaLM's, or objects with
-            `rationale` and perhaps `label`, taken as they are but for thoughts; what they repeat of their row (`id`,
-            `input`, ...) has to be the row's.
+        rationales: `palm` (`<set>/llm/<split>_CoT_<i>.json`, in the order of i), `gpt`
+            (`gpt-neox/<set>/<split>.json`), or a path with an optional `{split}`: a file, or a folder with
+            `<split>_CoT_<i>.json` or `<split>.json`. Entries are raw outputs, parsed like PaLM's, or objects with
+            `rationale` and optionally `label`. Fields of the row that they repeat (`id`, `input`, ...) must be equal.
 
     Raises:
-        DataError: there are no such files, one is missing between others, an entry is neither, or two have the same id.
+        DataError: Files are missing, an entry is invalid, or two have the same id.
     """
     if rationales == "palm":
         files, flavour = _chunks(folder / name / "llm", split), "palm"
@@ -72,28 +71,28 @@ def read_outputs(folder: Path, name: str, split: str, rationales: str) -> Output
         files, flavour, wanted = _own_files(at, split), "palm", str(at)
     if not files:
         raise DataError(
-            f"{KEY}: '{rationales}' has no outputs for {name}/{split}: '{wanted}' does not exist; give "
-            f"{' or '.join(FLAVOURS)} with their published files, or the path of a file with an output a row"
+            f"{KEY}: '{rationales}' has no outputs for {name}/{split}: '{wanted}' does not exist; use "
+            f"{' or '.join(FLAVOURS)} with their published files, or the path of a file with one output per row"
         )
     entries = [(path, place, entry) for path in files for place, entry in entries_of(path, KEY)]
     _check_ids(entries)
     parsed = [_parsed(name, entry, flavour, path, place) for path, place, entry in entries]
     labelled = any(isinstance(entry, str) or "label" in entry for _, _, entry in entries)
-    told = str(files[0]) if len(files) == 1 else f"{files[0]} to {files[-1].name}"
+    names = str(files[0]) if len(files) == 1 else f"{files[0]} to {files[-1].name}"
     repeated = [
         {name: entry[name] for name in SHARED if name in entry} if isinstance(entry, dict) else {}
         for _, _, entry in entries
     ]
-    return Outputs(parsed, told, labelled, repeated)
+    return Outputs(parsed, names, labelled, repeated)
 
 
 def given_outputs(pairs: list[tuple[str, str | None]], path: Path, nli: bool) -> Outputs:
-    """Outputs that stand cut beside the rows: a rationale, and the LLM's label or None where it is not given.
+    """Outputs that are stored with the rows: a rationale, and the LLM's label or None.
 
     Args:
-        pairs: one a row; a blank text is something that was not found.
-        path: of the rows.
-        nli: labels that are none of the three count as not found.
+        pairs: One per row; a blank text is missing.
+        path: File of the rows.
+        nli: Whether other labels than the three of NLI count as missing.
     """
     parsed = [Parsed(_text(rationale), _settled(label, nli)) for rationale, label in pairs]
     return Outputs(parsed, str(path), any(label is not None for _, label in pairs))
@@ -109,7 +108,7 @@ def _check_ids(entries: Sequence[tuple[Path, str, Any]]) -> None:
             if earlier != (path, place):
                 raise DataError(
                     f"{KEY}: '{path}' {place}: has the {field} {entry[field]!r:.60} of '{earlier[0]}' {earlier[1]}; "
-                    "give each row one output, under its own id"
+                    "each row must have one output"
                 )
 
 
@@ -120,31 +119,27 @@ def _own_files(at: Path, split: str) -> list[Path]:
 
 
 def _chunks(folder: Path, split: str) -> list[Path]:
-    """Files `<split>_CoT_<i>.json` in the order of i, which counts from 0 without a gap."""
+    """Files `<split>_CoT_<i>.json` in the order of i, from 0 without gaps."""
     known = "|".join(map(re.escape, SUFFIXES))
     pattern = re.compile(rf"{re.escape(split)}_CoT_([0-9]+)(?:{known})")
     found: dict[int, Path] = {}
-    for path in _sorted_files(folder):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if match := pattern.fullmatch(path.name):
             found.setdefault(int(match.group(1)), path)
     for number in range(len(found)):
         if number not in found:
             raise DataError(
                 f"{KEY}: '{folder}' has {split}_CoT_{max(found)}.json but no {split}_CoT_{number}.json; "
-                "outputs are matched to rows by their order, so none may be missing in between"
+                "outputs are matched to rows by their order, so no file may be missing"
             )
     return [found[number] for number in sorted(found)]
-
-
-def _sorted_files(folder: Path) -> Iterable[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _parsed(name: str, entry: Any, flavour: str, path: Path, place: str) -> Parsed:
     if isinstance(entry, str):
         if name not in PARSED_SETS:
             raise DataError(
-                f"{KEY}: '{path}' {place}: raw outputs are parsed for {', '.join(PARSED_SETS)} only; give objects "
+                f"{KEY}: '{path}' {place}: raw outputs can be parsed for {', '.join(PARSED_SETS)} only; use objects "
                 f"with 'rationale' and 'label' for {name}"
             )
         return parse(name, entry, flavour)
@@ -155,7 +150,7 @@ def _parsed(name: str, entry: Any, flavour: str, path: Path, place: str) -> Pars
         if label is None or isinstance(label, str):
             return Parsed(_text(entry["rationale"]), _settled(label, name in NLI_SETS))
     raise DataError(
-        f"{KEY}: '{path}' {place}: {entry!r:.60} is no output; give a text, or an object with the texts 'rationale' "
+        f"{KEY}: '{path}' {place}: invalid output {entry!r:.60}; use a text, or an object with the texts 'rationale' "
         "and 'label'"
     )
 

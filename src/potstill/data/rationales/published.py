@@ -1,4 +1,4 @@
-"""The sets as their authors publish them: the names of the files, and their records in the form of all others."""
+"""The sets as published by their authors: file names, and conversion of their records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from potstill.data.rationales.files import find
 from potstill.data.rationales.sets import Record, RecordError, field_of
 from potstill.errors import DataError
 
-# Where a part is, by set: names without suffix, the first that is there.
+# Names without suffix of the parts, by set; the first existing one is used.
 _STEMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cqa": {"train": ("train_rand_split",), "test": ("dev_rand_split",)},
     "esnli": {"valid": ("esnli_dev",)},
@@ -24,19 +24,17 @@ _STEMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 _ANLI_LABELS = {"e": "entailment", "n": "neutral", "c": "contradiction"}
 
 
-def original_files(home: Path, name: str, split: str, key: str) -> list[Path]:
-    """The files of a part, in the order in which their rows follow each other; empty where there are none.
-
-    Numbered ones (`esnli_train_1.csv`, `esnli_train_2.csv`) are one part.
+def author_files(home: Path, name: str, split: str, key: str) -> list[Path]:
+    """The files of a part in the order of their rows, such as `esnli_train_1.csv` and `esnli_train_2.csv`.
 
     Args:
-        home: folder of the set.
-        name: of the set.
-        split: one that is stored.
-        key: the config key that messages name.
+        home: Folder of the set.
+        name: Name of the set.
+        split: A stored part.
+        key: Config key for messages.
 
     Raises:
-        DataError: one of the numbered files is missing, or there are several and they are not numbered.
+        DataError: One of the numbered files is missing, or several are not numbered.
     """
     if name == "asdiv":
         return [path for path in (home / "ASDiv.xml", home / "ASDiv.xml.gz") if path.is_file()][:1]
@@ -47,15 +45,10 @@ def original_files(home: Path, name: str, split: str, key: str) -> list[Path]:
 
 
 def plain(name: str, record: Record) -> Record:
-    """A record with the fields of the published layout beside its own; as it is where it has them already.
-
-    Args:
-        name: of the set.
-        record: of CommonsenseQA, with its question as an object or (on the hub) its choices as one; of e-SNLI, a row of
-            its table; of ANLI, with `context` as premise.
+    """A record of CommonsenseQA, e-SNLI or ANLI with additional fields of the published layout, if it lacks them.
 
     Raises:
-        RecordError: a field is missing, or is something else.
+        RecordError: A field is missing or invalid.
     """
     if name == "cqa" and "answerKey" in record:
         return {**record, **_question(record)}
@@ -69,7 +62,7 @@ def plain(name: str, record: Record) -> Record:
 
 
 def _tables(home: Path, stem: str, key: str) -> list[Path]:
-    """CSV files whose names begin with a part's."""
+    """CSV files of a part, in the order of their numbers."""
     pattern = re.compile(rf"{re.escape(stem)}(.*)\.csv(\.gz)?")
     found: dict[str, Path] = {}
     for path in sorted(home.glob(f"{stem}*.csv*")):
@@ -80,30 +73,27 @@ def _tables(home: Path, stem: str, key: str) -> list[Path]:
     numbered = {int(end[1:]): path for end, path in found.items() if re.fullmatch(r"_[0-9]+", end)}
     if len(numbered) < len(found):
         names = ", ".join(path.name for path in found.values())
-        raise DataError(
-            f"{key}: '{home}' has several files of one part ({names}); keep the one that is meant"
-        )
+        raise DataError(f"{key}: '{home}' has several files of one part ({names}); keep one")
     for number in range(1, max(numbered)):
         if number not in numbered:
             raise DataError(
-                f"{key}: '{home}' has {numbered[max(numbered)].name} but no {stem}_{number}.csv; give all files of "
-                "the part"
+                f"{key}: '{home}' has {numbered[max(numbered)].name} but no {stem}_{number}.csv; add all files"
             )
     return [numbered[number] for number in sorted(numbered)]
 
 
 def _question(record: Record) -> dict[str, Any]:
-    """Question, choices and answer of a record of CommonsenseQA; the answer is given by the label of a choice."""
+    """Question, choices and answer of a record of CommonsenseQA."""
     question = field_of(record, "question", (str, Mapping))
     nested = isinstance(question, Mapping)
     choices = field_of(question if nested else record, "choices", (list, Mapping))
-    if isinstance(choices, Mapping):  # the hub has them column by column
+    if isinstance(choices, Mapping):  # by column, on the hub
         labels, found = (field_of(choices, column, list) for column in ("label", "text"))
         if len(labels) != len(found):
             raise RecordError(f"'choices' has {len(labels)} labels and {len(found)} texts")
         choices = [{"label": label, "text": text} for label, text in zip(labels, found, strict=True)]
     if not all(isinstance(choice, Mapping) for choice in choices):
-        raise RecordError(f"'choices' is no list of objects with 'label' and 'text' ({choices!r:.60})")
+        raise RecordError(f"'choices' is not a list of objects with 'label' and 'text' ({choices!r:.60})")
     texts = {field_of(choice, "label"): field_of(choice, "text") for choice in choices}
     answer = record["answerKey"]
     if answer not in texts:

@@ -1,4 +1,4 @@
-"""Reading a part of a set, and the outputs of an LLM that belong to its rows."""
+"""Reading a part of a set with the outputs of an LLM for its rows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from potstill.data.rationales import sets
 from potstill.data.rationales.files import SVAMP_TRAIN, Placed, find, records_of, svamp_part
-from potstill.data.rationales.order import of_other_rows
+from potstill.data.rationales.order import mismatched_rows
 from potstill.data.rationales.outputs import Outputs, given_outputs, read_outputs
 from potstill.data.rationales.parsing import NLI_SETS
-from potstill.data.rationales.published import original_files, plain
+from potstill.data.rationales.published import author_files, plain
 from potstill.data.rationales.rows import RationaleRows, split_validation
 from potstill.data.rationales.sets import SETS, Example, RecordError
 from potstill.data.rationales.soft_labels import (
@@ -26,8 +26,8 @@ from potstill.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-SEPARATOR = "</s>"  # T5's end token; the published inputs have it between premise and hypothesis
-MAX_UNPARSED = 0.05  # of the outputs; above it they are of another set or flavour
+SEPARATOR = "</s>"  # T5's end token, between premise and hypothesis in the published inputs
+MAX_UNPARSED = 0.05  # share of the outputs; more indicate another set or flavour
 
 
 def read_split(
@@ -41,37 +41,36 @@ def read_split(
     max_unparsed: float = MAX_UNPARSED,
     key: str = "data.folder",
 ) -> RationaleRows:
-    """A part of a published set, all of its rows: those whose outputs are not understood are marked, not left out.
+    """All rows of a part of a published set; rows with unparsed outputs are marked.
 
-    A set without a part for validation gives a tenth of its training rows, which `train` then lacks.
+    A set without validation part uses a tenth of its training rows, which `train` then lacks.
 
     Args:
-        folder: of all sets, laid out as published: `<set>/<set>_<split>.json`, plain or gzip; or with the files of the
-            sets' own authors (see `originals`), or for e-SNLI a CSV that has the outputs beside the rows.
-        name: of the set, one of `SETS`.
+        folder: Folder of all sets: `<set>/<set>_<split>.json`, plain or gzip, or the files of the sets' authors (see
+            `published.py`), or for e-SNLI a CSV with rows and outputs.
+        name: Name of the set, one of `SETS`.
         split: `train`, `valid` or `test`.
-        rationales: whose outputs, see `read_outputs`; None for none.
-        separator: the end token of the tokenizer, between premise and hypothesis.
-        allow_partial: where there are fewer outputs than rows, or more, use what there is of both; the outputs are in
-            the order of the rows.
-        max_unparsed: the largest share of the outputs that may lack a rationale or a label.
-        key: the config key that messages name.
+        rationales: Source of the outputs, see `read_outputs`; None for no outputs.
+        separator: End token of the tokenizer, between premise and hypothesis.
+        allow_partial: Whether the numbers of outputs and rows may differ; the first ones of both are used.
+        max_unparsed: Largest share of outputs without rationale or label.
+        key: Config key for messages.
 
     Raises:
-        ConfigError: there is no such set or split.
-        DataError: a file is missing or cannot be used; outputs and rows differ in number; too many outputs are not
-            understood, or are of other rows.
+        ConfigError: An unknown set or split.
+        DataError: A file is missing or cannot be used; the numbers of outputs and rows differ; too many outputs are
+            unparsed, or belong to other rows.
     """
     if name not in SETS:
         raise ConfigError(f"data.set={name}: must be one of {', '.join(SETS)}")
     kept = SETS[name].splits
     if split not in kept and not (split == "valid" and "train" in kept):
-        raise ConfigError(f"{name} has no split '{split}'; choose one of {', '.join(kept)}")
+        raise ConfigError(f"{name} has no split '{split}', but {', '.join(kept)}")
     stored = split if split in kept else "train"
     path, records = _records(folder, name, stored, key)
     own = "rationale" in records[0][1]
     outputs = None
-    if rationales == "palm" and own:  # the published CSV has PaLM's outputs, cut, beside its rows
+    if rationales == "palm" and own:  # the published CSV contains PaLM's parsed outputs
         outputs = given_outputs(_pairs(records, path, key), path, name in NLI_SETS)
     elif rationales is not None:
         outputs = read_outputs(folder, name, stored, rationales)
@@ -81,8 +80,8 @@ def read_split(
             labels_file(home_of(folder, name, stored, rationales), stored), len(outputs)
         )
     rows, taken = _rows(records, path, SETS[name], outputs, separator, allow_partial, key, soft)
-    _judge(rows, outputs, max_unparsed)
-    _match(rows, outputs, path)
+    _check_parsed(rows, outputs, max_unparsed)
+    _check_choices(rows, outputs, path)
     _check_order(rows, outputs)
     if split in kept and ("valid" in kept or split != "train" or name == "asdiv"):
         return rows
@@ -92,21 +91,19 @@ def read_split(
 def read_own(
     path: Path, *, outputs: bool = True, max_unparsed: float = MAX_UNPARSED, key: str = "data.train_files"
 ) -> RationaleRows:
-    """Rows of the user's own: JSON lines (or a list, or CSV) of `input`, `label` and `rationale`.
+    """Rows of a user's own file: JSON lines (or a list, or CSV) of `input`, `label` and `rationale`.
 
-    A row may also have `llm_label`, the label of who wrote the rationale, `choices`, a list of texts, and
-    `label_probabilities`, an object of choices with numbers that add up to 1. A blank
-    rationale counts as unparsed. A file to judge on may do without rationales, in all of its rows.
+    Optional fields are `llm_label`, the LLM's label, `choices`, a list of texts, and `label_probabilities`, an object
+    of probabilities by choice. A blank rationale counts as unparsed. An evaluation file may lack all rationales.
 
     Args:
-        path: of the file.
-        outputs: whether rationales, labels and probabilities of an LLM are read; without them only `input`, `label` and
-            `choices` matter.
-        max_unparsed: the largest share of the rationales that may be blank.
-        key: the config key that messages name.
+        path: Path of the file.
+        outputs: Whether to read rationales, labels and probabilities of an LLM.
+        max_unparsed: Largest share of blank rationales.
+        key: Config key for messages.
 
     Raises:
-        DataError: the file cannot be used, or too many rationales are blank.
+        DataError: The file cannot be used, or too many rationales are blank.
     """
     records = records_of(path, key)
     reasoned = outputs and any("rationale" in record for _, record in records)
@@ -114,35 +111,35 @@ def read_own(
     known = sets.RationaleSet(path.name, sets.TEXT, sets.own, ("train",))
     soft = [checked(record.get(FIELD), path, place) for place, record in records] if outputs else None
     rows, _ = _rows(records, path, known, given, "", False, key, soft)
-    _judge(rows, given, max_unparsed)
+    _check_parsed(rows, given, max_unparsed)
     _check_order(rows, given)
     return rows
 
 
 def stored_rows(folder: Path, name: str, split: str, *, key: str = "data.folder") -> list[dict[str, object]]:
-    """The records of a part as they are stored, to be explained: one each, with `input` and `label` beside their own.
+    """The stored records of a part with `input` and `label`, for the generation of rationales.
 
     Args:
-        folder: of all sets.
-        name: of the set, one of `SETS`.
-        split: one that is stored.
-        key: the config key that messages name.
+        folder: Folder of all sets.
+        name: Name of the set, one of `SETS`.
+        split: A stored part.
+        key: Config key for messages.
 
     Raises:
-        DataError: a file is missing or cannot be used.
+        DataError: A file is missing or cannot be used.
     """
     path, records = _records(folder, name, split, key)
     rows = []
     for place, record in records:
         example = _example(place, record, path, SETS[name], SEPARATOR, key)
-        # One that is no use to train on is asked for too: outputs and rows are matched by their order.
+        # Unusable records are included: outputs and rows are matched by their order.
         made = {"input": "", "label": ""} if example is None else example._asdict()
         rows.append({**record, "input": made["input"], "label": made["label"]})
     return rows
 
 
 def _records(folder: Path, name: str, split: str, key: str) -> tuple[Path, list[Placed]]:
-    """What messages call the files of a part, and its records in the form of the published layout."""
+    """Name of a part's files for messages, and its records in the published layout."""
     home = folder / name
     if path := find(home / f"{name}_{split}"):
         return path, _plain(records_of(path, key), path, name, key)
@@ -151,14 +148,13 @@ def _records(folder: Path, name: str, split: str, key: str) -> tuple[Path, list[
         if part := svamp_part(whole, split):
             return path, part
         raise DataError(
-            f"{key}: '{path}' has {len(whole):,} rows, of which the first {SVAMP_TRAIN} of a permutation are for "
-            f"training, so none is left for {name}/{split}; give the whole file, or {name}/{name}_{split}.json"
+            f"{key}: '{path}' has {len(whole):,} rows, {SVAMP_TRAIN} of which are for training, and none for "
+            f"{name}/{split}; use the complete file, or {name}/{name}_{split}.json"
         )
-    files = original_files(home, name, split, key)
+    files = author_files(home, name, split, key)
     if not files:
         raise DataError(
-            f"{key}: '{folder}' has no {name}/{name}_{split}.json (or .gz); give the folder that holds the sets' "
-            "folders"
+            f"{key}: '{folder}' has no {name}/{name}_{split}.json (or .gz); use the folder with the sets' folders"
         )
     if len(files) == 1:
         return files[0], _plain(records_of(files[0], key), files[0], name, key)
@@ -171,13 +167,13 @@ def _records(folder: Path, name: str, split: str, key: str) -> tuple[Path, list[
 
 
 def _plain(records: list[Placed], path: Path, name: str, key: str) -> list[Placed]:
-    """Records in the form of the published layout, whichever they had."""
+    """Records in the published layout."""
     made = []
     for place, record in records:
         try:
             made.append((place, plain(name, record)))
         except RecordError as error:
-            raise DataError(f"{key}: '{path}' {place}: {error}; give a file of {name}") from error
+            raise DataError(f"{key}: '{path}' {place}: {error}; use a file of {name}") from error
     return made
 
 
@@ -187,11 +183,11 @@ def _pairs(records: list[Placed], path: Path, key: str) -> list[tuple[str, str |
         rationale, label = record.get("rationale"), record.get("llm_label")
         if not isinstance(rationale, str) and (rationale is not None or "rationale" not in record):
             raise DataError(
-                f"{key}: '{path}' {place}: 'rationale' is {rationale!r:.60}; give a text in every row, or null"
+                f"{key}: '{path}' {place}: 'rationale' is {rationale!r:.60}; must be text or null in every row"
             )
         if label is not None and not isinstance(label, str):
             raise DataError(
-                f"{key}: '{path}' {place}: 'llm_label' is {label!r:.60}; give a text or leave it out"
+                f"{key}: '{path}' {place}: 'llm_label' is {label!r:.60}; must be text, or remove it"
             )
         pairs.append((rationale or "", label))
     return pairs
@@ -207,16 +203,16 @@ def _rows(
     key: str,
     soft: Sequence[Probabilities | None] | None = None,
 ) -> tuple[RationaleRows, list[int]]:
-    """The rows that there are outputs for, and which of the records each is."""
+    """The rows with outputs, and the numbers of their records."""
     used = len(records) if outputs is None else min(len(records), len(outputs))
     if outputs is not None and len(outputs) != len(records) and not allow_partial:
         raise DataError(
             f"{key}: '{path}' has {len(records):,} rows, but '{outputs.name}' {len(outputs):,} outputs; give one "
-            "a row, or use what there is of both by data.allow_partial=true"
+            "per row, or set data.allow_partial=true"
         )
     if not used:
         raise DataError(
-            f"data.rationales: '{outputs.name if outputs else path}' has no outputs; give one a row"
+            f"data.rationales: '{outputs.name if outputs else path}' has no outputs; give one per row"
         )
     if outputs is not None:
         _check_repeated(records[:used], outputs, path)
@@ -224,7 +220,7 @@ def _rows(
     taken = [row for row, example in enumerate(examples) if example is not None]
     kept = [example for example in examples if example is not None]
     if not kept:
-        raise DataError(f"{key}: '{path}' has no rows of use; give a file of {known.name}")
+        raise DataError(f"{key}: '{path}' has no usable rows; use a file of {known.name}")
     parsed = [(None, None) if outputs is None else outputs.parsed[row] for row in taken]
     rows = RationaleRows(
         inputs=[example.input for example in kept],
@@ -254,13 +250,13 @@ def _rows(
 
 
 def _check_repeated(records: Sequence[Placed], outputs: Outputs, path: Path) -> None:
-    """Refuse outputs that say themselves that they are of other rows."""
+    """Reject outputs that repeat fields of other rows."""
     for (place, record), repeated in zip(records, outputs.repeated, strict=False):
         for name, value in repeated.items():
             if name in record and record[name] != value:
                 raise DataError(
                     f"data.rationales: '{outputs.name}' has {name}={value!r:.60} for {place} of '{path}', which has "
-                    f"{record[name]!r:.60}; give the outputs in the order of the rows"
+                    f"{record[name]!r:.60}; outputs must be in the order of the rows"
                 )
 
 
@@ -273,11 +269,11 @@ def _example(
             raise RecordError("the label is blank")
         return example
     except RecordError as error:
-        raise DataError(f"{key}: '{path}' {place}: {error}; give a file of {known.name}") from error
+        raise DataError(f"{key}: '{path}' {place}: {error}; use a file of {known.name}") from error
 
 
-def _judge(rows: RationaleRows, outputs: Outputs | None, max_unparsed: float) -> None:
-    """Report what was not understood; refuse where it is too much."""
+def _check_parsed(rows: RationaleRows, outputs: Outputs | None, max_unparsed: float) -> None:
+    """Warn about unparsed outputs; reject too many."""
     unparsed, cut = rows.counts["unparsed"], rows.counts["unanswered"]
     if outputs is None:
         return
@@ -285,17 +281,16 @@ def _judge(rows: RationaleRows, outputs: Outputs | None, max_unparsed: float) ->
         place = rows.places[rows.unparsed.index(True)]
         raise DataError(
             f"data.rationales: {unparsed:,} of {len(rows):,} outputs of '{outputs.name}' lack a rationale or a label "
-            f"(the first for {place}), more than data.max_unparsed={max_unparsed}; check whose outputs they are"
+            f"(the first for {place}), more than data.max_unparsed={max_unparsed}; check their source"
         )
     if unparsed:
         log.warning("%s: %d of %d outputs lack a rationale or a label", rows.name, unparsed, len(rows))
     if cut:
-        log.warning("%s: %d of %d rows have no output and are left out", rows.name, cut, rows.counts["read"])
+        log.warning("%s: %d of %d rows have no output and are skipped", rows.name, cut, rows.counts["read"])
 
 
-def _match(rows: RationaleRows, outputs: Outputs | None, path: Path) -> None:
-    """Refuse outputs of other rows, as far as choices tell: outputs and rows are matched by their order alone."""
-    # Where all rows have the same choices, any label may be right.
+def _check_choices(rows: RationaleRows, outputs: Outputs | None, path: Path) -> None:
+    """Reject outputs of other rows, detected by labels that are not among the choices."""
     if outputs is None or len(set(rows.choices)) < 2:
         return
     fits = [
@@ -305,17 +300,17 @@ def _match(rows: RationaleRows, outputs: Outputs | None, path: Path) -> None:
     ]
     if 2 * sum(fits) < len(fits):
         raise DataError(
-            f"data.rationales: {len(fits) - sum(fits):,} of {len(fits):,} labels of '{outputs.name}' are none of their "
-            f"row's choices in '{path}', so the outputs are of other rows; give those of these rows, in their order"
+            f"data.rationales: {len(fits) - sum(fits):,} of {len(fits):,} labels of '{outputs.name}' are not among the "
+            f"choices of their row in '{path}'; outputs must be in the order of the rows"
         )
 
 
 def _check_order(rows: RationaleRows, outputs: Outputs | None) -> None:
-    """Warn of rationales that are of other rows, as far as their words tell."""
-    if outputs is not None and (part := of_other_rows(rows.inputs, rows.rationales)) is not None:
+    """Warn about rationales of other rows, detected by their words."""
+    if outputs is not None and (part := mismatched_rows(rows.inputs, rows.rationales)) is not None:
         log.warning(
-            "data.rationales: '%s' seems to hold rationales of other rows, from %s to %s: they have no more words in "
-            "common with their row than with another; outputs and rows are matched by their order alone",
+            "data.rationales: '%s' seems to have rationales of other rows, from %s to %s, by the words they share; "
+            "outputs must be in the order of the rows",
             outputs.name,
             rows.places[part[0]],
             rows.places[part[-1]],

@@ -1,4 +1,4 @@
-"""Rows with rationales: taken in part, put together, and made ready for training."""
+"""Rows with rationales: selecting, splitting, joining, and preparing for training."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from potstill.errors import ConfigError, DataError
 
-PREDICT, EXPLAIN = "predict", "explain"  # the two tasks of a row
-SOFT = "soft"  # the term of label probabilities
-LABELS = ("gt", "llm")  # the gold labels, or those of the LLM
-VALIDATION_SHARE = 0.1  # of the training rows, where a set has no part for validation
+PREDICT, EXPLAIN = "predict", "explain"  # the tasks of a row
+SOFT = "soft"  # the loss term of label probabilities
+LABELS = ("gt", "llm")  # gold labels, or those of the LLM
+VALIDATION_SHARE = 0.1  # of the training rows, for a set without validation part
 VALIDATION_SEED = 0
 
 
@@ -23,19 +23,18 @@ class RationaleRows:
     """Rows of a part, column by column.
 
     Attributes:
-        inputs: without the tasks' prefixes.
-        labels: gold labels, as they are to be written.
-        llm_labels: what the LLM answered; None where it did not, or its output was not understood.
-        rationales: what it reasoned; None likewise.
-        choices: what each label can be; None where it can be anything.
-        unparsed: whether the row's output was there, but lacked its rationale or its label.
-        places: where each row stands, such as `line 7`.
-        name: what messages call the part.
-        key: the config key that messages name.
-        soft: an LLM's probabilities of the choices, by choice; None where it has none.
-        counts: what came of the records: `read`, `answered` (rows with an output), `unparsed`, `unanswered` (records
-            that were cut off), `off_label` (answers that are none of the choices), `left_out` (records that are no
-            use).
+        inputs: Inputs without task prefix.
+        labels: Gold labels.
+        llm_labels: Labels of the LLM; None if missing or unparsed.
+        rationales: Rationales of the LLM; None if missing or unparsed.
+        choices: Possible labels; None for free labels.
+        unparsed: Whether a row's output lacks its rationale or label.
+        places: Place of each row, such as `line 7`.
+        name: Name of the part for messages.
+        key: Config key for messages.
+        counts: Counts of records: `read`, `answered` (with an output), `unparsed`, `unanswered` (without an output),
+            `off_label` (labels that are not among the choices), `left_out` (unusable).
+        soft: An LLM's probabilities by choice, or None.
     """
 
     inputs: list[str]
@@ -58,7 +57,7 @@ class RationaleRows:
         return len(self.inputs)
 
     def select(self, rows: Sequence[int]) -> RationaleRows:
-        """These rows, in this order; the counts stay those of the part that was read."""
+        """Some rows, in the given order; the counts stay those of the whole part."""
         columns: dict[str, Any] = {name: [getattr(self, name)[row] for row in rows] for name in _COLUMNS}
         return replace(self, **columns)
 
@@ -69,25 +68,24 @@ _COLUMNS = ("inputs", "labels", "llm_labels", "rationales", "choices", "unparsed
 def split_validation(
     rows: RationaleRows, numbers: Sequence[int] | None = None, whole: int | None = None
 ) -> tuple[RationaleRows, RationaleRows]:
-    """Training rows cut into nine tenths for training and a tenth for validation, each in the order of the rows.
+    """Split training rows into nine tenths for training and a tenth for validation, each in the order of the rows.
 
-    The tenth is the one of the published runs: `datasets`' `train_test_split(test_size=0.1, seed=0)`, whose rows are
-    the first ones of numpy's `default_rng(0).permutation`. It is drawn from the whole part: a row is on the same side
-    however many of the others are there.
+    The split is that of the published runs: `datasets`' `train_test_split(test_size=0.1, seed=0)`. It is drawn from the
+    whole part, so it does not depend on which rows are available.
 
     Args:
-        rows: of the part.
-        numbers: which of the part's rows each is, from 0; None for all of them.
-        whole: how many rows the part has; None for as many as there are.
+        rows: Rows of the part.
+        numbers: Number of each row in the whole part, from 0; None if all are available.
+        whole: Number of rows of the whole part; None for `len(rows)`.
 
     Raises:
-        DataError: there are not enough rows for both parts.
+        DataError: There are not enough rows for both parts.
     """
     whole = len(rows) if whole is None else whole
     count = math.ceil(whole * VALIDATION_SHARE)
     if count >= whole:
         raise DataError(
-            f"{rows.key}: '{rows.name}' has {whole} rows, too few to keep some for validation; give a file for it"
+            f"{rows.key}: '{rows.name}' has {whole} rows, too few to hold out some for validation; set data.eval_files"
         )
     order = np.random.default_rng(VALIDATION_SEED).permutation(whole)
     held_out = set(map(int, order[:count]))
@@ -96,19 +94,19 @@ def split_validation(
         places[number in held_out].append(place)
     if not all(places):
         raise DataError(
-            f"data.rationales: of the {whole:,} rows of '{rows.name}' {len(rows):,} have an output, none of them one "
-            f"{'for training' if places[1] else 'that is kept for validation'}; give outputs of more rows"
+            f"data.rationales: {len(rows):,} of {whole:,} rows of '{rows.name}' have an output, none of them for "
+            f"{'training' if places[1] else 'validation'}; give outputs of more rows"
         )
     return rows.select(places[0]), rows.select(places[1])
 
 
 def subsample(rows: RationaleRows, share: float, seed: int) -> RationaleRows:
-    """A share of the rows, in their order; with the same seed, a smaller share is a part of a larger one.
+    """A random share of the rows, in their order; with the same seed, a smaller share is a subset of a larger one.
 
     Args:
-        rows: to draw from.
-        share: above 0, at most 1; at least one row is drawn.
-        seed: the draw is a function of it and of the number of rows.
+        rows: All rows.
+        share: Above 0, at most 1; at least one row is drawn.
+        seed: Seed of the draw.
 
     Raises:
         ConfigError: `share` is out of range.
@@ -121,36 +119,34 @@ def subsample(rows: RationaleRows, share: float, seed: int) -> RationaleRows:
 
 
 def for_training(rows: RationaleRows, labels: str) -> RationaleRows:
-    """The rows to train on: unparsed ones left out, and the wanted labels in `labels`.
+    """The rows to train on, without unparsed ones, with gold labels or those of the LLM.
 
     Args:
-        rows: of a part.
-        labels: `gt` for the gold labels, `llm` for those of the LLM, right or wrong, as published.
+        rows: Rows of a part.
+        labels: `gt` for gold labels, `llm` for those of the LLM.
 
     Raises:
-        ConfigError: `labels` is neither.
-        DataError: a row has no label of the LLM, or no row is left.
+        ConfigError: Another value of `labels`.
+        DataError: A row has no label of the LLM, or no row is left.
     """
     if labels not in LABELS:
         raise ConfigError(f"data.labels={labels}: must be one of {', '.join(LABELS)}")
     kept = rows.select([row for row, failed in enumerate(rows.unparsed) if not failed])
     if not kept:
-        raise DataError(
-            f"{rows.key}: '{rows.name}' has no row whose output was understood; check data.rationales"
-        )
+        raise DataError(f"{rows.key}: '{rows.name}' has no row with a parsed output; check data.rationales")
     if labels == "gt":
         return kept
     if None in kept.llm_labels:
         place = kept.places[kept.llm_labels.index(None)]
         raise DataError(
-            f"data.labels=llm: '{rows.name}' {place} has no label of an LLM; give data.rationales with labels, or "
+            f"data.labels=llm: '{rows.name}' {place} has no label of an LLM; set data.rationales with labels, or "
             "data.labels=gt"
         )
     return replace(kept, labels=[label for label in kept.llm_labels if label is not None])
 
 
 def join(first: RationaleRows, second: RationaleRows) -> RationaleRows:
-    """Both one after the other, as SVAMP's training rows with ASDiv's; counts are summed, places name their part."""
+    """Concatenate rows; counts are summed, places name their part."""
     columns: dict[str, Any] = {name: [*getattr(first, name), *getattr(second, name)] for name in _COLUMNS}
     columns["places"] = [f"{rows.name} {place}" for rows in (first, second) for place in rows.places]
     counts = {

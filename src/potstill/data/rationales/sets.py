@@ -1,4 +1,4 @@
-"""The sets that are known: what is the input, the label and the choices of a record."""
+"""The known data sets: input, label and choices of their records."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from potstill.data.rationales.parsing import NLI_LABELS
 
-GENERATED = "arithmetic"  # the set whose rows are made, see `arithmetic.py`
-TEXT, EQUATION = "text", "equation"  # how labels are compared: letter by letter, or by their values
+GENERATED = "arithmetic"  # the generated set, see `arithmetic.py`
+TEXT, EQUATION = "text", "equation"  # labels are compared as text, or by their values
 
 Record = Mapping[str, Any]
 
@@ -18,12 +18,12 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(/[0-9]+)?")
 
 
 class Example(NamedTuple):
-    """A record as the student sees it.
+    """Input and label of a record.
 
     Attributes:
-        input: without the task's prefix.
-        label: as it is to be written.
-        choices: what the label can be, in the record's order; None where it can be anything.
+        input: Input without task prefix.
+        label: Gold label.
+        choices: Possible labels in the record's order; None for free labels.
     """
 
     input: str
@@ -32,19 +32,19 @@ class Example(NamedTuple):
 
 
 class RecordError(ValueError):
-    """A record that cannot be used; says what is wrong with it, not where it stands."""
+    """A record that cannot be used."""
 
 
 @dataclass(frozen=True)
 class RationaleSet:
-    """A set of step-by-step distillation.
+    """A data set of step-by-step distillation.
 
     Attributes:
-        name: of its folder and the front of its files' names.
+        name: Name of its folder and prefix of its files.
         compared: `TEXT` or `EQUATION`.
-        example: makes an example of a record, given the text between a premise and its hypothesis; None for a record
-            that is no use; raises `RecordError` for one that should have been.
-        splits: the parts that are published; where `valid` is none of them, a part of `train` takes its place.
+        example: Converts a record, given the separator of premise and hypothesis; returns None for an unusable record,
+            and raises `RecordError` for an invalid one.
+        splits: Published parts; without `valid`, a part of `train` is held out.
     """
 
     name: str
@@ -57,13 +57,11 @@ def field_of(record: Record, field: str, kind: type | tuple[type, ...] = str) ->
     """A field of a record.
 
     Raises:
-        RecordError: it is missing, or of another kind.
+        RecordError: It is missing, or of another type.
     """
     value = record.get(field)
     if not isinstance(value, kind):
-        found = (
-            f"is {value!r}" if field in record else f"is missing (there are {', '.join(map(str, record))})"
-        )
+        found = f"is {value!r}" if field in record else f"is missing (found {', '.join(map(str, record))})"
         raise RecordError(f"'{field}' {found}")
     return value
 
@@ -71,14 +69,14 @@ def field_of(record: Record, field: str, kind: type | tuple[type, ...] = str) ->
 def _cqa(record: Record, _: str) -> Example:
     choices = field_of(record, "choices", list)
     if not choices or not all(isinstance(choice, str) for choice in choices):
-        raise RecordError(f"'choices' is no list of texts ({choices!r})")
+        raise RecordError(f"'choices' is not a list of texts ({choices!r})")
     lines = [f"({chr(ord('a') + n)}) {choice}" for n, choice in enumerate(choices)]
     text = "\n".join([field_of(record, "question"), "Answer Choices:", *lines])
     return Example(text, field_of(record, "answer"), tuple(choices))
 
 
 def _nli(record: Record, separator: str) -> Example | None:
-    """A pair on whose label its annotators did not agree (SNLI's `-`) is no use."""
+    """A pair without agreement of its annotators (SNLI's `-`) is unusable."""
     label = field_of(record, "label", (int, str))
     if label == "-":
         return None
@@ -98,7 +96,7 @@ def _svamp(record: Record, _: str) -> Example:
 
 
 def _asdiv(record: Record, _: str) -> Example | None:
-    """The label is the answer's number; a record with another answer (a name, a time of day) has no value."""
+    """The label is the answer's number; a record with another answer (a name, a time of day) is unusable."""
     answer = field_of(record, "Answer").split(" ")[0]
     if not _NUMBER.fullmatch(answer):
         return None
@@ -106,15 +104,15 @@ def _asdiv(record: Record, _: str) -> Example | None:
 
 
 def own(record: Record, _: str) -> Example:
-    """A record of the user's own data: `input`, `label`, and perhaps `choices`."""
+    """A record of a user's own data: `input`, `label`, and optionally `choices`."""
     choices = record.get("choices")
     if choices is not None and not (
         isinstance(choices, list) and choices and all(isinstance(c, str) for c in choices)
     ):
-        raise RecordError(f"'choices' is no list of texts ({choices!r})")
+        raise RecordError(f"'choices' is not a list of texts ({choices!r})")
     label = field_of(record, "label")
     if choices is not None and label not in choices:
-        raise RecordError(f"'label' is {label!r}, none of 'choices' ({', '.join(choices)})")
+        raise RecordError(f"'label' is {label!r}, not one of 'choices' ({', '.join(choices)})")
     return Example(field_of(record, "input"), label, None if choices is None else tuple(choices))
 
 
@@ -132,9 +130,5 @@ SETS = {
 
 
 def allowed_labels(choices: tuple[str, ...] | None) -> list[str] | None:
-    """The strings that class-restricted decoding may give for a row: its choices, each once; None for any string.
-
-    Args:
-        choices: of the row, as in `RationaleRows.choices`: five answers (cqa), three labels (NLI), None (equations).
-    """
+    """The distinct choices of a row, for class-restricted decoding; None for free labels."""
     return None if choices is None else list(dict.fromkeys(choices))

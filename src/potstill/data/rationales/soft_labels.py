@@ -1,4 +1,4 @@
-"""An LLM's probabilities of the choices of each row, beside its rationales: `<split>_labels.json`."""
+"""An LLM's probabilities of the choices of each row, in `<split>_labels.json` beside its rationales."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from potstill.data.common.text_files import fault_of, read_document
 from potstill.errors import DataError
 from potstill.runtime.json_text import parse_json
 
-FIELD = "label_probabilities"  # of rows of the user's own
+FIELD = "label_probabilities"  # of rows of a user's own file
 KEY = "objective.soft_weight"
 
 Probabilities = Mapping[str, float]
 
 
 def labels_file(folder: Path, split: str) -> Path:
-    """The file of a part, in the folder of its rationales; a list of objects and nulls, one a row."""
+    """The file of a part in the folder of its rationales: a list of objects or nulls, one per row."""
     return folder / f"{split}_labels.json"
 
 
 def home_of(folder: Path, name: str, split: str, rationales: str) -> Path:
-    """The folder of the rationales of a part, as `outputs.read_outputs` finds them."""
+    """The folder of the rationales of a part, see `outputs.read_outputs`."""
     if rationales == "palm":
         return folder / name / "llm"
     if rationales == "gpt":
@@ -33,36 +33,36 @@ def home_of(folder: Path, name: str, split: str, rationales: str) -> Path:
 
 
 def read_probabilities(path: Path, rows: int) -> list[Probabilities | None]:
-    """The probabilities of each row's choices, None for rows without; all None where there is no such file.
+    """The probabilities of each row's choices, or None; all None without a file.
 
     Args:
-        path: of the file.
-        rows: how many outputs there are.
+        path: Path of the file.
+        rows: Number of outputs.
 
     Raises:
-        DataError: the file cannot be used, or has another number of rows.
+        DataError: The file cannot be used, or has another number of rows.
     """
     if not path.exists():
         return [None] * rows
     if fault := fault_of(path):
-        raise DataError(f"data.rationales: '{path}' {fault}; make it anew by stage=rationales")
+        raise DataError(f"data.rationales: '{path}' {fault}; recreate it with stage=rationales")
     try:
         found = parse_json(read_document(path, "data.rationales"))
     except ValueError as error:
         raise DataError(
-            f"data.rationales: '{path}' is no JSON ({error}); make it anew by stage=rationales"
+            f"data.rationales: '{path}' is not JSON ({error}); recreate it with stage=rationales"
         ) from None
     if not isinstance(found, list) or len(found) != rows:
         size = f"{len(found):,} rows" if isinstance(found, list) else "no list"
-        raise DataError(f"data.rationales: '{path}' has {size}, but there are {rows:,} outputs; one a row")
+        raise DataError(f"data.rationales: '{path}' has {size}, but there are {rows:,} outputs")
     return [checked(value, path, f"row {number}") for number, value in enumerate(found)]
 
 
 def checked(value: Any, path: Path, place: str) -> Probabilities | None:
-    """Probabilities as they are stored.
+    """Validate stored probabilities.
 
     Raises:
-        DataError: they are no object of numbers from 0 to 1 with a sum of 1.
+        DataError: They are not an object of numbers from 0 to 1 with a sum of 1.
     """
     if value is None:
         return None
@@ -71,14 +71,14 @@ def checked(value: Any, path: Path, place: str) -> Probabilities | None:
     )
     if not numbers or not math.isclose(sum(value.values()), 1.0, abs_tol=1e-3):
         raise DataError(
-            f"data.rationales: '{path}' {place}: {value!r:.60} are no probabilities; give an object of choices with "
-            "numbers that add up to 1, or null"
+            f"data.rationales: '{path}' {place}: invalid probabilities {value!r:.60}; must be null, or an object of "
+            "numbers by choice with a sum of 1"
         )
     return {str(choice): float(one) for choice, one in value.items()}
 
 
 def aligned(probabilities: Probabilities | None, choices: Sequence[str] | None) -> list[float] | None:
-    """Probabilities in the order of a row's choices, scaled to 1; None where none of them has any."""
+    """Probabilities in the order of a row's choices, scaled to a sum of 1; None if all are 0."""
     if probabilities is None or not choices:
         return None
     found = [probabilities.get(choice, 0.0) for choice in choices]

@@ -1,4 +1,4 @@
-"""Which rows a configuration trains on, selects on and reports on. No torch."""
+"""The training, validation and test rows of a configuration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ STEP_BY_STEP = "step_by_step"  # objective.name
 RATIONALES = "rationales"  # benchmark.task
 STANDARD, TASK_PREFIX = MODES = ("standard", "task_prefix")
 MAIN_SETS = tuple(name for name, known in SETS.items() if "test" in known.splits)
-OWN_FILES = {"valid": "data.eval_files", "test": "data.test_files"}  # by the part whose place they take
+OWN_FILES = {"valid": "data.eval_files", "test": "data.test_files"}  # by the part that they replace
 
 
 class Parts(NamedTuple):
-    """Rows by what they are for; `read` has the training part before rows were left out or labels replaced."""
+    """Rows of each part; `read` is the training part before selection and replacement of labels."""
 
     train: RationaleRows
     valid: RationaleRows
@@ -39,20 +39,17 @@ class Parts(NamedTuple):
 def training_parts(
     data: DictConfig, *, standard: bool, seed: int, separator: str | None = None, soft_labels: bool = False
 ) -> Parts:
-    """What is trained on, its validation part (gold labels, all rows), and the test part where there is one.
-
-    Where gold labels alone are learnt, nothing that an LLM wrote is read, of no part.
+    """Rows for training, for validation (all rows with gold labels), and for the test if available.
 
     Args:
-        data: the keys of `data`.
-        standard: labels alone are learnt, so with gold ones no LLM's outputs are needed.
-        seed: of the draw of `data.share`.
-        separator: the tokenizer's end token, between premise and hypothesis.
-        soft_labels: the LLM's probabilities of labels are learnt.
+        data: The keys of `data`.
+        standard: Whether only labels are learned; with gold labels, outputs of an LLM are not read.
+        seed: Seed of the draw of `data.share`.
+        separator: The tokenizer's end token, between premise and hypothesis.
+        soft_labels: Whether the LLM's probabilities of labels are learned.
 
     Raises:
-        PotstillError: a file that cannot be used; no labels, label probabilities or rationales of an LLM where they
-            are needed.
+        PotstillError: A file cannot be used; required labels, label probabilities or rationales of an LLM are missing.
     """
     read_outputs = not standard or data.labels == "llm" or soft_labels
     wanted = data.rationales if read_outputs else None
@@ -71,19 +68,19 @@ def training_parts(
         train = join(train, _published(data, "train", wanted, separator, name))
     read = train
     train = subsample(_first(train, data.max_examples), data.share, seed)
-    if standard and data.labels == "gt":  # what the LLM wrote does not matter
+    if standard and data.labels == "gt":  # outputs of the LLM are not used
         train = replace(train, unparsed=[False] * len(train), rationales=[None] * len(train))
     train = for_training(train, data.labels)
     if soft_labels and not any(map(aligned, train.soft, train.choices)):
         raise DataError(
-            f"objective.soft_weight: '{train.name}' has no label probabilities of an LLM; write them by "
-            "stage=rationales generation.logprobs=true, which takes a set with choices, or objective.soft_weight=0"
+            f"objective.soft_weight: '{train.name}' has no label probabilities of an LLM; create them with "
+            "stage=rationales generation.logprobs=true for a set with choices, or set objective.soft_weight=0"
         )
     if not standard and None in train.rationales:
         place = train.places[train.rationales.index(None)]
         raise DataError(
-            f"{KEY}={data.rationales}: '{train.name}' {place} has no rationale; objective.mode=task_prefix learns from "
-            "one a row; give outputs that have them, or objective.mode=standard"
+            f"{KEY}={data.rationales}: '{train.name}' {place} has no rationale, which objective.mode=task_prefix "
+            "requires; use outputs with rationales, or objective.mode=standard"
         )
     return Parts(train, _first(valid, data.max_examples), test and _first(test, data.max_examples), read)
 
@@ -91,35 +88,33 @@ def training_parts(
 def judged_part(
     data: DictConfig, split: str, separator: str | None = None, *, outputs: bool = True
 ) -> RationaleRows:
-    """A part that models are judged on: all its rows with gold labels, and the LLM's rationales where there are any.
-
-    Files of the user's own take the place of the part that they are named for, and of no other.
+    """A part for evaluation: all its rows with gold labels, and the LLM's rationales if available.
 
     Args:
-        data: the keys of `data`.
+        data: The keys of `data`.
         split: `train`, `valid` or `test`.
-        separator: the tokenizer's end token, between premise and hypothesis.
-        outputs: whether what an LLM wrote is read.
+        separator: The tokenizer's end token, between premise and hypothesis.
+        outputs: Whether to read outputs of an LLM.
 
     Raises:
-        PotstillError: a file that cannot be used.
+        PotstillError: A file cannot be used.
     """
     key = OWN_FILES.get(split, "data.train_files")
     if files := data[key.removeprefix("data.")]:
         return _first(_own(files, key, data, outputs), data.max_examples)
     if data.set == GENERATED:
         return _first(arithmetic_rows(problems_of(data), split), data.max_examples)
-    stored = split if split in SETS[data.set].splits else "train"  # a part of which is for validation
+    stored = split if split in SETS[data.set].splits else "train"  # validation is a part of it
     there = outputs and _has_outputs(data, stored)
     rows = _published(data, split, data.rationales if there else None, separator)
     return _first(rows, data.max_examples)
 
 
 def problems_of(data: DictConfig) -> Problems:
-    """What `data.generated` draws.
+    """The problems of `data.generated`.
 
     Raises:
-        ConfigError: a value that cannot be.
+        ConfigError: An invalid value.
     """
     return Problems(**{str(name): value for name, value in data.generated.items()})
 
@@ -149,7 +144,7 @@ def _own(files: list[str], key: str, data: DictConfig, outputs: bool) -> Rationa
 
 
 def _has_outputs(data: DictConfig, split: str) -> bool:
-    """Whether there are outputs for a part that is only judged; a file without `{split}` is of the training rows."""
+    """Whether there are outputs for an evaluation part; a file without `{split}` is of the training rows."""
     folder, rationales = Path(data.folder).expanduser(), data.rationales
     if rationales is None:
         return False
@@ -164,7 +159,7 @@ def _has_outputs(data: DictConfig, split: str) -> bool:
     found = home.is_dir() and (any(home.glob(f"{split}_CoT_*")) or find(home / split) is not None)
     if not found:
         log.warning(
-            "%s: no outputs for %s/%s, so rationales are not judged there", rationales, data.set, split
+            "%s: no outputs for %s/%s, so rationales are not evaluated there", rationales, data.set, split
         )
     return bool(found)
 

@@ -1,15 +1,15 @@
-"""Thoughts of a reasoning model, removed from its answers: they are not meant for the reader, nor to be learnt."""
+"""Removing the thoughts of a reasoning model from its answers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-LONGEST = 2**15  # characters of an answer without its thoughts; a longer one is no rationale
+LONGEST = 2**15  # characters of an answer without thoughts; a longer one is not a rationale
 
 _NAMES = "think|thinking|thoughts?|reasoning|reflection|scratchpad|inner_monologue|antthinking|(?:seed|mm|ns):think"
-# What a thought begins and ends with, in the forms that models write. The last is Harmony's: a message of any channel
-# but the final one; its end is that of any message, so alone it ends no thought.
+# Beginning and end of a thought, in the notations of models. The last one is Harmony's: a message of any channel but
+# the final one; its end is that of any message, so it ends a thought only after a beginning.
 _MARKS = re.compile(
     rf"<\s?(?P<a>/?)\s?(?P<tag>{_NAMES})(?:\s[^<>]*)?>"
     r"|\[(?P<b>/?)(?P<bracket>think|thinking)\]"
@@ -20,7 +20,7 @@ _MARKS = re.compile(
     re.IGNORECASE,
 )
 _MESSAGE = "message"
-# What stands around the answer itself where thoughts stand before it.
+# Marks around the answer itself, after thoughts.
 _WRAPPINGS = re.compile(
     r"</?\s?answer\s?>|<\|(?:begin|start|end)_(?:of_solution|response)\|>|<\|start\|>\s?assistant"
     r"|<\|channel\|>\s?final[^<]*<\|message\|>|<\|(?:return|end)\|>",
@@ -29,18 +29,17 @@ _WRAPPINGS = re.compile(
 
 
 def final_answer(text: str, *, stop: Sequence[str] = (), template: str = "") -> str | None:
-    """What of an answer is meant for the reader; an answer without thoughts is given back as it is.
+    """An answer without thoughts; an answer that has none is returned unchanged.
 
     An end without a beginning ends a thought too, since the prompts of many models open it.
 
     Args:
-        text: as the model wrote it.
-        stop: strings that end the answer; a thought may hold them.
-        template: what answers are to look like; the marks that it holds are no thoughts.
+        text: Raw answer.
+        stop: Strings that end the answer outside of thoughts.
+        template: Template of answers; its marks do not count as thoughts.
 
     Returns:
-        The answer up to the first of the strings `stop`; None where it ends within a thought, or is longer than
-        `LONGEST`.
+        The answer up to the first of the strings `stop`; None if it ends within a thought, or is longer than `LONGEST`.
     """
     own = {_form(mark)[0] for mark in _MARKS.finditer(template)}
     kept, at, open_form, depth, ended = "", 0, "", 0, False
@@ -52,13 +51,13 @@ def final_answer(text: str, *, stop: Sequence[str] = (), template: str = "") -> 
         if not depth:
             kept += text[at : mark.start()]
             if ended and (cut(kept, stop) != kept or len(kept) > LONGEST):
-                break  # what follows are questions of the model's own
+                break  # the model continues with questions of its own
         if begins:
             open_form, depth = form, depth + 1
             continue
         depth = max(depth - 1, 0)
         if not depth:
-            # Without a beginning, all before the end is the thought.
+            # Without a beginning, everything before the end is the thought.
             kept = kept if open_form == form else ""
             at, open_form, ended = mark.end(), "", True
     else:
@@ -72,7 +71,7 @@ def final_answer(text: str, *, stop: Sequence[str] = (), template: str = "") -> 
 
 
 def ended(text: str, stop: Sequence[str]) -> bool:
-    """Whether an answer has ended by one of the strings `stop`, outside of its thoughts."""
+    """Whether an answer has reached one of the strings `stop`, outside of its thoughts."""
     if not any(mark in text for mark in stop):
         return False
     answer = final_answer(text, stop=stop)
@@ -80,7 +79,7 @@ def ended(text: str, stop: Sequence[str]) -> bool:
 
 
 def opened_thought(prompt: str) -> str:
-    """The beginning of a thought that a prompt ends with, for the answer to go on from; else nothing."""
+    """The beginning of a thought at the end of a prompt, or ""."""
     prompt = prompt.rstrip()
     last = next(reversed(list(_MARKS.finditer(prompt))), None)
     return last[0] if last and last.end() == len(prompt) and _form(last)[1] else ""
@@ -98,7 +97,7 @@ def cut(text: str, stop: Sequence[str]) -> str:
 
 
 def _form(mark: re.Match[str]) -> tuple[str, bool]:
-    """What a mark belongs to, and whether it begins a thought."""
+    """Notation of a mark, and whether it begins a thought."""
     found = {name: value.lower() for name, value in mark.groupdict().items() if value is not None}
     if "message" in found or "message_end" in found:
         return _MESSAGE, "message" in found

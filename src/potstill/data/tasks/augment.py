@@ -1,7 +1,7 @@
-"""Noise for small training sets: tokens hidden, left out or moved, texts cut down to an n-gram, anew in every epoch.
+"""Noise for small training sets, drawn anew in every epoch: tokens are masked, deleted or moved, texts cut to n-grams.
 
-The label of a row may no longer fit what is left of it: use it with a teacher, whose soft targets are of the row as
-it has become, and give the term `label` little weight or none.
+The label may no longer fit an augmented row. Use a teacher, whose soft targets are computed from the augmented row,
+and give the term `label` little weight or none.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training rows change.
+    """Probabilities of the augmentation.
 
-    Sources: masking and n-grams as in Tang et al. 2019 (arXiv:1903.12136), section 4.3; left out and moved tokens as
-    in Lample et al. 2018 (arXiv:1711.00043), section 3.2; all four in the small sets' recipes of Yang et al. 2020
-    (TextBrewer, arXiv:2002.12620).
+    Sources: masking and n-grams as in Tang et al. 2019 (arXiv:1903.12136), section 4.3; deletion and disorder as in
+    Lample et al. 2018 (arXiv:1711.00043), section 3.2; all four in Yang et al. 2020 (TextBrewer, arXiv:2002.12620).
 
     Attributes:
-        share: of the rows that change; the rest stays as it is.
-        mask: probability that a token of such a row is hidden behind the mask token.
-        delete: probability that it is left out; each text keeps a token at least.
-        ngram: probability that each text of such a row is cut down to an n-gram of it,
-        ngram_size: of 1 to this many tokens.
-        disorder: probability that the tokens of such a row are moved,
-        disorder_distance: by up to this many places.
+        share: Share of rows that are augmented.
+        mask: Probability of replacing a token by the mask token.
+        delete: Probability of deleting a token; each text keeps at least one.
+        ngram: Probability of cutting each text of a row to an n-gram.
+        ngram_size: Largest n.
+        disorder: Probability of moving the tokens of a row.
+        disorder_distance: Largest distance of a move.
     """
 
     share: float = 0.0
@@ -45,12 +44,12 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Noise:
-    """An augmentation, and the tokens that it needs to know.
+    """An augmentation and the tokens it needs.
 
     Attributes:
-        how: the probabilities.
-        special_ids: tokens that stay what and where they are.
-        mask_id: what hides a token; needed where `how.mask` is above 0.
+        how: Probabilities.
+        special_ids: Tokens that never change or move.
+        mask_id: The mask token; required if `how.mask` is above 0.
     """
 
     how: Augmentation
@@ -59,12 +58,12 @@ class Noise:
 
 
 class Augmented(NamedTuple):
-    """What becomes of the tokens of a step.
+    """The augmented tokens of a step.
 
     Attributes:
-        places: `(new tokens,)` where each token was.
-        masked: `(new tokens,)` whether it is hidden.
-        lengths: `(rows,)` tokens of each row now.
+        places: `(new tokens,)` original index of each token.
+        masked: `(new tokens,)` whether it is masked.
+        lengths: `(rows,)` tokens of each augmented row.
     """
 
     places: Ints
@@ -73,19 +72,19 @@ class Augmented(NamedTuple):
 
 
 def augment(lengths: Ints, special: Flags, how: Augmentation, rng: np.random.Generator) -> Augmented:
-    """Draw what becomes of rows that lie end to end.
+    """Augment rows that lie end to end.
 
-    Special tokens stay what and where they are; a text is what lies between two of them, and no token leaves its text.
+    Special tokens never change or move. A text lies between two of them, and no token leaves its text.
 
     Args:
         lengths: `(rows,)` tokens of each.
         special: `(tokens,)` whether a token is special.
-        how: the probabilities.
-        rng: everything is a function of its state.
+        how: Probabilities.
+        rng: Generator of all draws.
     """
     rows = np.repeat(np.arange(len(lengths)), lengths)
     places = np.arange(len(rows))
-    # A special token is a text of its own, and so is what lies between.
+    # A special token counts as a text of its own.
     texts = np.cumsum(_begins(rows, special)) - 1
     starts = np.flatnonzero(_begins(rows, special))
     sizes = np.diff(np.append(starts, len(rows)))
@@ -103,7 +102,7 @@ def augment(lengths: Ints, special: Flags, how: Augmentation, rng: np.random.Gen
     survivors = np.bincount(texts[kept & ~left_out], minlength=len(sizes))
     emptied = np.flatnonzero((survivors == 0) & (sizes > 0))
     kept &= ~left_out
-    # The first of those that were left out comes back.
+    # An emptied text gets its first token back.
     firsts = np.flatnonzero(left_out)
     back = firsts[np.unique(texts[firsts], return_index=True)[1]]
     kept[back[np.isin(texts[back], emptied)]] = True

@@ -1,6 +1,6 @@
-"""Reading tagged sentences: files of a token a line, as CoNLL's, JSON files of lists, or a data set of the hub.
+"""Reading tagged sentences: files of one token per line (CoNLL), JSON files of lists, or a data set of the hub.
 
-Tags stay as they are written; `entities.py` says what they mark.
+Tags stay as written; see `entities.py` for their meaning.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from potstill.data.tasks.readers import TaskFile, TaskHub
 from potstill.errors import DataError
 
 DOCUMENT = "-DOCSTART-"  # a line that begins so starts a document
-LOOK = 1000  # sentences that a check reads
+LOOK = 1000  # sentences read by a check
 BLANKS = " \t\r"
-# Not str.split: a Chinese file has tokens that are blanks of other kinds, such as U+3000.
+# Not str.split: Chinese files have tokens that are other blanks, such as U+3000.
 _GAP = re.compile(r"[ \t]+")
 _TABS = re.compile(r"\t+")
 
-Sentence = tuple[int, list[str], list[str]]  # its place, its words, its tags
+Sentence = tuple[int, list[str], list[str]]  # place, words, tags
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Sentences:
     """The sentences of a part.
 
     Attributes:
-        words: of each sentence, at least one.
-        tags: of each sentence, one a word, as written; None where the part has none.
-        starts: the line of a sentence's first word, or its row in a data set, counted from 1.
-        name: what messages call the part.
-        key: the config key that messages name.
-        rows: whether `starts` counts rows.
+        words: Words of each sentence, at least one.
+        tags: Tags of each sentence, one per word, as written; None without tags.
+        starts: Line of a sentence's first word, or its row in a data set, from 1.
+        name: Name of the part for messages.
+        key: Config key for messages.
+        rows: Whether `starts` counts rows.
     """
 
     words: list[list[str]]
@@ -52,10 +52,10 @@ class Sentences:
 
     @staticmethod
     def joined(parts: Sequence[Sentences]) -> Sentences:
-        """Parts one after another, under the name and key of the first.
+        """Concatenate parts, under the name and key of the first.
 
         Raises:
-            DataError: some have tags and others not.
+            DataError: Some have tags and others do not.
         """
         first = parts[0]
         if odd := next((part for part in parts if (part.tags is None) != (first.tags is None)), None):
@@ -70,26 +70,26 @@ class Sentences:
         )
 
     def place(self, sentence: int, word: int = 0) -> str:
-        """Where a word stands, such as `line 7`, or `row 3 word 2` of a data set."""
+        """Place of a word, such as `line 7`, or `row 3 word 2` of a data set."""
         start = self.starts[sentence]
         return f"row {start} word {word + 1}" if self.rows else f"line {start + word}"
 
 
 @dataclass(frozen=True)
 class ColumnFile:
-    """A file of a token a line, plain or gzip, its columns separated by spaces or tabs, sentences by blank lines.
+    """A file of one token per line, plain or gzip, with columns separated by spaces or tabs, sentences by blank lines.
 
-    Where the first line has tabs, they alone separate columns, so that a token may have blanks. Lines that begin with
-    `-DOCSTART-` are left out; they end a sentence.
+    If the first line has tabs, only tabs separate columns, so a token may contain blanks. Lines that begin with
+    `-DOCSTART-` are skipped and end a sentence.
 
     Attributes:
-        path: the file.
-        token_column: number of the column of tokens, from 0; negative ones count from the last.
-        tag_column: that of the tags; None where the file has none (its further columns are left alone).
-        labelled: the sentences must have tags; if not, a file of a single column is one without.
-        max_examples: only so many sentences.
-        key: the config key that messages name.
-        skip: regular expression of lines to leave out; they end no sentence.
+        path: Path of the file.
+        token_column: Column of the tokens, from 0; negative numbers count from the last.
+        tag_column: Column of the tags; None without tags.
+        labelled: Whether the sentences must have tags; otherwise a file of a single column is accepted.
+        max_examples: Maximum number of sentences.
+        key: Config key for messages.
+        skip: regular expression of lines to leave out; they do not end a sentence.
     """
 
     path: Path
@@ -106,38 +106,28 @@ class ColumnFile:
         return self.path.name
 
     def check(self) -> None:
-        """Cheap look at the file before any work; reads the first sentences.
-
-        Raises:
-            DataError: it cannot be used; the message names the config key, the file, the line and what would be right.
-        """
+        """See `PartSource`; reads the first sentences."""
         if fault := fault_of(self.path):
             raise DataError(
-                f"{self.key}: '{self.path}' {fault}; give a token a line, a blank line after each sentence, plain or "
-                "gzip"
+                f"{self.key}: '{self.path}' {fault}; use one token per line and a blank line after each sentence"
             )
         self._read(LOOK if self.max_examples is None else min(LOOK, self.max_examples))
 
     def read(self) -> Sentences:
-        """All sentences.
-
-        Raises:
-            DataError: there are none; a line has another number of columns than the first, or no tag where a tag
-                should be.
-        """
+        """See `PartSource`."""
         return self._read(self.max_examples)
 
     def _read(self, limit: int | None) -> Sentences:
         read = list(islice(self._sentences(), limit))
         if not read:
             raise DataError(
-                f"{self.key}: '{self.path}' has no sentences; give a token a line, a blank line after each sentence"
+                f"{self.key}: '{self.path}' has no sentences; use one token per line and a blank line after each"
             )
         starts, words, tags = (list(column) for column in zip(*read, strict=True))
         numbered = [list(map(str, range(1, len(own) + 1))) for own in words]
         if self.token_column == 0 and words == numbered and any(len(own) > 1 for own in words):
             raise DataError(
-                f"{self.key}: '{self.path}' numbers its words in column 0, which is read as the words; name theirs by "
+                f"{self.key}: '{self.path}' has word numbers in column 0, which is read as the words; set "
                 "benchmark.token_column, counted from 0"
             )
         sentences = Sentences(words, tags if any(tags) else None, starts, self.name, self.key)
@@ -174,12 +164,12 @@ class ColumnFile:
             yield start, words, tags
 
     def _table(self, line: str, number: int) -> _Table:
-        """The columns of a file whose first line of a token this is."""
+        """Columns of the file, given its first line with a token."""
         gap = _GAP
         if "\t" in line:
             cells = _TABS.split(line)
             token, tag = self._columns(len(cells), number, line)
-            # Blanks beside tabs separate columns, too, unless they are within a token.
+            # Blanks beside tabs also separate columns, unless they are within a token.
             if not any(_GAP.search(cell.strip(BLANKS)) for n, cell in enumerate(cells) if n != token):
                 return _Table(_TABS, len(cells), token, tag, line, number)
         width = len(gap.split(line))
@@ -191,11 +181,11 @@ class ColumnFile:
                 return self._comment(at)
         return DataError(
             f"{self.key}: '{self.path}' line {number}: {_columns(width)}, line {table.line} has {table.width}; correct "
-            "it, or leave such lines out by data.skip=<regular expression>"
+            "it, or skip such lines with data.skip=<regular expression>"
         )
 
     def _columns(self, width: int, number: int, line: str) -> tuple[int, int | None]:
-        """The columns of tokens and tags, counted from 0, of lines of so many."""
+        """Columns of tokens and tags, from 0, in lines of `width` columns."""
         token = _counted(self.token_column, width)
         bare = self.tag_column is None or (width == 1 and not self.labelled and self.tag_column == -1)
         tag = None if self.tag_column is None or bare else _counted(self.tag_column, width)
@@ -206,32 +196,30 @@ class ColumnFile:
         place = f"{self.key}: '{self.path}' line {number}: {_columns(width)}"
         if token is None:
             raise DataError(
-                f"{place}, tokens are looked for in column {self.token_column}; name theirs by "
-                "benchmark.token_column, counted from 0"
+                f"{place}, but benchmark.token_column={self.token_column}; set it to the column of the tokens, from 0"
             )
         raise DataError(
-            f"{place}, none of tags at {self.tag_column} besides that of tokens; name it by benchmark.tag_column, "
-            "counted from 0, or benchmark.tag_column=none where there are no tags"
+            f"{place}, but benchmark.tag_column={self.tag_column}; set it to the column of the tags, from 0, or none"
         )
 
     def _comment(self, number: int) -> DataError:
         return DataError(
-            f"{self.key}: '{self.path}' line {number}: a comment has other columns than the tokens; leave such lines "
-            "out by \"data.skip='^#'\""
+            f"{self.key}: '{self.path}' line {number}: a comment has other columns than the tokens; skip such lines "
+            "with \"data.skip='^#'\""
         )
 
 
 @dataclass(frozen=True)
 class _Table:
-    """How the lines of a file are cut, and where its first one stands.
+    """Columns of a file.
 
     Attributes:
-        gap: what separates columns.
-        width: how many there are.
-        token: which has the tokens.
-        tag: which has the tags.
-        first: the first line of a token.
-        line: its number.
+        gap: Separator of columns.
+        width: Number of columns.
+        token: Column of the tokens.
+        tag: Column of the tags.
+        first: First line with a token.
+        line: Its number.
     """
 
     gap: re.Pattern[str]
@@ -244,14 +232,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class HubSentences(TaskHub):
-    """A split of a data set on the hub; `column` is that of lists of words.
-
-    Attributes:
-        tag_column: of lists of tags, or of their numbers; None where there are none.
-        labels: tags by number where the data set does not name them.
-        labelled: the sentences must have tags.
-        named: whether the column of tags is configured, so that it must be there.
-    """
+    """A split of a data set on the hub; `column` holds lists of words. See `dataset_sentences` for the attributes."""
 
     tag_column: str | None = "ner_tags"
     labels: tuple[str, ...] | None = None
@@ -268,18 +249,18 @@ class HubSentences(TaskHub):
 
 @dataclass(frozen=True)
 class ListFile:
-    """A JSON file, by lines or as a whole, plain or gzip, whose rows have a list of words and one of their tags.
+    """A file of JSON lines, or a JSON document, plain or gzip, whose rows have a list of words and one of tags.
 
     Attributes:
-        path: the file.
-        token_column: the name of the lists of words.
-        tag_columns: names that the lists of tags may have; the first that is there is taken. A single one must be
-            there; without any there are no tags.
-        labels: the tags by number where the lists have numbers.
-        labelled: the sentences must have tags.
-        max_examples: only so many rows.
-        key: the config key that messages name.
-        skip: regular expression of lines to leave out.
+        path: Path of the file.
+        token_column: Name of the lists of words.
+        tag_columns: Possible names of the lists of tags; the first existing one is used. A single name is required;
+            without any there are no tags.
+        labels: Tags by number, for lists of numbers.
+        labelled: Whether the sentences must have tags.
+        max_examples: Maximum number of rows.
+        key: Config key for messages.
+        skip: Regular expression for lines to skip.
     """
 
     path: Path
@@ -297,11 +278,7 @@ class ListFile:
         return self.path.name
 
     def check(self) -> None:
-        """Cheap look at the file before any work; reads the first rows.
-
-        Raises:
-            DataError: it cannot be used.
-        """
+        """See `PartSource`; reads the first rows."""
         if fault := fault_of(self.path):
             raise DataError(
                 f"{self.key}: '{self.path}' {fault}; give JSON lines of words and tags, plain or gzip"
@@ -324,7 +301,7 @@ class ListFile:
 
 
 class _Rows:
-    """Rows as a data set of `datasets` shows them."""
+    """Rows with the interface of a data set of `datasets`."""
 
     def __init__(self, rows: list[dict[str, Any]]):
         self.rows = rows
@@ -349,23 +326,21 @@ def dataset_sentences(
     name: str = "the data set",
     key: str = "benchmark.hub",
 ) -> Sentences:
-    """The sentences of a data set of `datasets`.
-
-    Rows without words are left out; `starts` has the rows of the others.
+    """Sentences of a data set of `datasets`; rows without words are skipped.
 
     Args:
-        dataset: a split, with `features`, a length and columns by name.
-        tokens: its column of lists of words.
-        tags: its column of lists of tags, or of numbers of tags; None where it has none.
-        labels: the tags by number where the column of numbers does not name them itself (`ClassLabel`).
-        labelled: the sentences must have tags; if not, a data set may lack the column, or have -1 for all tags.
-        named: whether the column of tags is configured, so that it must be there.
-        max_examples: only so many rows.
-        name: what messages call it.
-        key: the config key that messages name.
+        dataset: A split, with `features`, a length and columns by name.
+        tokens: Column of lists of words.
+        tags: Column of lists of tags, or of tag numbers; None without tags.
+        labels: Tags by number, for numbers that are not of a `ClassLabel`.
+        labelled: Whether the sentences must have tags; otherwise the column may be missing, or all tags -1.
+        named: Whether the column of tags is configured, so that it must exist.
+        max_examples: Maximum number of rows.
+        name: Name for messages.
+        key: Config key for messages.
 
     Raises:
-        DataError: it lacks a column, has no sentences, or a row cannot be used; the message says which.
+        DataError: A column is missing, there are no sentences, or a row cannot be used; the message names it.
     """
     features = dataset.features
     missing = [column for column in (tokens, tags) if column is not None and column not in features]
@@ -373,7 +348,7 @@ def dataset_sentences(
         tags, missing = None, []
     if missing:
         raise DataError(
-            f"{key}: '{name}' has no column '{missing[0]}'; it has {', '.join(features)}; name its columns by "
+            f"{key}: '{name}' has no column '{missing[0]}', but {', '.join(features)}; set "
             "benchmark.token_column and benchmark.tag_column"
         )
     if max_examples is not None:
@@ -385,19 +360,15 @@ def dataset_sentences(
     coded = [[] for _ in range(len(dataset))] if tags is None else list(dataset[tags])
     if all(code in (-1, "", None) for row in coded for code in row or ()):
         if labelled:
-            raise DataError(
-                f"{key}: '{name}' has no tags; choose another split, or name them by benchmark.tag_column"
-            )
+            raise DataError(f"{key}: '{name}' has no tags; choose another split, or set benchmark.tag_column")
         tags = None
     for number, (words, codes) in enumerate(zip(list(dataset[tokens]), coded, strict=True), 1):
         place = f"{key}: '{name}' row {number}"
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise DataError(
-                f"{place}: '{tokens}' is no list of words; name their column by benchmark.token_column"
-            )
+            raise DataError(f"{place}: '{tokens}' is not a list of words; set benchmark.token_column")
         if tags is not None and (not isinstance(codes, list) or len(codes) != len(words)):
             tagged = f"{len(codes)} tags" if isinstance(codes, list) else "no list of tags"
-            raise DataError(f"{place}: {len(words)} words and {tagged}; give one a word")
+            raise DataError(f"{place}: {len(words)} words and {tagged}; expected one tag per word")
         if words:
             written = [] if tags is None else [_written(code, names, place) for code in codes]
             found.append((number, words, written))
@@ -410,16 +381,15 @@ def dataset_sentences(
 
 
 def _check_kinds(sentences: Sentences, name: str) -> None:
-    """Reject plain tags, such as parts of speech, beside tags with prefixes."""
+    """Reject a mixture of plain tags, such as parts of speech, and tags with prefixes."""
     mixed = mixed_tags(tag for tags in sentences.tags or () for tag in tags)
     if mixed is None:
         return
     plain, prefixed = mixed
     where = ((n, tags.index(plain)) for n, tags in enumerate(sentences.tags or ()) if plain in tags)
     raise DataError(
-        f"{sentences.key}: '{name}' {sentences.place(*next(where))}: '{plain}' is no tag such as O or "
-        f"{prefixed}, which others are; correct it, or name the column of the tags by benchmark.tag_column, or "
-        "benchmark.tag_column=none where there are none"
+        f"{sentences.key}: '{name}' {sentences.place(*next(where))}: invalid tag '{plain}', expected O or tags such as "
+        f"{prefixed}; correct it, or set benchmark.tag_column to the column of the tags, or to none"
     )
 
 
@@ -432,7 +402,7 @@ def _columns(count: int) -> str:
 
 
 def _names(feature: Any) -> Sequence[str] | None:
-    """Names of the class labels in a list feature, which `datasets` writes in several ways."""
+    """Class names of a list feature, in any of the forms of `datasets`."""
     inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
     return getattr(inner, "names", None)
 
@@ -440,14 +410,12 @@ def _names(feature: Any) -> Sequence[str] | None:
 def _written(code: Any, names: Sequence[str] | None, place: str) -> str:
     if isinstance(code, int):
         if names is None:
-            raise DataError(
-                f"{place}: tags are numbers without names; give them by benchmark.labels=[O,B-PER,...]"
-            )
+            raise DataError(f"{place}: tags are numbers without names; set benchmark.labels=[O,B-PER,...]")
         if not 0 <= code < len(names):
-            raise DataError(f"{place}: tag {code} is unknown; there are {len(names)}, counted from 0")
+            raise DataError(f"{place}: unknown tag {code}; expected 0 to {len(names) - 1}")
         code = names[code]
     if not isinstance(code, str) or not code.strip():
         raise DataError(
-            f"{place}: '{code}' is no tag such as O or B-PER; name their column by benchmark.tag_column"
+            f"{place}: invalid tag '{code}', expected such as O or B-PER; set benchmark.tag_column"
         )
     return code.strip()

@@ -1,4 +1,4 @@
-"""The data module of task models: batches of like length; one item is one optimizer step."""
+"""The data module of task models: batches of similar lengths; one item is one optimizer step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from potstill.data.common.batching import IGNORED
+from potstill.data.common.ragged import flat_indices, padded_indices, starts_of
 from potstill.data.common.steps import BatchSettings, StepDataModule
 from potstill.data.common.swaps import Exchange, evaluation_exchange, training_exchange
 from potstill.data.tasks.augment import Noise, augment
 from potstill.data.tasks.features import Features
 from potstill.interchange.intervene import Swap
 
-AUGMENTING = 1  # of a step's seed, beside what else it is used for
+AUGMENTING = 1  # stream of a step's seed
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,10 @@ class TaskSet:
     """Features and labels of a part.
 
     Attributes:
-        features: of its rows.
-        labels: `(rows,)` int64 numbers of labels or float32 scores; `(rows, labels)` 1 of each label that a row has, 0
-            of the others; `(rows, 2)` first and last token of an answer; `(tokens,)` where tokens are labelled; None
-            where the part has none.
-        words: where tokens are labelled, `(tokens,)` the number of the word that each is the first of, -1 of others.
+        features: Features of the rows.
+        labels: `(rows,)` int64 label numbers or float32 scores; `(rows, labels)` multi-hot sets of labels; `(rows, 2)`
+            first and last token of an answer; `(tokens,)` token labels; None without labels.
+        words: With token labels, `(tokens,)` number of the word for its first token, -1 for other tokens.
     """
 
     features: Features
@@ -44,12 +44,12 @@ class TaskSet:
 
 @dataclass(frozen=True)
 class OwnInputs:
-    """The training rows as a teacher reads them whose tokenizer is not the student's.
+    """The training rows in the tokens of a teacher with another tokenizer than the student's.
 
     Attributes:
-        features: row by row the same examples.
-        pad_id: what fills up.
-        token_types: whether it tells first and second texts apart by token types.
+        features: Features of the same rows.
+        pad_id: Padding id.
+        token_types: Whether the teacher reads token types.
     """
 
     features: Features
@@ -64,17 +64,14 @@ class TaskBatch:
     Attributes:
         input_ids: `(batch, length)`.
         attention_mask: `(batch, length)` int64, 0 at padding.
-        token_type_ids: `(batch, length)`; None where the model has none.
-        labels: `(batch,)` int64 numbers of labels, or float32 scores; `(batch, labels)` 0 and 1 of a task with sets of
-            labels; `(batch, 2)` first and last token of an answer; `(batch, length)` where tokens are labelled, -100 of
-            those that are not; None where there are none.
+        token_type_ids: `(batch, length)`; None for models without token types.
+        labels: As in `TaskSet`, by row; token labels are `(batch, length)` with -100 elsewhere.
         rows: `(batch,)` numbers of the rows in their part.
-        words: `(batch, length)` number of the word that a token is the first of, -1 of others; None where no tokens
-            are labelled.
+        words: `(batch, length)` as in `TaskSet`; None without token labels.
         reached: `(batch, length)` real tokens that an intervention can change; None without interventions.
-        swap: the positions that swap; None without interventions.
-        sources: the sources, where they are not in this micro-batch.
-        teachers: the same rows in the tokens of each teacher, None of one that reads the student's; empty where all do.
+        swap: Positions to swap; None without interventions.
+        sources: Sources, if they are not in this micro-batch.
+        teachers: The same rows in the tokens of each teacher, None for the student's tokenizer; empty if all share it.
     """
 
     input_ids: Tensor
@@ -89,25 +86,26 @@ class TaskBatch:
     teachers: Sequence[TaskBatch | None] = ()
 
     def read_by(self, teacher: int) -> TaskBatch:
-        """The same rows as a teacher reads them, by its number."""
+        """The same rows in the tokens of a teacher, by its number."""
         return (self.teachers[teacher] if self.teachers else None) or self
 
 
 @dataclass
 class TaskStep:
-    """All that one optimizer step, or one step of evaluation, reads on this rank.
+    """One optimizer step, or one evaluation batch, of this rank.
+
+    Counts are of the whole step over all ranks; they include drawn sources that are bases too.
 
     Attributes:
-        micro: The micro-batches.
-        predictions: What is predicted in the whole step, over all ranks: a label or a score of each row, whether it
-            has each label, a label of each word, or both ends of each answer.
-        tokens: Real tokens of the whole step, over all ranks.
-        seed: Of everything random in this step.
-        reached: Predictions that an intervention reaches, and
-        reached_tokens: the tokens that it can change.
-        sequences: Rows of the whole step, over all ranks, and
-        pairs: the sum of their squared lengths. All count drawn sources too where these are bases.
-        task: whose step it is, where a student learns several.
+        micro: Micro-batches.
+        predictions: Number of predictions: labels or scores of rows, labels of words, or ends of answers.
+        tokens: Real tokens.
+        seed: Seed of everything random in this step.
+        reached: Predictions that an intervention reaches.
+        reached_tokens: Tokens that an intervention can change.
+        sequences: Rows.
+        pairs: Sum of their squared lengths.
+        task: Name of the task, for a student of several tasks.
     """
 
     micro: list[TaskBatch]
@@ -122,7 +120,18 @@ class TaskStep:
 
 
 class TaskDataModule(StepDataModule):
-    """Batches of a benchmark's rows."""
+    """Batches of a benchmark's rows.
+
+    Args:
+        train: Training set.
+        evaluation: Evaluation sets by name, one loader each.
+        pad_id: Padding id.
+        token_types: Whether the model reads token types.
+        settings: The keys of `data`, without those of masking.
+        causal: Whether an intervention reaches later positions only.
+        noise: Augmentation of the training rows.
+        teachers: `train` in the tokens of each teacher, None for the student's tokenizer.
+    """
 
     def __init__(
         self,
@@ -136,31 +145,19 @@ class TaskDataModule(StepDataModule):
         noise: Noise | None = None,
         teachers: Sequence[OwnInputs | None] = (),
     ):
-        """Put parts into batches.
-
-        Args:
-            train: what is trained on.
-            evaluation: sets by name, a loader each.
-            pad_id: what fills up.
-            token_types: whether the model tells first and second texts apart by token types.
-            settings: the keys of `data`; those of masking are not used.
-            causal: an intervention reaches later positions only.
-            noise: how training rows change from epoch to epoch.
-            teachers: what each teacher reads of `train`, None of one that reads the student's tokens.
-        """
         self.teachers = tuple(teachers)
         super().__init__(_Flat(train, noise, self.teachers) if train is not None else None, settings)
         self.train, self.evaluation = train, dict(evaluation)
         self.pad_id, self.token_types, self.causal = pad_id, token_types, causal
 
     def val_dataloader(self) -> list[DataLoader]:
-        """A loader for each evaluation set, in an order that is the same every time."""
+        """One loader per evaluation set, in a fixed order."""
         return [self.evaluation_loader(_Flat(part)) for part in self.evaluation.values()]
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> TaskStep:
-        """Draw the swaps of a step, if there are any, and cut this rank's micro-batches out of it."""
+        """Draw the swaps of a step, and cut this rank's micro-batches."""
         lengths, bases = batch["lengths"].cpu().numpy(), int(batch["bases"])
-        starts = np.cumsum(lengths) - lengths
+        starts = starts_of(lengths)
         exchange = self._exchange(lengths, batch)
         reached = None if exchange is None else torch.from_numpy(exchange.reached).to(batch["ids"].device)
         micro = []
@@ -192,14 +189,14 @@ class TaskDataModule(StepDataModule):
         return step
 
     def train_batches(self, order: NDArray[np.int64], device: torch.device) -> Iterator[TaskBatch]:
-        """The training rows as they are, in a given order, in batches of evaluation's size on a device."""
+        """The training rows without augmentation, in a given order, in batches of `eval_batch_size`."""
         assert self.train is not None
         flat, size = _Flat(self.train), self.settings.eval_batch_size
         for rows in np.split(order, range(size, len(order), size)):
             item = flat.item(rows, rows[:0], 0, training=False)
             batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in item.items()}
             lengths = item["lengths"].numpy()
-            yield self._padded(batch, lengths, np.cumsum(lengths) - lengths, np.arange(len(rows)), None)
+            yield self._padded(batch, lengths, starts_of(lengths), np.arange(len(rows)), None)
 
     def _exchange(self, lengths: NDArray[np.int64], batch: dict[str, Any]) -> Exchange | None:
         plan = self.settings.interchange
@@ -236,14 +233,14 @@ class TaskDataModule(StepDataModule):
     def _read_by_teachers(
         self, batch: dict[str, Any], cut: NDArray[np.int64], rows: Tensor
     ) -> list[TaskBatch | None]:
-        """The rows of a micro-batch in the tokens of each teacher; only training reads teachers."""
+        """The rows of a micro-batch in the tokens of each teacher; empty in evaluation."""
         found: list[TaskBatch | None] = []
         for own, item in zip(self.teachers, batch.get("teachers", ()), strict=False):
             if own is None:
                 found.append(None)
                 continue
             lengths = item["lengths"].cpu().numpy()
-            source, mask = _places(lengths[cut], (np.cumsum(lengths) - lengths)[cut], rows.device)
+            source, mask = _places(lengths[cut], starts_of(lengths)[cut], rows.device)
             ids = item["ids"].long()[source].masked_fill(~mask, own.pad_id)
             types = item["types"].long()[source].masked_fill(~mask, 0) if own.token_types else None
             found.append(TaskBatch(ids, mask.long(), types, None, rows))
@@ -258,28 +255,25 @@ class TaskDataModule(StepDataModule):
 
 
 def _places(lengths: NDArray, starts: NDArray, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """`(rows, longest)` where each token of padded rows is in the flat ones, and whether there is one."""
-    columns = np.arange(int(lengths.max()))
-    real = columns < lengths[:, None]
-    source = torch.from_numpy(np.where(real, starts[:, None] + columns, 0)).to(device)
-    return source, torch.from_numpy(real).to(device)
+    """`(rows, longest)` indices into flat tokens, and a mask that is False at padding."""
+    source, mask = padded_indices(starts, lengths)
+    return torch.from_numpy(source).to(device), torch.from_numpy(mask).to(device)
 
 
 class _Gathered:
-    """Features whose rows are gathered out of flat arrays."""
+    """Features with access by row."""
 
     def __init__(self, features: Features):
         self.features, self.lengths = features, features.lengths
-        self.starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+        self.starts = starts_of(self.lengths)
 
     def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the tokens of rows are, one row after another, and how many each has."""
+        """Indices of the tokens of rows, one row after another, and their lengths."""
         lengths = self.lengths[rows].astype(np.int64)
-        ends = np.cumsum(lengths)
-        return np.repeat(self.starts[rows] - (ends - lengths), lengths) + np.arange(int(ends[-1])), lengths
+        return flat_indices(self.starts[rows], lengths), lengths
 
     def gather(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        """Their ids, types and lengths."""
+        """Ids, types and lengths of rows."""
         places, lengths = self.places(rows)
         return {
             "ids": torch.from_numpy(self.features.ids[places]),
@@ -289,7 +283,7 @@ class _Gathered:
 
 
 class _Flat(_Gathered):
-    """A part as sequences to be put into steps."""
+    """A part as `Sequences`."""
 
     def __init__(self, part: TaskSet, noise: Noise | None = None, teachers: Sequence[OwnInputs | None] = ()):
         super().__init__(part.features)

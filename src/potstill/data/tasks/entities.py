@@ -1,4 +1,4 @@
-"""Tags of named entities: their schemes, the entities that they mark, and the labels of a model.
+"""Tags of named entities: schemes, entities, and the labels of a model.
 
 A tag is `O`, or a prefix and a type: `B-PER`. The schemes:
 
@@ -6,11 +6,10 @@ A tag is `O`, or a prefix and a type: `B-PER`. The schemes:
 - `BIO` (IOB2): the first word has B, the others I.
 - `BIOES`: the first word has B, the last E, those between I, a lone one S.
 
-Tags without prefixes, such as parts of speech, mark words one by one: they are plain, and no entities.
+Plain tags, such as parts of speech, have no prefix and mark single words, not entities.
 
-BMES and BILOU are BIOES in other letters (M and I, L and E, U and S): `split_tag` translates each tag before anything
-is made of it. seqeval knows no M, and what it makes of one beside a broken tag is accidental; here a BMES sequence has
-the entities of the same sequence in BIOES.
+BMES and BILOU are BIOES in other letters (M and I, L and E, U and S); `split_tag` translates them. seqeval does not
+know M; here a BMES sequence has the entities of the same sequence in BIOES.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from potstill.data.common.batching import IGNORED
 OUTSIDE = "O"
 IOB1, BIO, BIOES = "IOB1", "BIO", "BIOES"
 PREFIXES = {IOB1: "BI", BIO: "BI", BIOES: "BIES"}  # by scheme, in the order of the labels
-LETTERS = {"M": "I", "L": "E", "U": "S"}  # of BMES and BILOU
+LETTERS = {"M": "I", "L": "E", "U": "S"}  # BMES and BILOU in BIOES
 
 
 class Entity(NamedTuple):
-    """Words `start` up to, and without, `end` of a sentence."""
+    """Words `start` (inclusive) to `end` (exclusive) of a sentence."""
 
     type: str
     start: int
@@ -39,7 +38,7 @@ class Entity(NamedTuple):
 
 
 def is_tag(text: str) -> bool:
-    """Whether a text is `O`, or one of the prefixes B I E S M L U, a hyphen and a type."""
+    """Whether a text is `O`, or a prefix (B I E S M L U), a hyphen and a type."""
     prefix, hyphen, kind = text.partition("-")
     if not hyphen:
         return text == OUTSIDE
@@ -47,38 +46,38 @@ def is_tag(text: str) -> bool:
 
 
 def are_plain(tags: Iterable[str]) -> bool:
-    """Whether tags mark words one by one: some have no prefix, and are not `O`."""
+    """Whether some tags are plain: without prefix, and not `O`."""
     return any(not is_tag(tag) for tag in tags)
 
 
 def mixed_tags(tags: Iterable[str]) -> tuple[str, str] | None:
-    """A plain tag and one with a prefix, where there are both."""
+    """A plain tag and one with a prefix, if there are both."""
     distinct = sorted(set(tags) - {OUTSIDE})
     plain, prefixed = ([tag for tag in distinct if is_tag(tag) == wanted] for wanted in (False, True))
     return (plain[0], prefixed[0]) if plain and prefixed else None
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """Prefix (B, I, E or S) and type of a tag; `("O", "")` of `O`.
+    """Prefix (B, I, E or S) and type of a tag; `("O", "")` for `O`.
 
     Raises:
-        ValueError: the text is no tag.
+        ValueError: An invalid tag.
     """
     if not is_tag(tag):
-        raise ValueError(f"'{tag}' is no tag such as O or B-PER")
+        raise ValueError(f"invalid tag '{tag}', expected such as O or B-PER")
     prefix, _, kind = tag.partition("-")
     return LETTERS.get(prefix, prefix), kind
 
 
 def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
-    """The scheme that sentences are tagged in: `IOB1`, `BIO` or `BIOES`.
+    """The scheme of tagged sentences: `IOB1`, `BIO` or `BIOES`.
 
-    E or S make it BIOES. Otherwise it is IOB1 where an entity starts with I and every B follows a word of its own type,
-    as IOB1 wants it; where some do and others do not, it is BIO with faults, which `entities_of` reads as seqeval does.
-    The entities are the same either way. Sentences without entities are BIO.
+    E or S indicate BIOES. Otherwise it is IOB1 if an entity starts with I and every B follows a word of its own type.
+    The remaining mixtures are BIO with errors, which `entities_of` reads as seqeval does. Sentences without entities
+    are BIO.
 
     Raises:
-        ValueError: a text is no tag.
+        ValueError: An invalid tag.
     """
     started_by_i = needless_b = False
     for tags in sentences:
@@ -95,19 +94,19 @@ def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
 def entities_of(tags: Sequence[str], *, strict: str | None = None) -> list[Entity]:
     """The entities of a sentence, in order.
 
-    By default every word that is not `O` belongs to one, of whatever scheme and however broken its tags are: an entity
-    starts at B, at S, after `O`, after E or S, and where the type changes. These are the rules of conlleval and of
-    seqeval's default mode (`seqeval.metrics.sequence_labeling.get_entities`, whose ends are of the last word).
+    By default every word that is not `O` belongs to an entity, in any scheme and with any errors: an entity starts at
+    B, at S, after `O`, after E or S, and where the type changes. These are the rules of conlleval and of seqeval's
+    default mode (`seqeval.metrics.sequence_labeling.get_entities`, whose ends are of the last word).
 
-    Strictly, only what the scheme allows is one, as in seqeval's `mode="strict"`: in `BIO` a B and all I of its type
-    that follow; in `BIOES` an S, or a B, any I, and an E of one type.
+    In strict mode, as in seqeval's `mode="strict"`, only valid sequences are entities: in `BIO` a B and all following I
+    of its type; in `BIOES` an S, or a B, any I, and an E of one type.
 
     Args:
-        tags: of the words of a sentence.
+        tags: Tags of a sentence, one per word.
         strict: None, or the scheme, `BIO` or `BIOES`.
 
     Raises:
-        ValueError: a text is no tag; strictly, also where its prefix is none of the scheme's.
+        ValueError: An invalid tag; in strict mode also a prefix that the scheme does not have.
     """
     split = [split_tag(tag) for tag in tags]
     if strict is not None:
@@ -124,10 +123,10 @@ def entities_of(tags: Sequence[str], *, strict: str | None = None) -> list[Entit
 
 
 def tags_of(entities: Iterable[Entity], length: int, scheme: str) -> list[str]:
-    """Tags of a sentence of `length` words; the inverse of `entities_of` for what a scheme allows.
+    """Tags of a sentence of `length` words; the inverse of `entities_of` for valid sequences.
 
     Raises:
-        ValueError: an entity is empty, overlaps another, or lies outside the sentence.
+        ValueError: An entity is empty, overlaps another, or lies outside the sentence.
     """
     tags = [OUTSIDE] * length
     before = Entity("", 0, 0)
@@ -146,26 +145,24 @@ def tags_of(entities: Iterable[Entity], length: int, scheme: str) -> list[str]:
 
 
 def converted(tags: Sequence[str], scheme: str) -> list[str]:
-    """The same entities in another scheme; broken sequences come out mended, with the entities that they had.
+    """Tags of the same entities in another scheme; invalid sequences become valid.
 
     Raises:
-        ValueError: a text is no tag.
+        ValueError: An invalid tag.
     """
     return tags_of(entities_of(tags), len(tags), scheme)
 
 
 def tag_labels(sentences: Iterable[Sequence[str]], scheme: str | None = None) -> tuple[str, ...]:
-    """The labels of a model that learns from sentences: `O`, then by type (the alphabet) and prefix (B, I, E, S).
-
-    Plain tags are the labels as they are, in the order of the alphabet.
+    """Labels of a model for tagged sentences: `O`, then sorted by type and prefix (B, I, E, S); plain tags are sorted.
 
     Args:
-        sentences: the tags of a training set.
-        scheme: None for the tags that occur, in letters of BIOES; `BIO` or `BIOES` for all tags that it has for the
-            types that occur, so that a rare one, such as S of a type, is not unknown in another part.
+        sentences: Tags of a training set.
+        scheme: None for the tags that occur, in letters of BIOES; `BIO` or `BIOES` for all its tags of the types that
+            occur, so that rare ones, such as S of a type, are known in another part.
 
     Raises:
-        ValueError: a text is no tag, beside tags that are.
+        ValueError: A mixture of plain tags and tags with prefixes.
     """
     sentences = list(sentences)
     if are_plain(distinct := {tag for tags in sentences for tag in tags}) and not mixed_tags(distinct):
@@ -178,10 +175,9 @@ def tag_labels(sentences: Iterable[Sequence[str]], scheme: str | None = None) ->
 
 
 def unknown_tags(sentences: Iterable[Sequence[str]], labels: Sequence[str]) -> dict[str, int]:
-    """How often each tag occurs that is none of a model's labels, most frequent first.
+    """Counts of the tags that are not among a model's labels, most frequent first.
 
-    A model never predicts these: of a set to be judged on, each is a fault in its recall; the caller counts or refuses
-    them. Give tags and labels in one scheme (`converted`).
+    A model never predicts them, so they lower its recall. Tags and labels must have one scheme (`converted`).
     """
     known = set(labels)
     counts = Counter(tag for tags in sentences for tag in tags if tag not in known)
@@ -189,24 +185,20 @@ def unknown_tags(sentences: Iterable[Sequence[str]], labels: Sequence[str]) -> d
 
 
 def tag_numbers(sentences: Iterable[Sequence[str]], labels: Sequence[str]) -> NDArray[np.int64]:
-    """Tags of all words as numbers, end to end: `(words,)`; -100 where a tag is none of the labels.
-
-    A model is not trained on a word of -100. To judge one, give the tags themselves to `entity_scores`, which does not
-    forget what is unknown.
-    """
+    """Label numbers of all words, end to end: `(words,)`; -100 for unknown tags, which are not trained on."""
     numbers: Mapping[str, int] = {label: number for number, label in enumerate(labels)}
     return np.array([numbers.get(tag, IGNORED) for tags in sentences for tag in tags], dtype=np.int64)
 
 
 def _strict_entities(tags: Sequence[tuple[str, str]], scheme: str) -> list[Entity]:
     if scheme not in (BIO, BIOES):
-        raise ValueError(f"'{scheme}' has no strict reading; give BIO or BIOES")
+        raise ValueError(f"strict={scheme}: expected BIO or BIOES")
     found: list[Entity] = []
     at = 0
     while at < len(tags):
         prefix, kind = tags[at]
         if prefix not in PREFIXES[scheme] + OUTSIDE:
-            raise ValueError(f"'{prefix}-{kind}' is no tag of {scheme}")
+            raise ValueError(f"invalid tag '{prefix}-{kind}' of {scheme}")
         end = at + 1
         if prefix == "B":
             while end < len(tags) and tags[end] == ("I", kind):

@@ -1,4 +1,4 @@
-"""Rows as token ids: tokenised once, kept on disk, named by what they are made of."""
+"""Rows as token ids, tokenized once and stored under a digest of their texts and options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from potstill.data.common.tokenizers import Vocabulary, load_backend
 from potstill.data.tasks.readers import Rows
 from potstill.errors import DataError
 
-BATCH = 1000  # rows that are tokenised together
+BATCH = 1000  # rows tokenized together
 
 Made = TypeVar("Made")
 
@@ -27,10 +27,10 @@ class Features:
     """Token ids of all rows, end to end.
 
     Attributes:
-        ids: `(tokens,)` int32, special tokens counted.
-        types: `(tokens,)` uint8, 0 in the first text, 1 in the second, as the tokenizer has them.
+        ids: `(tokens,)` int32, with special tokens.
+        types: `(tokens,)` uint8 token types of the tokenizer.
         lengths: `(rows,)` int32.
-        truncated: `(rows,)` bool, rows that were longer than allowed and were cut.
+        truncated: `(rows,)` bool, whether a row was truncated.
     """
 
     ids: NDArray[np.int32]
@@ -50,19 +50,17 @@ def features_of(
     cache: Path,
     progress: Callable[[int], None] | None = None,
 ) -> Features:
-    """The rows as the tokenizer itself frames a text or a pair; a second call reads what the first has written.
-
-    What is longer than `max_length` is cut token by token at the end of the longer text (`longest_first`).
+    """Tokenize texts or pairs of texts with the tokenizer's own special tokens, truncated `longest_first`.
 
     Args:
-        rows: texts, or pairs of texts.
-        vocabulary: of the tokenizer.
-        max_length: most tokens of a row, special ones counted.
-        cache: the features lie in its `features` folder, named by texts, tokenizer and `max_length`.
-        progress: called with the number of rows done.
+        rows: Texts, or pairs of texts.
+        vocabulary: Vocabulary of the tokenizer.
+        max_length: Maximum number of tokens per row, with special tokens.
+        cache: The features are stored in its `features` folder.
+        progress: Called with the number of rows done.
 
     Raises:
-        DataError: the cache cannot be written, or what it holds is damaged.
+        DataError: The cache cannot be written, or its content is damaged.
     """
     return remembered(
         Features,
@@ -82,35 +80,46 @@ def remembered(
     vocabulary: Vocabulary,
     options: dict[str, Any],
 ) -> Made:
-    """What `make` gives, kept in the `features` folder of `cache`; a second call reads what the first has written.
+    """Make features once and store them; a second call reads what the first has written.
 
     Args:
-        kind: a dataclass of arrays and whole numbers.
-        make: makes one.
-        cache: a folder.
-        texts: all that it is made of, row by row.
-        vocabulary: of the tokenizer.
-        options: what else it depends on; its `kind` tells it from others of the same texts.
+        kind: A dataclass of arrays and whole numbers.
+        make: Makes one.
+        cache: The features are stored in its `features` folder.
+        texts: All texts that the features depend on, row by row.
+        vocabulary: Of the tokenizer.
+        options: Other dependencies; its `kind` separates it from other features of the same texts.
 
     Raises:
-        DataError: the cache cannot be written, or what it holds is damaged.
+        DataError: The cache cannot be written, or its content is damaged.
     """
-    folder = cache / "features" / store_key({"texts": _digest(texts)}, vocabulary.digest, options)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
 
-    def build(temporary: Path) -> None:
+    def arrays() -> dict[str, Any]:
         made = make()
-        np.savez(temporary / "features.npz", **{name: getattr(made, name) for name in names})
+        return {name: getattr(made, name) for name in names}
 
-    build_once(folder, build)
+    stored = remembered_arrays(arrays, cache, texts, vocabulary, options)
+    return kind(**{name: stored[name] if stored[name].ndim else stored[name].item() for name in names})
+
+
+def remembered_arrays(
+    make: Callable[[], dict[str, Any]],
+    cache: Path,
+    texts: Iterable[Iterable[str]],
+    vocabulary: Vocabulary,
+    options: dict[str, Any],
+) -> dict[str, NDArray]:
+    """Arrays by name, made once and stored; see `remembered`."""
+    folder = cache / "features" / store_key({"texts": _digest(texts)}, vocabulary.digest, options)
+    build_once(folder, lambda temporary: np.savez(temporary / "features.npz", **make()))
     try:
         with np.load(folder / "features.npz", allow_pickle=False) as stored:  # zip files carry checksums
-            values = {name: stored[name] for name in names}
-    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
+            return dict(stored)
+    except (OSError, ValueError, BadZipFile, EOFError) as error:
         raise DataError(
-            f"the features '{folder}' cannot be used: {error}; delete the folder, they will be made again"
+            f"the features '{folder}' cannot be used: {error}; delete the folder to rebuild it"
         ) from error
-    return kind(**{name: value if value.ndim else value.item() for name, value in values.items()})
 
 
 def _tokenise(
@@ -123,7 +132,7 @@ def _tokenise(
     lengths, truncated = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.bool_)
     for start, texts in _batches(rows):
         for row, encoding in enumerate(tokenizer.encode_batch(texts), start):
-            # No token at all (a blank text, a tokenizer that frames nothing): a model needs one to read.
+            # A blank text and a tokenizer without special tokens: a model needs at least one token.
             own = encoding.ids or [vocabulary.pad_id]
             ids.append(np.array(own, np.int32))
             types.append(np.array(encoding.type_ids or [0], np.uint8))
@@ -146,5 +155,5 @@ def _digest(rows: Iterable[Iterable[str]]) -> str:
             coded = text.encode("utf-8", "surrogatepass")
             digest.update(len(coded).to_bytes(8, "little"))
             digest.update(coded)
-        digest.update(b"\xff" * 8)  # no length of a text: the end of a row
+        digest.update(b"\xff" * 8)  # end of a row: no text has this length
     return digest.hexdigest()

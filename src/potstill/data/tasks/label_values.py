@@ -1,4 +1,4 @@
-"""The label of a row as a file or a data set gives it: one name, or a set of names."""
+"""Labels as written in a file or a data set: one name per row, or a set of names."""
 
 from __future__ import annotations
 
@@ -9,53 +9,51 @@ from typing import Any
 
 from potstill.errors import DataError
 
-UNLABELLED = ("", "-1")  # what stands for a label where a part has none
-SHOWN = 60  # characters of a value that a message shows
+UNLABELLED = ("", "-1")  # values of missing labels
+SHOWN = 60  # characters of a value in a message
 
 
 def single_label(value: Any, where: str) -> str:
-    """A label, or a score, as text; blank where there is none (null).
+    """A label or a score as text; "" for null.
 
     Args:
-        value: text or a number.
-        where: what messages begin with: key, file, line and column.
+        value: Text or a number.
+        where: Beginning of messages: key, file, line and column.
 
     Raises:
-        DataError: another kind of value.
+        DataError: Another type of value.
     """
     if isinstance(value, list | tuple):
         raise DataError(
-            f"{where} is the list {_shown(value)}: rows with several labels need benchmark.multi_label=true"
+            f"{where} is the list {_shown(value)}; set benchmark.multi_label=true for rows with several labels"
         )
     return "" if value is None else _name(value, where)
 
 
 def label_set(value: Any, separator: str, where: str) -> tuple[str, ...] | None:
-    """The labels of a row that may have any number of them; None where there is no value (null).
+    """The set of labels of a row; None for null.
 
     Args:
-        value: a list of names or numbers, or text in which `separator` stands between them. Blank text is the empty
-            set, as the empty list is.
-        separator: between labels in text.
-        where: what messages begin with: key, file, line and column.
+        value: A list of names or numbers, or text with `separator` between them. Blank text is the empty set.
+        separator: Separator of labels in text.
+        where: Beginning of messages: key, file, line and column.
 
     Raises:
-        DataError: another kind of value, or a label that occurs twice.
+        DataError: Another type of value, a blank label, or a duplicate label.
     """
     if value is None:
         return None
     if isinstance(value, list | tuple):
         names = [_name(entry, f"{where}, entry {number},").strip() for number, entry in enumerate(value, 1)]
         if "" in names:
-            raise DataError(f"{where} is {_shown(value)}: a label is blank; leave it out")
+            raise DataError(f"{where} is {_shown(value)}: a label is blank; remove it")
     elif isinstance(value, str):
         names = [name for part in value.split(separator) if (name := part.strip())]
     else:
         names = [_name(value, where)]
     if len(set(names)) < len(names):
         raise DataError(
-            f"{where} is {_shown(value)}: a label occurs twice; list the names, or the numbers, of the labels that the "
-            "row has, each once"
+            f"{where} is {_shown(value)}: a label occurs twice; list each label of the row once, by name or number"
         )
     return tuple(names)
 
@@ -63,16 +61,16 @@ def label_set(value: Any, separator: str, where: str) -> tuple[str, ...] | None:
 def column_of_labels(
     values: Sequence[Any], where: Iterable[str], separator: str | None, labelled: bool
 ) -> tuple[list[str] | None, list[tuple[str, ...]] | None]:
-    """The labels of all rows as text, and their sets where rows have sets; None where no row has a label.
+    """Labels of all rows as text, and their sets for a multi-label task; None without labels.
 
     Args:
-        values: of the column of labels.
-        where: what the messages of each row begin with.
-        separator: between labels in text; None where a row has one label.
-        labelled: the rows must have labels.
+        values: Values of the label column.
+        where: Beginning of the messages of each row.
+        separator: Separator of labels in text; None for one label per row.
+        labelled: Whether the rows must have labels.
 
     Raises:
-        DataError: a value is not a label, or not a set of labels.
+        DataError: An invalid label or set of labels.
     """
     if separator is None:
         labels = [single_label(value, place) for value, place in zip(values, where, strict=True)]
@@ -83,7 +81,7 @@ def column_of_labels(
     for value, place in zip(values, where, strict=True):
         found = label_set(value, separator, place)
         if found is None:
-            raise DataError(f"{place} is null; a row without labels has the empty list")
+            raise DataError(f"{place} is null; use the empty list for a row without labels")
         sets.append(found)
     return [separator.join(own) for own in sets], sets
 
@@ -93,7 +91,7 @@ def _name(value: Any, where: str) -> str:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
-    raise DataError(f"{where} is {_shown(value)}, not a label; give text or a number")
+    raise DataError(f"{where} is {_shown(value)}; a label must be text or a number")
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a benchmark asks of a model, and its labels as numbers."""
+"""Tasks of benchmarks, and labels as numbers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from potstill.models.head_labels import Head, match_labels, number_of, unnamed
 from potstill.models.head_problems import Problem
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
-MULTI_LABEL = "multi_label"  # a classification whose rows have any number of labels: benchmark.multi_label
-TOKENS, SPANS = "tokens", "spans"  # named entities; answers that are pieces of a text
-# What a model can be judged by; evaluation/judges.py computes them.
+MULTI_LABEL = "multi_label"  # classification with benchmark.multi_label: any number of labels per row
+TOKENS, SPANS = "tokens", "spans"  # token classification; extractive question answering
+# Metrics by kind of task, computed in evaluation/evaluators.py.
 METRICS = {
     CLASSIFICATION: ("accuracy", "f1", "f1_macro", "matthews"),
     MULTI_LABEL: ("f1_micro", "f1_macro", "accuracy"),
@@ -29,25 +29,24 @@ METRICS = {
     TOKENS: ("f1", "precision", "recall", "accuracy"),
     SPANS: ("em", "f1"),
 }
-MAX_LABELS = 1000  # more are taken for a column of another kind
+MAX_LABELS = 1000  # more indicate a column that is not of labels
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a benchmark asks of a model.
+    """Task of a benchmark.
 
     Attributes:
-        name: of the benchmark.
+        name: Name of the benchmark.
         kind: `classification`, `multi_label`, `regression`, `tokens` or `spans`.
-        labels: names by number; empty for a regression, or where they are not known yet. Of tokens they are tags, of
-            spans the ends of an answer.
-        aliases: other spellings in files, and the labels that they stand for.
-        ordered: whether the order of the labels is a published or a configured one, so that a number can stand for a
-            label.
-        separator: between the labels of a row in text.
-        metrics: names, as in `METRICS`.
-        monitor: the metric that decides.
+        labels: Names by number; empty for a regression and for unknown labels. Tags for `tokens`, the ends of an answer
+            for `spans`.
+        metrics: Names from `METRICS`.
+        monitor: Metric for model selection.
         mode: `min` or `max`.
+        aliases: Labels by other spellings in files.
+        ordered: Whether the order of the labels is published or configured, so that files may use label numbers.
+        separator: Separator of the labels of a row in text.
     """
 
     name: str
@@ -62,13 +61,13 @@ class Task:
 
     @property
     def head(self) -> Head:
-        """What a model of it labels."""
+        """Type of the model's head."""
         heads: dict[str, Head] = {TOKENS: "tokens", SPANS: "spans"}
         return heads.get(self.kind, "sequence")
 
     @property
     def problem(self) -> Problem | None:
-        """What transformers calls a model's loss on it; None of answers."""
+        """`problem_type` of transformers; None for `spans`."""
         problems: dict[str, Problem] = {
             REGRESSION: "regression",
             MULTI_LABEL: "multi_label_classification",
@@ -77,23 +76,23 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """Width of the head: a number a label, or a score."""
+        """Width of the head."""
         return 1 if self.kind == REGRESSION else len(self.labels)
 
     @property
     def plain(self) -> bool:
-        """Whether its labels are tags that mark words one by one, such as parts of speech."""
+        """Whether the labels are plain tags, such as parts of speech."""
         return self.kind == TOKENS and are_plain(self.labels)
 
     def with_labels(self, labels: tuple[str, ...]) -> Task:
-        """The same task, of these labels; plain tags mark no entities, so their only metric is accuracy.
+        """The task with these labels; for plain tags the only metric is accuracy.
 
         Raises:
-            ConfigError: a metric is not one of so many labels.
+            ConfigError: `f1` for more than two labels.
         """
         if self.kind == CLASSIFICATION and "f1" in self.metrics and len(labels) != 2:
             raise ConfigError(
-                f"benchmark.metrics=[{', '.join(self.metrics)}]: f1 is of the second of two labels, {self.name} has "
+                f"benchmark.metrics=[{', '.join(self.metrics)}]: f1 needs two labels, {self.name} has "
                 f"{len(labels)}; use f1_macro"
             )
         task = replace(self, labels=labels)
@@ -101,20 +100,19 @@ class Task:
 
 
 def labels_of(rows: Rows) -> tuple[str, ...]:
-    """The labels that occur, in order: numbers by size, others by the alphabet.
+    """The distinct labels, sorted: numbers by size, others alphabetically.
 
-    Spellings of one number (`1`, `1.0`) are one label, which has the shortest of them as its name.
+    Spellings of one number (`1`, `1.0`) are one label, named by the shortest.
 
     Raises:
-        DataError: one is blank, or they are fewer than two, or so many that the column holds something else.
+        DataError: A blank label, fewer than two labels, or more than `MAX_LABELS`.
     """
     if rows.sets is not None:
         return labels_of(_one_by_one(rows, rows.sets)[1])
     written = [label.strip() for label in rows.labels or ()]
     if "" in written:
         raise DataError(
-            f"{rows.key}: '{rows.name}' {rows.places[written.index('')]}: label '' is blank; give every row one, or "
-            "leave the row out"
+            f"{rows.key}: '{rows.name}' {rows.places[written.index('')]}: label '' is blank; add it, or remove the row"
         )
     numbers = {label: number_of(label) for label in sorted(set(written), key=lambda own: (len(own), own))}
     names: dict[Any, str] = {}
@@ -123,31 +121,31 @@ def labels_of(rows: Rows) -> tuple[str, ...]:
     found = list(names.values())
     if not 2 <= len(found) <= MAX_LABELS:
         raise DataError(
-            f"{rows.key}: '{rows.name}' has {len(found)} different labels; a classification has 2 to {MAX_LABELS}: "
-            "name their column by benchmark.label_column, or the labels by benchmark.labels=[a,b]"
+            f"{rows.key}: '{rows.name}' has {len(found)} different labels, expected 2 to {MAX_LABELS}; "
+            "set benchmark.label_column, or benchmark.labels=[a,b]"
         )
     sizes = {label: number for label in found if (number := numbers[label]) is not None}
     return tuple(sorted(found, key=sizes.__getitem__) if len(sizes) == len(found) else sorted(found))
 
 
 def with_known_labels(rows: Rows, task: Task) -> Rows:
-    """The rows without their labels where these only mark missing ones: all are blank or -1, and -1 is no label."""
+    """The rows, without labels if all are blank or -1 and -1 is not a label of the task."""
     labels = {label.strip() for label in rows.labels or ()}
     if rows.sets is not None and not all(rows.sets):
-        return rows  # an empty set is no missing one
+        return rows  # an empty set is a valid label
     if labels <= set(UNLABELLED) and not match_labels(sorted(labels), task.labels):
         return replace(rows, labels=None, sets=None)
     return rows
 
 
 def label_names(rows: Rows, task: Task) -> dict[str, str]:
-    """Find which label of a classification each spelling in a part stands for.
+    """Labels of a classification by their spellings in a part.
 
-    A label is written as a name, as an alias, in another spelling of a name (`match_labels`), or, where the order of
-    the labels is known and no name is a number, as its number in that order.
+    A label may be written as a name, an alias, another spelling of a name (`match_labels`), or, for ordered labels
+    without numbers as names, as its number.
 
     Raises:
-        DataError: a label is none of the task's; the message says where.
+        DataError: An unknown label; the message names the place.
     """
     written = [label.strip() for label in rows.labels or ()]
     aliases = {spelling: name for spelling, name in task.aliases.items() if name in task.labels}
@@ -167,14 +165,14 @@ def label_names(rows: Rows, task: Task) -> dict[str, str]:
         return names
     what = f"{task.name} has {', '.join(task.labels)}"
     if not task.ordered and (unnamed(task.labels) or number_of(written[at]) in numbered):
-        what += "; give the label of each number, in order, by benchmark.labels=[a,b]"
+        what += "; set benchmark.labels=[a,b] to the label of each number, in order"
     raise DataError(
         f"{rows.key}: '{rows.name}' {rows.places[at]}: label '{(rows.labels or ())[at]}' is unknown; {what}"
     )
 
 
 def other_spellings(rows: Rows, task: Task) -> str:
-    """Labels that are written as neither names nor aliases, such as `0 = no, 1 = yes`; empty where there are none."""
+    """Labels written as neither names nor aliases, such as `0 = no, 1 = yes`; "" without any."""
     if rows.sets is not None:
         return other_spellings(_one_by_one(rows, rows.sets)[1], replace(task, kind=CLASSIFICATION))
     names = label_names(rows, task) if task.kind == CLASSIFICATION else {}
@@ -184,12 +182,12 @@ def other_spellings(rows: Rows, task: Task) -> str:
 
 
 def encode_labels(rows: Rows, task: Task) -> NDArray[np.int64] | NDArray[np.float32] | None:
-    """Labels as numbers: `(rows,)` int64 of a classification, float32 of a regression; None where there are none.
+    """Labels as numbers: `(rows,)` int64 for a classification, float32 for a regression; None without labels.
 
-    Of a task with sets of labels `(rows, labels)` int64: 1 of the labels that a row has, 0 of the others.
+    For a multi-label task, multi-hot `(rows, labels)` int64.
 
     Raises:
-        DataError: a label is none of the task's (`label_names`), or no finite number; the message says where.
+        DataError: An unknown label (`label_names`), or a score that is not finite; the message names the place.
     """
     if rows.labels is None:
         return None
@@ -206,7 +204,7 @@ def encode_labels(rows: Rows, task: Task) -> NDArray[np.int64] | NDArray[np.floa
 
 
 def _one_by_one(rows: Rows, sets: Sequence[tuple[str, ...]]) -> tuple[list[int], Rows]:
-    """The labels of all rows as rows of a single label each, and the numbers of the rows that they are of."""
+    """Rows of a single label each, one per label of every row, and the numbers of their original rows."""
     row_of = [number for number, own in enumerate(sets) for _ in own]
     labels, places = [label for own in sets for label in own], [rows.places[number] for number in row_of]
     return row_of, replace(rows, labels=labels, places=places, sets=None)
@@ -218,7 +216,5 @@ def _score(rows: Rows, at: int, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(
-            f"{rows.key}: '{rows.name}' {rows.places[at]}: score '{text}' is no number; give one such as 2.5"
-        )
+        raise DataError(f"{rows.key}: '{rows.name}' {rows.places[at]}: score '{text}' is not a finite number")
     return value

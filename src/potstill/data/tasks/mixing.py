@@ -1,4 +1,4 @@
-"""Steps of several tasks, one a step: which task is a function of the seed and the number of the step."""
+"""Training steps of several tasks; the task of a step is a function of (seed, epoch, step)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from potstill.data.common.steps import BatchSettings, StepDataModule, TrainSteps
 from potstill.data.tasks.datamodule import TaskDataModule, TaskStep
 from potstill.errors import CheckpointError
 
-_MIXING = 4  # what a derived random stream is for, beside order, masks, swaps and sources
+_MIXING = 4  # random stream, beside those of order, masks, swaps and sources
 
 
 def task_shares(sizes: Mapping[str, int], exponent: float) -> NDArray[np.float64]:
-    """The probability of each task, in order: its size to the power `exponent`, normalised.
+    """Sampling probabilities of tasks: size to the power `exponent`, normalized.
 
     Args:
-        sizes: training examples by task.
-        exponent: 1: proportional to the size; 0: all alike.
+        sizes: Training examples by task.
+        exponent: 1 for proportional to the size, 0 for uniform.
 
     Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), multi-task distillation.
     """
@@ -34,14 +34,14 @@ def task_shares(sizes: Mapping[str, int], exponent: float) -> NDArray[np.float64
 class MixedSteps(Dataset):
     """(epoch, step) -> the item of a training step of one task.
 
-    An epoch has as many steps as those of all tasks together. The task of each is drawn; a task's own steps come in
-    its own order, and its next epoch begins where its last one is spent, whatever epoch of the run that is in.
+    An epoch has as many steps as the epochs of all tasks together. The task of each step is drawn. Each task runs
+    through its own epochs, independently of those of the run.
 
     Args:
-        tasks: steps of each.
-        sizes: training examples of each.
-        exponent: of `task_shares`.
-        seed: of the draws.
+        tasks: Steps by task.
+        sizes: Training examples by task.
+        exponent: See `task_shares`.
+        seed: Seed of the draws.
     """
 
     def __init__(self, tasks: Mapping[str, TrainSteps], sizes: Mapping[str, int], exponent: float, seed: int):
@@ -53,7 +53,7 @@ class MixedSteps(Dataset):
 
     @property
     def world(self) -> int:
-        """Processes that share a step."""
+        """Number of processes."""
         return self._world
 
     @world.setter
@@ -64,17 +64,17 @@ class MixedSteps(Dataset):
 
     @property
     def lengths(self) -> Ints:
-        """`(tasks,)` steps of an epoch of each."""
+        """`(tasks,)` steps per epoch."""
         if self._lengths is None or self._lengths[0] != self.world:
             own = np.array([len(steps.plan(0)) for steps in self.tasks.values()], dtype=np.int64)
             self._lengths = (self.world, own)
         return self._lengths[1]
 
     def plan(self, epoch: int) -> Ints:
-        """`(steps, 3)`: number of the task, its own epoch, and the step of that."""
+        """`(steps, 3)`: number of the task, epoch of the task, and step in it."""
         if self._planned is None or self._planned[0] != (epoch, self.world):
             before = np.zeros(len(self.tasks), np.int64)
-            for earlier in range(epoch):  # a draw of a whole epoch takes microseconds
+            for earlier in range(epoch):  # drawing an epoch takes microseconds
                 before += np.bincount(self._drawn(earlier), minlength=len(before))
             drawn = self._drawn(epoch)
             plan = np.empty((len(drawn), 3), np.int64)
@@ -97,12 +97,12 @@ class MixedSteps(Dataset):
 
 
 class MixedDataModule(StepDataModule):
-    """Steps of several tasks, and the evaluation sets of all.
+    """Training steps and evaluation sets of several tasks.
 
     Args:
-        tasks: data of each by name; their settings have seeds of their own.
-        exponent: of `task_shares`.
-        settings: those of the run; its seed draws the tasks.
+        tasks: Data modules by name, with seeds of their own.
+        exponent: See `task_shares`.
+        settings: Settings of the run; its seed draws the tasks.
     """
 
     def __init__(self, tasks: Mapping[str, TaskDataModule], exponent: float, settings: BatchSettings):
@@ -111,46 +111,46 @@ class MixedDataModule(StepDataModule):
         self.sizes = {name: len(part.train) for name, part in tasks.items() if part.train is not None}
         steps = {name: part.train_steps for name, part in tasks.items()}
         self._steps = MixedSteps(steps, self.sizes, exponent, settings.seed)
-        # The task of each loader, and the set of it.
+        # Task and evaluation set of each loader.
         self.evaluation = [(name, part) for name, own in tasks.items() for part in own.evaluation]
         self._resumed_mixture: dict[str, Any] | None = None
 
     def train_dataloader(self) -> DataLoader:
-        """Steps from the position that the trainer has reached.
+        """Steps from the trainer's position.
 
         Raises:
-            CheckpointError: the checkpoint is of other tasks, or of tasks mixed otherwise.
+            CheckpointError: The checkpoint has other tasks or sampling probabilities.
         """
         if self._resumed_mixture not in (None, self.mixture):
             raise CheckpointError(
-                f"ckpt_path: the checkpoint is of tasks mixed as {self._resumed_mixture}, this run's as "
-                f"{self.mixture}; resume with the same tasks and mixing.exponent"
+                f"ckpt_path: the checkpoint has the mixture {self._resumed_mixture}, this run {self.mixture}; "
+                "resume with the same tasks and mixing.exponent"
             )
         return super().train_dataloader()
 
     @property
     def mixture(self) -> dict[str, Any]:
-        """What decides which task a step is of, beside the seed."""
+        """Settings that determine the task of each step, besides the seed."""
         return {"examples": dict(self.sizes), "exponent": self.exponent}
 
     def val_dataloader(self) -> list[DataLoader]:
-        """A loader for each evaluation set of each task, in the order of `evaluation`."""
+        """One loader per evaluation set of each task, in the order of `evaluation`."""
         return [loader for part in self.tasks.values() for loader in part.val_dataloader()]
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> TaskStep:
-        """As the batch's task does it."""
+        """Cut a step with the data module of its task."""
         name = batch["task"] if batch["training"] else self.evaluation[dataloader_idx][0]
         part = self.tasks[name]
-        part.trainer = self.trainer  # says which rank this is
+        part.trainer = self.trainer  # for the rank
         step = part.on_after_batch_transfer(batch, 0)
         step.task = name
         return step
 
     def state_dict(self) -> dict[str, Any]:
-        """How long an epoch is, and how tasks are mixed."""
+        """Steps per epoch, and the mixture."""
         return {**super().state_dict(), "mixture": self.mixture}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember those of the interrupted run."""
+        """Keep the values of the interrupted run for comparison."""
         super().load_state_dict(state_dict)
         self._resumed_mixture = state_dict.get("mixture")

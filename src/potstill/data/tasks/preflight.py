@@ -1,4 +1,4 @@
-"""What is odd about a part of a benchmark, counted before anything is trained on it."""
+"""Irregularities of a part of a benchmark, counted before training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.labels import SPANS, TOKENS
 from potstill.errors import DataError
 
-UNKNOWN_SHARE = 0.05  # of the tokens; above it the tokenizer is not one of this language
-_EXAMPLES = {TOKENS: "sentences", SPANS: "questions"}  # what the examples of a task are; else rows
+UNKNOWN_SHARE = 0.05  # of the tokens; above it the tokenizer does not fit the language
+_EXAMPLES = {TOKENS: "sentences", SPANS: "questions"}  # else rows
 
 
 def oddities(
@@ -21,17 +21,17 @@ def oddities(
     vocabulary: Vocabulary,
     train: Iterable[Sequence[str]] | None = None,
 ) -> dict[str, int]:
-    """Counts of one part that any kind of task has.
+    """Counts of a part for any kind of task.
 
     Args:
-        examples: all texts, or all words, of each.
-        ids: `(tokens,)` of all of them.
-        vocabulary: of the tokenizer.
-        train: the examples that are trained on, where this part is another.
+        examples: All texts, or all words, of each example.
+        ids: `(tokens,)` ids of all examples.
+        vocabulary: Vocabulary of the tokenizer.
+        train: Training examples, if this is another part.
 
     Returns:
-        `examples`, `tokens`, and `unknown` tokens, `empty` examples (a text is blank), `duplicates` (examples that
-        stand before), and with `train` the `overlap`: examples that are among those.
+        `examples`, `tokens`, `unknown` tokens, `empty` examples (with a blank text), `duplicates` of earlier examples,
+        and with `train` the `overlap` with it.
     """
     texts = [tuple(example) for example in examples]
     counts = {
@@ -48,49 +48,48 @@ def oddities(
 
 
 def refuse_unknown(name: str, ids: NDArray[np.integer], vocabulary: Vocabulary, most: float) -> None:
-    """Refuse texts that the tokenizer does not know.
+    """Reject texts with too many unknown tokens.
 
     Args:
-        name: of the part, for messages.
-        ids: `(tokens,)` of all texts.
-        vocabulary: of the tokenizer.
+        name: Name of the part for messages.
+        ids: `(tokens,)` ids of all texts.
+        vocabulary: Vocabulary of the tokenizer.
         most: `data.max_unknown`, the largest share of unknown tokens.
 
     Raises:
-        DataError: they are more.
+        DataError: The share is larger.
     """
     share = float((ids == vocabulary.unk_id).mean()) if len(ids) and vocabulary.unk_id is not None else 0.0
     if share > most:
         raise DataError(
             f"data.max_unknown={most}: {share:.0%} of the tokens of '{name}' are unknown to the tokenizer "
-            f"'{vocabulary.path}'; data.tokenizer=<folder of the one that the model was trained with>, or a larger "
-            "share"
+            f"'{vocabulary.path}'; set data.tokenizer=<the tokenizer of the model>, or a larger share"
         )
 
 
 def warnings_of(name: str, counts: dict[str, int], max_length: int, tokenizer: str, kind: str) -> list[str]:
-    """What a user should know of a part, a line each; empty where nothing is odd.
+    """Warnings about a part, one line each.
 
     Args:
-        name: what messages call the part.
-        counts: from `oddities`, and those of its kind.
-        max_length: most tokens of a sequence.
-        tokenizer: its folder.
-        kind: of the task.
+        name: Name of the part for messages.
+        counts: From `oddities`, and those of the kind of task.
+        max_length: Maximum number of tokens of a sequence.
+        tokenizer: Folder of the tokenizer.
+        kind: Kind of the task.
     """
     rows, noun = counts["examples"], _EXAMPLES.get(kind, "rows")
     too_long = f"longer than data.max_length={max_length} tokens, and cut"
     said = {
         "truncated": too_long,
         "empty": "with a blank text",
-        "duplicates": "whose texts stand before",
-        "overlap": "whose texts are trained on",
-        "skipped": "without an answer that is where its file says; left out",
+        "duplicates": "that repeat earlier ones",
+        "overlap": "that are also in the training set",
+        "skipped": "without an answer at its stated place, skipped",
     }
     counted = {
-        "broken": "rows with a wrong number of columns are left out",
-        "misplaced": "answers are not where their file says",
-        "unknown_tags": "tags are none that the model knows; they count as missed",
+        "broken": "rows with a wrong number of columns are skipped",
+        "misplaced": "answers are not at their stated place",
+        "unknown_tags": "tags are unknown to the model and count as errors",
         "blank": "words have no token",
         "shortened": f"words are longer than data.max_length={max_length} tokens, and cut",
     }

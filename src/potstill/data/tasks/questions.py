@@ -1,4 +1,4 @@
-"""Questions about a text whose answers are pieces of it: the JSON shape of SQuAD, which CMRC 2018 and DRCD share."""
+"""Extractive question answering in the JSON format of SQuAD, which CMRC 2018 and DRCD share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from potstill.data.tasks.readers import TaskHub
 from potstill.errors import DataError
 from potstill.runtime.json_text import parse_json
 
-LOOK = 100  # questions that a check reads
+LOOK = 100  # questions read by a check
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,8 @@ class Answer:
     """A reference answer.
 
     Attributes:
-        text: as written in the file.
-        start: place of its first character in the context; None where the file names a place at which the context
-            reads otherwise.
+        text: Text as in the file.
+        start: Index of its first character in the context; None if the context differs there.
     """
 
     text: str
@@ -35,12 +34,12 @@ class Question:
     """A question about a context.
 
     Attributes:
-        id: as in the file; not always its own (see `QuestionCounts.duplicates`).
-        question: the question.
-        context: the text that has the answer.
-        answers: references, of which any will do; none where the question has no answer.
-        answerable: whether the context has an answer.
-        known: whether the file says what the answers are.
+        id: Id in the file, not always unique.
+        question: Text of the question.
+        context: Text with the answer.
+        answers: Alternative reference answers; empty for an unanswerable question.
+        answerable: Whether the context has an answer.
+        known: Whether the file has answers.
     """
 
     id: str
@@ -52,22 +51,22 @@ class Question:
 
     @property
     def references(self) -> tuple[str, ...]:
-        """The texts of the answers, which is what metrics need."""
+        """Texts of the answers."""
         return tuple(answer.text for answer in self.answers)
 
 
 @dataclass(frozen=True)
 class QuestionCounts:
-    """What was found in the files.
+    """Counts of the questions read.
 
     Attributes:
-        questions: read, whether kept or not.
-        unanswerable: questions said to have no answer.
-        misplaced: answers whose place in the context reads otherwise.
-        blank: answers without text; they are dropped.
-        skipped: questions that lost all their answers, and were left out.
-        duplicates: questions whose id an earlier one has. They are kept: questions are told apart by their number,
-            and a published set (TyDi QA's English one, in this shape) has 89 ids for 3,696 questions.
+        questions: All questions.
+        unanswerable: Questions marked as unanswerable.
+        misplaced: Answers that are not at their stated place.
+        blank: Answers without text, which are dropped.
+        skipped: Questions without remaining answers, which are dropped.
+        duplicates: Questions with the id of an earlier one. They are kept: TyDi QA's English set has 89 ids for 3,696
+            questions.
     """
 
     questions: int = 0
@@ -83,11 +82,11 @@ class Questions:
     """The questions of a part.
 
     Attributes:
-        items: that can be used.
-        counts: what was found.
-        name: what messages call the part.
-        key: the config key that messages name.
-        labelled: whether there are answers to compare with.
+        items: Usable questions.
+        counts: Counts of the questions read.
+        name: Name of the part for messages.
+        key: Config key for messages.
+        labelled: Whether there are reference answers.
     """
 
     items: list[Question]
@@ -101,7 +100,7 @@ class Questions:
 
     @staticmethod
     def joined(parts: Sequence[Questions]) -> Questions:
-        """Parts one after another, under the name and key of the first."""
+        """Concatenate parts, under the name and key of the first."""
         sums = {
             name: sum(getattr(part.counts, name) for part in parts)
             for name in QuestionCounts.__dataclass_fields__
@@ -112,43 +111,43 @@ class Questions:
 
 @dataclass(frozen=True)
 class References:
-    """What a part needs to be compared with.
+    """Requirements on reference answers.
 
     Attributes:
-        needed: the part is trained on or validated on; if not, it may be only predicted.
-        unanswerable: the benchmark has questions without answers.
+        needed: Whether references are required, as in training and validation.
+        unanswerable: Whether the benchmark has unanswerable questions.
     """
 
     needed: bool = False
     unanswerable: bool = False
 
     def check(self, questions: Questions) -> Questions:
-        """Say whether questions have references: not without the file's answers, nor where all lack one unexpectedly.
+        """Set `labelled` of questions.
 
         Raises:
-            DataError: they have none, and need them.
+            DataError: Required references are missing.
         """
         answered = any(question.answerable for question in questions.items)
         known = all(question.known for question in questions.items)
         labelled = known and (answered or self.unanswerable)
         if self.needed and not labelled:
             raise DataError(
-                f"{questions.key}: '{questions.name}' has no question with an answer; give a file with answers, or, "
-                "where its questions have none, benchmark.answer_metric=squad_v2"
+                f"{questions.key}: '{questions.name}' has no question with an answer; use a file with answers, or "
+                "benchmark.answer_metric=squad_v2 for unanswerable questions"
             )
         return replace(questions, labelled=labelled)
 
 
 @dataclass(frozen=True)
 class QuestionFile:
-    """A JSON file of SQuAD's shape, plain or gzip.
+    """A JSON file in the format of SQuAD, plain or gzip.
 
     Attributes:
-        path: the file.
-        training: every answer must have a place.
-        max_examples: only so many questions.
-        key: the config key that messages name.
-        references: what must be there to compare with.
+        path: Path of the file.
+        training: Whether answers without a place are dropped.
+        max_examples: Maximum number of questions.
+        key: Config key for messages.
+        references: Requirements on reference answers.
     """
 
     path: Path
@@ -163,11 +162,7 @@ class QuestionFile:
         return self.path.name
 
     def check(self) -> None:
-        """Cheap look at the file before any work.
-
-        Raises:
-            DataError: it cannot be used; the message names the config key, the file and what would be right.
-        """
+        """See `PartSource`; reads the first questions."""
         items, counts = read_questions([self.path], training=self.training, max_examples=LOOK, key=self.key)
         if counts.questions < LOOK or not items[0].known:  # else an answer may come later
             self.references.check(Questions(items, counts, self.name, self.key))
@@ -182,28 +177,19 @@ class QuestionFile:
 
 @dataclass(frozen=True)
 class HubQuestions(TaskHub):
-    """A split on the hub with the columns `id`, `question`, `context` and `answers` of SQuAD.
-
-    Attributes:
-        training: every answer must have a place.
-        references: what must be there to compare with.
-    """
+    """A split on the hub with the columns `id`, `question`, `context` and `answers` of SQuAD; see `QuestionFile`."""
 
     training: bool = False
     references: References = References()
 
     def read(self) -> Questions:
-        """All questions; see `read_questions`.
-
-        Raises:
-            DataError: it cannot be loaded, lacks a column, or no question can be used.
-        """
+        """All questions; see `read_questions`."""
         dataset = self.split_rows()
         wanted = ("id", "question", "context", "answers")
         if missing := [column for column in wanted if column not in dataset.features]:
             raise DataError(
-                f"{self.key}: '{self.name}' has no column '{missing[0]}'; it has {', '.join(dataset.features)}; use a "
-                "data set with those of SQuAD"
+                f"{self.key}: '{self.name}' has no column '{missing[0]}', but {', '.join(dataset.features)}; use a "
+                "data set with the columns of SQuAD"
             )
         items, counts = _usable(map(_hub_question, dataset), self.training, f"{self.key}: '{self.name}'")
         return self.references.check(Questions(items, counts, self.name, self.key))
@@ -229,20 +215,19 @@ def read_questions(
 ) -> tuple[list[Question], QuestionCounts]:
     """All questions of SQuAD files, in order.
 
-    An answer that is not where its file says is not looked for: the same words may stand elsewhere for another
-    reason. Where the place is needed, which is in training, such an answer is dropped; else its text is kept.
+    An answer that is not at its stated place is dropped in training; otherwise its text is kept.
 
     Args:
-        paths: JSON files, plain or gzip, of the shape of SQuAD 1.1 or 2.0.
-        training: whether every answer must have a place.
-        max_examples: only so many questions are read.
-        key: the config key that messages name.
+        paths: JSON files in the format of SQuAD 1.1 or 2.0, plain or gzip.
+        training: Whether answers without a place are dropped.
+        max_examples: Maximum number of questions.
+        key: Config key for messages.
 
     Returns:
-        Questions that can be used, and what was found.
+        Usable questions, and counts of all.
 
     Raises:
-        DataError: a file cannot be read or has another shape, or no question is left; the message says where.
+        DataError: A file cannot be read or has another format, or no question is left; the message names the place.
     """
     entries = (entry for path in paths for entry in _entries(path, key))
     shown = ", ".join(f"'{path}'" for path in paths)
@@ -261,8 +246,8 @@ def _usable(entries: Iterable[Question], training: bool, label: str) -> tuple[li
         if question.known != (first := first or question).known:
             asked = question.id if first.known else first.id
             raise DataError(
-                f"{label} question '{asked}': no 'answers', which others have; give every question a list of them, "
-                "[] where it has none, or none of them"
+                f"{label} question '{asked}': no 'answers', unlike others; add a list to every question ([] if it is "
+                "unanswerable), or to none"
             )
         if not question.answerable:
             counts["unanswerable"] += question.known
@@ -280,18 +265,19 @@ def _usable(entries: Iterable[Question], training: bool, label: str) -> tuple[li
         why = (
             "has no questions" if not counts["questions"] else "has no question with an answer in its context"
         )
-        raise DataError(f"{label} {why}; give a file of the shape of SQuAD with questions and answers")
+        raise DataError(f"{label} {why}; use a file in the format of SQuAD")
     return kept, QuestionCounts(**counts)
 
 
 def _entries(path: Path, key: str) -> Iterator[Question]:
-    """The questions of a file, with all their answers."""
     if fault := fault_of(path):
-        raise DataError(f"{key}: '{path}' {fault}; give a JSON file of the shape of SQuAD, plain or gzip")
+        raise DataError(f"{key}: '{path}' {fault}; use a JSON file in the format of SQuAD, plain or gzip")
     try:
         content = parse_json(read_document(path, key))
     except ValueError as error:
-        raise DataError(f"{key}: '{path}' is no JSON ({error}); give a file of the shape of SQuAD") from error
+        raise DataError(
+            f"{key}: '{path}' is not JSON ({error}); use a file in the format of SQuAD"
+        ) from error
     file = _Place(f"{key}: '{path}'")
     for article_number, article in enumerate(file.members(content, "data"), 1):
         at_article = file.inside(f"article {article_number}")
@@ -304,7 +290,7 @@ def _entries(path: Path, key: str) -> Iterator[Question]:
 
 def _question(at: _Place, entry: Any, context: str) -> Question:
     name, question = at.member(entry, "id"), at.text(entry, "question")
-    # SQuAD 2.0 has the answers that seem right but are not elsewhere, and none here; its own script asks for these.
+    # SQuAD 2.0 keeps the plausible but wrong answers in another field.
     known = entry.get("answers") is not None or bool(entry.get("is_impossible"))
     answers = () if entry.get("is_impossible") or not known else tuple(at.members(entry, "answers"))
     found = tuple(
@@ -316,14 +302,14 @@ def _question(at: _Place, entry: Any, context: str) -> Question:
 def _answer(at: _Place, entry: Any, context: str) -> Answer:
     text, start = at.text(entry, "text"), at.member(entry, "answer_start")
     if not isinstance(start, int):
-        raise at.fault(f"'answer_start' is no whole number ({start!r})")
-    # CMRC 2018 has places below 0, which Python would count from the end.
+        raise at.fault(f"'answer_start' is not an integer ({start!r})")
+    # CMRC 2018 has negative places, which Python would count from the end.
     return Answer(text, start if start >= 0 and context.startswith(text, start) else None)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A place in a file; takes its object apart and names itself in faults."""
+    """Access to the members of an object, with its place in the file for errors."""
 
     name: str
 
@@ -332,13 +318,13 @@ class _Place:
 
     def fault(self, what: str) -> DataError:
         return DataError(
-            f"{self.name}: {what}; SQuAD's shape is data[].paragraphs[].{{context, qas[].{{id, question, "
+            f"{self.name}: {what}; the format is data[].paragraphs[].{{context, qas[].{{id, question, "
             "answers[].{text, answer_start}}}"
         )
 
     def member(self, entry: Any, name: str) -> Any:
         if not isinstance(entry, Mapping):
-            raise self.fault("no JSON object")
+            raise self.fault("not a JSON object")
         if name not in entry:
             raise self.fault(f"no '{name}'")
         return entry[name]
@@ -346,11 +332,11 @@ class _Place:
     def members(self, entry: Any, name: str) -> list[Any]:
         value = self.member(entry, name)
         if not isinstance(value, list):
-            raise self.fault(f"'{name}' is no list")
+            raise self.fault(f"'{name}' is not a list")
         return value
 
     def text(self, entry: Any, name: str) -> str:
         value = self.member(entry, name)
         if not isinstance(value, str):
-            raise self.fault(f"'{name}' is no text ({value!r})")
+            raise self.fault(f"'{name}' is not text ({value!r})")
         return value

@@ -1,7 +1,6 @@
-"""Reading the rows of a benchmark: texts and labels, from the task's own files or from a data set of the hub.
+"""Reading the rows of a benchmark: texts and labels, from the task's files or from a data set of the hub.
 
-A source is checked before any work. Labels stay as they are written; `labels.py` turns them into numbers, which needs
-to know all of them.
+Labels stay as written; `labels.py` encodes them.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from potstill.runtime.json_text import parse_json
 TABLES = (".tsv", ".txt", ".csv")
 OBJECTS = (".jsonl", ".json")
 ENDINGS = (*TABLES, *OBJECTS, ".conll", ".bio", ".ner", "")  # of the files of a folder
-LOOK = 1000  # rows that a check reads
+LOOK = 1000  # rows read by a check
 
 Record = Sequence[str] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a row has its texts and its label: names of columns, or numbers where the file has no header."""
+    """Columns of the texts and of the label: names, or numbers for a file without header."""
 
     texts: tuple[str, ...]
     label: str | None
-    given: bool = False  # the label's column is configured, so it must be there
+    given: bool = False  # the label's column is configured, so it must exist
 
     @property
     def numbered(self) -> bool:
-        """Whether the columns are numbers, counted from 0."""
+        """Whether the columns are numbers, from 0."""
         return all(column.isdigit() for column in self.texts)
 
     def __str__(self) -> str:
@@ -49,13 +48,13 @@ class Rows:
     """The rows of a part, column by column.
 
     Attributes:
-        texts: one or two columns of as many texts.
-        labels: as written, of a row with a set of them its names in one text; None where the part has none.
-        places: where each row stands, such as `line 7`.
-        name: what messages call the part.
-        key: the config key that messages name.
-        broken: rows that were left out because of their number of columns.
-        sets: the labels of each row where a row has a set of them; None of other tasks, and where there are none.
+        texts: One or two columns of texts.
+        labels: Labels as written, a set of labels as one text; None without labels.
+        places: Place of each row, such as `line 7`.
+        name: Name of the part for messages.
+        key: Config key for messages.
+        broken: Number of rows skipped for their number of columns.
+        sets: Labels of each row for a multi-label task; None otherwise, and without labels.
     """
 
     texts: tuple[list[str], ...]
@@ -71,10 +70,10 @@ class Rows:
 
     @staticmethod
     def joined(parts: Sequence[Rows]) -> Rows:
-        """Parts one after another, under the name and key of the first; the places say of which the others are.
+        """Concatenate parts, under the name and key of the first; the places of the others name their part.
 
         Raises:
-            DataError: some have labels and others not, or pairs of texts and others single ones.
+            DataError: Some have labels and others do not, or pairs of texts and others single ones.
         """
         first = parts[0]
         for part in parts[1:]:
@@ -93,40 +92,40 @@ class Rows:
 
 
 class PartSource(Protocol):
-    """A part of a benchmark: `Rows`, tagged `Sentences`, or `Questions`."""
+    """Source of a part of a benchmark: of `Rows`, tagged `Sentences`, or `Questions`."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name for messages."""
 
     def check(self) -> None:
-        """Cheap look at the source before any work.
+        """Check the source quickly, before any work.
 
         Raises:
-            DataError: it cannot be used; the message names the config key, the value and what would be right.
+            DataError: It cannot be used; the message names the config key, the value and what is valid.
         """
 
     def read(self) -> Any:
-        """All of it.
+        """Read the whole part.
 
         Raises:
-            DataError: there is nothing, or some row cannot be used; the message says where.
+            DataError: It is empty, or a row cannot be used; the message names the place.
         """
 
 
 @dataclass(frozen=True)
 class TaskFile:
-    """A file of a task: TSV (`.tsv`, `.txt`; quotes are literal), CSV, JSON lines or one JSON document, or gzip of it.
+    """A file of a task: TSV (`.tsv`, `.txt`; quotes are literal), CSV, JSON lines or a JSON document, plain or gzip.
 
     Attributes:
-        path: the file.
-        layouts: where its columns may be; the first that fits is taken.
-        labelled: the rows must have labels.
-        skip_broken: leave out rows with a wrong number of columns, instead of refusing the file.
-        max_examples: only so many rows.
-        key: the config key that messages name.
-        skip: regular expression of lines to leave out.
-        separator: between labels in text, where a row has a set of them; None where it has one.
+        path: Path of the file.
+        layouts: Possible columns; the first layout that fits is used.
+        labelled: Whether the rows must have labels.
+        skip_broken: Whether to skip rows with a wrong number of columns.
+        max_examples: Maximum number of rows.
+        key: Config key for messages.
+        skip: Regular expression for lines to skip.
+        separator: Separator of labels in text for a multi-label task; None otherwise.
     """
 
     path: Path
@@ -146,11 +145,11 @@ class TaskFile:
     def check(self) -> None:
         """See `PartSource`; reads the first rows."""
         if fault := fault_of(self.path):
-            raise DataError(f"{self.key}: '{self.path}' {fault}; give a TSV, CSV or JSON file, plain or gzip")
+            raise DataError(f"{self.key}: '{self.path}' {fault}; use a TSV, CSV or JSON file, plain or gzip")
         if suffix_of(self.path) not in TABLES + OBJECTS:
             known = " ".join(TABLES + OBJECTS)
             raise DataError(
-                f"{self.key}: '{self.path}' is of no known kind; give one of {known}, plain or .gz"
+                f"{self.key}: '{self.path}' has an unknown suffix; use one of {known}, plain or .gz"
             )
         self._read(LOOK)
 
@@ -159,11 +158,7 @@ class TaskFile:
         return self._read(self.max_examples)
 
     def lists_labels(self) -> bool:
-        """Whether one of the first rows has a list as its label.
-
-        Raises:
-            DataError: the file cannot be read.
-        """
+        """Whether one of the first rows has a list as its label."""
         if suffix_of(self.path) not in OBJECTS:
             return False
         rows = [record for _, record in islice(self.records(), LOOK) if isinstance(record, Mapping)]
@@ -174,7 +169,7 @@ class TaskFile:
         records = self.records()
         first = next(records, None)
         if first is None:
-            raise DataError(f"{self.key}: '{self.path}' has no rows; give a file with rows")
+            raise DataError(f"{self.key}: '{self.path}' has no rows; use a file with rows")
         layout = self._layout(first[1])
         if layout.numbered or isinstance(first[1], Mapping):  # no header: the first line is a row
             records = chain([first], records)
@@ -184,19 +179,19 @@ class TaskFile:
         return read.rows()
 
     def records(self) -> Iterator[tuple[str, Record]]:
-        """The records of the file, and where each stands; of a table, its header too.
+        """The records of the file with their places; of a table, with its header.
 
         Raises:
-            DataError: a line cannot be read as what the file's suffix says.
+            DataError: A line cannot be parsed.
         """
         suffix = suffix_of(self.path)
         skipped = skipping(self.skip)
-        # A line that is left out stays as a blank one, so that those behind it keep their numbers.
+        # A skipped line becomes a blank one, so that line numbers stay.
         lines = ("" if skipped(line) else line.removesuffix("\r") for line in read_lines(self.path, self.key))
         if suffix == ".csv":
             yield from self._csv(lines)
         elif suffix in TABLES:
-            # Not the csv module: a quote is a character like any other in these files.
+            # Not the csv module: quotes are literal.
             yield from ((f"line {n}", line.split("\t")) for n, line in enumerate(lines, 1) if line)
         elif suffix == ".jsonl":
             yield from (
@@ -213,11 +208,11 @@ class TaskFile:
                     yield f"line {reader.line_num}", cells
         except csv.Error as error:
             raise DataError(
-                f"{self.key}: '{self.path}' line {reader.line_num}: no CSV ({error}); a quote in a text is doubled"
+                f"{self.key}: '{self.path}' line {reader.line_num}: invalid CSV ({error}); double quotes within texts"
             ) from error
 
     def _document(self, text: str) -> Iterator[tuple[str, Record]]:
-        """JSON lines under another name, a list of objects, or an object of objects."""
+        """JSON lines with the suffix `.json`, a list of objects, or an object of objects."""
         lines = [line.removesuffix("\r") for line in text.split("\n")]
         if text.lstrip()[:1] == "{" and lines[0].rstrip()[-1:] == "}" and len(lines) > 1:
             yield from (
@@ -228,14 +223,14 @@ class TaskFile:
         entries = content.values() if isinstance(content, dict) else content
         if not isinstance(content, dict | list) or not all(isinstance(entry, dict) for entry in entries):
             raise DataError(
-                f"{self.key}: '{self.path}' holds no rows; give a JSON list of objects, or JSON lines"
+                f"{self.key}: '{self.path}' has no rows; use a JSON list of objects, or JSON lines"
             )
         yield from ((f"row {n}", entry) for n, entry in enumerate(entries, 1))
 
     def _object(self, line: str, place: str) -> Mapping[str, Any]:
         content = self._decoded(line, f" {place}")
         if not isinstance(content, dict):
-            raise DataError(f"{self.key}: '{self.path}' {place}: no JSON object; give one a line")
+            raise DataError(f"{self.key}: '{self.path}' {place}: not a JSON object; use one per line")
         return content
 
     def _decoded(self, text: str, place: str) -> Any:
@@ -243,11 +238,11 @@ class TaskFile:
             return parse_json(text)
         except ValueError as error:
             raise DataError(
-                f"{self.key}: '{self.path}'{place}: no JSON ({error}); give an object a line"
+                f"{self.key}: '{self.path}'{place}: invalid JSON ({error}); use one object per line"
             ) from error
 
     def _layout(self, first: Record) -> Layout:
-        """The first layout whose columns are all there; where labels may be missing, whose texts are there."""
+        """The first layout whose columns exist; without `labelled`, the first whose texts exist."""
         named = set(first) if isinstance(first, Mapping) else {cell.strip() for cell in first}
         numbers = set() if isinstance(first, Mapping) else {str(n) for n in range(len(first))}
 
@@ -262,18 +257,18 @@ class TaskFile:
                 if not (self.labelled or layout.given):
                     return Layout(layout.texts, None)
                 raise DataError(
-                    f"{self.key}: '{self.path}' has no column '{layout.label}' for its labels; {_has(first)}; "
-                    "name it by benchmark.label_column"
+                    f"{self.key}: '{self.path}' has no label column '{layout.label}'; {_has(first)}; "
+                    "set benchmark.label_column"
                 )
         wanted = " or ".join(f"[{', '.join(layout.texts)}]" for layout in self.layouts)
         raise DataError(
-            f"{self.key}: '{self.path}' lacks columns: {wanted} wanted; {_has(first)}; "
-            "name them by benchmark.text_columns and benchmark.label_column"
+            f"{self.key}: '{self.path}' lacks the columns {wanted}; {_has(first)}; "
+            "set benchmark.text_columns and benchmark.label_column"
         )
 
 
 class _Columns:
-    """Takes records apart into the columns of a layout."""
+    """Collects the columns of a layout from records."""
 
     def __init__(self, file: TaskFile, layout: Layout, first: Record):
         self.file, self.layout, self.width = file, layout, len(first)
@@ -293,7 +288,7 @@ class _Columns:
             if not file.skip_broken:
                 raise DataError(
                     f"{file.key}: '{file.path}' {place}: {len(record)} columns, the first line has {self.width}; "
-                    "mend the row, or leave such rows out by benchmark.skip_broken=true"
+                    "correct the row, or skip such rows with benchmark.skip_broken=true"
                 )
             self.broken += 1
             return
@@ -307,19 +302,19 @@ class _Columns:
         value = self._value(place, record, column)
         if not isinstance(value, str):
             file = self.file
-            raise DataError(f"{file.key}: '{file.path}' {place}: '{column}' is no text ({value!r})")
+            raise DataError(f"{file.key}: '{file.path}' {place}: '{column}' is not text ({value!r})")
         return value
 
     def _value(self, place: str, record: Any, column: Any) -> Any:
         if isinstance(record, Mapping) and column not in record:
             file = self.file
-            raise DataError(f"{file.key}: '{file.path}' {place}: no '{column}', as the first row has")
+            raise DataError(f"{file.key}: '{file.path}' {place}: no '{column}', unlike the first row")
         return record[column]
 
     def rows(self) -> Rows:
         file = self.file
         if not self.places:
-            raise DataError(f"{file.key}: '{file.path}' has no rows; give a file with rows")
+            raise DataError(f"{file.key}: '{file.path}' has no rows; use a file with rows")
         rows = Rows(tuple(self.texts), None, self.places, file.name, file.key, self.broken)
         if self.layout.label is None:
             return rows
@@ -330,13 +325,13 @@ class _Columns:
 
 @dataclass(frozen=True)
 class TaskHub(HubDataset):
-    """A split of a data set of a task on the hub; `column` is one that must be there."""
+    """A split of a task's data set on the hub; `column` must exist."""
 
     def split_rows(self) -> Any:
-        """The split as `datasets` has it, its first `max_examples` rows.
+        """The first `max_examples` rows as a `datasets.Dataset`.
 
         Raises:
-            DataError: it cannot be loaded, or is empty.
+            DataError: It cannot be loaded, or is empty.
         """
         dataset = self._load()
         if self.max_examples is not None:
@@ -351,35 +346,28 @@ class TaskHub(HubDataset):
         except Exception as error:  # the hub's client raises errors of many libraries
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise DataError(
-                f"{self.key}: '{self.name}' cannot be loaded ({reason}); check the network (HF_HUB_OFFLINE=1 where it "
-                "is downloaded already), or use local files: benchmark.folder=<folder>, or benchmark.train_file and "
-                "benchmark.eval_file"
+                f"{self.key}: '{self.name}' cannot be loaded ({reason}); check the network (HF_HUB_OFFLINE=1 if it is "
+                "downloaded), or use local files: benchmark.folder, or benchmark.train_file and benchmark.eval_file"
             ) from error
 
 
 @dataclass(frozen=True)
 class HubRows(TaskHub):
-    """A split of a data set on the hub; `column` is that of its first text.
-
-    Attributes:
-        layouts: where its columns may be; the first that fits is taken.
-        labelled: the rows must have labels.
-        separator: see `TaskFile`.
-    """
+    """A split of a data set on the hub; `column` is that of its first text. See `TaskFile` for the attributes."""
 
     layouts: tuple[Layout, ...] = ()
     labelled: bool = True
     separator: str | None = None
 
     def read(self) -> Rows:
-        """See `PartSource`; a class label is given by its name, a missing one (-1) is none."""
+        """See `PartSource`; class labels become names, -1 is a missing label."""
         dataset = self.split_rows()
         layout = next((lay for lay in self.layouts if {*lay.texts, lay.label} <= set(dataset.features)), None)
         if layout is None or layout.label is None:
             wanted = " or ".join(f"[{lay}]" for lay in self.layouts if not lay.numbered)
             raise DataError(
-                f"{self.key}: '{self.name}' lacks columns: {wanted} wanted; it has {', '.join(dataset.features)}; "
-                "name them by benchmark.text_columns and benchmark.label_column"
+                f"{self.key}: '{self.name}' lacks the columns {wanted}; it has {', '.join(dataset.features)}; "
+                "set benchmark.text_columns and benchmark.label_column"
             )
         texts = tuple([text or "" for text in dataset[column]] for column in layout.texts)
         feature = dataset.features[layout.label]
@@ -396,13 +384,13 @@ class HubRows(TaskHub):
 
 
 def find_file(folder: Path, stem: str) -> Path | None:
-    """The file of a folder that is called `stem` and a known suffix, or none, plain or gzip."""
+    """The file `stem` of a folder with a known suffix, plain or gzip, if it exists."""
     names = [f"{stem}{suffix}{packed}" for suffix in ENDINGS for packed in ("", ".gz")]
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix of a file, less that of gzip."""
+    """The suffix of a file without `.gz`."""
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix
 
 
@@ -414,7 +402,7 @@ def _has(first: Record) -> str:
 
 
 def _named(value: Any, names: list[str] | None) -> Any:
-    """A label of a data set, or a list of labels, by name where the data set has names; -1 stands for none."""
+    """A label of a data set, or a list of labels, by name if the data set has names."""
     if isinstance(value, list):
         return [_named(entry, names) for entry in value]
     if names is not None and isinstance(value, int) and 0 <= value < len(names):

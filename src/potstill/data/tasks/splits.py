@@ -1,4 +1,4 @@
-"""Which task a benchmark's configuration names, and where its parts are read from. No torch."""
+"""The task of a benchmark's configuration, and the sources of its parts. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ EFFICIENCY = "efficiency"  # benchmark.task of the benchmark that reads no data
 KINDS = (CLASSIFICATION, REGRESSION, TOKENS, SPANS)  # benchmark.task of task models
 SEPARATOR = ","  # benchmark.label_separator where it is null
 SQUAD_V2 = "squad_v2"  # the script of sets that have questions without answers
-SCRIPTS = ("squad", SQUAD_V2, "cmrc")  # benchmark.answer_metric: whose figures are computed
+SCRIPTS = ("squad", SQUAD_V2, "cmrc")  # benchmark.answer_metric
 MEAN = "mean"  # mixing.monitor: the mean of the tasks' monitored metrics, `val/mean`
-MAIN = ""  # the name of the evaluation set that the monitored metric is of
+MAIN = ""  # name of the evaluation set of the monitored metric
 
 
 class TaskParts(NamedTuple):
-    """What is trained on, its own file first and what is mixed in behind it, and the evaluation sets by name."""
+    """Sources of the training set, with additional files, and evaluation sets by name."""
 
     train: list[PartSource]
     eval: dict[str, PartSource]
@@ -55,20 +55,20 @@ def is_task(benchmark: DictConfig | None) -> bool:
 
 
 def kind_of(benchmark: DictConfig) -> str:
-    """The kind of a benchmark's task, as `Task` has it."""
+    """`Task.kind` of a benchmark."""
     sets = benchmark.task == CLASSIFICATION and benchmark.multi_label
     return MULTI_LABEL if sets else str(benchmark.task)
 
 
 def settle_labels(benchmark: DictConfig | None, skip: str | None, *, training: bool) -> None:
-    """Set `benchmark.multi_label` where it is left to the data and their rows have lists as labels.
+    """Set `benchmark.multi_label` if it is null and the rows have lists as labels.
 
-    Faults of the files are left to the checks that follow.
+    Errors of the files are left to later checks.
 
     Args:
-        benchmark: changed in place.
+        benchmark: Changed in place.
         skip: `data.skip`.
-        training: whether what is trained on decides, or what a model is evaluated on.
+        training: Whether to read the training set, or the evaluation sets.
     """
     if benchmark is None or benchmark.task != CLASSIFICATION or benchmark.multi_label is not None:
         return
@@ -85,7 +85,7 @@ def task_of(benchmark: DictConfig) -> Task:
     """The task of a benchmark's configuration.
 
     Raises:
-        ConfigError: keys that do not go together.
+        ConfigError: Invalid keys.
     """
     kind, name = kind_of(benchmark), benchmark.name
     if benchmark.task not in KINDS:
@@ -94,17 +94,18 @@ def task_of(benchmark: DictConfig) -> Task:
         raise ConfigError(f"benchmark.multi_label=true: {name} is benchmark.task={kind}; use false")
     if benchmark.label_separator is not None and not (benchmark.label_separator and kind == MULTI_LABEL):
         raise ConfigError(
-            f"benchmark.label_separator='{benchmark.label_separator}': text between labels, with "
-            "benchmark.multi_label=true; or null"
+            f"benchmark.label_separator='{benchmark.label_separator}': must be null, or text with "
+            "benchmark.multi_label=true"
         )
     labels = tuple(map(str, benchmark.labels or ()))
     if kind in (REGRESSION, SPANS) and labels:
-        what = "a regression" if kind == REGRESSION else "of answers"
-        raise ConfigError(f"benchmark.labels={list(labels)}: {name} is {what}, which has none; null")
+        raise ConfigError(f"benchmark.labels={list(labels)}: must be null for benchmark.task={kind} ({name})")
     if kind == TOKENS and (mixed := mixed_tags(labels)):
-        raise ConfigError(f"benchmark.labels={list(labels)}: '{mixed[0]}' is no tag such as O or {mixed[1]}")
+        raise ConfigError(
+            f"benchmark.labels={list(labels)}: invalid tag '{mixed[0]}', expected O or tags such as {mixed[1]}"
+        )
     if labels and len(set(labels)) < max(len(labels), 2):
-        raise ConfigError(f"benchmark.labels={list(labels)}: two or more names, none of them twice")
+        raise ConfigError(f"benchmark.labels={list(labels)}: must be two or more distinct names")
     metrics = tuple(benchmark.metrics)
     if not metrics or set(metrics) - set(METRICS[kind]):
         raise ConfigError(
@@ -125,10 +126,10 @@ def task_of(benchmark: DictConfig) -> Task:
 
 
 def training_parts(benchmark: DictConfig, max_examples: int | None, skip: str | None = None) -> TaskParts:
-    """What a benchmark is trained on, and what is validated on; all with labels.
+    """Training and validation sources of a benchmark, all with labels.
 
     Raises:
-        ConfigError: a part that is named nowhere.
+        ConfigError: A part without a source.
     """
     parts = _Parts(benchmark, max_examples, skip)
     more = [
@@ -140,17 +141,17 @@ def training_parts(benchmark: DictConfig, max_examples: int | None, skip: str | 
 def judged_parts(
     benchmark: DictConfig, max_examples: int | None, skip: str | None = None
 ) -> dict[str, PartSource]:
-    """The sets that a model is judged on, by name; they may be without labels.
+    """Evaluation sources by name; they may lack labels.
 
     Raises:
-        ConfigError: a part that is named nowhere, or no part at all.
+        ConfigError: A part without a source, or an unknown part.
     """
     parts = _Parts(benchmark, max_examples, skip)
     part = benchmark.part or ("test" if benchmark.test_file else "eval")
     if part == "eval":
         return parts.evaluation(labelled=False)
     if part != "test":
-        raise ConfigError(f"benchmark.part={part}: eval or test")
+        raise ConfigError(f"benchmark.part={part}: must be eval or test")
     sets = {MAIN: parts.part("test", labelled=False)}
     if not benchmark.test_file:
         for number, further in enumerate(benchmark.further):
@@ -161,7 +162,7 @@ def judged_parts(
 
 
 class _Parts:
-    """Names the sources of a benchmark's parts."""
+    """Creates the sources of a benchmark's parts."""
 
     def __init__(self, benchmark: DictConfig, max_examples: int | None, skip: str | None):
         self.benchmark, self.max_examples, self.skip = benchmark, max_examples, skip
@@ -172,17 +173,17 @@ class _Parts:
     def evaluation(self, labelled: bool) -> dict[str, PartSource]:
         """The evaluation sets by name."""
         sets = {MAIN: self.part("eval", labelled=labelled)}
-        if self.benchmark.eval_file:  # a set of the user's own, alone
+        if self.benchmark.eval_file:  # a user's own set replaces all
             return sets
         for number, further in enumerate(self.benchmark.further):
             key = f"further.{number}"
             if OmegaConf.is_missing(further, "name"):
-                raise ConfigError(f"benchmark.{key}.name=???: name the set, such as mismatched")
+                raise ConfigError(f"benchmark.{key}.name=???: must be a name, such as mismatched")
             sets[further.name] = self.part(key, labelled=labelled, place=further)
         return sets
 
     def part(self, part: str, *, labelled: bool = True, place: DictConfig | None = None) -> PartSource:
-        """A part's own file, else its file in the folder, else its split on the hub."""
+        """The part's file, else its file in the folder, else its split on the hub."""
         benchmark = self.benchmark
         given = benchmark[f"{part}_file"] if place is None else None
         place = benchmark[part] if place is None else place
@@ -195,12 +196,12 @@ class _Parts:
             return self._hub(place.split, part, labelled)
         folder_too = ", or benchmark.folder=<folder>" if place.file else ""
         raise ConfigError(
-            f"benchmark.{_key_of(part)}=null: benchmark={benchmark.name} needs its {part} part, "
+            f"benchmark.{_key_of(part)}=null: benchmark={benchmark.name} needs its {part} part; set "
             f"benchmark.{_key_of(part)}=<file>{folder_too}"
         )
 
     def file(self, path: Path, key: str, part: str, *, labelled: bool = True) -> PartSource:
-        """A file of the benchmark's kind."""
+        """The source of a file."""
         path = path.expanduser().absolute()
         if self.benchmark.task == SPANS:
             self._check_skip("a JSON document of questions")
@@ -232,16 +233,16 @@ class _Parts:
     def _check_skip(self, what: str) -> None:
         if self.skip is not None:
             raise ConfigError(
-                f"data.skip={self.skip}: leaves out lines of files, and {self.benchmark.name} is read from {what}; null"
+                f"data.skip={self.skip}: skips lines of files, but {self.benchmark.name} is read from {what}; use null"
             )
 
     def _in_folder(self, part: str, names: str) -> Path:
-        """The file of a part, called one of `names` (`train|eng.train`)."""
+        """The file of a part with one of `names` (`train|eng.train`)."""
         benchmark = self.benchmark
         folder = Path(benchmark.folder).expanduser().absolute()
         if not folder.is_dir():
             raise ConfigError(
-                f"benchmark.folder={benchmark.folder}: no such folder; give that of the task's files"
+                f"benchmark.folder={benchmark.folder}: does not exist; set the folder of the task's files"
             )
         within = ""
         if benchmark.subfolder and (folder / benchmark.subfolder).is_dir():  # of all of GLUE
@@ -250,8 +251,8 @@ class _Parts:
         path = next((path for path in found if path), None)
         if path is None:
             raise ConfigError(
-                f"benchmark.folder={benchmark.folder}: holds no {within}{names.replace('|', ' or ')} "
-                f"({' '.join(ENDINGS).strip()}, plain or .gz), the {part} part of {benchmark.name}; or name a file by "
+                f"benchmark.folder={benchmark.folder}: has no {within}{names.replace('|', ' or ')} "
+                f"({' '.join(ENDINGS).strip()}, plain or .gz), the {part} part of {benchmark.name}; or set "
                 f"benchmark.{_key_of(part)}"
             )
         return path
@@ -279,13 +280,12 @@ class _Parts:
         )
 
 
-# Where a token and its tag are, in a file of columns and in a data set of the hub.
+# Default columns of a token and its tag, in a file of columns and in a data set of the hub.
 _COLUMNS = {"token_column": 0, "tag_column": -1}
 _HUB_COLUMNS = {"token_column": "tokens", "tag_column": "ner_tags"}
 
 
 def _number(benchmark: DictConfig, key: str, default: int) -> int | None:
-    """The number of a column of a file."""
     value = benchmark[key]
     if value is None:
         return default
@@ -293,12 +293,11 @@ def _number(benchmark: DictConfig, key: str, default: int) -> int | None:
         return None if value == "none" else int(value)
     except ValueError:
         raise ConfigError(
-            f"benchmark.{key}={value}: the columns of a file have numbers, from 0, negative ones from the last"
+            f"benchmark.{key}={value}: must be a column number, from 0, or negative to count from the last"
         ) from None
 
 
 def _name(value: str | None, default: str) -> str | None:
-    """The name of a column on the hub."""
     return default if value is None else None if value == "none" else str(value)
 
 
@@ -321,31 +320,27 @@ def _layouts(benchmark: DictConfig) -> tuple[Layout, ...]:
         )
         if known and not layouts:
             raise ConfigError(
-                f"benchmark.label_column={own}: {benchmark.name} has no columns of numbers; give a name, or "
+                f"benchmark.label_column={own}: {benchmark.name} has no numbered columns; use a name, or set "
                 "benchmark.text_columns, too"
             )
     given = f"benchmark.text_columns={list(benchmark.text_columns or ())}"
     if not layouts or not all(1 <= len(layout.texts) <= 2 for layout in layouts):
-        raise ConfigError(f"{given}: name the column of a text, or those of a pair of texts, [a,b]")
+        raise ConfigError(f"{given}: must be one column, or two for pairs of texts, [a,b]")
     if known and len(known[0].texts) != len(layouts[0].texts):
         raise ConfigError(
-            f"{given}: {benchmark.name} is a task of {_texts(len(known[0].texts))}, this names "
-            f"{len(layouts[0].texts)}; use benchmark=text_classification for another task"
+            f"{given}: {benchmark.name} has {len(known[0].texts)} text columns, not {len(layouts[0].texts)}; use "
+            "benchmark=text_classification for another task"
         )
     label = layouts[0].label
     if layouts[0].numbered and label is not None and not label.isdigit():
-        raise ConfigError(f"benchmark.label_column={label}: a number, as the text columns are")
+        raise ConfigError(f"benchmark.label_column={label}: must be a number, like the text columns")
     return layouts
-
-
-def _texts(count: int) -> str:
-    return "single texts" if count == 1 else "pairs of texts"
 
 
 def _aliases(benchmark: DictConfig) -> dict[str, str]:
     pairs = [str(alias).partition("=") for alias in benchmark.aliases]
     if wrong := [spelling for spelling, equals, _ in pairs if not equals]:
         raise ConfigError(
-            f"benchmark.aliases=[{wrong[0]}]: spelling=label, such as contradictory=contradiction"
+            f"benchmark.aliases=[{wrong[0]}]: must be spelling=label, such as contradictory=contradiction"
         )
     return {spelling.strip(): label.strip() for spelling, _, label in pairs}

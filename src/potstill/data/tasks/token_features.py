@@ -1,10 +1,8 @@
-"""Sentences of words as token ids, a label a word.
+"""Sentences of words as token ids, with one label per word.
 
-A word is judged by its first token, which carries its label; the other tokens of a word have none (Devlin et al. 2019,
-section 5.3). A sentence that is longer than a model reads is split between words into as few windows as it takes, about
-equally long, so that every word is seen, trained on and scored; or it is cut, where all models that a result is
-compared with are cut. Words that are not seen are predicted `O` and their tags still count, so that no score is better
-for them.
+The first token of a word has its label, the others have none (Devlin et al. 2019, section 5.3). A sentence that is too
+long is split between words into as few windows as possible, of similar lengths, or cut. Words that are cut off are
+predicted as `O`, and their tags still count.
 """
 
 from __future__ import annotations
@@ -23,24 +21,24 @@ from potstill.data.common.batching import IGNORED
 from potstill.data.common.tokenizers import Vocabulary, load_backend
 from potstill.errors import ConfigError
 
-BATCH = 1000  # sentences that are tokenised together
+BATCH = 1000  # sentences tokenized together
 SPLIT, CUT = "split", "cut"
-UNSEEN = -1  # in the place of a token, of a word that has none
+UNSEEN = -1  # index of the first token for a word without tokens
 
 
 @dataclass(frozen=True)
 class TokenFeatures:
-    """Token ids of all windows, end to end, and where the words are in them.
+    """Token ids of all windows, end to end, and the places of words in them.
 
     Attributes:
-        ids: `(tokens,)` int32, special tokens counted.
-        lengths: `(windows,)` int32, tokens of each.
-        sentences: `(windows,)` int32, the sentence that each is of; the windows of one follow each other.
-        firsts: `(words,)` int64, the index in `ids` of each word's first token; -1 of a word that no window has.
-        counts: `(sentences,)` int32, words of each.
-        cut: words that were cut off, of sentences that are too long.
-        shortened: words that are longer than a window by themselves; their first tokens are kept.
-        blank: words that the tokenizer makes no token of, such as a control character.
+        ids: `(tokens,)` int32, with special tokens.
+        lengths: `(windows,)` int32, tokens of each window.
+        sentences: `(windows,)` int32, number of the sentence; ascending.
+        firsts: `(words,)` int64, index in `ids` of each word's first token; -1 for a word without tokens.
+        counts: `(sentences,)` int32, words of each sentence.
+        cut: Number of words cut off from long sentences.
+        shortened: Number of words longer than a window, cut to its length.
+        blank: Number of words without tokens, such as control characters.
     """
 
     ids: NDArray[np.int32]
@@ -57,7 +55,7 @@ class TokenFeatures:
 
     @property
     def words(self) -> NDArray[np.int64]:
-        """`(tokens,)` the number of the word that a token is the first of, over all sentences; -1 of other tokens."""
+        """`(tokens,)` number of the word, over all sentences, for its first token; -1 for other tokens."""
         words = np.full(len(self.ids), UNSEEN, np.int64)
         (seen,) = np.nonzero(self.firsts != UNSEEN)
         words[self.firsts[seen]] = seen
@@ -72,31 +70,30 @@ def token_features(
     too_long: str = SPLIT,
     progress: Callable[[int], None] | None = None,
 ) -> TokenFeatures:
-    """The sentences as transformers' fast tokenizers have them (`is_split_into_words=True`), in windows.
+    """Tokenize sentences as transformers' fast tokenizers do (`is_split_into_words=True`), in windows.
 
-    Where a tokenizer tells words by the space before them (byte-level BPE, SentencePiece), every word has one, the
-    first of a sentence too (`add_prefix_space=True`, which transformers demands of these). A word that no token is made
-    of stands as the unknown token; where the tokenizer has none, it has no place (-1). Neither moves other words.
+    Byte-level BPE and SentencePiece get a space before every word (`add_prefix_space=True`). A word without tokens
+    becomes the unknown token, or -1 if the tokenizer has none.
 
     Args:
-        sentences: words.
-        vocabulary: of the tokenizer.
-        max_length: most tokens of a window, special ones counted.
-        too_long: what becomes of a longer sentence: `split`, or `cut` at the end.
-        progress: called with the number of sentences done.
+        sentences: Words of each sentence.
+        vocabulary: Vocabulary of the tokenizer.
+        max_length: Maximum number of tokens of a window, with special tokens.
+        too_long: `split` long sentences, or `cut` them at the end.
+        progress: Called with the number of sentences done.
 
     Raises:
-        ConfigError: `max_length` leaves no room for a word.
+        ConfigError: `max_length` is too small for a word.
     """
     if too_long not in (SPLIT, CUT):
-        raise ValueError(f"'{too_long}' is unknown; give {SPLIT} or {CUT}")
+        raise ValueError(f"too_long={too_long}: must be {SPLIT} or {CUT}")
     tokenizer = load_backend(vocabulary.path)
     before, after = _frame(tokenizer)
     room = max_length - len(before) - len(after)
     if room < 1:
         raise ConfigError(
-            f"data.max_length={max_length}: the tokenizer adds {len(before) + len(after)} tokens, none is left "
-            f"for words; use {max_length - room + 1} or more"
+            f"data.max_length={max_length}: the tokenizer adds {len(before) + len(after)} special tokens; "
+            f"use {max_length - room + 1} or more"
         )
     made = _Windows(before, after, room, vocabulary.pad_id, too_long)
     spaced = _needs_space(tokenizer)
@@ -112,14 +109,14 @@ def token_features(
 
 
 def token_labels(features: TokenFeatures, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Labels of tokens: `(tokens,)`, a word's number at its first token, -100 elsewhere.
+    """`(tokens,)` labels of tokens: the number of a word's label at its first token, -100 elsewhere.
 
     Args:
-        features: of the sentences.
-        numbers: `(words,)` of all sentences, as `tag_numbers` gives them.
+        features: Features of the sentences.
+        numbers: `(words,)` label numbers from `tag_numbers`.
 
     Raises:
-        ValueError: there is not one number a word.
+        ValueError: The number of labels differs from the number of words.
     """
     if numbers.shape != features.firsts.shape:
         raise ValueError(f"{len(numbers)} labels of {len(features.firsts)} words")
@@ -130,7 +127,7 @@ def token_labels(features: TokenFeatures, numbers: NDArray[np.int64]) -> NDArray
 
 
 class _Windows:
-    """Gathers windows of words, sentence after sentence."""
+    """Collects windows of words, sentence after sentence."""
 
     def __init__(self, before: list[int], after: list[int], room: int, pad_id: int, too_long: str):
         self.before, self.after, self.room, self.pad_id = before, after, room, pad_id
@@ -143,7 +140,7 @@ class _Windows:
         self.cut = self.shortened = self.blank = 0
 
     def add(self, words: list[list[int]]) -> None:
-        """Add a sentence, given by the tokens of its words."""
+        """Add a sentence, given as the tokens of its words."""
         self.shortened += sum(len(word) > self.room for word in words)
         words = [word[: self.room] for word in words]
         bounds = _bounds([len(word) for word in words], self.room)
@@ -162,7 +159,7 @@ class _Windows:
             self.firsts.append(len(self.ids) if word else UNSEEN)
             self.ids += word
         self.ids += self.after
-        if len(self.ids) == start:  # no token at all: a model needs one to read
+        if len(self.ids) == start:  # a model needs at least one token
             self.ids.append(self.pad_id)
         self.lengths.append(len(self.ids) - start)
         self.sentences.append(len(self.counts))
@@ -181,7 +178,7 @@ class _Windows:
 
 
 def _bounds(lengths: list[int], room: int) -> list[int]:
-    """Where windows start and end, in words: as few as `room` allows, the longest as short as can be."""
+    """Bounds of windows in words: as few windows as possible, with the longest as short as possible."""
     bounds = _filled(lengths, room)
     if len(bounds) <= 2:
         return bounds
@@ -192,7 +189,7 @@ def _bounds(lengths: list[int], room: int) -> list[int]:
 
 
 def _filled(lengths: list[int], room: int) -> list[int]:
-    """Where windows start and end that each take as many words as have room."""
+    """Bounds of windows that are filled greedily."""
     bounds, filled = [0], 0
     for word, length in enumerate(lengths):
         if filled + length > room:
@@ -203,21 +200,21 @@ def _filled(lengths: list[int], room: int) -> list[int]:
 
 
 def _pieces(batch: Sequence[Sequence[str]], tokenizer: Tokenizer, spaced: bool) -> list[list[list[int]]]:
-    """Tokens by sentence and word, without special ones."""
+    """Tokens by sentence and word, without special tokens."""
     written = [[f" {word}" for word in words] if spaced else list(words) for words in batch]
     found = []
     encoded = tokenizer.encode_batch(written, is_pretokenized=True, add_special_tokens=False)
     for words, encoding in zip(batch, encoded, strict=True):
         pieces: list[list[int]] = [[] for _ in words]
         for token, word in zip(encoding.ids, encoding.word_ids, strict=True):
-            if word is not None:  # special tokens, of which there are none here
+            if word is not None:
                 pieces[word].append(token)
         found.append(pieces)
     return found
 
 
 def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The tokens that a tokenizer itself puts before and after a text."""
+    """The special tokens before and after a text."""
     framed = tokenizer.encode("a")
     own = [not special for special in framed.special_tokens_mask]
     first = own.index(True) if any(own) else len(own)
@@ -226,7 +223,7 @@ def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def _needs_space(tokenizer: Tokenizer) -> bool:
-    """Whether a word must be given with a space before it to be tokenised as in running text."""
+    """Whether words need a space before them to be tokenized as in running text."""
     step = json.loads(tokenizer.to_str())["pre_tokenizer"]
     return any(
         part["type"] == "ByteLevel"

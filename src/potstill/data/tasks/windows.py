@@ -1,4 +1,4 @@
-"""Questions with their contexts as token ids: windows that slide over contexts longer than a model can read."""
+"""Questions with contexts as token ids, in windows that slide over long contexts."""
 
 from __future__ import annotations
 
@@ -13,30 +13,27 @@ from potstill.data.common.tokenizers import Vocabulary, load_backend
 from potstill.data.tasks.questions import Question
 from potstill.errors import DataError
 
-BATCH = 1000  # texts that are tokenised together
-NULL = 0  # place in a window that stands for "no answer here": its first token, [CLS] of a BERT
+BATCH = 1000  # texts tokenized together
+NULL = 0  # position for "no answer in this window": its first token, such as [CLS]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of questions in order, end to end. Those of a question follow each other along its context.
-
-    A window is framed as the tokenizer frames a pair: the question, then a piece of the context. Offsets are kept
-    once a context, because a context has several questions and its windows overlap.
+    """Windows of questions, end to end: the tokens of a question and of a piece of its context, as a pair.
 
     Attributes:
-        ids: `(tokens,)` int32, special tokens counted.
-        types: `(tokens,)` uint8, as the tokenizer has them: 0 and 1 for BERT, 0 alone for RoBERTa.
-        lengths: `(windows,)` int32, tokens of each.
-        question: `(windows,)` int32, the number of its question; never falls.
-        begin: `(windows,)` int32, place in the window of its first context token.
-        first: `(windows,)` int32, which token of the context that is.
-        pieces: `(windows,)` int32, how many tokens of the context it holds; 0 of a context without tokens.
-        context: `(questions,)` int32, the number of its context.
-        offsets: `(context tokens, 2)` int32, first character and one behind the last, of all contexts end to end;
-            white space at either end is left out.
-        starts: `(contexts + 1,)` int64, where the offsets of each context begin, and their number.
-        cut: `(questions,)` bool, questions that were longer than allowed and were cut.
+        ids: `(tokens,)` int32, with special tokens.
+        types: `(tokens,)` uint8 token types: 0 and 1 for BERT, 0 for RoBERTa.
+        lengths: `(windows,)` int32, tokens of each window.
+        question: `(windows,)` int32, number of the question; ascending.
+        begin: `(windows,)` int32, position of the first context token in the window.
+        first: `(windows,)` int32, index of this token in the context.
+        pieces: `(windows,)` int32, number of context tokens in the window.
+        context: `(questions,)` int32, number of the context.
+        offsets: `(context tokens, 2)` int32, start and end characters of the tokens of all contexts, without white
+            space.
+        starts: `(contexts + 1,)` int64, start of each context in `offsets`, and their number.
+        cut: `(questions,)` bool, whether a question was truncated.
     """
 
     ids: NDArray[np.int32]
@@ -55,7 +52,7 @@ class Windows:
         return len(self.lengths)
 
     def offsets_of(self, question: int) -> NDArray[np.int32]:
-        """`(context tokens, 2)` characters of the tokens of a question's context."""
+        """`(context tokens, 2)` offsets of the context of a question."""
         context = self.context[question]
         return self.offsets[self.starts[context] : self.starts[context + 1]]
 
@@ -71,30 +68,27 @@ def windows_of(
 ) -> Windows:
     """Questions and contexts in windows, as in BERT's own code (Devlin et al. 2019, `run_squad.py`).
 
-    Question and context are tokenised each by itself, so that the end of one cannot change the other; a question is
-    cut behind `max_question_length` tokens. A window begins `stride` tokens of the context behind the one before;
-    the last is the first that reaches the end.
+    Question and context are tokenized separately.
 
     Args:
-        questions: in the order of the windows.
-        vocabulary: of the tokenizer.
-        max_length: most tokens of a window, special ones counted.
-        stride: tokens from the beginning of a window's piece of context to that of the next. (transformers calls by
-            this name how much two windows share.)
-        max_question_length: most tokens of a question.
-        progress: called with the number of questions done.
+        questions: In the order of the windows.
+        vocabulary: Vocabulary of the tokenizer.
+        max_length: Maximum number of tokens of a window, with special tokens.
+        stride: Tokens of the context between the starts of two windows. (In transformers `stride` is the overlap.)
+        max_question_length: Maximum number of tokens of a question; longer ones are truncated.
+        progress: Called with the number of questions done.
 
     Raises:
-        DataError: windows of this length have no room, or would leave out tokens between them.
+        DataError: The stride is larger than a window's piece of context.
     """
     tokenizer = load_backend(vocabulary.path)
     frame = _frame(tokenizer)
     room = max_length - max_question_length - len(frame.ids)
     if not 0 < stride < room:
         raise DataError(
-            f"benchmark.stride={stride}: a window has room for {room} tokens of context (data.max_length={max_length} "
-            f"without {max_question_length} of the question and {len(frame.ids)} special ones); give a stride from 1 "
-            f"to {room - 1}, or longer windows"
+            f"benchmark.stride={stride}: must be 1 to {room - 1}, less than the {room} context tokens of a window "
+            f"(data.max_length={max_length} without {max_question_length} tokens of the question and {len(frame.ids)} "
+            "special tokens)"
         )
     numbers: dict[str, int] = {}
     context_of = [numbers.setdefault(question.context, len(numbers)) for question in questions]
@@ -121,17 +115,16 @@ def windows_of(
 
 
 def targets_of(windows: Windows, questions: Sequence[Question]) -> NDArray[np.int32]:
-    """Where the first answer of each question begins and ends in each window: what training predicts.
+    """Training targets: the first and last token of the first answer of each question, in each window.
 
-    A window that does not hold all of the answer has `NULL` for both, as have windows of questions without answer. So
-    has an answer that no token is of (of characters that the tokenizer drops).
+    Both are `NULL` for a window that does not contain the whole answer.
 
     Args:
-        windows: of the questions.
-        questions: as read for training, so that answers have their places.
+        windows: Windows of the questions.
+        questions: Questions as read for training, so that answers have places.
 
     Returns:
-        `(windows, 2)` int32, places in the window of the first and the last token.
+        `(windows, 2)` int32 positions in the window.
     """
     spans = np.array([_span(windows, n, own) for n, own in enumerate(questions)], np.int32).reshape(-1, 2)
     own = spans[windows.question] - windows.first[:, None]
@@ -140,7 +133,7 @@ def targets_of(windows: Windows, questions: Sequence[Question]) -> NDArray[np.in
 
 
 def _span(windows: Windows, number: int, question: Question) -> tuple[int, int]:
-    """First and last context token that have a character of the first answer with a place; -1 where none has."""
+    """First and last context token of the first answer with a place; -1 without any."""
     answer = next((own for own in question.answers if own.start is not None), None)
     if answer is None or answer.start is None:
         return -1, -1
@@ -152,13 +145,13 @@ def _span(windows: Windows, number: int, question: Question) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a tokenizer puts around a pair, and the types it gives.
+    """Special tokens of a pair of texts, and token types.
 
     Attributes:
-        ids: special tokens before the first text, between both and behind the second, in one array.
-        types: theirs.
-        ends: how many of them stand before the first text, and how many before the second.
-        text_types: of both texts.
+        ids: Special tokens before, between and after the texts.
+        types: Their types.
+        ends: Number of special tokens before the first text, and before the second.
+        text_types: Types of both texts.
     """
 
     ids: NDArray[np.int32]
@@ -194,7 +187,7 @@ def _frame(tokenizer: Tokenizer) -> _Frame:
 
 
 class _Builder:
-    """Cuts contexts into windows and gathers them."""
+    """Cuts contexts into windows and collects them."""
 
     def __init__(self, frame: _Frame, max_length: int, stride: int):
         self.frame, self.max_length, self.stride = frame, max_length, stride
@@ -206,7 +199,7 @@ class _Builder:
         room = self.max_length - len(question) - len(self.frame.ids)
         begin = len(question) + self.frame.ends[1]
         first, reached = 0, -1
-        while reached < len(context):  # a context without tokens has one window, too
+        while reached < len(context):  # also once for a context without tokens
             piece = context[first : first + room]
             ids, types = self.frame.around(question, piece)
             self.ids.append(ids)
@@ -226,7 +219,7 @@ def _encoded(tokenizer: Tokenizer, texts: list[str]) -> Iterator[Encoding]:
 
 
 def _trimmed(offsets: Sequence[tuple[int, int]], text: str) -> NDArray[np.int32]:
-    """Offsets without white space: byte-level tokens may count the space before a word as theirs."""
+    """Offsets without white space, which byte-level tokens may include."""
     trimmed = np.array(offsets, np.int32).reshape(-1, 2)
     for number, (start, end) in enumerate(offsets):
         piece = text[start:end]
