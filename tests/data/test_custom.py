@@ -125,11 +125,11 @@ WHOLE = DataLoader(Noisy(), batch_size=4)
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (WHOLE, "gives a DataLoader; a LightningDataModule, or a function"),
+        (WHOLE, "returns a DataLoader"),
         ((WHOLE, [WHOLE]), "validation loader is a list"),
-        ((DataLoader(Endless()), None), "training loader has no batches, or no length"),
-        ((DataLoader([]), None), "training loader has no batches, or no length"),
-        ((None, WHOLE), "training loader has no batches, or no length"),
+        ((DataLoader(Endless()), None), "training loader"),
+        ((DataLoader([]), None), "training loader"),
+        ((None, WHOLE), "training loader"),
     ],
 )
 def test_what_is_no_data(made, said):

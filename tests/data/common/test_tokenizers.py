@@ -109,7 +109,7 @@ def test_a_tokenizer_json_alone_names_its_special_tokens_by_their_spelling(tmp_p
 )
 def test_bad_folders(tmp_path, make, message):
     make(tmp_path / "t")
-    with pytest.raises(DataError, match=rf"data\.tokenizer: .*{message}.*give") as caught:
+    with pytest.raises(DataError, match=rf"data\.tokenizer: .*{message}") as caught:
         describe(tmp_path / "t")
     assert "\n" not in str(caught.value)
 

@@ -185,7 +185,7 @@ def test_saved_data_sets_that_cannot_be_used(saved, tmp_path):
     assert "data.train.0.split" in fault(replace(source, split="dev"))
     assert "train, test" in fault(replace(source, split="dev"))
     assert "data.train.0.column=body" in fault(replace(source, column="body"))
-    assert "is not text; give one of: text" in fault(replace(source, column="number"))
+    assert "data.train.0.column=number" in fault(replace(source, column="number"))
     assert "save_to_disk" in fault(replace(source, folder=str(tmp_path)))
     assert "save_to_disk" in fault(replace(source, folder=str(tmp_path / "missing")))
 

@@ -59,7 +59,7 @@ def test_every_token_of_every_step_has_a_number(settings, count):
     assert [(item["epoch"], item["step"]) for item in units.items()] == [
         divmod(number, an_epoch) for number in range(count)
     ]
-    with pytest.raises(IndexError, match="of 1 steps" if count == 1 else f"of {count} steps"):
+    with pytest.raises(IndexError, match=f" {count} steps"):
         units.starts(np.arange(2), LENGTHS[:2], divmod(count, an_epoch))
 
 

@@ -254,7 +254,7 @@ def test_a_data_set_without_tags():
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (dataset("numbers", CODES), "row 1: benchmark.labels"),
+        (dataset("numbers", CODES), "benchmark.labels="),
         (dataset("classes", [[1, 0, -1], [], [3, 4]]), "row 1: unknown tag -1"),
         (dataset("classes", [[1, 0], [], [3, 4]]), "row 1: 3 words and 2 tags"),
         (dataset("classes", [[1, 0, 2], [], None]), "row 3: 2 words and no list of tags"),
