@@ -1,1 +1,5 @@
-"""Interchange interventions: which slices are one variable, which positions swap, and the counterfactual run."""
+"""Interchange interventions: mappings of variables, swapped positions and the counterfactual run."""
+
+from potstill.runtime.lazy import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -27,6 +27,13 @@ class Swap:
         source: `(swaps,)` indices into the flattened positions of the source, which is the base's own micro-batch
             where sources are in the batch.
         draw: a random number of the step; a step's mapping is `mappings[draw % len(mappings)]`.
+
+    Example:
+        >>> import torch
+        >>> from potstill.interchange import Swap
+        >>> swap = Swap(base=torch.tensor([1]), source=torch.tensor([6]))  # of sequences of length 5
+        >>> swap.reverse().base
+        tensor([6])
     """
 
     base: Tensor
@@ -64,6 +71,18 @@ def run(backbone: Backbone, flow: Flow, keep: Collection[int] = (), *, whole: bo
         flow: embedded sequences.
         keep: blocks whose output is kept; -1, the embeddings, always is.
         whole: to the end; otherwise up to the last block that is kept.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> from potstill.interchange import Swap, counterfactual, read_mappings, run
+        >>> from potstill.models import backbone_of
+        >>> config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+        ...                     intermediate_size=16)
+        >>> backbone = backbone_of(BertForMaskedLM(config).eval())
+        >>> base = run(backbone, backbone.embed(torch.tensor([[1, 2, 3]])), keep=[1])
+        >>> base.state(1).shape, base.last_BLD.shape
+        (torch.Size([1, 3, 16]), torch.Size([1, 3, 16]))
     """
     keep = {block for block in keep if block >= 0}
     stop = backbone.depth if whole else max(keep, default=-1) + 1
@@ -107,6 +126,24 @@ def counterfactual(
 
     Returns:
         `(batch, length, width)`, after the final norm.
+
+    Example:
+        After block 1 of four, the first sequence gets the second one's state at position 2, and the reverse.
+
+        >>> import torch
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> from potstill.interchange import Swap, counterfactual, read_mappings, run
+        >>> from potstill.models import backbone_of
+        >>> config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+        ...                     intermediate_size=16)
+        >>> backbone = backbone_of(BertForMaskedLM(config).eval())
+        >>> (mapping,) = read_mappings("single_middle", backbone, backbone)
+        >>> ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+        >>> base = run(backbone, backbone.embed(ids), keep=[site.block for site in mapping.teacher])
+        >>> swap = Swap(base=torch.tensor([2, 5]), source=torch.tensor([5, 2]))
+        >>> states = counterfactual(backbone, base, base, mapping.teacher, swap)
+        >>> states.shape, torch.equal(states, base.last_BLD)
+        (torch.Size([2, 3, 16]), False)
     """
     hidden_BLD, start = base.state(sites[0].block), sites[0].block + 1
     for site in sites:

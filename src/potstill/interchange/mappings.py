@@ -84,6 +84,12 @@ class InterchangeMapping:
     Attributes:
         teacher: of the teacher.
         student: of the student.
+
+    Example:
+        >>> from potstill.interchange import InterchangeMapping
+        >>> from potstill.interchange.mappings import Site
+        >>> InterchangeMapping((Site(6, ((0, 768),)),), (Site(3, ((0, 768),)),)).name
+        '6-3'
     """
 
     teacher: tuple[Site, ...]
@@ -115,6 +121,17 @@ def read_mappings(
     Raises:
         ConfigError: no such layout or file, a variable that cannot be read, is not in its model, or has another size
             than its counterpart; an empty mapping.
+
+    Example:
+        >>> from potstill.interchange import read_mappings
+        >>> from potstill.models.specs import spec_from_settings
+        >>> sizes = {"model_type": "bert", "vocab_size": 100, "hidden_size": 768, "num_attention_heads": 12}
+        >>> teacher, student = (spec_from_settings({**sizes, "num_hidden_layers": n}, "BERT") for n in (12, 6))
+        >>> [mapping.name for mapping in read_mappings("middle_late", teacher, student)]
+        ['9-3', '10-4']
+        >>> variables = [{"teacher": ["$L:6$H:[0:6]$[0:64]"], "student": ["$L:3$H:[0:6]$[0:64]"]}]
+        >>> read_mappings(variables, teacher, student)[0].teacher[0].columns
+        ((0, 384),)
     """
     if isinstance(value, str) and value in LAYOUTS:
         return _layout(value, teacher, student, key)

@@ -1,1 +1,5 @@
-"""Pure functions on tensors; they know nothing of models, data or configuration."""
+"""Loss functions on tensors, without models, data or configuration."""
+
+from potstill.runtime.lazy import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -24,6 +24,14 @@ def cosine_distance(
         denominator: of the sum over rows; None: the number of rows. No rows give 0 with a zero gradient.
 
     Source: Sanh et al. 2019 (arXiv:1910.01108), section 2, L_cos.
+
+    Example:
+        >>> import torch
+        >>> from potstill.losses import cosine_distance
+        >>> states = torch.randn(4, 8)
+        >>> distances = [cosine_distance(states, scale * states) for scale in (3, -1)]
+        >>> [round(float(distance), 3) + 0.0 for distance in distances]
+        [0.0, 2.0]
     """
     similarity_N = functional.cosine_similarity(
         at_least_float32(student_ND), at_least_float32(teacher_ND), dim=-1
@@ -51,6 +59,14 @@ def hidden_mse(
 
     Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3; Jiao et al. 2020 (TinyBERT,
     arXiv:1909.10351), equation 8.
+
+    Example:
+        >>> import torch
+        >>> from potstill.losses import hidden_mse
+        >>> student, teacher = torch.zeros(1, 3, 8), torch.ones(1, 3, 8)
+        >>> teacher[0, 2] = 5.0  # padding
+        >>> hidden_mse(student, teacher, torch.tensor([[1, 1, 0]]))
+        tensor(1.)
     """
     require_same_shape(student_BLD, teacher_BLD)
     kept_BL = kept_positions(student_BLD, mask_BL)

@@ -60,6 +60,15 @@ def kl_divergence(
 
     Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Sanh et al. 2019 (arXiv:1910.01108), section 2,
     L_ce.
+
+    Example:
+        >>> import torch
+        >>> from potstill.losses import kl_divergence
+        >>> student = torch.zeros(2, 4, requires_grad=True)
+        >>> teacher = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 9.0]])
+        >>> kl_divergence(student, teacher, temperature=2.0).backward()
+        >>> student.grad.sum(dim=1).abs().max() < 1e-6, student.grad[0].any()
+        (tensor(True), tensor(False))
     """
     student_log_NV = _log_softened(student_logits_NV, temperature)
     teacher_log_NV = _log_softened(teacher_logits_NV, temperature)

@@ -74,6 +74,20 @@ def vocabulary_losses(
 
     Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Sanh et al. 2019 (arXiv:1910.01108), section 2. For
     the gradient in the forward pass: Hsu et al. 2024 (Liger Kernel, arXiv:2410.10989).
+
+    Example:
+        >>> import torch
+        >>> from potstill.losses import vocabulary_losses
+        >>> hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(50, 8)
+        >>> labels = torch.tensor([3, -100, -100, 7, -100, 1])
+        >>> losses = vocabulary_losses(
+        ...     hidden, weight, None, labels_N=labels, teacher_NE=torch.randn(6, 16),
+        ...     teacher_weight_VE=torch.randn(50, 16), temperature=2.0,
+        ...     weights={"ce": 0.5, "nll": 0.5}, denominators={"ce": 6, "nll": 3},
+        ... )
+        >>> losses.total.backward()
+        >>> sorted(losses.sums), hidden.grad.shape
+        (['ce', 'nll'], torch.Size([6, 8]))
     """
     teacher = None
     if (

@@ -1,1 +1,5 @@
-"""One view of every architecture, and where teachers and students come from."""
+"""One view of every architecture; loading models, and students from teachers."""
+
+from potstill.runtime.lazy import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

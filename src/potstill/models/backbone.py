@@ -26,6 +26,21 @@ class Backbone:
     """A model as embeddings, blocks, norm and head; holds references only, so nothing is registered twice.
 
     Submodules are looked up at every call: wrapping or replacing one (sharding, adapters) needs no new backbone.
+
+    Example:
+        A run over the first two blocks, resumed from there, is the same as a whole run.
+
+        >>> import torch
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> from potstill.models import backbone_of
+        >>> config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+        ...                     intermediate_size=16)
+        >>> backbone = backbone_of(BertForMaskedLM(config).eval())
+        >>> flow = backbone.embed(torch.tensor([[1, 2, 3]]))
+        >>> middle, _ = backbone.blocks(flow, stop=2)
+        >>> resumed, _ = backbone.blocks(flow.resume(middle), start=2)
+        >>> torch.equal(resumed, backbone.blocks(flow)[0])
+        True
     """
 
     def __init__(self, model: PreTrainedModel, view: View, spec: ModelSpec) -> None:
@@ -228,13 +243,29 @@ def task_head(model: PreTrainedModel) -> Head | None:
 
 
 def backbone_of(model: PreTrainedModel) -> Backbone:
-    """Look at a transformers model as a backbone.
+    """The backbone view of a transformers model: embeddings, blocks, norm and head.
 
     Args:
-        model: a model of a known architecture; head and decoder need it to be a language model.
+        model: A model of a supported architecture. `head` and `decoder` need a language model, `classify` a task model.
 
     Raises:
-        ModelError: the architecture has no view, or the configuration is one it cannot show.
+        ModelError: The architecture, or this configuration of it, has no view.
+
+    Example:
+        Logits from the parts of a model are those of the model.
+
+        >>> import torch
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> from potstill.models import backbone_of
+        >>> config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+        ...                     intermediate_size=16)
+        >>> model = BertForMaskedLM(config).eval()
+        >>> backbone, ids = backbone_of(model), torch.tensor([[1, 2, 3]])
+        >>> hidden, kept = backbone.blocks(backbone.embed(ids), keep=[1])
+        >>> weight, bias = backbone.decoder
+        >>> logits = torch.nn.functional.linear(backbone.head(backbone.finish(hidden)), weight, bias)
+        >>> torch.allclose(logits, model(ids).logits, atol=1e-5), kept[1].shape
+        (True, torch.Size([1, 3, 16]))
     """
     view = view_of(model)
     return Backbone(model, view, spec_from_settings(model.config.to_dict(), type(model).__name__))

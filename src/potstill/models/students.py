@@ -96,6 +96,15 @@ def student_from_layers(
         ConfigError: the layers are not the teacher's, `vocab_transform` is false where there is no
             transform, or the student has no such attention.
         ModelError: there is no conversion between the two architectures.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> from potstill.models import student_from_layers
+        >>> config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+        ...                     intermediate_size=16)
+        >>> student = student_from_layers(BertForMaskedLM(config), [0, 2], architecture="distilbert")
+        >>> type(student).__name__, student.config.n_layers, student.training
+        ('DistilBertForMaskedLM', 2, True)
     """
     source, target = teacher.config.model_type, architecture or teacher.config.model_type
     chosen = check_layers(layers, teacher.config.num_hidden_layers, key)
@@ -164,6 +173,13 @@ def student_from_config(
     Raises:
         ConfigError: an unknown architecture or argument, a value that transformers refuses, or an attention that
             the student does not have.
+
+    Example:
+        >>> from potstill.models import student_from_config
+        >>> settings = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2}
+        >>> student = student_from_config(settings, vocab_size=50, pad_token_id=0)
+        >>> type(student).__name__, student.config.vocab_size
+        ('GPT2LMHeadModel', 50)
     """
     model_type = settings.get("model_type")
     if model_type not in ARCHITECTURES:

@@ -94,6 +94,22 @@ class Matches(MatchTerms):
 
     Raises:
         ConfigError: a submodule that is not there, or two of unequal width without a projection.
+
+    Example:
+        A student of width 8 whose block 1 is compared with block 4 of a teacher of width 16.
+
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> from potstill.models import backbone_of
+        >>> from potstill.objectives import Match, Matches
+        >>> teacher, student = (
+        ...     backbone_of(BertForMaskedLM(BertConfig(vocab_size=50, hidden_size=width, num_hidden_layers=depth,
+        ...                                            num_attention_heads=2, intermediate_size=16)))
+        ...     for width, depth in ((16, 4), (8, 2))
+        ... )
+        >>> match = Match("last", "hidden", "hidden_mse", teacher=(4,), student=(1,), projection="linear")
+        >>> matches = Matches([match], [teacher], student, seed=0)
+        >>> matches.projections["last"].weight.shape, matches.wanted(None, matches.terms).layers
+        (torch.Size([16, 8]), frozenset({1}))
     """
 
     def __init__(

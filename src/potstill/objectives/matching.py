@@ -81,6 +81,12 @@ class Match:
         end: the weight that linear and cosine go to.
         steps: optimizer steps until then.
         schedule_args: arguments of a torch schedule.
+
+    Example:
+        >>> from potstill.objectives import Match
+        >>> match = Match("last", feature="hidden", loss="hidden_mse", teacher=(12,), student=(3,))
+        >>> match.term, match.over
+        ('match_last', 'positions')
     """
 
     name: str
@@ -134,6 +140,16 @@ def read_matches(
 
     Raises:
         ConfigError: something unknown, a layer that is not there, or features that cannot be compared.
+
+    Example:
+        >>> from potstill.objectives import read_matches
+        >>> from potstill.models.specs import spec_from_settings
+        >>> sizes = {"model_type": "bert", "vocab_size": 100, "hidden_size": 768, "num_attention_heads": 12}
+        >>> teacher, student = (spec_from_settings({**sizes, "num_hidden_layers": n}, "BERT") for n in (12, 3))
+        >>> [match.teacher for match in read_matches("L3_hidden_mse", [teacher], student)]
+        [(0,), (4,), (8,), (12,)]
+        >>> read_matches({"teacher": 12, "student": 3, "loss": "cos"}, [teacher], student)[0].term
+        'match_0'
     """
     entries = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
     written: list[Mapping[str, Any]] = []

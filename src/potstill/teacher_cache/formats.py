@@ -67,6 +67,14 @@ class TopForm:
         vocabulary_size: Columns of the logits.
         temperatures: T for which the mass of the other tokens is stored.
         precision: Type of the log-probabilities, "float16" or "float32".
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from potstill.teacher_cache import TopForm
+        >>> form = TopForm(k=4, vocabulary_size=100, temperatures=(1.0, 2.0))
+        >>> rows = form.decode(form.encode(torch.randn(3, 100), np.arange(3)), temperature=2.0)
+        >>> rows.ids.shape, rows.log_tail.shape
+        (torch.Size([3, 4]), torch.Size([3]))
     """
 
     k: int

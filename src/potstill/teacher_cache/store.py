@@ -49,7 +49,18 @@ class OutputWriter(ShardWriter):
 
 
 class OutputStore(Store):
-    """A teacher's outputs, memory-mapped; `index["identity"]` describes their origin."""
+    """A teacher's outputs, memory-mapped; `index["identity"]` describes their origin.
+
+    Example:
+        >>> import numpy as np, pathlib, tempfile, torch
+        >>> from potstill.teacher_cache import OutputStore, TopForm, build_outputs
+        >>> folder, form = pathlib.Path(tempfile.mkdtemp()) / "store", TopForm(k=4, vocabulary_size=100)
+        >>> outputs = form.encode(torch.randn(10, 100), np.arange(10))
+        >>> _ = build_outputs(folder, {"seed": 0}, form.fields, 10, lambda writer: writer.add(outputs))
+        >>> OutputStore.open(folder).check_identity({"seed": 1})
+        Traceback (most recent call last):
+        potstill.errors.DataError: ...
+    """
 
     kind = "store of teacher outputs"
 
@@ -81,6 +92,15 @@ def build_outputs(
 
     Raises:
         DataError: An existing store cannot be used, or the folder cannot be written.
+
+    Example:
+        >>> import numpy as np, pathlib, tempfile, torch
+        >>> from potstill.teacher_cache import TopForm, build_outputs
+        >>> folder, form = pathlib.Path(tempfile.mkdtemp()) / "store", TopForm(k=4, vocabulary_size=100)
+        >>> outputs = form.encode(torch.randn(10, 100), np.arange(10))
+        >>> store = build_outputs(folder, {"seed": 0}, form.fields, 10, lambda writer: writer.add(outputs))
+        >>> form.decode(store.gather(np.array([7, 2])), temperature=1.0).ids.shape
+        torch.Size([2, 4])
     """
 
     def build(temporary: Path) -> None:

@@ -1,0 +1,6 @@
+from potstill.losses.distillation import FusedLinearDistillationLoss as FusedLinearDistillationLoss
+from potstill.losses.distillation import fused_linear_distillation_loss as fused_linear_distillation_loss
+from potstill.losses.hidden import cosine_distance as cosine_distance
+from potstill.losses.hidden import hidden_mse as hidden_mse
+from potstill.losses.soft_targets import kl_divergence as kl_divergence
+from potstill.losses.vocabulary import vocabulary_losses as vocabulary_losses
