@@ -150,7 +150,7 @@ WHOLE = "$L:0$H:[0:12]$[0:64]"
         ([{"teacher": [], "student": [WHOLE]}], "names no variable of the teacher"),
         ([{"teacher": [WHOLE]}], "names no variable of the student"),
         (["$L:0"], "names no variable of the teacher"),
-        ([{"teacher": "$L:0$H:0", "student": WHOLE}], "is no variable; write $L:6$H:[0:12]$[0:64]"),
+        ([{"teacher": "$L:0$H:0", "student": WHOLE}], "is not a variable; write $L:6$H:[0:12]$[0:64]"),
         ([{"teacher": {"heads": 1}, "student": WHOLE}], "is no variable"),
         ([{"teacher": "$L:[3:3]$H:0$[0:1]", "student": WHOLE}], "is an empty range"),
         ([{"teacher": {"layers": [1, 2, 3]}, "student": WHOLE}], "is an empty range"),
@@ -186,7 +186,7 @@ def test_a_file_that_is_none(tmp_path):
     for content in ("not json", '{"mappings": []}'):
         (tmp_path / "wrong.nm").write_text(content)
         with pytest.raises(
-            ConfigError, match=r"no mapping file .*; expected JSON with interchange_variable_mappings"
+            ConfigError, match=r"not a mapping file .*; expected JSON with interchange_variable_mappings"
         ):
             read_mappings(str(tmp_path / "wrong.nm"), BASE, BASE)
 

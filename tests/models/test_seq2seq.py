@@ -159,5 +159,5 @@ def test_a_student_from_scratch_has_the_attention_that_it_is_given():
     made = {"vocab_size": 20, "pad_token_id": 0, "eos_token_id": 1}
     model = seq2seq_from_config(shape, **made, attention="eager")
     assert model.config._attn_implementation == "eager"
-    with pytest.raises(ConfigError, match=r"student.attention=nothing: a t5 cannot have it here"):
+    with pytest.raises(ConfigError, match=r"student.attention=nothing: a t5 does not support it here"):
         seq2seq_from_config(shape, **made, attention="nothing")

@@ -199,9 +199,9 @@ def test_default_layers_refuses_a_count(count):
         ([-1], "-1 is out of range"),
         ([0, 2, 2], r"must be increasing, e.g. \[0, 2\]"),
         ([4, 2], "must be increasing"),
-        ([0, 1.5], "1.5 is no integer"),
-        ([True], "True is no integer"),
-        (["1"], "'1' is no integer"),
+        ([0, 1.5], "1.5 is not an integer"),
+        ([True], "True is not an integer"),
+        (["1"], "'1' is not an integer"),
     ],
 )
 def test_faulty_layers(layers, expected):

@@ -70,7 +70,7 @@ def test_names_terms_and_layers_that_stand_for_all():
     ("entry", "student", "said"),
     [
         ("L5", STUDENT, "objective.matches=L5: one of L3, L3_hidden_mse"),
-        (7, STUDENT, r"objective.matches\[0\]=7: no match; write"),
+        (7, STUDENT, r"objective.matches\[0\]=7: not a match; write"),
         ({"layer": 1}, STUDENT, r"objective.matches\[0\].layer=1: no such key; one of name, teacher"),
         ({"teacher": 13, "student": 3, "loss": "hidden_mse"}, STUDENT, "=13: the teacher has the layers 0 to 12"),
         ({"teacher": 12, "student": 4, "loss": "cos"}, STUDENT, "student=4: the student has the layers 0 to 3"),

@@ -1,4 +1,4 @@
-"""The counterfactual run: a base run that goes on from swapped states.
+"""The counterfactual run: a base run that continues from swapped states.
 
 A swap at block k leaves the blocks 0 to k untouched, so the counterfactual run resumes from the base run's own state
 after block k instead of starting again; in evaluation mode the result is that of a full second run.
@@ -50,7 +50,7 @@ class Run(NamedTuple):
 
     Attributes:
         flow: the embedded sequences, with masks.
-        kept: residual stream after each block that was asked for, `(batch, length, width)`.
+        kept: residual stream after each requested block, `(batch, length, width)`.
         last_BLD: after the final norm, `(batch, length, width)`; None where the run stopped early.
     """
 
@@ -91,7 +91,7 @@ def run(backbone: Backbone, flow: Flow, keep: Collection[int] = (), *, whole: bo
 
 
 def blocks_read(sites: Iterable[Site], read_site: str) -> set[int]:
-    """The blocks whose output the source must keep; -1 stands for its embeddings."""
+    """The blocks whose output the source must keep; -1 means its embeddings."""
     return {read_block(site, read_site) for site in sites}
 
 

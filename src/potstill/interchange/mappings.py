@@ -2,7 +2,7 @@
 
 A variable is written `$L:6$H:[0:12]$[0:64]`: block 6, heads 0 to 11, dimensions 0 to 63 of each head's slice of the
 residual stream. Ranges are half open; a lone number is a range of one. Source: Wu et al. 2022 (arXiv:2112.02505),
-section 3, and the published variable names. Nothing here imports torch, so a faulty mapping is refused at once.
+section 3, and the published variable names. Nothing here imports torch, so an invalid mapping is rejected immediately.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VARIABLE = re.compile(rf"\$L:({_RANGE})\$H:({_RANGE})\$({_RANGE})")
 
 
 class Sizes(Protocol):
-    """What a mapping needs to know of a model; `ModelSpec` and `Backbone` both do."""
+    """The sizes of a model that a mapping needs; `ModelSpec` and `Backbone` both do."""
 
     @property
     def depth(self) -> int:
@@ -46,7 +46,7 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True)
 class Variable:
-    """A slice of the residual stream after some blocks, as written; None stands for all.
+    """A slice of the residual stream after some blocks, as written; None means all.
 
     Attributes:
         layers: half-open range of blocks.
@@ -163,12 +163,12 @@ def parse_variable(value: Any, label: str = KEY) -> Variable:
     if isinstance(value, str):
         match = _VARIABLE.fullmatch(value.replace(" ", ""))
         if not match:
-            raise ConfigError(f"{label}: {value!r} is no variable; write {EXAMPLE}, ranges half open")
+            raise ConfigError(f"{label}: {value!r} is not a variable; write {EXAMPLE}, ranges half open")
         layers, heads, dims = (_range(part, value, label) for part in match.groups())
         return Variable(layers, heads, dims)
     if not isinstance(value, Mapping) or "layers" not in value or set(value) - {"layers", "heads", "dims"}:
         raise ConfigError(
-            f"{label}: {value!r} is no variable; write {EXAMPLE} or {{layers: 6, heads: [0, 12]}}"
+            f"{label}: {value!r} is not a variable; write {EXAMPLE} or {{layers: 6, heads: [0, 12]}}"
         )
     ranges = {
         name: None if value.get(name) is None else _range(value[name], value, label)
@@ -202,7 +202,7 @@ def _read_file(value: str, label: str) -> Any:
         return content["interchange_variable_mappings"] if isinstance(content, dict) else content
     except (OSError, ValueError, KeyError) as fault:
         raise ConfigError(
-            f"{label}: no mapping file ({fault}); expected JSON with interchange_variable_mappings, a list of "
+            f"{label}: not a mapping file ({fault}); expected JSON with interchange_variable_mappings, a list of "
             "{teacher_variable_names: [...], student_variable_names: [...]}"
         ) from fault
 

@@ -1,4 +1,4 @@
-"""Which sequence gives its states to which, and at which positions: functions of lengths and a random generator.
+"""Pairs of base and source, and swapped positions: functions of lengths and a random generator.
 
 In every example the i-th swapped position of the base takes the value at the i-th swapped position of its source.
 Source: Wu et al. 2022 (arXiv:2112.02505), section 3.2, and the published code (`prepare_interchange_mask`).
@@ -93,7 +93,7 @@ def draw_swaps(
         rng: consumed by an amount that depends on the lengths alone.
         source_lengths: `(sources,)`; None: sources are among the bases.
         masked: columns of the masked positions of each base, ascending; needed for `positions="masked"`.
-        source_masked: likewise of the sources; None: sources are among the bases.
+        source_masked: the same for the sources; None: sources are among the bases.
     """
     sources = lengths if source_lengths is None else source_lengths
     rows = np.flatnonzero(partner != NOBODY)
@@ -165,7 +165,7 @@ def cut_swaps(
         swaps: of a whole step.
         rows: `(batch,)` the step's rows in a micro-batch.
         width: of the padded micro-batch.
-        source_rows: likewise of the sources; None: sources are among `rows`.
+        source_rows: the same for the sources; None: sources are among `rows`.
         source_width: of the padded sources.
 
     Returns:

@@ -17,7 +17,8 @@ def universal_logit_distance(
 
     With every token as far from every other, the distance of two distributions whose tokens are unknown to each other
     is the sum of absolute differences of their probabilities in descending order, the smaller vocabulary filled up with
-    zeros. It is 0 where both are equally sure, whatever they predict, so it stands beside a hard-label loss. No T^2.
+    zeros. It is 0 where both are equally certain, whatever they predict, so it is combined with a hard-label
+    loss. No T^2.
 
     Args:
         student_logits_NV: (rows, student vocab) at positions of the text that both models read to

@@ -2,7 +2,7 @@
 
 The rows are taken in chunks. A chunk's logits are computed, turned into their own gradient in place and multiplied
 into the gradients of hidden states, weight and bias; then its memory serves the next chunk. So the gradients exist
-when the forward pass ends; the backward pass scales them. What the losses are is said by a function of a block of
+when the forward pass ends; the backward pass scales them. The losses are given by a function of a block of
 logits (`BlockLosses`).
 
 Two sizes matter. A *chunk* (tens of MB) is as tall as matrix products need to be efficient. Within it, *blocks* of
@@ -29,7 +29,7 @@ Coefficients = Mapping[str, Tensor | float]
 
 
 class VocabularyLosses(NamedTuple):
-    """What a fused loss returns.
+    """Result of a fused loss.
 
     Attributes:
         total: scalar with gradient, the sum over terms of weight * sum / denominator.
@@ -77,7 +77,7 @@ class BlockLosses(Protocol):
 
 
 class _Gradients(NamedTuple):
-    """Of the total, by the parts of a head; None where no gradient is needed."""
+    """Gradients of the total by the parts of a head; None where no gradient is needed."""
 
     hidden: Tensor | None
     weight: Tensor | None
@@ -86,7 +86,7 @@ class _Gradients(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What stays the same from chunk to chunk.
+    """Settings shared by all chunks.
 
     Attributes:
         block_losses: the losses of a block.

@@ -140,7 +140,7 @@ def fsp(
 
     Args:
         student: states of two layers, (batch, length, width) each; the widths may differ between the two.
-        teacher: likewise, the same shapes.
+        teacher: the same shapes.
         mask_BL: (batch, length).
         denominator: of the sum over sequences; None: their number.
 
@@ -173,7 +173,7 @@ def nst(
 
     Args:
         student: states of two layers, (batch, length, width) each.
-        teacher: likewise, (batch, length, teacher width).
+        teacher: two of (batch, length, teacher width).
         mask_BL: (batch, length).
         denominator: of the sum over pairs; None: their number, the sum of squared lengths.
 

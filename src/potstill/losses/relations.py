@@ -43,7 +43,7 @@ def relation_kl(
         mask_BL: (batch, length), nonzero where a token is; None counts all.
         heads: number of relation heads; divides both widths.
         student_keys_BLD: what the student's vectors are related to; None: themselves.
-        teacher_keys_BLE: likewise.
+        teacher_keys_BLE: keys of the teacher, or None.
         denominator: of the sum over positions; None: the number of kept ones.
 
     Raises:

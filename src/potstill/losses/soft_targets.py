@@ -5,7 +5,7 @@ Each function sums over rows and divides by `denominator`. None divides by the n
 batch in which no row counts gives 0 with a zero gradient, whatever the denominator.
 
 Rows may have any number of dimensions before the vocabulary's, (batch, length, labels) too; each is one row. A
-temperature is a number or a tensor of a temperature a row.
+temperature is a number or a tensor with one temperature per row.
 """
 
 import math
@@ -50,12 +50,12 @@ def kl_divergence(
     """T^2 * KL(teacher || student) of the softened distributions, in nats.
 
     Computed in float32 at least. T^2 keeps the size of the gradient independent of the temperature. A teacher
-    that requires a gradient gets one; hand over a detached one.
+    that requires a gradient gets one; pass a detached one.
 
     Args:
         student_logits_NV: (rows, vocab).
         teacher_logits_NV: (rows, vocab), the same width.
-        temperature: divides both logits; (rows,) for one a row.
+        temperature: divides both logits; (rows,) for one per row.
         denominator: of the sum over rows; None: the number of rows.
 
     Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Sanh et al. 2019 (arXiv:1910.01108), section 2,
@@ -89,7 +89,7 @@ def reverse_kl_divergence(
     Args:
         student_logits_NV: (rows, vocab).
         teacher_logits_NV: (rows, vocab), the same width.
-        temperature: divides both logits; (rows,) for one a row.
+        temperature: divides both logits; (rows,) for one per row.
         denominator: of the sum over rows; None: the number of rows.
 
     Source: Agarwal et al. 2024 (GKD, arXiv:2306.13649), section 2; Gu et al. 2024 (MiniLLM, arXiv:2306.08543).
@@ -115,7 +115,7 @@ def generalized_js_divergence(
     Args:
         student_logits_NV: (rows, vocab).
         teacher_logits_NV: (rows, vocab), the same width.
-        temperature: divides both logits; (rows,) for one a row.
+        temperature: divides both logits; (rows,) for one per row.
         beta: the teacher's share of the mixture, above 0 and below 1.
         denominator: of the sum over rows; None: the number of rows.
 
@@ -150,7 +150,7 @@ def soft_cross_entropy(
     Args:
         student_logits_NV: (rows, vocab).
         teacher_logits_NV: (rows, vocab), the same width.
-        temperature: divides both logits; (rows,) for one a row.
+        temperature: divides both logits; (rows,) for one per row.
         denominator: of the sum over rows; None: the number of rows.
 
     Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3, kd_ce.
@@ -173,7 +173,7 @@ def softened_logit_mse(
     Args:
         student_logits_NV: (rows, vocab).
         teacher_logits_NV: (rows, vocab), the same width.
-        temperature: divides both logits; (rows,) for one a row.
+        temperature: divides both logits; (rows,) for one per row.
         denominator: of the sum over rows; None: the number of rows.
 
     Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3, kd_mse.
@@ -234,7 +234,7 @@ def cross_entropy(
 
 
 def _by_row(temperature: Tensor | float) -> Tensor | float:
-    """A temperature a row as a column beside the vocabulary."""
+    """Temperatures by row as a column that broadcasts over the vocabulary."""
     by_row = isinstance(temperature, Tensor) and temperature.dim() > 0
     return temperature.unsqueeze(-1) if by_row else temperature  # type: ignore[union-attr]
 

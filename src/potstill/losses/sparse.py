@@ -1,11 +1,11 @@
-"""Soft targets of a few tokens a row, fused with the output projection (`losses.fused`).
+"""Soft targets with a few tokens per row, fused with the output projection (`losses.fused`).
 
 A teacher's distribution over a whole vocabulary is too large to be kept for every token. Two forms need a few tokens
 only, and lose different things:
 
 - `TopRows`: the k likeliest tokens, and the probability of all others as one further class (a ghost). Its divergence
-  is the exact one of these k + 1 classes, so never above that of the whole vocabulary. How the teacher shares its
-  tail out is lost: the student's tail is moved as a whole.
+  is the exact one of these k + 1 classes, so never above that of the whole vocabulary. The distribution within the
+  teacher's tail is lost: the student's tail is moved as a whole.
 - `SampledRows`: tokens drawn from the teacher, weighted such that the target is an unbiased estimate of it. Loss and
   gradient are right on average, whatever the student, and vary with the draws.
 """
@@ -37,7 +37,7 @@ class TopRows(NamedTuple):
     """The likeliest tokens of each row; `softened` makes them of what is stored.
 
     Attributes:
-        ids: (rows, k) int64, no token twice in a row.
+        ids: (rows, k) int64, distinct within a row.
         log_probs: (rows, k) the teacher's log-probabilities at `temperature`.
         log_tail: (rows,) log of the probability of all other tokens at `temperature`, -inf where there is none. None:
             the tail is left out, and teacher and student are compared given that the token is one of the k.
@@ -66,7 +66,7 @@ class SampledRows(NamedTuple):
     """Tokens drawn from each row's distribution.
 
     Attributes:
-        ids: (rows, n) int64; what fills up a row with fewer tokens has weight 0.
+        ids: (rows, n) int64; padding of a row with fewer tokens has weight 0.
         weights: (rows, n) whose expectation, summed by token, is the teacher's probability at `temperature`.
         entropy: (rows,) of the teacher at `temperature`, nats; it turns the cross entropy into a divergence.
         temperature: divides the student's logits.
@@ -145,8 +145,8 @@ def sparse_vocabulary_losses(
         student_bias_V: (vocab,) or None.
         targets: the teacher's rows, on the student's device.
         labels_N: (rows,) of token ids, -100 for rows without; needed by `nll`.
-        weights: by term; a term that is absent or 0 is not computed. Of `ce` also (rows,), a weight a row.
-        denominators: by term, the rows of the global batch that count; (rows,) likewise.
+        weights: by term; a term that is absent or 0 is not computed. For `ce` also (rows,), one weight per row.
+        denominators: by term, the rows of the global batch that count; or (rows,).
         tied: takes the gradient of the student's weight, where embeddings that read it hand that on (`losses.tied`).
         chunk_rows: rows whose logits exist at a time; None: as many as fit.
 
@@ -219,7 +219,7 @@ def _top_part(student_RV: Tensor, targets: TopRows, coefficient: Tensor | float)
     log_p_tail_R1 = targets.log_tail.to(student_RV.dtype).unsqueeze(1)
     log_sum_R1, sum_R1 = exponentiate(student_RV, temperature)
     log_q_RK = logits_RK - log_sum_R1
-    # What is left when the k are taken out: one minus their sum would lose a small tail to rounding.
+    # Sum over the columns other than the k: one minus their sum would lose a small tail to rounding.
     tail_R1 = student_RV.scatter_(1, ids_RK, 0.0).sum(dim=1, keepdim=True).clamp_min(_LEAST_MASS)
     log_q_tail_R1 = (tail_R1 / sum_R1).log()
     student_RV.mul_((1 / sum_R1 - log_p_tail_R1.exp() / tail_R1) * scale)

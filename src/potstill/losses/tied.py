@@ -25,7 +25,7 @@ class TiedGradient:
         self._grad_VD = grad_VD if self._grad_VD is None else self._grad_VD.add_(grad_VD)
 
     def take(self) -> Tensor | None:
-        """What was left, once."""
+        """Return the stored gradient and forget it."""
         grad_VD, self._grad_VD = self._grad_VD, None
         return grad_VD
 

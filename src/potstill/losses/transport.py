@@ -29,8 +29,8 @@ def layer_costs(
     """The loss of every student layer against every teacher layer.
 
     Args:
-        student_layers: a tensor a layer: hidden states, attention scores, or what else the loss takes.
-        teacher_layers: likewise.
+        student_layers: one tensor per layer: hidden states, attention scores, or another input of the loss.
+        teacher_layers: one tensor per layer.
         loss: scalar loss of (student, teacher), such as `hidden_mse` with its mask and denominator bound.
 
     Returns:
@@ -47,12 +47,12 @@ def transport_plan(
     Args:
         costs_ST: (student layers, teacher layers), of any device; it waits for the costs.
         student_weights_S: (student layers,), not negative, of any positive sum; None: equal weights.
-        teacher_weights_T: (teacher layers,), likewise.
+        teacher_weights_T: (teacher layers,), as `student_weights_S`.
 
     Returns:
         (student layers, teacher layers) in the dtype and on the device of the costs, without gradient. Rows add up to
-        the student's weights, columns to the teacher's, everything to 1. Costs that are no numbers get the plan of
-        weights that are independent: then the distance is no number either, for the run to notice.
+        the student's weights, columns to the teacher's, everything to 1. Costs that are NaN get the plan of
+        weights that are independent: then the distance is NaN too, which the run detects.
 
     Raises:
         ConfigError: POT is not installed.

@@ -64,8 +64,8 @@ def vocabulary_losses(
         teacher_weight_VE: (teacher vocab, teacher width).
         teacher_bias_V: (teacher vocab,) or None.
         temperature: T of `ce`.
-        weights: by term; a term that is absent or 0 is not computed. Also (rows,), a weight a row.
-        denominators: by term, the rows of the global batch that count; (rows,) likewise.
+        weights: by term; a term that is absent or 0 is not computed. Also (rows,), one weight per row.
+        denominators: by term, the rows of the global batch that count; or (rows,).
         tied: takes the gradient of the student's weight, where embeddings that read it hand that on (`losses.tied`).
         chunk_rows: rows whose logits exist at a time; None: as many as fit `CHUNK_BYTES` for each model.
 
@@ -162,7 +162,7 @@ def _soft_part(
         mean_gap_R1 = (teacher_RV * gap_RV).sum(dim=1, keepdim=True) / teacher_sum_R1 / temperature
         losses["ce"] = temperature**2 * (student_log_R1 - teacher_log_R1 - mean_gap_R1).squeeze(1)
         if wants_gradient:
-            # Normalising and weighting are one factor a row.
+            # Normalising and weighting are one factor per row.
             scale = temperature * coefficients["ce"]
             student_RV.mul_(scale / student_sum_R1).sub_(teacher_RV.mul_(scale / teacher_sum_R1))
     if "mse" in coefficients and wants_gradient:

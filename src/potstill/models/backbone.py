@@ -1,6 +1,6 @@
 """A model as embeddings -> blocks -> norm -> head, whatever its architecture.
 
-A backbone calls the model's own submodules, so gradient checkpointing, dropout and hooks go on working; it only
+A backbone calls the model's own submodules, so gradient checkpointing, dropout and hooks keep working; it only
 takes over the loop over the blocks, which is what makes it possible to stop, to keep a hidden state, to edit
 it and to resume. Where the submodules are is said in `views`.
 """
@@ -179,9 +179,9 @@ class Backbone:
 
     @contextmanager
     def tying(self) -> Iterator[TiedGradient | None]:
-        """Within, embeddings that are the vocabulary projection too take over its gradient; None where they are not.
+        """Within the context, embeddings tied to the vocabulary projection take over its gradient; None if not tied.
 
-        What is yielded goes to `losses.vocabulary.vocabulary_losses`, in whose backward pass the two become one.
+        The yielded object is passed to `losses.vocabulary.vocabulary_losses`; its backward pass adds up both gradients.
         """
         table: Any = self.model.get_input_embeddings()
         projection = self.model.get_output_embeddings()

@@ -91,7 +91,7 @@ class BiGruPreTrainedModel(PreTrainedModel):
 
     config_class = BiGruConfig
     base_model_prefix = "bigru"
-    _supports_sdpa = True  # so that transformers takes any choice: there is no attention
+    _supports_sdpa = True  # so that transformers accepts any choice: there is no attention
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -131,7 +131,7 @@ class BiGruModel(BiGruPreTrainedModel):
         return hidden_BLD
 
     def get_input_embeddings(self) -> nn.Module:
-        """Of tokens."""
+        """Token embeddings."""
         return self.embeddings
 
 

@@ -17,7 +17,7 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of `folder` in one step when the block ends; it vanishes when that fails.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: the folder cannot be written.
     """
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -32,7 +32,7 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
 
 
 def _replace(folder: Path, fresh: Path) -> None:
-    # A folder cannot be renamed over a full one, so the old one steps aside.
+    # A folder cannot be renamed over one with files, so the old one is renamed first.
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -26,7 +26,7 @@ SPAN_LABELS = ("start", "end")  # what a head for spans tells of each token; no 
 
 
 def head_of(name: str) -> Head | None:
-    """The head of a model class of transformers; None where it is no task model's."""
+    """The head of a model class of transformers; None if it is not a task model's."""
     return next((head for head, suffix in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
@@ -36,7 +36,7 @@ def read_labels(key: str, value: str, head: Head | None = None) -> tuple[str, ..
     Args:
         key: configuration key that names the model, for messages.
         value: folder, or hub id.
-        head: the one that is asked for; None for any.
+        head: the required one; None for any.
 
     Returns:
         Names by number; None where the model has no such head.

@@ -1,4 +1,4 @@
-"""What a config.json says of a head beside its labels: which loss its logits are made for, and contradictions.
+"""Facts of a head in config.json besides its labels: the loss its logits are made for, and contradictions.
 
 Like `head_labels`, it reads config.json alone and imports neither torch nor transformers.
 """
@@ -21,13 +21,13 @@ def declared_problem(settings: Mapping[str, Any]) -> Problem | None:
 
 
 def problem_of(settings: Mapping[str, Any]) -> Problem:
-    """What a head is trained for: as declared, else, as transformers takes it, scores where it has one label."""
+    """Problem type of a head: as declared, otherwise as transformers infers it (one label: a score)."""
     one = len(labels_from_settings(settings) or ()) == 1
     return declared_problem(settings) or ("regression" if one else "single_label_classification")
 
 
 def default_problem(labels: Sequence[str]) -> Problem:
-    """What a head is trained for where nothing says so: single labels, or scores where there are none."""
+    """Problem type of a head by default: single labels, or a score without labels."""
     return "single_label_classification" if labels else "regression"
 
 
@@ -111,7 +111,7 @@ def _numbers_fault(numbers: Any) -> str | None:
 
 
 def _contradiction(names: Mapping[int, str], numbers: Mapping[str, int]) -> str | None:
-    """Of `id2label` and `label2id` where both name labels, not only numbers."""
+    """Contradiction of `id2label` and `label2id` if both name labels, not only numbers."""
     ordered, numbered = (
         [names[number] for number in range(len(names))],
         sorted(numbers, key=numbers.__getitem__),

@@ -1,4 +1,4 @@
-"""Language models and task models from and to disk, with every fault of a checkpoint as one line."""
+"""Loading and saving language models and task models; an error of a checkpoint is one line."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def load_task_model(
         ordered: whether their order is a published or a configured one; as `label_order`.
         head: what is labelled.
         problem: what a head of sequences is trained for; None: single labels, or scores where `labels` is empty.
-        need_head: the checkpoint must bring a trained head of these labels (teachers, models that are judged).
+        need_head: the checkpoint must bring a trained head of these labels (teachers, evaluated models).
             Otherwise one that is missing or of other labels is newly initialised from torch's generator, and that is
             logged.
         dtype: of the weights.
@@ -301,7 +301,7 @@ def _from_pretrained(
 
 
 def _check_report(label: str, model: PreTrainedModel, report: dict[str, Any], need_head: bool) -> None:
-    """Judge what was missing: the encoder must be complete, the head only where it is needed."""
+    """Check missing parameters: the encoder must be complete, the head only where it is needed."""
     _check_shapes(label, report["mismatched_keys"])
     # Tied weights are not saved and not in the report.
     missing = sorted(report["missing_keys"])
@@ -322,7 +322,7 @@ def _head_modules(model: PreTrainedModel, head: Head) -> tuple[str, ...]:
 def _check_task_report(
     label: str, model: PreTrainedModel, report: dict[str, Any], head: tuple[str, ...]
 ) -> None:
-    """Judge what was missing: all but the modules of a new head must be there."""
+    """Check missing parameters: all but the modules of a new head must be there."""
     _check_shapes(label, [entry for entry in report["mismatched_keys"] if not entry[0].startswith(head)])
     _check_complete(label, sorted(name for name in report["missing_keys"] if not name.startswith(head)))
 
@@ -393,7 +393,7 @@ def check_savable(model: PreTrainedModel) -> None:
     """Save the configurations of a student once, before it is trained.
 
     Raises:
-        ModelError: transformers refuses one, such as contradictory generation settings that came with its teacher.
+        ModelError: transformers rejects one, such as contradictory generation settings that came with its teacher.
     """
     try:
         with quiet_transformers(), TemporaryDirectory(prefix="potstill-") as place:

@@ -1,4 +1,4 @@
-"""A student of several tasks: one encoder, a head a task."""
+"""A student of several tasks: one encoder and one head per task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def with_head(
 ) -> PreTrainedModel:
     """Another task model around the encoder of `model`, which both then share; its head is new.
 
-    What the encoder lacks and the other model's has (the pooler of a BERT that labels tokens) is added to it.
+    Modules that only the other model's encoder has (the pooler of a BERT that labels tokens) are added to it.
 
     Args:
         model: a task model; its encoder may be added to.

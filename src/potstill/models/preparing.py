@@ -1,4 +1,4 @@
-"""What is done to a model before it trains or teaches: frozen parts, dropout, checkpointing, precision, groups."""
+"""Preparation of models for training or teaching: frozen parts, dropout, checkpointing, precision, groups."""
 
 from __future__ import annotations
 

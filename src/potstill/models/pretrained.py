@@ -51,7 +51,7 @@ def make_from_config(auto_class: Any, config: Any) -> Any:
 
 
 def hub_kernel(attention: object) -> str | None:
-    """What is wrong with the attention implementation of a config.json; None where nothing is.
+    """Error of the attention implementation in a config.json; None if it is valid.
 
     Args:
         attention: the entries that name one, or transformers' reading of them.

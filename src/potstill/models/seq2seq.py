@@ -41,7 +41,7 @@ class Seq2Seq:
         return self.model.get_output_embeddings().weight
 
     def tied(self) -> TiedGradient | None:
-        """What hands the projection's gradient to the embeddings (`embed`); None where they are not one weight."""
+        """Passes the projection's gradient to the embeddings (`embed`); None if they are not one weight."""
         table = self.model.get_input_embeddings()
         return TiedGradient() if table.weight is self.projection else None
 
@@ -66,7 +66,7 @@ class Seq2Seq:
         return self.model.get_encoder()(inputs_embeds=embedded_BLD, attention_mask=mask_BL).last_hidden_state
 
     def decode(self, embedded_BTD: Tensor, states_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        """What goes into the vocabulary projection, (batch, target length, width), scaled as the model scales it.
+        """Input of the vocabulary projection, (batch, target length, width), scaled as the model scales it.
 
         Args:
             embedded_BTD: of the decoder's input, which is the target moved right (`shifted`).
@@ -87,12 +87,12 @@ class Seq2Seq:
 
     @torch.no_grad()
     def write(self, states_BLD: Tensor, mask_BL: Tensor, max_tokens: int) -> Tensor:
-        """What the model writes, greedily, until every row has ended; its own generation settings are left aside.
+        """Greedy generation until every row has ended; the model's own generation settings are not used.
 
         Args:
             states_BLD: of the encoder.
             mask_BL: of its input, 0 at padding.
-            max_tokens: most tokens of a row, end token counted.
+            max_tokens: maximum tokens of a row, including the end token.
 
         Returns:
             (batch, at most max_tokens), padded behind each row's end token.
@@ -121,7 +121,7 @@ class Seq2Seq:
         Args:
             embedded_CTD: of the decoder's input.
             labels_CT: -100 at padding.
-            states_CLD: of the encoder, a row a candidate.
+            states_CLD: of the encoder, one row per candidate.
             mask_CL: of its input.
         """
         real_CT = labels_CT.ge(0)
@@ -137,7 +137,7 @@ class Seq2Seq:
 
         Args:
             labels_CT: -100 at padding.
-            states_CLD: of the encoder, a row a candidate.
+            states_CLD: of the encoder, one row per candidate.
             mask_CL: of its input.
         """
         (embedded,) = self.embed([self.shifted(labels_CT)])
@@ -195,7 +195,7 @@ def seq2seq_from_config(
 
     Raises:
         ModelError: no encoder-decoder.
-        ConfigError: an unknown argument, a value that transformers refuses, or an attention that the student does not
+        ConfigError: an unknown argument, a value that transformers rejects, or an attention that the student does not
             have.
     """
     check_seq2seq(settings, key)

@@ -1,4 +1,4 @@
-"""What a model is, read from its config.json alone.
+"""Facts of a model, read from its config.json alone.
 
 Nothing here imports torch or transformers, so a faulty configuration is refused before those seconds are
 spent.
@@ -169,7 +169,7 @@ def spec_from_settings(settings: Mapping[str, Any], label: str) -> ModelSpec:
         label: how messages name the model.
 
     Raises:
-        ModelError: an unknown architecture, or sizes that are no positive integers or do not go together.
+        ModelError: an unknown architecture, or sizes that are not positive integers or contradict each other.
     """
     model_type = settings.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
@@ -207,7 +207,7 @@ def unknown_architecture(model_type: object) -> str:
 
 
 def check_seq2seq(settings: Mapping[str, Any], label: str) -> None:
-    """Refuse the content of a config.json that is no encoder-decoder's.
+    """Reject the content of a config.json that is not an encoder-decoder's.
 
     Raises:
         ModelError: another architecture.
@@ -230,7 +230,7 @@ def local_folder(key: str, value: str) -> Path | None:
         The folder, or None for a hub id.
 
     Raises:
-        ModelError: `value` is a path that is no folder, or empty.
+        ModelError: `value` is a path that is not a folder, or empty.
     """
     if not isinstance(value, str) or not value.strip():
         raise ModelError(f"{key}={value}: expected a folder or a hub id, e.g. {key}=bert-base-uncased")
@@ -270,7 +270,7 @@ def hub_answers(timeout: float = HUB_TIMEOUT_SECONDS) -> bool:
 
 
 def no_network(key: str, value: str) -> ModelError:
-    """The fault of a hub id without a hub."""
+    """Error of a hub id when the hub cannot be reached."""
     return ModelError(
         f"{key}={value}: no such folder, and no network for the hub: pass a folder, e.g. {key}=/path/to/model"
     )
@@ -296,7 +296,7 @@ def check_layers(layers: Sequence[int], depth: int, key: str) -> list[int]:
         raise ConfigError(f"{given}: no layers; expected some of 0 to {depth - 1}")
     for layer in chosen:
         if isinstance(layer, bool) or not isinstance(layer, int):
-            raise ConfigError(f"{given}: {layer!r} is no integer; expected some of 0 to {depth - 1}")
+            raise ConfigError(f"{given}: {layer!r} is not an integer; expected some of 0 to {depth - 1}")
         if not 0 <= layer < depth:
             raise ConfigError(f"{given}: {layer} is out of range; the {depth} layers are 0 to {depth - 1}")
     if any(later <= earlier for earlier, later in pairwise(chosen)):
@@ -309,7 +309,7 @@ def default_layers(depth: int, count: int | None = None) -> list[int]:
 
     Args:
         depth: number of blocks to choose from.
-        count: how many; default half of them.
+        count: number of layers; default half of them.
 
     Raises:
         ConfigError: `count` is not between 1 and `depth`.

@@ -171,7 +171,7 @@ def student_from_config(
         The student, in training mode.
 
     Raises:
-        ConfigError: an unknown architecture or argument, a value that transformers refuses, or an attention that
+        ConfigError: an unknown architecture or argument, a value that transformers rejects, or an attention that
             the student does not have.
 
     Example:
@@ -200,7 +200,7 @@ def student_from_config(
 
 
 def set_attention(model: PreTrainedModel, attention: str) -> None:
-    """Have a student run by an attention implementation of transformers; a recurrent one has none to choose.
+    """Set the attention implementation of a student; a recurrent one has none.
 
     Raises:
         ConfigError: the architecture does not have it, or what it needs is not installed.
@@ -213,7 +213,7 @@ def set_attention(model: PreTrainedModel, attention: str) -> None:
     except (ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"student.attention={attention}: a {model.config.model_type} cannot have it here ({reason})"
+            f"student.attention={attention}: a {model.config.model_type} does not support it here ({reason})"
         ) from error
 
 
@@ -236,7 +236,7 @@ def model_from_config(
         problem: the `problem_type` of a task model's head; None of others.
 
     Raises:
-        ConfigError: an unknown argument, or a value that transformers refuses.
+        ConfigError: an unknown argument, or a value that transformers rejects.
     """
     arguments = dict(settings)
     model_type = arguments.pop("model_type")
@@ -283,7 +283,7 @@ def _same_architecture(teacher: PreTrainedModel, layers: list[int]) -> tuple[Pre
     config.num_hidden_layers = len(layers)
     if getattr(config, "layer_types", None):
         config.layer_types = [teacher.config.layer_types[layer] for layer in layers]
-    # The student is no copy of the teacher's folder, and is float32 whatever the teacher is.
+    # The student is not a copy of the teacher's folder, and is float32 whatever the teacher is.
     config.name_or_path, config.dtype = "", "float32"
     blocks = _blocks_prefix(teacher)
     return type(teacher)(config), _renumber(teacher.state_dict(), blocks, blocks, layers)

@@ -31,7 +31,7 @@ Mask = Tensor | BlockMask | None
 
 @dataclass(frozen=True)
 class Flow:
-    """What goes through the blocks.
+    """Inputs of the blocks.
 
     Attributes:
         hidden_BLD: residual stream before the next block, (batch, length, width).
@@ -57,10 +57,10 @@ class View:
         blocks: name of the list of blocks in the base model.
         norm: name of the final norm in the base model, if it has one.
         head: steps before the vocabulary projection: names in the whole model, or plain functions.
-        classifier: steps of the head for sequence classification, likewise; the first takes the last hidden states
-            (batch, length, width), or those of each sequence's last token (batch, width) where `pools_last`.
+        classifier: steps of the head for sequence classification, in the same form; the first takes the last hidden
+            states (batch, length, width), or those of each sequence's last token (batch, width) where `pools_last`.
         tokens: steps of the head for token classification, from the last hidden states.
-        spans: steps of the head for question answering, likewise.
+        spans: steps of the head for question answering, in the same form.
         pools_last: the classification head reads the last token of a sequence, not the first.
         pools: (last hidden states, mask) -> what the classification head reads, where it is neither.
         positions: name of the learnt position embeddings in the base model, if it has them.

@@ -37,7 +37,7 @@ class AdaptedMatches(MatchTerms):
     Args:
         matches: as read by `read_adapted_matches`.
         student: its features on one batch, for their widths.
-        teacher: likewise.
+        teacher: the same for the teacher.
         seed: of the projections' weights.
 
     Raises:
@@ -143,7 +143,7 @@ class AdaptedObjective(WeightedTerms):
         return torch.stack(values).sum()
 
     def unfit(self, student: AdaptedFeatures, teacher: AdaptedFeatures | None) -> Iterator[str]:
-        """What keeps the terms from being computed of such features; the keys are those of `objective`."""
+        """Reasons why the terms cannot be computed from such features; the keys are those of `objective`."""
         if self.weights.get(LABEL) and not (student.losses or student.labels):
             yield "terms.label.weight: the student's adaptor returns neither labels nor losses; use 0"
         soft = next((term for term in ("ce", "mse") if self.weights.get(term)), None)

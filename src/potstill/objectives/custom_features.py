@@ -1,4 +1,4 @@
-"""What an adaptor says of a model's run: the features that losses compare, under known names.
+"""Output of an adaptor: the features of a model's run that losses compare, under known names.
 
 Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3, adaptors.
 """
@@ -103,7 +103,7 @@ def read_features(returned: Any, key: str) -> AdaptedFeatures:
         key: what names the adaptor in messages.
 
     Raises:
-        ConfigError: it is no dictionary, has no known key or an unknown one, or values that are no tensors.
+        ConfigError: not a dictionary, no known key, an unknown key, or a value that is not a tensor.
     """
     known = ", ".join(KNOWN)
     if not isinstance(returned, Mapping):

@@ -1,4 +1,4 @@
-"""What matches read of a model's run: hidden states, queries, keys and values, and outputs of submodules."""
+"""Features of a model's run that matches read: hidden states, queries, keys, values and outputs of submodules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROBE_TOKENS = 2
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read of one model.
+    """Features that are read of one model.
 
     Attributes:
         layers: hidden states; 0 is the embeddings' output, k that of block k, counted from 1.
@@ -45,7 +45,7 @@ class Wanted:
 
 @dataclass
 class Features:
-    """What was read of one run over one micro-batch, (batch, length, width) each."""
+    """Features of one run over one micro-batch, (batch, length, width) each."""
 
     layers: dict[int, Tensor] = field(default_factory=dict)
     vectors: dict[tuple[int, str], Tensor] = field(default_factory=dict)
@@ -63,10 +63,10 @@ class Captured:
         self.outputs.setdefault(key, []).append(output[0] if isinstance(output, tuple) else output)
 
     def of_bases(self, wanted: Wanted, layers: list[dict[int, Tensor]]) -> list[Features]:
-        """What was read of each base; the base runs are the first calls.
+        """Features of each base; the base runs are the first calls.
 
         Args:
-            wanted: what was asked for.
+            wanted: the requested features.
             layers: hidden states of each base.
         """
         return [
@@ -135,7 +135,7 @@ def module_widths(backbone: Backbone, names: frozenset[str], side: str) -> dict[
     """The width of what submodules give, by a run over two tokens.
 
     Raises:
-        ConfigError: there is no such submodule, it is not called, or it does not give a state of each token.
+        ConfigError: the submodule does not exist, is not called, or does not return a state of each token.
     """
     for name in names:
         find_module(backbone, name, side=side)
@@ -166,7 +166,7 @@ def scores(queries_BLD: Tensor, keys_BLD: Tensor, heads: int) -> Tensor:
 
     Args:
         queries_BLD: (batch, length, width), all heads side by side.
-        keys_BLD: likewise.
+        keys_BLD: of the keys.
         heads: of attention.
     """
     queries_BHLd, keys_BHLd = (

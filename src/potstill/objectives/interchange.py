@@ -1,4 +1,4 @@
-"""What causal terms read: last hidden states of base and counterfactual runs, each block run once."""
+"""Inputs of causal terms: last hidden states of base and counterfactual runs, each block run once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from potstill.models.views import Flow
 
 @dataclass(frozen=True)
 class Interchange:
-    """What the causal terms swap.
+    """Swaps of the causal terms.
 
     Attributes:
-        mappings: one is drawn a step.
+        mappings: one is drawn per step.
         read_site: `block_output`, or `block_input` for parity with the published code.
         crossway: both directions where sources are drawn from the data set (in a batch the plan sees to it).
         data_augment: swap input tokens instead of states; no mapping is read.
@@ -47,7 +47,7 @@ class Hidden:
     Attributes:
         base: the last ones of the base run.
         causal: the last ones of the counterfactual run.
-        layers: those of the base run that were asked for, by number: 0 after the embeddings, k after block k, counted
+        layers: the requested ones of the base run, by number: 0 after the embeddings, k after block k, counted
             from 1; the last ones after the final norm.
     """
 
@@ -116,7 +116,9 @@ def hidden_states(
 
 def _embed(backbone: Backbone, micro: Any, input_ids_BL: Tensor | None = None) -> Flow:
     ids = micro.input_ids if input_ids_BL is None else input_ids_BL
-    types = getattr(micro, "token_type_ids", None)  # of a task; teacher and student may differ in having them
+    types = getattr(
+        micro, "token_type_ids", None
+    )  # in tasks only; teacher and student may differ in having them
     return backbone.embed(ids, micro.attention_mask, types if backbone.token_types > 1 else None)
 
 

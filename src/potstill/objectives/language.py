@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the data modules import lightning
 # (rows,) numbers of units, from `MicroBatch.units`, and a device -> a teacher's targets on that device.
 Stored = Callable[[Tensor, torch.device], TopRows | SampledRows]
 
-CHUNK = 512  # rows whose logits are held at once where they are held at all
+CHUNK = 512  # rows whose logits exist at a time, where a term needs them
 HARD = {"masked": "mlm", "causal": "clm"}  # the term on the data's own labels
 
 

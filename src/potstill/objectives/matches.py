@@ -65,7 +65,7 @@ class MatchTerms:
 
     @property
     def schedules(self) -> dict[str, Schedule]:
-        """Of the matches whose weight changes."""
+        """Schedules of the matches whose weight changes."""
         return {
             match.term: weight_schedule(
                 match.schedule, match.weight, match.end, match.steps, match.schedule_args
@@ -93,7 +93,7 @@ class Matches(MatchTerms):
         seed: of the projections' weights.
 
     Raises:
-        ConfigError: a submodule that is not there, or two of unequal width without a projection.
+        ConfigError: a submodule that does not exist, or two of unequal width without a projection.
 
     Example:
         A student of width 8 whose block 1 is compared with block 4 of a teacher of width 16.
@@ -133,12 +133,12 @@ class Matches(MatchTerms):
                 )
 
     def counts(self, step: Any) -> dict[str, int]:
-        """What each term is a mean over, in a whole step: its tokens, its pairs of them, or its sequences."""
+        """Denominator of each term in a whole step: tokens, pairs of tokens, or sequences."""
         of = {PAIRS: step.pairs, SEQUENCES: step.sequences}
         return {match.term: of.get(match.over, step.tokens) for match in self.matches}
 
     def wanted(self, teacher: int | None, active: Sequence[str]) -> Wanted:
-        """What the active terms read of a teacher, by its number, or of the student, None."""
+        """Features that the active terms read of a teacher (by its number) or of the student (None)."""
         layers: set[int] = set()
         vectors: set[tuple[int, str]] = set()
         modules: set[str] = set()
@@ -167,7 +167,7 @@ class Matches(MatchTerms):
 
         Args:
             student: features of each base of a micro-batch.
-            teachers: of each teacher, likewise.
+            teachers: the same for each teacher.
             masks: (batch, length) of each base, nonzero where a token is.
             denominators: by term, of the whole step.
             active: names of the terms that are computed.
@@ -239,7 +239,7 @@ def _relation(match: Match, ours: Features, theirs: Features, mask_BL: Tensor, d
 
 
 def _widths(match: Match, teacher: Backbone, student: Backbone) -> tuple[int, int]:
-    """Of the student's states and of the teacher's."""
+    """Widths of the student's states and of the teacher's."""
     if match.feature != MODULE:
         return student.width, teacher.width
     found = []

@@ -2,7 +2,7 @@
 
 A layer is a number as the toolkit has it: of hidden states 0 is the embeddings' output and k the output of block k,
 counted from 1 (the last one after the final norm, where there is one); of attention and relations k is block k. Nothing
-here imports torch, so a faulty match is refused at once.
+here imports torch, so an invalid match is rejected immediately.
 
 Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3, intermediate matches and their presets.
 """
@@ -23,7 +23,7 @@ KEY = "objective.matches"
 HIDDEN, ATTENTION, RELATION, MODULE = "hidden", "attention", "relation", "module"
 EMD, ALL = "emd", "all"
 TWO_LAYERS = ("fsp", "nst")
-# What a loss is a mean over, and whether it takes models of unequal width or of unequal numbers of heads.
+# The denominator of a loss, and whether it takes models of unequal width or of unequal numbers of heads.
 POSITIONS, PAIRS, SEQUENCES = "positions", "pairs", "sequences"
 _ON_STATES = ("hidden_mse", "cos", "pkd", "fsp", "nst", EMD)
 LOSSES: dict[str, tuple[str, ...]] = {
@@ -71,7 +71,7 @@ class Match:
         feature: `hidden`, `attention`, `relation` or `module`.
         loss: one of `LOSSES` of the feature.
         teacher: layers, or names of submodules; two of `fsp` and `nst`, any number of `emd`, one of the others.
-        student: likewise.
+        student: as `teacher`.
         weight: of the term, at the first step.
         projection: what makes the student's states as wide as the teacher's; None where nothing does.
         projection_lr: its learning rate; None: the optimizer's.
@@ -106,17 +106,17 @@ class Match:
 
     @property
     def schedule_fault(self) -> str | None:
-        """What is wrong with how the weight changes; None where nothing is."""
+        """Error of the schedule of the weight; None if it is valid."""
         return schedule_fault(self.schedule, self.end, self.steps, self.schedule_args)
 
     @property
     def term(self) -> str:
-        """What the term is called."""
+        """Name of the term."""
         return f"match_{self.name}"
 
     @property
     def over(self) -> str:
-        """What the loss is a mean over: `positions`, `pairs` of positions, or `sequences`."""
+        """Units of the mean: `positions`, `pairs` of positions, or `sequences`."""
         if self.loss == EMD:
             return PAIRS if self.feature == ATTENTION else POSITIONS
         return _OVER.get(self.loss, POSITIONS)
@@ -139,7 +139,7 @@ def read_matches(
         key: for messages.
 
     Raises:
-        ConfigError: something unknown, a layer that is not there, or features that cannot be compared.
+        ConfigError: an unknown name or key, a layer that does not exist, or features that cannot be compared.
 
     Example:
         >>> from potstill.objectives import read_matches
@@ -194,7 +194,7 @@ def _preset(name: str, teacher: ModelSpec, student: ModelSpec, key: str) -> list
 
 def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSpec, key: str) -> Match:
     if not isinstance(entry, Mapping):
-        raise ConfigError(f"{key}={entry}: no match; write {EXAMPLE}")
+        raise ConfigError(f"{key}={entry}: not a match; write {EXAMPLE}")
     if unknown := next((own for own in entry if own not in _KEYS), None):
         raise ConfigError(f"{key}.{unknown}={entry[unknown]}: no such key; one of {', '.join(_KEYS)}")
     given = {own: value for own, value in entry.items() if value is not None}
@@ -329,7 +329,7 @@ def schedule_of(given: Mapping[str, Any], key: str) -> dict[str, Any]:
     """How the weight of an entry changes, as the fields of a `Match`.
 
     Raises:
-        ConfigError: an end or steps that are no such numbers.
+        ConfigError: an invalid `end` or `steps`.
     """
     return {
         "schedule": given.get("schedule", "constant"),
@@ -340,7 +340,7 @@ def schedule_of(given: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def schedule_fault(schedule: str, end: float | None, steps: int, arguments: Any) -> str | None:
-    """What is wrong with the schedule of a weight; None where nothing is."""
+    """Error of the schedule of a weight; None if it is valid."""
     if schedule in TORCH_SCHEDULES:
         return _torch_schedule_fault(schedule, end, steps, arguments)
     if schedule not in SCHEDULES:

@@ -11,7 +11,7 @@ from potstill.objectives.task import TaskObjective
 
 
 class SharedMatches:
-    """What the matches of several tasks train with the student.
+    """Parameters that the matches of several tasks train with the student.
 
     Args:
         tasks: objectives by the name of their task.

@@ -68,7 +68,7 @@ def row_temperatures(
     mean: Tensor | float | None = None,
     lowest: float = 0.1,
 ) -> Tensor:
-    """Temperatures a row: hard rows get sharper targets than the base, easy rows smoother ones.
+    """Temperatures by row: hard rows get sharper targets than the base, easy rows smoother ones.
 
     T = base + beta * (mean difficulty - difficulty).
 
@@ -130,7 +130,7 @@ class WeightSchedule:
 class TorchSchedule:
     """A term's weight as one of torch's schedules of learning rates moves it, step by step from `start`.
 
-    It is a function of the step: a run that goes on replays the steps before, some microseconds each.
+    It is a function of the step: a resumed run replays the steps before, some microseconds each.
 
     Args:
         name: class of `torch.optim.lr_scheduler`.

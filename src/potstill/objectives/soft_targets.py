@@ -35,7 +35,7 @@ class SoftTargets:
         loss: `kl` or `reverse_kl`, times T^2; `cross_entropy` without T^2, as the toolkit's; `mse` of the logits / T,
             mean over labels; `jsd`, the generalised Jensen-Shannon divergence times T^2.
         beta: the teacher's share of the mixture of `jsd`.
-        temperature_schedule: `constant`; `flsw` or `cwsm`, a temperature a row, lower where the row is hard.
+        temperature_schedule: `constant`; `flsw` or `cwsm`, one temperature per row, lower for hard rows.
         strength: how far temperatures move from the base.
         gamma: of `flsw`.
         shift: let the teacher's highest logit and that of the label change places where the teacher is wrong.
@@ -67,7 +67,7 @@ class SoftTargets:
         Args:
             student_NC: (rows, labels) logits.
             teacher_NC: (rows, labels) logits.
-            temperature: T, of a row of mean difficulty.
+            temperature: T of a row of mean difficulty.
             labels_N: (rows,) numbers of the labels; None where `shift` has nothing to shift by.
             denominator: rows of the whole step.
         """
@@ -92,7 +92,7 @@ class SoftTargets:
 
 @dataclass(frozen=True)
 class TeacherMean:
-    """What several teachers of one task say together.
+    """Combined prediction of several teachers of one task.
 
     Attributes:
         weights: a teacher each, of any positive sum; empty: equal ones.

@@ -40,7 +40,7 @@ class TaskObjective(WeightedTerms):
     distance of the scores; `mse` the squared distance of the logits, summed over labels. Over real tokens: `cos` is
     1 - cosine of the last hidden states.
 
-    Of a task with sets of labels (`multi_label`) each label of a row is a prediction of its own, of two outcomes with
+    In a task with sets of labels (`multi_label`) each label of a row is a prediction of its own, of two outcomes with
     the logits 0 and z, so that their softmax is the sigmoid of z. All terms on predictions are then means over rows and
     labels: `label` is the binary cross entropy, as transformers has it; `ce` the binary KL of sigmoid(z / T) * T^2, or
     what else `soft` says; `mse` the squared distance of z.
@@ -195,7 +195,7 @@ class TaskObjective(WeightedTerms):
 
 
 def logits_of(backbone: Backbone, micro: TaskBatch) -> Tensor:
-    """What the task's head gives, in float32; see `Backbone.classify`."""
+    """Output of the task's head, in float32; see `Backbone.classify`."""
     (last_BLD,) = hidden_states(backbone, "student", micro, None, whole=True).base
     return backbone.classify(last_BLD, micro.attention_mask).float()
 

@@ -1,4 +1,4 @@
-"""Two tasks of one student, told apart by a prefix: its label, and why (distilling step-by-step)."""
+"""Two tasks of one student, distinguished by a prefix: label and rationale (distilling step-by-step)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TaskPrefixObjective:
     Source: Hsieh et al. 2023 (arXiv:2305.02301), section 3.2, equations 2 to 4, weighted as in the published code.
 
     With label probabilities of the LLM, predict is (1 - soft_weight) * hard + soft_weight * soft, see
-    `soft_label_loss`; a row without has the hard part alone.
+    `soft_label_loss`; a row without them has the hard part only.
 
     Attributes:
         alpha: weight of prediction, from 0 to 1.
@@ -54,7 +54,7 @@ class TaskPrefixObjective:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of each task."""
+        """Weight of each task."""
         return {PREDICT: self.alpha, EXPLAIN: 1 - self.alpha} if self.explains else {PREDICT: 1.0}
 
     @property
@@ -67,7 +67,7 @@ class TaskPrefixObjective:
         """A micro-batch's share of the loss; the inputs of both tasks go through the encoder together.
 
         The decoder runs a task at a time, so that short labels are not padded to the length of rationales; the
-        projection runs on the real target tokens of both at once.
+        projection runs on the real target tokens of both tasks together.
 
         Args:
             student: an encoder-decoder.

@@ -1,4 +1,4 @@
-"""What every objective has: weights of named terms, which of them read the teacher, and what a step adds up."""
+"""Shared by all objectives: weights of named terms, the terms that read the teacher, and the sums of a step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CAUSAL = ("causal_ce", "causal_cos")  # terms that compare teacher and student o
 
 
 class TermSums(NamedTuple):
-    """What one micro-batch adds to a step.
+    """Contribution of one micro-batch to a step.
 
     Attributes:
         loss: scalar with gradient, the micro-batch's share of the step's weighted loss.
@@ -75,11 +75,11 @@ class WeightedTerms:
         return replace(self, weights={term: self.weights[term]})
 
     def wanted(self, teacher: int | None) -> Wanted:
-        """What active matches read of a teacher, by its number, or of the student, None."""
+        """Features that active matches read of a teacher (by its number) or of the student (None)."""
         return Wanted() if self.matches is None else self.matches.wanted(teacher, self.active)
 
     def matched_counts(self, step: Any) -> dict[str, int]:
-        """What each match is a mean over, in a whole step."""
+        """Denominator of each match in a whole step."""
         return {} if self.matches is None else self.matches.counts(step)
 
     def matched_values(

@@ -24,7 +24,7 @@ def random_batches(
     Args:
         vocab_size: ids are drawn below it.
         max_length: no batch is longer.
-        pad_token: stands for padding and nowhere else.
+        pad_token: used for padding only.
         types: number of token types; with one, batches have none.
         seed: of the ids.
 

@@ -1,4 +1,4 @@
-"""What the files of this room share: the packages that they need, and folders that appear whole."""
+"""Shared by the exports: required packages, and folders that appear complete."""
 
 import importlib.util
 import logging
@@ -36,7 +36,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             yield fresh
     except OSError as error:
         raise ConfigError(
-            f"export: {folder} cannot be written ({error.strerror}); choose a folder that can"
+            f"export: {folder} cannot be written ({error.strerror}); choose a writable folder"
         ) from error
 
 

@@ -40,7 +40,7 @@ def export_onnx(
 
     The file takes int64 `input_ids` and `attention_mask`, and `token_type_ids` where the model has several types, each
     (batch, length) of any size, and gives float32 `logits`, or `start_logits` and `end_logits` of question answering.
-    It is written by torch's exporter of `torch.export` programs, which refuses a model whose sizes it cannot keep
+    It is written by torch's exporter of `torch.export` programs, which rejects a model whose sizes it cannot keep
     open; a trace would fix them silently. It is opened and compared with the model on random padded batches
     before the folder appears.
 

@@ -99,7 +99,7 @@ class ExportedModel(nn.Module):
 
 
 def pad_token(config: Any) -> int:
-    """The id that stands for padding; 0 where the configuration names none."""
+    """Padding id; 0 if the configuration has none."""
     return config.pad_token_id or 0
 
 
