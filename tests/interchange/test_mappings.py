@@ -151,7 +151,7 @@ WHOLE = "$L:0$H:[0:12]$[0:64]"
         ([{"teacher": [WHOLE]}], "names no variable of the student"),
         (["$L:0"], "names no variable of the teacher"),
         ([{"teacher": "$L:0$H:0", "student": WHOLE}], "is not a variable; write $L:6$H:[0:12]$[0:64]"),
-        ([{"teacher": {"heads": 1}, "student": WHOLE}], "is no variable"),
+        ([{"teacher": {"heads": 1}, "student": WHOLE}], "is not a variable"),
         ([{"teacher": "$L:[3:3]$H:0$[0:1]", "student": WHOLE}], "is an empty range"),
         ([{"teacher": {"layers": [1, 2, 3]}, "student": WHOLE}], "is an empty range"),
         ([{"teacher": {"layers": "all"}, "student": WHOLE}], "is an empty range"),

@@ -45,7 +45,7 @@ class EvaluationResult:
     Example:
         >>> from pathlib import Path
         >>> from potstill import EvaluationResult
-        >>> EvaluationResult(Path("runs/evaluation"), {"val/perplexity": 12.5}).metrics["val/perplexity"]
+        >>> EvaluationResult(Path("runs/evaluation"), {"perplexity": 12.5}).metrics["perplexity"]
         12.5
     """
 
@@ -156,7 +156,7 @@ def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> 
         ...     folder=folder / "run",
         ...     data={"train_files": [folder / "text.txt"], "min_length": 2, "vocabulary_size": 100, "cache": folder},
         ...     student={"config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}},
-        ...     trainer={"max_steps": 2, "enable_progress_bar": False},
+        ...     trainer={"max_steps": 2, "log_every_n_steps": 1, "enable_progress_bar": False},
         ... )
         >>> result.metrics["train/steps"], type(result.student).__name__, len(result.tokenizer("the cat").input_ids)
         (2, 'BertForMaskedLM', 4)
@@ -201,14 +201,15 @@ def evaluate(*overrides: str, folder: str | Path | None = None, **options: Any) 
         ...     "objective=mlm", "student=bert_small", "logger=csv", "data=text_files",
         ...     folder=folder / "run",
         ...     data={"train_files": [folder / "text.txt"], "vocabulary_size": 100, **data},
+        ...     student={"config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}},
         ...     trainer={"max_steps": 0},
         ... )
         >>> evaluation = potstill.evaluate(
         ...     "data=text_files", benchmark="mlm", model=result.folder / "student", folder=folder / "evaluation",
         ...     data={"eval_files": [folder / "text.txt"], **data}, trainer={"enable_progress_bar": False},
-        ... )  # doctest: +ELLIPSIS
-        model...
-        >>> evaluation.metrics["val/perplexity"] > 1
+        ... )  # doctest: +ELLIPSIS, +NORMALIZE_WHITESPACE
+        benchmark=mlm ...
+        >>> evaluation.metrics["perplexity"] > 1
         True
     """
 
