@@ -19,14 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from potstill.config import EvaluateConfig, TrainConfig, config_folder, register
 from potstill.config.defaults import settle
+from potstill.config.overrides import composition_error, quoted
 from potstill.errors import ConfigError, ModelError, StoppedError
 from potstill.runs import folder as run_folder
-from potstill.runs.pipeline_stages import written
+from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.runtime import signals
 from potstill.runtime.json_text import read_json
 from potstill.runtime.process import have_home, prepare
 from potstill.runtime.redaction import remember_overrides, remember_references
-from potstill.validation import validate_evaluate, validate_train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -248,7 +248,7 @@ def _overrides(schema: DictConfig, key: str, value: Any) -> Iterator[str]:
         for inner, own in value.items():
             yield from _overrides(schema, f"{key}.{inner}", own)
     else:
-        yield f"{'++' if _is_free(schema, key) else ''}{key}={written(value)}"
+        yield f"{'++' if _is_free(schema, key) else ''}{key}={quoted(value)}"
 
 
 def _is_free(schema: DictConfig, key: str) -> bool:
@@ -279,7 +279,7 @@ def _run(
     """Compose, claim the folder and run; returns the folder."""
     words = [*overrides, *overrides_of(command, options)]
     if folder is not None:
-        words.append(f"hydra.run.dir={written(str(folder))}")
+        words.append(f"hydra.run.dir={quoted(str(folder))}")
     have_home()
     remember_overrides(words)
     with signals.listening(), _composed(command, words) as config:
@@ -312,7 +312,7 @@ def _composed(command: str, words: list[str]) -> Iterator[DictConfig]:
             try:
                 config = compose(command, words, return_hydra_config=True)
             except (HydraException, OmegaConfBaseException) as error:
-                raise ConfigError(_message(error)) from error
+                raise ConfigError(composition_error(command, words, error)) from error
         HydraConfig.instance().set_config(config)  # for ${hydra:...} in the folder's name
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.runtime.output_dir = str(Path(config.hydra.run.dir).absolute())
@@ -322,10 +322,6 @@ def _composed(command: str, words: list[str]) -> Iterator[DictConfig]:
         yield config
     finally:
         GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra, job
-
-
-def _message(error: Exception) -> str:
-    return " ".join(f"{error} {error.__cause__ or ''}".split())
 
 
 def _reject_unsupported(config: DictConfig) -> None:
