@@ -1,4 +1,7 @@
-"""Pages of the site that lie outside `docs/`, and the links between all pages and files of the repository."""
+"""Pages of the site that are not files of `docs/`, and links between pages and files of the repository.
+
+`api/` has one page per public package, with the names of its `__init__.pyi`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
@@ -18,14 +22,29 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "conf/README.md": "options.md",
 }
+PUBLIC = ("potstill", "potstill.losses", "potstill.models", "potstill.interchange", "potstill.objectives")
+_EXPORTED = re.compile(r"\bimport \(?\s*(\w+) as \1\b")
 _LINK = re.compile(r"(\]\(|src=\")(?![a-z]+:|#)([^)\s\"#]+)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages of `PAGES`."""
+    """Add the pages of `PAGES` and of the public packages."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text()))
+    for package in PUBLIC:
+        page = f"api/{package.rpartition('.')[2]}.md"
+        files.append(File.generated(config, page, content=_api_page(package)))
     return files
+
+
+def _api_page(package: str) -> str:
+    folder = ROOT / "src" / package.replace(".", "/")
+    stub = folder / "__init__.pyi"
+    if not stub.is_file():
+        whole = str("." in package).lower()
+        return f"# {package}\n\n::: {package}\n    options:\n      show_submodules: {whole}\n"
+    names = sorted(_EXPORTED.findall(stub.read_text()))
+    return "\n\n".join([f"# {package}", *(f"::: {package}.{name}" for name in names)]) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
@@ -41,3 +60,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return link[1] + os.path.relpath(inside, posixpath.dirname(uri) or ".")
 
     return _LINK.sub(moved, markdown)
+
+
+class ExampleSections(griffe.Extension):
+    """`Example:` of a docstring is a section of code, as `Examples:` is."""
+
+    def on_object(self, *, obj: griffe.Object, **options: Any) -> None:
+        """Rename the section before the docstring is parsed."""
+        if obj.docstring is not None:
+            obj.docstring.value = re.sub(r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.M)
