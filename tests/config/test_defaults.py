@@ -70,7 +70,7 @@ def test_a_given_value_takes_precedence(key, given, compose_config):
         (("trainer.max_steps=-1", "trainer.max_epochs=null"), (-1, None)),  # rejected: never ends
         (("experiment=diito",), (-1, 3)),
         (("experiment=diito", "trainer.max_steps=7"), (7, 3)),
-        (("experiment=quickstart",), (250, None)),
+        (("experiment=quickstart",), (300, None)),
         (("debug=fast",), (3, None)),
     ],
 )
@@ -113,7 +113,7 @@ def test_recipes_state_what_they_ran(compose_config):
         "bigru_sst2": (1e-4, [0.9, 0.999], 1e-6, 0.1, 1.0),
         "diito_task": (5e-5, [0.9, 0.999], 1e-8, 0.1, 1.0),
         "arithmetic": (3e-3, [0.9, 0.98], 1e-6, 0.1, 1.0),
-        "quickstart": (5e-4, [0.9, 0.98], 1e-6, 0.05, 5.0),
+        "quickstart": (1.5e-3, [0.9, 0.98], 1e-6, 0.05, 5.0),
         "step_by_step_svamp": (5e-5, [0.9, 0.999], 1e-8, 0.0, 1.0),
     }
     for name, values_ in expected.items():

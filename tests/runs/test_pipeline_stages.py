@@ -60,6 +60,26 @@ def test_each_stage_is_what_the_recipe_says(planned):
     assert (table.config.benchmark.name, table.config.data.max_length) == ("mnli", 128)
 
 
+def test_the_students_of_the_quickstart_differ_in_the_teacher_alone(planned):
+    stages = planned("experiment=quickstart", "seed=3")
+    check(list(stages.values()), FOLDER)
+    teacher, start, alone, distilled, layers = (stage.config for stage in list(stages.values())[:5])
+    teacher_model = f"{FOLDER}/teacher/student"
+    assert (teacher.student.config.num_hidden_layers, alone.student.config.num_hidden_layers) == (4, 2)
+    assert start.student == alone.student == distilled.student
+    assert (layers.student.layers, layers.student.config) == (None, {})
+    assert start.data.tokenizer == alone.data.tokenizer == distilled.teacher.model == teacher_model
+    for config in (alone, distilled, layers):
+        assert (config.seed, config.optimizer.lr, config.trainer.max_steps) == (3, 1.5e-3, 300)
+        assert (config.data.max_tokens, config.schedule) == (alone.data.max_tokens, alone.schedule)
+    assert distilled.objective == layers.objective
+    assert (alone.objective.name, distilled.objective.name) == ("clm", "kd")
+    names = ["alone", "start", "distilled", "layers", "teacher"]  # the first is what the others are compared with
+    assert list(stages["table"].config.names) == names
+    assert list(stages["table"].config.model) == [f"{FOLDER}/{name}/student" for name in names]
+    assert stages["table"].config.benchmark.name == "clm"
+
+
 def test_what_is_typed_goes_to_every_stage_but_for_what_is_not_its_own(planned):
     typed = [
         "experiment=t3_sst2", "optimizer.lr=5e-5", "trainer.max_epochs=2", "seed=7", "data.max_examples=64",
