@@ -74,7 +74,7 @@ def test_the_students_of_the_quickstart_differ_in_the_teacher_alone(planned):
         assert (config.data.max_tokens, config.schedule) == (alone.data.max_tokens, alone.schedule)
     assert distilled.objective == layers.objective
     assert (alone.objective.name, distilled.objective.name) == ("clm", "kd")
-    names = ["alone", "start", "distilled", "layers", "teacher"]  # the first is what the others are compared with
+    names = ["alone", "start", "distilled", "layers", "teacher"]  # all are compared with the first
     assert list(stages["table"].config.names) == names
     assert list(stages["table"].config.model) == [f"{FOLDER}/{name}/student" for name in names]
     assert stages["table"].config.benchmark.name == "clm"
