@@ -92,7 +92,7 @@ ERRORS = {
     ),
     "hub task offline": (
         ["objective=finetune", "benchmark=sst2"],
-        ["benchmark.hub", "nyu-mll/glue (sst2, train)", "benchmark.folder=<folder>"],
+        ["benchmark.hub", "nyu-mll/glue (sst2, train)", "benchmark.folder"],
     ),
     "a doctor for stages": (
         ["doctor=true", "stages=[{name: a}]"],

@@ -89,7 +89,7 @@ def test_without_a_checkpoint_a_run_begins(run):
     assert (run("fresh", "resume=auto", "trainer.max_steps=3") / "summary.json").is_file()
     with pytest.raises(ConfigError, match="resume=maybe: auto, or null"):
         run("odd", "resume=maybe")
-    with pytest.raises(ConfigError, match=r"^overwrite=true with resume=auto: "):
+    with pytest.raises(ConfigError, match=r"^ckpt_path=last\.ckpt with resume=auto: "):
         run("both", "resume=auto", "ckpt_path=last.ckpt")
 
 

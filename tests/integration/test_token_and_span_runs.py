@@ -177,7 +177,7 @@ def test_questions_without_answers_are_judged_with_their_threshold(run, judge, f
         ("spans", ["benchmark.stride=0"], "benchmark.stride=0"),
         ("spans", ["benchmark.stride=40"], "benchmark.stride=40: "),
         ("spans", ["benchmark.answer_metric=bleu"], "benchmark.answer_metric=bleu"),
-        ("spans", ["benchmark.labels=[a,b]"], "is of answers"),
+        ("spans", ["benchmark.labels=[a,b]"], "benchmark.labels=['a', 'b']"),
     ],
 )
 def test_faults_are_told(kind, overrides, message, run):

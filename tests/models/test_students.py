@@ -314,7 +314,7 @@ def test_a_student_has_the_attention_that_is_asked_for(attention):
 
 def test_an_attention_that_the_student_cannot_have_is_one_line():
     with pytest.raises(
-        ConfigError, match=r"^student.attention=flex_attention: a gpt2 cannot have it"
+        ConfigError, match=r"^student.attention=flex_attention: a gpt2 does not support it"
     ) as caught:
         student_from_config({"model_type": "gpt2"} | SIZES["gpt2"], **TOKENS, attention="flex_attention")
     assert "\n" not in str(caught.value)

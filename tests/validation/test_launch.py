@@ -42,7 +42,7 @@ def test_what_does_not_go_with_shared_weights(said):
         "trainer.nonfinite=skip",
         "experiment=arithmetic",
     )
-    assert "objective.name=step_by_step, in which ranks run different modules; deepspeed_stage_2" in line
+    assert "trainer.strategy=deepspeed_stage_3: not with objective=step_by_step" in line
     assert "trainer.nonfinite=skip: stop with trainer.strategy=deepspeed_stage_3" in line
     two = "tasks=[{benchmark: sst2, teacher: a}, {benchmark: stsb, teacher: b}]"
     line = said("strategy=deepspeed", "objective=task_kd", two)

@@ -28,6 +28,7 @@ TRAIN = [
     (["schedule.warmup_steps=5"], ["schedule.warmup_share=0.1"]),
     (["data.max_tokens=500"], ["data.batch_size=4"]),
     (["student=bert_tiny"], ["student.vocab_transform=false"]),
+    (["objective=kd"], ["adapted.adaptor=mine.adaptor"]),
 ]  # fmt: skip
 EVALUATE = [
     (["benchmark=mlm"], ["trainer.max_steps=5", "data.batch_size=4", "trainer.gradient_clip_val=1",

@@ -109,14 +109,14 @@ class TrainingResult:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The student's tokenizer."""
-        from transformers import AutoTokenizer
+        from potstill.models.load import load_tokenizer
 
         folder = self.folder / "student"
         folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
         found = next((path for path in folders if (path / "tokenizer_config.json").is_file()), None)
         if found is None:
             raise ModelError(f"{folder}: no tokenizer_config.json")
-        return AutoTokenizer.from_pretrained(found)  # type: ignore[no-any-return]
+        return load_tokenizer(found)
 
     @cached_property
     def history(self) -> dict[str, tuple[list[int], list[float]]]:

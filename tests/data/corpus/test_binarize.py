@@ -149,7 +149,9 @@ def test_a_store_is_not_built_again(tmp_path, vocabulary):
 
 
 def test_nothing_left_is_an_error_that_counts(tmp_path, vocabulary):
-    with pytest.raises(DataError, match=r"text\.txt: 2 texts.* 1 sequences.* 1 are mostly unknown") as caught:
+    with pytest.raises(
+        DataError, match=r"text\.txt: .*2 texts.* 1 sequences.* 1 are mostly unknown"
+    ) as caught:
         run(files(tmp_path, "cat", "y y y y y y"), vocabulary, tmp_path, min_length=4)
     assert "\n" not in str(caught.value)
     assert [path.suffix for path in (tmp_path / "cache" / "stores").iterdir()] == [".lock"]

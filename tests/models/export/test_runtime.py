@@ -51,7 +51,7 @@ def test_its_time_is_measured_as_any_other_models(exports):
     exported = ExportedModel(folder, threads=1)
     assert measure_latencies([Timed(exported)], batch=2, length=8)[0].p50 > 0
     assert count_parameters(exported)["total"] == 0
-    with pytest.raises(ModelError, match="length 49 exceeds the model's 48 positions"):
+    with pytest.raises(ModelError, match=r"benchmark.lengths=49: the model has 48 positions"):
         measure_latencies([Timed(exported)], batch=1, length=49)
 
 
