@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-quickstart: install   ## teacher, students with and without it, one table: minutes on 2 cores
+quickstart: install   ## teacher, students with and without it, one table: 8 minutes on 2 cores
 	$(BIN)/python train.py experiment=quickstart overwrite=true hydra.run.dir=$(RUNS)
 
 # Tests of a file stay together, for the runs that they share.
