@@ -31,8 +31,8 @@ pytestmark = pytest.mark.slow
 
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
 SEED = 16
-COUNT = int(os.environ.get("POTSTILL_FUZZ", "120"))  # more of them, or another seed, find more
-RUNS = COUNT // 40
+COUNT = int(os.environ.get("POTSTILL_FUZZ", "180"))  # more of them, or another seed, find more
+RUNS = COUNT // 36
 
 ODD = [
     "null", "", "''", "???", "true", "0", "1", "-1", "2", "0.5", "-0.0", "1e-300", "1e300", "nan", "inf", "-inf",

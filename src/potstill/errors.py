@@ -1,4 +1,4 @@
-"""The faults that a user can mend: the command line prints one line and exits with code 2.
+"""User errors: the command line prints one line and exits with code 2.
 
 A message names the key, the value and what would be right. Anything else that is raised is a bug of ours (exit
 code 1, with a traceback).

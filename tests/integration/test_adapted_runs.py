@@ -287,6 +287,7 @@ def test_a_run_that_dies_goes_on_to_the_bit(train, monkeypatch):
         (["teacher.model=somewhere"], "teacher.model=somewhere: is of language and task models"),
         (["benchmark=sst2"], "benchmark=sst2: is of language and task models"),
         (["trainer.devices=2"], "objective=adapted trains on one device"),
+        (["objective=kd"], f"adapted.student._target_={NAME}.make_student: "),
         (["objective.matches=L3"], "objective.matches.0.=L3: no match between features of adaptors"),
     ],
 )  # fmt: skip

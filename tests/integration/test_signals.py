@@ -171,9 +171,9 @@ runpy.run_path(script, run_name="__main__")
 @pytest.mark.parametrize(
     ("script", "module"),
     [
-        *(("train.py", name) for name in ("potstill.cli.commands", "hydra", "omegaconf", "yaml")),
-        *((script, name) for name in ("torch", "transformers") for script in ("train.py", "evaluate.py")),
-        ("evaluate.py", "potstill.cli.commands"),
+        (script, name)
+        for name in ("potstill.cli.commands", "hydra", "omegaconf", "yaml", "torch", "transformers")
+        for script in ("train.py", "evaluate.py")
     ],
 )
 def test_ctrl_c_during_imports(script, module, overrides, eval_file, bert_teacher, tmp_path):

@@ -111,7 +111,7 @@ class TrainConfig:
 
 @dataclass
 class SweepConfig:
-    """Runs of a sweep that are put into one table, in place of models that are judged."""
+    """Runs of a sweep that are put into one table, in place of models to evaluate."""
 
     folder: str | None = option(
         None,

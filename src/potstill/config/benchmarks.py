@@ -1,4 +1,4 @@
-"""Keys of `benchmark`: what a task model is trained for, and what a model is judged on."""
+"""Keys of `benchmark`: the data of training and evaluation, the head, the metrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LayoutConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """What a task model is trained for, and what a model is judged on: data, head, metrics, which metric decides."""
+    """A task to train for or a benchmark to evaluate on: data, head, metrics, and the metric that decides."""
 
     name: str = option(MISSING, "name in reports")
     task: str = option(

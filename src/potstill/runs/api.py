@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from potstill.runtime.redaction import remember_overrides, remember_references
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_one_at_a_time = threading.RLock()  # Hydra's state and the random generators are those of the process
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
 
 
@@ -282,7 +284,7 @@ def _run(
         words.append(f"hydra.run.dir={quoted(str(folder))}")
     have_home()
     remember_overrides(words)
-    with signals.listening(), _composed(command, words) as config:
+    with _one_at_a_time, signals.listening(), _composed(command, words) as config:
         target = Path(HydraConfig.get().runtime.output_dir)
         remember_references(OmegaConf.to_yaml(config))
         run_folder.claim(target, run_folder.kind_of(config), config)

@@ -38,7 +38,7 @@ SAMPLE = 2000  # texts of each source that are binarized where only a sample is 
 STEPS = 3  # of each batch size; the first one warms up and is not timed
 LEAST_STEPS = 50  # whose outputs of a teacher are stored
 SECONDS = 60.0  # no larger batch is tried once a size has taken so long
-ROOM = 0.9  # of the memory that is free may be used
+USABLE_SHARE = 0.9  # of free memory
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,20 @@ def examine(config: DictConfig) -> None:
     """
     use_kernels()
     device = run_device(config)
-    told: dict[str, Any] = dict(machine(config, device))
+    found: dict[str, Any] = dict(machine(config, device))
     with tempfile.TemporaryDirectory(prefix="potstill-doctor-") as own, redirect_stdout(None):
         training = _build(config, Path(own))
-        told |= {
+        found |= {
             "parameters": f"student {count_parameters(training.module.student)['total']:,}"
             + (f", teacher {training.teacher_parameters:,}" if training.teacher_parameters else "")
         }
         data: StepDataModule = training.data
         lengths, state = _sequences(config, data, Path(own))
-        told["data"] = state
+        found["data"] = state
         measured = measure(training.module, data, config, Path(own))
-    told |= estimates(config, device, measured, lengths, data.settings.unit)
-    width = max(map(len, told))
-    print("\n".join(printable(f"{name:<{width}}  {value}") for name, value in told.items()))
+    found |= estimates(config, device, measured, lengths, data.settings.unit)
+    width = max(map(len, found))
+    print("\n".join(printable(f"{name:<{width}}  {value}") for name, value in found.items()))
 
 
 def run_device(config: DictConfig) -> torch.device:
@@ -231,7 +231,7 @@ def estimates(
     lengths: np.ndarray | None,
     unit: int = 1,
 ) -> dict[str, str]:
-    """Memory and time of the composed run, and the largest batch that fits, in words.
+    """Memory and time of the composed run, and the largest batch that fits, as text.
 
     Args:
         config: of the run.
@@ -246,25 +246,25 @@ def estimates(
         }
     last = measured[-1]
     peaks = line_through([(m.batch, m.peak) for m in measured])
-    room = ROOM * (available_bytes(device) + (0 if _is_gpu(device) else _resident()))
+    usable = USABLE_SHARE * (available_bytes(device) + (0 if _is_gpu(device) else _resident()))
     batch = config.data.batch_size
-    told = {
+    found = {
         "measured": ", ".join(f"{m.batch}: {m.peak / 1e9:.2f} GB {m.seconds:.3g} s" for m in measured)
         + " (sequences of the longest: peak, step)",
         "memory needed": f"about {peaks.at(batch) / 1e9:.2f} GB for data.batch_size={batch}, all on one device",
-        "largest batch": largest_batch(peaks, room, unit, last.batch),
+        "largest batch": largest_batch(peaks, usable, unit, last.batch),
     }
     steps = steps_of(config, lengths)
     if steps is None:
-        told["time"] = "not known before the store is made; give trainer.max_steps"
-        return told
+        found["time"] = "not known before the store is made; give trainer.max_steps"
+        return found
     times = line_through([(m.batch, m.seconds) for m in measured])
     share = 1.0 if lengths is None or not len(lengths) else float(np.mean(lengths) / np.max(lengths))
     seconds = (
         steps * config.trainer.accumulate_grad_batches * max(times.at(batch), last.seconds * 1e-3) * share
     )
-    told["time"] = f"about {_duration(seconds)} for {steps:,} steps, validation not counted"
-    return told
+    found["time"] = f"about {_duration(seconds)} for {steps:,} steps, validation not counted"
+    return found
 
 
 def line_through(points: list[tuple[float, float]]) -> Line:
@@ -276,14 +276,14 @@ def line_through(points: list[tuple[float, float]]) -> Line:
     return Line(y - slope * x, slope)
 
 
-def largest_batch(peaks: Line, room: float, unit: int, tried: int) -> str:
-    """The largest size whose peak stays within `room` bytes, in words."""
+def largest_batch(peaks: Line, usable: float, unit: int, tried: int) -> str:
+    """The largest size whose peak stays within `usable` bytes, as text."""
     if peaks.slope <= 0:
         return f"data.batch_size={tried} at least: memory did not grow up to there"
-    fits = int(min((room - peaks.start) / peaks.slope, 1e9)) // unit * unit
+    fits = int(min((usable - peaks.start) / peaks.slope, 1e9)) // unit * unit
     if fits < unit:
-        return f"none: data.batch_size={unit} needs {peaks.at(unit) / 1e9:.2f} GB, {room / 1e9:.2f} GB can be used"
-    return f"about data.batch_size={fits} in {room / 1e9:.1f} GB; accumulate beyond, trainer.accumulate_grad_batches"
+        return f"none: data.batch_size={unit} needs {peaks.at(unit) / 1e9:.2f} GB, {usable / 1e9:.2f} GB can be used"
+    return f"about data.batch_size={fits} in {usable / 1e9:.1f} GB; accumulate beyond, trainer.accumulate_grad_batches"
 
 
 def steps_of(config: DictConfig, lengths: np.ndarray | None) -> int | None:

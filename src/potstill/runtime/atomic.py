@@ -1,4 +1,4 @@
-"""Atomic writing: a file is written under a temporary name and then renamed."""
+"""Atomic writing: a file is written under a temporary name, flushed to the disk, and then renamed."""
 
 from __future__ import annotations
 
@@ -76,6 +76,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             yield fresh
+            with fresh.open("rb+") as file:
+                os.fsync(file.fileno())
             fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import statistics
@@ -35,13 +34,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write, flush to disk, rename.
 
         Raises:
-            WriteError: there is no room, or the folder cannot be written; the checkpoint that was there stays.
+            WriteError: the disk is full, or the folder cannot be written; the checkpoint that was there stays.
         """
         with replacing(Path(path)) as fresh, fresh.open("wb") as file:
             torch.save(checkpoint, file)
             add_checksum(file)
-            file.flush()
-            os.fsync(file.fileno())
 
 
 class LastCheckpoint(Callback):

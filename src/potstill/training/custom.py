@@ -24,7 +24,7 @@ class AdaptedDistillation(StudentModule):
         teacher: frozen, in evaluation mode, absent from checkpoints; None where no term reads it.
         objective: the terms.
         read_student: runs the student and has its adaptor read it.
-        read_teacher: likewise.
+        read_teacher: the same for the teacher.
         optimizer: makes the optimizer of the student's parameters.
         schedule: makes the learning-rate schedule from the optimizer and the number of steps.
         clip: largest norm of the gradient; None for none.

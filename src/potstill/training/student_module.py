@@ -195,7 +195,7 @@ class StudentModule(LightningModule):
         rest(self)
 
     def on_test_end(self) -> None:
-        """Likewise."""
+        """Release the weights that were gathered for the test."""
         rest(self)
 
     def on_fit_end(self) -> None:

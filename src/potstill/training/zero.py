@@ -78,7 +78,7 @@ class Zero:
                 setattr(module, name, self._through_engine(getattr(module, name)))
 
     def _keep(self, weights: list[Any]) -> None:
-        """DeepSpeed leaves small weights gathered; these likewise."""
+        """DeepSpeed leaves small weights gathered; these too."""
         kept = self._engine.optimizer.parameter_offload.persistent_parameters
         for weight in weights:
             weight.ds_persist = weight.is_external_param = True

@@ -73,7 +73,7 @@ def judged_faults(config: DictConfig, models: list[str]) -> list[str]:
         try:
             settings = read_settings("model", model)
         except PotstillError:
-            continue  # told where its sizes are read
+            continue  # reported where its sizes are read
         if own := settings_fault(settings) or problem_fault(settings, head, problem):
             faults.append(f"model={model}: {own}")
             continue

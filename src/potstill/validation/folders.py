@@ -26,5 +26,5 @@ def writable(key: str, folder: Path) -> list[str]:
     if not os.access(existing, os.W_OK):
         return [f"{key}={folder}: not writable; name a folder that is"]
     if shutil.disk_usage(existing).free < 1 << 20:
-        return [f"{key}={folder}: the disk is full; name a folder with room"]
+        return [f"{key}={folder}: the disk is full; name a folder with free space"]
     return []

@@ -73,7 +73,7 @@ def launch_faults(config: DictConfig) -> list[str]:
     trainer = config.trainer
     if (
         trainer.strategy.startswith(STARTS_PROCESSES)
-        and trainer.strategy != RAY  # whose workers are told what to do, and compose nothing
+        and trainer.strategy != RAY  # its workers receive the configuration and compose nothing
         and IN_PROCESS not in trainer.strategy
         and (trainer.devices not in (1, "1") or trainer.num_nodes > 1)
         and "submitit" not in str(HydraConfig.get().launcher.get("_target_"))  # SLURM starts the processes

@@ -75,7 +75,7 @@ def label_faults(config: DictConfig) -> list[str]:
     try:
         task = task_of(config.benchmark)
     except PotstillError:
-        return []  # told with the benchmark
+        return []  # reported with the benchmark
     key, faults = "teacher.models" if config.teacher.models else "teacher.model", []
     labels: tuple[str, ...] | None = task.labels if task.labels or task.kind == REGRESSION else None
     first: str | None = None
@@ -83,7 +83,7 @@ def label_faults(config: DictConfig) -> list[str]:
         try:
             settings = read_settings(key, name)
         except PotstillError:
-            continue  # told where its sizes are read
+            continue  # reported where its sizes are read
         if fault := settings_fault(settings) or problem_fault(settings, task.head, task.problem):
             faults.append(f"{key}={name}: {fault}")
             continue

@@ -67,7 +67,7 @@ def _but(section: str, schema: type, switch: str) -> tuple[str, ...]:
     return tuple(f"{section}.{own.name}" for own in fields(schema) if own.name != switch)
 
 
-# Keys, or whole sections, with what reads them: in words, and as a function of the configuration.
+# Keys, or whole sections, with what reads them: as text, and as a function of the configuration.
 _BOTH: tuple[tuple[tuple[str, ...], str, Read], ...] = (
     (("data.eval_share", "data.train", "data.eval", "data.min_length"), "a corpus", _on_corpus),
     (

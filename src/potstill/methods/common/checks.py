@@ -25,6 +25,7 @@ def distillation_problems(
     """
     return rationale_set_problems(config.data, f"objective={config.objective.name}") or [
         *objective_faults(config.objective, kind),
+        *own_module_problems(config),
         *benchmark_faults(config),
         *data,
         *(model_faults(config) if models else []),
@@ -56,6 +57,22 @@ def evaluation_problems(
     if config.benchmark.interchange.mapping is not None:
         faults += comparison_faults(config, list(models), specs)
     return faults + export_faults(config)
+
+
+def own_module_paths(config: DictConfig) -> dict[str, str | None]:
+    """The dotted paths of `adapted`, by key; None where a path is not given."""
+    own = config.adapted
+    paths = {f"adapted.{key}._target_": own[key].get("_target_") for key in ("teacher", "student", "data")}
+    return paths | {f"adapted.{key}": own[key] for key in ("adaptor", "teacher_adaptor", "forward")}
+
+
+def own_module_problems(config: DictConfig) -> list[str]:
+    """Modules of the user's own, given to a method that trains transformers."""
+    return [
+        f"{key}={value}: is of objective=adapted; leave it out"
+        for key, value in own_module_paths(config).items()
+        if value is not None
+    ]
 
 
 def rationale_set_problems(data: DictConfig, wanted: str) -> list[str]:

@@ -110,7 +110,7 @@ def _build_student(
             eos_token_id=vocabulary.end_id,
             attention=s.attention,
         )
-    assert teacher is not None  # validation has seen to it
+    assert teacher is not None  # checked by validation
     layers = list(s.layers) if s.layers is not None else default_layers(backbone_of(teacher).depth)
     return student_from_layers(
         teacher,
@@ -182,7 +182,7 @@ def build_matches(
     """What is compared within the models; None where nothing is.
 
     Raises:
-        ConfigError: a match that they have no room for.
+        ConfigError: a match that does not fit them.
     """
     if settings.matches is None or not teachers:
         return None
@@ -249,7 +249,7 @@ def build_interchange(
     """What is swapped in both models; None where nothing is.
 
     Raises:
-        ConfigError: a mapping that one of them has no room for.
+        ConfigError: a mapping that does not fit one of them.
     """
     if settings.mapping is None or teacher is None:
         return None

@@ -58,7 +58,7 @@ def store_task_teachers(
         task: says how many logits a row has.
 
     Raises:
-        DataError: a store that is there cannot be used, or there is no room for one.
+        DataError: an existing store cannot be used, or a new one cannot be written.
     """
     assert data.train is not None
     features, place = data.train.features, _place(config)
@@ -82,8 +82,10 @@ def store_task_teachers(
             form=form.identity,
         )
 
-        def write(backbone: Backbone, writer: OutputWriter, told: Progress, form: FullForm = form) -> None:
-            write_logits(backbone, data.train_batches(order, place.device), form, writer, told)
+        def write(
+            backbone: Backbone, writer: OutputWriter, progress: Progress, form: FullForm = form
+        ) -> None:
+            write_logits(backbone, data.train_batches(order, place.device), form, writer, progress)
 
         name = TRAIN if len(teachers) == 1 else f"{TRAIN}_{number}"
         store = _store(config, teacher, name, identity, form, len(order), place, write)
@@ -110,7 +112,7 @@ def store_language_teacher(
         vocabulary: of the tokenizer.
 
     Raises:
-        DataError: a store that is there cannot be used, or there is no room for one.
+        DataError: an existing store cannot be used, or a new one cannot be written.
     """
     place, trainer, s = _place(config), config.trainer, data.settings
     data.count_units(trainer.max_steps, trainer.max_epochs, place.world)
@@ -138,9 +140,9 @@ def store_language_teacher(
         )
 
         def write(
-            backbone: Backbone, writer: OutputWriter, told: Progress, training: bool = name == TRAIN
+            backbone: Backbone, writer: OutputWriter, progress: Progress, training: bool = name == TRAIN
         ) -> None:
-            write_vocabulary(backbone, data.unit_batches(training, place.device), form, writer, told)
+            write_vocabulary(backbone, data.unit_batches(training, place.device), form, writer, progress)
 
         store = _store(config, teacher, name, identity, form, units.count, place, write)
         stored[name] = StoredVocabulary(store, form, config.objective.temperature)
@@ -187,8 +189,11 @@ def _store(
     def compute(writer: OutputWriter) -> None:
         what = f"computing the teacher's outputs of {units:,} units"
         log.info("%s into %s", what, folder)
-        with counting(what) as told, computing(teacher, config.trainer.precision, place.device) as backbone:
-            write(backbone, writer, told)
+        with (
+            counting(what) as progress,
+            computing(teacher, config.trainer.precision, place.device) as backbone,
+        ):
+            write(backbone, writer, progress)
 
     store = build_outputs(folder, identity, form.fields, units, compute)
     log.info("the teacher's outputs are read from %s", folder)

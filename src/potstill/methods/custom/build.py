@@ -68,7 +68,7 @@ def build_adapted_training(config: DictConfig) -> AdaptedTraining:
     objective = build_adapted_objective(config.objective, ours, theirs, seed=config.seed)
     if not objective.needs_teacher:
         teacher = None
-    # Made once for nothing: a fault in its arguments should come before training.
+    # An error in their arguments must come before training.
     build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
     module = AdaptedDistillation(
         student,
@@ -116,7 +116,7 @@ def build_adapted_objective(
 def student_card(config: DictConfig, summary: dict[str, Any]) -> str:
     """The README.md of the student's folder: what it is, and how to load it."""
     own = config.adapted
-    room, _, name = str(own.student["_target_"]).rpartition(".")
+    module, _, name = str(own.student["_target_"]).rpartition(".")
     given = {str(key): value for key, value in own.student.items() if key != "_target_"}
     settings = code_block(", ".join(f"{key}={value!r}" for key, value in redacted(given).items()))
     return (
@@ -125,7 +125,7 @@ def student_card(config: DictConfig, summary: dict[str, Any]) -> str:
         f"seed {config.seed}.\n\n{figure_list(summary)}\n\n"
         "`model.safetensors` holds its state. Open it with\n\n"
         "```python\nfrom safetensors.torch import load_model\n\n"
-        f"from {room} import {name}\n\nstudent = {name}({settings})\n"
+        f"from {module} import {name}\n\nstudent = {name}({settings})\n"
         'load_model(student, "model.safetensors")\n```\n'
     )
 

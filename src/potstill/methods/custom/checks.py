@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from potstill.errors import PotstillError
+from potstill.methods.common.checks import own_module_paths
 from potstill.objectives.custom_matching import read_adapted_matches
 
 _PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+"
@@ -24,9 +25,7 @@ _FOREIGN: dict[str, Any] = {
 
 def adapted_faults(config: DictConfig) -> list[str]:
     """Of the keys of `adapted`, and of other models' keys where they are used."""
-    own = config.adapted
-    paths = {f"adapted.{key}._target_": own[key].get("_target_") for key in ("teacher", "student", "data")}
-    paths |= {f"adapted.{key}": own[key] for key in ("adaptor", "teacher_adaptor", "forward")}
+    paths = own_module_paths(config)
     needed = {
         "adapted.student._target_": "my.models.make_student",
         "adapted.data._target_": "my.data.make_loaders",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from potstill.methods.base import Method, Training
+from potstill.methods.common.checks import own_module_problems
 from potstill.methods.multitask.checks import shared_task_faults
 from potstill.methods.multitask.tasks import monitored
 from potstill.validation.data import data_faults
@@ -26,7 +27,11 @@ class Multitask(Method):
 
     def problems(self, config: DictConfig, *, models: bool = True) -> list[str]:
         """User errors of each task alone and of all together."""
-        return [*shared_task_faults(config, models=models), *data_faults(config.data, corpus=False)]
+        return [
+            *shared_task_faults(config, models=models),
+            *own_module_problems(config),
+            *data_faults(config.data, corpus=False),
+        ]
 
     def build(self, config: DictConfig) -> Training:
         """Rows, teachers, student, features and module."""

@@ -97,6 +97,6 @@ def _maker(tasks: dict[str, DictConfig]) -> ModelSpec | None:
     try:
         teacher = read_spec("teacher.model", first.teacher.model)
     except PotstillError:
-        return None  # told with its task
+        return None  # reported with its task
     model_type = student.architecture or teacher.model_type
     return replace(teacher, depth=len(student.layers or default_layers(teacher.depth)), model_type=model_type)

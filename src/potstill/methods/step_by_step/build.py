@@ -89,7 +89,7 @@ def build_rationale_training(config: DictConfig) -> RationaleTraining:
         set_dropout(student, config.student.dropout)
     if config.student.checkpointing is not None:
         set_checkpointing(student, config.student.checkpointing)
-    # Made once for nothing: a fault in its arguments should not wait for the features.
+    # An error in their arguments must not wait for the features.
     build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
     prefixes = {PREDICT: "" if standard else PREDICT_PREFIX}
     prefixes |= {} if standard else {EXPLAIN: EXPLAIN_PREFIX}
@@ -248,8 +248,8 @@ class _Preparer:
         if not explains:
             cut = {column: count for column, count in cut.items() if column in ("predict_cut", "labels_cut")}
         counts = {"rows": len(rows), **rows.counts, **cut, "labels_unknown": len(unknown)}
-        told = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in counts.items())
-        log.info("%s (%s): %s", name, rows.name, told)
+        shown = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in counts.items())
+        log.info("%s (%s): %s", name, rows.name, shown)
         for column, key, limit in (
             ("predict_cut", "data.max_input_length", self.data.max_input_length),
             ("labels_cut", "data.max_target_length", self.data.max_target_length),

@@ -108,7 +108,7 @@ def build_task_training(config: DictConfig) -> TaskTraining:
     objective = build_task_objective(
         config, read.task, backbone_of(student), [backbone_of(one) for one in teachers]
     )
-    # Made once for nothing: a fault in its arguments should not wait for the features.
+    # An error in their arguments must not wait for the features.
     build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
     settings = batch_settings(config, build_plan(config.objective.interchange))
     data, judges, counts = prepare_task(config, read, vocabulary, readers, student, settings)
