@@ -132,8 +132,8 @@ class TrainingResult:
 def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> TrainingResult:
     r"""Train a model; the same as `python train.py <overrides>`.
 
-    The run happens in this process, on one device. Pipelines (`stages`), sweeps, `doctor=true` and runs on several
-    devices need the command line.
+    The run happens in this process, on one device; calls from several threads run one after the other. Pipelines
+    (`stages`), sweeps, `doctor=true` and runs on several devices need the command line.
 
     Args:
         *overrides: Overrides as on the command line, `"objective=kd"`, `"trainer.max_steps=100"`.
