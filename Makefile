@@ -33,7 +33,7 @@ check: install   ## ruff, formatting, mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install   ## put the code in shape
+format: install   ## fix lint errors and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -13,9 +13,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other; se
 import pytest
 
 ROOT = Path(__file__).parents[1]
-_spec = importlib.util.spec_from_file_location("forked", ROOT / "tests" / "forked.py")
-forked = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(forked)
+
+
+def _module(name):
+    """A module beside this one, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+forked, quick_hydra = _module("forked"), _module("quick_hydra")
 TEXT = """
 the of and to a in that is was he for it with as his on be at by i this had not are but from or have an they
 which one you were her all she there would their we him been has when who will more no if out so said what up
@@ -91,9 +99,7 @@ def gpt2_tokenizer(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("bpe")
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(
-        sentences(200), vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False
-    )
+    bpe.train_from_iterator(sentences(200), vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False)
     bpe.save_model(str(folder))
     GPT2TokenizerFast.from_pretrained(folder, model_max_length=64).save_pretrained(folder)
     return folder
@@ -127,11 +133,7 @@ def arithmetic(count, seed=0):
 
     draw, rows = random.Random(seed), []
     for _ in range(count):
-        who, what, gets = (
-            draw.choice(["ann", "bob", "eve"]),
-            draw.choice(["pens", "cups"]),
-            draw.random() < 0.5,
-        )
+        who, what, gets = (draw.choice(["ann", "bob", "eve"]), draw.choice(["pens", "cups"]), draw.random() < 0.5)
         first, second = draw.randint(5, 10), draw.randint(0, 5)
         verb, sign, value = ("gets", "+", first + second) if gets else ("loses", "-", first - second)
         rows.append(
@@ -207,15 +209,7 @@ def gpt2_teacher(tmp_path_factory, gpt2_tokenizer):
     torch.manual_seed(0)
     fast = AutoTokenizer.from_pretrained(gpt2_tokenizer)
     GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(fast),
-            n_embd=32,
-            n_layer=4,
-            n_head=4,
-            n_positions=64,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
+        GPT2Config(vocab_size=len(fast), n_embd=32, n_layer=4, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0)
     ).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
@@ -259,8 +253,17 @@ def run_command(server, script, *overrides, cache=None, timeout=300, **environme
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def start_command(server, script, *overrides, cache=None, **environment):
-    """Start such a process: it has `communicate`, `wait`, `poll`, `kill`, `send_signal` as of `subprocess.Popen`."""
+def start_command(server, script, *overrides, cache=None, folder=ROOT, **environment):
+    """Start such a process: it has `communicate`, `wait`, `poll`, `kill`, `send_signal` as of `subprocess.Popen`.
+
+    Args:
+        server: whose fork it is.
+        script: relative to the top level of the checkout.
+        overrides: its arguments.
+        cache: the folder of stores.
+        folder: its working directory.
+        environment: further variables.
+    """
     variables = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -269,7 +272,7 @@ def start_command(server, script, *overrides, cache=None, **environment):
         **({"POTSTILL_CACHE": str(cache)} if cache else {}),
         **environment,
     }
-    return forked.Forked(server.address, str(ROOT / script), overrides, environment=variables, folder=ROOT)
+    return forked.Forked(server.address, str(ROOT / script), overrides, environment=variables, folder=folder)
 
 
 @pytest.fixture(scope="session")
@@ -312,9 +315,13 @@ def started_command(shared_cache, server):
     )
 
 
-def composed(*overrides, name="train"):
-    """A composed configuration, as the command line makes it."""
-    return copy.deepcopy(_composed(name, tuple(str(o) for o in overrides)))
+def composed(*overrides, name="train", raw=False):
+    """The options of a command, as the command line makes them; `raw`: as Hydra composes them."""
+    from potstill.config import EvaluateConfig, TrainConfig
+    from potstill.config.typed import typed
+
+    config = copy.deepcopy(_composed(name, tuple(str(o) for o in overrides)))
+    return config if raw else typed(config, TrainConfig if name == "train" else EvaluateConfig)
 
 
 @functools.cache
@@ -322,21 +329,25 @@ def _registered():
     from potstill.config import register
 
     register()
+    quick_hydra.install()
 
 
 @functools.lru_cache(maxsize=256)
 def _composed(name, overrides):
-    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
 
-    from potstill.config import config_folder
+    from potstill.config.overrides import compose_raw, composition_error
 
     _registered()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose(name, overrides=list(overrides), return_hydra_config=False)
+    try:
+        return compose_raw(name, list(overrides))
+    except HydraException as error:
+        raise composition_error(name, overrides, error) from error
 
 
 @pytest.fixture(scope="session")
 def compose_config():
+    _registered()
     return composed
 
 

@@ -21,7 +21,9 @@ ADDRESS = "POTSTILL_TESTS_SERVER"  # of the server that a fork came from, for pr
 IMPORTS = {
     "torch": ("hydra", "torch", "lightning.pytorch", "transformers", "transformers.models.bert.modeling_bert",
               "transformers.models.gpt2.modeling_gpt2", "transformers.models.auto.modeling_auto",
-              "potstill.cli.commands", "potstill.runs.train", "potstill.runs.evaluate"),
+              "potstill.cli.commands", "potstill.runs.train", "potstill.runs.evaluate", "potstill.methods.language",
+              "potstill.methods.task", "potstill.methods.step_by_step", "potstill.reporting.model_card",
+              "potstill.training.language", "potstill.teacher_cache", "transformers.models.align"),
     "no torch": ("hydra", "hydra._internal.hydra", "omegaconf", "yaml", "potstill.cli.commands"),
 }  # fmt: skip
 
@@ -34,9 +36,7 @@ class Server:
         self.address = f"{self._folder.name}/socket"
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, __file__, kind, self.address]
-        self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout.readline() == b"ready\n"
 
     def stop(self) -> None:
@@ -182,6 +182,30 @@ def watch(connection, pid):
     os._exit(0)
 
 
+def warm_up(kind):
+    """Do once what is slow the first time: Hydra's plugins and parser, a plot, transformers' table of conversions.
+
+    Latencies are measured briefly in all forks.
+    """
+    from hydra import compose, initialize_config_dir
+
+    from potstill.config import config_folder, register
+
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        compose("train", ["data.train_files=[a,b]"], return_hydra_config=True)
+    if kind == "torch":
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        from potstill.evaluation import latency
+        from potstill.reporting.plots import drawing
+
+        assert latency.BUDGET_SECONDS == 3
+        latency.BUDGET_SECONDS = 0.05  # measured briefly
+        get_checkpoint_conversion_mapping("bert")
+        drawing("warm up", lambda axes: axes.plot([0, 1], [0, 1]))
+
+
 def serve(kind, address):
     """Returns in forks alone, with the script to be run."""
     import gc
@@ -190,6 +214,7 @@ def serve(kind, address):
     sys.path.pop(0)  # this folder, whose hydra_plugins are tests
     for name in IMPORTS[kind]:
         importlib.import_module(name)
+    warm_up(kind)
     os.environ[ADDRESS] = address
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     listener = socket.socket(socket.AF_UNIX)

@@ -18,9 +18,7 @@ def layers():
 
 
 def packages():
-    return sorted(
-        path.stem for path in SOURCE.iterdir() if path.stem not in ("__init__", "__pycache__", "py")
-    )
+    return sorted(path.stem for path in SOURCE.iterdir() if path.stem not in ("__init__", "__pycache__", "py"))
 
 
 def imported(path):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from potstill.data.tasks.splits import is_task, task_of
+from potstill.config.benchmarks import TaskBenchmarkConfig
+from potstill.data.tasks.splits import task_of
 from potstill.runs.checks import validate_train
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -48,8 +49,9 @@ def test_an_option_composes(path, compose_config):
         assert config[group].name == option
     if group in ("data", "strategy"):
         compose_config(f"{group}={option}", name="evaluate")
-    if group == "benchmark" and is_task(config.benchmark):
-        assert task_of(config.benchmark).monitor in config.benchmark.metrics
+    if group == "benchmark" and isinstance(config.benchmark, TaskBenchmarkConfig):
+        task = task_of(config.benchmark)
+        assert task.monitor in task.metrics
         assert compose_config("objective=finetune", f"{group}={option}").benchmark == config.benchmark
 
 
@@ -64,21 +66,23 @@ def test_an_experiment_runs(
     recipe = compose_config(f"experiment={experiment}")
     local = {"gpt2": gpt2_teacher, "roberta-base": roberta_teacher}.get(recipe.teacher.model, bert_teacher)
     small = [
-        "data=text_files", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]",
-        f"data.cache={shared_cache}", "data.max_length=32", "data.num_proc=1", "data.batch_size=4",
-        "trainer.accumulate_grad_batches=2", "trainer.max_steps=2", "trainer.val_check_interval=null", "logger=csv",
-        "trainer.enable_progress_bar=false",
+        f"data.cache={shared_cache}", "data.batch_size=4", "trainer.accumulate_grad_batches=2", "trainer.max_steps=2",
+        "trainer.val_check_interval=null", "logger=csv", "trainer.enable_progress_bar=false",
     ]  # fmt: skip
     if recipe.data.name == "arithmetic":  # it has rows and a student of its own
-        rows = [f"data.generated.{part}=16" for part in ("train", "valid", "test")]
-        small = [*small[3:], *rows]
+        small += [f"data.generated.{part}=16" for part in ("train", "valid", "test")]
     elif recipe.objective.name == "step_by_step":
-        small = [*small[3:], *_prefixed(tmp_path, arithmetic_files, t5_tokenizer)]
-    if recipe.objective.name in ("kd", "diito") and not is_task(recipe.benchmark):
+        small += _prefixed(tmp_path, arithmetic_files, t5_tokenizer)
+    else:
+        small.append("data.max_length=32")
+    if recipe.data.name in ("docstrings", "wikitext_bookcorpus"):
+        files = [f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]"]
+        small += ["data=text_files", *files, "data.num_proc=1"]
+    if recipe.objective.name in ("kd", "diito") and recipe.benchmark is None:
         small.append(f"teacher.model={local}")
     if recipe.student.layers is not None:
         small.append("student.layers=[0,1]")
-    if is_task(recipe.benchmark):
+    if recipe.benchmark is not None:
         (tmp_path / "rows.tsv").write_text("sentence\tlabel\n" + "the man\t1\none other\t0\n" * 12)
         small += [f"benchmark.{part}_file={tmp_path}/rows.tsv" for part in ("train", "eval")]
         if recipe.objective.name == "finetune":
@@ -92,7 +96,7 @@ def test_an_experiment_runs(
     train_run.train(config, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["train/steps"] == 2
-    if is_task(recipe.benchmark) or recipe.objective.name == "step_by_step":
+    if recipe.benchmark is not None or recipe.objective.name == "step_by_step":
         monitor = "accuracy" if recipe.benchmark is None else recipe.benchmark.monitor
         assert 0 <= summary[f"val/{monitor}"] <= 1
     else:
@@ -125,7 +129,7 @@ def test_step_by_step_says_what_was_published(compose_config):
         assert (config.objective.mode, config.objective.alpha) == ("task_prefix", 0.5)
         assert config.data.batch_size * config.trainer.accumulate_grad_batches == 64
         assert (config.trainer.max_steps, config.trainer.val_check_interval) == (10000, 250)
-        assert config.optimizer.lr == 5e-5
+        assert config.optimizer["lr"] == 5e-5
         assert (config.data.max_input_length, config.data.max_target_length) == (1024, 256)
     for name, labels in (("standard_finetune", "gt"), ("standard_distill", "llm")):
         config = compose_config(f"experiment={name}")
@@ -140,9 +144,9 @@ def test_the_published_recipes_say_what_was_published(compose_config):
         assert (weights["ce"], weights[hard], weights["cos"]) == (5.0, 2.0, 1.0)
         assert config.objective.temperature == 2.0
         assert config.student.layers == [0, 2, 4, 7, 9, 11]
-        assert config.optimizer.lr == 5e-4
-        assert config.optimizer.betas == [0.9, 0.98]
-        assert config.optimizer.eps == 1e-6
+        assert config.optimizer["lr"] == 5e-4
+        assert config.optimizer["betas"] == [0.9, 0.98]
+        assert config.optimizer["eps"] == 1e-6
         assert config.schedule.warmup_share == 0.05
         assert config.trainer.gradient_clip_val == 5.0
         assert (config.data.batch_size, config.trainer.accumulate_grad_batches) == (5, 50)
@@ -151,17 +155,11 @@ def test_the_published_recipes_say_what_was_published(compose_config):
 def test_the_published_interventions_say_what_was_published(compose_config):
     for name in ("diito", "diito_naacl", "diito_3layer"):
         config = compose_config(f"experiment={name}")
-        weights = {
-            term: settings.weight for term, settings in config.objective.terms.items() if settings.weight
-        }
+        weights = {term: settings.weight for term, settings in config.objective.terms.items() if settings.weight}
         names = ["ce", "mlm", "cos", "causal_ce", *(["causal_cos"] if name == "diito_naacl" else [])]
         assert weights == dict.fromkeys(names, 0.2 if name == "diito_naacl" else 0.25)
         exchange = config.objective.interchange
-        assert (exchange.proportion, exchange.positions, exchange.read_site) == (
-            0.3,
-            "consecutive",
-            "block_output",
-        )
+        assert (exchange.proportion, exchange.positions, exchange.read_site) == (0.3, "consecutive", "block_output")
         assert exchange.mapping == ("multilayer" if name == "diito_naacl" else "single_middle")
         assert config.data.batch_size * config.trainer.accumulate_grad_batches == 240
         assert config.trainer.max_epochs == 3
@@ -184,8 +182,7 @@ def rows_of(benchmark, folder):
     """Files of a task in its own form; returns the overrides that name them."""
     texts = {
         "sst2": "sentence\tlabel\n" + "the man\t1\none other\t0\n" * 8,
-        "mrpc": "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
-        + "1\ta\tb\tthe man\tthe man\n0\ta\tb\tone\twho\n" * 8,
+        "mrpc": "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n" + "1\ta\tb\tthe man\tthe man\n0\ta\tb\tone\twho\n" * 8,
         "mnli": "sentence1\tsentence2\tgold_label\n"
         + "the man\tone\tneutral\none\tthe\tentailment\nwho\tno\tcontradiction\n" * 6,
         "conll2003": "the O\nman B-PER\n\nother B-LOC\n\n" * 8,
@@ -202,37 +199,35 @@ def test_the_stages_of_a_recipe_run(experiment, bert_teacher, shared_cache, tmp_
     from hydra import compose, initialize_config_dir
     from omegaconf import open_dict
 
-    from potstill.cli.commands import config_folder
-    from potstill.config import register
+    from potstill.config import TrainConfig, config_folder, register
+    from potstill.config.typed import typed
     from potstill.runs import evaluate as evaluate_run
     from potstill.runs import train as train_run
     from potstill.runs.pipeline_stages import check, plan, write_record
 
     benchmark = experiment.split("_")[-1]
-    typed = [
+    words = [
         f"experiment={experiment}", f"teacher.model={bert_teacher}", *rows_of(benchmark, tmp_path),
         f"data.cache={shared_cache}", "data.max_length=32", "data.batch_size=4", "trainer.max_steps=2",
         "logger=csv", "trainer.enable_progress_bar=false", "checkpoint.every_n_steps=null",
     ]  # fmt: skip
     if experiment == "t4_tiny_mnli":
         sizes = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 32}
-        typed += [f"student.config.{key}={size}" for key, size in sizes.items()]
+        words += [f"student.config.{key}={size}" for key, size in sizes.items()]
     if experiment == "bigru_sst2":
-        typed += ["student.config.embedding_size=16", "student.config.hidden_size=16"]
+        words += ["student.config.embedding_size=16", "student.config.hidden_size=16"]
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("train", typed, return_hydra_config=True)
+        config = compose("train", words, return_hydra_config=True)
         choices = config.hydra.runtime.choices
         with open_dict(config):
             del config["hydra"]
-        stages, ended = plan(config, tmp_path / "run", typed, choices), []
+        stages, ended = plan(typed(config, TrainConfig), tmp_path / "run", words, choices), []
         for stage in stages:
             check(stages, tmp_path / "run")  # with the models that are there by now
             stage.folder.mkdir(parents=True)
             write_record(tmp_path / "run", stage)
-            (train_run.train if stage.command == "train" else evaluate_run.evaluate)(
-                stage.config, stage.folder
-            )
+            (train_run.train if stage.command == "train" else evaluate_run.evaluate)(stage.config, stage.folder)
             ended.append(json.loads((stage.folder / "summary.json").read_text()))
     assert [summary.get("train/steps") for summary in ended] == [2, 0, 2, 2, None]
     monitor = f"test/{config.benchmark.monitor}"

@@ -7,9 +7,7 @@ import pytest
 from potstill.cli.commands import _Record, one_line
 from potstill.errors import ConfigError, printable
 
-HOSTILE = (
-    "red \x1b[31m, title \x1b]0;x\x07, back \x08, C1 \x9b2J, turned \u202egnp, line \u2028, half \ud83d, \r"
-)
+HOSTILE = "red \x1b[31m, title \x1b]0;x\x07, back \x08, C1 \x9b2J, turned \u202egnp, line \u2028, half \ud83d, \r"
 
 
 def test_controls_are_written_as_escapes():

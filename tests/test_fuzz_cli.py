@@ -21,7 +21,6 @@ from hydra.core.hydra_config import HydraConfig
 
 from potstill.cli import commands
 from potstill.config import EvaluateConfig, TrainConfig, config_folder
-from potstill.config.defaults import settle
 from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.runs.pipeline_stages import plan
 from potstill.runtime.ranges import KEY
@@ -79,10 +78,7 @@ class Draw:
         """The command, its overrides that would do, and those that are added."""
         name = self.random.choice(sorted(self.bases))
         script = "evaluate" if name.startswith("evaluate") else "train"
-        return script, [
-            *self.bases[name],
-            *(self.override(script) for _ in range(self.random.choice((1, 1, 2, 3)))),
-        ]
+        return script, [*self.bases[name], *(self.override(script) for _ in range(self.random.choice((1, 1, 2, 3))))]
 
     def override(self, script):
         kind = self.random.random()
@@ -143,9 +139,7 @@ def problem_of(script, overrides, folder, task):
 
 
 @pytest.fixture(scope="module")
-def bases(
-    tmp_path_factory, text_file, eval_file, bert_teacher, gpt2_teacher, bert_tokenizer, arithmetic_files
-):
+def bases(tmp_path_factory, text_file, eval_file, bert_teacher, gpt2_teacher, bert_tokenizer, arithmetic_files):
     """Valid command lines by name."""
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "rows.tsv").write_text("text\tlabel\n" + "the man\tyes\none other\tno\n" * 8)
@@ -156,9 +150,10 @@ def bases(
     (folder / "head" / "config.json").write_text(json.dumps(settings | head))
     (folder / "t5").mkdir()
     (folder / "t5" / "config.json").write_text(json.dumps({"model_type": "t5", "vocab_size": 64}))
-    rest = [f"data.cache={folder}/cache", "data.num_proc=1", "data.max_length=32"]
-    same = [*rest, "trainer.enable_progress_bar=false"]
-    train = [*same, "logger=csv", "trainer.max_steps=1"]
+    rest, quiet = [f"data.cache={folder}/cache", "data.num_proc=1"], ["trainer.enable_progress_bar=false"]
+    same = [*rest, *quiet, "data.max_length=32"]
+    once = ["logger=csv", "trainer.max_steps=1"]
+    train = [*same, *once]
     text = ["data=text_files", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]"]
     rows = [
         "benchmark=text_classification", *(f"benchmark.{part}_file={folder}/rows.tsv" for part in ("train", "eval")),
@@ -186,12 +181,13 @@ def bases(
             ) + "]",
         ],
         "step_by_step": [
-            *train, "objective=step_by_step", "data=rationales", f"data.train_files=[{arithmetic_files}/train.jsonl]",
+            *rest, *quiet, *once, "objective=step_by_step", "data=rationales",
+            f"data.train_files=[{arithmetic_files}/train.jsonl]",
             f"student.model={folder}/t5",
         ],
-        "adapted": [
-            *train, "objective=adapted", "adapted.teacher._target_=my.make", "adapted.student._target_=my.make",
-            "adapted.data._target_=my.data", "adapted.adaptor=my.adaptor",
+        "custom": [
+            *quiet, *once, "objective=custom", "custom.teacher._target_=my.make", "custom.student._target_=my.make",
+            "custom.data._target_=my.data", "custom.adaptor=my.adaptor",
         ],
         "rationales": [
             *rest, "stage=rationales", "data=rationales", f"data.train_files=[{arithmetic_files}/train.jsonl]",
@@ -202,7 +198,8 @@ def bases(
         "evaluate rows": [*same, *rows, f"model={folder}/head"],
         "evaluate costs": [*same, f"model={bert_teacher}", "benchmark=efficiency", "benchmark.lengths=[32]"],
         "evaluate rationales": [
-            *same, "benchmark=step_by_step", "data=rationales", f"data.test_files=[{arithmetic_files}/test.jsonl]",
+            *rest, *quiet, "benchmark=step_by_step", "data=rationales",
+            f"data.test_files=[{arithmetic_files}/test.jsonl]",
             f"model={folder}/t5",
         ],
     }  # fmt: skip
@@ -210,12 +207,11 @@ def bases(
 
 def check(config):
     """What a run begins with, up to the point where it reads text and weights."""
-    if "objective" not in config:
+    if isinstance(config, EvaluateConfig):
         validate_evaluate(config)
     elif config.stages:
         plan(config, Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().overrides.task, {})
     else:
-        settle(config)
         validate_train(config)
 
 
@@ -247,9 +243,7 @@ HEAVY = (
 def test_valid_ones_run_to_their_end(bases, tmp_path, monkeypatch):
     """Those that pass the checks are trained for a step, or evaluated: again exit code 0, or 2 and one line."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    small = {
-        name: bases[name] for name in ("kd", "mlm", "diito", "finetune", "evaluate", "evaluate interchange")
-    }
+    small = {name: bases[name] for name in ("kd", "mlm", "diito", "finetune", "evaluate", "evaluate interchange")}
     draw, problems, done = Draw(SEED, small), [], 0
     while done < RUNS:
         script, overrides = draw.command()

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -53,7 +52,7 @@ def job(words):
 
 def small(script, overrides, text_file, logger):
     """What makes a job short: little data of the kind that it reads, and two steps."""
-    own = "objective=adapted" in overrides
+    own = "objective=custom" in overrides
     generated = any(word.endswith("=arithmetic") for word in overrides)
     task = any(word.startswith(("benchmark=text_classification", "tasks=")) for word in overrides)
     extra = [*QUIET]
@@ -88,9 +87,7 @@ def run(tmp_path_factory, shared_cache, text_file, words, compose_config):
     for part, count in (("train", 24), ("dev", 12)):
         rows = [f"{' '.join(words[n : n + 5])}\t{'good' if n % 2 else 'bad'}" for n in range(count)]
         (home / "reviews" / f"{part}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
-        sets = [
-            {"text": row.split("\t")[0], "label": ["money", "sport"][: n % 3]} for n, row in enumerate(rows)
-        ]
+        sets = [{"text": row.split("\t")[0], "label": ["money", "sport"][: n % 3]} for n, row in enumerate(rows)]
         (home / "news" / f"{part}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in sets))
 
     def start(script, command, logger="csv"):
@@ -151,7 +148,7 @@ def test_commands_run_one_after_the_other(guide, run):
 def test_commands_compose_as_they_are_written(guide, compose_config):
     for placeholders in (False, True):
         for script, command in commands(guide, placeholders=placeholders):
-            OmegaConf.to_container(compose_config(*job(command)[0], name=script), resolve=True)
+            compose_config(*job(command)[0], name=script)
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)

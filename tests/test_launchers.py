@@ -22,7 +22,7 @@ def test_a_launcher_of_submitit_composes(name):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("launcher", "ray"), ("sweeper", "optuna")])
-def test_ours_compose(kind, name):
+def test_launchers_and_sweepers_of_this_package_compose(kind, name):
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("train", [f"hydra/{kind}={name}"], return_hydra_config=True)
@@ -41,4 +41,4 @@ def test_a_sweep_in_processes(command, text_file, eval_file, tmp_path):
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert json.loads((folder / "0" / "summary.json").read_text())["train/steps"] == 1
-    assert "data.mlm_share=7" in (folder / "1" / "fault.txt").read_text()
+    assert "data.mlm_share=7" in (folder / "1" / "error.txt").read_text()

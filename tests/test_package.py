@@ -53,8 +53,7 @@ def test_the_wheel_holds_the_configs(wheel):
     modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
     assert not modules - inside
     assert {
-        f"potstill/rationale_generation/demonstrations/{task}.yaml"
-        for task in ("anli1", "cqa", "esnli", "svamp")
+        f"potstill/rationale_generation/demonstrations/{task}.yaml" for task in ("anli1", "cqa", "esnli", "svamp")
     } <= inside
     assert not [name for name in inside if name.startswith("tests/") or "__pycache__" in name]
 
@@ -65,10 +64,7 @@ def test_an_installed_wheel_finds_its_own_configs(unpacked, tmp_path):
         unpacked,
         tmp_path,
     )
-    assert done.stdout.split() == [
-        str(unpacked / "potstill" / "__init__.py"),
-        str(unpacked / "potstill" / "conf"),
-    ]
+    assert done.stdout.split() == [str(unpacked / "potstill" / "__init__.py"), str(unpacked / "potstill" / "conf")]
 
 
 def test_the_version_is_the_one_that_the_package_states(wheel):

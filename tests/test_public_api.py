@@ -43,9 +43,7 @@ def test_an_exported_name_has_an_example_that_runs(found, tmp_path, monkeypatch)
     assert tests, f"{found.__module__}.{found.__qualname__} has no example"
     for test in tests:
         failures = (
-            doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL)
-            .run(test)
-            .failed
+            doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL).run(test).failed
         )
         assert not failures
 

@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -39,10 +38,7 @@ TINY = {
 
 def bash_blocks(path):
     """The lines of each bash block."""
-    return [
-        block.strip().splitlines()
-        for block in re.findall(r"^```bash\n(.*?)^```", path.read_text(), re.M | re.S)
-    ]
+    return [block.strip().splitlines() for block in re.findall(r"^```bash\n(.*?)^```", path.read_text(), re.M | re.S)]
 
 
 def commands(needs_network=False):
@@ -91,8 +87,7 @@ def test_the_readme_has_the_commands_that_it_promises():
 @pytest.mark.parametrize("command", LOCAL + HUB, ids=label)
 def test_commands_compose(command, compose_config):
     script, overrides = command
-    config = compose_config(*plain(prepared(overrides))[0], name=script)
-    OmegaConf.to_container(config, resolve=True)
+    compose_config(*plain(prepared(overrides))[0], name=script)
 
 
 @pytest.mark.integration
@@ -136,3 +131,9 @@ def test_named_make_targets_exist(document):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     used = re.findall(r"(?:^|`)make ([a-z -]+?)(?:`|$)", document.read_text(), re.M)
     assert {target for line in used for target in line.split()} <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_source_files_exist(document):
+    for name in re.findall(r"`((?:[a-z_]+/)+\w+\.py)`", document.read_text()):
+        assert (ROOT / "src" / "potstill" / name).is_file() or (ROOT / name).is_file(), name

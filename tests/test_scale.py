@@ -65,7 +65,7 @@ def test_bytes_between_processes():
         assert [ddp, fsdp, gradients] == [round(size / 1e6) for size in found]
 
 
-def test_what_a_pass_costs():
+def test_costs_of_a_pass():
     rows = table("N | tokens")
     assert [row[0] for row in rows] == [1, 8, 64]
     for n, tokens, compute, sent, hours, gpu_hours, efficient in rows:
@@ -77,7 +77,7 @@ def test_what_a_pass_costs():
         assert efficient == pytest.approx(efficiency(n), **CLOSE)
 
 
-def test_what_is_said_of_other_assumptions():
+def test_statements_about_other_assumptions():
     assert round(efficiency(64, achieved=ACHIEVED / 2)) == 80
     assert round(efficiency(64, step=4 * STEP)) == 89
     held = (16 * STUDENT + 4 * TEACHER) / 1e9

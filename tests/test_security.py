@@ -17,9 +17,7 @@ REQUIREMENTS = [
     ]
 ]
 PINNED = dict(
-    line.split("==")
-    for line in (ROOT / "constraints.txt").read_text().splitlines()
-    if not line.startswith("#")
+    line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
 )
 LEFT_OUT = {
     "lightning": ["2.5.6", "2.6.1", "2.6.2", "2.6.3", "2.6.5"],

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from potstill.data.common.tokenizers import describe, load_backend, train_wordpiece
 from potstill.data.corpus.binarize import BATCH_CHARACTERS, binarize
-from potstill.data.corpus.sources import Docstrings, TextFiles, TextSource
+from potstill.data.corpus.docstrings import Docstrings
+from potstill.data.corpus.sources import TextFiles, TextSource
 
 CORES = 2
 ROUNDS = 3
@@ -30,9 +31,7 @@ def main() -> None:
     """Print the ratios of speed, then the peaks of memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", help="plain or gzip text files")
-    parser.add_argument(
-        "--tokenizer", type=Path, help="folder of a tokenizer; default: one trained on the text"
-    )
+    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer; default: one trained on the text")
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.build:
@@ -77,9 +76,7 @@ def speed(texts: list[str], folder: Path, root: Path) -> None:
         print(f"  {name:9s} {statistics.median(found):12,.0f} tokens/s")
     for name in ("batch", "single"):
         ratios = [ours / theirs for ours, theirs in zip(rates["binarize"], rates[name], strict=True)]
-        print(
-            f"  binarize / {name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+        print(f"  binarize / {name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def memory(texts: list[str], folder: Path, root: Path) -> None:

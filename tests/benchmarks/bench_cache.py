@@ -20,6 +20,7 @@ from sides import shaped_parser
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedModel
 
 from potstill.data.common.batching import Ints
+from potstill.data.common.store import ShardWriter
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch, pad
 from potstill.data.corpus.masking import IGNORED, mask_tokens
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
@@ -27,14 +28,13 @@ from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.models.backbone import backbone_of
 from potstill.models.students import student_from_layers
 from potstill.objectives.language import LanguageObjective
-from potstill.objectives.task import TaskObjective
+from potstill.objectives.task import ModelReader, StoredReader, TaskObjective
 from potstill.objectives.terms import TermSums
 from potstill.runtime.kernels import use_kernels
 from potstill.runtime.process import prepare
 from potstill.teacher_cache.computing import computing, write_logits, write_vocabulary
-from potstill.teacher_cache.formats import FullForm, SampledForm, TopForm
-from potstill.teacher_cache.reading import StoredLogits, StoredVocabulary
-from potstill.teacher_cache.store import OutputStore, OutputWriter, build_outputs
+from potstill.teacher_cache.formats import FullFormat, SampledFormat, StoredLogits, StoredVocabulary, TopFormat
+from potstill.teacher_cache.store import OutputStore, build_outputs
 
 TEMPERATURE = 2.0
 LENGTH_BIN = 4
@@ -68,23 +68,25 @@ def task(arguments: argparse.Namespace, folder: Path) -> None:
     """A classifier."""
     teacher, student = models(arguments, BertForSequenceClassification)
     steps = [task_step(arguments, *drawn) for drawn in sequences(arguments)]
-    form, rows = FullForm(2), arguments.batch * len(steps)
+    form, rows = FullFormat(2), arguments.batch * len(steps)
 
-    def write(writer: OutputWriter) -> None:
+    def write(writer: ShardWriter) -> None:
         with computing(teacher, "32-true", torch.device("cpu")) as backbone:
             write_logits(backbone, (step.micro[0] for step in steps), form, writer, lambda _: None)
 
     store = build_outputs(folder / "task", {"case": "task"}, form.fields, rows, write)
     stored = StoredLogits(store, form, np.arange(rows))
     objective = TaskObjective(CLASSIFICATION, {"ce": 1.0, "label": 0.5}, TEMPERATURE)
-    ours, theirs = backbone_of(student), backbone_of(teacher)
+    ours = ModelReader(backbone_of(student), CLASSIFICATION)
+    theirs = ModelReader(backbone_of(teacher), CLASSIFICATION, teacher=0)
 
     def live(number: int) -> TermSums:
-        return objective(ours, theirs, steps[number].micro[0], objective.denominators(steps[number]))
+        return objective(ours, [theirs], steps[number].micro[0], objective.denominators(steps[number]))
 
     def cached(number: int) -> TermSums:
         step = steps[number]
-        return objective(ours, None, step.micro[0], objective.denominators(step), (stored,))
+        readers = [StoredReader(stored, CLASSIFICATION)]
+        return objective(ours, readers, step.micro[0], objective.denominators(step))
 
     runs = {"live": live, "all logits": cached}
     report("classifier", student, runs, [step.tokens for step in steps], {"all logits": size(store)})
@@ -105,14 +107,14 @@ def language(arguments: argparse.Namespace, folder: Path) -> None:
 
     width = arguments.vocabulary
     forms = {
-        "top 64": TopForm(64, width, (TEMPERATURE,)),
-        "drawn 50": SampledForm(50, width, 0, TEMPERATURE, systematic=True),
+        "top 64": TopFormat(64, width, (TEMPERATURE,)),
+        "drawn 50": SampledFormat(50, width, 0, TEMPERATURE, systematic=True),
     }
     runs: dict[str, Run] = {"live": live}
     sizes = {}
     for name, form in forms.items():
 
-        def write(writer: OutputWriter, form: TopForm | SampledForm = form) -> None:
+        def write(writer: ShardWriter, form: TopFormat | SampledFormat = form) -> None:
             with computing(teacher, "32-true", torch.device("cpu")) as backbone:
                 write_vocabulary(backbone, (step.micro[0] for step in steps), form, writer, lambda _: None)
 
@@ -127,9 +129,7 @@ def language(arguments: argparse.Namespace, folder: Path) -> None:
     report("language model", student, runs, tokens, sizes)
 
 
-def models(
-    arguments: argparse.Namespace, kind: type[PreTrainedModel]
-) -> tuple[PreTrainedModel, PreTrainedModel]:
+def models(arguments: argparse.Namespace, kind: type[PreTrainedModel]) -> tuple[PreTrainedModel, PreTrainedModel]:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=arguments.vocabulary,

@@ -20,19 +20,17 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
-from potstill.cli.commands import config_folder
-from potstill.config import register
+from potstill.config import TrainConfig, register
+from potstill.config.typed import composed
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.store import Corpus, StoreWriter, TokenStore
-from potstill.methods.common.models import build_objective, build_optimizer, build_schedule
+from potstill.methods.common.models import build_objective, build_optimization, build_optimizer, build_schedule
 from potstill.models.backbone import backbone_of
 from potstill.models.specs import default_layers
 from potstill.models.students import student_from_layers
@@ -54,9 +52,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=4, help="of the teacher; the student has half of them")
     parser.add_argument("--hidden", type=int, default=256, help="width; there is a head for every 64, or one")
     parser.add_argument("--vocabulary", type=int, default=8192)
@@ -83,9 +79,7 @@ def run(arguments: argparse.Namespace, root: Path) -> None:
         callbacks, _ = build_callbacks(config, folder, arguments.bar)
         turns = Turns(bare)
         loggers = build_loggers(config, folder, "bench")
-        trainer = build_trainer(
-            config.trainer, folder, callbacks=[*callbacks, turns], loggers=loggers, validate=False
-        )
+        trainer = build_trainer(config.trainer, folder, callbacks=[*callbacks, turns], loggers=loggers, validate=False)
         trainer.fit(module, datamodule=data_of(config, corpus, vocabulary))
         means = {name: statistics.fmean(found[WARMUP:]) for name, found in turns.seconds.items()}
         for name, mean in means.items():
@@ -108,15 +102,11 @@ def run(arguments: argparse.Namespace, root: Path) -> None:
 class BareLoop:
     """The step of `LanguageDistillation` without Lightning: each call is one optimizer step."""
 
-    def __init__(
-        self, config: DictConfig, teacher: PreTrainedModel, student: PreTrainedModel, data: CorpusDataModule
-    ):
+    def __init__(self, config: TrainConfig, teacher: PreTrainedModel, student: PreTrainedModel, data: CorpusDataModule):
         self.student, self.data = student, data
         self.clip = config.trainer.gradient_clip_val
         self.teacher_backbone, self.student_backbone = backbone_of(teacher), backbone_of(student)
-        self.objective = build_objective(
-            config.objective, backbone_of(student), backbone_of(teacher), seed=config.seed
-        )
+        self.objective = build_objective(config.objective, backbone_of(student), backbone_of(teacher), seed=config.seed)
         self.optimizer = build_optimizer(config.optimizer, student)
         self.schedule = build_schedule(config.schedule, self.optimizer, config.trainer.max_steps)
         self.batches: Iterator[Any] = iter(())
@@ -165,7 +155,7 @@ class Turns(Callback):
         self.seconds["bare"].append(self._since - begun)
 
 
-def configuration(arguments: argparse.Namespace, root: Path) -> DictConfig:
+def configuration(arguments: argparse.Namespace, root: Path) -> TrainConfig:
     """What `python train.py` with these overrides composes."""
     register()
     overrides = {
@@ -177,26 +167,21 @@ def configuration(arguments: argparse.Namespace, root: Path) -> DictConfig:
         "trainer.enable_progress_bar": str(arguments.bar).lower(),
         "data.cache": root / "cache",
     }
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose("train", overrides=[f"{key}={value}" for key, value in overrides.items()])
+    return composed("train", [f"{key}={value}" for key, value in overrides.items()], TrainConfig)
 
 
-def module_of(config: DictConfig, teacher: PreTrainedModel, student: PreTrainedModel) -> LanguageDistillation:
+def module_of(config: TrainConfig, teacher: PreTrainedModel, student: PreTrainedModel) -> LanguageDistillation:
     return LanguageDistillation(
         student,
         teacher,
         build_objective(config.objective, backbone_of(student), backbone_of(teacher), seed=config.seed),
-        optimizer=lambda model: build_optimizer(config.optimizer, model),
-        schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
-        clip=config.trainer.gradient_clip_val,
+        build_optimization(config, student),
     )
 
 
-def data_of(config: DictConfig, corpus: Corpus, vocabulary: Vocabulary) -> CorpusDataModule:
+def data_of(config: TrainConfig, corpus: Corpus, vocabulary: Vocabulary) -> CorpusDataModule:
     settings = BatchSettings(
-        seed=config.seed,
-        batch_size=config.data.batch_size,
-        accumulate=config.trainer.accumulate_grad_batches,
+        seed=config.seed, batch_size=config.data.batch_size, accumulate=config.trainer.accumulate_grad_batches
     )
     return CorpusDataModule(corpus, None, vocabulary, "masked", settings)
 

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from potstill.losses.sparse import SampledRows, TopRows, sparse_vocabulary_losses
+from potstill.losses.sparse import SampledRows, TopRows
 from potstill.losses.vocabulary import VocabularyLosses, vocabulary_losses
-from potstill.teacher_cache.formats import SampledForm, TopForm
+from potstill.teacher_cache.formats import SampledFormat, TopFormat
 from potstill.teacher_cache.store import Field, Gathered
 
 TOP = (8, 16, 64, 256)
@@ -80,28 +80,26 @@ def describe(setting: Setting) -> None:
     p = setting.teacher_logits.softmax(1)
     entropy = torch.special.entr(p).sum(1)
     held = {k: p.topk(min(k, p.shape[1])).values.sum(1).mean().item() for k in TOP}
-    print(
-        f"{len(p)} rows, vocabulary {p.shape[1]:,}, entropy {entropy.min():.2f} to {entropy.max():.2f} nats"
-    )
+    print(f"{len(p)} rows, vocabulary {p.shape[1]:,}, entropy {entropy.min():.2f} to {entropy.max():.2f} nats")
     print("mass of the likeliest: " + ", ".join(f"{k}: {share:.3f}" for k, share in held.items()))
 
 
-Form = TopForm | SampledForm
+Form = TopFormat | SampledFormat
 
 
 def forms(vocabulary: int, temperature: float, draws: int) -> list[tuple[str, Form, int]]:
     """Names, forms, and how many stores are drawn of each."""
     found: list[tuple[str, Form, int]] = []
     for k in TOP:
-        found.append((f"top {k}", TopForm(k, vocabulary, (temperature,)), 1))
+        found.append((f"top {k}", TopFormat(k, vocabulary, (temperature,)), 1))
     for k in TOP:
-        found.append((f"top {k}, float32", TopForm(k, vocabulary, (temperature,), "float32"), 1))
+        found.append((f"top {k}, float32", TopFormat(k, vocabulary, (temperature,), "float32"), 1))
     if temperature != 1:
-        found += [(f"top {k}, tail at T=1 only", TopForm(k, vocabulary), 1) for k in TOP]
+        found += [(f"top {k}, tail at T=1 only", TopFormat(k, vocabulary), 1) for k in TOP]
     for power, systematic in ((1.0, False), (0.8, False), (1.0, True)):
         what = f"p^{power:g}{', systematic' if systematic else ''}"
         for n in SAMPLES:
-            form = SampledForm(n, vocabulary, 0, temperature, power, systematic)
+            form = SampledFormat(n, vocabulary, 0, temperature, power, systematic)
             found.append((f"drawn {n}, {what}", form, draws))
     return found
 
@@ -115,7 +113,7 @@ def report(
     for number in range(draws):
         gathered = form.encode(logits, np.arange(n) + number * n)  # other units, other draws
         size += stored_bytes(form.fields, gathered) / n / draws
-        targets = form.decode(gathered, temperature) if isinstance(form, TopForm) else form.decode(gathered)
+        targets = form.decode(gathered, temperature) if isinstance(form, TopFormat) else form.decode(gathered)
         loss, gradient = by_row(setting, partial(sparse, setting, targets))
         losses.append(loss)
         gradients.append(gradient)
@@ -165,7 +163,7 @@ def whole(setting: Setting, temperature: float, student: Tensor) -> VocabularyLo
 
 def sparse(setting: Setting, targets: TopRows | SampledRows, student: Tensor) -> VocabularyLosses:
     """Against what a store gives back."""
-    return sparse_vocabulary_losses(student, setting.weight, setting.bias, targets, **OPTIONS)
+    return vocabulary_losses(student, setting.weight, setting.bias, targets=targets, **OPTIONS)
 
 
 if __name__ == "__main__":

@@ -81,9 +81,7 @@ def parse() -> argparse.Namespace:
         help="student.checkpointing of ours",
     )
     parser.add_argument(
-        "--own-products",
-        action="store_true",
-        help="ours without kernels/onednn.py: torch's own float32 products",
+        "--own-products", action="store_true", help="ours without kernels/onednn.py: torch's own float32 products"
     )
     return parser.parse_args()
 
@@ -159,9 +157,7 @@ def models(name: str, arguments: argparse.Namespace) -> tuple[PreTrainedModel, P
         pad_token_id=0,
     )
     teacher = BertForMaskedLM(config).requires_grad_(False).eval()
-    student = student_from_layers(
-        teacher, default_layers(arguments.layers), architecture="distilbert"
-    ).train()
+    student = student_from_layers(teacher, default_layers(arguments.layers), architecture="distilbert").train()
     if name == "ours" and in_half(name, arguments):
         halve_products(teacher, torch.bfloat16)
     if name == "ours" and arguments.checkpointing != "none":

@@ -33,12 +33,7 @@ from transformers import GenerationConfig
 
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import describe
-from potstill.data.rationales.datamodule import (
-    VALID,
-    RationaleDataModule,
-    RationaleSequences,
-    RationaleStep,
-)
+from potstill.data.rationales.datamodule import VALID, RationaleDataModule, RationaleSequences, RationaleStep
 from potstill.data.rationales.features import RationaleFeatures, Tokens, rationale_features
 from potstill.data.rationales.readers import read_split
 from potstill.data.rationales.rows import EXPLAIN, PREDICT, for_training
@@ -86,9 +81,7 @@ def student_of(arguments: argparse.Namespace) -> nn.Module:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="of the sets, as data.folder")
     parser.add_argument("--tokenizer", help="folder of T5's tokenizer")
     parser.add_argument("--precision", nargs="+", choices=tuple(TOLERANCE), default=list(TOLERANCE))
@@ -99,10 +92,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5, help="of a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--warmup", type=int, default=60, help="steps in which labels are learnt, to be written"
-    )
-    parser.add_argument("--judged", type=int, default=128, help="rows that are written of")
+    parser.add_argument("--warmup", type=int, default=60, help="steps in which labels are learnt, to be written")
+    parser.add_argument("--evaluated", type=int, default=128, help="rows that are written of")
     parser.add_argument("--written", type=int, default=64, help="tokens, as data.generation_max_length")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
@@ -136,10 +127,7 @@ def ours_of(precision: str) -> Setup:
         prepare()
         use_kernels()
         torch.set_num_threads(arguments.threads)
-        rounds, side = (
-            Rounds(features_of(arguments), arguments),
-            Ours(student_of(arguments), precision),
-        )
+        rounds, side = (Rounds(features_of(arguments), arguments), Ours(student_of(arguments), precision))
 
         def step(number: int, place: int, training: bool) -> tuple[float, dict[str, float], int]:
             begun = time.perf_counter()
@@ -286,18 +274,16 @@ def padded(texts: list[Tensor], value: int) -> Tensor:
     return pad_sequence(texts, batch_first=True, padding_value=value)
 
 
-def measure_generation(
-    student: nn.Module, features: RationaleFeatures, arguments: argparse.Namespace
-) -> None:
+def measure_generation(student: nn.Module, features: RationaleFeatures, arguments: argparse.Namespace) -> None:
     settings = BatchSettings(seed=0, batch_size=arguments.batch, eval_batch_size=arguments.batch)
-    judged = select(features, np.arange(min(arguments.judged, len(features))))
-    learn_labels(student, judged, settings, arguments.warmup)
+    evaluated = select(features, np.arange(min(arguments.evaluated, len(features))))
+    learn_labels(student, evaluated, settings, arguments.warmup)
     student.eval()
-    part = RationaleSequences(judged, explains=False)
+    part = RationaleSequences(evaluated, explains=False)
     data = RationaleDataModule(None, {VALID: part}, pad_id=PAD, settings=settings)
     sides = {
         "ours": lambda: written_by_ours(Seq2Seq(student), data, arguments.written),
-        "textbook": lambda: written_by_textbook(student, judged, arguments.batch, arguments.written),
+        "textbook": lambda: written_by_textbook(student, evaluated, arguments.batch, arguments.written),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(arguments.rounds):
@@ -307,25 +293,19 @@ def measure_generation(
             texts[name] = write()
             seconds[name].append(time.perf_counter() - begun)
         other = [row for row in texts["ours"] if texts["ours"][row] != texts["textbook"][row]]
-        if other or len(texts["ours"]) != len(judged):
-            raise SystemExit(f"the predictions of {len(other)} of {len(judged)} rows DIFFER")
-    told("generation, fp32", seconds, len(judged), GENERATION_TARGET)
+        if other or len(texts["ours"]) != len(evaluated):
+            raise SystemExit(f"the predictions of {len(other)} of {len(evaluated)} rows DIFFER")
+    told("generation, fp32", seconds, len(evaluated), GENERATION_TARGET)
     length = statistics.mean(map(len, texts["ours"].values()))
-    print(f"  predictions agree: {len(judged)} rows, {length:.1f} tokens on average")
+    print(f"  predictions agree: {len(evaluated)} rows, {length:.1f} tokens on average")
 
 
-def learn_labels(
-    student: nn.Module, features: RationaleFeatures, settings: BatchSettings, steps: int
-) -> None:
-    data = RationaleDataModule(
-        RationaleSequences(features, explains=False), {}, pad_id=PAD, settings=settings
-    )
+def learn_labels(student: nn.Module, features: RationaleFeatures, settings: BatchSettings, steps: int) -> None:
+    data = RationaleDataModule(RationaleSequences(features, explains=False), {}, pad_id=PAD, settings=settings)
     student.train()
     view, objective = Seq2Seq(student), TaskPrefixObjective(explains=False)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, fused=True)
-    for item in itertools.islice(
-        itertools.chain.from_iterable(itertools.repeat(data.train_dataloader())), steps
-    ):
+    for item in itertools.islice(itertools.chain.from_iterable(itertools.repeat(data.train_dataloader())), steps):
         step = data.on_after_batch_transfer(item, 0)
         for micro in step.micro:
             objective(view, micro, step.targets).loss.backward()
@@ -334,7 +314,7 @@ def learn_labels(
 
 @torch.no_grad()
 def written_by_ours(view: Seq2Seq, data: RationaleDataModule, most: int) -> dict[int, list[int]]:
-    """As the module judges: one pass of the encoder, then tokens until all rows of a batch have ended."""
+    """As the module evaluators: one pass of the encoder, then tokens until all rows of a batch have ended."""
     texts = {}
     for item in data.val_dataloader():
         for batch in data.on_after_batch_transfer(item, 0).micro:
@@ -346,9 +326,7 @@ def written_by_ours(view: Seq2Seq, data: RationaleDataModule, most: int) -> dict
 
 
 @torch.no_grad()
-def written_by_textbook(
-    student: nn.Module, features: RationaleFeatures, batch: int, most: int
-) -> dict[int, list[int]]:
+def written_by_textbook(student: nn.Module, features: RationaleFeatures, batch: int, most: int) -> dict[int, list[int]]:
     """Batches in the order of the file; the end token ends nothing, and what is behind it is cut off."""
     settings = GenerationConfig(
         max_new_tokens=most, do_sample=False, num_beams=1, pad_token_id=PAD, decoder_start_token_id=PAD
@@ -374,9 +352,7 @@ def cut(tokens: Sequence[int]) -> list[int]:
 
 def told(what: str, seconds: dict[str, list[float]], examples: int, target: float) -> None:
     for name, found in seconds.items():
-        print(
-            f"  {name:8s} {examples / statistics.median(found):8.1f} examples/s, median of {len(found)} rounds"
-        )
+        print(f"  {name:8s} {examples / statistics.median(found):8.1f} examples/s, median of {len(found)} rounds")
     ratios = [slow / fast for fast, slow in zip(seconds["ours"], seconds["textbook"], strict=True)]
     print(
         f"  {what}, ours / textbook: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
@@ -411,13 +387,9 @@ def drawn_features(arguments: argparse.Namespace) -> RationaleFeatures:
 
 def select(features: RationaleFeatures, rows: NDArray) -> RationaleFeatures:
     def of(tokens: Tokens) -> Tokens:
-        return Tokens(
-            torch.cat(texts_of(tokens, rows)).int().numpy(), tokens.lengths[rows], tokens.truncated[rows]
-        )
+        return Tokens(torch.cat(texts_of(tokens, rows)).int().numpy(), tokens.lengths[rows], tokens.truncated[rows])
 
-    return RationaleFeatures(
-        *(of(getattr(features, name)) for name in ("predict", "explain", "labels", "rationales"))
-    )
+    return RationaleFeatures(*(of(getattr(features, name)) for name in ("predict", "explain", "labels", "rationales")))
 
 
 if __name__ == "__main__":

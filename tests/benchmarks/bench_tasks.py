@@ -25,9 +25,10 @@ from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import describe
 from potstill.data.tasks.datamodule import TaskDataModule, TaskSet, TaskStep
 from potstill.data.tasks.features import Features, features_of
-from potstill.data.tasks.readers import Layout, TaskFile
+from potstill.data.tasks.readers import Layout, RowSource
+from potstill.data.tasks.sources import DataFile
 from potstill.models.backbone import backbone_of
-from potstill.objectives.task import TaskObjective
+from potstill.objectives.task import ModelReader, TaskObjective
 from potstill.runtime.kernels import use_kernels
 from potstill.runtime.process import prepare
 
@@ -74,9 +75,7 @@ def main() -> None:
         f"{np.mean(lengths):.1f} tokens on average, {arguments.threads} threads"
     )
     for name, found in seconds.items():
-        print(
-            f"  {name:8s} {tokens / sum(found):8.0f} tokens/s, {arguments.rounds} x {arguments.steps} steps"
-        )
+        print(f"  {name:8s} {tokens / sum(found):8.0f} tokens/s, {arguments.rounds} x {arguments.steps} steps")
     print(
         f"  speed, ours / textbook: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
         f"target {TARGET} or more"
@@ -86,9 +85,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, help="rows with a column `sentence`")
     parser.add_argument("--tokenizer", help="folder of the tokenizer of the file's rows")
     parser.add_argument("--layers", type=int, default=6)
@@ -102,17 +99,17 @@ def parse() -> argparse.Namespace:
 
 
 class Ours:
-    """The step of `modules/downstream.py`."""
+    """The step of `training/task.py`."""
 
     def __init__(self, model: BertForSequenceClassification):
-        self.model, self.backbone = model.train(), backbone_of(model)
+        self.model, self.read = model.train(), ModelReader(backbone_of(model), "classification")
         self.objective = TaskObjective("classification")
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
     def __call__(self, step: TaskStep) -> None:
         denominators = self.objective.denominators(step)
         for micro in step.micro:
-            self.objective(self.backbone, None, micro, denominators).loss.backward()
+            self.objective(self.read, [], micro, denominators).loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -120,10 +117,7 @@ class Ours:
     @torch.no_grad()
     def loss(self, step: TaskStep) -> torch.Tensor:
         self.model.eval()
-        shares = [
-            self.objective(self.backbone, None, micro, self.objective.denominators(step)).loss
-            for micro in step.micro
-        ]
+        shares = [self.objective(self.read, [], micro, self.objective.denominators(step)).loss for micro in step.micro]
         self.model.train()
         return torch.stack(shares).sum()
 
@@ -163,7 +157,7 @@ def lengths_of(arguments: argparse.Namespace) -> NDArray[np.int32]:
     if arguments.file is None:
         drawn = np.random.default_rng(0).lognormal(2.2, 0.65, 20_000) + 4  # SST-2: 13 tokens on average
         return np.minimum(drawn, 66).astype(np.int32)
-    rows = TaskFile(arguments.file.absolute(), (Layout(("sentence",), None),), labelled=False).read()
+    rows = RowSource(DataFile(arguments.file.absolute()), labelled=False, layouts=(Layout(("sentence",), None),)).read()
     with TemporaryDirectory() as cache:
         features = features_of(rows, describe(arguments.tokenizer), max_length=PADDED, cache=Path(cache))
     return features.lengths
@@ -176,11 +170,7 @@ def steps_of(lengths: NDArray[np.int32], arguments: argparse.Namespace) -> Itera
     flat = Features(ids, np.zeros(len(ids), np.uint8), lengths, np.zeros(len(lengths), np.bool_))
     part = TaskSet(flat, rng.integers(0, 2, len(lengths)))
     data = TaskDataModule(
-        part,
-        {},
-        pad_id=0,
-        token_types=True,
-        settings=BatchSettings(seed=0, batch_size=arguments.batch, accumulate=1),
+        part, {}, pad_id=0, token_types=True, settings=BatchSettings(seed=0, batch_size=arguments.batch, accumulate=1)
     )
     while True:
         for item in data.train_dataloader():

@@ -27,7 +27,7 @@ from potstill.models.students import student_from_layers
 from potstill.objectives.matches import Matches
 from potstill.objectives.matching import read_matches
 from potstill.objectives.soft_targets import SoftTargets
-from potstill.objectives.task import TaskObjective
+from potstill.objectives.task import ModelReader, TaskObjective
 from potstill.runtime.kernels import use_kernels
 from potstill.runtime.process import prepare
 
@@ -100,11 +100,13 @@ def ours(arguments: argparse.Namespace):
         matches=Matches(read, [theirs], own, seed=0),
     )
 
+    student_reader, teacher_reader = ModelReader(own, "labels"), ModelReader(theirs, "labels", teacher=0)
+
     def losses_of(rows: TaskBatch) -> torch.Tensor:
         lengths = rows.attention_mask.sum(dim=1)
         count = len(rows.rows)
         whole = TaskStep([rows], count, int(lengths.sum()), 0, sequences=count, pairs=int((lengths**2).sum()))
-        return objective(own, theirs, rows, objective.denominators(whole)).loss
+        return objective(student_reader, [teacher_reader], rows, objective.denominators(whole)).loss
 
     return losses_of, student
 
@@ -120,13 +122,7 @@ def textbrewer(arguments: argparse.Namespace):
         one = match.loss == "hidden_mse"
         theirs, own = (places[0] if one else list(places) for places in (match.teacher, match.student))
         matches.append(
-            {
-                "layer_T": theirs,
-                "layer_S": own,
-                "feature": "hidden",
-                "loss": match.loss,
-                "weight": match.weight,
-            }
+            {"layer_T": theirs, "layer_S": own, "feature": "hidden", "loss": match.loss, "weight": match.weight}
         )
     folder = tempfile.TemporaryDirectory()  # it logs there
     distiller = GeneralDistiller(
@@ -152,16 +148,10 @@ def textbrewer(arguments: argparse.Namespace):
 
 def adaptor(batch: dict, outputs) -> dict:
     """What the toolkit reads of a BERT classifier."""
-    return {
-        "logits": outputs.logits,
-        "hidden": outputs.hidden_states,
-        "inputs_mask": batch["attention_mask"],
-    }
+    return {"logits": outputs.logits, "hidden": outputs.hidden_states, "inputs_mask": batch["attention_mask"]}
 
 
-def models(
-    arguments: argparse.Namespace,
-) -> tuple[BertForSequenceClassification, BertForSequenceClassification]:
+def models(arguments: argparse.Namespace) -> tuple[BertForSequenceClassification, BertForSequenceClassification]:
     """Teacher and student, the same in both processes."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

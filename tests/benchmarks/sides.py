@@ -24,9 +24,7 @@ def shaped_parser(description: str | None, layers: str) -> argparse.ArgumentPars
         description: of the benchmark.
         layers: help of `--layers`.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=12, help=layers)
     parser.add_argument("--hidden", type=int, default=768, help="width; there is a head for every 64, or one")
     parser.add_argument("--vocabulary", type=int, default=30_522)
@@ -39,9 +37,7 @@ def shaped_parser(description: str | None, layers: str) -> argparse.ArgumentPars
     return parser
 
 
-def speed(
-    setups: Mapping[str, Setup], arguments: argparse.Namespace, tolerance: float, label: str = ""
-) -> None:
+def speed(setups: Mapping[str, Setup], arguments: argparse.Namespace, tolerance: float, label: str = "") -> None:
     """Compare the losses without dropout, then time rounds of one step each with it.
 
     Args:
@@ -66,9 +62,7 @@ def speed(
     for name, found in rates.items():
         print(f"  {name:9s} {statistics.median(found):10,.1f} tokens/s, median of {arguments.rounds} rounds")
     ratios = [a / b for a, b in zip(rates[one], rates[other], strict=True)]
-    print(
-        f"  {label}speed, {one} / {other}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+    print(f"  {label}speed, {one} / {other}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     verdict = "agree" if apart <= tolerance else "DIFFER"
     print(f"  losses {verdict}: largest relative difference {apart:.1e}, allowed {tolerance:.0e}")
 
@@ -84,9 +78,7 @@ def memory(setups: Mapping[str, Setup], arguments: argparse.Namespace) -> None:
         except EOFError:
             raise SystemExit(f"the process that measures {name} died") from None
     for name, megabytes in added.items():
-        print(
-            f"  {name:9s} {megabytes / arguments.batch:10,.1f} MB a sequence, {megabytes:,.0f} MB added by a step"
-        )
+        print(f"  {name:9s} {megabytes / arguments.batch:10,.1f} MB a sequence, {megabytes:,.0f} MB added by a step")
     print(f"  memory, {other} / {one}: {added[other] / added[one]:.2f}", flush=True)
 
 

@@ -35,9 +35,7 @@ def ratio(output, label):
     assert 0 < least <= median <= most
 
 
-@pytest.mark.parametrize(
-    ("objective", "precision"), [("kd", "fp32"), ("diito", "bf16"), ("diito", "bf16-over-fp32")]
-)
+@pytest.mark.parametrize(("objective", "precision"), [("kd", "fp32"), ("diito", "bf16"), ("diito", "bf16-over-fp32")])
 def test_step(objective, precision):
     wide = [] if precision == "fp32" else ["--hidden=128"]
     output = run("bench_step.py", objective, "--lengths", "8", "16", f"--precision={precision}", *wide)
@@ -64,12 +62,8 @@ def test_loop():
 
 
 def test_tasks(tmp_path, bert_tokenizer):
-    (tmp_path / "rows.tsv").write_text(
-        "sentence\n" + "\n".join(["the man", "they have many years"] * 20) + "\n"
-    )
-    output = run(
-        "bench_tasks.py", "--steps=2", f"--file={tmp_path}/rows.tsv", f"--tokenizer={bert_tokenizer}"
-    )
+    (tmp_path / "rows.tsv").write_text("sentence\n" + "\n".join(["the man", "they have many years"] * 20) + "\n")
+    output = run("bench_tasks.py", "--steps=2", f"--file={tmp_path}/rows.tsv", f"--tokenizer={bert_tokenizer}")
     ratio(output, "speed, ours / textbook")
     assert len(re.findall(r"tokens/s, 2 x 2 steps", output)) == 2
     assert "losses agree" in output
@@ -79,15 +73,13 @@ def test_cache():
     output = run("bench_cache.py", "--layers=4", "--lengths", "8", "16")
     for name in ("all logits", "top 64", "drawn 50"):
         ratio(output, f"speed, {name} / live")
-    ce = dict(
-        re.findall(r"^  (live|all logits) .*; ce (\d\.\d+)", output[: output.index("language")], re.MULTILINE)
-    )
+    ce = dict(re.findall(r"^  (live|all logits) .*; ce (\d\.\d+)", output[: output.index("language")], re.MULTILINE))
     assert ce["live"] == ce["all logits"]
     assert len(re.findall(r"bytes a (?:row|token)", output)) == 3
 
 
 def test_step_by_step():
-    flags = ["--rows=200", "--warmup=40", "--steps=2", "--judged=16", "--written=12", "--hidden=48"]
+    flags = ["--rows=200", "--warmup=40", "--steps=2", "--evaluated=16", "--written=12", "--hidden=48"]
     output = run("bench_step_by_step.py", *flags)
     for label in ("training, fp32", "training, bf16", "generation, fp32"):
         ratio(output, f"{label}, ours / textbook")

@@ -59,27 +59,24 @@ def test_pluses_of_groups_go_and_others_stay():
 def test_keys_of_a_swept_benchmark_have_one_to_be_composed_with():
     expanded = expand("train", ["benchmark.folder=a", "benchmark=cola,sst2", "-m"])
     assert expanded == ["-m", "benchmark.folder=a", "benchmark=cola", "benchmark=cola,sst2"]
-    assert expand("train", ["benchmark.folder=a", "benchmark=cola"]) == [
-        "benchmark.folder=a",
-        "benchmark=cola",
-    ]
+    assert expand("train", ["benchmark.folder=a", "benchmark=cola"]) == ["benchmark.folder=a", "benchmark=cola"]
 
 
 def test_runs_of_a_sweep_are_grouped_by_its_folder_unless_they_are_grouped_already(compose_config, tmp_path):
-    config = compose_config("logger=csv")
+    config = compose_config("logger=csv", raw=True)
     group_with_sweep(config, None)
     assert config.logger.group is None
     group_with_sweep(config, tmp_path / "2026-01-31")
     assert config.logger.group == "2026-01-31"
     group_with_sweep(config, tmp_path / "other")
     assert config.logger.group == "2026-01-31"
-    group_with_sweep(compose_config("model=bert", name="evaluate"), tmp_path)  # has no logger
+    group_with_sweep(compose_config("model=bert", name="evaluate", raw=True), tmp_path)  # has no logger
 
 
 def test_an_error_that_cannot_be_written_is_printed(monkeypatch, tmp_path, capsys):
     hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path / "gone")))
     monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: hydra))
     jobs = Jobs()
-    jobs.fail("no room")
-    assert jobs.errors == ["no room"]
-    assert capsys.readouterr().err == "error: no room\n"
+    jobs.fail("no space")
+    assert jobs.errors == ["no space"]
+    assert capsys.readouterr().err == "error: no space\n"

@@ -3,6 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
+from potstill.config import value_of
 from potstill.config.defaults import FINE_TUNING, FROM_SCRATCH, settle
 from potstill.errors import ConfigError
 from potstill.runs.checks import validate_train
@@ -13,7 +14,10 @@ TASKS = "tasks=[{benchmark: sst2, teacher: a}, {benchmark: mrpc, teacher: b}]"
 
 
 def values(config):
-    return {key: OmegaConf.select(config, key) for key in FINE_TUNING}
+    return {
+        key: OmegaConf.select(config, key) if OmegaConf.is_config(config) else value_of(config, key)
+        for key in FINE_TUNING
+    }
 
 
 @pytest.mark.parametrize(
@@ -36,7 +40,7 @@ def values(config):
     ],
 )
 def test_a_pretrained_student_of_a_task_is_fine_tuned(overrides, expected, compose_config):
-    config = compose_config(*overrides)
+    config = compose_config(*overrides, raw=True)
     assert values(config) == expected  # by reference
     assert {key: value for key, value in settle(config).items() if key in expected} == expected
     assert values(config) == expected
@@ -53,7 +57,7 @@ def test_a_pretrained_student_of_a_task_is_fine_tuned(overrides, expected, compo
 def test_a_given_value_takes_precedence(key, given, compose_config):
     override = f"{key}={'null' if given is None else given}"
     config = compose_config("objective=finetune", BENCHMARK, MODEL, override)
-    assert key not in settle(config)
+    assert key not in config.defaults
     assert values(config) == {**FINE_TUNING, key: given}
 
 
@@ -76,7 +80,6 @@ def test_a_given_value_takes_precedence(key, given, compose_config):
 )
 def test_the_bound_that_is_given_decides(overrides, bounds, compose_config):
     config = compose_config(*overrides)
-    settle(config)
     assert (config.trainer.max_steps, config.trainer.max_epochs) == bounds
 
 
@@ -95,7 +98,6 @@ def test_a_benchmark_of_spans_has_a_length_of_its_own(overrides, length, compose
     """`benchmark.max_length`, in training and evaluation; its stride is longer than a row of another task."""
     assert compose_config(*overrides, name="evaluate").data.max_length == length
     config = compose_config("objective=finetune", *overrides)
-    settle(config)
     assert config.data.max_length == length
 
 

@@ -84,6 +84,4 @@ def test_a_stale_document_is_reported_and_rewritten(tmp_path, monkeypatch, capsy
     assert "docs/configuration.md: stale" in capsys.readouterr().err
     assert reference.main([]) == 0
     assert reference.main(["--check"]) == 0
-    assert (tmp_path / "docs" / "configuration.md").read_text() == (
-        ROOT / "docs" / "configuration.md"
-    ).read_text()
+    assert (tmp_path / "docs" / "configuration.md").read_text() == (ROOT / "docs" / "configuration.md").read_text()

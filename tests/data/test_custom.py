@@ -6,7 +6,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
-from potstill.data.custom import AdaptedDataModule, AdaptedStep, StepLoader, examples_of
+from potstill.data.custom import CustomBatch, CustomDataModule, CustomStep, StepLoader, examples_of
 from potstill.errors import CheckpointError, ConfigError
 
 
@@ -21,16 +21,16 @@ class Noisy(Dataset):
 
 
 def steps(loader, done=0, batches=2, seed=7):
-    return [torch.cat(step.micro) for step in StepLoader(loader, batches, seed, lambda: done)]
+    return [torch.cat([own.batch for own in step.micro]) for step in StepLoader(loader, batches, seed, lambda: done)]
 
 
 def test_a_step_has_so_many_batches_and_every_example_comes_once():
     loader = StepLoader(DataLoader(Noisy(), batch_size=4, shuffle=True), 4, 0, lambda: 0)
     made = list(loader)
     assert len(loader) == len(made) == 2
-    assert [step.sizes for step in made] == [[4, 4, 4, 4], [4, 2]]
+    assert [[own.examples for own in step.micro] for step in made] == [[4, 4, 4, 4], [4, 2]]
     assert [step.examples for step in made] == [16, 6]
-    seen = torch.cat([batch[:, 0] for step in made for batch in step.micro])
+    seen = torch.cat([own.batch[:, 0] for step in made for own in step.micro])
     assert sorted(seen.tolist()) == list(range(22))
     assert seen.tolist() != list(range(22))
 
@@ -54,7 +54,7 @@ def test_order_and_augmentation_are_a_function_of_seed_and_step(own):
     assert not torch.equal(first[0], steps(loader(), seed=8)[0])
 
 
-def test_a_sampler_is_told_the_epoch():
+def test_a_sampler_gets_the_epoch():
     class Told(RandomSampler):
         epoch = None
 
@@ -68,12 +68,7 @@ def test_a_sampler_is_told_the_epoch():
 
 def test_examples_are_counted_in_batches_of_any_form():
     rows = torch.zeros(3, 2)
-    assert (
-        examples_of(rows)
-        == examples_of((rows, None))
-        == examples_of([{"scale": torch.tensor(1.0)}, rows])
-        == 3
-    )
+    assert examples_of(rows) == examples_of((rows, None)) == examples_of([{"scale": torch.tensor(1.0)}, rows]) == 3
     assert examples_of({"name": "x", "inner": {"rows": rows}}) == 3
     assert examples_of("text") is None
     assert examples_of(torch.tensor(1.0)) is None
@@ -101,16 +96,16 @@ class OwnModule(LightningDataModule):
 
 def test_a_data_module_of_the_users_is_used_with_its_hooks():
     own = OwnModule()
-    data = AdaptedDataModule(own, seed=0, accumulate=2)
+    data = CustomDataModule(own, seed=0, accumulate=2)
     assert own.calls == ["prepare", "fit"]
     assert data.evaluation is None
     assert data.val_dataloader() == []
     assert torch.equal(data.first_batch()[0], torch.ones(2, 2))
     assert data.state_dict() == {"steps_an_epoch": 2}
-    moved = data.on_after_batch_transfer(AdaptedStep([[torch.zeros(1)]], [1], 3), 0)
-    assert (float(moved.micro[0][0]), moved.sizes, moved.seed) == (1.0, [1], 3)
+    moved = data.on_after_batch_transfer(CustomStep([CustomBatch([torch.zeros(1)], 1)], 3), 0)
+    assert (moved.micro, moved.seed) == ([CustomBatch([torch.ones(1)], 1)], 3)
     data.load_state_dict({"steps_an_epoch": 5})
-    with pytest.raises(CheckpointError, match="epochs have 5 steps, this run's 2"):
+    with pytest.raises(CheckpointError, match=r"^ckpt_path: .* 5 steps.* 2;"):
         data.train_dataloader()
 
 
@@ -123,21 +118,21 @@ WHOLE = DataLoader(Noisy(), batch_size=4)
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "problem"),
     [
-        (WHOLE, "returns a DataLoader"),
-        ((WHOLE, [WHOLE]), "validation loader is a list"),
-        ((DataLoader(Endless()), None), "training loader"),
-        ((DataLoader([]), None), "training loader"),
-        ((None, WHOLE), "training loader"),
+        (WHOLE, "DataLoader"),
+        ((WHOLE, [WHOLE]), "validation .* list"),
+        ((DataLoader(Endless()), None), "training"),
+        ((DataLoader([]), None), "training"),
+        ((None, WHOLE), "training"),
     ],
 )
-def test_what_is_no_data(made, said):
-    with pytest.raises(ConfigError, match=said):
-        AdaptedDataModule(made, seed=0, accumulate=1)
+def test_invalid_data(made, problem):
+    with pytest.raises(ConfigError, match=f"^custom.data: .*{problem}"):
+        CustomDataModule(made, seed=0, accumulate=1)
 
 
-def test_a_batch_without_tensors_is_refused():
+def test_a_batch_without_tensors_is_rejected():
     texts = DataLoader(["a", "b"], batch_size=2)
-    with pytest.raises(ConfigError, match=r"^adapted\.data: "):
-        AdaptedDataModule((texts, None), seed=0, accumulate=1).first_batch()
+    with pytest.raises(ConfigError, match=r"^custom\.data: "):
+        CustomDataModule((texts, None), seed=0, accumulate=1).first_batch()

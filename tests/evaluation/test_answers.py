@@ -1,4 +1,4 @@
-"""Answers are the best spans by brute force; metrics are those of the published scripts on cases worked by hand."""
+"""Answers equal a brute-force search; metrics equal values of the published scripts computed by hand."""
 
 import math
 
@@ -8,16 +8,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from potstill.data.common.tokenizers import describe
-from potstill.data.tasks.questions import Answer, Question, read_questions
+from potstill.data.tasks.questions import Answer, Question, QuestionSource
+from potstill.data.tasks.sources import DataFile
 from potstill.data.tasks.windows import targets_of, windows_of
 from potstill.evaluation import answers as module
 from potstill.evaluation.answer_metrics import answer_scores, best_threshold, segments, squad_v2
 from potstill.evaluation.answers import find_answers
 from potstill.evaluation.words import words_of
 
-ANY_FIXTURE = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+ANY_FIXTURE = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def random_questions(data, words):
@@ -31,19 +30,19 @@ def random_questions(data, words):
     return questions
 
 
-def windowed(questions, folder, room, stride):
-    return windows_of(questions, describe(folder), max_length=room + 5, stride=stride, max_question_length=2)
+def windowed(questions, folder, space, stride):
+    return windows_of(questions, describe(folder), max_length=space + 5, stride=stride, max_question_length=2)
 
 
 @given(data=st.data())
 @ANY_FIXTURE
-def test_gold_logits_give_the_gold_answer_at_any_window_and_stride(data, bert_tokenizer, words):
+def test_gold_logits_give_the_gold_answer(data, bert_tokenizer, words):
     questions = random_questions(data, words)
     longest = max(len(own.references[0].split()) for own in questions)
-    room = data.draw(st.integers(longest + 1, 40))
-    # Two windows share room - stride tokens: enough that some window holds all of any answer.
-    stride = data.draw(st.integers(1, room - longest))
-    windows = windowed(questions, bert_tokenizer, room, stride)
+    space = data.draw(st.integers(longest + 1, 40))
+    # Two windows share space - stride tokens, so some window has all of any answer.
+    stride = data.draw(st.integers(1, space - longest))
+    windows = windowed(questions, bert_tokenizer, space, stride)
     targets = targets_of(windows, questions)
     width = windows.lengths.max() + data.draw(st.integers(0, 3))
     start, end = (np.eye(width)[targets[:, side]] * 5 for side in (0, 1))
@@ -54,15 +53,13 @@ def test_gold_logits_give_the_gold_answer_at_any_window_and_stride(data, bert_to
 
 @given(data=st.data())
 @ANY_FIXTURE
-def test_the_best_spans_are_those_of_brute_force(data, bert_tokenizer, words):
+def test_the_best_spans_equal_a_brute_force_search(data, bert_tokenizer, words):
     questions = random_questions(data, words)
-    room = data.draw(st.integers(2, 20))
-    windows = windowed(questions, bert_tokenizer, room, data.draw(st.integers(1, room - 1)))
+    space = data.draw(st.integers(2, 20))
+    windows = windowed(questions, bert_tokenizer, space, data.draw(st.integers(1, space - 1)))
     shape = len(windows), int(windows.lengths.max())
     # Few values, so that there are ties.
-    draws = (
-        np.random.default_rng(data.draw(st.integers(0, 99))).integers(-2, 3, (2, *shape)).astype(np.float32)
-    )
+    draws = np.random.default_rng(data.draw(st.integers(0, 99))).integers(-2, 3, (2, *shape)).astype(np.float32)
     n_best, longest = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 5))
     module_chunk, module.CHUNK = module.CHUNK, data.draw(st.sampled_from([1, 100, module.CHUNK]))
     try:
@@ -75,10 +72,7 @@ def test_the_best_spans_are_those_of_brute_force(data, bert_tokenizer, words):
             nulls.append(draws[0, window, 0] + draws[1, window, 0])
             for s in range(windows.pieces[window]):
                 for e in range(s, min(s + longest, windows.pieces[window])):
-                    score = (
-                        draws[0, window, windows.begin[window] + s]
-                        + draws[1, window, windows.begin[window] + e]
-                    )
+                    score = draws[0, window, windows.begin[window] + s] + draws[1, window, windows.begin[window] + e]
                     key = (s + windows.first[window], e + windows.first[window])
                     spans[key] = min(spans.get(key, (9, 9)), (-score, window))
         ranked = sorted((*rank, *key) for key, rank in spans.items())[:n_best]
@@ -89,7 +83,7 @@ def test_the_best_spans_are_those_of_brute_force(data, bert_tokenizer, words):
         assert own.difference == own.null - own.candidates[0].score
 
 
-def test_the_best_answer_of_windows_in_any_order_and_repeated(bert_tokenizer, words):
+def test_windows_may_be_in_any_order_and_repeated(bert_tokenizer, words):
     questions = [Question("q", "who is", " ".join(words[n : n + 30]), (), False) for n in (0, 30, 60)]
     windows = windowed(questions, bert_tokenizer, 12, 5)
     logits = np.random.default_rng(0).normal(size=(2, len(windows), 17))
@@ -103,7 +97,7 @@ def test_the_best_answer_of_windows_in_any_order_and_repeated(bert_tokenizer, wo
         find_answers(*logits, windows, questions, rows_N=np.arange(3))
 
 
-def test_no_answer_where_its_score_is_above_the_threshold(bert_tokenizer):
+def test_a_difference_above_the_threshold_is_no_answer(bert_tokenizer):
     questions = [Question("a", "who is", "the man", (), False), Question("b", "who is", " ", (), False)]
     windows = windowed(questions, bert_tokenizer, 10, 4)
     start, end = np.zeros((2, 7)), np.zeros((2, 7))
@@ -114,7 +108,7 @@ def test_no_answer_where_its_score_is_above_the_threshold(bert_tokenizer):
     assert (blank.candidates, blank.text(), blank.text(1e9), blank.difference) == ((), "", "", math.inf)
 
 
-def test_white_space_is_no_answer(gpt2_tokenizer):
+def test_white_space_is_not_an_answer(gpt2_tokenizer):
     questions = [Question("a", "who", "the   man", (), False)]
     windows = windowed(questions, gpt2_tokenizer, 15, 10)
     (blank,) = np.nonzero(windows.offsets[:, 0] == windows.offsets[:, 1])
@@ -127,9 +121,7 @@ def test_white_space_is_no_answer(gpt2_tokenizer):
 
 
 def means(script, predictions, references):
-    return {
-        name: float(scores.mean()) for name, scores in answer_scores(script, predictions, references).items()
-    }
+    return {name: float(scores.mean()) for name, scores in answer_scores(script, predictions, references).items()}
 
 
 def test_squad():
@@ -138,16 +130,14 @@ def test_squad():
     references = [["denver broncos", "x"], ["Denver Broncos"], ["the"], []]
     assert means("squad", predictions[:1], references[:1]) == {"em": 1.0, "f1": 1.0}
     assert means("squad", predictions, references) == pytest.approx({"em": 2 / 4, "f1": (1 + 2 / 3) / 4})
-    assert means("squad", ["a b b c"], [["b b b d"]])["f1"] == pytest.approx(
-        2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4)
-    )
+    assert means("squad", ["a b b c"], [["b b b d"]])["f1"] == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
 
 
 def test_squad_v2():
     predictions = ["denver", "", "x", "", "the"]
     references = [["Denver Broncos", "!"], ["Denver"], [], [], ["an"]]
     found = squad_v2(predictions, references)
-    # The last has no answer, as nothing is left of it; nor is anything left of the prediction.
+    # The last reference and prediction are empty after normalization, so the question has no answer.
     assert found == pytest.approx(
         {
             "em": 2 / 5,
@@ -163,13 +153,10 @@ def test_squad_v2():
 
 
 @given(
-    st.lists(
-        st.tuples(st.sampled_from(["man", "the man is", "x", ""]), st.booleans(), st.integers(-3, 3)),
-        min_size=1,
-    )
+    st.lists(st.tuples(st.sampled_from(["man", "the man is", "x", ""]), st.booleans(), st.integers(-3, 3)), min_size=1)
 )
 @settings(deadline=None)
-def test_the_best_threshold_is_the_best_of_all(rows):
+def test_the_best_threshold_equals_a_brute_force_search(rows):
     best, answerable, differences = zip(*rows, strict=True)
     differences = [float(d) if text else math.inf for text, d in zip(best, differences, strict=True)]
     references = [["man"] if has else [] for has in answerable]
@@ -186,9 +173,9 @@ def test_the_best_threshold_is_the_best_of_all(rows):
         assert at(found[f"best_{name}_threshold"])[name] == pytest.approx(max(tried))
 
 
-def test_a_best_threshold_by_hand():
+def test_best_threshold():
     score, threshold = best_threshold(np.array([1, 0.5, 0, 0]), np.array([1, 1, 0, 0], bool), [-2, 1, 1, 3])
-    # Answering to the first alone: 1 + 2 right silences, of 4.
+    # Only the first question is answered: one correct answer and two correct empty ones, of 4 questions.
     assert (score, threshold) == (0.75, -2)
 
 
@@ -200,13 +187,11 @@ def test_segments():
 
 
 def test_cmrc():
-    # Marks inside an answer join what they part, and spaces count for exact matches only.
+    # Text around removed marks is joined, and spaces count for exact matches only.
     assert means("cmrc", ["IBM，公司"], [["ibm公司。"]]) == {"em": 1.0, "f1": 1.0}  # noqa: RUF001
     assert means("cmrc", ["IBM 公司"], [["x", "ibm公司"]]) == {"em": 0.0, "f1": 1.0}
-    # A segment is a run: 上海 is 2 of 4 and of 3, the 区 behind is no part of it.
-    assert means("cmrc", ["上海市区"], [["上海区"]])["f1"] == pytest.approx(
-        2 * (2 / 4) * (2 / 3) / (2 / 4 + 2 / 3)
-    )
+    # The longest common run, 上海, is 2 of 4 and 2 of 3 segments.
+    assert means("cmrc", ["上海市区"], [["上海区"]])["f1"] == pytest.approx(2 * (2 / 4) * (2 / 3) / (2 / 4 + 2 / 3))
     assert means("cmrc", ["", ""], [["3.5"], [""]]) == {"em": 0.5, "f1": 0.0}
     assert means("cmrc", ["a"], [[]]) == {"em": 0.0, "f1": 0.0}
 
@@ -224,7 +209,7 @@ def test_cmrc():
         ("50% of r&d... in #1; x@y", "50 % of r & d ... in # 1 ; x @ y"),
         ("1963–1971", "1963 – 1971"),  # noqa: RUF001
         ("windows 95", "windows 95"),
-        # Sentences: a full stop before a space is cut off unless it is of an abbreviation, a number or an initial.
+        # A full stop before a space is a word, except after an abbreviation, a number or an initial.
         ("it ends. then it goes on.", "it ends . then it goes on ."),
         ("mr. smith of the u.s. army, st. louis", "mr. smith of the u.s. army , st. louis"),
         ("no. 5 and j. r. tolkien", "no . 5 and j. r. tolkien"),
@@ -234,7 +219,7 @@ def test_cmrc():
         ("", ""),
     ],
 )
-def test_words_are_those_of_the_published_tokenizer(text, words):
+def test_words_equal_nltk(text, words):
     assert words_of(text) == words.split()
 
 
@@ -246,8 +231,8 @@ def test_words_are_those_of_the_published_tokenizer(text, words):
         ("chinese/drcd/DRCD_dev.json.gz", "bert-base-chinese", "cmrc"),
     ],
 )
-def test_gold_logits_of_real_questions_score_nearly_all(data_dir, file, tokenizer, metric):
-    questions, _ = read_questions([data_dir / file], training=False, max_examples=600)
+def test_gold_logits_of_published_sets_score_above_97_percent(data_dir, file, tokenizer, metric):
+    questions = QuestionSource(DataFile(data_dir / file), max_examples=600).read().items
     vocabulary = describe(data_dir / "tokenizers" / tokenizer)
     windows = windows_of(questions, vocabulary, max_length=384, stride=128, max_question_length=64)
     targets = targets_of(windows, questions)

@@ -10,7 +10,7 @@ def mean_of(values):
     return lambda rows: float(values[rows].mean())
 
 
-def test_the_interval_of_a_mean_is_that_of_its_standard_error():
+def test_the_interval_of_a_mean_equals_that_of_its_standard_error():
     gaps = np.random.default_rng(0).normal(0.3, 1.0, 400)
     found = paired_bootstrap(mean_of(gaps), mean_of(np.zeros(400)), 400, resamples=4000)
     error = gaps.std() / 20
@@ -21,7 +21,7 @@ def test_the_interval_of_a_mean_is_that_of_its_standard_error():
     assert found == paired_bootstrap(mean_of(gaps), mean_of(np.zeros(400)), 400, resamples=4000)
 
 
-def test_what_both_find_hard_widens_nothing():
+def test_variation_common_to_both_models_does_not_widen_the_interval():
     hardness = np.random.default_rng(1).normal(0, 10, 200)
     found = paired_bootstrap(mean_of(hardness + 0.01), mean_of(hardness), 200)
     assert found.low == pytest.approx(0.01)
@@ -30,6 +30,6 @@ def test_what_both_find_hard_widens_nothing():
 
 
 @pytest.mark.parametrize(("examples", "level"), [(0, 0.95), (5, 1.0), (5, 0.0)])
-def test_there_must_be_something_to_draw(examples, level):
+def test_invalid_arguments_are_rejected(examples, level):
     with pytest.raises(ValueError, match="examples="):
         paired_bootstrap(mean_of(np.ones(5)), mean_of(np.ones(5)), examples, level=level)

@@ -4,8 +4,8 @@ import torch
 from potstill.evaluation.classes import class_table, entity_table
 
 
-def test_scores_of_each_class():
-    """Gold a a b b c, predicted a b b b a; nothing is said to be `c`, and nothing is `d`."""
+def test_scores_per_class():
+    """Gold a a b b c, predicted a b b b a: `c` is never predicted, and `d` never occurs."""
     predicted = torch.tensor([0, 1, 1, 1, 0])
     logits = torch.nn.functional.one_hot(predicted, 4).float()
     table = class_table(["a", "b", "c", "d"], logits, torch.tensor([0.0, 0, 1, 1, 2]).double())
@@ -21,7 +21,7 @@ def test_scores_of_each_class():
         assert row[2:] == [pytest.approx(value) if value is not None else None for value in wanted[2:]]
 
 
-def test_scores_of_each_label_of_sets():
+def test_scores_per_label_of_sets():
     gold = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]]).double()
     logits = torch.tensor([[1.0, 1, -1, -1], [1, -1, -1, -1], [-1, -1, -1, 1]])
     table = class_table(["a", "b", "c", "d"], logits, gold)
@@ -33,7 +33,7 @@ def test_scores_of_each_label_of_sets():
     ]
 
 
-def test_scores_of_each_type_of_entities():
+def test_scores_per_type_of_entity():
     table = entity_table({"val/f1": 0.5, "val/f1_PER": 0.75, "val/f1_LOC": 0.25, "val/loss": 1.0})
     assert table is not None
     assert list(table.rows) == [["PER", 0.75], ["LOC", 0.25]]

@@ -3,14 +3,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
-from potstill.errors import ModelError
-from potstill.evaluation.efficiency import (
-    count_parameters,
-    forward_gflop,
-    forward_peak_mb,
-    parameter_tree,
-    size_mb,
-)
+from potstill.errors import WeightsError
+from potstill.evaluation.efficiency import count_parameters, forward_gflop, forward_peak_mb, parameter_tree, size_mb
 
 
 @pytest.fixture(scope="module")
@@ -45,28 +39,19 @@ def test_tied_parameters_count_once():
     assert count_parameters(Tied()) == {"total": 40 + 20 + 10, "without_embeddings": 20 + 10}
 
 
-def test_counts_agree_with_transformers(bert):
+def test_counts_equal_transformers(bert):
     counts = count_parameters(bert)
     assert counts["total"] == bert.num_parameters()
     assert counts["total"] - counts["without_embeddings"] == (50 + 24 + 2) * 16
 
 
-def test_the_tree_adds_up_and_ties_count_once(bert):
-    assert parameter_tree(Tied(), 1) == [
-        (0, "Tied", 70),
-        (1, "embedding", 40),
-        (1, "inner", 20),
-        (1, "head", 10),
-    ]
+def test_the_parameter_tree(bert):
+    assert parameter_tree(Tied(), 1) == [(0, "Tied", 70), (1, "embedding", 40), (1, "inner", 20), (1, "head", 10)]
     rows = parameter_tree(bert, 3)
     assert rows[0] == (0, "BertForMaskedLM", bert.num_parameters())
     for depth, name, count in rows:
-        children = [
-            n
-            for level, other, n in rows
-            if level == depth + 1 and (not depth or other.startswith(f"{name}."))
-        ]
-        if depth < 2 and children and name != "cls":  # whose bias is its own
+        children = [n for level, other, n in rows if level == depth + 1 and (not depth or other.startswith(f"{name}."))]
+        if depth < 2 and children and name != "cls":  # its bias is its own parameter
             assert sum(children) == count, name
     assert max(depth for depth, _, _ in rows) == 3
     assert [depth for depth, _, _ in parameter_tree(bert, 0)] == [0]
@@ -83,7 +68,7 @@ class Wide(nn.Module):
         return self.down(self.up(self.embedding(ids)))
 
 
-def test_arithmetic_and_memory_of_a_pass():
+def test_flops_and_memory_of_a_pass():
     assert forward_gflop(Wide(), 2, 5) == pytest.approx(2 * 2 * 5 * 8 * 1000 * 2 / 1e9)
     # embedding, widest state and output exist at a time, in float32
     assert forward_peak_mb(Wide(), 20, 50) == pytest.approx(20 * 50 * (1000 + 8 + 8) * 4 / 1e6, rel=0.02)
@@ -96,6 +81,6 @@ def test_size_of_a_saved_model(bert, tmp_path):
     assert size_mb(tmp_path) == (tmp_path / "model.safetensors").stat().st_size / 1e6
 
 
-def test_size_of_nothing(tmp_path):
-    with pytest.raises(ModelError, match="holds no weights"):
+def test_a_folder_without_weights_has_no_size(tmp_path):
+    with pytest.raises(WeightsError, match=str(tmp_path)):
         size_mb(tmp_path)

@@ -1,10 +1,9 @@
-"""Scores of entities: seqeval's documented numbers, its corners, and a slow count of the same."""
+"""Scores of entities: figures documented by seqeval, edge cases, and a brute-force count."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potstill.data.tasks.entities import BIO, BIOES
 from potstill.evaluation.entities import EntityScores, entity_scores, micro
 
 
@@ -16,12 +15,12 @@ def rounded(score):
     return round(score.precision, 2), round(score.recall, 2), round(score.f1, 2), score.gold
 
 
-# The example of seqeval's README; its report has the same rows.
+# The example in the README of seqeval, whose report has the same rows.
 GOLD = split("O O O B-MISC I-MISC I-MISC O", "B-PER I-PER O")
 PREDICTED = split("O O B-MISC I-MISC I-MISC I-MISC O", "B-PER I-PER O")
 
 
-def test_the_report_of_seqevals_readme():
+def test_the_report_in_the_readme_of_seqeval():
     scores = entity_scores(GOLD, PREDICTED)
     assert list(scores) == ["MISC", "PER"]
     assert rounded(scores["MISC"]) == (0, 0, 0, 1)
@@ -29,11 +28,8 @@ def test_the_report_of_seqevals_readme():
     assert rounded(micro(scores.values())) == (0.5, 0.5, 0.5, 2)
 
 
-def test_a_broken_sequence_counts_unless_strict_as_in_seqevals_readme():
-    gold, predicted = split("B-NP I-NP O"), split("I-NP I-NP O")
-    assert micro(entity_scores(gold, predicted).values()).f1 == 1
-    strict = entity_scores(gold, predicted, strict=BIO)["NP"]
-    assert (strict.correct, strict.predicted, strict.gold, strict.f1) == (0, 0, 1, 0)
+def test_an_invalid_sequence_is_an_entity():
+    assert micro(entity_scores(split("B-NP I-NP O"), split("I-NP I-NP O")).values()).f1 == 1
 
 
 # Counted by hand: correct, predicted, gold.
@@ -56,19 +52,19 @@ def test_counts_by_hand(gold, predicted, expected):
     assert scores == {kind: EntityScores(*counts) for kind, counts in expected.items()}
 
 
-def test_nothing_found_and_nothing_there():
+def test_scores_without_entities_are_0():
     nothing = micro([])
     assert (nothing.precision, nothing.recall, nothing.f1) == (0, 0, 0)
     missed = micro(entity_scores(split("B-X"), split("O")).values())
     assert (missed.precision, missed.recall, missed.f1, missed.gold) == (0, 0, 0, 1)
 
 
-def test_an_entity_does_not_reach_into_the_next_sentence():
+def test_an_entity_ends_with_its_sentence():
     scores = entity_scores(split("B-X", "I-X"), split("B-X", "B-X"))
     assert scores["X"] == EntityScores(2, 2, 2)
 
 
-def test_sides_of_unlike_length_are_refused():
+def test_different_lengths_are_rejected():
     with pytest.raises(ValueError, match=r"^sentence 1: 1"):
         entity_scores(split("O", "O O"), split("O", "O"))
     with pytest.raises(ValueError, match="shorter"):
@@ -76,7 +72,7 @@ def test_sides_of_unlike_length_are_refused():
 
 
 def entities_slowly(sentences):
-    """Entities of whole BIO tags: what lies between a B and the last I in a row behind it."""
+    """Entities of valid BIO tags, from each B to the last I that follows it."""
     found = []
     for number, tags in enumerate(sentences):
         for start, tag in enumerate(tags):
@@ -105,7 +101,7 @@ def two_sides(draw):
 
 
 @given(two_sides())
-def test_scores_equal_a_slow_count(sides):
+def test_scores_equal_a_brute_force_count(sides):
     gold, predicted = (entities_slowly(side) for side in sides)
     scores = entity_scores(*sides)
     assert set(scores) == {entity[3] for entity in gold + predicted}
@@ -120,16 +116,10 @@ def test_scores_equal_a_slow_count(sides):
         assert score.precision == precision
         assert score.recall == recall
         assert score.f1 == pytest.approx(2 * precision * recall / both if both else 0)
-    assert entity_scores(*sides, strict=BIO) == scores
 
 
 @given(two_sides())
-def test_halves_of_a_set_add_up(sides):
+def test_scores_of_parts_add_up(sides):
     gold, predicted = sides
     halves = [entity_scores(gold[part], predicted[part]) for part in (slice(0, 1), slice(1, None))]
     assert micro(entity_scores(gold, predicted).values()) == micro(s for h in halves for s in h.values())
-
-
-def test_strict_bioes():
-    scores = entity_scores(split("B-X E-X S-X"), split("B-X I-X S-X"), strict=BIOES)
-    assert scores["X"] == EntityScores(1, 1, 2)

@@ -1,4 +1,4 @@
-"""Values of plain arithmetic are Python's own; nothing else has a value, and no text takes long."""
+"""Values of plain arithmetic equal Python's; other texts have no value, and every text takes bounded time."""
 
 import ast
 import math
@@ -64,7 +64,7 @@ def reference(node):
 
 
 @given(expressions)
-def test_values_are_those_of_python(text):
+def test_values_equal_python(text):
     assume(len(text) <= MAX_CHARACTERS and text.count("(") + text.count("-") < MAX_DEPTH)
     assert value_of(text) == reference(ast.parse(text, mode="eval").body)
 
@@ -157,7 +157,7 @@ def test_no_value(text):
     assert time.monotonic() - started < 1
 
 
-def test_depth_is_counted_within_not_along():
+def test_depth_counts_nested_brackets():
     assert value_of("+".join(["(1)"] * 60)) == 60
 
 
@@ -169,14 +169,14 @@ def test_accuracies():
 
 
 @pytest.mark.parametrize("accuracy", [equation_accuracy, text_accuracy])
-def test_accuracy_of_nothing_or_of_unlike_lengths(accuracy):
+def test_empty_and_different_lists_are_rejected(accuracy):
     with pytest.raises(ValueError, match="no predictions"):
         accuracy([], [])
     with pytest.raises(ValueError, match=r"shorter|longer"):
         accuracy(["1"], [])
 
 
-def test_same_value_is_relative_for_large_and_absolute_for_small_ones():
+def test_same_value_is_relative_except_near_zero():
     assert same_value(1e9, 1e9 + 1)
     assert not same_value(1000, 1001)
     assert same_value(0.0, 1e-9)

@@ -1,4 +1,4 @@
-"""GLUE's scores and its macro average, against the leaderboard's own arithmetic."""
+"""Scores of GLUE and their macro average, compared with the leaderboard."""
 
 import pytest
 
@@ -28,13 +28,13 @@ def scores_of(table):
     return found
 
 
-def test_the_leaderboards_average():
+def test_the_average_equals_the_leaderboard():
     name, average = macro_average(scores_of(BERT_LARGE))
     assert name == "average"
     assert round(average, 1) == 80.5
 
 
-def test_without_a_task_the_average_has_another_name():
+def test_the_average_without_a_task_has_another_name():
     table = {task: row for task, row in BERT_LARGE.items() if task != "wnli"}
     name, average = macro_average(scores_of(table))
     assert name == "average_of_present"
@@ -54,7 +54,7 @@ def test_a_task_without_one_of_its_metrics_has_no_points():
 
 
 @pytest.mark.parametrize("task", TASKS, ids=BENCHMARKS)
-def test_the_options_measure_what_glue_asks_for(task, compose_config):
+def test_the_options_have_the_metrics_of_glue(task, compose_config):
     benchmark = compose_config("objective=finetune", f"benchmark={task.benchmark}").benchmark
     measured = [*task_of(benchmark).metrics]
     measured += [f"{metric}_{further.name}" for further in benchmark.further for metric in benchmark.metrics]

@@ -1,4 +1,4 @@
-"""Latencies on a clock of the test's own: what is measured does not depend on the machine."""
+"""Latencies with a simulated clock, independent of the machine."""
 
 import random
 
@@ -9,12 +9,12 @@ from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditional
 
 from potstill.errors import ModelError
 from potstill.evaluation import latency
-from potstill.evaluation.latency import LEAST_ROUNDS, Timed, measure_latencies
+from potstill.evaluation.latency import MIN_ROUNDS, Timed, measure_latencies
 from potstill.methods.common.costs import UNSTEADY, latency_cell, timed_figures
 
 
 class Clock:
-    """Seconds that pass only while a model works; `load` slows whatever works."""
+    """A clock that advances only while a model works; `load` is the factor of its time."""
 
     def __init__(self):
         self.now, self.load = 0.0, lambda now: 1.0
@@ -49,7 +49,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def models(clock):
-    """The reference, another one like it, and one that takes half the time."""
+    """The reference, an equally fast model, and one that takes half the time."""
     return {name: Timed(Working(clock, s)) for name, s in (("one", 0.01), ("same", 0.01), ("half", 0.005))}
 
 
@@ -59,10 +59,10 @@ def test_an_idle_machine(models, clock):
     assert [own.p95 for own in found] == pytest.approx([10, 10, 5])
     assert [own.ratio for own in found] == pytest.approx([1, 1, 0.5])
     assert all(own.is_steady for own in found)
-    assert all(own.model.training for own in models.values())  # as before
+    assert all(own.model.training for own in models.values())  # restored
 
 
-def test_another_process_that_comes_and_goes(models, clock):
+def test_alternating_load(models, clock):
     """The time of one model after the other would differ by a factor of up to 10."""
     clock.load = lambda now: 10.0 if int(now / 0.4) % 2 else 1.0
     found = measure_latencies(list(models.values()), batch=1, length=8)
@@ -70,14 +70,14 @@ def test_another_process_that_comes_and_goes(models, clock):
     assert found[1].p50 == pytest.approx(found[0].p50, rel=0.05)
 
 
-def test_passes_that_are_slowed_at_random(models, clock):
+def test_random_load(models, clock):
     draw = random.Random(0)
     clock.load = lambda _: 10.0 if draw.random() < 0.5 else 1.0
     found = measure_latencies(list(models.values()), batch=1, length=8)
     assert [own.ratio for own in found] == pytest.approx([1, 1, 0.5], rel=0.1)
 
 
-def test_rounds_that_disagree_are_marked(models, clock, caplog):
+def test_unsteady_latencies_are_marked(models, clock, caplog):
     draw = random.Random(0)
     models["one"].model.seconds = 1.0  # few rounds
     models["same"].model.seconds = 1.0
@@ -87,10 +87,10 @@ def test_rounds_that_disagree_are_marked(models, clock, caplog):
     assert any("same" in record.message and record.levelname == "WARNING" for record in caplog.records)
 
 
-def test_a_slow_model_gets_few_rounds(clock):
+def test_a_slow_model_has_the_minimum_of_rounds(clock):
     slow = Working(clock, 100.0)
     measure_latencies([Timed(slow)], batch=1, length=8)
-    assert slow.calls == 2 + LEAST_ROUNDS * latency.PASSES
+    assert slow.calls == 2 + MIN_ROUNDS * latency.PASSES
 
 
 def test_a_single_model_has_no_ratio(models):
@@ -106,7 +106,7 @@ def test_an_encoder_decoder(monkeypatch):
     assert 0 < found.p50 <= found.p95
 
 
-def test_models_that_cannot_be_timed():
+def test_models_without_positions_or_embeddings_are_rejected():
     config = BertConfig(
         vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=24,

@@ -1,4 +1,4 @@
-"""Metrics equal scikit-learn's and scipy's, on whole sets and in their corners."""
+"""Metrics equal those of scikit-learn and scipy, also for degenerate sets."""
 
 import numpy as np
 import pytest
@@ -6,17 +6,10 @@ import torch
 
 from potstill.data.tasks.labels import METRICS, Task
 from potstill.data.tasks.readers import Rows
-from potstill.evaluation.metrics import (
-    CLASSIFICATIONS,
-    LABEL_SETS,
-    REGRESSIONS,
-    Predictions,
-    metric_of,
-    task_metrics,
-)
-from potstill.evaluation.predictions import write_predictions
+from potstill.evaluation.evaluators import write_predictions
+from potstill.evaluation.metrics import CLASSIFICATIONS, LABEL_SETS, REGRESSIONS, Predictions, metric_of, task_metrics
 
-judges = pytest.importorskip("sklearn.metrics")
+evaluators = pytest.importorskip("sklearn.metrics")
 stats = pytest.importorskip("scipy.stats")
 
 
@@ -28,7 +21,7 @@ def one_hot(predicted, labels):
     return torch.nn.functional.one_hot(torch.as_tensor(predicted), labels).float()
 
 
-def test_every_metric_that_can_be_asked_for_is_there():
+def test_each_metric_of_the_options_is_implemented():
     assert tuple(CLASSIFICATIONS) == METRICS["classification"]
     assert tuple(REGRESSIONS) == METRICS["regression"]
     assert tuple(LABEL_SETS) == METRICS["multi_label"]
@@ -36,10 +29,9 @@ def test_every_metric_that_can_be_asked_for_is_there():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "corner",
-    ["random", "all right", "all wrong", "one predicted", "one gold", "one of each", "never predicted"],
+    "corner", ["random", "all right", "all wrong", "one predicted", "one gold", "one of each", "never predicted"]
 )
-def test_classification_is_that_of_sklearn(corner):
+def test_classification_metrics_equal_scikit_learn(corner):
     rng = np.random.default_rng(3)
     for labels in (2, 3):
         gold = rng.integers(0, labels, 60)
@@ -51,23 +43,19 @@ def test_classification_is_that_of_sklearn(corner):
         gold = np.ones(60, int) if corner.startswith("one") and corner != "one predicted" else gold
         metrics = tuple(m for m in METRICS["classification"] if labels == 2 or m != "f1")
         names = tuple(map(str, range(labels)))
-        found = task_metrics(
-            task("classification", names, metrics), one_hot(predicted, labels), torch.as_tensor(gold)
-        )
+        found = task_metrics(task("classification", names, metrics), one_hot(predicted, labels), torch.as_tensor(gold))
         expected = {
-            "accuracy": judges.accuracy_score(gold, predicted),
-            "f1": judges.f1_score(gold, predicted, zero_division=0) if labels == 2 else None,
-            "f1_macro": judges.f1_score(gold, predicted, average="macro", zero_division=0),
-            "matthews": judges.matthews_corrcoef(gold, predicted),
+            "accuracy": evaluators.accuracy_score(gold, predicted),
+            "f1": evaluators.f1_score(gold, predicted, zero_division=0) if labels == 2 else None,
+            "f1_macro": evaluators.f1_score(gold, predicted, average="macro", zero_division=0),
+            "matthews": evaluators.matthews_corrcoef(gold, predicted),
         }
         assert found == pytest.approx({name: expected[name] for name in metrics}, abs=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "corner", ["random", "all right", "none gold", "none predicted", "nothing", "one absent"]
-)
-def test_sets_of_labels_are_those_of_sklearn(corner):
+@pytest.mark.parametrize("corner", ["random", "all right", "none gold", "none predicted", "nothing", "one absent"])
+def test_multi_label_metrics_equal_scikit_learn(corner):
     rng = np.random.default_rng(5)
     gold, logits = rng.random((60, 4)) < 0.4, rng.normal(0, 1, (60, 4))
     if corner in ("none gold", "nothing"):
@@ -78,21 +66,19 @@ def test_sets_of_labels_are_those_of_sklearn(corner):
         logits = -np.abs(logits)
     if corner == "all right":
         logits = np.where(gold, 1.0, -1.0)
-    found = task_metrics(
-        task("multi_label", tuple("abcd")), torch.as_tensor(logits), torch.as_tensor(gold).double()
-    )
+    found = task_metrics(task("multi_label", tuple("abcd")), torch.as_tensor(logits), torch.as_tensor(gold).double())
     predicted = logits > 0
     assert found == pytest.approx(
         {
-            "f1_micro": judges.f1_score(gold, predicted, average="micro", zero_division=0),
-            "f1_macro": judges.f1_score(gold, predicted, average="macro", zero_division=0),
-            "accuracy": judges.accuracy_score(gold, predicted),
+            "f1_micro": evaluators.f1_score(gold, predicted, average="micro", zero_division=0),
+            "f1_macro": evaluators.f1_score(gold, predicted, average="macro", zero_division=0),
+            "accuracy": evaluators.accuracy_score(gold, predicted),
         },
         abs=1e-12,
     )
 
 
-def test_regression_is_that_of_scipy():
+def test_regression_metrics_equal_scipy():
     rng = np.random.default_rng(0)
     gold = rng.integers(0, 26, 200) / 5  # ties, as in STS-B
     scores = np.round(gold + rng.normal(0, 1, 200), 1)
@@ -101,7 +87,7 @@ def test_regression_is_that_of_scipy():
         {
             "pearson": stats.pearsonr(scores, gold)[0],
             "spearman": stats.spearmanr(scores, gold)[0],
-            "mse": judges.mean_squared_error(gold, scores),
+            "mse": evaluators.mean_squared_error(gold, scores),
         },
         abs=1e-9,
     )
@@ -109,7 +95,7 @@ def test_regression_is_that_of_scipy():
     assert (alike["pearson"], alike["spearman"]) == (0.0, 0.0)
 
 
-def test_a_metric_of_some_rows_is_that_of_these_rows_alone():
+def test_metrics_of_selected_rows():
     rng = torch.Generator().manual_seed(0)
     rows = torch.randint(0, 50, (80,), generator=rng)
     labelled = task("classification", ("a", "b", "c"))
@@ -124,7 +110,7 @@ def test_a_metric_of_some_rows_is_that_of_these_rows_alone():
         assert metric_of(scored, name, scores, gold)(rows.numpy()) == pytest.approx(value)
 
 
-def test_predictions_come_in_the_order_of_the_rows():
+def test_predictions_are_in_the_order_of_the_rows():
     kept = Predictions()
     kept.update(torch.tensor([2, 0]), torch.tensor([[2.0], [0.0]]), torch.tensor([20, 0]))
     kept.update(torch.tensor([1]), torch.tensor([[1.0]]), None)
@@ -134,7 +120,7 @@ def test_predictions_come_in_the_order_of_the_rows():
     assert labels[1].isnan()
 
 
-def test_the_table_of_predictions(tmp_path):
+def test_written_predictions(tmp_path):
     rows = Rows((["a", "b"],), ["no", "yes"], ["line 1", "line 2"], "a.tsv", "key")
     path = tmp_path / "predictions.tsv"
     logits = torch.tensor([[0.0, 0.0], [0.0, np.log(3)]])
@@ -144,9 +130,7 @@ def test_the_table_of_predictions(tmp_path):
     )
     sets = Rows((["a", "b"],), ["yes;no", ""], ["line 1", "line 2"], "a.tsv", "key", sets=[("yes", "no"), ()])
     both = Task("t", "multi_label", ("no", "yes"), ("f1_micro",), "f1_micro", "max", separator=";")
-    write_predictions(
-        path, both, sets, torch.tensor([0, 1]), torch.tensor([[np.log(3), 0.5], [-1.0, -np.log(3)]])
-    )
+    write_predictions(path, both, sets, torch.tensor([0, 1]), torch.tensor([[np.log(3), 0.5], [-1.0, -np.log(3)]]))
     assert path.read_text().splitlines() == [
         "index\tprediction\tlabel\tp(no)\tp(yes)",
         "0\tno;yes\tno;yes\t0.7500\t0.6225",

@@ -5,12 +5,12 @@ import torch
 
 from potstill.data.tasks.labels import Task
 from potstill.data.tasks.readers import Rows
-from potstill.evaluation.predictions import write_predictions
+from potstill.evaluation.evaluators import write_predictions
 
 LABELS = ("a\tb", "c\nd", "e\rf", 'say "g"', "plain, too")
 
 
-def test_labels_of_any_characters_are_read_back(tmp_path):
+def test_labels_with_special_characters_are_read_back(tmp_path):
     path, count = tmp_path / "predictions.tsv", len(LABELS)
     rows = Rows((["x"] * count,), list(LABELS), [str(n) for n in range(count)], "rows", "benchmark.eval_file")
     task = Task("own", "classification", LABELS, ("accuracy",), "accuracy", "max")
@@ -24,12 +24,9 @@ def test_labels_of_any_characters_are_read_back(tmp_path):
     assert frame.columns.tolist() == list(table[0])
 
 
-def test_labels_are_written_in_the_spelling_of_predictions(tmp_path):
+def test_labels_have_the_names_of_the_task(tmp_path):
     path = tmp_path / "predictions.tsv"
     rows = Rows((["x", "y"],), ["1", "00"], ["row 1", "row 2"], "rows", "benchmark.eval_file")
     task = Task("own", "classification", ("0.0", "1.0"), ("accuracy",), "accuracy", "max")
     write_predictions(path, task, rows, torch.arange(2), torch.eye(2))
-    assert [line.split("\t")[1:3] for line in path.read_text().splitlines()[1:]] == [
-        ["0.0", "1.0"],
-        ["1.0", "0.0"],
-    ]
+    assert [line.split("\t")[1:3] for line in path.read_text().splitlines()[1:]] == [["0.0", "1.0"], ["1.0", "0.0"]]

@@ -1,4 +1,4 @@
-"""The LLM's accuracy, and what rationales conclude."""
+"""Accuracy of an LLM's labels, and conclusions of rationales."""
 
 import math
 
@@ -7,8 +7,8 @@ import pytest
 from potstill.data.rationales.parsing import NLI_LABELS
 from potstill.data.rationales.readers import read_split
 from potstill.data.rationales.rows import RationaleRows, for_training
-from potstill.errors import DataError
-from potstill.evaluation.rationales import conclusion, consistency, label_accuracy, llm_accuracy
+from potstill.errors import LabelError
+from potstill.evaluation.rationales import conclusion, consistency, llm_accuracy
 
 CHOICES = ("train station", "station", "wooded area", "sea")
 
@@ -45,10 +45,7 @@ def test_conclusion(name, choices, rationale, expected):
 
 def test_consistency():
     found = consistency(
-        "svamp",
-        ["( 3.0 + 4.0 )", "3 * 4", "1", "?"],
-        ["So 3 + 4 = 7.", "So 3 + 4 = 7.", "No.", "1 = 1"],
-        [None] * 4,
+        "svamp", ["( 3.0 + 4.0 )", "3 * 4", "1", "?"], ["So 3 + 4 = 7.", "So 3 + 4 = 7.", "No.", "1 = 1"], [None] * 4
     )
     assert (found.share, found.decided) == (pytest.approx(1 / 3), 0.75)
     found = consistency("cqa", [" Sea"], ["Only the sea."], [CHOICES])
@@ -60,35 +57,39 @@ def test_consistency():
         consistency("cqa", [], [], [])
 
 
-def test_labels_are_compared_as_their_set_has_it():
-    assert label_accuracy("svamp", ["7"], ["( 3.0 + 4.0 )"]) == 1
-    assert label_accuracy("cqa", ["7"], ["7.0"]) == 0
-
-
-def test_outputs_that_were_not_understood_are_wrong():
+@pytest.mark.parametrize(
+    ("name", "labels", "llm_labels", "accuracy"),
+    [("cqa", ["x", "y"], ["x", None], 0.5), ("cqa", ["7.0"], ["7"], 0), ("svamp", ["( 3.0 + 4.0 )"], ["7"], 1)],
+)
+def test_llm_accuracy(name, labels, llm_labels, accuracy):
+    size = len(labels)
     rows = RationaleRows(
-        ["a", "b"], ["x", "y"], ["x", None], ["r", None], [None] * 2, [False, True], ["", ""], "a.json", "k"
+        ["a"] * size, labels, llm_labels, [None] * size, [None] * size, [False] * size, [""] * size, "a.json", "k"
     )
-    assert llm_accuracy("cqa", rows) == 0.5
-    with pytest.raises(DataError, match=r"data\.rationales: 'a\.json' has no labels"):
-        llm_accuracy("cqa", rows.select([1]))
+    assert llm_accuracy(name, rows) == accuracy
+
+
+def test_llm_accuracy_without_labels():
+    rows = RationaleRows(["a"], ["x"], [None], [None], [None], [True], [""], "a.json", "k")
+    with pytest.raises(LabelError, match=r"^data\.rationales: 'a\.json'"):
+        llm_accuracy("cqa", rows)
 
 
 @pytest.mark.parametrize(
     ("name", "split", "right"),
     [("cqa", "test", 943), ("svamp", "test", 148), ("esnli", "test", 7171), ("anli1", "test", 656)],
 )
-def test_accuracy_of_the_llm_on_real_parts(data_dir, name, split, right):
+def test_llm_accuracy_on_published_outputs(data_dir, name, split, right):
     rows = read_split(data_dir / "stepbystep", name, split)
     assert llm_accuracy(name, rows) == right / len(rows)
 
 
 @pytest.mark.parametrize(("name", "share", "decided"), [("cqa", 0.99, 0.8), ("svamp", 0.84, 0.9)])
-def test_the_llm_is_consistent_with_itself(data_dir, name, share, decided):
+def test_consistency_of_published_outputs(data_dir, name, share, decided):
     rows = for_training(read_split(data_dir / "stepbystep", name, "test"), "llm")
     own = consistency(name, rows.labels, rows.rationales, rows.choices)
     assert own.share > share
     assert own.decided > decided
-    # Rationales of other rows conclude something else.
+    # Rationales of other rows have other conclusions.
     moved = consistency(name, [*rows.labels[1:], rows.labels[0]], rows.rationales, rows.choices)
     assert moved.share < 0.3

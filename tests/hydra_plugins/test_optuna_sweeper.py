@@ -1,4 +1,4 @@
-"""A search: what it proposes, what it makes of ends, and a real one that prunes, fails a job and goes on."""
+"""A search: its distributions, the states of trials, and a real one that prunes, fails a job and is resumed."""
 
 import json
 
@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus  # noqa: E402
 
 from hydra_plugins.potstill.optuna_sweeper import _tell, best_of, distribution  # noqa: E402
 from potstill.errors import ConfigError  # noqa: E402
-from potstill.training.pruning import PruneTrial  # noqa: E402
+from potstill.training.monitoring import PruneTrial  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,13 @@ def test_an_override_is_a_distribution(typed, drawn):
     assert distribution(parsed) == drawn
 
 
-def test_a_glob_is_no_distribution():
+def test_a_glob_is_rejected_as_a_distribution():
     (parsed,) = OverridesParser.create().parse_overrides(["experiment=glob(*)"])
     with pytest.raises(ConfigError, match=r"^experiment=glob\(\*\): .*interval"):
         distribution(parsed)
 
 
-def test_what_becomes_of_a_trial():
+def test_the_states_of_trials():
     study = optuna.create_study()
     space = {"x": optuna.distributions.FloatDistribution(0, 1)}
     ends = [(JobStatus.COMPLETED, 3.0), (JobStatus.COMPLETED, None), (JobStatus.COMPLETED, float("nan")),
@@ -55,7 +55,7 @@ def test_what_becomes_of_a_trial():
     assert best["trials"] == {"complete": 2, "fail": 3, "pruned": 1}
 
 
-def test_a_validation_is_reported_and_the_worse_trial_is_told_to_end(tmp_path):
+def test_validations_are_reported_and_the_worse_trial_is_pruned(tmp_path):
     journal = str(tmp_path / "study.journal")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(journal))
     study = optuna.create_study(study_name="potstill", storage=storage)
@@ -70,7 +70,7 @@ def test_a_validation_is_reported_and_the_worse_trial_is_told_to_end(tmp_path):
 
 
 @pytest.mark.integration
-def test_a_search_goes_on_and_ends_bad_trials(command, text_file, eval_file, tmp_path):
+def test_a_search_is_resumed_and_prunes_bad_trials(command, text_file, eval_file, tmp_path):
     folder = tmp_path / "search"
 
     def search(trials):
@@ -99,6 +99,4 @@ def test_a_search_goes_on_and_ends_bad_trials(command, text_file, eval_file, tmp
     assert best["trials"].get("pruned", 0) == 0 or (1e-9, 2) in ended
     table = command("evaluate.py", f"sweep={folder}", f"hydra.run.dir={tmp_path}/table")
     assert table.returncode == 0, table.stderr
-    assert (
-        "trial" not in (tmp_path / "table" / "report.html").read_text().partition("Configuration")[0].lower()
-    )
+    assert "trial" not in (tmp_path / "table" / "report.html").read_text().partition("Configuration")[0].lower()

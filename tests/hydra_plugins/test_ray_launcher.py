@@ -1,4 +1,4 @@
-"""Jobs of a sweep as tasks of Ray: beside each other, one of which fails."""
+"""Jobs of a sweep as tasks of Ray, in parallel; one of them fails."""
 
 import json
 
@@ -20,5 +20,5 @@ def test_a_sweep_on_a_local_ray(command, text_file, eval_file, tmp_path):
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert json.loads((folder / "0" / "summary.json").read_text())["train/steps"] == 1
-    assert "data.mlm_share=7" in (folder / "1" / "fault.txt").read_text()
+    assert "data.mlm_share=7" in (folder / "1" / "error.txt").read_text()
     assert "data.mlm_share=7" in done.stderr

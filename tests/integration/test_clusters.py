@@ -1,17 +1,15 @@
 """Processes that something else starts: torchrun, SLURM's environment, Ray Train; on this machine, by gloo."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from potstill.config import TrainConfig
+from potstill.config.running import TrainerConfig
 from potstill.training.trainer import build_trainer
 
 pytestmark = pytest.mark.integration
@@ -19,11 +17,9 @@ SCRIPT = Path(__file__).parents[2] / "train.py"
 CPU = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def overrides(text_file, eval_file, bert_tokenizer):
-    student = (
-        "+student.config={model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, "
-    )
+    student = "+student.config={model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, "
     student += "intermediate_size: 64, hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}"
     return [
         "objective=mlm", student, f"data.tokenizer={bert_tokenizer}", "data=text_files",
@@ -40,58 +36,41 @@ def same(one, other):
     assert figures[0]["val/loss"] == pytest.approx(figures[1]["val/loss"], rel=1e-4)
 
 
-def test_processes_of_torchrun(overrides, command, shared_cache, tmp_path):
-    alone = command("train.py", *overrides, "data.batch_size=8", f"hydra.run.dir={tmp_path}/one")
-    assert alone.returncode == 0, alone.stderr[-2000:]
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(SCRIPT),
-    ]
-    further = ["strategy=torchrun", *CPU, "data.batch_size=4", f"hydra.run.dir={tmp_path}/two"]
-    environment = {**os.environ, "POTSTILL_CACHE": str(shared_cache), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, *overrides, *further],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def alone(overrides, command, tmp_path_factory):
+    """The folder of the run of one process."""
+    folder = tmp_path_factory.mktemp("alone") / "one"
+    done = command("train.py", *overrides, "data.batch_size=8", f"hydra.run.dir={folder}")
     assert done.returncode == 0, done.stderr[-2000:]
-    same(tmp_path / "one", tmp_path / "two")
+    return folder
 
 
-def test_workers_of_ray(overrides, command, tmp_path):
+def test_processes_of_torchrun(alone, overrides, torchrun, tmp_path):
+    done = torchrun(SCRIPT, *overrides, "strategy=torchrun", *CPU, "data.batch_size=4", f"hydra.run.dir={tmp_path}/two")
+    assert done.returncode == 0, done.stderr[-2000:]
+    same(alone, tmp_path / "two")
+
+
+def test_workers_of_ray(request, overrides, command, tmp_path):
     pytest.importorskip("ray.train", reason="Ray is not installed: pip install 'potstill[ray]'")
-    alone = command("train.py", *overrides, "data.batch_size=8", f"hydra.run.dir={tmp_path}/one")
-    assert alone.returncode == 0, alone.stderr[-2000:]
+    alone = request.getfixturevalue("alone")
     done = command(
-        "train.py",
-        *overrides,
-        "strategy=ray",
-        *CPU,
-        "data.batch_size=4",
-        f"hydra.run.dir={tmp_path}/two",
-        timeout=500,
+        "train.py", *overrides, "strategy=ray", *CPU, "data.batch_size=4", f"hydra.run.dir={tmp_path}/two", timeout=500
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    same(tmp_path / "one", tmp_path / "two")
+    same(alone, tmp_path / "two")
 
 
 def test_the_environment_of_slurm_is_read(compose_config, monkeypatch, tmp_path):
     """Ranks and machines of a job of two machines with two tasks each, as seen by its last task."""
-    told = {
+    variables = {
         "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2",
         "SLURM_NNODES": "2", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
         "SLURM_NODELIST": "node[1-2]",
     }  # fmt: skip
-    for name, value in told.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    # Lightning tells the whole process its rank; after this test it is the first again, which alone logs.
+    # Lightning sets the rank of the whole process; after this test it is the first again, which alone logs.
     monkeypatch.setattr(rank_zero_only, "rank", rank_zero_only.rank)
     config = compose_config("strategy=slurm", *CPU, "trainer.num_nodes=2")
     trainer = build_trainer(config.trainer, tmp_path, callbacks=[], loggers=False)
@@ -102,7 +81,7 @@ def test_the_environment_of_slurm_is_read(compose_config, monkeypatch, tmp_path)
 def test_a_worker_of_ray_is_a_process_of_ddp():
     from potstill.runs.ray_workers import worker_settings
 
-    config = OmegaConf.create({"trainer": {"strategy": "ray", "devices": 4, "num_nodes": 2}})
+    config = TrainConfig(trainer=TrainerConfig(strategy="ray", devices=4, num_nodes=2))
     own = worker_settings(config, world=8, local=4).trainer
     assert (own.strategy, own.devices, own.num_nodes) == ("ddp", 4, 2)
     assert config.trainer.strategy == "ray"

@@ -1,6 +1,7 @@
 """evaluate.py: what it leaves, that it repeats itself, and that it agrees with the training run."""
 
 import json
+import math
 
 import pytest
 
@@ -30,22 +31,13 @@ def evaluate(eval_file, shared_cache, monkeypatch, tmp_path, compose_config):
 
 
 @pytest.mark.parametrize("benchmark", ["mlm", "clm"])
-def test_a_folder_is_judged_and_twice_alike(benchmark, evaluate, bert_teacher, gpt2_teacher):
+def test_an_evaluation_is_reproducible(benchmark, evaluate, bert_teacher, gpt2_teacher):
     model = {"mlm": bert_teacher, "clm": gpt2_teacher}[benchmark]
     value, summary, folder = evaluate("one", f"model={model}", f"benchmark={benchmark}")
     again, second, _ = evaluate("two", f"model={model}", f"benchmark={benchmark}")
-    assert {
-        "perplexity",
-        "parameters",
-        "size_mb",
-        "latency_ms",
-        "seed",
-        "git_commit",
-        "versions",
-    } <= summary.keys()
+    assert {"perplexity", "parameters", "size_mb", "latency_ms", "seed", "git_commit", "versions"} <= summary.keys()
     assert all(isinstance(figure, int | float | str | None) for figure in summary.values())
     assert value == again == summary["perplexity"] == second["perplexity"]
-    assert value > 1
     assert "perplexity" in (folder / "report.html").read_text()
 
 
@@ -53,10 +45,9 @@ def test_a_folder_is_judged_and_twice_alike(benchmark, evaluate, bert_teacher, g
 def test_two_perplexities_differ_by_an_interval(benchmark, evaluate, bert_teacher, gpt2_teacher, tmp_path):
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-    auto, teacher = {
-        "mlm": (AutoModelForMaskedLM, bert_teacher),
-        "clm": (AutoModelForCausalLM, gpt2_teacher),
-    }[benchmark]
+    auto, teacher = {"mlm": (AutoModelForMaskedLM, bert_teacher), "clm": (AutoModelForCausalLM, gpt2_teacher)}[
+        benchmark
+    ]
     model = auto.from_pretrained(teacher)
     model.get_input_embeddings().weight.data.mul_(1.5)
     model.save_pretrained(tmp_path / "other")
@@ -76,7 +67,7 @@ def test_the_masks_are_a_function_of_the_seed(evaluate, bert_teacher):
 
 
 def test_the_batch_size_does_not_matter(evaluate, gpt2_teacher):
-    """Of a causal model; masks are drawn over a whole batch, so a masked one's figure is of that batch size."""
+    """A causal model; masks are drawn over a whole batch, so the perplexity of a masked one depends on its size."""
     model = [f"model={gpt2_teacher}", "benchmark=clm"]
     values = [evaluate(f"size{size}", *model, f"data.eval_batch_size={size}")[0] for size in (3, 16)]
     assert values[0] == pytest.approx(values[1], rel=1e-5)
@@ -94,9 +85,7 @@ def test_several_models_with_names(evaluate, bert_teacher, capsys):
     assert "teacher" in table
 
 
-def test_a_run_and_its_evaluation_agree(
-    evaluate, bert_teacher, text_file, eval_file, tmp_path, compose_config
-):
+def test_a_run_and_its_evaluation_agree(evaluate, bert_teacher, text_file, eval_file, tmp_path, compose_config):
     config = compose_config(
         *COMMON, f"teacher.model={bert_teacher}", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]",
         "trainer.max_steps=3", "logger=csv",
@@ -105,22 +94,20 @@ def test_a_run_and_its_evaluation_agree(
     (tmp_path / "run").mkdir()
     train_run.train(config, tmp_path / "run")
     trained = json.loads((tmp_path / "run" / "summary.json").read_text())
-    _, summary, _ = evaluate(
-        "judged", f"model=[{tmp_path}/run/student,{bert_teacher}]", "names=[student,teacher]"
-    )
+    _, summary, _ = evaluate("evaluated", f"model=[{tmp_path}/run/student,{bert_teacher}]", "names=[student,teacher]")
     assert summary["student/perplexity"] == pytest.approx(trained["val/perplexity"], rel=1e-5)
     assert summary["teacher/perplexity"] == pytest.approx(trained["val/teacher_perplexity"], rel=1e-5)
     assert summary["student/parameters"] == trained["student/parameters"]
 
 
-def test_a_causal_model_is_refused_by_the_masked_benchmark(command, gpt2_teacher, eval_file, tmp_path):
+def test_a_causal_model_is_rejected_by_the_masked_benchmark(command, gpt2_teacher, eval_file, tmp_path):
     done = command(
         "evaluate.py", f"model={gpt2_teacher}", "benchmark=mlm", "data=text_files", f"data.eval_files=[{eval_file}]",
         f"hydra.run.dir={tmp_path}/run",
     )  # fmt: skip
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert f"benchmark=mlm: {gpt2_teacher} is a causal language model; use clm" in done.stderr
+    assert done.stderr.startswith(f"error: benchmark=mlm: {gpt2_teacher} ")
     assert not (tmp_path / "run").exists()
 
 
@@ -135,9 +122,7 @@ def test_interchange_agreement_by_block(evaluate, bert_teacher, tmp_path):
         student = student_from_layers(teacher, layers)
         save_student(student, AutoTokenizer.from_pretrained(bert_teacher), tmp_path / name, "")
     models = f"model=[{bert_teacher},{tmp_path}/half,{tmp_path}/all]"
-    value, summary, folder = evaluate(
-        "agreement", models, "names=[teacher,half,all]", "benchmark=interchange"
-    )
+    value, summary, folder = evaluate("agreement", models, "names=[teacher,half,all]", "benchmark=interchange")
     for block in range(4):
         assert summary[f"all/interchange_agreement_{block}-{block}"] == 1.0
         assert summary[f"all/interchange_kl_{block}-{block}"] < 1e-6
@@ -151,7 +136,7 @@ def test_interchange_agreement_by_block(evaluate, bert_teacher, tmp_path):
     assert again == pytest.approx(value, rel=1e-6)
 
 
-def test_what_models_cost_side_by_side(evaluate, bert_teacher, gpt2_teacher, tmp_path):
+def test_costs_of_two_models(evaluate, bert_teacher, gpt2_teacher, tmp_path):
     models = f"model=[{bert_teacher},{gpt2_teacher}]"
     passes = ["benchmark.batches=[1,3]", "benchmark.lengths=[8,16]"]
     value, summary, folder = evaluate(
@@ -169,11 +154,11 @@ def test_what_models_cost_side_by_side(evaluate, bert_teacher, gpt2_teacher, tmp
     assert "one: parameters" in report
     assert "BertForMaskedLM" in report
     assert "smaller" in report
-    with pytest.raises(ConfigError, match=r"benchmark.lengths=\[8, 999\]: .* reads at most 64 tokens"):
+    with pytest.raises(ConfigError, match=r"^benchmark.lengths=\[8, 999\]: .* 64 "):
         evaluate("long", models, "benchmark=efficiency", "benchmark.lengths=[8,999]")
-    with pytest.raises(ConfigError, match=r"benchmark.interchange.mapping=grid: nothing is swapped"):
+    with pytest.raises(ConfigError, match=r"^benchmark.interchange.mapping=grid: "):
         evaluate("swap", models, "benchmark=efficiency", "benchmark.interchange.mapping=grid")
-    with pytest.raises(ConfigError, match=r"benchmark.batches=\[\]: one number or more"):
+    with pytest.raises(ConfigError, match=r"^benchmark.batches=\[\]: "):
         evaluate("none", models, "benchmark=efficiency", "benchmark.batches=[]")
 
 
@@ -188,6 +173,9 @@ def test_a_set_of_one_sequence_is_evaluated(benchmark, evaluate, bert_teacher, g
         f"benchmark={benchmark}",
         f"data.eval_files=[{tmp_path}/one.txt]",
     )
-    perplexities = [value for name, value in summary.items() if name.endswith("perplexity")]
-    assert perplexities
-    assert all(value > 1 for value in perplexities)
+    if benchmark == "interchange":  # there is no other sequence to swap states with
+        assert math.isfinite(summary["perplexity"])
+        assert "interchange_agreement" not in summary
+    else:
+        assert math.isfinite(summary["a/perplexity"])
+        assert summary["a/perplexity"] == summary["b/perplexity"]

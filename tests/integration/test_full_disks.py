@@ -125,9 +125,7 @@ def check(done, folder, names):
         pytest.param(STUDENT, 1, 60_000, "run/student", id="weights"),
         pytest.param(STUDENT, 1, 112_000, "run/student", id="tokenizer"),
         pytest.param(("potstill.runs.train", "_report"), 1, 0, "report.html", id="report"),
-        pytest.param(
-            ("potstill.reporting.loggers", "MetricsFile.log_metrics"), 1, 0, "metrics.csv", id="metrics"
-        ),
+        pytest.param(("potstill.reporting.loggers", "MetricsFile.log_metrics"), 1, 0, "metrics.csv", id="metrics"),
     ],
 )
 def test_a_run_on_a_full_disk(place, call, left, names, may_mount, start, overrides):
@@ -139,7 +137,7 @@ def test_a_run_on_a_full_disk(place, call, left, names, may_mount, start, overri
 
 
 @pytest.mark.parametrize(("place", "call"), [(CHECKPOINT, 2), (STUDENT, 1)], ids=["checkpoint", "student"])
-def test_a_run_above_a_limit_on_files_keeps_what_there_was(place, call, start, run, overrides, tmp_path):
+def test_a_run_above_a_limit_on_files_keeps_its_earlier_files(place, call, start, run, overrides, tmp_path):
     before = load_file(run("kept", "trainer.max_steps=3") / "student" / "model.safetensors")
     (tmp_path / "kept" / "summary.json").unlink()
     (tmp_path / "kept" / MARK).write_text('{"command": "train"}')
@@ -152,11 +150,7 @@ def test_a_run_above_a_limit_on_files_keeps_what_there_was(place, call, start, r
 
 
 @pytest.mark.parametrize(
-    "place",
-    [
-        ("potstill.data.corpus.store", "StoreWriter.close"),
-        ("potstill.teacher_cache.store", "OutputWriter.close"),
-    ],
+    "place", [("potstill.data.corpus.store", "StoreWriter.close"), ("potstill.data.common.store", "ShardWriter.finish")]
 )
 def test_a_cache_on_a_full_disk(place, may_mount, start, overrides, tmp_path):
     """Binarized text, and outputs of a teacher."""
@@ -170,7 +164,5 @@ def test_an_evaluation_on_a_full_disk(may_mount, start, eval_file, bert_teacher)
         "data=text_files", "data.max_length=32", "data.num_proc=1", f"data.eval_files=[{eval_file}]",
         f"model={bert_teacher}", "benchmark=mlm", "trainer.enable_progress_bar=false",
     ]  # fmt: skip
-    done, folder = start(
-        "evaluate", ("potstill.runs.evaluate", "write_report"), 1, 0, overrides, mounted=True
-    )
+    done, folder = start("evaluate", ("potstill.runs.evaluate", "write_report"), 1, 0, overrides, mounted=True)
     check(done, folder, "report.html")

@@ -1,12 +1,10 @@
-"""Processes that are killed, or find no room, at the worst moment: evaluations, checkpoints, readers, ranks."""
+"""Processes that are killed, or whose disk is full, at the worst moment: evaluations, checkpoints, readers, ranks."""
 
 import errno
 import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,7 +24,7 @@ RESULTS = ("config.yaml", "report.html", "summary.json")
 ENDS_WITHIN = 120  # seconds after one of two ranks is lost, on a machine with other work
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def overrides(text_file, eval_file, bert_teacher):
     return [
         "objective=kd", f"teacher.model={bert_teacher}", "data=text_files", f"data.train_files=[{text_file}]",
@@ -36,7 +34,7 @@ def overrides(text_file, eval_file, bert_teacher):
 
 
 @pytest.fixture
-def judged(eval_file, bert_teacher):
+def evaluated(eval_file, bert_teacher):
     return [
         "data=text_files", "data.max_length=32", "data.num_proc=1", *CPU, f"data.eval_files=[{eval_file}]",
         f"model={bert_teacher}", "benchmark=mlm",
@@ -44,11 +42,11 @@ def judged(eval_file, bert_teacher):
 
 
 @pytest.fixture
-def judge(judged, shared_cache, monkeypatch, compose_config):
+def evaluator(evaluated, shared_cache, monkeypatch, compose_config):
     monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
 
     def start(folder, *further):
-        config = compose_config(*judged, *further, name="evaluate")
+        config = compose_config(*evaluated, *further, name="evaluate")
         validate_evaluate(config)
         folder.mkdir(exist_ok=True)
         return evaluate_run.evaluate(config, folder)
@@ -62,15 +60,6 @@ def same_end(one, other):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     ends = [json.loads((folder / "summary.json").read_text())["val/loss"] for folder in (one, other)]
     assert ends[0] == ends[1]
-
-
-def launched(script, *arguments, cache, launcher, timeout=300):
-    """Processes of a launcher that run `script`."""
-    environment = {**os.environ, "POTSTILL_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *launcher, str(script), *arguments],
-        env=environment, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
 
 
 # evaluate.py, killed when the result that is named first is half written.
@@ -89,21 +78,21 @@ main.evaluate()
 """
 
 
-def test_a_killed_evaluation_leaves_no_half_results(judge, judged, command, tmp_path):
+def test_a_killed_evaluation_leaves_no_half_results(evaluator, evaluated, command, tmp_path):
     """The summary is the last to be written: without it the evaluation is not done, and the same command does it."""
     folder, script = tmp_path / "killed", tmp_path / "killed.py"
     script.write_text(EVALUATION_KILLED)
-    done = command(script, "summary.json", *judged, f"hydra.run.dir={folder}")
+    done = command(script, "summary.json", *evaluated, f"hydra.run.dir={folder}")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (folder / "summary.json").exists()
     assert (folder / "report.html").read_text().endswith("</html>\n")
-    assert judge(folder) == judge(tmp_path / "whole")
+    assert evaluator(folder) == evaluator(tmp_path / "whole")
     assert not list(folder.glob(".summary.json*"))
 
 
 @pytest.mark.parametrize("full", RESULTS)
-def test_a_full_disk_leaves_no_half_results(full, judge, monkeypatch, tmp_path):
-    """Of whichever result there is no room for, nothing is left; with room again, the same evaluation is done."""
+def test_a_full_disk_leaves_no_half_results(full, evaluator, monkeypatch, tmp_path):
+    """Nothing is left of the result that the disk has no space for; the same evaluation succeeds afterwards."""
     original = Path.write_text
 
     def short(path, text, *arguments, **options):
@@ -115,16 +104,16 @@ def test_a_full_disk_leaves_no_half_results(full, judge, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", short)
         with pytest.raises(OSError, match="No space left"):
-            judge(tmp_path / "full")
+            evaluator(tmp_path / "full")
     left = {path.name for path in (tmp_path / "full").iterdir()}
     assert left.intersection(RESULTS) == set(RESULTS[: RESULTS.index(full)])
     assert not [name for name in left if name.startswith(".")]
-    judge(tmp_path / "full")
+    evaluator(tmp_path / "full")
     assert all((tmp_path / "full" / name).is_file() for name in RESULTS)
 
 
-# evaluate.py, whose results find no room: a limit on the size of files stands for a full disk.
-EVALUATION_WITHOUT_ROOM = """
+# evaluate.py, whose results do not fit: a limit on the size of files stands for a full disk.
+EVALUATION_LIMITED = """
 import resource, signal
 from potstill.cli import main
 from potstill.runs import evaluate as evaluate_run
@@ -138,10 +127,10 @@ main.evaluate()
 """
 
 
-def test_an_evaluation_without_room_is_one_line(judged, command, tmp_path):
+def test_an_evaluation_without_space_is_one_line(evaluated, command, tmp_path):
     folder, script = tmp_path / "full", tmp_path / "full.py"
-    script.write_text(EVALUATION_WITHOUT_ROOM)
-    done = command(script, *judged, f"hydra.run.dir={folder}")
+    script.write_text(EVALUATION_LIMITED)
+    done = command(script, *evaluated, f"hydra.run.dir={folder}")
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: hydra.run.dir: cannot write")
     assert "Traceback" not in done.stderr
@@ -164,7 +153,7 @@ main.train()
 """
 
 
-def test_a_process_killed_in_a_checkpoint_goes_on_from_the_last_whole_one(run, overrides, command, tmp_path):
+def test_a_process_killed_in_a_checkpoint_is_resumed_from_the_last_whole_one(run, whole, overrides, command, tmp_path):
     folder, script = tmp_path / "killed", tmp_path / "killed.py"
     script.write_text(CHECKPOINT_KILLED)
     done = command(script, *overrides, f"hydra.run.dir={folder}")
@@ -172,12 +161,12 @@ def test_a_process_killed_in_a_checkpoint_goes_on_from_the_last_whole_one(run, o
     left = folder / "checkpoints"
     assert torch.load(left / "last.ckpt", weights_only=True)["global_step"] == 2
     assert [path.read_bytes() for path in left.glob(".*.tmp")] == [b"half a checkpoint"]
-    same_end(run("whole"), run("killed", "resume=auto"))
+    same_end(whole, run("killed", "resume=auto"))
     assert [path.name for path in left.iterdir()] == ["last.ckpt"]
 
 
-def test_a_reader_that_dies_ends_the_run_in_one_line(run, monkeypatch, tmp_path):
-    """One of two processes that read batches is killed in step 3; the run goes on from the checkpoint of step 2."""
+def test_a_reader_that_dies_ends_the_run_in_one_line(run, whole, monkeypatch, tmp_path):
+    """The process that reads batches is killed in step 3; the run is resumed from the checkpoint of step 2."""
 
     def kill_a_reader(self, trainer, *arguments):
         if trainer.global_step == 3:
@@ -188,18 +177,18 @@ def test_a_reader_that_dies_ends_the_run_in_one_line(run, monkeypatch, tmp_path)
     original = LastCheckpoint.on_train_batch_end
     with monkeypatch.context() as patch:
         patch.setattr(LastCheckpoint, "on_train_batch_end", kill_a_reader)
-        with pytest.raises(TrainingError) as fault:
-            run("killed", "data.num_workers=2")
-    line = str(fault.value)
-    assert line.startswith("data.num_workers=2: ")
+        with pytest.raises(TrainingError) as error:
+            run("killed", "data.num_workers=1")
+    line = str(error.value)
+    assert line.startswith("data.num_workers=1: ")
     assert "resume=auto" in line
     assert "\n" not in line
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 2
-    same_end(run("whole"), run("killed", "resume=auto"))
+    same_end(whole, run("killed", "resume=auto"))
 
 
-def test_an_evaluation_whose_reader_dies_ends_in_one_line(judge, monkeypatch, tmp_path):
+def test_an_evaluation_whose_reader_dies_ends_in_one_line(evaluator, monkeypatch, tmp_path):
     def kill_a_reader(self, *arguments):
         if readers := multiprocessing.active_children():
             os.kill(readers[0].pid, signal.SIGKILL)
@@ -209,26 +198,26 @@ def test_an_evaluation_whose_reader_dies_ends_in_one_line(judge, monkeypatch, tm
     original = LanguageDistillation.validation_step
     with monkeypatch.context() as patch:
         patch.setattr(LanguageDistillation, "validation_step", kill_a_reader)
-        with pytest.raises(TrainingError) as fault:
-            judge(tmp_path / "killed", "data.num_workers=2", "data.eval_batch_size=1")
-    line = str(fault.value)
-    assert line.startswith("data.num_workers=2: ")
+        with pytest.raises(TrainingError) as error:
+            evaluator(tmp_path / "killed", "data.num_workers=1", "data.eval_batch_size=1")
+    line = str(error.value)
+    assert line.startswith("data.num_workers=1: ")
     assert "the same command again" in line
     assert "\n" not in line
     assert not (tmp_path / "killed" / "summary.json").exists()
 
 
 def test_a_lost_connection_to_a_rank_is_one_line(run, monkeypatch):
-    """What gloo says of it; any other fault of torch's stays what it is."""
+    """What gloo says of it; any other error of torch's stays what it is."""
 
     def step(*_):
         raise RuntimeError(f"[gloo/transport/tcp/pair.cc:553] {said} [127.0.0.1]:45487.\nFurther advice.")
 
     monkeypatch.setattr(LanguageDistillation, "training_step", step)
     said = "Connection closed by peer"
-    with pytest.raises(TrainingError) as fault:
+    with pytest.raises(TrainingError) as error:
         run("lost")
-    line = str(fault.value)
+    line = str(error.value)
     assert line.startswith("trainer.strategy=auto: ")
     assert "resume=auto" in line
     assert "\n" not in line
@@ -237,7 +226,7 @@ def test_a_lost_connection_to_a_rank_is_one_line(run, monkeypatch):
         run("other")
 
 
-# train.py, whose second rank is killed behind step 3, where it is told so.
+# train.py, whose second rank is killed after step 3 if the first argument says so.
 RANK_KILLED = """
 import os, signal, sys
 from potstill.cli import main
@@ -254,15 +243,14 @@ main.train()
 """
 
 
-def test_the_loss_of_a_rank_ends_the_other_and_the_run_goes_on(overrides, shared_cache, tmp_path):
+def test_the_loss_of_a_rank_ends_the_other_and_the_run_can_be_resumed(overrides, torchrun, tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(RANK_KILLED)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
     def start(how, folder, timeout, *further):
-        return launched(
-            script, how, *overrides, "strategy=torchrun", *CPU, "trainer.devices=2", f"hydra.run.dir={folder}",
-            *further, cache=shared_cache, launcher=launcher, timeout=timeout,
+        return torchrun(
+            script, how, *overrides, "strategy=torchrun", "trainer.devices=2", f"hydra.run.dir={folder}", *further,
+            timeout=timeout,
         )  # fmt: skip
 
     whole = start("whole", tmp_path / "whole", 300)

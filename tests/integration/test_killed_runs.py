@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -26,12 +24,13 @@ SCRIPT = r"""
 import json, os, signal, sys, traceback
 from pathlib import Path
 import torch
-from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 from potstill.runtime import atomic
 from potstill.runs import train as train_run
 from potstill.reporting import loggers
 from potstill.training.callbacks import LastCheckpoint, Throughput
-from potstill.config import config_folder, register
+from potstill.config import TrainConfig, register
+from potstill.config.typed import composed
 from potstill.training.language import LanguageDistillation
 from potstill.training.task import Downstream
 from potstill.runs.checks import validate_train
@@ -66,6 +65,7 @@ def half(state, file):
         die()
     save(state, file)
 
+Figure.savefig = lambda figure, file, **options: file.write("<svg></svg>")
 save, module = torch.save, LanguageDistillation if "objective=kd" in overrides else Downstream
 rows = loggers.MetricsFile
 
@@ -107,8 +107,7 @@ def run(name, moment=None):
     child = os.fork()
     if child == 0:
         try:
-            with initialize_config_dir(str(config_folder()), version_base="1.3"):
-                config = compose("train", overrides=[*overrides, "resume=auto"])
+            config = composed("train", [*overrides, "resume=auto"], TrainConfig)
             validate_train(config)
             folder = Path(root) / name
             folder.mkdir(exist_ok=True)
@@ -129,7 +128,7 @@ for moment in moments:
 
 
 def rows_of(folder):
-    """metrics.csv without what a clock says."""
+    """metrics.csv without timings."""
     with (folder / "metrics.csv").open() as file:
         return [{k: v for k, v in row.items() if k not in TIMED} for row in csv.DictReader(file)]
 
@@ -141,18 +140,18 @@ def summary_of(folder):
 
 
 @pytest.fixture(scope="module")
-def language(tmp_path_factory, text_file, eval_file, bert_teacher, shared_cache):
+def language(tmp_path_factory, text_file, eval_file, bert_teacher, start):
     """Ends within an epoch, after a validation, with the checkpoint of the end."""
     own = [
         "objective=kd", f"teacher.model={bert_teacher}", "data=text_files", f"data.train_files=[{text_file}]",
         f"data.eval_files=[{eval_file}]", "trainer.max_steps=16", "checkpoint.every_n_steps=3",
         "trainer.val_check_interval=8",
     ]  # fmt: skip
-    return start(tmp_path_factory.mktemp("language"), [*COMMON, *own], MOMENTS, (6, 8, 16), shared_cache)
+    return start(tmp_path_factory.mktemp("language"), [*COMMON, *own], MOMENTS, (6, 8, 16))
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory, bert_teacher, words, shared_cache):
+def task(tmp_path_factory, bert_teacher, words, start):
     """Ends with its second epoch; the best student is validated once more."""
     folder = tmp_path_factory.mktemp("task")
     lines = [f"{words[n % 7]} {words[n % 11]} {words[n % 5]}\t{'ab'[n % 7 < 3]}" for n in range(80)]
@@ -163,30 +162,20 @@ def task(tmp_path_factory, bert_teacher, words, shared_cache):
         f"benchmark.eval_file={folder}/dev.tsv", f"student.model={bert_teacher}", "trainer.max_epochs=2",
         "checkpoint.every_n_steps=5", "callbacks=early_stopping",
     ]  # fmt: skip
-    moments = [
-        "checkpoint",
-        "in_validation",
-        "validated",
-        "row",
-        "last_checkpoint",
-        "final_validation",
-        "summary",
-    ]
-    return start(folder, [*COMMON, *own], moments, (10, 10, 20), shared_cache)
+    moments = ["checkpoint", "in_validation", "validated", "row", "last_checkpoint", "final_validation", "summary"]
+    return start(folder, [*COMMON, *own], moments, (10, 10, 20))
 
 
-def start(root, overrides, moments, steps, cache):
-    import os
+@pytest.fixture(scope="module")
+def start(command, shared_cache):
+    def killed_and_resumed(root, overrides, moments, steps):
+        script = root / "killed.py"
+        script.write_text(SCRIPT)
+        done = command(script, json.dumps([str(root), overrides, moments, steps]), timeout=600)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return root
 
-    script = root / "killed.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "POTSTILL_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), json.dumps([str(root), overrides, moments, steps])],
-        env=environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return root
+    return killed_and_resumed
 
 
 def same_end(whole, other):
@@ -203,8 +192,7 @@ def test_a_killed_language_model_run_ends_as_the_uninterrupted_one(moment, langu
 
 
 @pytest.mark.parametrize(
-    "moment",
-    ["checkpoint", "in_validation", "validated", "row", "last_checkpoint", "final_validation", "summary"],
+    "moment", ["checkpoint", "in_validation", "validated", "row", "last_checkpoint", "final_validation", "summary"]
 )
 def test_a_killed_task_run_ends_as_the_uninterrupted_one(moment, task):
     same_end(task / "whole", task / moment)

@@ -102,15 +102,16 @@ def test_a_whole_recipe(whole):
     assert config["num_hidden_layers"] == 3
 
 
-def test_killed_in_its_second_training_it_goes_on_to_the_same_end(whole, recipe, command, begun, tmp_path):
+def test_a_pipeline_killed_in_its_second_training_ends_the_same(whole, recipe, command, begun, tmp_path):
     folder = tmp_path / "killed"
     process = begun(folder, "alone/checkpoints/last.ckpt")
     process.kill()
     process.communicate()
     times = [(folder / stage / "summary.json").stat().st_mtime_ns for stage in STAGES[:2]]
-    assert not (folder / "alone" / "summary.json").exists()
+    time.sleep(1)  # the kernel may finish a rename that it had begun when the stage was killed
     step = torch.load(folder / "alone/checkpoints/last.ckpt", weights_only=True)["global_step"]
-    time.sleep(1)  # a stage that outlived its recipe would have gone on
+    time.sleep(1)  # a stage that outlived its recipe would write further checkpoints, or end
+    assert not (folder / "alone" / "summary.json").exists()
     assert torch.load(folder / "alone/checkpoints/last.ckpt", weights_only=True)["global_step"] == step
     done = command("train.py", *recipe, f"hydra.run.dir={folder}")
     assert done.returncode == 0, done.stderr
@@ -120,18 +121,18 @@ def test_killed_in_its_second_training_it_goes_on_to_the_same_end(whole, recipe,
     same_end(whole, folder)
 
 
-def test_a_signal_goes_on_to_the_stage(begun, tmp_path):
+def test_a_signal_is_passed_on_to_the_stage(begun, tmp_path):
     folder = tmp_path / "stopped"
     process = begun(folder, "teacher/checkpoints/last.ckpt", "trainer.max_epochs=50")
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 143, told
-    assert told.splitlines()[-1].startswith("stage teacher: stopped by SIGTERM")
-    assert "last.ckpt" in told  # of the stage
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert stderr.splitlines()[-1].startswith("stage teacher: stopped by SIGTERM")
+    assert "last.ckpt" in stderr  # of the stage
     assert not (folder / "student").exists()
 
 
-def test_a_done_recipe_is_only_read_and_a_changed_one_refused(whole, recipe, command):
+def test_a_finished_pipeline_is_only_read_and_a_changed_one_rejected(whole, recipe, command):
     quoted = str(whole).replace("'", "\\'")
     folder = f"hydra.run.dir='{quoted}'"
     before = {path: path.stat().st_mtime_ns for stage in STAGES for path in (whole / stage).rglob("*")}
@@ -139,16 +140,12 @@ def test_a_done_recipe_is_only_read_and_a_changed_one_refused(whole, recipe, com
     assert done.returncode == 0, done.stderr
     changed = command("train.py", *recipe, folder, "objective.temperature=4")
     assert changed.returncode == 2
-    assert changed.stderr.startswith(
-        "error: stage kd: objective.temperature=4.0, but it was started with 8.0; "
-    )
+    assert changed.stderr.startswith("error: stage kd: objective.temperature=4.0, but it was started with 8.0; ")
     assert changed.stderr.count("\n") == 1
-    assert {
-        path: path.stat().st_mtime_ns for stage in STAGES for path in (whole / stage).rglob("*")
-    } == before
+    assert {path: path.stat().st_mtime_ns for stage in STAGES for path in (whole / stage).rglob("*")} == before
 
 
-def test_a_failing_stage_ends_the_recipe_and_can_be_mended(recipe, rows, command, tmp_path):
+def test_a_failing_stage_ends_the_pipeline_and_can_be_corrected(recipe, rows, command, tmp_path):
     torn = tmp_path / "torn"
     torn.mkdir()
     (torn / "dev.tsv").write_text((rows / "dev.tsv").read_text())
@@ -161,15 +158,15 @@ def test_a_failing_stage_ends_the_recipe_and_can_be_mended(recipe, rows, command
     assert last.startswith("error: stage teacher: exit code 2")
     assert not (tmp_path / "run" / "student").exists()
     # It left nothing to go on from, so it is no change of a stage that was begun.
-    one = "stages=[{name: teacher, overrides: ['objective=finetune','objective.matches=null',"
+    one = "stages=[{name: teacher, overrides: ['objective=finetune',"
     one += "'student=pretrained','student.model=${teacher.model}','student.layers=null']}]"
-    mended = command("train.py", *recipe, f"hydra.run.dir={tmp_path}/run", one, "trainer.max_steps=1")
-    assert mended.returncode == 0, mended.stderr
+    corrected = command("train.py", *recipe, f"hydra.run.dir={tmp_path}/run", one, "trainer.max_steps=1")
+    assert corrected.returncode == 0, corrected.stderr
     assert summary_of(tmp_path / "run")["teacher/train/steps"] == 1
 
 
 def test_a_sweep_of_recipes(recipe, command, tmp_path):
-    one = "stages=[{name: student, overrides: ['objective=finetune','objective.matches=null','trainer.max_steps=0']}]"
+    one = "stages=[{name: student, overrides: ['objective=finetune','trainer.max_steps=0']}]"
     done = command("train.py", *recipe, one, "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
     assert done.returncode == 0, done.stderr
     for job, seed in enumerate((1, 2)):

@@ -31,24 +31,33 @@ def assert_hidden(folder, *texts):
         assert b"swordfish" not in content, path
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
 @pytest.mark.parametrize("case", REJECTED)
-def test_a_rejected_command(command, tmp_path, case, script):
-    if script == "evaluate.py":
-        overrides = [
-            one.replace("generation", "data").replace("teacher.model", "model") for one in REJECTED[case]
-        ]
-    else:
-        overrides = ["objective=mlm", "student=bert_tiny", "logger=csv", "stage=rationales", *REJECTED[case]]
-    done = command(script, *overrides, f"hydra.run.dir={tmp_path}/run", MY_SECRET=SECRET)
+def test_a_rejected_command(command, tmp_path, case):
+    overrides = ["objective=mlm", "student=bert_tiny", "logger=csv", "stage=rationales", *REJECTED[case]]
+    done = command("train.py", *overrides, f"hydra.run.dir={tmp_path}/run", MY_SECRET=SECRET)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert_hidden(tmp_path, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize(
-    "case", ["a password in an address", "an unknown key", "an unknown key that is added"]
+    "overrides",
+    [
+        [f"model=https://me:{SECRET}@host/x"],
+        [f"data.url=http://host/v1?key={SECRET}"],
+        [f"+data.api_key={SECRET}"],
+        [f"+data.extra.api_key={SECRET}", "data.max_length=-7"],
+        ["data.name=${oc.env:MY_SECRET}", "model=${oc.env:MY_SECRET}"],
+    ],
 )
+def test_a_rejected_evaluation(command, tmp_path, overrides):
+    done = command("evaluate.py", *overrides, f"hydra.run.dir={tmp_path}/run", MY_SECRET=SECRET)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert_hidden(tmp_path, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("case", ["a password in an address", "an unknown key", "an unknown key that is added"])
 def test_a_rejected_sweep(command, tmp_path, case):
     (tmp_path / "kept").touch()
     overrides = ["objective=mlm", "student=bert_tiny", "logger=csv", *REJECTED[case]]
@@ -69,12 +78,7 @@ def test_a_run_that_ends_well(command, tmp_path, text_file, eval_file, bert_toke
         "seed=${oc.env:MY_SEED}",
     ]  # fmt: skip
     done = command(
-        "train.py",
-        *overrides,
-        f"hydra.run.dir={tmp_path}/run",
-        MY_SECRET=SECRET,
-        MY_WORD="swordfish",
-        MY_SEED="12",
+        "train.py", *overrides, f"hydra.run.dir={tmp_path}/run", MY_SECRET=SECRET, MY_WORD="swordfish", MY_SEED="12"
     )
     assert done.returncode == 0, done.stderr
     assert_hidden(tmp_path, done.stdout, done.stderr)

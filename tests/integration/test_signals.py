@@ -52,7 +52,7 @@ def signalled(command, tmp_path):
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def overrides(text_file, eval_file, bert_teacher):
     return [
         "objective=kd", f"teacher.model={bert_teacher}", "data=text_files", f"data.train_files=[{text_file}]",
@@ -91,13 +91,11 @@ def test_a_second_signal_within_a_step_ends_at_once(signalled, overrides, tmp_pa
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
 
-def test_the_final_validation_is_done_again(signalled, overrides, run, tmp_path):
-    done = signalled(
-        "train", ("potstill.runs.train", "_judged"), [*overrides, f"hydra.run.dir={tmp_path}/run"]
-    )
+def test_the_final_validation_is_repeated(signalled, overrides, run, whole, tmp_path):
+    done = signalled("train", ("potstill.runs.train", "_final_metrics"), [*overrides, f"hydra.run.dir={tmp_path}/run"])
     check(done, signal.SIGTERM, tmp_path / "run")
     assert saved_step(tmp_path / "run") == 6
-    ends = [run("run", "resume=auto"), run("whole")]
+    ends = [run("run", "resume=auto"), whole]
     losses = [json.loads((folder / "summary.json").read_text())["val/loss"] for folder in ends]
     assert losses[0] == losses[1]
 
@@ -128,9 +126,7 @@ def test_rationale_generation_ends(signalled, arithmetic_files, tmp_path):
         f"hydra.run.dir={tmp_path}/run",
     ]  # fmt: skip
     check(
-        signalled("train", ("potstill.runs.generate_rationales", "_rows"), overrides),
-        signal.SIGTERM,
-        tmp_path / "run",
+        signalled("train", ("potstill.runs.generate_rationales", "_rows"), overrides), signal.SIGTERM, tmp_path / "run"
     )
 
 
@@ -144,7 +140,7 @@ def test_a_sweep_ends_with_its_job(signalled, overrides, tmp_path):
 
 @pytest.mark.parametrize(
     ("place", "call", "step"),
-    [(STEP, 2, 2), (("potstill.runs.train", "_judged"), 1, 6)],
+    [(STEP, 2, 2), (("potstill.runs.train", "_final_metrics"), 1, 6)],
     ids=["step", "validation"],
 )
 def test_all_ranks_end(place, call, step, signalled, overrides, tmp_path):
@@ -171,20 +167,14 @@ runpy.run_path(script, run_name="__main__")
 @pytest.mark.parametrize(
     ("script", "module"),
     [
-        (script, name)
-        for name in ("potstill.cli.commands", "hydra", "omegaconf", "yaml", "torch", "transformers")
-        for script in ("train.py", "evaluate.py")
+        *(("train.py", name) for name in ("potstill.cli.commands", "hydra", "omegaconf", "yaml", "torch")),
+        *(("evaluate.py", name) for name in ("potstill.cli.commands", "transformers")),
     ],
 )
 def test_ctrl_c_during_imports(script, module, overrides, eval_file, bert_teacher, tmp_path):
     own = overrides
     if script == "evaluate.py":
-        own = [
-            f"model={bert_teacher}",
-            "benchmark=mlm",
-            "data=text_files",
-            f"data.eval_files=[{eval_file}]",
-        ]
+        own = [f"model={bert_teacher}", "benchmark=mlm", "data=text_files", f"data.eval_files=[{eval_file}]"]
     (tmp_path / "early.py").write_text(EARLY)
     done = subprocess.run(
         [sys.executable, str(tmp_path / "early.py"), str(ROOT / script), *own, f"hydra.run.dir={tmp_path}/run"],

@@ -39,15 +39,15 @@ def sweep(tmp_path_factory, glue, bert_tokenizer, make_bert, command):
     return done, folder
 
 
-def test_the_others_go_on_and_each_fault_is_told_once(sweep):
+def test_the_other_jobs_continue_and_each_error_is_reported_once(sweep):
     done, folder = sweep
     assert done.returncode == 2, done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(told) == len(set(told)) == 7  # of two seeds each
-    assert any("has no train" in line and "of mrpc" in line for line in told)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == len(set(errors)) == 7  # of two seeds each
+    assert any("has no train" in line and "of mrpc" in line for line in errors)
     assert "Traceback" not in done.stderr
     assert [(folder / str(job) / "summary.json").is_file() for job in range(18)] == [True] * 4 + [False] * 14
-    assert "of wnli" in (folder / "17" / "fault.txt").read_text()
+    assert "of wnli" in (folder / "17" / "error.txt").read_text()
 
 
 def test_glue_has_its_table(sweep):
@@ -80,14 +80,14 @@ def test_the_sweep_is_tabulated(sweep, command, tmp_path):
     assert (out / "report.html").is_file()
 
 
-def test_a_sweep_that_is_none_is_refused(command, tmp_path):
+def test_a_folder_without_a_sweep_is_rejected(command, tmp_path):
     done = command("evaluate.py", f"sweep={tmp_path}/nowhere", f"hydra.run.dir={tmp_path}/out")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: sweep.folder={tmp_path}/nowhere: ")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_all_of_glue_in_one_run_is_refused(command, tmp_path):
+def test_all_of_glue_in_one_run_is_rejected(command, tmp_path):
     done = command("train.py", "objective=finetune", "benchmark=glue", f"hydra.run.dir={tmp_path}/out")
     assert done.returncode == 2
     assert done.stderr.startswith("error: benchmark=glue: ")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill.errors import CheckpointError, ConfigError
+from potstill.errors import CheckpointError, ConfigError, KeyNameError
 from potstill.runs import evaluate as evaluate_run
 from potstill.runs import train as train_run
 from potstill.runs.checks import validate_evaluate, validate_train
@@ -37,10 +37,7 @@ def files(tmp_path_factory, words):
 @pytest.fixture(scope="module")
 def train(files, shared_cache, compose_config):
     def start(folder, *overrides):
-        parts = [
-            f"benchmark.{part}_file={files}/{name}.tsv"
-            for part, name in (("train", "train"), ("eval", "dev"))
-        ]
+        parts = [f"benchmark.{part}_file={files}/{name}.tsv" for part, name in (("train", "train"), ("eval", "dev"))]
         config = compose_config(
             "benchmark=text_classification", *parts, *SMALL, *QUIET, f"data.cache={shared_cache}", *overrides
         )
@@ -58,9 +55,7 @@ def teachers(tmp_path_factory, bert_tokenizer, make_bert, train):
     made = []
     for seed, layers in ((0, 4), (1, 2)):
         folder = tmp_path_factory.mktemp(f"teacher{seed}")
-        encoder = make_bert(
-            folder / "encoder", bert_tokenizer, seed=seed, layers=layers, initializer_range=0.05
-        )
+        encoder = make_bert(folder / "encoder", bert_tokenizer, seed=seed, layers=layers, initializer_range=0.05)
         train(folder, "objective=finetune", f"student.model={encoder}", "trainer.max_epochs=3")
         made.append(folder / "student")
     return made
@@ -143,9 +138,7 @@ def test_resuming_with_matches_and_schedules_ends_in_the_same_weights(train, tea
         train(tmp_path / "other", *common[:4], resume)
     train(tmp_path / "resumed", *common, resume)
     steps = logged(tmp_path / "whole", "train/loss")
-    ce, label, match = (
-        logged(tmp_path / "whole", f"train/loss_{term}") for term in ("ce", "label", "match_0")
-    )
+    ce, label, match = (logged(tmp_path / "whole", f"train/loss_{term}") for term in ("ce", "label", "match_0"))
     assert steps[0] == pytest.approx(ce[0] + match[0], rel=1e-4)
     assert len(label) == 11  # a term of weight 0 is not computed
     whole, resumed = (
@@ -160,32 +153,19 @@ def test_scores_are_distilled_by_their_distance(train, bert_teacher, tmp_path):
     for part in ("train", "dev"):
         rows = [f"the {'man' if i % 2 else 'of'} and\t{i % 2}.5" for i in range(16)]
         (tmp_path / f"{part}.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
-    score = [
-        f"benchmark.{key}_file={tmp_path}/{name}.tsv" for key, name in (("train", "train"), ("eval", "dev"))
-    ]
-    score += [
-        "benchmark.task=regression",
-        "benchmark.metrics=[mse]",
-        "benchmark.monitor=mse",
-        "benchmark.mode=min",
-    ]
+    score = [f"benchmark.{key}_file={tmp_path}/{name}.tsv" for key, name in (("train", "train"), ("eval", "dev"))]
+    score += ["benchmark=text_regression", "benchmark.metrics=[mse]", "benchmark.monitor=mse", "benchmark.mode=min"]
     score += ["trainer.max_steps=2"]
     train(tmp_path / "teacher", "objective=finetune", f"student.model={bert_teacher}", *score)
     taught = ["objective=task_kd", f"teacher.model={tmp_path}/teacher/student", "student.layers=[0,3]"]
-    summary = train(
-        tmp_path / "run", *taught, "objective.matches={teacher: 4, student: 2, loss: cos}", *score
-    )
+    summary = train(tmp_path / "run", *taught, "objective.matches={teacher: 4, student: 2, loss: cos}", *score)
     assert summary["train/loss_ce"] > 0
     assert summary["train/loss"] == pytest.approx(summary["train/loss_ce"] + summary["train/loss_match_0"])
 
 
 def test_weights_that_are_all_0_at_some_time(train, teachers, tmp_path):
-    growing = [
-        "objective.terms.ce.schedule=linear",
-        "objective.terms.ce.start=0",
-        "objective.terms.ce.steps=5",
-    ]
-    with pytest.raises(ConfigError, match="all weights are 0 at the first step; give one without a schedule"):
+    growing = ["objective.terms.ce.schedule=linear", "objective.terms.ce.start=0", "objective.terms.ce.steps=5"]
+    with pytest.raises(ConfigError, match=r"^objective\.terms"):
         train(
             tmp_path / "run", "objective=task_kd", f"teacher.model={teachers[0]}", "student.layers=[0,3]", *growing,
             "objective.terms.ce.end=1",
@@ -195,14 +175,10 @@ def test_weights_that_are_all_0_at_some_time(train, teachers, tmp_path):
 def test_several_teachers(train, teachers, tmp_path):
     both = f"teacher.models=[{teachers[0]},{teachers[1]}]"
     common = ["objective=task_kd", both, SCRATCH, "trainer.max_steps=2"]
-    match = (
-        "objective.matches={teacher: 2, student: 3, loss: hidden_mse, projection: linear, teacher_index: 1}"
-    )
+    match = "objective.matches={teacher: 2, student: 3, loss: hidden_mse, projection: linear, teacher_index: 1}"
     first = train(tmp_path / "logits", *common, match, "teacher.weights=[1,3]")
     assert first["train/loss_match_0"] > 0
-    spread = train(
-        tmp_path / "probabilities", *common, "teacher.average=probabilities", "objective.soft_target=jsd"
-    )
+    spread = train(tmp_path / "probabilities", *common, "teacher.average=probabilities", "objective.soft_target=jsd")
     assert spread["train/loss_ce"] > 0
 
 
@@ -222,35 +198,33 @@ def test_every_soft_target_trains(option, train, teachers, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["objective.soft_target=kd"], "objective.soft_target=kd: one of kl, cross_entropy"),
-        (["objective.temperature_schedule=up"], "one of constant, flsw, cwsm"),
+        (["objective.soft_target=kd"], "objective.soft_target=kd: "),
+        (["objective.temperature_schedule=up"], "objective.temperature_schedule=up: "),
         (["objective.beta=1"], "objective.beta=1.0"),
         (["objective.gradient_shares_every=0"], "objective.gradient_shares_every=0"),
-        (["objective.terms.ce.schedule=linear"], "objective.terms.ce.end=null: schedule=linear needs"),
-        (["objective.terms.ce.start=1"], "schedule=constant keeps the weight"),
-        (["objective.matches=L6"], "is for a student of 6 blocks; this one has 2"),
-        (["objective.matches={teacher: 5, student: 1, loss: cos}"], "the teacher has the layers 0 to 4"),
-        (["objective.matches={teacher: 1, student: 1, loss: attention_mse}", "compile=true"], "compile=true hides"),
-        (["benchmark.task=spans", "objective.soft_target=mse"], "depends on the padding of answers' logits; use kl"),
+        (["objective.terms.ce.schedule=linear"], "objective.terms.ce.end=null: "),
+        (["objective.terms.ce.start=1"], "objective.terms.ce.start=1"),
+        (["objective.matches=L6"], "objective.matches=L6: "),
+        (["objective.matches={teacher: 5, student: 1, loss: cos}"], "objective.matches[0].teacher=5: "),
+        (["objective.matches={teacher: 1, student: 1, loss: attention_mse}", "compile=true"], "compile=true "),
+        (["benchmark=question_answering", "objective.soft_target=mse"], "objective.soft_target=mse"),
         (
-            ["benchmark.task=regression", "objective.probability_shift=true"],
-            "a regression has no distribution, or leave it False",
+            ["benchmark=text_regression", "objective.probability_shift=true"],
+            "objective.probability_shift=true",
         ),
-        (["teacher.weights=[1]"], "are of several teachers"),
-        (["teacher.models=[]"], "name two or more"),
-        (["teacher.models=[a,b]"], "give one of them"),
-        (["teacher.model=null", "teacher.models=[{0},{1}]", "teacher.weights=[1]"], "a number for each of 2"),
-        (["teacher.model=null", "teacher.models=[{0},{1}]", "objective.terms.cos.weight=1"], "reads one teacher"),
-        (["teacher.model=null", "teacher.models=[{0},{encoder}]"], "has no trained head of its kind"),
-        (["teacher.model=null", "teacher.models=[{0},{1}]", "teacher.average=median"], "one of logits, probabilities"),
-        (["~benchmark"], "objective=task_kd trains on a task"),
-        (["teacher.model=null"], "teacher.model=null: objective=task_kd needs a teacher"),
+        (["teacher.weights=[1]"], "teacher.weights=[1"),
+        (["teacher.models=[]"], "teacher.models=[]"),
+        (["teacher.models=[a,b]"], "teacher.models="),
+        (["teacher.model=null", "teacher.models=[{0},{1}]", "teacher.weights=[1]"], "teacher.weights=[1"),
+        (["teacher.model=null", "teacher.models=[{0},{1}]", "objective.terms.cos.weight=1"], "objective.terms.cos"),
+        (["teacher.model=null", "teacher.models=[{0},{encoder}]"], "teacher.models"),
+        (["teacher.model=null", "teacher.models=[{0},{1}]", "teacher.average=median"], "teacher.average=median: "),
+        (["~benchmark"], "benchmark=null: objective=task_kd "),
+        (["teacher.model=null"], "teacher.model=null: "),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_told_before_torch(overrides, said, teachers, files, compose_config):
-    parts = [
-        f"benchmark.{part}_file={files}/{name}.tsv" for part, name in (("train", "train"), ("eval", "dev"))
-    ]
+def test_invalid_options_are_rejected_before_torch(overrides, said, teachers, files, compose_config):
+    parts = [f"benchmark.{part}_file={files}/{name}.tsv" for part, name in (("train", "train"), ("eval", "dev"))]
     encoder = teachers[0].parent / "encoder"
     given = [o.replace("{0}", str(teachers[0])).replace("{1}", str(teachers[1])) for o in overrides]
     given = [o.replace("{encoder}", str(encoder)) for o in given]
@@ -259,10 +233,10 @@ def test_what_cannot_be_is_told_before_torch(overrides, said, teachers, files, c
         given.remove("~benchmark")
     else:
         known += ["benchmark=text_classification", *parts]
-    with pytest.raises(ConfigError) as fault:
+    with pytest.raises(ConfigError) as error:
         validate_train(compose_config(*known, f"teacher.model={teachers[0]}", *given))
-    assert said in str(fault.value)
-    assert "\n" not in str(fault.value)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_matches_of_language_models(kd, eval_file, compose_config, tmp_path):
@@ -279,52 +253,46 @@ def test_matches_of_language_models(kd, eval_file, compose_config, tmp_path):
     assert summary["train/loss_match_hidden_mse_3"] > 0
     assert summary["val/loss_match_8"] > 0
     assert sum(v for k, v in summary.items() if k.startswith("train/gradient_share_")) == pytest.approx(1)
-    with pytest.raises(ConfigError, match="objective=mlm has no teacher to match"):
-        validate_train(compose_config(*common, "objective=mlm", "objective.matches=L3"))
-    refused = compose_config(*common, "objective.soft_target=jsd")
-    with pytest.raises(ConfigError, match="of task models alone; objective=task_kd, or leave it kl"):
-        validate_train(refused)
+    with pytest.raises(KeyNameError, match=r"^objective\.matches=L3: "):
+        compose_config(*common, "objective=mlm", "objective.matches=L3")
+    with pytest.raises(KeyNameError, match=r"^objective\.soft_target=jsd: "):
+        compose_config(*common, "objective.soft_target=jsd")
 
 
 GRU = ["student=bigru", "student.config.embedding_size=16", "student.config.hidden_size=32"]
 
 
-def test_a_recurrent_student_learns_and_is_judged(
-    train, teachers, files, shared_cache, compose_config, tmp_path
-):
+def test_a_recurrent_student_learns_and_is_evaluated(train, teachers, files, shared_cache, compose_config, tmp_path):
     nst = "{teacher: [0,4], student: [0,1], loss: nst}"
     match = f"objective.matches=[{{teacher: 4, student: 1, loss: hidden_mse}}, {nst}]"
     taught = ["objective=task_kd", f"teacher.model={teachers[0]}", "objective.terms.label.weight=1", match]
     summary = train(tmp_path / "run", *taught, *GRU, "trainer.max_epochs=8", "optimizer.lr=1e-2")
     assert summary["val/accuracy"] > 0.9
     assert summary["train/loss_match_1"] > 0
-    assert "transformers alone cannot" in (tmp_path / "run/student/README.md").read_text()
+    assert "import potstill.models.bigru" in (tmp_path / "run/student/README.md").read_text()
     config = compose_config(
         "benchmark=text_classification", f"benchmark.eval_file={files}/dev.tsv", f"model={tmp_path}/run/student",
         "trainer.enable_progress_bar=false", f"data.cache={shared_cache}", name="evaluate",
     )  # fmt: skip
     validate_evaluate(config)
-    (tmp_path / "judged").mkdir()
-    assert evaluate_run.evaluate(config, tmp_path / "judged") == pytest.approx(summary["val/accuracy"])
+    (tmp_path / "evaluated").mkdir()
+    assert evaluate_run.evaluate(config, tmp_path / "evaluated") == pytest.approx(summary["val/accuracy"])
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        (
-            "objective.matches={teacher: 1, student: 1, loss: attention_mse}",
-            "(bigru) has no bidirectional attention",
-        ),
-        ("student.checkpointing=full", "a bigru makes nothing again"),
-        ("compile=true", "packed sequences of a bigru cannot be compiled"),
-        ("benchmark.task=spans", "no head for answers that are pieces of a text"),
-        ("objective=kd", "has no language-model head"),
+        ("objective.matches={teacher: 1, student: 1, loss: attention_mse}", "objective.matches"),
+        ("student.checkpointing=full", "student.checkpointing=full"),
+        ("compile=true", "compile=true"),
+        ("benchmark=question_answering", "bigru"),
+        ("objective=kd", "bigru"),
     ],
 )
-def test_what_a_recurrent_student_cannot_do(override, said, teachers, files, compose_config):
+def test_invalid_options_of_a_recurrent_student(override, said, teachers, files, compose_config):
     known = ["objective=task_kd", f"teacher.model={teachers[0]}", *GRU, *QUIET]
     if override != "objective=kd":
         known.append("benchmark=text_classification")
-    with pytest.raises(ConfigError) as fault:
+    with pytest.raises(ConfigError) as error:
         validate_train(compose_config(*known, override))
-    assert said in str(fault.value)
+    assert said in str(error.value)

@@ -59,15 +59,8 @@ def run(files, encoder, shared_cache, monkeypatch, tmp_path, compose_config):
     monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
 
     def start(name, *overrides, task="single"):
-        parts = [
-            f"benchmark.train_file={files}/{task}_train.tsv",
-            f"benchmark.eval_file={files}/{task}_dev.tsv",
-        ]
-        own = (
-            []
-            if any(o.startswith(("student", "+student")) for o in overrides)
-            else [f"student.model={encoder}"]
-        )
+        parts = [f"benchmark.train_file={files}/{task}_train.tsv", f"benchmark.eval_file={files}/{task}_dev.tsv"]
+        own = [] if any(o.startswith(("student", "+student")) for o in overrides) else [f"student.model={encoder}"]
         config = compose_config(
             "objective=finetune", "benchmark=text_classification", *parts, *SMALL, *QUIET, *own, *overrides
         )
@@ -80,8 +73,22 @@ def run(files, encoder, shared_cache, monkeypatch, tmp_path, compose_config):
     return start
 
 
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory, files, encoder, compose_config, shared_cache):
+    """The folder and the summary of a run that has learnt the task of single texts."""
+    folder = tmp_path_factory.mktemp("learnt")
+    config = compose_config(
+        "objective=finetune", "benchmark=text_classification", f"benchmark.train_file={files}/single_train.tsv",
+        f"benchmark.eval_file={files}/single_dev.tsv", f"student.model={encoder}", "trainer.max_epochs=3",
+        *SMALL, *QUIET, f"data.cache={shared_cache}",
+    )  # fmt: skip
+    validate_train(config)
+    train_run.train(config, folder)
+    return folder, json.loads((folder / "summary.json").read_text())
+
+
 @pytest.fixture
-def judge(shared_cache, monkeypatch, tmp_path, compose_config):
+def evaluator(shared_cache, monkeypatch, tmp_path, compose_config):
     monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
 
     def start(name, *overrides):
@@ -104,20 +111,14 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_task_is_learnt_and_transformers_opens_the_student(run, files):
+def test_a_task_is_learnt_and_transformers_opens_the_student(learnt, files):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    folder, summary = run("learnt", "trainer.max_epochs=3")
+    folder, summary = learnt
     assert summary["val/accuracy"] > 0.95
     assert 0.5 <= summary["val/majority_accuracy"] < summary["val/accuracy"]
     assert summary["val/better_than_constant"] is True
-    assert {
-        "val/f1_macro",
-        "val/loss",
-        "train/loss_label",
-        "train/best_step",
-        "data/train_examples",
-    } <= summary.keys()
+    assert {"val/f1_macro", "val/loss", "train/loss_label", "train/best_step", "data/train_examples"} <= summary.keys()
     for name in ("metrics.csv", "report.html", "config.yaml", "checkpoints/last.ckpt"):
         assert (folder / name).is_file()
     model = AutoModelForSequenceClassification.from_pretrained(folder / "student").eval()
@@ -127,23 +128,19 @@ def test_a_task_is_learnt_and_transformers_opens_the_student(run, files):
     batch = tokenizer([text for text, _ in rows], padding=True, return_tensors="pt")
     with torch.no_grad():
         predicted = model(**batch).logits.argmax(-1).tolist()
-    right = [
-        model.config.id2label[number] == label for number, (_, label) in zip(predicted, rows, strict=True)
-    ]
+    right = [model.config.id2label[number] == label for number, (_, label) in zip(predicted, rows, strict=True)]
     assert np.mean(right) == pytest.approx(summary["val/accuracy"])
 
 
-def test_pairs_are_told_apart_by_token_types(run):
+def test_pairs_are_distinguished_by_token_types(run):
     _, summary = run("pairs", "benchmark.text_columns=[a,b]", "trainer.max_epochs=6", task="pair")
     assert summary["val/accuracy"] > 0.9  # the label is of the second text alone
 
 
-def test_a_score_is_learnt(run, lines, tmp_path, judge):
+def test_a_score_is_learnt(run, lines, tmp_path, evaluator):
     for part in ("train", "dev"):
         rows = lines(120, f"score{part}", labels=("1.0", "4.5"))
-        (tmp_path / f"{part}.tsv").write_text(
-            "\n".join(["sentence1\tsentence2\tscore", *(f"same\t{r}" for r in rows)])
-        )
+        (tmp_path / f"{part}.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *(f"same\t{r}" for r in rows)]))
     folder, summary = run(
         "score", "benchmark=stsb", f"benchmark.train_file={tmp_path}/train.tsv", "trainer.max_epochs=6",
         f"benchmark.eval_file={tmp_path}/dev.tsv",
@@ -151,13 +148,13 @@ def test_a_score_is_learnt(run, lines, tmp_path, judge):
     assert summary["val/pearson"] > 0.9
     assert {"val/spearman", "val/loss"} <= summary.keys()
     keys = [f"model={folder}/student", "benchmark=stsb", f"benchmark.test_file={tmp_path}/dev.tsv"]
-    _, judged, where = judge("judged", *keys)
-    assert judged["test/pearson"] == pytest.approx(summary["val/pearson"], abs=1e-6)
+    _, evaluated, where = evaluator("evaluated", *keys)
+    assert evaluated["test/pearson"] == pytest.approx(summary["val/pearson"], abs=1e-6)
     assert (where / "predictions.tsv").read_text().startswith("index\tprediction\tlabel\n")
     texts = [line.rpartition("\t")[0] for line in (tmp_path / "dev.tsv").read_text().splitlines()]
     (tmp_path / "test.tsv").write_text("\n".join(texts) + "\n")
-    _, judged, where = judge("unlabelled", *keys[:2], f"benchmark.test_file={tmp_path}/test.tsv")
-    assert not [name for name in judged if name.startswith("test/")]
+    _, evaluated, where = evaluator("unlabelled", *keys[:2], f"benchmark.test_file={tmp_path}/test.tsv")
+    assert not [name for name in evaluated if name.startswith("test/")]
     assert len((where / "predictions.tsv").read_text().splitlines()) == 121
 
 
@@ -165,16 +162,8 @@ def test_students_of_layers_and_from_scratch(run, encoder, bert_tokenizer, gpt2_
     two = ["trainer.max_steps=2"]
     for name, overrides, architecture in (
         ("layers", [f"teacher.model={encoder}", "student.layers=[1]"], "BertForSequenceClassification"),
-        (
-            "distilbert",
-            [f"teacher.model={encoder}", "student=distilbert"],
-            "DistilBertForSequenceClassification",
-        ),
-        (
-            "scratch",
-            ["student=gpt2_tiny", f"data.tokenizer={gpt2_tokenizer}"],
-            "GPT2ForSequenceClassification",
-        ),
+        ("distilbert", [f"teacher.model={encoder}", "student=distilbert"], "DistilBertForSequenceClassification"),
+        ("scratch", ["student=gpt2_tiny", f"data.tokenizer={gpt2_tokenizer}"], "GPT2ForSequenceClassification"),
     ):
         folder, summary = run(name, *overrides, *two)
         settings = json.loads((folder / "student" / "config.json").read_text())
@@ -184,51 +173,49 @@ def test_students_of_layers_and_from_scratch(run, encoder, bert_tokenizer, gpt2_
         assert "val/accuracy" in summary
 
 
-@pytest.mark.parametrize("every", [20, 24])  # between two validations, and together with one
-def test_resuming_in_mid_epoch_ends_in_the_same_best_student(run, every):
-    """Dropout, order, noise, optimizer, schedule and the best so far go on as if nothing had happened."""
+def test_resuming_in_mid_epoch_ends_in_the_same_best_student(run):
+    """Dropout, order, noise, optimizer, schedule and the best so far continue as in the uninterrupted run."""
     from potstill.training.callbacks import LastCheckpoint
 
-    steps = ["trainer.max_steps=60", f"checkpoint.every_n_steps={every}", "trainer.val_check_interval=8"]
+    steps = ["trainer.max_steps=40", "trainer.val_check_interval=8"]
     steps += ["data.augment.share=0.5", "data.augment.disorder=0.5"]
-    whole, summary = run("whole", *steps)  # 25 steps an epoch
+    whole, summary = run("whole", *steps)  # 25 steps per epoch
 
     class KilledError(Exception):
         pass
 
     original = LastCheckpoint.on_train_batch_end
+    for every in (20, 24):  # between two validations, and together with one
 
-    def die_a_step_later(self, trainer, *rest):
-        original(self, trainer, *rest)
-        if trainer.global_step == every + 1:
-            raise KilledError
+        def die_a_step_later(self, trainer, *rest, at=every + 1):
+            original(self, trainer, *rest)
+            if trainer.global_step == at:
+                raise KilledError
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LastCheckpoint, "on_train_batch_end", die_a_step_later)
-        with pytest.raises(KilledError):
-            run("half", *steps)
-    resumed, again = run("resumed", *steps, f"ckpt_path={whole.parent}/half/checkpoints/last.ckpt")
-    assert same(student(whole), student(resumed))
-    for key in ("val/accuracy", "val/loss", "train/loss", "train/steps", "train/best_step"):
-        assert summary[key] == again[key], key
+        own = [*steps, f"checkpoint.every_n_steps={every}"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LastCheckpoint, "on_train_batch_end", die_a_step_later)
+            with pytest.raises(KilledError):
+                run(f"half{every}", *own)
+        checkpoint = f"ckpt_path={whole.parent}/half{every}/checkpoints/last.ckpt"
+        resumed, again = run(f"resumed{every}", *own, checkpoint)
+        assert same(student(whole), student(resumed))
+        for key in ("val/accuracy", "val/loss", "train/loss", "train/steps", "train/best_step"):
+            assert summary[key] == again[key], key
 
 
-def test_the_same_global_batch_gives_the_same_update_however_it_is_split(
-    run, tmp_path, bert_tokenizer, make_bert
-):
+def test_the_same_global_batch_gives_the_same_update_however_it_is_split(run, tmp_path, bert_tokenizer, make_bert):
     calm = make_bert(
         tmp_path / "calm", bert_tokenizer, layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
     common = [f"student.model={calm}", "trainer.max_steps=4", "optimizer.lr=1e-2", "optimizer.eps=1e-3"]
     once = student(run("once", *common, "data.batch_size=12")[0])
-    for size, times in ((6, 2), (4, 3)):
-        cut = [f"data.batch_size={size}", f"trainer.accumulate_grad_batches={times}"]
-        split = student(run(f"split{times}", *common, *cut)[0])
-        for key, value in once.items():
-            torch.testing.assert_close(split[key], value, rtol=0, atol=2e-5, msg=key)
+    split = student(run("split", *common, "data.batch_size=4", "trainer.accumulate_grad_batches=3")[0])
+    for key, value in once.items():
+        torch.testing.assert_close(split[key], value, rtol=0, atol=2e-5, msg=key)
 
 
-def test_a_checkpoint_of_another_task_is_refused(run, bert_teacher):
+def test_a_checkpoint_of_another_task_is_rejected(run, bert_teacher):
     first, _ = run("first", "trainer.max_steps=2")
     ckpt = f"ckpt_path={first}/checkpoints/last.ckpt"
     with pytest.raises(CheckpointError, match=r"student\.model="):
@@ -237,53 +224,51 @@ def test_a_checkpoint_of_another_task_is_refused(run, bert_teacher):
         run("batch", "data.batch_size=4", "trainer.max_steps=4", ckpt)
 
 
-def test_several_models_and_sets_are_judged(run, judge, files, lines, tmp_path):
-    folder, summary = run("learnt", "trainer.max_epochs=1")
+def test_several_models_and_sets_are_evaluated(run, learnt, evaluator, files, lines, tmp_path):
+    folder, summary = learnt
     fresh, _ = run("fresh", "trainer.max_steps=1")
     keys = [f"model=[{folder}/student,{folder}/student,{fresh}/student]", "names=[one,of/two,fresh]"]
-    value, judged, where = judge("several", *keys, f"benchmark.eval_file={files}/single_dev.tsv")
-    assert value == judged["one/test/accuracy"] == judged["of/two/test/accuracy"]
+    value, evaluated, where = evaluator("several", *keys, f"benchmark.eval_file={files}/single_dev.tsv")
+    assert value == evaluated["one/test/accuracy"] == evaluated["of/two/test/accuracy"]
     assert value == pytest.approx(summary["val/accuracy"])
-    assert {"one/parameters", "one/latency_ms", "one/size_mb"} <= judged.keys()
+    assert {"one/parameters", "one/latency_ms", "one/size_mb"} <= evaluated.keys()
     assert {"predictions_one.tsv", "predictions_of_two.tsv"} <= {path.name for path in where.iterdir()}
     report = (where / "report.html").read_text()
     assert "100.0%" in report
     assert "Quality against latency" in report
     assert "+0.0000 (+0.0000 to +0.0000)" in report
-    assert judged["of/two/test/accuracy_difference"] == 0
-    gap = judged["fresh/test/accuracy_difference"]
-    assert gap == pytest.approx(judged["fresh/test/accuracy"] - value)
-    assert judged["fresh/test/accuracy_difference_low"] <= gap < 0
-    assert gap <= judged["fresh/test/accuracy_difference_high"]
-    assert "one/test/accuracy_difference" not in judged
+    assert evaluated["of/two/test/accuracy_difference"] == 0
+    gap = evaluated["fresh/test/accuracy_difference"]
+    assert gap == pytest.approx(evaluated["fresh/test/accuracy"] - value)
+    assert evaluated["fresh/test/accuracy_difference_low"] <= gap < 0
+    assert gap <= evaluated["fresh/test/accuracy_difference_high"]
+    assert "one/test/accuracy_difference" not in evaluated
 
     (tmp_path / "sets").mkdir()
     for name, seed in (("dev_matched", 1), ("dev_mismatched", 2)):
         rows = lines(30, seed)
         (tmp_path / "sets" / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
-    _, judged, where = judge(
+    _, evaluated, where = evaluator(
         "both", f"model={folder}/student", f"benchmark.folder={tmp_path}/sets", "benchmark.eval.file=dev_matched",
         "benchmark.further=[{name: mismatched, file: dev_mismatched}]",
     )  # fmt: skip
-    assert {"test/accuracy", "test/accuracy_mismatched", "test/loss_mismatched"} <= judged.keys()
+    assert {"test/accuracy", "test/accuracy_mismatched", "test/loss_mismatched"} <= evaluated.keys()
     for name, end in (("dev_matched", ""), ("dev_mismatched", "_mismatched")):
         table = [line.split("\t") for line in (where / f"predictions{end}.tsv").read_text().splitlines()]
-        gold = [
-            line.split("\t")[1] for line in (tmp_path / "sets" / f"{name}.tsv").read_text().splitlines()[1:]
-        ]
+        gold = [line.split("\t")[1] for line in (tmp_path / "sets" / f"{name}.tsv").read_text().splitlines()[1:]]
         assert [row[2] for row in table[1:]] == gold
         right = np.mean([row[1] == row[2] for row in table[1:]])
-        assert judged[f"test/accuracy{end}"] == pytest.approx(right)
+        assert evaluated[f"test/accuracy{end}"] == pytest.approx(right)
 
 
-def test_labels_in_another_order_and_rows_without_labels(run, judge, files, tmp_path, caplog):
-    folder, _ = run("learnt", "trainer.max_epochs=1")
+def test_labels_in_another_order_and_rows_without_labels(learnt, evaluator, files, tmp_path, caplog):
+    folder, _ = learnt
     model, dev = f"model={folder}/student", f"benchmark.eval_file={files}/single_dev.tsv"
-    first = judge("first", model, dev)[0]
-    assert judge("turned", model, dev, "benchmark.labels=[yes,no]")[0] == first
+    first = evaluator("first", model, dev)[0]
+    assert evaluator("turned", model, dev, "benchmark.labels=[yes,no]")[0] == first
     texts = [line.split("\t")[0] for line in (files / "single_dev.tsv").read_text().splitlines()]
     (tmp_path / "test.tsv").write_text("\n".join(texts) + "\n")
-    value, summary, where = judge("unlabelled", model, f"benchmark.test_file={tmp_path}/test.tsv")
+    value, summary, where = evaluator("unlabelled", model, f"benchmark.test_file={tmp_path}/test.tsv")
     assert value is None
     assert not [name for name in summary if name.startswith("test/")]
     assert "text_classification has no labels; it is only predicted" in caplog.text
@@ -292,59 +277,45 @@ def test_labels_in_another_order_and_rows_without_labels(run, judge, files, tmp_
     assert len(columns) == 61
 
 
-def test_labels_that_are_spelled_alike_make_a_model_like_any_other(run, judge, files, tmp_path):
+def test_labels_that_differ_in_their_sign_alone(run, evaluator, files, tmp_path):
     for part in ("train", "dev"):
         text = (files / f"single_{part}.tsv").read_text()
         (tmp_path / f"{part}.tsv").write_text(text.replace("\tno\n", "\t-1\n").replace("\tyes\n", "\t1\n"))
-    parts = [
-        f"benchmark.{name}_file={tmp_path}/{part}.tsv" for name, part in (("train", "train"), ("eval", "dev"))
-    ]
+    parts = [f"benchmark.{name}_file={tmp_path}/{part}.tsv" for name, part in (("train", "train"), ("eval", "dev"))]
     folder, summary = run("signs", *parts, "trainer.max_epochs=2")
     assert summary["val/accuracy"] > 0.9
     model = f"model={folder}/student"
-    assert judge("judged", model, parts[1])[1]["test/accuracy"] == pytest.approx(summary["val/accuracy"])
+    assert evaluator("evaluated", model, parts[1])[1]["test/accuracy"] == pytest.approx(summary["val/accuracy"])
     again = run("again", *parts, f"student.model={folder}/student", "trainer.max_steps=0")[1]
     assert again["val/accuracy"] == pytest.approx(summary["val/accuracy"])
-    teacher = [
-        "objective=task_kd",
-        f"teacher.model={folder}/student",
-        "student.layers=[0]",
-        "trainer.max_steps=1",
-    ]
+    teacher = ["objective=task_kd", f"teacher.model={folder}/student", "student.layers=[0]", "trainer.max_steps=1"]
     assert "val/accuracy" in run("taught", *parts, *teacher)[1]
     (tmp_path / "one.csv").write_text("text,label\nthe of,-1.0\n")
-    one = judge("one", model, f"benchmark.eval_file={tmp_path}/one.csv")[1]
-    assert one["test/accuracy"] in (0, 1)
+    one = evaluator("one", model, f"benchmark.eval_file={tmp_path}/one.csv")[1]
+    assert one["test/accuracy"] == 0  # both words are of the first half
     (tmp_path / "one.csv").write_text("text,label\nthe of,-1\n")
     assert (
-        judge("missing", model, f"benchmark.eval_file={tmp_path}/one.csv")[1]["test/accuracy"]
+        evaluator("missing", model, f"benchmark.eval_file={tmp_path}/one.csv")[1]["test/accuracy"]
         == one["test/accuracy"]
     )
 
 
 @pytest.mark.parametrize("name", ["text_classification", "stsb"])
-def test_a_set_of_one_row_is_judged(name, run, judge, tmp_path, encoder):
+def test_a_set_of_one_row_is_evaluated(name, run, evaluator, tmp_path, encoder):
     columns, label = ("sentence1\tsentence2\tscore", "1.5") if name == "stsb" else ("text\tlabel", "no")
     texts = "the of\tand to" if name == "stsb" else "the of"
     other = "4.5" if name == "stsb" else "yes"
     (tmp_path / "train.tsv").write_text(f"{columns}\n{texts}\t{label}\n{texts} in\t{other}\n")
     (tmp_path / "dev.tsv").write_text(f"{columns}\n{texts}\t{label}\n")
-    parts = [
-        f"benchmark.{name}_file={tmp_path}/{part}.tsv" for name, part in (("train", "train"), ("eval", "dev"))
-    ]
+    parts = [f"benchmark.{name}_file={tmp_path}/{part}.tsv" for name, part in (("train", "train"), ("eval", "dev"))]
     folder, summary = run("one", f"benchmark={name}", *parts, "trainer.max_steps=1")
     assert np.isfinite(summary["val/loss"])
-    judged = judge(
-        "judged", f"benchmark={name}", f"model=[{folder}/student,{folder}/student]", "names=[a,b]", parts[1]
+    evaluated = evaluator(
+        "evaluated", f"benchmark={name}", f"model=[{folder}/student,{folder}/student]", "names=[a,b]", parts[1]
     )[1]
-    assert judged["a/test/loss"] == pytest.approx(summary["val/loss"], rel=1e-5)
+    assert evaluated["a/test/loss"] == pytest.approx(summary["val/loss"], rel=1e-5)
     if name == "text_classification":
-        kept = [
-            "objective=task_kd",
-            f"teacher.model={folder}/student",
-            "student.layers=[0]",
-            "trainer.max_steps=1",
-        ]
+        kept = ["objective=task_kd", f"teacher.model={folder}/student", "student.layers=[0]", "trainer.max_steps=1"]
         assert "val/accuracy" in run("cached", *parts, *kept, "teacher.cache.enabled=true")[1]
         exchange = ["objective=diito", "objective.terms.ce.weight=1", "objective.interchange.proportion=0.5"]
         assert "val/accuracy" in run("swapped", *parts, *exchange, *kept[1:])[1]
@@ -354,27 +325,13 @@ DIITO = ["objective=diito", "objective.interchange.proportion=0.5"]
 
 
 @pytest.fixture(scope="module")
-def task_teacher(tmp_path_factory, files, encoder, compose_config, shared_cache):
-    """A classifier of four blocks that knows the task of single texts."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POTSTILL_CACHE", str(shared_cache))
-        folder = tmp_path_factory.mktemp("teacher")
-        config = compose_config(
-            "objective=finetune", "benchmark=text_classification", f"benchmark.train_file={files}/single_train.tsv",
-            f"benchmark.eval_file={files}/single_dev.tsv", f"student.model={encoder}", "trainer.max_epochs=3",
-            *SMALL, *QUIET,
-        )  # fmt: skip
-        train_run.train(config, folder)
-    return folder / "student"
+def task_teacher(learnt):
+    """A classifier of two blocks that knows the task of single texts."""
+    return learnt[0] / "student"
 
 
 def test_a_task_student_learns_to_react_like_its_teacher(run, task_teacher):
-    common = [
-        *DIITO,
-        f"teacher.model={task_teacher}",
-        "student.layers=[0]",
-        "objective.terms.causal_ce.weight=2",
-    ]
+    common = [*DIITO, f"teacher.model={task_teacher}", "student.layers=[0]", "objective.terms.causal_ce.weight=2"]
     _, before = run("before", *common, "trainer.max_steps=0")
     folder, after = run("after", *common, "trainer.max_epochs=4")
     assert after["val/interchange_kl"] < before["val/interchange_kl"]
@@ -388,9 +345,7 @@ def test_a_task_student_learns_to_react_like_its_teacher(run, task_teacher):
     assert not [key for key in checkpoint["state_dict"] if key.startswith("teacher.")]
     from transformers import AutoModelForSequenceClassification
 
-    assert (
-        AutoModelForSequenceClassification.from_pretrained(folder / "student").config.num_hidden_layers == 1
-    )
+    assert AutoModelForSequenceClassification.from_pretrained(folder / "student").config.num_hidden_layers == 1
 
 
 @pytest.mark.parametrize(
@@ -407,7 +362,7 @@ def test_a_task_student_learns_to_react_like_its_teacher(run, task_teacher):
 def test_every_way_to_swap_in_a_task_runs(run, task_teacher, overrides):
     layers = ["student.layers=[1]", "trainer.max_steps=3"]
     _, summary = run("swap", *DIITO, f"teacher.model={task_teacher}", *layers, *overrides)
-    assert summary["train/loss_causal_ce"] >= 0
+    assert summary["train/loss_causal_ce"] > 0
     assert summary["train/steps"] == 3
 
 
@@ -415,7 +370,7 @@ def test_pairs_of_texts_and_scores_can_swap_too(run, task_teacher, files, lines)
     rows = ["a\tb\tscore", *lines(40, "scored", pair=True, labels=("0.5", "4.5"))]
     for name in ("train", "dev"):
         (files / f"scored_{name}.tsv").write_text("\n".join(rows) + "\n")
-    regression = ["benchmark.task=regression", "benchmark.metrics=[pearson]", "benchmark.monitor=pearson"]
+    regression = ["benchmark=text_regression"]
     columns = ["benchmark.text_columns=[a,b]", "benchmark.label_column=score"]
     folder, _ = run("scores", *regression, *columns, "trainer.max_steps=5", task="scored")
     common = [*DIITO, *regression, *columns, f"teacher.model={folder}/student", "student.layers=[0]"]
@@ -451,10 +406,10 @@ def test_resuming_task_interventions_ends_in_the_same_weights(run, task_teacher,
     assert same(student(whole), student(resumed))
 
 
-def test_what_a_task_of_interventions_needs(run, encoder, task_teacher):
+def test_interventions_of_a_task_have_requirements(run, encoder, task_teacher):
     with pytest.raises(ConfigError, match=r"teacher\.model=.*has no"):
         run("headless", *DIITO, f"teacher.model={encoder}", "student.layers=[0]", "trainer.max_steps=1")
-    with pytest.raises(ConfigError, match="positions=masked: a task model masks nothing"):
+    with pytest.raises(ConfigError, match=r"^objective\.interchange\.positions=masked: "):
         run(
             "masked",
             *DIITO,
@@ -462,33 +417,23 @@ def test_what_a_task_of_interventions_needs(run, encoder, task_teacher):
             "objective.interchange.positions=masked",
             "student.layers=[0]",
         )
-    with pytest.raises(
-        ConfigError, match=r"objective\.terms\.mlm\.weight=1\.0: this student learns from label"
-    ):
-        run(
-            "mlm",
-            *DIITO,
-            f"teacher.model={task_teacher}",
-            "objective.terms.mlm.weight=1",
-            "student.layers=[0]",
-        )
+    with pytest.raises(ConfigError, match=r"^objective\.terms\.mlm\.weight=1\.0: "):
+        run("mlm", *DIITO, f"teacher.model={task_teacher}", "objective.terms.mlm.weight=1", "student.layers=[0]")
 
 
-def test_classifiers_are_compared_block_by_block(run, judge, task_teacher, files):
+def test_classifiers_are_compared_block_by_block(run, evaluator, task_teacher, files):
     common = [*DIITO, f"teacher.model={task_teacher}", "student.layers=[0,1]"]
     same_folder, _ = run("same", *common, "trainer.max_steps=0")
     other_folder, _ = run("other", *common[:-1], "student.layers=[1]", "trainer.max_steps=5")
     models = f"model=[{task_teacher},{same_folder}/student,{other_folder}/student]"
     rows = [f"benchmark.eval_file={files}/single_dev.tsv", "names=[teacher,same,other]"]
     swap = ["benchmark.interchange.mapping=grid", "benchmark.interchange.proportion=0.5"]
-    _, summary, folder = judge("compared", models, *rows, *swap)
+    _, summary, folder = evaluator("compared", models, *rows, *swap)
     for block in range(2):
         assert summary[f"same/test/interchange_agreement_{block}-{block}"] == 1.0
         assert summary[f"same/test/interchange_kl_{block}-{block}"] < 1e-6
     assert {f"other/test/interchange_kl_{block}-0" for block in range(2)} <= summary.keys()
     assert not any(name.startswith("teacher/") for name in summary)
     assert "other: interchange agreement" in (folder / "report.html").read_text()
-    with pytest.raises(
-        ConfigError, match=r"benchmark\.interchange\.positions=masked: a task model masks nothing"
-    ):
-        judge("masked", models, *rows, *swap, "benchmark.interchange.positions=masked")
+    with pytest.raises(ConfigError, match=r"^benchmark\.interchange\.positions=masked: "):
+        evaluator("masked", models, *rows, *swap, "benchmark.interchange.positions=masked")

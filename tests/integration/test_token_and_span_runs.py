@@ -1,4 +1,4 @@
-"""Named entities and answers from end to end, in this process: learning, evaluating, comparing, distilling, faults."""
+"""Named entities and answers from end to end, in this process: learning, evaluating, comparing, distilling, errors."""
 
 import json
 import random
@@ -70,7 +70,7 @@ def run(files, encoder, shared_cache, monkeypatch, tmp_path, compose_config):
 
 
 @pytest.fixture
-def judge(shared_cache, files, monkeypatch, tmp_path, compose_config):
+def evaluator(shared_cache, files, monkeypatch, tmp_path, compose_config):
     monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
 
     def start(name, kind, *overrides):
@@ -86,38 +86,34 @@ def judge(shared_cache, files, monkeypatch, tmp_path, compose_config):
     return start
 
 
-def test_entities_are_learnt_judged_and_distilled_by_their_interchange(run, judge, files):
+def test_entities_are_learnt_evaluated_and_distilled_with_interventions(run, evaluator, files):
     from transformers import AutoModelForTokenClassification
 
-    folder, summary = run(
-        "ner", "tokens", "trainer.max_epochs=12", f"benchmark.more_train_files=[{files}/more.txt]"
-    )
+    folder, summary = run("ner", "tokens", "trainer.max_epochs=12", f"benchmark.more_train_files=[{files}/more.txt]")
     assert summary["val/f1"] > 0.9
     assert summary["data/train_examples"] == 130
     assert {"val/precision", "val/recall", "val/f1_X", "val/accuracy", "val/loss"} <= summary.keys()
     model = AutoModelForTokenClassification.from_pretrained(folder / "student")
     assert model.config.id2label == {0: "O", 1: "B-X", 2: "I-X"}
 
-    judged, report = judge("judged", "tokens", f"model={folder}/student")
-    assert judged["test/f1"] == pytest.approx(summary["val/f1"])
+    evaluated, report = evaluator("evaluated", "tokens", f"model={folder}/student")
+    assert evaluated["test/f1"] == pytest.approx(summary["val/f1"])
     lines = (report / "predictions.txt").read_text().splitlines()
     assert sum(bool(line) for line in lines) == sum(map(bool, (files / "dev.txt").read_text().splitlines()))
     right = [line.split()[1] == line.split()[2] for line in lines if line]
-    assert sum(right) / len(right) == pytest.approx(judged["test/accuracy"])
+    assert sum(right) / len(right) == pytest.approx(evaluated["test/accuracy"])
 
     teacher = [f"teacher.model={folder}/student", "student.layers=[0]", "trainer.max_epochs=2"]
     student, own = run("diito", "tokens", "objective=diito", "objective.terms.ce.weight=1", *teacher)
     assert {"train/loss_causal_ce", "train/loss_label", "val/interchange_agreement"} <= own.keys()
     assert own["val/f1"] > 0.3
-    both, _ = judge(
-        "both", "tokens", f"model=[{folder}/student,{student}/student]", "names=[teacher,student]"
-    )
+    both, _ = evaluator("both", "tokens", f"model=[{folder}/student,{student}/student]", "names=[teacher,student]")
     low, value, high = (both[f"student/test/f1_difference{end}"] for end in ("_low", "", "_high"))
     assert low <= value <= high
     assert value == pytest.approx(own["val/f1"] - summary["val/f1"], abs=1e-6)
 
 
-def test_answers_are_learnt_judged_and_distilled(run, judge, files):
+def test_answers_are_learnt_evaluated_and_distilled(run, evaluator, files):
     from transformers import AutoModelForQuestionAnswering
 
     folder, summary = run("qa", "spans", "trainer.max_epochs=14")
@@ -125,8 +121,8 @@ def test_answers_are_learnt_judged_and_distilled(run, judge, files):
     assert summary["val/em"] > 0.6
     AutoModelForQuestionAnswering.from_pretrained(folder / "student")
 
-    judged, report = judge("judged", "spans", f"model={folder}/student")
-    assert judged["test/f1"] == pytest.approx(summary["val/f1"])
+    evaluated, report = evaluator("evaluated", "spans", f"model={folder}/student")
+    assert evaluated["test/f1"] == pytest.approx(summary["val/f1"])
     answers = json.loads((report / "predictions.json").read_text())
     gold = {
         entry["id"]: entry["answers"][0]["text"]
@@ -134,7 +130,7 @@ def test_answers_are_learnt_judged_and_distilled(run, judge, files):
         for entry in paragraph["qas"]
     }
     assert answers.keys() == gold.keys()
-    assert sum(answers[name] == gold[name] for name in gold) / len(gold) == pytest.approx(judged["test/em"])
+    assert sum(answers[name] == gold[name] for name in gold) / len(gold) == pytest.approx(evaluated["test/em"])
     best = json.loads((report / "predictions_nbest.json").read_text())
     assert all(entry["answers"][0]["text"] == answers[name] for name, entry in best.items())
 
@@ -143,21 +139,22 @@ def test_answers_are_learnt_judged_and_distilled(run, judge, files):
     assert {"train/loss_causal_ce", "train/loss_ce", "val/em", "val/interchange_agreement"} <= own.keys()
 
 
-def test_questions_without_answers_are_judged_with_their_threshold(run, judge, files, tmp_path):
+def test_questions_without_answers_are_scored_by_the_threshold(run, evaluator, files, tmp_path):
     folder, _ = run("v2", "spans", "trainer.max_steps=20", "benchmark.answer_metric=squad_v2")
     content = json.loads((files / "dev.json").read_text())
     for paragraph in content["data"][0]["paragraphs"][:20]:
         paragraph["qas"][0] |= {"is_impossible": True, "answers": []}
     (tmp_path / "v2.json").write_text(json.dumps(content))
-    common = [
-        f"model={folder}/student",
-        f"benchmark.eval_file={tmp_path}/v2.json",
-        "benchmark.answer_metric=squad_v2",
-    ]
-    silent, _ = judge("silent", "spans", *common, "benchmark.null_threshold=-1e9")
+    common = [f"model={folder}/student", f"benchmark.eval_file={tmp_path}/v2.json", "benchmark.answer_metric=squad_v2"]
+    silent, _ = evaluator("silent", "spans", *common, "benchmark.null_threshold=-1e9")
     assert silent["test/no_ans_f1"] == 1
     assert silent["test/has_ans_f1"] == 0
-    always, _ = judge("always", "spans", *common)
+    always, report = evaluator("always", "spans", *common)
+    odds = json.loads((report / "predictions_null_odds.json").read_text())
+    best = json.loads((report / "predictions_nbest.json").read_text())
+    assert odds.keys() == best.keys()
+    for name, own in best.items():
+        assert odds[name] == pytest.approx(own["null"] - own["answers"][0]["score"])
     assert always["test/no_ans_f1"] < 0.2  # an answer of articles alone is none
     assert always["test/best_f1"] >= max(always["test/f1"], silent["test/f1"])
 
@@ -166,32 +163,30 @@ def test_questions_without_answers_are_judged_with_their_threshold(run, judge, f
     ("kind", "overrides", "message"),
     [
         ("tokens", ["benchmark.tag_column=3"], "benchmark.tag_column"),
-        ("tokens", ["benchmark.labels=[O,X]"], "none of the tags"),
+        ("tokens", ["benchmark.labels=[O,X]"], "benchmark.labels"),
         ("tokens", ["benchmark.labels=[O,X,B-X]"], "'X'"),
-        ("tokens", ["benchmark.labels=[O,B-Y]"], "none of the tags"),
-        ("tokens", ["benchmark.labels=[O,B-X]"], "has the tag"),
+        ("tokens", ["benchmark.labels=[O,B-Y]"], "benchmark.labels"),
+        ("tokens", ["benchmark.labels=[O,B-X]"], "benchmark.labels"),
         ("tokens", ["benchmark.label_column=x"], "benchmark.label_column=x"),
         ("spans", ["benchmark.tag_column=1"], "benchmark.tag_column=1"),
         ("spans", ["data.skip='^#'"], "data.skip=^#"),
-        ("tokens", ["benchmark.scheme=IOB"], "benchmark.scheme=IOB: one of null, BIO, BIOES"),
+        ("tokens", ["benchmark.scheme=IOB"], "benchmark.scheme=IOB: "),
         ("spans", ["benchmark.stride=0"], "benchmark.stride=0"),
         ("spans", ["benchmark.stride=40"], "benchmark.stride=40: "),
         ("spans", ["benchmark.answer_metric=bleu"], "benchmark.answer_metric=bleu"),
-        ("spans", ["benchmark.labels=[a,b]"], "benchmark.labels=['a', 'b']"),
+        ("spans", ["benchmark.labels=[a,b]"], "benchmark.labels=[a,b]"),
     ],
 )
-def test_faults_are_told(kind, overrides, message, run):
+def test_invalid_options_are_rejected(kind, overrides, message, run):
     with pytest.raises((ConfigError, DataError), match=r"benchmark|data\.skip") as caught:
-        run("fault", kind, *overrides, "trainer.max_steps=1")
+        run("error", kind, *overrides, "trainer.max_steps=1")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_with_another_head_is_refused(run, judge, encoder):
-    with pytest.raises(
-        (ConfigError, ModelError), match=r"no trained head of its kind \(ForTokenClassification\)"
-    ):
-        judge("none", "tokens", f"model={encoder}")
+def test_a_model_with_another_head_is_rejected(run, evaluator, encoder):
+    with pytest.raises((ConfigError, ModelError), match=r"^model="):
+        evaluator("none", "tokens", f"model={encoder}")
 
 
 def unnamed(student, labels):
@@ -203,46 +198,37 @@ def unnamed(student, labels):
     path.write_text(json.dumps(config))
 
 
-def test_plain_tags_are_scored_by_accuracy_also_of_a_single_sentence(run, judge, tmp_path, words):
+def test_plain_tags_are_scored_by_accuracy_even_of_a_single_sentence(run, evaluator, tmp_path, words):
     lines = [f"# text {n}\n{words[n % 9]}\tNOUN\n{words[9 + n % 9]} a\t$.\n\n" for n in range(24)]
     (tmp_path / "train.tsv").write_text("".join(lines))
     (tmp_path / "dev.tsv").write_text(lines[0])
-    parts = [
-        f"benchmark.train_file={tmp_path}/train.tsv",
-        f"benchmark.eval_file={tmp_path}/dev.tsv",
-        "data.skip='^#'",
-    ]
+    parts = [f"benchmark.train_file={tmp_path}/train.tsv", f"benchmark.eval_file={tmp_path}/dev.tsv", "data.skip='^#'"]
     folder, summary = run("pos", "tokens", "trainer.max_epochs=8", *parts)
     assert summary["val/accuracy"] == 1
     assert "val/f1" not in summary
     model = f"model={folder}/student"
-    judged, where = judge("judged", "tokens", model, *parts[1:])
-    assert judged["test/accuracy"] == 1
-    assert "test/f1" not in judged
+    evaluated, where = evaluator("evaluated", "tokens", model, *parts[1:])
+    assert evaluated["test/accuracy"] == 1
+    assert "test/f1" not in evaluated
     rows = [line.split("\t") for line in (where / "predictions.txt").read_text().splitlines()]
     assert rows == [[words[0], "NOUN", "NOUN"], [f"{words[9]} a", "$.", "$."]]
     with pytest.raises(DataError, match=r"benchmark\.labels"):
-        judge("entities", "tokens", model)
-    teacher = [
-        "objective=task_kd",
-        f"teacher.model={folder}/student",
-        "student.layers=[0]",
-        "trainer.max_steps=1",
-    ]
+        evaluator("entities", "tokens", model)
+    teacher = ["objective=task_kd", f"teacher.model={folder}/student", "student.layers=[0]", "trainer.max_steps=1"]
     _, distilled = run("distilled", "tokens", *teacher, *parts)
-    assert 0 <= distilled["val/accuracy"] <= 1
+    assert distilled["val/accuracy"] in (0, 0.5, 1)  # of two words
     unnamed(folder / "student", 2)
     with pytest.raises(ConfigError, match=r"benchmark\.labels"):
-        judge("unnamed", "tokens", model, *parts[1:])
+        evaluator("unnamed", "tokens", model, *parts[1:])
     with pytest.raises(ModelError, match=r"benchmark\.labels"):
         run("unnamed_teacher", "tokens", *teacher, *parts)
-    named = judge("named", "tokens", model, *parts[1:], "benchmark.labels=[$.,NOUN]")
+    named = evaluator("named", "tokens", model, *parts[1:], "benchmark.labels=[$.,NOUN]")
     assert named[0]["test/accuracy"] == 1
     _, anew = run("anew", "tokens", f"student.model={folder}/student", "trainer.max_steps=1", *parts)
     assert "val/accuracy" in anew
 
 
-def test_questions_without_any_answers_are_only_predicted(run, judge, files, tmp_path, caplog):
+def test_questions_without_any_answers_are_only_predicted(run, evaluator, files, tmp_path, caplog):
     folder, _ = run("qa", "spans", "trainer.max_steps=2")
     contents = {}
     for name in ("no_key", "null", "empty", "mixed", "one"):
@@ -262,14 +248,14 @@ def test_questions_without_any_answers_are_only_predicted(run, judge, files, tmp
         contents[name].write_text(json.dumps(content))
     model = f"model={folder}/student"
     for name in ("no_key", "null", "empty"):
-        judged, where = judge(name, "spans", model, f"benchmark.eval_file={contents[name]}")
-        assert not [key for key in judged if key.startswith("test/")]
+        evaluated, where = evaluator(name, "spans", model, f"benchmark.eval_file={contents[name]}")
+        assert not [key for key in evaluated if key.startswith("test/")]
         assert len(json.loads((where / "predictions.json").read_text())) == 40
         with pytest.raises((ConfigError, DataError), match=r"benchmark\.eval_file"):
             run(f"train_{name}", "spans", f"benchmark.eval_file={contents[name]}")
     v2 = f"benchmark.eval_file={contents['empty']}", "benchmark.answer_metric=squad_v2"
-    assert "test/em" in judge("v2", "spans", model, *v2)[0]
+    assert "test/em" in evaluator("v2", "spans", model, *v2)[0]
     assert "squad_v2" not in caplog.text
-    assert "test/f1" in judge("mixed", "spans", model, f"benchmark.eval_file={contents['mixed']}")[0]
+    assert "test/f1" in evaluator("mixed", "spans", model, f"benchmark.eval_file={contents['mixed']}")[0]
     assert "benchmark.answer_metric=squad_v2" in caplog.text
-    assert "test/f1" in judge("one", "spans", model, f"benchmark.eval_file={contents['one']}")[0]
+    assert "test/f1" in evaluator("one", "spans", model, f"benchmark.eval_file={contents['one']}")[0]

@@ -1,6 +1,7 @@
 """Whole runs, in this process: what they leave, resuming, accumulation, distillation that learns."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_kd_leaves_what_the_contract_says(run, bert_teacher):
+def test_kd_writes_the_documented_files_and_metrics(run, bert_teacher):
     folder = run("kd", f"teacher.model={bert_teacher}", "trainer.max_steps=12")
     summary = json.loads((folder / "summary.json").read_text())
     assert {
@@ -38,16 +39,8 @@ def test_kd_leaves_what_the_contract_says(run, bert_teacher):
     assert all(isinstance(value, int | float | str | None) for value in summary.values())
     assert summary["train/steps"] == 12
     header = (folder / "metrics.csv").read_text().splitlines()[0]
-    assert {"step", "train/loss_ce", "train/loss_mlm", "train/lr", "train/grad_norm"} <= set(
-        header.split(",")
-    )
-    for name in (
-        "report.html",
-        "config.yaml",
-        "checkpoints/last.ckpt",
-        "student/tokenizer.json",
-        "student/README.md",
-    ):
+    assert {"step", "train/loss_ce", "train/loss_mlm", "train/lr", "train/grad_norm"} <= set(header.split(","))
+    for name in ("report.html", "config.yaml", "checkpoints/last.ckpt", "student/tokenizer.json", "student/README.md"):
         assert (folder / name).is_file(), name
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert not [key for key in checkpoint["state_dict"] if key.startswith("teacher.")]
@@ -63,9 +56,7 @@ def test_distillation_brings_the_student_to_the_teacher(run, bert_teacher):
 
 
 def test_causal_models_learn_the_next_token(run, gpt2_teacher):
-    folder = run(
-        "gpt2", f"teacher.model={gpt2_teacher}", "trainer.max_steps=4", "student.freeze_positions=true"
-    )
+    folder = run("gpt2", f"teacher.model={gpt2_teacher}", "trainer.max_steps=4", "student.freeze_positions=true")
     summary = json.loads((folder / "summary.json").read_text())
     assert "val/loss_clm" in summary
     assert "val/loss_mlm" not in summary
@@ -78,9 +69,12 @@ def test_causal_models_learn_the_next_token(run, gpt2_teacher):
     assert learnt.config.n_layer == 2
 
 
-@pytest.mark.parametrize("objective", ["kd", "mlm", "diito"])
+@pytest.mark.parametrize("objective", ["mlm", "diito"])
 def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objective):
-    """Dropout, masks, order, optimizer and schedule all go on as if nothing had happened, over an epoch's border."""
+    """Dropout, masks, order, optimizer and schedule continue from `ckpt_path` in another folder, and into a new epoch.
+
+    `test_killed_runs` has the same of `kd` and `resume=auto`.
+    """
     common = [f"objective={objective}", f"teacher.model={bert_teacher}", "data.batch_size=4"]
     steps = ["trainer.max_steps=50", "checkpoint.every_n_steps=20", "trainer.val_check_interval=8"]
     whole = run("whole", *common, *steps)  # 30 steps an epoch
@@ -112,26 +106,18 @@ def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objec
 
 @pytest.mark.parametrize("objective", ["kd", "diito"])
 def test_the_same_global_batch_gives_the_same_update_however_it_is_split(run, bert_teacher, objective):
-    calm = [
-        f"objective={objective}",
-        f"teacher.model={bert_teacher}",
-        "trainer.max_steps=4",
-        "optimizer.lr=1e-2",
-    ]
+    calm = [f"objective={objective}", f"teacher.model={bert_teacher}", "trainer.max_steps=4", "optimizer.lr=1e-2"]
     dropout = ["hidden_dropout_prob", "attention_probs_dropout_prob"]
     settings = ", ".join(f"{name}: 0.0" for name in dropout)
     shape = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64"
     calm.append(f"+student.config={{model_type: bert, max_position_embeddings: 64, {shape}, {settings}}}")
     once = student(run("once", *calm, "data.batch_size=12"))
-    for size, times in ((6, 2), (4, 3)):
-        split = student(
-            run(f"split{times}", *calm, f"data.batch_size={size}", f"trainer.accumulate_grad_batches={times}")
-        )
-        for key, value in once.items():
-            torch.testing.assert_close(split[key], value, rtol=0, atol=2e-5, msg=key)
+    split = student(run("split", *calm, "data.batch_size=4", "trainer.accumulate_grad_batches=3"))
+    for key, value in once.items():
+        torch.testing.assert_close(split[key], value, rtol=0, atol=2e-5, msg=key)
 
 
-def test_a_checkpoint_of_another_model_is_refused(run, bert_teacher):
+def test_a_checkpoint_of_another_model_is_rejected(run, bert_teacher):
     first = run("first", f"teacher.model={bert_teacher}", "trainer.max_steps=2")
     ckpt = f"ckpt_path={first}/checkpoints/last.ckpt"
     with pytest.raises(CheckpointError, match=r"student\.layers=\[0\]"):
@@ -145,17 +131,15 @@ def test_a_checkpoint_of_another_model_is_refused(run, bert_teacher):
         run("broken", f"teacher.model={bert_teacher}", f"ckpt_path={first}/broken.ckpt")
 
 
-def test_a_loss_that_is_no_number_stops_the_run(run, bert_teacher, monkeypatch):
+def test_a_nan_loss_stops_the_run(run, bert_teacher, monkeypatch):
     from potstill.objectives import language
 
-    monkeypatch.setattr(
-        language, "cosine_distance", lambda *a, **k: torch.tensor(float("nan"), requires_grad=True)
-    )
+    monkeypatch.setattr(language, "cosine_distance", lambda *a, **k: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(TrainingError, match=r"step 1: term cos is nan"):
         run("nan", f"teacher.model={bert_teacher}", "trainer.max_steps=2")
 
 
-def test_steps_whose_loss_is_no_number_can_be_left_out(run, bert_teacher, monkeypatch):
+def test_steps_with_a_nan_loss_can_be_skipped(run, bert_teacher, monkeypatch):
     from potstill.objectives import language
     from potstill.training import student_module as steps
 
@@ -167,12 +151,7 @@ def test_steps_whose_loss_is_no_number_can_be_left_out(run, bert_teacher, monkey
         return value * float("nan") if len(calls) in (2, 3) else value
 
     monkeypatch.setattr(language, "cosine_distance", broken)
-    common = [
-        f"teacher.model={bert_teacher}",
-        "trainer.nonfinite=skip",
-        "data.eval_files=null",
-        "data.eval_share=0",
-    ]
+    common = [f"teacher.model={bert_teacher}", "trainer.nonfinite=skip", "data.eval_files=null", "data.eval_share=0"]
     folder = run("skip", *common, "trainer.max_steps=5")
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["train/steps"], summary["train/skipped_steps"]) == (5, 2)
@@ -184,7 +163,7 @@ def test_steps_whose_loss_is_no_number_can_be_left_out(run, bert_teacher, monkey
         run("gone", *common, "trainer.max_steps=9")
 
 
-def test_an_encoder_without_head_is_no_teacher_but_can_be_trained(run, tmp_path, bert_teacher):
+def test_an_encoder_without_head_is_rejected_as_teacher_but_can_be_trained(run, tmp_path, bert_teacher):
     from transformers import AutoTokenizer, BertModel
 
     BertModel.from_pretrained(bert_teacher).save_pretrained(tmp_path / "encoder")
@@ -201,20 +180,17 @@ def test_token_budget_and_held_out_share(run, bert_teacher):
         "data.eval_files=null", "data.eval_share=0.2", "trainer.accumulate_grad_batches=2",
     )  # fmt: skip
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["val/perplexity"] > 1
+    assert summary["val/perplexity"] == pytest.approx(math.exp(summary["val/loss_mlm"]), rel=1e-4)
+    assert summary["train/steps"] == 6
 
 
-def test_diito_leaves_terms_and_agreement(run, bert_teacher):
+def test_diito_logs_its_terms_and_agreement(run, bert_teacher):
     teacher = f"teacher.model={bert_teacher}"
-    folder = run(
-        "diito", "objective=diito", teacher, "objective.interchange.mapping=multilayer", "trainer.max_steps=6"
-    )
+    folder = run("diito", "objective=diito", teacher, "objective.interchange.mapping=multilayer", "trainer.max_steps=6")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["train/loss_causal_ce"] > 0
     names = ("0,1-0", "2,3-1")
-    assert {
-        f"val/interchange_{what}_{name}" for what in ("agreement", "kl") for name in names
-    } <= summary.keys()
+    assert {f"val/interchange_{what}_{name}" for what in ("agreement", "kl") for name in names} <= summary.keys()
     for what in ("agreement", "kl"):
         mean = sum(summary[f"val/interchange_{what}_{name}"] for name in names) / 2
         assert summary[f"val/interchange_{what}"] == pytest.approx(mean)
@@ -243,11 +219,7 @@ def test_interventions_teach_the_student_to_react(run, bert_teacher):
         ["objective.interchange.positions=masked", "objective.positions=masked"],
         ["objective.interchange.data_augment=true"],
         ["objective.interchange.max_tokens=3", "objective.interchange.read_site=block_input"],
-        [
-            "objective.terms.causal_cos.weight=1",
-            "objective.terms.ce.weight=0",
-            "objective.terms.mlm.weight=0",
-        ],
+        ["objective.terms.causal_cos.weight=1", "objective.terms.ce.weight=0", "objective.terms.mlm.weight=0"],
         ["data.max_tokens=80", "objective.interchange.mapping=grid"],
     ],
     ids=lambda o: ",".join(o).replace("objective.", ""),
@@ -281,10 +253,8 @@ def test_a_set_of_one_sequence_is_validated(objective, run, bert_teacher, gpt2_t
     (tmp_path / "one.txt").write_text("the of and to a in that is was he for it with\n")
     models = [f"student.model={gpt2_teacher}"] if objective == "clm" else [f"teacher.model={bert_teacher}"]
     folder = run(
-        "one",
-        f"objective={objective}",
-        *models,
-        f"data.eval_files=[{tmp_path}/one.txt]",
-        "trainer.max_steps=1",
+        "one", f"objective={objective}", *models, f"data.eval_files=[{tmp_path}/one.txt]", "trainer.max_steps=1"
     )
-    assert json.loads((folder / "summary.json").read_text())["val/perplexity"] > 1
+    summary = json.loads((folder / "summary.json").read_text())
+    loss = summary["val/loss_clm" if objective == "clm" else "val/loss_mlm"]
+    assert summary["val/perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)

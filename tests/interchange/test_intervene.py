@@ -1,4 +1,4 @@
-"""Counterfactual runs: resumed equals hooked, and the properties that define an intervention."""
+"""Counterfactual runs: equality with a full run with hooks, and properties of interventions."""
 
 from dataclasses import replace
 
@@ -63,12 +63,8 @@ def hooked(model, base, source, sites, swap, read_site="block_output"):
         return output[0] if isinstance(output, tuple) else output
 
     for index, block in enumerate(blocks):
-        handles.append(
-            block.register_forward_pre_hook(lambda _, args, i=index: recorded.update({i - 1: args[0]}))
-        )
-        handles.append(
-            block.register_forward_hook(lambda _, args, out, i=index: recorded.update({i: states(out)}))
-        )
+        handles.append(block.register_forward_pre_hook(lambda _, args, i=index: recorded.update({i - 1: args[0]})))
+        handles.append(block.register_forward_hook(lambda _, args, out, i=index: recorded.update({i: states(out)})))
     with torch.no_grad():
         model(input_ids=source[0], attention_mask=source[1])
     for handle in handles:
@@ -79,10 +75,7 @@ def hooked(model, base, source, sites, swap, read_site="block_output"):
     def overwrite(site):
         def hook(_module, _args, output):
             hidden = states(output).clone()
-            flat, values = (
-                hidden.view(-1, hidden.shape[-1]),
-                recorded[read_block(site, read_site)].flatten(0, 1),
-            )
+            flat, values = (hidden.view(-1, hidden.shape[-1]), recorded[read_block(site, read_site)].flatten(0, 1))
             for start, stop in site.columns:
                 flat[swap.base, start:stop] = values[swap.source, start:stop]
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
@@ -117,7 +110,7 @@ def test_every_architecture_is_among_the_cases():
 
 
 @pytest.mark.parametrize("case", ["bert", "gpt2"])
-def test_sources_of_their_own_equal_sources_in_the_batch(case):
+def test_separate_sources_equal_sources_in_the_batch(case):
     backbone = backbone_of(tiny(case))
     inputs = batch()
     other = (inputs[0][[1, 0]], inputs[1][[1, 0]])
@@ -151,14 +144,12 @@ def test_swapping_with_itself_changes_nothing(case, sites, positions):
 
 @settings(max_examples=20, deadline=None)
 @given(cases_of, positions_of, st.data())
-def test_all_of_the_last_block_gives_the_sources_output(case, positions, data):
+def test_a_swap_of_the_whole_last_block_gives_the_output_of_the_source(case, positions, data):
     model, inputs = MODELS[case], batch()
     sources = [data.draw(st.sampled_from([(1, 3), (0, 6), (2, 0)])) for _ in positions]
     swap = swap_of(list(zip(positions, sources, strict=True)), 10)
     with torch.no_grad():
-        plain = model.base_model(input_ids=inputs[0], attention_mask=inputs[1]).last_hidden_state.flatten(
-            0, 1
-        )
+        plain = model.base_model(input_ids=inputs[0], attention_mask=inputs[1]).last_hidden_state.flatten(0, 1)
     ours = resumed(backbone_of(model), inputs, inputs, SITES["last block"], swap).flatten(0, 1)
     assert_close(ours[swap.base], plain[swap.source], rtol=0, atol=1e-5)
     others = torch.ones(len(ours), dtype=torch.bool)
@@ -172,10 +163,7 @@ def test_all_of_the_last_block_gives_the_sources_output(case, positions, data):
 def test_padding_never_matters(case, sites, more):
     backbone = backbone_of(MODELS[case])
     narrow, wide = batch(), batch(width=10)
-    wide = (
-        torch.nn.functional.pad(narrow[0], (0, more), value=PAD),
-        torch.nn.functional.pad(narrow[1], (0, more)),
-    )
+    wide = (torch.nn.functional.pad(narrow[0], (0, more), value=PAD), torch.nn.functional.pad(narrow[1], (0, more)))
     ours = resumed(backbone, narrow, narrow, sites, swap_of(PAIRS, 10))
     theirs = resumed(backbone, wide, wide, sites, swap_of(PAIRS, 10 + more))[:, :10]
     real = narrow[1].bool()
@@ -184,7 +172,7 @@ def test_padding_never_matters(case, sites, more):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=5, unique=True), positions_of)
-def test_columns_that_are_not_named_are_untouched(columns, positions):
+def test_other_columns_are_unchanged(columns, positions):
     from potstill.interchange.intervene import write
 
     site = Site(0, tuple((c, c + 1) for c in sorted(columns)))
@@ -199,7 +187,7 @@ def test_columns_that_are_not_named_are_untouched(columns, positions):
 
 
 @pytest.mark.parametrize("case", ["gpt2", "llama", "mistral-window"])
-def test_earlier_positions_of_a_causal_model_are_untouched(case):
+def test_earlier_positions_of_a_causal_model_are_unchanged(case):
     model, inputs = tiny(case), batch((10, 10))
     ours = resumed(backbone_of(model), inputs, inputs, SITES["first block"], swap_of([((0, 4), (1, 8))], 10))
     with torch.no_grad():
@@ -226,7 +214,7 @@ def test_gradients_flow_into_base_and_source():
     assert (source_grad[swap.source].abs().sum(-1) > 0).all()
 
 
-def test_tokens_can_be_swapped_instead():
+def test_swap_tokens():
     inputs = batch()
     swapped = swap_tokens(inputs[0], inputs[0], swap_of(PAIRS, 10))
     expected = inputs[0].clone()
@@ -235,7 +223,7 @@ def test_tokens_can_be_swapped_instead():
     assert torch.equal(swapped, expected)
 
 
-def test_agreement_equals_the_textbook():
+def test_agreement_equals_full_runs():
     teacher, student = tiny("bert"), tiny("bert")
     with torch.no_grad():
         for parameter in student.parameters():
@@ -268,7 +256,7 @@ def test_a_model_agrees_with_itself():
     assert kl.abs().max() < 1e-4
 
 
-def test_a_reversed_swap_goes_the_other_way():
+def test_reverse():
     swap = replace(swap_of(PAIRS, 10), draw=3)
     back = swap.reverse()
     assert torch.equal(back.base, swap.source)

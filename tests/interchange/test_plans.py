@@ -5,15 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potstill.interchange.plans import (
-    NOBODY,
-    PlanSettings,
-    cut_swaps,
-    draw_swaps,
-    partners,
-    reached_tokens,
-    swappable,
-)
+from potstill.interchange.plans import NOBODY, PlanSettings, cut_swaps, draw_swaps, partners, reached_tokens, swappable
 
 lengths_of = st.lists(st.integers(1, 40), min_size=2, max_size=9).map(lambda n: np.array(n, dtype=np.int64))
 settings_of = st.builds(
@@ -27,11 +19,7 @@ settings_of = st.builds(
 
 def drawn(lengths, settings, seed=0, **kwargs):
     return draw_swaps(
-        lengths,
-        partners(len(lengths), crossway=settings.crossway),
-        settings,
-        np.random.default_rng(seed),
-        **kwargs,
+        lengths, partners(len(lengths), crossway=settings.crossway), settings, np.random.default_rng(seed), **kwargs
     )
 
 
@@ -103,13 +91,9 @@ def test_masked_positions_swap_with_masked_ones():
         assert other in masked[source]
 
 
-def test_sources_of_their_own():
+def test_separate_sources():
     swaps = draw_swaps(
-        np.array([10, 20]),
-        np.arange(2),
-        PlanSettings(0.5),
-        np.random.default_rng(0),
-        source_lengths=np.array([6, 30]),
+        np.array([10, 20]), np.arange(2), PlanSettings(0.5), np.random.default_rng(0), source_lengths=np.array([6, 30])
     )
     assert np.bincount(swaps.base_row).tolist() == [3, 10]
     assert swaps.source_row.tolist() == swaps.base_row.tolist()
@@ -122,13 +106,13 @@ def test_free_positions_are_spread_evenly():
     assert share == pytest.approx(np.full(10, 0.3), abs=0.03)
 
 
-def test_how_many_are_long_enough():
+def test_swappable_sequences():
     assert swappable(np.array([1, 3, 4, 40]), PlanSettings(0.3)) == 2
     assert swappable(np.array([10]), PlanSettings(0.1)) == 1
     assert swappable(np.array([9]), PlanSettings(0.1)) == 0
 
 
-def test_what_an_intervention_reaches():
+def test_reached_tokens():
     lengths, rows, columns = np.array([3, 2, 4]), np.array([0, 2, 2]), np.array([1, 3, 2])
     bidirectional = reached_tokens(lengths, rows, columns, causal=False)
     assert bidirectional.tolist() == [True] * 3 + [False] * 2 + [True] * 4

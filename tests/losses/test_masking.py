@@ -18,10 +18,10 @@ def test_kept_positions_and_pairs():
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (1, 3), (2, 4)])
-def test_a_mask_of_another_batch_is_refused(shape):
+def test_a_mask_of_another_shape_is_rejected(shape):
     mask = torch.ones(shape, dtype=torch.bool)
     for function in (kept_positions, without_padding):
-        with pytest.raises(ValueError, match="differ in batch or length"):
+        with pytest.raises(ValueError, match=rf"mask \({shape[0]}, {shape[1]}\)"):
             function(STATES, mask)
 
 

@@ -13,6 +13,7 @@ from potstill.losses.soft_targets import (
     shift_probabilities,
     soft_cross_entropy,
     softened_logit_mse,
+    universal_logit_distance,
 )
 
 SOFTENED = {
@@ -22,7 +23,8 @@ SOFTENED = {
     "soft_ce": soft_cross_entropy,
     "softened_mse": softened_logit_mse,
 }
-PAIR = {name: partial(loss, temperature=2.0) for name, loss in SOFTENED.items()} | {"mse": logit_mse}
+PAIR = {name: partial(loss, temperature=2.0) for name, loss in (SOFTENED | {"uld": universal_logit_distance}).items()}
+PAIR["mse"] = logit_mse
 SCALED = ("kl", "reverse_kl", "jsd")  # by T^2
 
 
@@ -99,7 +101,7 @@ def test_equal_logits_give_zero(name):
 
 
 @pytest.mark.parametrize("name", SOFTENED)
-def test_a_temperature_a_row_is_each_row_by_itself(name):
+def test_one_temperature_per_row(name):
     student, teacher = drawn(3, 7)
     temperatures = torch.tensor([1.0, 2.5, 4.0])
     rows = [SOFTENED[name](student[[n]], teacher[[n]], t.item()) for n, t in enumerate(temperatures)]
@@ -126,13 +128,11 @@ def test_temperature_divides_the_logits(name):
 def test_gradcheck(name):
     student, teacher = drawn(3, 4, dtype=torch.float64)
     temperatures = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda s: SOFTENED[name](s, teacher, temperatures), (student.requires_grad_(),)
-    )
+    assert torch.autograd.gradcheck(lambda s: SOFTENED[name](s, teacher, temperatures), (student.requires_grad_(),))
 
 
 @pytest.mark.parametrize("name", SOFTENED)
-def test_sure_teachers_and_students_give_finite_gradients(name):
+def test_extreme_logits_give_finite_gradients(name):
     student = torch.tensor([[500.0, 0.0, -500.0]], requires_grad=True)
     loss = SOFTENED[name](student, torch.tensor([[-500.0, 0.0, 500.0]]), 1.0)
     loss.backward()
@@ -142,33 +142,27 @@ def test_sure_teachers_and_students_give_finite_gradients(name):
 
 def test_reverse_kl_is_kl_with_sides_changed():
     student, teacher = drawn(3, 7)
-    torch.testing.assert_close(
-        reverse_kl_divergence(student, teacher, 2.0), kl_divergence(teacher, student, 2.0)
-    )
+    torch.testing.assert_close(reverse_kl_divergence(student, teacher, 2.0), kl_divergence(teacher, student, 2.0))
 
 
 def test_js_divergence_by_hand():
     student, teacher = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.9, 0.1]])
     mixture = 0.3 * teacher + 0.7 * student
-    expected = (
-        0.3 * (teacher * (teacher / mixture).log()).sum() + 0.7 * (student * (student / mixture).log()).sum()
-    )
+    expected = 0.3 * (teacher * (teacher / mixture).log()).sum() + 0.7 * (student * (student / mixture).log()).sum()
     found = generalized_js_divergence(student.log(), teacher.log(), 1.0, beta=0.3)
     torch.testing.assert_close(found, expected)
 
 
 def test_js_divergence_tends_to_both_kl():
     student, teacher = drawn(3, 7, dtype=torch.float64)
-    forward, reverse = (
-        generalized_js_divergence(student, teacher, 2.0, beta=b) / 1e-6 for b in (1e-6, 1 - 1e-6)
-    )
+    forward, reverse = (generalized_js_divergence(student, teacher, 2.0, beta=b) / 1e-6 for b in (1e-6, 1 - 1e-6))
     torch.testing.assert_close(forward, kl_divergence(student, teacher, 2.0), rtol=1e-4, atol=0)
     torch.testing.assert_close(reverse, reverse_kl_divergence(student, teacher, 2.0), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, -0.1, math.nan])
-def test_js_divergence_refuses_the_ends(beta):
-    with pytest.raises(ValueError, match="above 0 and below 1"):
+def test_beta_of_the_js_divergence_is_between_0_and_1(beta):
+    with pytest.raises(ValueError, match=f"beta={beta}"):
         generalized_js_divergence(*drawn(3, 7), 1.0, beta=beta)
 
 
@@ -192,3 +186,28 @@ def test_probability_shift():
     assert teacher[0].tolist() == [3.0, 1.0, 2.0]
     tokens = shift_probabilities(teacher.view(2, 2, 3), torch.tensor([[1, 0], [-100, 1]]))
     assert tokens.flatten(0, 1).tolist() == expected
+
+
+def test_universal_logit_distance_by_hand():
+    student = torch.tensor([[0.1, 0.6, 0.3]]).log()
+    teacher = torch.tensor([[0.2, 0.8]]).log()
+    assert universal_logit_distance(student, teacher).item() == pytest.approx(0.2 + 0.1 + 0.1)
+
+
+def test_universal_logit_distance_ignores_token_ids_and_tokens_without_probability():
+    student, teacher = drawn(4, 7)
+    expected = universal_logit_distance(student, teacher, temperature=3.0)
+    torch.testing.assert_close(universal_logit_distance(student / 3, teacher / 3), expected)
+    changed = torch.nn.functional.pad(student[:, torch.randperm(7)], (0, 9), value=-1e4)
+    torch.testing.assert_close(universal_logit_distance(changed, teacher, temperature=3.0), expected)
+
+
+def test_universal_logit_distance_gradcheck():
+    student, teacher = drawn(4, 7, dtype=torch.float64)
+    loss = partial(universal_logit_distance, teacher_logits_NW=teacher[:, :5])
+    assert torch.autograd.gradcheck(loss, (student.requires_grad_(),))
+
+
+def test_universal_logit_distance_needs_equal_rows():
+    with pytest.raises(ValueError, match=r"\(4, 5\).*\(1, 7\)"):
+        universal_logit_distance(torch.zeros(4, 5), torch.zeros(1, 7))

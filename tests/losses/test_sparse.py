@@ -1,5 +1,6 @@
 """Losses against sparse targets equal their plain definitions, and the whole divergence where nothing is left out."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import linear
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from potstill.losses.soft_targets import cross_entropy, kl_divergence
-from potstill.losses.sparse import SampledRows, TopRows, softened, sparse_vocabulary_losses
+from potstill.losses.sparse import SampledRows, TopRows, softened
 from potstill.losses.tied import TiedGradient
+from potstill.losses.vocabulary import vocabulary_losses
 
 WEIGHTS = {"ce": 0.7, "nll": 0.3}
 DENOMINATORS = {"ce": 11.0, "nll": 3.0}
@@ -71,8 +71,8 @@ def plain(logits: Tensor, targets: TopRows | SampledRows) -> Tensor:
 
 
 def fused(x: dict, targets, weights=WEIGHTS, **options):
-    return sparse_vocabulary_losses(
-        x["student"], x["weight"], x["bias"], targets, labels_N=x["labels"],
+    return vocabulary_losses(
+        x["student"], x["weight"], x["bias"], targets=targets, labels_N=x["labels"],
         weights=weights, denominators=DENOMINATORS, **options,
     )  # fmt: skip
 
@@ -128,7 +128,7 @@ def test_gradcheck(kind):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 8.0])
 @pytest.mark.parametrize("tail", [True, False])
-def test_all_tokens_are_the_whole_divergence(temperature, tail):
+def test_all_tokens_give_the_whole_divergence(temperature, tail):
     x = make(n=50, vocab=300, dtype=torch.float32)
     targets = top_of(x["teacher"], 300, temperature, tail)
     ours = fused(x, targets, {"ce": 1.0})
@@ -197,7 +197,7 @@ def test_weights_by_row():
     torch.testing.assert_close(ours.total, (by_row * rows).sum() / DENOMINATORS["ce"])
 
 
-def test_a_tied_weight_hands_on_its_gradient():
+def test_the_gradient_of_a_tied_weight():
     x = make()
     targets = sampled_of(x["teacher"], 7, 1.0)
     expected = gradients(fused(x, targets).total, x)[1]
@@ -207,24 +207,11 @@ def test_a_tied_weight_hands_on_its_gradient():
     torch.testing.assert_close(tied.take(), expected)
 
 
-class BiggestTensor(TorchDispatchMode):
-    """Records the most elements that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self.elements = max(self.elements, leaf.numel())
-        return out
-
-
 @pytest.mark.parametrize("kind", TARGETS)
-def test_nothing_is_as_large_as_the_logits(kind):
+def test_nothing_is_as_large_as_the_logits(kind, biggest):
     x = make(n=64, vocab=500)
     targets = TARGETS[kind](x["teacher"], 4, 2.0)
-    with BiggestTensor() as biggest:
+    with biggest:
         fused(x, targets, chunk_rows=8).total.backward()
     assert biggest.elements == 8 * 500
 
@@ -240,20 +227,17 @@ def test_bfloat16_products():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [
-        ({"ids": torch.zeros(5, 2, dtype=torch.long)}, "5 rows"),
-        ({"vocabulary_size": 30}, "a vocabulary of 30 for"),
-    ],
+    [({"ids": torch.zeros(5, 2, dtype=torch.long)}, "5 rows"), ({"vocabulary_size": 30}, "vocabulary of 30")],
 )
-def test_refuses_targets_that_do_not_fit(change, message):
+def test_targets_that_do_not_fit_are_rejected(change, message):
     x = make()
     with pytest.raises(ValueError, match=message):
-        fused(x, top_of(x["teacher"], 2, 1.0)._replace(**change))
+        fused(x, replace(top_of(x["teacher"], 2, 1.0), **change))
 
 
-def test_refuses_what_sparse_targets_cannot_give():
+def test_terms_without_inputs_are_rejected():
     x = make()
-    with pytest.raises(ValueError, match="needs weights of"):
+    with pytest.raises(ValueError, match=r"^mse "):
         fused(x, top_of(x["teacher"], 2, 1.0), {"mse": 1.0})
-    with pytest.raises(ValueError, match="nll lacks labels_N"):
+    with pytest.raises(ValueError, match=r"nll .*labels_N"):
         fused({**x, "labels": None}, top_of(x["teacher"], 2, 1.0))

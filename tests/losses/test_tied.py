@@ -36,15 +36,7 @@ def gradients(tied, *, embeds=1, passes=1, padding=1, scale=1.0):
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"embeds": 2},
-        {"passes": 2},
-        {"passes": 0},
-        {"padding": None},
-        {"scale": 0.5},
-        {"embeds": 2, "passes": 2},
-    ],
+    [{}, {"embeds": 2}, {"passes": 2}, {"passes": 0}, {"padding": None}, {"scale": 0.5}, {"embeds": 2, "passes": 2}],
     ids=str,
 )
 def test_the_gradient_is_that_of_autograd(settings):

@@ -3,8 +3,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
 from potstill.losses.vocabulary import TERMS, VocabularyLosses, vocabulary_losses
@@ -78,19 +76,6 @@ def leaves(x: dict) -> list[Tensor]:
 
 def gradients(total: Tensor, x: dict) -> list[Tensor]:
     return list(torch.autograd.grad(total, leaves(x)))
-
-
-class BiggestTensor(TorchDispatchMode):
-    """Records the most elements that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self.elements = max(self.elements, leaf.numel())
-        return out
 
 
 DENOMINATORS = {"ce": 11.0, "mse": 7.0, "nll": 3.0}
@@ -196,12 +181,10 @@ def test_frozen_head_still_passes_gradients_on():
     frozen = {**x, "weight": x["weight"].detach(), "bias": x["bias"].detach()}
     mine = fused(frozen, {"ce": 1.0}, {"ce": 8}).total
     other = reference(x, {"ce": 1.0}, {"ce": 8}).total
-    torch.testing.assert_close(
-        torch.autograd.grad(mine, x["student"]), torch.autograd.grad(other, x["student"])
-    )
+    torch.testing.assert_close(torch.autograd.grad(mine, x["student"]), torch.autograd.grad(other, x["student"]))
 
 
-def test_nothing_flows_to_the_teacher():
+def test_the_teacher_gets_no_gradient():
     x = make(8)
     x["teacher"].requires_grad_()
     fused(x, {"ce": 1.0, "mse": 1.0}, DENOMINATORS).total.backward()
@@ -242,27 +225,22 @@ def test_half_precision_weights():
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_no_tensor_of_all_logits(grad):
+def test_no_tensor_of_all_logits(grad, biggest):
     n, vocab = 64, 301
     x = make(n, vocab=vocab)
-    with BiggestTensor() as biggest, torch.set_grad_enabled(grad):
+    with biggest, torch.set_grad_enabled(grad):
         losses = fused(x, {"ce": 1.0, "mse": 1.0, "nll": 1.0}, DENOMINATORS, 2.0, chunk_rows=8)
         if grad:
             losses.total.backward()
     assert biggest.elements <= 8 * vocab
 
 
-def test_hard_labels_alone_need_no_teacher_and_only_labelled_rows():
+def test_hard_labels_alone_need_no_teacher_and_only_labelled_rows(biggest):
     x = make(40, vocab=301, labelled=0.2)
     weights, denominators = {"nll": 1.0, "ce": 0.0}, {"nll": 8}
-    with BiggestTensor() as biggest:
+    with biggest:
         mine = vocabulary_losses(
-            x["student"],
-            x["weight"],
-            x["bias"],
-            labels_N=x["labels"],
-            weights=weights,
-            denominators=denominators,
+            x["student"], x["weight"], x["bias"], labels_N=x["labels"], weights=weights, denominators=denominators
         )
     assert biggest.elements <= 301 * max(5, int((x["labels"] != -100).sum()))
     other = reference(x, weights, denominators)
@@ -272,16 +250,14 @@ def test_hard_labels_alone_need_no_teacher_and_only_labelled_rows():
 
 
 @pytest.mark.parametrize("chunk_rows", [None, 2])
-def test_hard_labels_with_a_weight_a_row(chunk_rows):
+def test_hard_labels_with_one_weight_per_row(chunk_rows):
     x, weight_N = make(9), torch.linspace(0.1, 2.0, 9)
     losses = vocabulary_losses(
         x["student"], x["weight"], x["bias"], labels_N=x["labels"], weights={"nll": weight_N},
         denominators={"nll": 3.0}, chunk_rows=chunk_rows,
     )  # fmt: skip
     parts = [x[name] for name in ("student", "weight", "bias")]
-    nll_N = torch.nn.functional.cross_entropy(
-        x["student"] @ x["weight"].T + x["bias"], x["labels"], reduction="none"
-    )
+    nll_N = torch.nn.functional.cross_entropy(x["student"] @ x["weight"].T + x["bias"], x["labels"], reduction="none")
     expected = (nll_N * weight_N).sum() / 3
     torch.testing.assert_close(losses.total, expected)
     ours, theirs = (torch.autograd.grad(total, parts) for total in (losses.total, expected))
@@ -293,18 +269,18 @@ def test_hard_labels_with_a_weight_a_row(chunk_rows):
 @pytest.mark.parametrize(
     ("weights", "denominators", "message"),
     [
-        ({"cosine": 1.0}, {"cosine": 1}, "needs weights of"),
-        ({"ce": 0.0}, {"ce": 1}, "needs weights of"),
-        ({"ce": 1.0}, {"ce": 1}, "ce lacks teacher"),
-        ({"nll": 1.0}, {"nll": 1}, "nll lacks labels_N"),
+        ({"cosine": 1.0}, {"cosine": 1}, "cosine"),
+        ({"ce": 0.0}, {"ce": 1}, "'ce': 0.0"),
+        ({"ce": 1.0}, {"ce": 1}, "ce .*teacher_weight_VE"),
+        ({"nll": 1.0}, {"nll": 1}, "nll .*labels_N"),
     ],
 )
-def test_refuses(weights, denominators, message):
+def test_terms_without_inputs_are_rejected(weights, denominators, message):
     x = make(4)
     with pytest.raises(ValueError, match=message):
         vocabulary_losses(x["student"], x["weight"], x["bias"], weights=weights, denominators=denominators)
 
 
-def test_refuses_a_term_without_denominator():
-    with pytest.raises(ValueError, match="ce has no denominator"):
+def test_a_term_without_denominator_is_rejected():
+    with pytest.raises(ValueError, match=r"ce .*denominator"):
         fused(make(4), {"ce": 1.0}, {})

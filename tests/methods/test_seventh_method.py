@@ -24,6 +24,8 @@ class Inverse(Method):
 
     def problems(self, config, *, models=True):
         problems = Language().problems(config, models=models)
+        if config.objective.options["power"] > 3:
+            problems.append(f"objective.options.power={config.objective.options['power']}: at most 3")
         if config.objective.temperature > 9:
             problems.append(f"objective.temperature={config.objective.temperature}: at most 9")
         return problems
@@ -33,10 +35,8 @@ class Inverse(Method):
 
         training = Language().build(config)
         own = training.module
-        training.module = InverseModule(
-            own.student, own.teacher, own.objective,
-            optimizer=own._make_optimizer, schedule=own._make_schedule, clip=own.clip,
-        )
+        training.module = InverseModule(own.student, own.teacher, own.objective, own.optimization)
+        training.module.power = config.objective.options["power"]
         return training
 
     def monitored(self, config):
@@ -86,12 +86,17 @@ class InverseModule(LanguageDistillation):
 
     def log_dict(self, metrics, *arguments, **options):
         if "val/perplexity" in metrics:
-            metrics = {**metrics, "val/inverse": 1 / metrics["val/perplexity"]}
+            metrics = {**metrics, "val/inverse": metrics["val/perplexity"] ** -self.power}
         super().log_dict(metrics, *arguments, **options)
 """
 OBJECTIVE = """
+defaults:
+  - /schema/objective/kd@_here_
+  - _self_
 name: seventh
 method: seventh.Inverse
+options:
+  power: 1
 terms:
   ce: {weight: 1.0}
   mlm: {weight: 1.0}
@@ -152,13 +157,11 @@ def test_it_trains_resumes_evaluates_and_reports(seventh, overrides, tmp_path):
     assert first.returncode == 0, first.stderr
     second = seventh("train.py", *overrides, "trainer.max_steps=4", "resume=auto", f"hydra.run.dir={parts}")
     assert second.returncode == 0, second.stderr
-    assert [row["val/inverse"] for row in rows_of(parts)][-1] == [
-        row["val/inverse"] for row in rows_of(whole)
-    ][-1]
+    assert [row["val/inverse"] for row in rows_of(parts)][-1] == [row["val/inverse"] for row in rows_of(whole)][-1]
 
     models = f"model=[{whole}/student,{parts}/student]"
-    judged = seventh("evaluate.py", models, "benchmark=seventh", f"hydra.run.dir={tmp_path}/evaluation")
-    assert judged.returncode == 0, judged.stderr
+    evaluated = seventh("evaluate.py", models, "benchmark=seventh", f"hydra.run.dir={tmp_path}/evaluation")
+    assert evaluated.returncode == 0, evaluated.stderr
     found = json.loads((tmp_path / "evaluation" / "summary.json").read_text())
     size = sum(tensor.numel() for tensor in load_file(whole / "student" / "model.safetensors").values()) / 1e6
     assert 0 < found["whole/student/test/millions"] <= size
@@ -170,6 +173,8 @@ def test_it_trains_resumes_evaluates_and_reports(seventh, overrides, tmp_path):
     ("override", "key"),
     [
         ("objective.temperature=10", "objective.temperature=10"),
+        ("objective.options.power=4", "objective.options.power=4"),
+        ("objective.mode=standard", "objective.mode=standard"),
         ("objective.method=seventh.Nothing", "objective.method=seventh.Nothing"),
         ("objective.method=os.getcwd", "objective.method=os.getcwd"),
     ],
@@ -193,7 +198,7 @@ def compared_names(tree):
 
 
 @pytest.mark.parametrize(
-    "package", ["runs", "cli", "training", "evaluation", "reporting", "objectives", "data"]
+    "package", ["cli", "config", "data", "evaluation", "objectives", "reporting", "runs", "training", "validation"]
 )
 def test_no_method_is_told_apart_outside_methods(package):
     found = {

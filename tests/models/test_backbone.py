@@ -42,8 +42,7 @@ CASES = {
     "qwen2": ("qwen2", STANDARD | {"num_key_value_heads": 2}),
     "qwen2-window": (
         "qwen2",
-        STANDARD
-        | {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+        STANDARD | {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
     ),
 }
 
@@ -163,12 +162,12 @@ def test_gradients_of_a_classifier_agree(case):
     assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_model_without_the_head_or_without_token_types_says_so():
+def test_a_missing_head_and_missing_token_types_are_named():
     batch = padded_batch()
     backbone = backbone_of(tiny("bert"))
-    with pytest.raises(ModelError, match="BertForMaskedLM has no head for a task"):
+    with pytest.raises(ModelError, match=r"^BertForMaskedLM "):
         backbone.classify(last_hidden(backbone, *batch.values()))
-    with pytest.raises(ModelError, match="distilbert has no token types"):
+    with pytest.raises(ModelError, match=r"^distilbert "):
         backbone_of(tiny("distilbert")).embed(*batch.values(), torch.zeros_like(batch["input_ids"]))
 
 
@@ -232,15 +231,9 @@ def test_hooks_on_blocks_fire():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_facts(case):
+def test_sizes(case):
     backbone = backbone_of(tiny(case))
-    assert (backbone.depth, backbone.width, backbone.heads, backbone.head_dim, backbone.vocab_size) == (
-        3,
-        16,
-        4,
-        4,
-        40,
-    )
+    assert (backbone.depth, backbone.width, backbone.heads, backbone.head_dim, backbone.vocab_size) == (3, 16, 4, 4, 40)
     assert backbone.kind == ARCHITECTURES[CASES[case][0]].kind
     offset = PAD + 1 if ARCHITECTURES[CASES[case][0]].offset_positions else 0
     assert backbone.max_length == (512 if case == "distilbert" else 32 - offset)
@@ -268,16 +261,16 @@ def test_the_decoder_is_live_and_the_head_takes_any_leading_shape():
     assert backbone.head(torch.randn(2, 3, 5, 16)).shape == (2, 3, 5, 8)
 
 
-def test_keeping_a_block_that_is_not_run_is_refused():
+def test_a_block_that_is_not_run_cannot_be_kept():
     backbone = backbone_of(tiny("bert"))
     flow = backbone.embed(padded_batch()["input_ids"])
-    with pytest.raises(ValueError, match="not among those run"):
+    with pytest.raises(ValueError, match=r"\[0\] .*1 to 2"):
         backbone.blocks(flow, start=1, keep=[0])
 
 
 def test_unknown_architecture_is_named():
     settings = STANDARD | {"vocab_size": 40}
-    with pytest.raises(ModelError, match=r"gpt_neox.*known: bert, .*add a view in models/views\.py"):
+    with pytest.raises(ModelError, match=r"gpt_neox.*bert, .*models/views\.py"):
         backbone_of(AutoModelForCausalLM.from_config(GPTNeoXConfig(**settings)))
 
 
@@ -285,17 +278,17 @@ def test_a_model_without_a_head_encodes_only():
     backbone = backbone_of(AutoModel.from_config(BertConfig(**STANDARD, vocab_size=40)))
     hidden = last_hidden(backbone, padded_batch()["input_ids"])
     for use in (lambda: backbone.head(hidden), lambda: backbone.decoder):
-        with pytest.raises(ModelError, match="BertModel has no language-model head"):
+        with pytest.raises(ModelError, match=r"^BertModel "):
             use()
 
 
-def test_an_encoder_set_to_decode_is_refused():
+def test_an_encoder_set_to_decode_is_rejected():
     with pytest.raises(ModelError, match="is_decoder"):
         backbone_of(AutoModelForMaskedLM.from_config(BertConfig(**STANDARD, vocab_size=40, is_decoder=True)))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_only_a_plain_tied_table_takes_over_the_gradient(case):
+def test_only_plain_tied_embeddings_receive_the_gradient(case):
     model = tiny(case)
     backbone, table = backbone_of(model), model.get_input_embeddings()
     tied = model.get_output_embeddings().weight is table.weight

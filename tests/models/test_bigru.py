@@ -3,12 +3,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from potstill.models.backbone import backbone_of
-from potstill.models.bigru import (
-    BiGruConfig,
-    BiGruForSequenceClassification,
-    BiGruForTokenClassification,
-    pooled,
-)
+from potstill.models.bigru import BiGruConfig, BiGruForSequenceClassification, BiGruForTokenClassification, pooled
 from potstill.models.load import load_task_model
 from potstill.models.students import student_from_config
 
@@ -89,6 +84,4 @@ def test_a_student_from_its_configuration():
 def test_there_is_no_attention_to_choose():
     settings = {"model_type": "bigru", "embedding_size": 8, "hidden_size": 8}
     for attention in ("eager", "flex_attention"):
-        student_from_config(
-            settings, vocab_size=40, pad_token_id=0, labels=["no", "yes"], attention=attention
-        )
+        student_from_config(settings, vocab_size=40, pad_token_id=0, labels=["no", "yes"], attention=attention)

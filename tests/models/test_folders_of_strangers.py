@@ -7,12 +7,11 @@ import shutil
 import pytest
 from transformers import AutoConfig
 
-from potstill.errors import ModelError, PotstillError
+from potstill.errors import PotstillError
 from potstill.methods.common.data import vocabulary_of
 from potstill.models.load import keep_tokenizer, load_language_model, load_tokenizer
 from potstill.models.pretrained import read_pretrained
 from potstill.models.specs import read_spec
-from potstill.teacher_cache.digests import teacher_of_folder
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -59,9 +58,7 @@ def test_files_of_a_model(content, folder):
     check(lambda: load_language_model("student.model", str(folder), need_head=False), "student.model", folder)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"x" * 50, header(b"{}", 1 << 62), header(HUGE)], ids=lambda c: repr(c[:4])
-)
+@pytest.mark.parametrize("content", [b"", b"x" * 50, header(b"{}", 1 << 62), header(HUGE)], ids=lambda c: repr(c[:4]))
 def test_weights_of_a_model(content, folder):
     (folder / "model.safetensors").write_bytes(content)
     check(lambda: load_language_model("model", str(folder), need_head=True), "model", folder)
@@ -84,12 +81,7 @@ def test_a_link_that_leads_nowhere_and_a_folder_of_a_tokenizer_alone(folder):
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {"mask_token": 5},
-        {"added_tokens_decoder": {"x": 5}},
-        {"added_tokens_decoder": []},
-        {"tokenizer_class": []},
-    ],
+    [{"mask_token": 5}, {"added_tokens_decoder": {"x": 5}}, {"added_tokens_decoder": []}, {"tokenizer_class": []}],
     ids=str,
 )
 @pytest.mark.parametrize("key", ["data.tokenizer", "student.model"])
@@ -121,9 +113,7 @@ SMALL = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_c
 SPOILT = [(name, kind) for name in SMALL for kind in ("pipe", "device", "huge")]
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [*SPOILT, ("model.safetensors", "pipe"), ("model.safetensors", "device")]
-)
+@pytest.mark.parametrize(("name", "kind"), [*SPOILT, ("model.safetensors", "pipe"), ("model.safetensors", "device")])
 @pytest.mark.parametrize(
     ("key", "load"),
     [
@@ -146,10 +136,3 @@ def test_no_file_is_waited_for_and_none_is_beyond_its_bound(name, kind, key, loa
     check(lambda: load(str(folder)), key, folder)
     with pytest.raises(ValueError, match=name):
         read_pretrained(AutoConfig, folder)
-
-
-def test_the_identity_of_a_teacher_waits_for_no_file(folder):
-    (folder / "config.json").unlink()
-    os.mkfifo(folder / "config.json")
-    with pytest.raises(ModelError, match=r"config\.json"):
-        teacher_of_folder(folder)

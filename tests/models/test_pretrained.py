@@ -11,7 +11,7 @@ import pytest
 
 import potstill
 from potstill.data.common.tokenizers import describe
-from potstill.errors import DataError, ModelError
+from potstill.errors import DataError, ModelError, TokenizerError
 from potstill.models.load import load_language_model, save_student
 from potstill.models.specs import read_settings
 from potstill.rationale_generation.settings import LocalSettings
@@ -50,7 +50,7 @@ def test_no_module_loads_code(path):
 
 @pytest.fixture
 def sentinel(tmp_path, monkeypatch):
-    """A file that the code of a hostile folder makes; stdin agrees to everything, and notes whether it was read."""
+    """A file that the code of a hostile folder would create; stdin would answer y, and shows whether it was read."""
     stdin = io.StringIO("y\n" * 50)
     monkeypatch.setattr(sys, "stdin", stdin)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -83,10 +83,7 @@ def write_hostile(folder, sentinel, config=None, tokenizer=None):
     (folder / "evil.py").write_text(code)
     (folder / "custom_generate").mkdir(exist_ok=True)
     (folder / "custom_generate" / "generate.py").write_text(code)
-    entries = {
-        "auto_map": AUTO_MAP,
-        "custom_pipelines": {"text": {"impl": "evil.EvilModel", "pt": ["AutoModel"]}},
-    }
+    entries = {"auto_map": AUTO_MAP, "custom_pipelines": {"text": {"impl": "evil.EvilModel", "pt": ["AutoModel"]}}}
     for name, more in (("config.json", config), ("tokenizer_config.json", tokenizer)):
         path = folder / name
         known = json.loads(path.read_text()) if path.is_file() else {}
@@ -113,11 +110,11 @@ def test_a_tokenizer_folder_with_code(tmp_path, sentinel, config, tokenizer):
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     write_hostile(folder, sentinel, config, tokenizer)
-    with pytest.raises(DataError, match=r"data\.tokenizer") as refused:
+    with pytest.raises(DataError, match=r"data\.tokenizer") as rejected:
         describe(folder)
-    assert str(folder) in str(refused.value)
-    assert "trust_remote_code" not in str(refused.value)
-    with pytest.raises(ModelError):
+    assert str(folder) in str(rejected.value)
+    assert "trust_remote_code" not in str(rejected.value)
+    with pytest.raises(TokenizerError):
         save_student(_Nothing(), folder, tmp_path / "student", "")
 
 
@@ -126,9 +123,7 @@ class _Nothing:
         pass
 
 
-def test_a_known_architecture_is_loaded_without_its_code_and_the_student_names_none(
-    bert_copy, sentinel, tmp_path
-):
+def test_a_known_architecture_is_loaded_without_its_code_and_the_student_names_none(bert_copy, sentinel, tmp_path):
     write_hostile(bert_copy, sentinel)
     model = load_language_model("student.model", str(bert_copy), need_head=True)
     student = save_student(model, bert_copy, tmp_path / "student", "card")
@@ -137,7 +132,7 @@ def test_a_known_architecture_is_loaded_without_its_code_and_the_student_names_n
     assert not list(student.rglob("*.py"))
 
 
-def test_an_unknown_architecture_is_refused(bert_copy, sentinel):
+def test_an_unknown_architecture_is_rejected(bert_copy, sentinel):
     write_hostile(bert_copy, sentinel, {"model_type": "evil"})
     with pytest.raises(ModelError, match=r"student\.model"):
         load_language_model("student.model", str(bert_copy), need_head=True)
@@ -159,7 +154,7 @@ def test_a_model_that_generates(gpt2_teacher, tmp_path, sentinel, model_type):
             _load(settings)
 
 
-def test_a_kernel_of_the_hub_is_refused(bert_copy, gpt2_teacher, tmp_path, sentinel):
+def test_a_kernel_of_the_hub_is_rejected(bert_copy, gpt2_teacher, tmp_path, sentinel):
     from potstill.rationale_generation.local import _load
 
     write_hostile(bert_copy, sentinel, {"_attn_implementation": "owner/kernel"})
@@ -198,11 +193,7 @@ def test_an_adapter_leads_to_no_code(bert_copy, sentinel, tmp_path):
     write_hostile(base, sentinel, {"model_type": "evil"})
     (bert_copy / "adapter_config.json").write_text(
         json.dumps(
-            {
-                "base_model_name_or_path": str(base),
-                "peft_type": "LORA",
-                "auto_mapping": {"parent_library": "evil"},
-            }
+            {"base_model_name_or_path": str(base), "peft_type": "LORA", "auto_mapping": {"parent_library": "evil"}}
         )
     )
     load_language_model("student.model", str(bert_copy), need_head=True)

@@ -4,16 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from potstill.errors import ConfigError, ModelError
+from potstill.errors import ConfigError, KeyNameError, WeightsError
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.load import save_student
-from potstill.models.seq2seq import (
-    Seq2Seq,
-    load_seq2seq,
-    prefixes_of,
-    remember_prefixes,
-    seq2seq_from_config,
-)
+from potstill.models.seq2seq import Seq2Seq, load_seq2seq, prefixes_of, remember_prefixes, seq2seq_from_config
 from potstill.models.specs import read_settings
 
 SHAPE = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
@@ -53,7 +47,7 @@ def loss_of(view, tied):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_loss_and_gradient_are_those_of_transformers(case):
+def test_loss_and_gradient_equal_those_of_transformers(case):
     student = student_of(case)
     view = Seq2Seq(student)
     expected = student(input_ids=IDS, attention_mask=MASK, labels=LABELS).loss
@@ -70,7 +64,7 @@ def test_loss_and_gradient_are_those_of_transformers(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_written_is_what_transformers_generates(case):
+def test_generation_equals_that_of_transformers(case):
     student = student_of(case, initializer_factor=3.0).eval()
     view = Seq2Seq(student)
     with torch.no_grad():
@@ -82,7 +76,7 @@ def test_what_is_written_is_what_transformers_generates(case):
     assert len(set(written.flatten().tolist())) > 1
 
 
-def test_generation_settings_of_a_folder_are_left_aside():
+def test_generation_settings_of_a_folder_are_ignored():
     student = student_of("t5", initializer_factor=3.0).eval()
     view = Seq2Seq(student)
     (inputs,) = view.embed([IDS])
@@ -129,20 +123,18 @@ def test_a_student_is_saved_and_loaded_with_its_prefixes(tmp_path, t5_tokenizer)
     assert prefixes_of(settings) == {"predict": "predict: ", "explain": "why: "}
 
 
-def test_other_architectures_are_refused(bert_teacher, gpt2_teacher):
-    with pytest.raises(
-        ModelError, match=r"student.model=.*: is an encoder \(bert\).*needs an encoder-decoder"
-    ):
+def test_other_architectures_are_rejected(bert_teacher, gpt2_teacher):
+    with pytest.raises(WeightsError, match=r"^student.model=.*an encoder \(bert\)"):
         load_seq2seq("student.model", str(bert_teacher))
-    with pytest.raises(ModelError, match=r"is a decoder \(gpt2\)"):
+    with pytest.raises(WeightsError, match=r"a decoder \(gpt2\)"):
         load_seq2seq("student.model", str(gpt2_teacher))
-    with pytest.raises(ModelError, match=r"student\.config: is an encoder"):
+    with pytest.raises(WeightsError, match=r"^student\.config: .*bert"):
         seq2seq_from_config({"model_type": "bert"}, vocab_size=9, pad_token_id=0, eos_token_id=1)
-    with pytest.raises(ConfigError, match=r"student.config.d_modell=3.*d_model"):
+    with pytest.raises(KeyNameError, match=r"^student.config.d_modell=3.*d_model"):
         student_of("t5", d_modell=3)
 
 
-def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path, t5_tokenizer):
+def test_an_incomplete_checkpoint_is_rejected(tmp_path, t5_tokenizer):
     from safetensors.torch import load_file, save_file
 
     save_student(student_of("t5"), t5_tokenizer, tmp_path / "student", "card")
@@ -150,14 +142,14 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path, t5_tokenizer):
     kept = load_file(weights)
     del kept["encoder.final_layer_norm.weight"]
     save_file(kept, weights, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"1 weights are missing.*encoder.final_layer_norm"):
+    with pytest.raises(WeightsError, match=r"encoder\.final_layer_norm"):
         load_seq2seq("student.model", str(tmp_path / "student"))
 
 
-def test_a_student_from_scratch_has_the_attention_that_it_is_given():
+def test_a_student_from_scratch_has_the_given_attention():
     shape = {"model_type": "t5", "d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
     made = {"vocab_size": 20, "pad_token_id": 0, "eos_token_id": 1}
     model = seq2seq_from_config(shape, **made, attention="eager")
     assert model.config._attn_implementation == "eager"
-    with pytest.raises(ConfigError, match=r"student.attention=nothing: a t5 does not support it here"):
+    with pytest.raises(ConfigError, match=r"^student.attention=nothing: .*t5"):
         seq2seq_from_config(shape, **made, attention="nothing")

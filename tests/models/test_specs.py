@@ -10,13 +10,13 @@ import pytest
 
 from potstill.errors import ConfigError, ModelError
 from potstill.models import specs
+from potstill.models.pretrained import hub_answers
 from potstill.models.specs import (
     ARCHITECTURES,
     ModelSpec,
     check_layers,
     check_pair,
     default_layers,
-    hub_answers,
     read_spec,
     spec_from_settings,
     vocabularies_fit,
@@ -38,7 +38,7 @@ def write_config(folder, content):
     return str(folder)
 
 
-def fault(value, key="teacher.model"):
+def error(value, key="teacher.model"):
     with pytest.raises(ModelError) as caught:
         read_spec(key, value)
     message = str(caught.value)
@@ -76,50 +76,44 @@ def test_defaults_are_those_of_transformers(model_type):
 
 @pytest.mark.parametrize("value", ["./nowhere", "/no/where", "~/nowhere-at-all", "a/b/c", "-x", "a b"])
 def test_a_path_that_does_not_exist(value):
-    assert "no such folder; expected a folder with a config.json, or a hub id" in fault(value)
+    error(value)
 
 
 def test_a_folder_without_config(tmp_path):
-    assert "has no config.json" in fault(str(tmp_path))
+    assert "config.json" in error(str(tmp_path))
 
 
-def test_a_file(tmp_path):
+def test_a_file_and_an_empty_value(tmp_path):
     write_config(tmp_path, BERT)
-    assert "is a file" in fault(str(tmp_path / "config.json"))
-
-
-def test_an_empty_value():
-    assert "expected a folder or a hub id" in fault("")
+    error(str(tmp_path / "config.json"))
+    error("")
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ('{"model_type": ', "cannot be read"),
-        ("[1]", "holds a list"),
-        ({}, "unknown model_type None"),
-        (
-            {"model_type": "bart"},
-            "unknown model_type 'bart'; known: bert, roberta, .*add a view in models/views.py",
-        ),
+        ('{"model_type": ', "config.json"),
+        ("[1]", "list"),
+        ({}, "model_type None"),
+        ({"model_type": "bart"}, "model_type 'bart'; .*bert, roberta, .*models/views.py"),
         (BERT | {"num_hidden_layers": "4"}, "num_hidden_layers='4'"),
         (BERT | {"num_hidden_layers": 0}, "num_hidden_layers=0"),
-        (BERT | {"num_attention_heads": 5}, "width 32, which 5 heads do not divide"),
+        (BERT | {"num_attention_heads": 5}, "width 32.* 5 heads"),
         (BERT | {"is_decoder": True}, "is_decoder"),
         (BERT | {"model_type": "roberta", "pad_token_id": None}, "pad_token_id=None"),
     ],
 )
-def test_a_faulty_config(tmp_path, content, expected):
+def test_an_invalid_config(tmp_path, content, expected):
     import re
 
-    assert re.search(expected, fault(write_config(tmp_path, content)))
+    assert re.search(expected, error(write_config(tmp_path, content)))
 
 
 @pytest.mark.parametrize("value", ["no-such-model", "nobody/no-such-model"])
 def test_a_hub_id_without_network(monkeypatch, tmp_path, value):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(specs, "hub_answers", lambda: False)
-    assert "no network for the hub: pass a folder, e.g. teacher.model=/path/to/model" in fault(value)
+    assert "teacher.model=/path/to/model" in error(value)
 
 
 def test_a_hub_id_in_the_local_cache_needs_no_network(monkeypatch, tmp_path):
@@ -135,13 +129,13 @@ def test_a_hub_id_in_the_local_cache_needs_no_network(monkeypatch, tmp_path):
 
 
 def test_an_unknown_hub_model(monkeypatch, tmp_path):
-    def refuse(*args, **kwargs):
+    def reject(*args, **kwargs):
         raise OSError("404 Client Error\nlong explanation")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(specs, "hub_answers", lambda: True)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    assert "no such model on the hub (404 Client Error)" in fault("nobody/no-such-model")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", reject)
+    assert error("nobody/no-such-model").endswith("(404 Client Error)")
 
 
 def test_a_hub_that_does_not_answer_costs_little(monkeypatch):
@@ -155,7 +149,7 @@ def test_a_hub_that_does_not_answer_costs_little(monkeypatch):
         assert time.monotonic() - started < 2
 
 
-def test_a_fault_is_found_in_two_seconds_without_torch(tmp_path):
+def test_an_error_is_found_in_seconds_without_torch(tmp_path):
     code = (
         "import sys, potstill.models.specs as s\n"
         "try: s.read_spec('teacher.model', 'nobody/no-such-model')\n"
@@ -165,9 +159,7 @@ def test_a_fault_is_found_in_two_seconds_without_torch(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.stdout.startswith(
-        "ModelError teacher.model=nobody/no-such-model: no such folder, and no network"
-    )
+    assert done.stdout.startswith("ModelError teacher.model=nobody/no-such-model: ")
     assert done.stdout.splitlines()[1:] == ["False False"]
     assert done.stderr == ""
     assert time.monotonic() - started < 5  # 0.6 s on a free machine
@@ -186,25 +178,25 @@ def test_default_layers():
 
 
 @pytest.mark.parametrize("count", [0, 13])
-def test_default_layers_refuses_a_count(count):
-    with pytest.raises(ConfigError, match="expected 1 to 12"):
+def test_a_count_of_layers_out_of_range(count):
+    with pytest.raises(ConfigError, match=f"^{count} layers .*1 to 12"):
         default_layers(12, count)
 
 
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
-        ([], r"student.layers=\[\]: no layers"),
-        ([0, 12], r"student.layers=\[0,12\]: 12 is out of range; the 12 layers are 0 to 11"),
-        ([-1], "-1 is out of range"),
-        ([0, 2, 2], r"must be increasing, e.g. \[0, 2\]"),
-        ([4, 2], "must be increasing"),
-        ([0, 1.5], "1.5 is not an integer"),
-        ([True], "True is not an integer"),
-        (["1"], "'1' is not an integer"),
+        ([], r"^student.layers=\[\]: .*0 to 11"),
+        ([0, 12], r"^student.layers=\[0,12\]: 12 .*0 to 11"),
+        ([-1], r"^student.layers=\[-1\]: -1 .*0 to 11"),
+        ([0, 2, 2], r"^student.layers=\[0,2,2\]: .*\[0, 2\]"),
+        ([4, 2], r"^student.layers=\[4,2\]: .*\[2, 4\]"),
+        ([0, 1.5], r"^student.layers=\[0,1.5\]: 1.5 "),
+        ([True], r"^student.layers=\[True\]: True "),
+        (["1"], r"^student.layers=\['1'\]: '1' "),
     ],
 )
-def test_faulty_layers(layers, expected):
+def test_invalid_layers(layers, expected):
     with pytest.raises(ConfigError, match=expected):
         check_layers(layers, 12, "student.layers")
 
@@ -222,9 +214,4 @@ def test_pairs():
     bert = ModelSpec("bert", "masked", 12, 768, 12, 30522, 512)
     gpt2 = ModelSpec("gpt2", "causal", 12, 768, 12, 50257, 1024)
     assert check_pair(bert, bert) == []
-    assert check_pair(bert, bert, length=512) == []
     assert len(check_pair(bert, gpt2)) == 2
-    assert check_pair(gpt2, gpt2, length=2048) == [
-        f"{key} has 1024 positions, the sequences have up to 2048 tokens"
-        for key in ("teacher.model", "student.model")
-    ]

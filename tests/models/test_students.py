@@ -13,7 +13,7 @@ from transformers import (
     DistilBertForMaskedLM,
 )
 
-from potstill.errors import ConfigError, ModelError
+from potstill.errors import ConfigError, ModelError, PairError
 from potstill.models.backbone import backbone_of
 from potstill.models.load import name_labels
 from potstill.models.preparing import freeze, halve_products, parameter_groups, set_checkpointing, set_dropout
@@ -47,11 +47,7 @@ def teacher_of(model_type, **settings):
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         model_type,
-        **(
-            {"vocab_size": 40, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-            | SIZES[model_type]
-            | settings
-        ),
+        **({"vocab_size": 40, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2} | SIZES[model_type] | settings),
     )
     auto = AutoModelForMaskedLM if ARCHITECTURES[model_type].kind == "masked" else AutoModelForCausalLM
     model = auto.from_config(config)
@@ -66,9 +62,7 @@ def logits_of(model):
     return model.eval()(IDS, attention_mask=MASK).logits
 
 
-@pytest.mark.parametrize(
-    ("source", "target"), [(name, name) for name in LANGUAGE_MODELS] + [("bert", "distilbert")]
-)
+@pytest.mark.parametrize(("source", "target"), [(name, name) for name in LANGUAGE_MODELS] + [("bert", "distilbert")])
 def test_a_student_with_all_layers_is_the_teacher(source, target):
     teacher = teacher_of(source)
     student = student_from_layers(teacher, range(4), architecture=target)
@@ -77,9 +71,7 @@ def test_a_student_with_all_layers_is_the_teacher(source, target):
     assert_close(logits_of(student), logits_of(teacher), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("source", "target"), [(name, name) for name in LANGUAGE_MODELS] + [("bert", "distilbert")]
-)
+@pytest.mark.parametrize(("source", "target"), [(name, name) for name in LANGUAGE_MODELS] + [("bert", "distilbert")])
 @torch.no_grad()
 def test_a_student_runs_the_chosen_blocks(source, target):
     teacher = teacher_of(source)
@@ -94,9 +86,7 @@ def test_a_student_runs_the_chosen_blocks(source, target):
     assert_close(logits_of(student), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("source", "target"), [(name, name) for name in LANGUAGE_MODELS] + [("bert", "distilbert")]
-)
+@pytest.mark.parametrize(("source", "target"), [(name, name) for name in LANGUAGE_MODELS] + [("bert", "distilbert")])
 def test_no_tensor_is_shared_and_words_stay_tied(source, target):
     teacher = teacher_of(source)
     student = student_from_layers(teacher, [1, 2], architecture=target)
@@ -126,18 +116,14 @@ def test_the_transform_of_the_head_can_stay_new(name):
     assert any(not torch.equal(one[key], other[key]) for key in differing)
 
 
-def test_a_head_without_transform_cannot_leave_it_out():
-    with pytest.raises(ConfigError, match="vocab_transform=false: the head of gpt2 has no transform"):
+def test_a_head_without_transform_rejects_the_setting():
+    with pytest.raises(ConfigError, match=r"^student.vocab_transform=false: .*gpt2"):
         student_from_layers(teacher_of("gpt2"), [0], vocab_transform=False)
 
 
-def test_distilbert_takes_over_activation_dropout_and_ids(tmp_path):
+def test_distilbert_keeps_activation_dropout_and_ids(tmp_path):
     teacher = teacher_of(
-        "bert",
-        hidden_act="relu",
-        hidden_dropout_prob=0.2,
-        attention_probs_dropout_prob=0.3,
-        initializer_range=0.05,
+        "bert", hidden_act="relu", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3, initializer_range=0.05
     )
     student = student_from_layers(teacher, [0, 2], architecture="distilbert")
     config = student.config
@@ -152,21 +138,19 @@ def test_distilbert_takes_over_activation_dropout_and_ids(tmp_path):
     assert torch.equal(logits_of(again), logits_of(whole))
 
 
-def test_distilbert_refuses_what_it_cannot_compute():
-    with pytest.raises(ModelError, match=r"layer_norm_eps is 1e-05, DistilBERT's is 1e-12"):
+def test_distilbert_needs_its_own_epsilon():
+    with pytest.raises(PairError, match=r"^student.architecture=distilbert: .*1e-05.*1e-12"):
         student_from_layers(teacher_of("bert", layer_norm_eps=1e-5), [0], architecture="distilbert")
 
 
 @pytest.mark.parametrize(("source", "target"), [("roberta", "distilbert"), ("bert", "gpt2"), ("bert", "x")])
-def test_other_conversions_are_refused(source, target):
-    with pytest.raises(
-        ModelError, match=f"architecture={target}: .*{source} itself, or one of: bert -> distilbert"
-    ):
+def test_other_conversions_are_rejected(source, target):
+    with pytest.raises(PairError, match=f"^student.architecture={target}: .*{source} .*bert -> distilbert"):
         student_from_layers(teacher_of(source), [0], architecture=target)
 
 
 @pytest.mark.parametrize("layers", [[], [4], [1, 0], [0.0]])
-def test_faulty_layers(layers):
+def test_invalid_layers(layers):
     with pytest.raises(ConfigError, match=r"student\.layers="):
         student_from_layers(teacher_of("bert"), layers)
 
@@ -205,7 +189,7 @@ def test_a_distilbert_of_a_classifier_has_its_last_layer_and_its_labels():
     assert student.config.id2label == teacher.config.id2label
     assert torch.equal(student.classifier.weight, teacher.classifier.weight)
     assert logits_of(student).shape == (2, 3)
-    with pytest.raises(ConfigError, match="vocab_transform=false"):
+    with pytest.raises(ConfigError, match=r"^student.vocab_transform=false"):
         student_from_layers(teacher, [0, 3], vocab_transform=False)
 
 
@@ -235,7 +219,7 @@ TOKENS = {"vocab_size": 50, "pad_token_id": 3, "cls_token_id": 4, "sep_token_id"
 
 
 @pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
-def test_from_scratch_takes_the_tokenizers_facts(model_type):
+def test_a_student_from_scratch_has_the_ids_of_the_tokenizer(model_type):
     settings = {"model_type": model_type} | SIZES[model_type]
     torch.manual_seed(1)
     model = student_from_config(settings, **TOKENS)
@@ -249,9 +233,7 @@ def test_from_scratch_takes_the_tokenizers_facts(model_type):
     assert_close(again.state_dict(), model.state_dict(), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("labels", "problem"), [(("a", "b", "c"), "single_label_classification"), ((), "regression")]
-)
+@pytest.mark.parametrize(("labels", "problem"), [(("a", "b", "c"), "single_label_classification"), ((), "regression")])
 def test_a_classifier_from_scratch(labels, problem):
     model = student_from_config({"model_type": "bert"} | SIZES["bert"], **TOKENS, labels=labels)
     assert type(model).__name__ == "BertForSequenceClassification"
@@ -260,51 +242,43 @@ def test_a_classifier_from_scratch(labels, problem):
     assert tuple(model.config.id2label.values()) == (labels or ("score",))
 
 
-def test_what_the_settings_give_wins():
+def test_settings_override_the_tokenizer():
     settings = {"model_type": "roberta", "vocab_size": 64, "pad_token_id": 0, "num_hidden_layers": 1}
     config = student_from_config(settings | {"hidden_size": 12}, **TOKENS, bos_token_id=8).config
-    assert (config.vocab_size, config.pad_token_id, config.bos_token_id, config.num_hidden_layers) == (
-        64,
-        0,
-        8,
-        1,
-    )
+    assert (config.vocab_size, config.pad_token_id, config.bos_token_id, config.num_hidden_layers) == (64, 0, 8, 1)
 
 
-def test_standard_names_are_taken_too():
-    model = student_from_config(
-        {"model_type": "distilbert", "hidden_size": 24, "num_hidden_layers": 1}, **TOKENS
-    )
+def test_standard_names_are_accepted():
+    model = student_from_config({"model_type": "distilbert", "hidden_size": 24, "num_hidden_layers": 1}, **TOKENS)
     assert (model.config.dim, model.config.n_layers) == (24, 1)
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"hidden_size": 8}, "student.config.model_type=None: unknown model_type None; known: bert"),
-        ({"model_type": "bart"}, "unknown model_type 'bart'"),
-        ({"model_type": "bert", "n_layer": 2}, "student.config.n_layer=2: bert has no such argument"),
-        ({"model_type": "distilbert", "intermediate_size": 2}, "known: .*hidden_dim"),
-        ({"model_type": "bert", "hiden_size": 2}, "did you mean hidden_size"),
-        ({"model_type": "bert", "hidden_size": 10, "num_attention_heads": 3}, "not a multiple of the number"),
-        ({"model_type": "bert", "hidden_size": "wide"}, "BertConfig cannot be built .*hidden_size"),
-        ({"model_type": "bert", "hidden_size": 12, "hidden_act": "jelu"}, "cannot be built .*jelu"),
-        ({"model_type": "bert", "hidden_size": 12, "pad_token_id": 99}, "cannot be built .*[Pp]adding_idx"),
+        ({"hidden_size": 8}, "^student.config.model_type=None: .*bert"),
+        ({"model_type": "bart"}, "^student.config.model_type=bart: "),
+        ({"model_type": "bert", "n_layer": 2}, "^student.config.n_layer=2: "),
+        ({"model_type": "distilbert", "intermediate_size": 2}, "^student.config.intermediate_size=2: .*hidden_dim"),
+        ({"model_type": "bert", "hiden_size": 2}, "^student.config.hiden_size=2: .* hidden_size"),
+        ({"model_type": "bert", "hidden_size": 10, "num_attention_heads": 3}, "multiple of the number"),
+        ({"model_type": "bert", "hidden_size": "wide"}, "BertConfig .*hidden_size"),
+        ({"model_type": "bert", "hidden_size": 12, "hidden_act": "jelu"}, "BertConfig .*jelu"),
+        ({"model_type": "bert", "hidden_size": 12, "pad_token_id": 99}, "BertConfig .*[Pp]adding_idx"),
     ],
 )
-def test_faulty_settings(settings, expected):
+def test_invalid_settings(settings, expected):
     with pytest.raises(ConfigError, match=expected) as caught:
         student_from_config(settings, **TOKENS)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("attention", ["eager", "flex_attention"])
-def test_a_student_has_the_attention_that_is_asked_for(attention):
+def test_a_student_has_the_given_attention(attention):
     scratch = student_from_config({"model_type": "bert"} | SIZES["bert"], **TOKENS, attention=attention)
     teacher = teacher_of("bert")
     made = [
-        student_from_layers(teacher, [0], architecture=target, attention=attention)
-        for target in ("bert", "distilbert")
+        student_from_layers(teacher, [0], architecture=target, attention=attention) for target in ("bert", "distilbert")
     ]
     for student in (scratch, *made):
         assert student.base_model.config._attn_implementation == attention
@@ -312,10 +286,8 @@ def test_a_student_has_the_attention_that_is_asked_for(attention):
     assert student_from_layers(made[0], [0]).config._attn_implementation == attention
 
 
-def test_an_attention_that_the_student_cannot_have_is_one_line():
-    with pytest.raises(
-        ConfigError, match=r"^student.attention=flex_attention: a gpt2 does not support it"
-    ) as caught:
+def test_an_attention_that_the_student_does_not_have():
+    with pytest.raises(ConfigError, match=r"^student.attention=flex_attention: .*gpt2") as caught:
         student_from_config({"model_type": "gpt2"} | SIZES["gpt2"], **TOKENS, attention="flex_attention")
     assert "\n" not in str(caught.value)
 
@@ -337,10 +309,7 @@ def test_freezing():
     assert all(parameter.requires_grad for parameter in model.parameters())
     freeze(model, positions=True, token_types=True)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen == {
-        "bert.embeddings.position_embeddings.weight",
-        "bert.embeddings.token_type_embeddings.weight",
-    }
+    assert frozen == {"bert.embeddings.position_embeddings.weight", "bert.embeddings.token_type_embeddings.weight"}
 
 
 @pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
@@ -350,8 +319,8 @@ def test_without_dropout_training_mode_computes_what_evaluation_does(model_type)
     set_dropout(model, 0.0)
     ids = torch.arange(1, 9)[None]
     with torch.no_grad():
-        trained, judged = model.train()(ids).logits, model.eval()(ids).logits
-    assert torch.equal(trained, judged)
+        trained, evaluated = model.train()(ids).logits, model.eval()(ids).logits
+    assert torch.equal(trained, evaluated)
     assert model.config.to_dict() == saved
 
 
@@ -366,7 +335,7 @@ def test_dropout_is_set_everywhere(model_type):
 
 @pytest.mark.parametrize("mode", ["selective", "full"])
 @pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
-def test_what_is_made_again_gives_the_same_gradients(model_type, mode):
+def test_recomputed_parts_give_the_same_gradients(model_type, mode):
     models = [teacher_of(model_type) for _ in range(2)]
     set_checkpointing(models[1], mode)
     kept = []
@@ -374,9 +343,7 @@ def test_what_is_made_again_gives_the_same_gradients(model_type, mode):
         backbone, sizes = backbone_of(model.train()), []
         torch.manual_seed(3)  # of the dropout
         flow = backbone.embed(IDS, MASK)
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t
-        ):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
             first, _ = backbone.blocks(flow, 0, 2)
             second, _ = backbone.blocks(flow.resume(first), 2)
         kept.append(sum(sizes))
@@ -408,15 +375,13 @@ def freeze_all(model):
 
 
 @pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
-def test_only_what_there_is_can_be_frozen(model_type):
+def test_only_existing_embeddings_can_be_frozen(model_type):
     view = VIEWS[model_type]
-    for what, name, setting in (
-        ("position", view.positions, {"positions": True, "token_types": False}),
-        ("token-type", view.token_types, {"positions": False, "token_types": True}),
-    ):
+    for key, name in (("positions", view.positions), ("token_types", view.token_types)):
+        setting = {"positions": False, "token_types": False, key: True}
         model = teacher_of(model_type)
         if name is None:
-            with pytest.raises(ModelError, match=f"{model_type} has no {what} embeddings"):
+            with pytest.raises(ModelError, match=f"^student.freeze_{key}=true: {model_type} "):
                 freeze(model, **setting)
         else:
             freeze(model, **setting)
@@ -432,17 +397,34 @@ def test_parameter_groups(model_type):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     no_decay = {names[id(p)] for p in undecayed["params"]}
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert no_decay == {
-        name for name in trainable if name.endswith("bias") or "norm" in name.lower() or "ln_" in name
-    }
+    assert no_decay == {name for name in trainable if name.endswith("bias") or "norm" in name.lower() or "ln_" in name}
     assert {names[id(p)] for p in decayed["params"]} == trainable - no_decay
     assert len(decayed["params"]) + len(undecayed["params"]) == len(trainable)
 
 
+@pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
+def test_rates_fall_by_block(model_type):
+    model = teacher_of(model_type)
+    rates = {}
+    for group in parameter_groups(model, 0.01, lr=1.0, layer_decay=0.5):
+        rates |= dict.fromkeys(map(id, group["params"]), group["lr"])
+    view, base = backbone_of(model).view, model.base_model
+    blocks = base.get_submodule(view.blocks)
+    for number, block in enumerate(blocks):
+        assert {rates[id(p)] for p in block.parameters()} == {0.5 ** (len(blocks) - number)}
+    assert rates[id(model.get_input_embeddings().weight)] == 0.5 ** (len(blocks) + 1)
+    inside = {id(p) for p in base.parameters()}
+    assert {rates[id(p)] for p in model.parameters() if id(p) not in inside} <= {1.0}
+    assert len(rates) == len(list(model.parameters()))
+    assert parameter_groups(model, 0.01, lr=1.0, layer_decay=0.5)[0]["lr"] == max(rates.values())
+
+
 def test_empty_groups_are_left_out():
     assert len(parameter_groups(nn.Linear(2, 2, bias=False), 0.1)) == 1
-    with pytest.raises(ModelError, match="no parameter that trains"):
+    with pytest.raises(ModelError, match=r"^Linear "):
         parameter_groups(nn.Linear(2, 2).requires_grad_(False), 0.1)
+    with pytest.raises(ModelError, match=r"^optimizer\.layer_decay: "):
+        parameter_groups(nn.Linear(2, 2), 0.1, lr=1.0, layer_decay=0.5)
 
 
 def test_tokens():
@@ -450,7 +432,7 @@ def test_tokens():
     check_tokens(teacher, teacher_of("distilbert"))
     check_tokens(teacher, teacher_of("bert", vocab_size=48))
     check_tokens(teacher_of("gpt2", pad_token_id=None), teacher_of("gpt2"))
-    with pytest.raises(ModelError, match=r"vocabulary of 43, teacher\.model one of 40"):
+    with pytest.raises(PairError, match=r"43.* 40"):
         check_tokens(teacher, teacher_of("bert", vocab_size=43))
-    with pytest.raises(ModelError, match=r"pad_token_id 0, teacher\.model 1"):
+    with pytest.raises(PairError, match=r"pad_token_id 0, .* 1"):
         check_tokens(teacher, teacher_of("bert", pad_token_id=0))

@@ -44,9 +44,7 @@ def micro_of(lengths, kind, seed):
     else:
         labels[torch.tensor(lengths).cumsum(0) - 1] = -100
     swap = Swap(torch.tensor([1, max(lengths) + 2]), torch.tensor([max(lengths) + 3, 0]))
-    return MicroBatch(
-        ids, mask, positions, labels, swap=swap, reached=torch.ones_like(positions, dtype=torch.bool)
-    )
+    return MicroBatch(ids, mask, positions, labels, swap=swap, reached=torch.ones_like(positions, dtype=torch.bool))
 
 
 def plain_run(model, micro, block, swap):
@@ -82,9 +80,7 @@ def plain_loss(kind, student, teacher, parts, weights, temperature):
         for start, swap in (("", False), ("causal_", True)):
             own_ND, own_NV = (out[micro.positions] for out in plain_run(student, micro, BLOCKS.student, swap))
             with torch.no_grad():
-                their_ND, their_NV = (
-                    out[micro.positions] for out in plain_run(teacher, micro, BLOCKS.teacher, swap)
-                )
+                their_ND, their_NV = (out[micro.positions] for out in plain_run(teacher, micro, BLOCKS.teacher, swap))
             width = min(own_NV.shape[1], their_NV.shape[1])
             target_NV = (their_NV[:, :width] / temperature).softmax(-1)
             log_NV = (own_NV[:, :width] / temperature).log_softmax(-1)
@@ -97,18 +93,14 @@ def plain_loss(kind, student, teacher, parts, weights, temperature):
                 sums[name] = sums[name] + found[name]
     tokens = sum(len(micro.positions) for micro in parts)
     labelled = sum(int((micro.labels != -100).sum()) for micro in parts)
-    return sum(
-        weight * sums[name] / (labelled if name == HARD[kind] else tokens) for name, weight in weights.items()
-    )
+    return sum(weight * sums[name] / (labelled if name == HARD[kind] else tokens) for name, weight in weights.items())
 
 
 SOFT = {"ce": 1.0}
 DIITO = {"ce": 0.25, "cos": 0.25, "causal_ce": 2.0, "causal_cos": 0.5}
 
 
-@pytest.mark.parametrize(
-    "widths", [(60, 60), (60, 72), (72, 60)], ids=["equal", "teacher-wider", "student-wider"]
-)
+@pytest.mark.parametrize("widths", [(60, 60), (60, 72), (72, 60)], ids=["equal", "teacher-wider", "student-wider"])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
 @pytest.mark.parametrize(
     ("terms", "hard"), [({}, 1.0), (SOFT, 0.0), (SOFT, 2.0), (DIITO, 0.0), (DIITO, 0.25)],

@@ -11,8 +11,7 @@ from potstill.losses.soft_targets import (
     soft_cross_entropy,
     softened_logit_mse,
 )
-from potstill.objectives.schedules import cwsm_difficulty, row_temperatures
-from potstill.objectives.soft_targets import SoftTargets, TeacherMean
+from potstill.objectives.soft_targets import SoftTargets, TeacherMean, cwsm_difficulty, row_temperatures
 
 
 @pytest.fixture
@@ -40,9 +39,7 @@ def test_temperatures_of_rows_and_the_shift(logits):
     rows = row_temperatures(cwsm_difficulty(student), 4.0, beta=2.0)
     assert rows.std() > 0.1
     by_row = SoftTargets(temperature_schedule="cwsm", strength=2.0)
-    torch.testing.assert_close(
-        by_row(student, teacher, 4.0, denominator=5.0), kl_divergence(student, teacher, rows)
-    )
+    torch.testing.assert_close(by_row(student, teacher, 4.0, denominator=5.0), kl_divergence(student, teacher, rows))
     flsw = SoftTargets(temperature_schedule="flsw", gamma=2.0)(student, teacher, 4.0, denominator=5.0)
     assert abs(flsw - kl_divergence(student, teacher, 4.0)) > 1e-4
     labels = (teacher.argmax(-1) + 1) % 3

@@ -1,11 +1,6 @@
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-)
+from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification
 
 from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.interchange.agreement import class_agreement
@@ -16,7 +11,14 @@ from potstill.losses.soft_targets import kl_divergence, logit_mse
 from potstill.models.backbone import backbone_of
 from potstill.objectives.interchange import Interchange
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean
-from potstill.objectives.task import TaskObjective, distributions_of, predictions_of, reached_of
+from potstill.objectives.task import (
+    ModelReader,
+    StoredReader,
+    TaskObjective,
+    distributions_of,
+    predictions_of,
+    reached_of,
+)
 
 BERT = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -26,6 +28,12 @@ def batch(labels):
     mask = (torch.arange(7) < torch.tensor([7, 5, 3, 7, 6, 2])[:, None]).long()
     types = (torch.arange(7) > 2).long().expand(6, 7) * mask
     return TaskBatch(ids, mask, types, labels, torch.arange(6))
+
+
+def share_of(objective, student, teachers, micro, denominators):
+    kind, exchange = objective.kind, objective.interchange
+    readers = [ModelReader(backbone_of(own), kind, exchange, number) for number, own in enumerate(teachers)]
+    return objective(ModelReader(backbone_of(student), kind, exchange), readers, micro, denominators)
 
 
 def part(micro, rows):
@@ -51,7 +59,7 @@ def test_the_shares_of_a_step_add_up_to_the_loss_of_transformers(kind, outputs, 
     objective = TaskObjective(kind)
     micro = [part(whole, slice(0, 4)), part(whole, slice(4, 6))]
     denominators = objective.denominators(TaskStep(micro, predictions=6, tokens=30))
-    shares = [objective(backbone_of(model), None, one, denominators) for one in micro]
+    shares = [share_of(objective, model, [], one, denominators) for one in micro]
     torch.testing.assert_close(sum(share.loss for share in shares), expected)
     torch.testing.assert_close(sum(share.terms["label"] for share in shares), expected.detach())
     assert not shares[0].terms["label"].requires_grad
@@ -79,7 +87,7 @@ def test_the_label_term_of_sets_is_the_loss_of_transformers():
     objective = TaskObjective("multi_label")
     micro = [part(whole, slice(0, 4)), part(whole, slice(4, 6))]
     denominators = objective.denominators(TaskStep(micro, predictions=18, tokens=30))
-    shares = [objective(backbone_of(model), None, one, denominators) for one in micro]
+    shares = [share_of(objective, model, [], one, denominators) for one in micro]
     torch.testing.assert_close(sum(share.loss for share in shares), expected)
 
 
@@ -106,21 +114,18 @@ def test_soft_targets_of_sets_are_binary(temperature):
         SoftTargets("mse", shift=True): ((logits - right) / t).square().mean(),
         SoftTargets(shift=True): t**2 * binary_kl((right / t).sigmoid(), q),
     }
-    backbones = [backbone_of(one) for one in teachers]
     denominators = {"ce": 18.0, "mse": 18.0}
     for soft, value in expected.items():
         objective = TaskObjective("multi_label", {"ce": 1.0, "mse": 1.0}, t, soft=soft)
-        terms = objective(backbone_of(student), backbones, whole, denominators).terms
+        terms = share_of(objective, student, teachers, whole, denominators).terms
         torch.testing.assert_close(terms["ce"], value.detach(), rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(
-            terms["mse"], (logits - mean).square().mean().detach(), rtol=1e-4, atol=1e-6
-        )
+        torch.testing.assert_close(terms["mse"], (logits - mean).square().mean().detach(), rtol=1e-4, atol=1e-6)
     averaged = TaskObjective("multi_label", {"ce": 1.0}, t, mean=TeacherMean(of="probabilities"))
-    found = averaged(backbone_of(student), backbones, whole, denominators).terms["ce"]
+    found = share_of(averaged, student, teachers, whole, denominators).terms["ce"]
     torch.testing.assert_close(found, (t**2 * binary_kl(shares, q)).detach(), rtol=1e-4, atol=1e-6)
-    stored = [lambda rows, own=own: own[rows] for own in targets]
+    stored = [StoredReader(lambda rows, own=own: own[rows], "multi_label") for own in targets]
     plain = TaskObjective("multi_label", {"ce": 1.0}, t)
-    found = plain(backbone_of(student), None, whole, denominators, stored).terms["ce"]
+    found = plain(ModelReader(backbone_of(student), "multi_label"), stored, whole, denominators).terms["ce"]
     torch.testing.assert_close(found, (t**2 * binary_kl(p, q)).detach(), rtol=1e-4, atol=1e-6)
 
 
@@ -137,8 +142,7 @@ def test_a_teacher_of_another_tokenizer_reads_its_own_tokens_of_the_same_rows():
     mask = (torch.arange(11) < torch.tensor([3, 11, 8, 4, 9, 10])[:, None]).long()
     whole.teachers = [None, TaskBatch(ids, mask, None, None, whole.rows)]
     objective = TaskObjective("classification", {"ce": 1.0}, temperature=2.0)
-    backbones = [backbone_of(one) for one in teachers]
-    share = objective(backbone_of(student), backbones, whole, {"ce": 6.0})
+    share = share_of(objective, student, teachers, whole, {"ce": 6.0})
     inputs = {
         "input_ids": whole.input_ids, "attention_mask": whole.attention_mask, "token_type_ids": whole.token_type_ids,
     }  # fmt: skip
@@ -153,7 +157,7 @@ def words_of(labels):
     return numbers.where(labels >= 0, torch.full_like(numbers, -1))
 
 
-def test_labels_of_tokens_are_judged_as_by_transformers():
+def test_the_loss_of_token_labels_is_that_of_transformers():
     torch.manual_seed(0)
     model = BertForTokenClassification(BertConfig(**BERT, intermediate_size=16, num_labels=3)).eval()
     whole = batch(None)
@@ -167,11 +171,11 @@ def test_labels_of_tokens_are_judged_as_by_transformers():
     for own, rows in zip(micro, (slice(0, 4), slice(4, 6)), strict=True):
         own.words = whole.words[rows]
     step = TaskStep(micro, predictions=int((labels >= 0).sum()), tokens=30)
-    shares = [objective(backbone_of(model), None, one, objective.denominators(step)) for one in micro]
+    shares = [share_of(objective, model, [], one, objective.denominators(step)) for one in micro]
     torch.testing.assert_close(sum(share.loss for share in shares), expected)
 
 
-def test_the_ends_of_answers_are_judged_as_by_transformers_and_never_lie_in_padding():
+def test_the_loss_of_answer_ends_is_that_of_transformers_and_excludes_padding():
     torch.manual_seed(0)
     model = BertForQuestionAnswering(BertConfig(**BERT, intermediate_size=16)).eval()
     whole = batch(torch.tensor([[1, 2], [0, 0], [2, 2], [3, 6], [1, 5], [0, 1]]))
@@ -183,7 +187,7 @@ def test_the_ends_of_answers_are_judged_as_by_transformers_and_never_lie_in_padd
     objective = TaskObjective("spans")
     micro = [part(whole, slice(0, 4)), part(whole, slice(4, 6))]
     denominators = objective.denominators(TaskStep(micro, predictions=12, tokens=42))
-    shares = [objective(backbone_of(model), None, one, denominators) for one in micro]
+    shares = [share_of(objective, model, [], one, denominators) for one in micro]
     torch.testing.assert_close(sum(share.loss for share in shares), expected)
     whole.attention_mask[2, 3:] = 0
     hidden = torch.randn(6, 7, 16)
@@ -210,7 +214,7 @@ def test_soft_and_counterfactual_terms_of_tokens_and_spans(kind):
         micro.labels = torch.zeros(6, 2, dtype=torch.long)
     exchange = Interchange(read_mappings("single_middle", backbone_of(teacher), backbone_of(student)))
     objective = TaskObjective(kind, TERMS, 3.0, exchange)
-    found = objective(backbone_of(student), backbone_of(teacher), micro, dict.fromkeys(TERMS, 1.0))
+    found = share_of(objective, student, [teacher], micro, dict.fromkeys(TERMS, 1.0))
     _, theirs = hooked(teacher, micro, exchange.mappings[0].teacher[0].block)
     _, ours = hooked(student, micro, exchange.mappings[0].student[0].block)
     if kind == "tokens":
@@ -222,16 +226,11 @@ def test_soft_and_counterfactual_terms_of_tokens_and_spans(kind):
         expected = kl_divergence(ours, theirs, 3.0, denominator=1.0)
     assert found.terms["causal_ce"].item() == pytest.approx(expected.item(), rel=1e-4)
     assert found.terms["ce"] > 0
-    same = objective(backbone_of(teacher), backbone_of(teacher), micro, dict.fromkeys(TERMS, 1.0))
+    same = share_of(objective, teacher, [teacher], micro, dict.fromkeys(TERMS, 1.0))
     assert all(abs(value.item()) < 1e-3 for term, value in same.terms.items() if term != "label")
 
 
-SWAPS = [
-    ((0, 2), (1, 4)),
-    ((0, 3), (1, 0)),
-    ((1, 1), (0, 6)),
-    ((4, 0), (3, 5)),
-]  # (row, column) takes that of
+SWAPS = [((0, 2), (1, 4)), ((0, 3), (1, 0)), ((1, 1), (0, 6)), ((4, 0), (3, 5))]  # (row, column) takes that of
 
 
 def pair(outputs=3):
@@ -246,9 +245,7 @@ def pair(outputs=3):
 
 def swapping(micro):
     width = micro.input_ids.shape[1]
-    base, source = (
-        torch.tensor([row * width + column for row, column in side]) for side in zip(*SWAPS, strict=True)
-    )
+    base, source = (torch.tensor([row * width + column for row, column in side]) for side in zip(*SWAPS, strict=True))
     micro.swap = Swap(base, source)
     rows = torch.zeros(len(micro.rows), dtype=torch.bool)
     rows[[row for (row, _), _ in SWAPS]] = True
@@ -295,7 +292,7 @@ def test_every_term_equals_the_textbook(kind):
     exchange = Interchange(read_mappings("single_middle", one, two))
     objective = TaskObjective(kind, TERMS, 2.0, exchange)
     step = TaskStep([micro], 6, 30, reached=3, reached_tokens=int(micro.reached.sum()))
-    found = objective(two, one, micro, objective.denominators(step))
+    found = share_of(objective, student, [teacher], micro, objective.denominators(step))
     inputs = {name: getattr(micro, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
     with torch.no_grad():
         t, s = (model(**inputs, output_hidden_states=True) for model in (teacher, student))
@@ -315,9 +312,7 @@ def test_every_term_equals_the_textbook(kind):
     }
     for term, value in expected.items():
         assert found.terms[term].item() == pytest.approx(value.item(), rel=1e-4), term
-    assert found.loss.item() == pytest.approx(
-        sum(TERMS[k] * v.item() for k, v in found.terms.items()), rel=1e-5
-    )
+    assert found.loss.item() == pytest.approx(sum(TERMS[k] * v.item() for k, v in found.terms.items()), rel=1e-5)
     assert not torch.allclose(s_logits[rows], s.logits[rows], atol=1e-3)
     found.loss.backward()
     assert all(p.grad is not None for p in student.bert.encoder.parameters())
@@ -348,9 +343,7 @@ def test_counterfactual_soft_targets_of_sets_are_binary():
     micro = swapping(batch(SETS))
     mappings = read_mappings("grid", backbone_of(teacher), backbone_of(student))[:1]
     objective = TaskObjective("multi_label", {"causal_ce": 1.0}, t, Interchange(mappings))
-    found = objective(backbone_of(student), backbone_of(teacher), micro, {"causal_ce": 9.0}).terms[
-        "causal_ce"
-    ]
+    found = share_of(objective, student, [teacher], micro, {"causal_ce": 9.0}).terms["causal_ce"]
     _, theirs = hooked(teacher, micro, mappings[0].teacher[0].block)
     _, ours = hooked(student, micro, mappings[0].student[0].block)
     p, q = (theirs[rows] / t).sigmoid(), (ours[rows] / t).sigmoid()
@@ -372,5 +365,5 @@ def test_a_student_equal_to_the_teacher_has_no_loss_but_that_of_the_labels():
     backbone, micro = backbone_of(teacher), swapping(batch(torch.tensor([0, 2, 1, 1, 0, 2])))
     exchange = Interchange(read_mappings("multilayer", backbone, backbone))
     objective = TaskObjective("classification", TERMS, 3.0, exchange)
-    found = objective(backbone, backbone, micro, dict.fromkeys(TERMS, 1.0))
+    found = share_of(objective, teacher, [teacher], micro, dict.fromkeys(TERMS, 1.0))
     assert all(abs(value.item()) < 1e-4 for term, value in found.terms.items() if term != "label")

@@ -70,9 +70,7 @@ class Case:
 def micro_of(ids: Tensor, mask: Tensor, labels: Tensor | None = None) -> MicroBatch:
     positions = mask.flatten().nonzero().squeeze(1)
     wanted = torch.full_like(ids, -100) if labels is None else labels
-    return MicroBatch(
-        ids, mask, positions, wanted.flatten()[positions], torch.ones_like(positions, dtype=torch.bool)
-    )
+    return MicroBatch(ids, mask, positions, wanted.flatten()[positions], torch.ones_like(positions, dtype=torch.bool))
 
 
 @pytest.fixture(scope="module", params=sorted(CASES) or ["none"])
@@ -115,9 +113,7 @@ def test_reference_functions(case):
         kept = case.positions(masked_only)
         ours[f"ce{suffix}"] = kl_divergence(student[kept], teacher[kept], case.temperature)
         ours[f"mse{suffix}"] = logit_mse(student[kept], teacher[kept])
-    assert {k: v.item() for k, v in ours.items()} == pytest.approx(
-        {k: case.losses[k] for k in ours}, rel=1e-5
-    )
+    assert {k: v.item() for k, v in ours.items()} == pytest.approx({k: case.losses[k] for k in ours}, rel=1e-5)
 
 
 @pytest.mark.parametrize("masked_only", [False, True])
@@ -189,6 +185,4 @@ def share(case, micro, weights):
     step = StepBatch([micro], tokens, labelled, reached=tokens, reached_labelled=labelled)
     interchange = Interchange((case.mapping(),), "block_input")
     objective = LanguageObjective("masked", weights, case.temperature, interchange=interchange)
-    return objective(
-        backbone_of(case.student), backbone_of(case.teacher), micro, objective.denominators(step)
-    )
+    return objective(backbone_of(case.student), backbone_of(case.teacher), micro, objective.denominators(step))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from potstill.losses import attention, hidden
 from potstill.losses.soft_targets import shift_probabilities, soft_cross_entropy, softened_logit_mse
 from potstill.losses.transport import earth_movers_distance, transport_plan
-from potstill.objectives.schedules import cwsm_difficulty, flsw_difficulty, row_temperatures
+from potstill.objectives.soft_targets import cwsm_difficulty, flsw_difficulty, row_temperatures
 
 GIVEN = os.environ.get("POTSTILL_PARITY_DIR")
 FOLDER = Path(GIVEN or ".")

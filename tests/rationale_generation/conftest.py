@@ -1,4 +1,4 @@
-"""An endpoint of the tests' own: a server in a thread that says what a script tells it to."""
+"""An HTTP server in a thread, whose replies are scripted."""
 
 import json
 import re
@@ -12,9 +12,9 @@ KEY = "sk-test/0123456789abcdef"
 
 
 class ScriptedEndpoint:
-    """Answers with `script(body, count)`: count is how often this very prompt was asked before.
+    """Answers with `script(body, count)`, where `count` is the number of earlier requests with the same prompt.
 
-    A script gives a text (an answer), or a dictionary of `status`, `headers`, `raw`, `delay`, `drop`, `choice`.
+    A script returns the text of an answer, or a dictionary with `status`, `headers`, `raw`, `delay`, `drop`, `choice`.
     """
 
     def __init__(self):
@@ -40,16 +40,16 @@ class ScriptedEndpoint:
                     count = sum(prompt_of(one) == prompt_of(body) for one in outer.bodies)
                     outer.bodies.append(body)
                     outer.headers.append(dict(self.headers))
-                told = outer.script(body, count)
-                told = {"text": told} if isinstance(told, str) else told
-                time.sleep(told.get("delay", 0))
-                if told.get("drop"):
+                scripted = outer.script(body, count)
+                scripted = {"text": scripted} if isinstance(scripted, str) else scripted
+                time.sleep(scripted.get("delay", 0))
+                if scripted.get("drop"):
                     self.close_connection = True
                     return
-                raw = told.get("raw")
+                raw = scripted.get("raw")
                 if raw is None:
-                    raw = json.dumps(reply(body, told)).encode()
-                self._send(told.get("status", 200), raw, told.get("headers", {}))
+                    raw = json.dumps(reply(body, scripted)).encode()
+                self._send(scripted.get("status", 200), raw, scripted.get("headers", {}))
 
             def _send(self, status, raw, headers):
                 self.send_response(status)
@@ -62,7 +62,7 @@ class ScriptedEndpoint:
             daemon_threads = True
 
             def handle_error(self, *_):
-                pass  # a client that was killed, as tests have it
+                pass  # a client that was killed
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
@@ -83,13 +83,13 @@ def prompt_of(body):
     return re.findall(r"Q: (.*)", text)[-1]
 
 
-def reply(body, told):
-    choice = {"finish_reason": told.get("finish", "stop"), **told.get("choice", {})}
+def reply(body, scripted):
+    choice = {"finish_reason": scripted.get("finish", "stop"), **scripted.get("choice", {})}
     if "messages" in body:
-        choice["message"] = {"role": "assistant", "content": told.get("text")}
+        choice["message"] = {"role": "assistant", "content": scripted.get("text")}
     else:
-        choice["text"] = told.get("text")
-    return {"choices": [choice], "usage": told.get("usage", {"prompt_tokens": 10, "completion_tokens": 3})}
+        choice["text"] = scripted.get("text")
+    return {"choices": [choice], "usage": scripted.get("usage", {"prompt_tokens": 10, "completion_tokens": 3})}
 
 
 @pytest.fixture

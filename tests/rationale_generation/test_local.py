@@ -31,7 +31,7 @@ def gpt2(tmp_path_factory, gpt2_tokenizer):
             bos_token_id=0, eos_token_id=0,
         )
     )  # fmt: skip
-    # What authors leave in their folders must not mix with our sampling.
+    # Sampling options in the folder of a model are not used.
     model.generation_config.update(do_sample=True, temperature=2.0, repetition_penalty=5.0, max_length=3)
     folder = tmp_path_factory.mktemp("local-gpt2")
     model.save_pretrained(folder)
@@ -60,9 +60,7 @@ def t5(tmp_path_factory, gpt2_tokenizer):
 def answers(folder, sampling, prompts=PROMPTS, batch_size=3, stop=(), seeds=None):
     found = {}
     seeds = seeds or [100 + row for row in range(len(prompts))]
-    requests = [
-        Request(str(row), prompt, seed) for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-    ]
+    requests = [Request(str(row), prompt, seed) for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))]
     model = LocalModel(LocalSettings(str(folder), batch_size=batch_size), sampling, stop)
     tally = model.answer(requests, lambda request, answer: found.__setitem__(request.key, answer))
     return [found[request.key] for request in requests], tally
@@ -77,14 +75,12 @@ def test_an_answer_does_not_depend_on_its_batch(request, architecture, temperatu
     assert len({answer.text for answer in alone}) > 1
     for batch_size in (2, 7):
         assert answers(folder, sampling, batch_size=batch_size)[0] == alone
-    backwards, _ = answers(
-        folder, sampling, PROMPTS[::-1], seeds=[100 + row for row in range(len(PROMPTS))][::-1]
-    )
+    backwards, _ = answers(folder, sampling, PROMPTS[::-1], seeds=[100 + row for row in range(len(PROMPTS))][::-1])
     assert backwards[::-1] == alone
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "t5"])
-def test_greedy_answers_are_those_of_a_plain_loop(request, architecture):
+def test_greedy_answers_equal_a_plain_loop(request, architecture):
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     folder = request.getfixturevalue(architecture)
@@ -100,9 +96,7 @@ def test_greedy_answers_are_those_of_a_plain_loop(request, architecture):
                 if architecture == "gpt2":
                     logits = model(torch.tensor([ids + tokens])).logits[0, -1]
                 else:
-                    logits = model(
-                        torch.tensor([ids]), decoder_input_ids=torch.tensor([[0, *tokens]])
-                    ).logits[0, -1]
+                    logits = model(torch.tensor([ids]), decoder_input_ids=torch.tensor([[0, *tokens]])).logits[0, -1]
             tokens.append(int(logits.argmax()))
             sums.append(float(logits.log_softmax(-1).max()))
             if tokens[-1] == end:
@@ -115,7 +109,7 @@ def test_greedy_answers_are_those_of_a_plain_loop(request, architecture):
         assert [value for _, value in answer.logprobs] == pytest.approx(sums, abs=5e-3)
 
 
-def test_the_seed_of_a_row_makes_its_answer(gpt2):
+def test_an_answer_depends_on_the_seed_of_its_row(gpt2):
     sampling = Sampling(max_tokens=8, temperature=1.5)
     same = ["the of and to"] * 3
     found, _ = answers(gpt2, sampling, same, seeds=[1, 2, 1])
@@ -148,14 +142,14 @@ def test_counts_and_order(gpt2):
     assert tally.output_tokens == sum(answer.output_tokens for answer in seen)
 
 
-def test_the_quantile_of_a_distribution():
+def test_quantile_token():
     scores = torch.tensor([[math.log(0.2), math.log(0.5), math.log(0.3)]])
 
     def at(drawn, top_p):
         return int(quantile_token(scores, torch.tensor([[drawn]], dtype=torch.float64), top_p))
 
     assert [at(drawn, 1.0) for drawn in (0.0, 0.49, 0.51, 0.79, 0.81, 0.9999999)] == [1, 1, 2, 2, 0, 0]
-    # The nucleus of 0.6 is the tokens 1 and 2, of 0.8 together: 5/8 of the draws are the first's.
+    # The nucleus of 0.6 is the tokens 1 and 2, of 0.8 together; 5/8 of the draws are token 1.
     assert [at(drawn, 0.6) for drawn in (0.0, 0.62, 0.63, 0.9999999)] == [1, 1, 2, 2]
     assert [at(drawn, 0.01) for drawn in (0.0, 0.9999999)] == [1, 1]
 
@@ -167,7 +161,7 @@ def test_draws_have_the_probabilities_of_the_distribution():
     torch.testing.assert_close(shares, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.03, rtol=0)
 
 
-def test_chats_are_written_by_the_tokenizers_template(gpt2, tmp_path):
+def test_chats_use_the_chat_template_of_the_tokenizer(gpt2, tmp_path):
     from transformers import AutoTokenizer, GPT2LMHeadModel
 
     messages = [{"role": "user", "content": "the of and to"}]
@@ -183,26 +177,24 @@ def test_chats_are_written_by_the_tokenizers_template(gpt2, tmp_path):
     assert answers(tmp_path, sampling, [messages]) == answers(tmp_path, sampling, ["in the of and to by"])
 
 
-def test_prompts_beyond_the_positions_are_refused_before_any_answer(gpt2):
-    with pytest.raises(ModelError, match=r"has 64 positions, .* 1\d\d;"):
+def test_prompts_longer_than_the_positions_are_rejected(gpt2):
+    with pytest.raises(ModelError, match=r"^generation.model=.* 64 .* 1\d\d;"):
         answers(gpt2, Sampling(max_tokens=100))
 
 
-def test_models_that_do_not_generate_are_named(tmp_path, bert_tokenizer, gpt2):
+def test_unusable_models_are_rejected(tmp_path, bert_tokenizer, gpt2):
     from transformers import BertConfig, BertModel
 
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=r"generation.model=.*empty: cannot be loaded"):
+    with pytest.raises(ModelError, match=r"^generation.model=.*empty: "):
         LocalModel(LocalSettings(str(tmp_path / "empty")), Sampling())
     BertModel(
-        BertConfig(
-            vocab_size=200, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-        )
+        BertConfig(vocab_size=200, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     ).save_pretrained(tmp_path / "bert")
     from transformers import AutoTokenizer
 
     AutoTokenizer.from_pretrained(bert_tokenizer).save_pretrained(tmp_path / "bert")
-    with pytest.raises(ModelError, match="weights are missing"):
+    with pytest.raises(ModelError, match=r"^generation.model=.*bert: .*cls\."):
         LocalModel(LocalSettings(str(tmp_path / "bert")), Sampling())
     with pytest.raises(ConfigError, match=r"generation.device=abacus: "):
         LocalModel(LocalSettings(str(gpt2), device="abacus"), Sampling())
@@ -213,7 +205,7 @@ def test_models_that_do_not_generate_are_named(tmp_path, bert_tokenizer, gpt2):
 
 
 def thinking(gpt2, folder, template=None):
-    """The same model with a tokenizer in which marks of thoughts are special tokens, as some models have them."""
+    """The model with a tokenizer whose marks of thoughts are special tokens."""
     from transformers import AutoTokenizer, GPT2LMHeadModel
 
     tokenizer = AutoTokenizer.from_pretrained(gpt2)
@@ -226,19 +218,12 @@ def thinking(gpt2, folder, template=None):
     return LocalModel(LocalSettings(str(folder)), Sampling(max_tokens=6, logprobs=True), ("he",)), tokenizer
 
 
-def test_marks_of_thoughts_that_are_special_tokens_stay_in_the_text(gpt2, tmp_path):
+def test_special_tokens_that_mark_thoughts_stay_in_the_text(gpt2, tmp_path):
     model, tokenizer = thinking(gpt2, tmp_path)
     marks = tokenizer.convert_tokens_to_ids(["[THINK]", "[/THINK]", "<extra>"])
-    ids = [
-        marks[0],
-        *tokenizer("the he")["input_ids"],
-        marks[1],
-        marks[2],
-        *tokenizer(" of and")["input_ids"],
-        0,
-    ]
+    ids = [marks[0], *tokenizer("the he")["input_ids"], marks[1], marks[2], *tokenizer(" of and")["input_ids"], 0]
     answer = model._read(ids, 3, None, [0.0] * len(ids), [[] for _ in ids], "")
-    assert answer.text == "[THINK]the he[/THINK] of and"  # a stop string within a thought ends nothing
+    assert answer.text == "[THINK]the he[/THINK] of and"  # a stop string within a thought is ignored
     assert answer.finish == "stop"
     assert len(answer.logprobs) == len(ids)
 
@@ -253,7 +238,7 @@ def test_a_stop_string_in_a_thought_does_not_end_the_answer(gpt2, tmp_path):
     assert ends(ids, None).tolist() == [True, False, False]
 
 
-def test_a_thought_that_the_template_opens_is_one(gpt2, tmp_path):
+def test_a_thought_opened_by_the_chat_template_is_part_of_the_answer(gpt2, tmp_path):
     template = "{% for m in messages %}{{ m.content }}{% endfor %} by [THINK]\n"
     model, _ = thinking(gpt2, tmp_path, template)
     found = []

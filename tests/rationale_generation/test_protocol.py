@@ -48,9 +48,7 @@ def test_replies_of_both_forms_are_read():
         "usage": usage,
     }
     assert read_reply(json.dumps(chat).encode()) == Answer("A", "stop", 4, 2, [("A", -1.0)])
-    text = {
-        "choices": [{"text": "A", "logprobs": {"tokens": ["A", "B"], "token_logprobs": [None, -2.0]}}],
-    }
+    text = {"choices": [{"text": "A", "logprobs": {"tokens": ["A", "B"], "token_logprobs": [None, -2.0]}}]}
     assert read_reply(json.dumps(text).encode()) == Answer("A", "", 0, 0, [("B", -2.0)])
 
 
@@ -59,12 +57,7 @@ def test_replies_of_both_forms_are_read():
     [
         ({"content": "A", "reasoning_content": "thoughts"}, "stop", "A", "stop"),
         ({"content": "A", "reasoning": "thoughts"}, "length", "A", "length"),
-        (
-            {"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "A"}]},
-            "stop",
-            "A",
-            "stop",
-        ),
+        ({"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "A"}]}, "stop", "A", "stop"),
         ({"content": None, "reasoning_content": "thoughts"}, "length", "", "length"),
         ({"content": None, "tool_calls": [{}]}, "stop", "", "tool_calls"),
         ({"tool_calls": [{}]}, "tool_calls", "", "tool_calls"),
@@ -74,30 +67,17 @@ def test_replies_of_both_forms_are_read():
         ({"content": None}, None, "", "stop"),
     ],
 )
-def test_a_message_without_content_says_why(message, finish, text, reason):
+def test_finish_reasons(message, finish, text, reason):
     answer = read_reply(json.dumps({"choices": [{"message": message, "finish_reason": finish}]}).encode())
     assert (answer.text, answer.reason) == (text, reason)
 
 
-@pytest.mark.parametrize("usage", ["[]", "3", '"many"', '{"prompt_tokens": [1]}'])
-def test_an_answer_counts_whatever_its_usage_is(usage):
-    raw = f'{{"choices": [{{"text": "A"}}], "usage": {usage}}}'
-    assert read_reply(raw.encode()) == Answer("A", "", 0, 0)
-
-
-def test_the_likeliest_tokens_are_read_in_both_forms():
+def test_the_most_likely_tokens_are_read_in_both_forms():
     likely = [{"token": "A", "logprob": -1}, {"token": "C", "logprob": -2}, {"token": "D", "logprob": None}]
-    content = [
-        {"token": "A", "logprob": -1, "top_logprobs": likely},
-        {"token": ".", "logprob": 0, "top_logprobs": []},
-    ]
+    content = [{"token": "A", "logprob": -1, "top_logprobs": likely}, {"token": ".", "logprob": 0, "top_logprobs": []}]
     chat = {"choices": [{"message": {"content": "A."}, "logprobs": {"content": content}}]}
     assert read_reply(json.dumps(chat).encode()).top == [[("A", -1.0), ("C", -2.0)], []]
-    own = {
-        "tokens": ["x", "B"],
-        "token_logprobs": [None, -2.0],
-        "top_logprobs": [None, {"B": -2.0, "E": -3.0}],
-    }
+    own = {"tokens": ["x", "B"], "token_logprobs": [None, -2.0], "top_logprobs": [None, {"B": -2.0, "E": -3.0}]}
     text = {"choices": [{"text": "B", "logprobs": own}]}
     assert read_reply(json.dumps(text).encode()).top == [[("B", -2.0), ("E", -3.0)]]
 
@@ -115,18 +95,27 @@ def test_the_likeliest_tokens_are_read_in_both_forms():
         b"\xff\xfe",
     ],
 )
-def test_what_is_no_answer_is_none(reply):
+def test_a_reply_outside_of_the_protocol_is_none(reply):
     assert read_reply(reply) is None
 
 
-@pytest.mark.parametrize("count", ['"many"', "1e999", "-3", "NaN", "null"])
-def test_an_answer_counts_where_its_tokens_cannot_be_counted(count):
-    raw = f'{{"choices": [{{"text": "A"}}], "usage": {{"prompt_tokens": {count}, "completion_tokens": 2}}}}'
-    assert read_reply(raw.encode()) == Answer("A", "", 0, 2)
+@pytest.mark.parametrize(
+    ("usage", "output_tokens"),
+    [
+        *((usage, 0) for usage in ("[]", "3", '"many"', '{"prompt_tokens": [1]}')),
+        *(
+            (f'{{"prompt_tokens": {count}, "completion_tokens": 2}}', 2)
+            for count in ('"many"', "1e999", "-3", "NaN", "null")
+        ),
+    ],
+)
+def test_invalid_counts_of_tokens_are_0(usage, output_tokens):
+    raw = f'{{"choices": [{{"text": "A"}}], "usage": {usage}}}'
+    assert read_reply(raw.encode()) == Answer("A", "", 0, output_tokens)
 
 
 @pytest.mark.parametrize("value", ["NaN", "1000", '"no"'])
-def test_log_probabilities_that_cannot_be_are_left_out(value):
+def test_invalid_log_probabilities_are_left_out(value):
     likely = f'[{{"token": "A", "logprob": {value}}}]'
     for logprob, top in ((value, "[]"), ("-1", likely)):
         content = f'[{{"token": "A", "logprob": {logprob}, "top_logprobs": {top}}}]'
@@ -134,7 +123,7 @@ def test_log_probabilities_that_cannot_be_are_left_out(value):
         assert read_reply(raw.encode()) == Answer("A", "", 0, 0)
 
 
-def test_the_wait_doubles_up_to_a_bound_and_is_a_function_of_its_key():
+def test_backoff_doubles_up_to_the_maximum_and_is_deterministic():
     waits = [backoff("k", attempt, 1.0, 20.0) for attempt in range(8)]
     assert all(0.5 * min(20.0, 2.0**n) <= wait <= min(20.0, 2.0**n) for n, wait in enumerate(waits))
     assert waits == [backoff("k", attempt, 1.0, 20.0) for attempt in range(8)]
@@ -162,5 +151,5 @@ def test_retry_after_is_a_number_or_a_date():
         (b"x" * 999, "x" * 200),
     ],
 )
-def test_what_an_endpoint_says_is_one_short_line(reply, text):
+def test_error_texts_are_one_line_of_at_most_200_characters(reply, text):
     assert error_text(reply) == text

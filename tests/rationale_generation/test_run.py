@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from potstill.errors import ConfigError, DataError
+from potstill.errors import ConfigError, DataError, EndpointError, LabelError
+from potstill.rationale_generation.prompts import load_prompts
 from potstill.rationale_generation.run import generate
 from potstill.rationale_generation.settings import EndpointSettings, LocalSettings, Sampling
 
@@ -27,29 +28,30 @@ def rows(count):
 
 
 def right(body, count):
-    """The right answer to a row, with what a completion goes on with."""
+    """The correct answer to a row, followed by the next question."""
     number = re.findall(r"Q: (\d+) and 1\?", str(body.get("prompt") or body["messages"][-1]["content"]))[-1]
     return f" Because {number}. The answer is ({number} + 1).\n\nQ: More"
 
 
 def run(endpoint, folder, data=None, sampling=None, **options):
-    settings = {
-        name: options.pop(name) for name in ("max_requests", "concurrency", "model") if name in options
-    }
+    settings = {name: options.pop(name) for name in ("max_requests", "concurrency", "model") if name in options}
     waits = options.pop("waits", [])
+
+    async def wait(seconds):
+        waits.append(seconds)
+
     return generate(
         rows(5) if data is None else data,
         **{
             "split": "train",
             "folder": folder,
-            "task": "svamp",
+            "prompts": load_prompts("svamp", shots=1),
             "backend": EndpointSettings(
                 endpoint.url, **{"model": "m", "concurrency": 2, "timeout": 5.0, "retries": 2, **settings}
             ),
             "sampling": sampling or Sampling(),
             "parse": parse,
-            "shots": 1,
-            "wait": waits.append,
+            "wait": wait,
             **options,
         },
     )
@@ -65,9 +67,7 @@ def test_the_published_layout(endpoint, tmp_path, form):
     report = run(endpoint, tmp_path, form=form, chunk_rows=2)
     chunks = [written(tmp_path, f"train_CoT_{number}.json") for number in range(3)]
     assert [len(chunk) for chunk in chunks] == [2, 2, 1]
-    assert [text for chunk in chunks for text in chunk] == [
-        f"Because {n}. The answer is ({n} + 1)." for n in range(5)
-    ]
+    assert [text for chunk in chunks for text in chunk] == [f"Because {n}. The answer is ({n} + 1)." for n in range(5)]
     assert sorted(path.name for path in (tmp_path / "llm").iterdir()) == [
         "train_CoT_0.json", "train_CoT_1.json", "train_CoT_2.json", "train_journal.jsonl",
         "train_journal.jsonl.lock", "train_report.json",
@@ -79,22 +79,22 @@ def test_the_published_layout(endpoint, tmp_path, form):
     assert flat == {
         "rows": 5, "wanted": 5, "journaled": 0, "asked": 5, "answered": 5, "retried": 0, "failed": 0,
         "malformed": 0, "empty": 0, "refused": 0, "truncated": 0, "input_tokens": 50, "output_tokens": 15,
-        "budget_spent": False, "told_to_wait": 0.0, "unanswered": 0, "unparsed": 0, "contradicting": 0,
+        "budget_spent": False, "requested_wait": 0.0, "unanswered": 0, "unparsed": 0, "contradicting": 0,
             "dropped": 0, "complete": True,
     }  # fmt: skip
 
 
-def test_a_second_call_asks_nothing(endpoint, tmp_path):
+def test_a_second_call_makes_no_requests(endpoint, tmp_path):
     endpoint.script = right
     run(endpoint, tmp_path)
     before = written(tmp_path)
-    endpoint.close()  # nobody is there any more, and nobody is asked
+    endpoint.close()
     report = run(endpoint, tmp_path)
     assert (report.journaled, report.tally.asked, report.wanted) == (5, 0, 5)
     assert written(tmp_path) == before
 
 
-def test_only_what_is_new_is_asked(endpoint, tmp_path):
+def test_only_missing_answers_are_requested(endpoint, tmp_path):
     endpoint.script = right
     run(endpoint, tmp_path)
     report = run(endpoint, tmp_path, rows(7)[::-1])
@@ -107,53 +107,45 @@ def test_only_what_is_new_is_asked(endpoint, tmp_path):
     assert run(endpoint, tmp_path, sampling=more).tally.asked == 5
 
 
-def test_files_of_a_longer_run_before_are_removed(endpoint, tmp_path):
+def test_files_of_an_earlier_longer_run_are_removed(endpoint, tmp_path):
     endpoint.script = right
     run(endpoint, tmp_path, chunk_rows=1)
     run(endpoint, tmp_path, chunk_rows=4)
-    assert sorted(path.name for path in (tmp_path / "llm").glob("*_CoT_*")) == [
-        "train_CoT_0.json",
-        "train_CoT_1.json",
-    ]
+    assert sorted(path.name for path in (tmp_path / "llm").glob("*_CoT_*")) == ["train_CoT_0.json", "train_CoT_1.json"]
     assert len(written(tmp_path)) == 4
 
 
-def test_equal_rows_are_asked_once(endpoint, tmp_path):
+def test_equal_rows_share_a_request(endpoint, tmp_path):
     endpoint.script = right
     report = run(endpoint, tmp_path, [*rows(2), *rows(2)])
     assert (report.rows, report.wanted, len(endpoint.bodies)) == (4, 2, 2)
     assert written(tmp_path)[:2] == written(tmp_path)[2:]
 
 
-def test_the_majority_of_samples_is_kept(endpoint, tmp_path):
-    said = [
-        "First. The answer is (9).",
-        "Second. The answer is (0 + 1).",
-        "Third. The answer is (0 + 1).",
-        "Nothing.",
-    ]
-    endpoint.script = lambda body, count: said[count]
+def test_the_majority_label_of_the_samples_is_written(endpoint, tmp_path):
+    texts = ["First. The answer is (9).", "Second. The answer is (0 + 1).", "Third. The answer is (0 + 1).", "Nothing."]
+    endpoint.script = lambda body, count: texts[count]
     report = run(endpoint, tmp_path, rows(1), Sampling(temperature=0.7, samples=4), concurrency=1)
     assert written(tmp_path) == ["Second. The answer is (0 + 1)."]
     assert report.contradicting == report.unparsed == 0
     assert len({body["seed"] for body in endpoint.bodies}) == 4
 
 
-def test_contradictions_are_counted_and_dropped_on_request(endpoint, tmp_path):
-    said = {"0": "Why. The answer is (1).", "1": "Why. The answer is (9).", "2": "I do not know."}
-    endpoint.script = lambda body, count: said[body["messages"][-1]["content"][3]]
+def test_contradicting_rows_are_counted_and_optionally_dropped(endpoint, tmp_path):
+    texts = {"0": "Why. The answer is (1).", "1": "Why. The answer is (9).", "2": "I do not know."}
+    endpoint.script = lambda body, count: texts[body["messages"][-1]["content"][3]]
     value = {"(0 + 1)": 1, "(1)": 1, "(1 + 1)": 2, "(9)": 9, "(2 + 1)": 3}.get
     kept = run(endpoint, tmp_path, rows(3), canonical=value)
     assert (kept.contradicting, kept.dropped, kept.unparsed) == (1, 0, 1)
-    assert written(tmp_path) == list(said.values())
+    assert written(tmp_path) == list(texts.values())
     dropped = run(endpoint, tmp_path, rows(3), canonical=value, drop_contradicting=True)
     assert (dropped.contradicting, dropped.dropped, dropped.tally.asked) == (1, 1, 0)
-    assert written(tmp_path) == [said["0"], "", said["2"]]
+    assert written(tmp_path) == [texts["0"], "", texts["2"]]
 
 
 @pytest.mark.parametrize("form", ["chat", "completion"])
-def test_thoughts_are_neither_written_nor_put_to_the_vote(endpoint, tmp_path, form):
-    said = {
+def test_thoughts_are_neither_written_nor_counted_as_votes(endpoint, tmp_path, form):
+    texts = {
         "0": "<think>The answer is (9).</think>\n\nWhy. The answer is (1).",
         "1": "Hm. The answer is (9).</THINK> Why. The answer is (2).\n\nQ: More <think>",
         "2": "<think>So. The answer is (9). Wait",
@@ -162,11 +154,11 @@ def test_thoughts_are_neither_written_nor_put_to_the_vote(endpoint, tmp_path, fo
     }
 
     def script(body, count):
-        return said[re.findall(r"Q: (\d+) and 1\?", str(body.get("prompt") or body["messages"]))[-1]]
+        return texts[re.findall(r"Q: (\d+) and 1\?", str(body.get("prompt") or body["messages"]))[-1]]
 
     endpoint.script = script
     report = run(endpoint, tmp_path, form=form)
-    kept = ["Why. The answer is (1).", "Why. The answer is (2).", "", "", said["4"]]
+    kept = ["Why. The answer is (1).", "Why. The answer is (2).", "", "", texts["4"]]
     assert written(tmp_path) == kept
     assert (report.unparsed, report.unanswered) == (3, 0)
     assert report.not_understood == {"thoughts_only": 1, "unfinished_thought": 1}
@@ -180,15 +172,15 @@ def test_thoughts_are_neither_written_nor_put_to_the_vote(endpoint, tmp_path, fo
     assert written(tmp_path) == ["Why. The answer is (1)."]
 
 
-def test_answers_that_were_cut_off_or_have_no_text_are_counted_by_their_reason(endpoint, tmp_path):
-    told = {
+def test_unusable_answers_are_counted_by_reason(endpoint, tmp_path):
+    replies = {
         "0": {"text": "Why. The answer is (1).", "finish": "length"},
         "1": {"text": "Why. The answer is (1).", "finish": "content_filter"},
         "2": {"text": None, "finish": "length"},
         "3": {"text": None, "finish": "tool_calls"},
         "4": "Why. The answer is (5).",
     }
-    endpoint.script = lambda body, count: told[body["messages"][-1]["content"][3]]
+    endpoint.script = lambda body, count: replies[body["messages"][-1]["content"][3]]
     report = run(endpoint, tmp_path)
     assert written(tmp_path) == ["", "", "", "", "Why. The answer is (5)."]
     assert (report.unparsed, report.unanswered, report.tally.truncated) == (2, 2, 1)
@@ -200,21 +192,21 @@ def test_answers_that_were_cut_off_or_have_no_text_are_counted_by_their_reason(e
     assert len(endpoint.bodies) == 5
 
 
-def test_the_reason_is_said_where_no_row_has_a_text(endpoint, tmp_path):
+def test_the_error_of_a_run_without_texts_has_the_reasons(endpoint, tmp_path):
     endpoint.script = lambda body, count: {"text": None, "finish": "length"}
-    with pytest.raises(DataError, match=r"none of 2 rows .* 2 no_text_length.*generation.max_tokens"):
+    with pytest.raises(EndpointError, match=r"2 rows .* 2 no_text_length.*generation.max_tokens"):
         run(endpoint, tmp_path, rows(2))
 
 
-def test_rows_without_labels_are_answered_unless_labels_are_needed(endpoint, tmp_path):
+def test_rows_need_labels_only_to_drop_contradictions(endpoint, tmp_path):
     endpoint.script = right
     data = [{"input": "0 and 1?"}]
     assert run(endpoint, tmp_path, data).contradicting == 0
-    with pytest.raises(DataError, match="row 0: a row has no label 'label'"):
+    with pytest.raises(LabelError, match=r"^row 0: .*'label'"):
         run(endpoint, tmp_path, data, drop_contradicting=True)
 
 
-def test_an_unanswered_row_is_an_empty_text_and_asked_again(endpoint, tmp_path):
+def test_an_unanswered_row_has_an_empty_text_and_is_requested_again(endpoint, tmp_path):
     endpoint.script = lambda body, count: (
         {"status": 500} if "Q: 3 " in str(body["messages"][-1]) else right(body, count)
     )
@@ -228,7 +220,7 @@ def test_an_unanswered_row_is_an_empty_text_and_asked_again(endpoint, tmp_path):
     assert all(written(tmp_path))
 
 
-def test_a_spent_budget_writes_no_set_and_is_gone_on_from(endpoint, tmp_path):
+def test_a_run_that_spent_its_budget_is_resumed(endpoint, tmp_path):
     endpoint.script = right
     report = run(endpoint, tmp_path, max_requests=3)
     assert (report.complete, report.tally.answered, report.unanswered) == (False, 3, 2)
@@ -239,14 +231,14 @@ def test_a_spent_budget_writes_no_set_and_is_gone_on_from(endpoint, tmp_path):
     assert len(written(tmp_path)) == 5
 
 
-def test_nothing_is_written_where_nothing_was_answered(endpoint, tmp_path):
+def test_nothing_is_written_without_answers(endpoint, tmp_path):
     endpoint.script = lambda body, count: {"raw": b"?"}
-    with pytest.raises(DataError, match=r"none of 2 rows was answered .* 4 answers malformed"):
+    with pytest.raises(EndpointError, match=r"2 rows .* 4 answers"):
         run(endpoint, tmp_path, rows(2))
     assert not list((tmp_path / "llm").glob("*_CoT_*"))
 
 
-def test_answers_of_others_are_not_overwritten(endpoint, tmp_path):
+def test_files_without_a_journal_are_not_overwritten(endpoint, tmp_path):
     (tmp_path / "llm").mkdir()
     (tmp_path / "llm" / "train_CoT_0.json").write_text('["published"]')
     (tmp_path / "llm" / "test_CoT_0.json").write_text('["published"]')
@@ -260,13 +252,10 @@ def test_answers_of_others_are_not_overwritten(endpoint, tmp_path):
     ("options", "error", "message"),
     [
         ({"split": "../train"}, ConfigError, r"generation.split=\.\./train"),
-        ({"chunk_rows": 0}, ConfigError, r"generation.chunk_rows=0"),
-        ({"form": "poem"}, ConfigError, r"generation.form=poem: expected chat or completion"),
-        ({"task": "poems"}, ConfigError, r"generation.task=poems"),
-        ({"data": [*rows(1), {"label": "1"}]}, DataError, r"row 1: a row has no field 'input'"),
+        ({"data": [*rows(1), {"label": "1"}]}, DataError, r"row 1: .*'input'"),
     ],
 )
-def test_faults_are_named_before_anything_is_asked(endpoint, tmp_path, options, error, message):
+def test_invalid_options_are_rejected_before_any_request(endpoint, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         run(endpoint, tmp_path, **options)
     assert endpoint.headers == []
@@ -284,50 +273,42 @@ def test_the_key_is_in_no_file(endpoint, key, tmp_path, caplog):
 
 def test_log_probabilities_are_in_the_journal(endpoint, tmp_path):
     logprobs = {"content": [{"token": "Why", "logprob": -0.25}]}
-    endpoint.script = lambda body, count: {
-        "text": "Why. The answer is (1).",
-        "choice": {"logprobs": logprobs},
-    }
+    endpoint.script = lambda body, count: {"text": "Why. The answer is (1).", "choice": {"logprobs": logprobs}}
     run(endpoint, tmp_path, rows(1), Sampling(logprobs=True))
     assert endpoint.bodies[0]["logprobs"] is True
     entry = json.loads((tmp_path / "llm" / "train_journal.jsonl").read_text())
     assert entry["logprobs"] == [["Why", -0.25]]
 
 
-def test_label_probabilities_are_beside_the_rationales(endpoint, tmp_path):
+def test_label_probabilities_are_written(endpoint, tmp_path):
     tokens = ["Why. The answer is", " yes", "."]
     likely = [{"token": " yes", "logprob": math.log(0.6)}, {"token": " no", "logprob": math.log(0.2)}]
-    content = [
-        {"token": token, "logprob": 0.0, "top_logprobs": likely if token == " yes" else []}
-        for token in tokens
-    ]
-    endpoint.script = lambda body, count: {
-        "text": "".join(tokens),
-        "choice": {"logprobs": {"content": content}},
-    }
+    content = [{"token": token, "logprob": 0.0, "top_logprobs": likely if token == " yes" else []} for token in tokens]
+    endpoint.script = lambda body, count: {"text": "".join(tokens), "choice": {"logprobs": {"content": content}}}
     own = {"label_sets": [["no", "yes"], None], "parse": lambda text: ("Why.", "yes")}
     run(endpoint, tmp_path, rows(2), Sampling(logprobs=True), **own)
     found, free = written(tmp_path, "train_labels.json")
     assert found == pytest.approx({"no": 0.25, "yes": 0.75})
     assert free is None
     run(endpoint, tmp_path, rows(2), Sampling(), **own)
-    assert not (tmp_path / "llm" / "train_labels.json").exists()  # of another run
+    assert not (tmp_path / "llm" / "train_labels.json").exists()  # the file of the earlier run
 
 
 SCRIPT = """
 import sys
 from test_run import rows, parse
+from potstill.rationale_generation.prompts import load_prompts
 from potstill.rationale_generation.run import generate
 from potstill.rationale_generation.settings import EndpointSettings, Sampling
 generate(
-    rows(12), split="train", folder=sys.argv[2], task="svamp", parse=parse, shots=1, sampling=Sampling(),
-    backend=EndpointSettings(sys.argv[1], "m", concurrency=2, timeout=30),
+    rows(12), split="train", folder=sys.argv[2], prompts=load_prompts("svamp", shots=1), parse=parse,
+    sampling=Sampling(), backend=EndpointSettings(sys.argv[1], "m", concurrency=2, timeout=30),
 )
 """
 
 
 def settled(endpoint):
-    """How many requests the server has had, when those that a killed process left on their way have come."""
+    """Number of requests at the server, including those that a killed process had sent."""
     for _ in range(50):
         before = len(endpoint.bodies)
         time.sleep(0.2)
@@ -336,13 +317,13 @@ def settled(endpoint):
     return len(endpoint.bodies)
 
 
-def test_a_killed_run_is_gone_on_from_without_asking_twice(endpoint, tmp_path):
+def test_a_killed_run_is_resumed_without_repeated_requests(endpoint, tmp_path):
     hold, reached = threading.Event(), threading.Event()
 
     def script(body, count):
         if len(endpoint.bodies) > 5 and not hold.is_set():
             reached.set()
-            hold.wait(20)  # under way when the process dies
+            hold.wait(20)  # two requests are unanswered when the process is killed
         return right(body, count)
 
     endpoint.script = script
@@ -357,7 +338,7 @@ def test_a_killed_run_is_gone_on_from_without_asking_twice(endpoint, tmp_path):
             if journal.read_bytes().count(b"\n") >= 4:
                 break
             time.sleep(0.01)
-        with pytest.raises(DataError, match=rf"is being written by process {process.pid}; wait"):
+        with pytest.raises(DataError, match=rf"train_journal.jsonl .* {process.pid};"):
             run(endpoint, tmp_path, rows(12))
     finally:
         process.send_signal(signal.SIGKILL)
@@ -368,19 +349,19 @@ def test_a_killed_run_is_gone_on_from_without_asking_twice(endpoint, tmp_path):
     assert 4 <= kept < 12
     assert not list((tmp_path / "llm").glob("*_CoT_*"))
     with journal.open("ab") as stream:
-        stream.write(b'{"key": "torn')
+        stream.write(b'{"key": "incomplete')
     asked_before = settled(endpoint)
     report = run(endpoint, tmp_path, rows(12))
     assert report.journaled == kept
     assert len(endpoint.bodies) - asked_before == report.tally.asked == 12 - kept
     assert len(written(tmp_path)) == 12
     assert all(parse(text) for text in written(tmp_path))
-    # No prompt but those that were under way has been asked twice.
+    # Only requests that were unanswered at the kill are repeated.
     asked = endpoint.prompts()
     assert len(asked) - len(set(asked)) == asked_before - kept <= 2
 
 
-def test_a_local_model_answers_too(gpt2_tokenizer, tmp_path):
+def test_a_local_model_answers(gpt2_tokenizer, tmp_path):
     import torch
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -395,7 +376,8 @@ def test_a_local_model_answers_too(gpt2_tokenizer, tmp_path):
 
     def local(folder, batch_size):
         return generate(
-            rows(4), split="test", folder=tmp_path / folder, task="svamp", form="completion", shots=1, parse=parse,
+            rows(4), split="test", folder=tmp_path / folder, prompts=load_prompts("svamp", shots=1),
+            form="completion", parse=parse,
             backend=LocalSettings(str(tmp_path / "model"), batch_size=batch_size),
             sampling=Sampling(max_tokens=6, temperature=1.0, samples=2),
         )  # fmt: skip

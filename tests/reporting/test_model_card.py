@@ -1,4 +1,4 @@
-"""Names in a model card are text, never markup."""
+"""Names in a model card are literal text."""
 
 import pytest
 
@@ -8,7 +8,7 @@ HOSTILE = "a`<script>alert(1)</script>\n---\nlicense: mit\n---\n![x](http://e/x.
 
 
 @pytest.mark.parametrize("made", [code_span(HOSTILE), code_block(HOSTILE), figure_list({HOSTILE: 0.5})])
-def test_a_name_stays_on_its_line_and_in_its_span(made):
+def test_names_are_one_line_without_markup(made):
     assert len(made.splitlines()) == 1
     assert made.count("`") in (0, 2)
     assert "\u202e" not in made

@@ -1,45 +1,16 @@
-"""What is recorded of a configuration, and what is read back of a run's folder."""
+"""Records of a configuration, and files in the folder of a run."""
 
 import os
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
 
-from potstill.reporting.records import as_written, flattened, read_yaml
+from potstill.reporting.records import flattened, read_yaml
 from potstill.reporting.sweeps import read_sweep
-from potstill.runtime import redaction
 from potstill.runtime.small_files import read_small
 
 
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch):
-    monkeypatch.setattr(redaction, "_remembered", {})
-
-
-def test_references_to_variables_stay_and_others_are_resolved(monkeypatch):
-    monkeypatch.setenv("A_WORD", "swordfish")
-    monkeypatch.setenv("A_NUMBER", "7")
-    config = OmegaConf.create(
-        {
-            "a": {"own": "${oc.env:A_WORD}", "again": "${a.own}", "within": "x/${oc.env:A_WORD}", "n": 3, "none": None},
-            "list": ["${oc.env:A_WORD}", "${a.n}"],
-            "section": "${a}",
-            "default": "${oc.env:NOT_THERE,usual}",
-            "decoded": "${oc.decode:${oc.env:A_NUMBER}}",
-        }
-    )  # fmt: skip
-    written = as_written(config)
-    assert written["a"] == {
-        "own": "${oc.env:A_WORD}", "again": "${oc.env:A_WORD}", "within": "x/${oc.env:A_WORD}", "n": 3, "none": None,
-    }  # fmt: skip
-    assert written["list"] == ["${oc.env:A_WORD}", 3]
-    assert written["section"]["own"] == "${oc.env:A_WORD}"
-    assert "swordfish" not in yaml.safe_dump(written)
-    assert OmegaConf.select(config, "a.own") == "swordfish"  # the resolver is as it was
-
-
-def test_an_alias_bomb_is_not_expanded(tmp_path):
+def test_aliases_and_deep_nesting_are_rejected(tmp_path):
     lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)]
     (tmp_path / "config.yaml").write_text("\n".join(lines))
     with pytest.raises(yaml.YAMLError):
@@ -51,7 +22,7 @@ def test_an_alias_bomb_is_not_expanded(tmp_path):
 
 def test_only_small_regular_files_are_read(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="not a regular file"):
+    with pytest.raises(OSError, match="pipe"):
         read_small(tmp_path / "pipe")
     monkeypatch.setattr("potstill.runtime.small_files.SMALL_BYTES", 10)
     (tmp_path / "long").write_text("x" * 11)
@@ -59,13 +30,11 @@ def test_only_small_regular_files_are_read(tmp_path, monkeypatch):
         read_small(tmp_path / "long")
 
 
-def test_a_sweep_with_hostile_files_is_read_to_its_end(tmp_path):
+def test_a_sweep_with_unreadable_files_is_read(tmp_path):
     for number in range(3):
         (tmp_path / str(number) / ".hydra").mkdir(parents=True)
         (tmp_path / str(number) / "summary.json").write_text('{"val/loss": 1.0}')
-    bomb = "\n".join(
-        ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40))]
-    )
+    bomb = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40))])
     (tmp_path / "0" / "config.yaml").write_text(bomb)
     (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text(bomb)
     os.mkfifo(tmp_path / "1" / "config.yaml")
@@ -76,6 +45,6 @@ def test_a_sweep_with_hostile_files_is_read_to_its_end(tmp_path):
     assert [job.figures for job in jobs] == [{"val/loss": 1.0}, {"val/loss": 1.0}, {}]
 
 
-def test_options_are_flattened_by_their_whole_names():
+def test_flattened():
     nested = {"seed": 1, "trainer": {"max_steps": 3, "extra": {}}, "student": {"config": {"layers": [1, 2]}}}
     assert flattened(nested) == {"seed": 1, "trainer.max_steps": 3, "student.config.layers": [1, 2]}

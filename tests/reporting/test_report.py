@@ -8,16 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from potstill.errors import DataError
-from potstill.reporting.report import (
-    Collapsible,
-    Curves,
-    Points,
-    Text,
-    read_metrics,
-    render,
-    write_report,
-)
+from potstill.errors import FileError, FormatError
+from potstill.reporting.report import Collapsible, Curves, Text, read_metrics, render, write_report
 from potstill.reporting.tables import Table, format_cell, print_table
 
 HOSTILE = '<script>alert("&$x^2$")</script>'
@@ -25,7 +17,7 @@ VOID = {"meta", "br"}
 
 
 class Balanced(HTMLParser):
-    """Fails where tags do not close in order; keeps what was opened and the attributes that load something."""
+    """Checks that tags are closed in order; collects their names and the URLs that they load."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,9 +27,7 @@ class Balanced(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.add(tag)
-        self.loads += [
-            v for k, v in attrs if k in ("src", "href", "xlink:href") and v and not v.startswith("#")
-        ]
+        self.loads += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v and not v.startswith("#")]
         if tag not in VOID:
             self.stack.append(tag)
 
@@ -54,11 +44,7 @@ def parse(page: str) -> Balanced:
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    series = {
-        HOSTILE: ([0, 1, 2], [3.0, 2.0, math.nan]),
-        "_hidden": ([1], [2.0]),
-        "never logged": ([], []),
-    }
+    series = {HOSTILE: ([0, 1, 2], [3.0, 2.0, math.nan]), "_hidden": ([1], [2.0]), "never logged": ([], [])}
     path = write_report(
         tmp_path / "new",
         title=HOSTILE,
@@ -68,8 +54,7 @@ def page(tmp_path: Path) -> str:
             Curves(HOSTILE, series, x_label=HOSTILE, y_label=HOSTILE),
             Curves("log", {"a": ([0, 1], [1e-3, 10.0])}, log_y=True),
             Curves("empty", {}),
-            Points(HOSTILE, {HOSTILE: (1.0, 0.5), "_small": (0.5, 0.4)}, HOSTILE, HOSTILE, note=HOSTILE),
-            Points("none", {}, "x", "y"),
+            Curves(HOSTILE, {HOSTILE: ([1.0], [0.5]), "_small": ([0.5], [0.4])}, HOSTILE, HOSTILE, note=HOSTILE),
             Collapsible(HOSTILE, HOSTILE),
         ],
     )
@@ -77,7 +62,7 @@ def page(tmp_path: Path) -> str:
     return path.read_text()
 
 
-def test_opens_without_network_and_escapes_everything(page):
+def test_a_report_loads_nothing_and_escapes_all_text(page):
     parsed = parse(page)
     assert "script" not in parsed.seen
     assert not parsed.loads
@@ -85,7 +70,7 @@ def test_opens_without_network_and_escapes_everything(page):
     assert {"table", "svg", "details", "pre"} <= parsed.seen
 
 
-def test_plots_take_the_colours_of_the_page(page):
+def test_plots_have_the_colours_of_the_page(page):
     assert page.count("<svg") == 3
     assert "_small" in page
     assert "currentColor" in page
@@ -101,14 +86,13 @@ def test_values_are_rounded(page):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, ""), (True, "True"), (3, "3"), (1234567.8, "1,234,568"), (1e-7, "1e-07"), ("a", "a")],
+    ("value", "text"), [(None, ""), (True, "True"), (3, "3"), (1234567.8, "1,234,568"), (1e-7, "1e-07"), ("a", "a")]
 )
 def test_format_cell(value, text):
     assert format_cell(value) == text
 
 
-def test_a_failed_report_leaves_the_old_one(tmp_path):
+def test_a_report_is_written_atomically(tmp_path):
     path = write_report(tmp_path, title="old", sections=[])
     with pytest.raises(UnicodeEncodeError):
         write_report(tmp_path, title="new \ud800", sections=[])
@@ -123,15 +107,12 @@ def test_the_same_sections_give_the_same_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("low", "between"),
-    [(0.3, "0.3 0.4 0.5 0.6 0.7 0.8 0.9"), (0.01, "0.02 0.05 0.2 0.5"), (1e-6, "")],
+    ("low", "between"), [(0.3, "0.3 0.4 0.5 0.6 0.7 0.8 0.9"), (0.01, "0.02 0.05 0.2 0.5"), (1e-6, "")]
 )
-def test_labels_of_an_axis_of_logarithms_stand_apart(low, between):
+def test_labels_between_the_powers_of_ten_of_a_logarithmic_axis(low, between):
     drawn = render(Curves("log", {"a": ([0, 1], [low, 1.0])}, log_y=True))
     found = re.findall(r">([^<>]+)</text>", drawn.partition(">step<")[2])[:-1]  # the last is the legend's
-    assert [
-        label for label in found if float(label) not in (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1)
-    ] == between.split()
+    assert [label for label in found if float(label) not in (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1)] == between.split()
 
 
 def test_print_table(capsys):
@@ -142,11 +123,9 @@ def test_print_table(capsys):
     assert "one seed" in printed
 
 
-def test_a_terminal_that_is_too_narrow_gets_fewer_columns(capsys, monkeypatch):
+def test_a_narrow_terminal_shows_fewer_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    wide = Table(
-        "means", ["runs/" + "a" * 30, *(f"val/metric_{i}" for i in range(9))], [["m" * 40] + [0.5] * 9]
-    )
+    wide = Table("means", ["runs/" + "a" * 30, *(f"val/metric_{i}" for i in range(9))], [["m" * 40] + [0.5] * 9])
     print_table(wide)
     printed = capsys.readouterr().out
     assert "5 more columns" in printed
@@ -159,13 +138,13 @@ def test_a_terminal_that_is_too_narrow_gets_fewer_columns(capsys, monkeypatch):
     assert printed.count("0.5") == 9
 
 
-def test_importing_draws_nothing_in():
+def test_importing_a_report_imports_neither_matplotlib_nor_rich():
     code = "import sys, potstill.reporting.report; print('matplotlib' in sys.modules, 'rich' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]
 
 
-def test_reads_the_metrics_of_the_csv_logger(tmp_path):
+def test_metrics_of_lightnings_csv_logger_are_read(tmp_path):
     from lightning.pytorch.loggers import CSVLogger
 
     logger = CSVLogger(tmp_path, name="", version="")
@@ -173,34 +152,25 @@ def test_reads_the_metrics_of_the_csv_logger(tmp_path):
     logger.log_metrics({"val/loss": 3.0, "epoch": 0}, step=1)
     logger.log_metrics({"train/loss": 1.5, "epoch": 1}, step=2)
     logger.save()
-    assert read_metrics(tmp_path / "metrics.csv") == {
-        "train/loss": ([0, 2], [2.0, 1.5]),
-        "val/loss": ([1], [3.0]),
-    }
+    assert read_metrics(tmp_path / "metrics.csv") == {"train/loss": ([0, 2], [2.0, 1.5]), "val/loss": ([1], [3.0])}
 
 
-def test_a_cut_last_line_is_read_as_far_as_it_goes(tmp_path):
+def test_an_incomplete_last_line_is_left_out(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("step,epoch,a,b\n0,0,1.0,2.0\n1,0,nan")
-    metrics = read_metrics(path)
-    assert metrics["b"] == ([0], [2.0])
-    assert metrics["a"][0] == [0, 1]
+    assert read_metrics(path) == {"a": ([0], [1.0]), "b": ([0], [2.0])}
 
 
 @pytest.mark.parametrize("content", ["epoch,a\n0,1.0\n", "step,a\n0,word\n", "step,a\n,1.0\n"])
-def test_broken_metrics(tmp_path, content):
+def test_invalid_metrics_are_rejected(tmp_path, content):
     path = tmp_path / "metrics.csv"
     path.write_text(content)
-    with pytest.raises(DataError, match="line 2"):
+    with pytest.raises(FormatError, match=r"metrics\.csv, line 2"):
         read_metrics(path)
 
 
-def test_missing_metrics(tmp_path):
-    with pytest.raises(DataError, match=r"metrics\.csv"):
-        read_metrics(tmp_path / "metrics.csv")
-
-
-def test_no_named_pipe_is_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "metrics.csv")
-    with pytest.raises(DataError, match=r"metrics\.csv"):
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: None])
+def test_metrics_that_are_no_regular_file_are_rejected(tmp_path, make):
+    make(tmp_path / "metrics.csv")
+    with pytest.raises(FileError, match=r"metrics\.csv"):
         read_metrics(tmp_path / "metrics.csv")

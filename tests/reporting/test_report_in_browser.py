@@ -1,4 +1,4 @@
-"""Reports in a real browser: no error, everything drawn, nothing wider than a phone, legible by day and by night."""
+"""Reports in a browser: no script errors, all plots drawn, no wider than a phone, legible in light and dark mode."""
 
 import html
 import json
@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from potstill.reporting.plots import Axis, ParallelCoordinates, SpreadPlot
-from potstill.reporting.report import Collapsible, Curves, HeatMap, Points, Text, write_report
+from potstill.reporting.report import Collapsible, Curves, HeatMap, Text, write_report
 from potstill.reporting.tables import Spread, Table
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt-get install chromium"),
 ]
 PHONE = 375
-# The report stands in a frame as wide as a phone, which says what it finds there.
+# Shows the report in a frame as wide as a phone, and writes its measurements as JSON.
 MEASURE = """<!DOCTYPE html><body><iframe id="page" style="width:{width}px;height:2000px" srcdoc="{page}"></iframe>
 <pre id="found"></pre><script>
 document.getElementById("page").onload = () => {{
@@ -41,7 +41,7 @@ document.getElementById("page").onload = () => {{
 
 
 def found(report, folder, *, dark):
-    """What the browser sees, and what it complains of."""
+    """The measurements of a report, and the errors in the console."""
     page = folder / "measure.html"
     page.write_text(MEASURE.format(width=PHONE, page=html.escape(report.read_text(), quote=True)))
     command = [
@@ -51,8 +51,8 @@ def found(report, folder, *, dark):
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     (text,) = re.findall(r'<pre id="found">(.*?)</pre>', result.stdout, flags=re.DOTALL)
-    complaints = [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
-    return json.loads(html.unescape(text)), complaints
+    errors = [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
+    return json.loads(html.unescape(text)), errors
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def report(tmp_path):
         Text("Text", "words " * 50),
         table,
         Curves("Curves", {"one": curve, "two": curve}, log_y=True),
-        Points("Points", {f"model {i}": (i, i) for i in range(12)}, "x", "y"),
+        Curves("Points", {f"model {i}": ([i], [i]) for i in range(12)}, "x", "y"),
         HeatMap("Heat", "t / s", ["1", "2"], ["1", "2"], [[0.1, None], [0.5, 1.0]]),
         Table("Runs", ["name", "value"], [["a", 2.0], ["b", 1.0]], sortable=True),
         ParallelCoordinates("Lines", [Axis("lr", [0.1, 0.2]), Axis("loss", [1.0, 3.0])], ["a", "b"]),
@@ -75,9 +75,9 @@ def report(tmp_path):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_report_is_readable_on_a_phone_by_day_and_by_night(report, tmp_path, dark):
-    seen, complaints = found(report, tmp_path, dark=dark)
-    assert complaints == []
+def test_a_report_is_legible_on_a_phone_in_light_and_dark_mode(report, tmp_path, dark):
+    seen, errors = found(report, tmp_path, dark=dark)
+    assert errors == []
     assert seen["wide"] <= PHONE
     assert abs(seen["text"] - seen["page"]) > 0.6
     assert (seen["page"] < seen["text"]) == dark
@@ -85,14 +85,14 @@ def test_a_report_is_readable_on_a_phone_by_day_and_by_night(report, tmp_path, d
     assert seen["sorted"] == 1
     assert all(width > 200 and height > 80 for width, height in seen["plots"])
     assert seen["marks"] > 20
-    assert "$" not in seen["words"]  # no mathematics that nobody sets
+    assert "$" not in seen["words"]  # no unrendered mathematics
     for word in ("Text", "Heat", "0.1235", "A note.", "model 11"):
         assert word in seen["words"]
 
 
-def test_a_page_that_fails_is_noticed(tmp_path):
+def test_script_errors_are_detected(tmp_path):
     broken = tmp_path / "broken.html"
     broken.write_text('<!DOCTYPE html><body style="width: 900px"><script>nothing.there()</script></body>')
-    seen, complaints = found(broken, tmp_path, dark=False)
+    seen, errors = found(broken, tmp_path, dark=False)
     assert seen["wide"] > PHONE
-    assert "nothing is not defined" in complaints[0]
+    assert "nothing is not defined" in errors[0]

@@ -1,4 +1,4 @@
-"""Folders of jobs as a user may have them: read, grouped over seeds, tabulated."""
+"""Folders of sweeps: reading, groups over seeds, tables."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from potstill.runs.sweep_tables import compare, write_glue
 
 @pytest.fixture
 def add_job(tmp_path):
-    """Make a job's folder: `add_job("0", ["seed=1"], {"val/accuracy": 0.5})`."""
+    """Creates the folder of a job: `add_job("0", ["seed=1"], {"val/accuracy": 0.5})`."""
 
     def add(name, overrides=None, summary=None, config=None, error=None):
         job = tmp_path / "sweep" / name
@@ -32,7 +32,7 @@ def add_job(tmp_path):
             own = {"seed": 1, "git_commit": None, "versions": "torch 2", "flag": True}
             (job / "summary.json").write_text(json.dumps(summary | own))
         if error is not None:
-            (job / "fault.txt").write_text(f"{error}\n")
+            (job / "error.txt").write_text(f"{error}\n")
         return job
 
     return add
@@ -40,7 +40,7 @@ def add_job(tmp_path):
 
 @pytest.fixture
 def sweep(tmp_path, add_job):
-    """Two temperatures of three seeds; one job failed, one has no summary, one reached a nan."""
+    """Two temperatures with three seeds each; one job failed, one has no summary."""
     for number, (temperature, seed) in enumerate((t, s) for t in (1, 10) for s in (1, 2, 3)):
         options = ["objective=kd", f"objective.temperature={temperature}", f"seed={seed}"]
         summary = {"val/perplexity": 10.0 * temperature + seed, "val/loss": 0.5 * seed, "seconds": 1.0}
@@ -60,7 +60,7 @@ def test_jobs_are_read_and_failures_listed(sweep):
     assert varying(jobs) == ["objective.temperature", "seed"]
 
 
-def test_job_ten_comes_after_job_nine_and_nested_jobs_are_found(tmp_path, add_job):
+def test_jobs_are_in_numerical_order_and_may_be_nested(tmp_path, add_job):
     for name in ("10", "9", "a/lr=1", "a/lr=1/student"):
         add_job(name, ["seed=1"], {})
     assert [job.name for job in read_sweep(tmp_path / "sweep")] == ["a/lr=1", "9", "10"]
@@ -80,22 +80,20 @@ def test_spread_is_the_sample_standard_deviation():
     assert spread.deviation == pytest.approx(statistics.stdev(values))
     assert Spread.of([0.5]).deviation is None
     assert Spread.of([]) is None
-    assert math.isnan(Spread.of([1.0, math.nan]).mean)  # a run that diverged is not hidden
+    assert math.isnan(Spread.of([1.0, math.nan]).mean)  # a diverged run is visible
 
 
-def test_without_overrides_the_configurations_tell_what_varies(tmp_path, add_job):
-    for number, (name, labels, lr) in enumerate(
-        [("cola", ["a"], 0.1), ("sst2", ["b"], 0.1), ("sst2", ["b"], 0.2)]
-    ):
+def test_without_overrides_the_varying_options_are_those_of_the_configurations(tmp_path, add_job):
+    for number, (name, labels, lr) in enumerate([("cola", ["a"], 0.1), ("sst2", ["b"], 0.1), ("sst2", ["b"], 0.2)]):
         config = {"benchmark": {"name": name, "labels": labels}, "optimizer": {"lr": lr}, "seed": 1}
         add_job(str(number), None, {}, config)
     jobs = read_sweep(tmp_path / "sweep")
-    assert varying(jobs) == ["benchmark.name", "optimizer.lr"]  # the labels are decided by the name
+    assert varying(jobs) == ["benchmark.name", "optimizer.lr"]  # the labels follow from the name
     assert jobs[2].settings["optimizer.lr"] == "0.2"
     assert jobs[2].benchmark == "sst2"
 
 
-def test_half_written_files_are_no_bug(tmp_path, add_job):
+def test_incomplete_files_are_errors_of_their_jobs(tmp_path, add_job):
     job = add_job("0", ["seed=1"])
     (job / "summary.json").write_text('{"val/loss": 1')
     (add_job("1") / ".hydra" / "overrides.yaml").write_text("- 'seed=1\n- [")
@@ -105,7 +103,7 @@ def test_half_written_files_are_no_bug(tmp_path, add_job):
     assert [found.error for found in jobs] == errors
 
 
-def test_metrics_that_are_shown(sweep):
+def test_metrics_of(sweep):
     jobs = read_sweep(sweep)
     assert metrics_of(jobs, None) == ["val/perplexity", "val/loss"]
     assert metrics_of(jobs, ["seconds"]) == ["seconds"]
@@ -113,7 +111,7 @@ def test_metrics_that_are_shown(sweep):
         metrics_of(jobs, ["val/f1"])
 
 
-def test_a_metric_that_is_another_in_every_run_is_shown_once(tmp_path, add_job):
+def test_a_metric_that_equals_another_in_every_run_is_shown_once(tmp_path, add_job):
     for number, accuracy in enumerate((0.5, 0.75)):
         figures = {"val/text_accuracy": accuracy, "val/loss": 1.0, "val/f1": 0.5, "val/accuracy": accuracy}
         add_job(str(number), [f"seed={number}"], figures)
@@ -149,20 +147,15 @@ def test_the_csv_has_every_job(compared):
     assert [row["run"] for row in rows] == list("012345")
     assert rows[3] == {
         "run": "3", "state": "done", "objective.temperature": "10", "seed": "1", "val/perplexity": "101.0",
-        "val/loss": "0.5", "seconds": "1.0", "fault": "",
+        "val/loss": "0.5", "seconds": "1.0", "error": "",
     }  # fmt: skip
-    assert (rows[4]["state"], rows[4]["fault"]) == ("failed", "data.train_files: gone")
+    assert (rows[4]["state"], rows[4]["error"]) == ("failed", "data.train_files: gone")
     assert not (compared / "glue.csv").exists()
 
 
 def test_the_report_and_the_terminal(compared, capsys):
     page = (compared / "report.html").read_text()
-    for part in (
-        "data.train_files: gone",
-        "12 ± 1",
-        "<polyline",
-        "val/perplexity against objective.temperature",
-    ):
+    for part in ("data.train_files: gone", "12 ± 1", "<polyline", "val/perplexity against objective.temperature"):
         assert part in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
@@ -199,7 +192,7 @@ def read_glue(folder):
         return {(row["task"], row["metric"]): row for row in csv.DictReader(file)}
 
 
-def test_glue_with_tasks_missing(tmp_path, add_job, capsys):
+def test_glue_with_missing_tasks(tmp_path, add_job, capsys):
     glue_job(add_job, 0, "cola", 1, {"matthews": 0.5})
     glue_job(add_job, 1, "cola", 2, {"matthews": 0.6})
     glue_job(add_job, 2, "mrpc", 1, {"f1": 0.9, "accuracy": 0.8})
@@ -220,7 +213,7 @@ def test_glue_with_tasks_missing(tmp_path, add_job, capsys):
     assert "average of present" in capsys.readouterr().out
 
 
-def test_the_whole_of_glue_over_seeds(tmp_path, add_job, compose_config):
+def test_glue_over_seeds(tmp_path, add_job, compose_config):
     from potstill.evaluation.glue import TASKS
 
     number = 0
@@ -239,10 +232,8 @@ def test_the_whole_of_glue_over_seeds(tmp_path, add_job, compose_config):
     assert "Missing" not in (out / "report.html").read_text()
 
 
-def test_no_torch():
-    code = (
-        "import sys, potstill.runs.sweep_tables; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
-    )
+def test_tables_import_neither_torch_nor_matplotlib():
+    code = "import sys, potstill.runs.sweep_tables; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]
 
@@ -251,7 +242,7 @@ def record(job, **config):
     (job / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def test_runs_of_other_data_are_not_averaged_as_seeds(tmp_path, add_job):
+def test_runs_with_different_data_are_not_grouped(tmp_path, add_job):
     for number, (seed, file) in enumerate([(1, "a.tsv"), (2, "a.tsv"), (3, "b.tsv")]):
         job = add_job(str(number), ["objective=kd", f"seed={seed}"], {"val/accuracy": 0.1 * seed})
         record(job, seed=seed, data={"train_files": [file], "seed": "${seed}"}, logger={"group": str(number)})
@@ -261,7 +252,7 @@ def test_runs_of_other_data_are_not_averaged_as_seeds(tmp_path, add_job):
     assert [len(group.jobs) for group in groups] == [2, 1]
 
 
-def test_a_run_that_is_there_twice_counts_once(tmp_path, add_job):
+def test_of_repeated_runs_only_the_last_counts(tmp_path, add_job):
     for name, seed, accuracy in (("a/0", 1, 0.1), ("a/1", 2, 0.2), ("b/0", 1, 0.3)):
         add_job(name, ["objective=kd", f"seed={seed}"], {"val/accuracy": accuracy})
     add_job("b/1", ["objective=kd", "seed=2"], error="gone")
@@ -272,13 +263,13 @@ def test_a_run_that_is_there_twice_counts_once(tmp_path, add_job):
     assert [job.error is None for job in jobs] == [False, True, True, False]
 
 
-def test_a_mean_over_a_part_of_the_runs_says_so():
+def test_a_spread_over_some_of_the_runs_names_their_number():
     assert str(Spread.of([0.5, 0.7], 3)).endswith("(2 of 3 runs)")
     assert str(Spread.of([0.5], 3)).endswith("(1 of 3 runs)")
     assert "runs" not in str(Spread.of([0.5, 0.7], 2))
 
 
-def test_figures_that_are_no_numbers_are_left_out(tmp_path, add_job):
+def test_only_finite_figures_are_read(tmp_path, add_job):
     add_job("0", ["seed=1"], {"val/loss": 1.0})
     add_job("1", ["seed=2"], {"val/loss": float("nan")})
     add_job("2", ["seed=3"], {"val/loss": None})

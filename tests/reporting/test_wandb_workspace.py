@@ -1,4 +1,4 @@
-"""The layout on the wandb server, saved on a server of the test's own."""
+"""The layout of a project on a wandb server."""
 
 import json
 import re
@@ -18,7 +18,7 @@ LOGGED = [
 ]  # fmt: skip
 
 
-def test_one_command_saves_the_layout(wandb_server, capsys):
+def test_the_layout_is_saved(wandb_server, capsys):
     assert main(["team/potstill"]) == 0
     assert capsys.readouterr().out.strip().endswith("/team/potstill?nw=made")
     view = next(query["variables"] for query in wandb_server.asked if "upsertView" in query["query"])
@@ -26,16 +26,11 @@ def test_one_command_saves_the_layout(wandb_server, capsys):
     found = json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
     panels = {section["name"]: section["panels"] for section in found if section["panels"]}
     assert {name: len(shown) for name, shown in panels.items()} == {k: len(v) for k, v in SECTIONS.items()}
-    quality = next(
-        panel["config"] for panel in panels["Validation"] if panel["config"]["chartTitle"] == "quality"
-    )
-    assert (quality["xAxis"], quality["metricRegex"]) == (
-        wandb_workspace.STEP,
-        SECTIONS["Validation"]["quality"],
-    )
+    quality = next(panel["config"] for panel in panels["Validation"] if panel["config"]["chartTitle"] == "quality")
+    assert (quality["xAxis"], quality["metricRegex"]) == (wandb_workspace.STEP, SECTIONS["Validation"]["quality"])
 
 
-def test_a_server_that_refuses_is_one_line(wandb_server, capsys):
+def test_an_error_of_the_server_is_one_line(wandb_server, capsys):
     wandb_server.refused = "upsertView"
     assert main(["team/potstill"]) == 2
     line = capsys.readouterr().err
@@ -45,17 +40,15 @@ def test_a_server_that_refuses_is_one_line(wandb_server, capsys):
 
 
 @pytest.mark.parametrize("metric", LOGGED)
-def test_a_metric_is_in_one_panel(metric):
-    shown = [
-        title for panels in SECTIONS.values() for title, wanted in panels.items() if re.search(wanted, metric)
-    ]
+def test_each_metric_is_in_one_panel(metric):
+    shown = [title for panels in SECTIONS.values() for title, wanted in panels.items() if re.search(wanted, metric)]
     assert len(shown) == (0 if "teacher" in metric else 1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "key", "installed", "named"),
     [
-        (["potstill"], "a" * 40, True, "potstill: expected <entity>/<project>"),
+        (["potstill"], "a" * 40, True, "potstill: "),
         ([], "a" * 40, True, "<entity>/<project>"),
         (["a/b"], "", True, "WANDB_API_KEY"),
         (["a/b"], "a" * 40, False, "pip install 'potstill[workspaces]'"),

@@ -6,15 +6,7 @@ import torch
 
 from potstill.methods.language import Language
 from potstill.runs import doctor
-from potstill.runs.doctor import (
-    Measured,
-    estimates,
-    largest_batch,
-    line_through,
-    measure,
-    run_device,
-    steps_of,
-)
+from potstill.runs.doctor import Measured, estimates, largest_batch, line_through, measure, run_device, steps_of
 
 CPU = torch.device("cpu")
 
@@ -45,7 +37,7 @@ def test_steps_are_those_of_the_run(compose_config, kd):
     assert steps("trainer.max_epochs=2", "trainer.devices=2", "data.max_tokens=40", lengths=lengths) == 10
 
 
-def test_without_room_for_one_it_says_so(compose_config, kd):
+def test_too_little_memory_for_one_sequence_is_reported(compose_config, kd):
     assert "more than there is" in estimates(compose_config(*kd), CPU, [], None)["memory needed"]
     found = estimates(compose_config(*kd, "trainer.max_steps=10", "data.batch_size=2"), CPU,
                       [Measured(1, 10**9, 1.0), Measured(2, 2 * 10**9, 2.0)], np.array([5, 10] * 100))  # fmt: skip
@@ -53,7 +45,7 @@ def test_without_room_for_one_it_says_so(compose_config, kd):
     assert found["time"].startswith("about 15 s for 10 steps")
 
 
-def test_memory_that_runs_out_ends_the_trying(compose_config, kd, tmp_path, monkeypatch):
+def test_the_doctor_stops_at_the_first_size_without_memory(compose_config, kd, tmp_path, monkeypatch):
     tried = []
 
     def attempt(module, data, config, folder, size):
@@ -77,11 +69,9 @@ def test_a_run_on_the_cpu_is_not_measured_on_the_gpu(compose_config, kd, monkeyp
     assert "threads" in doctor.machine(compose_config(*kd, "strategy=cpu"), device)["device"]
 
 
-def test_no_store_of_a_sample_goes_into_the_users_folder(compose_config, kd, monkeypatch, tmp_path):
+def test_stores_of_the_doctor_are_not_kept(compose_config, kd, monkeypatch, tmp_path):
     monkeypatch.setattr(Language, "build", lambda self, config: config)
-    config = compose_config(
-        *kd, "teacher/cache=on", f"teacher.cache.folder={tmp_path}/own", "trainer.max_steps=2"
-    )
+    config = compose_config(*kd, "teacher/cache=on", f"teacher.cache.folder={tmp_path}/own", "trainer.max_steps=2")
     built = doctor._build(config, tmp_path / "temporary")
     assert built.teacher.cache.folder is None  # so they are below data.cache
     assert built.data.cache == str(tmp_path / "temporary" / "cache")
@@ -91,7 +81,7 @@ def test_no_store_of_a_sample_goes_into_the_users_folder(compose_config, kd, mon
 
 
 @pytest.mark.integration
-def test_memory_at_a_size_is_foretold_from_smaller_ones(compose_config, source, cache, tmp_path):
+def test_memory_at_a_size_is_predicted_from_smaller_ones(compose_config, source, cache, tmp_path):
     """Of what grows with the batch, within a factor of 1.5 (docs/configuration.md says so)."""
     shape = "{model_type: bert, hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 512}"
     config = compose_config(
@@ -108,7 +98,7 @@ def test_memory_at_a_size_is_foretold_from_smaller_ones(compose_config, source, 
 
 
 @pytest.mark.integration
-def test_the_doctor_prints_and_leaves_nothing(command, text_file, eval_file, bert_teacher, tmp_path):
+def test_the_doctor_prints_and_writes_nothing(command, text_file, eval_file, bert_teacher, tmp_path):
     folder, cache = tmp_path / "run", tmp_path / "cache"
     common = [
         "objective=diito", f"teacher.model={bert_teacher}", "data=text_files", f"data.train_files=[{text_file}]",
@@ -117,16 +107,7 @@ def test_the_doctor_prints_and_leaves_nothing(command, text_file, eval_file, ber
     ]  # fmt: skip
     done = command("train.py", *common, "doctor=true", cache=cache)
     assert done.returncode == 0, done.stderr
-    for name in (
-        "device",
-        "memory",
-        "precision",
-        "versions",
-        "parameters",
-        "data",
-        "memory needed",
-        "largest batch",
-    ):
+    for name in ("device", "memory", "precision", "versions", "parameters", "data", "memory needed", "largest batch"):
         assert any(line.startswith(name) for line in done.stdout.splitlines()), name
     assert "stores would be made" in done.stdout
     assert "not known before the store is made" in done.stdout

@@ -12,7 +12,7 @@ from potstill.runs.folder import EVALUATE, LOCK, MARK, RATIONALES, TRAIN, begin,
 
 @pytest.fixture
 def config(kd, compose_config):
-    return lambda *overrides: compose_config(*kd, *overrides)
+    return lambda *overrides: compose_config(*kd, *overrides, raw=True)
 
 
 def files(folder):
@@ -43,7 +43,7 @@ def leave_run(folder, config, *, done=True, kind=TRAIN):
         ("config.yaml", "train.py", ["-m", "seed=1"]),
     ],
 )
-def test_files_of_the_users_own_stay_as_they_are(own, script, overrides, command, tmp_path):
+def test_files_of_the_user_are_unchanged(own, script, overrides, command, tmp_path):
     folder = tmp_path / "mine"
     (folder / own).parent.mkdir(parents=True)
     (folder / own).write_text("mine")
@@ -56,7 +56,7 @@ def test_files_of_the_users_own_stay_as_they_are(own, script, overrides, command
     assert files(folder) == before
 
 
-def test_a_job_of_a_sweep_leaves_files_of_the_users_own(command, source, tmp_path):
+def test_a_job_of_a_sweep_keeps_files_of_the_user(command, source, tmp_path):
     folder = tmp_path / "sweep"
     folder.mkdir()
     (folder / MARK).write_text("{}")
@@ -84,7 +84,7 @@ def test_one_command_at_a_time(command, source, tmp_path):
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_a_new_run_over_an_earlier_one_says_so(done, config, tmp_path):
+def test_a_new_run_over_an_earlier_one_is_rejected(done, config, tmp_path):
     leave_run(tmp_path, config(), done=done)
     before = files(tmp_path)
     with pytest.raises(ConfigError, match=f"hydra.run.dir={tmp_path}: .*resume=auto.*overwrite=true"):
@@ -100,7 +100,7 @@ def test_a_new_run_over_an_earlier_one_says_so(done, config, tmp_path):
     assert files(tmp_path) == before
 
 
-def test_overwriting_leaves_nothing_of_the_old_run(config, tmp_path):
+def test_overwriting_removes_the_old_run(config, tmp_path):
     leave_run(tmp_path, config())
     (tmp_path / ".student.123.new").mkdir()
     claim(tmp_path, TRAIN, config("overwrite=true"))
@@ -110,7 +110,7 @@ def test_overwriting_leaves_nothing_of_the_old_run(config, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["resume=auto", "ckpt_path={}/checkpoints/last.ckpt"])
-def test_a_resumed_run_keeps_all_but_the_sign_of_its_end(how, config, tmp_path):
+def test_a_resumed_run_keeps_everything_but_its_summary(how, config, tmp_path):
     leave_run(tmp_path, config())
     for torn in (".student.123.new", ".student.123.old"):
         (tmp_path / torn).mkdir()

@@ -10,19 +10,15 @@ JUDGED = ["model=x", "benchmark=mlm"]
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
-    [(8, "data.eval_batch_size=4 or a smaller data.max_length"), (1, "a smaller data.max_length")],
+    ("size", "said"), [(8, "data.eval_batch_size=4 or a smaller data.max_length"), (1, "a smaller data.max_length")]
 )
-def test_an_evaluation_without_memory_says_what_to_change(size, said, compose_config):
+def test_out_of_memory_in_an_evaluation_names_the_options_to_change(size, said, compose_config):
     config = compose_config(*JUDGED, f"data.eval_batch_size={size}", name="evaluate")
-    with pytest.raises(TrainingError) as fault, as_user_errors(config):
+    with pytest.raises(TrainingError) as error, as_user_errors(config):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    assert str(fault.value) == f"data.eval_batch_size={size}: out of memory on the device; try {said}"
+    assert str(error.value) == f"data.eval_batch_size={size}: out of memory on the device; try {said}"
 
 
-def test_other_faults_stay_what_they_are(compose_config):
-    with (
-        pytest.raises(RuntimeError, match="shapes"),
-        as_user_errors(compose_config(*JUDGED, name="evaluate")),
-    ):
+def test_other_errors_are_unchanged(compose_config):
+    with pytest.raises(RuntimeError, match="shapes"), as_user_errors(compose_config(*JUDGED, name="evaluate")):
         raise RuntimeError("shapes do not fit")

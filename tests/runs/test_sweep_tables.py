@@ -46,7 +46,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_a_line_a_method_in_the_report_and_in_the_csv(sweep, compose_config, tmp_path):
+def test_one_line_per_method_in_the_report_and_the_csv(sweep, compose_config, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     compare(compose_config(f"sweep.folder={sweep}", name="evaluate"), out)
@@ -69,7 +69,7 @@ def test_a_line_a_method_in_the_report_and_in_the_csv(sweep, compose_config, tmp
     assert "<svg" in drawing
 
 
-def test_what_else_varies_names_the_line(tmp_path, add_job):
+def test_lines_are_named_by_what_else_varies(tmp_path, add_job):
     jobs = [(mode, share, alpha) for mode in MODES for share in SHARES[:2] for alpha in ("0.3", "0.7")]
     for number, (mode, share, alpha) in enumerate(jobs):
         options = [f"objective.mode={mode}", f"data.share={share}", f"objective.alpha={alpha}"]
@@ -83,7 +83,7 @@ def test_what_else_varies_names_the_line(tmp_path, add_job):
     assert rows[0]["spread"] == ""
 
 
-def test_a_sweep_of_something_else_has_none(tmp_path, add_job):
+def test_a_sweep_of_other_keys_has_no_share_curve(tmp_path, add_job):
     for number, seed in enumerate(SEEDS):
         add_job(number, ["data.share=0.5", f"seed={seed}"], {"test/accuracy": 0.5})
     groups = grouped(read_sweep(tmp_path / "sweep"), ["data.share"])

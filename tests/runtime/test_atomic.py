@@ -7,7 +7,7 @@ from potstill.errors import DataError, WriteError
 from potstill.runtime.atomic import replacing, write_whole, writing
 
 
-def test_a_file_is_replaced_whole_and_nothing_torn_stays(tmp_path):
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("old")
     (tmp_path / ".a.json.1.tmp").write_text("of a killed process")
@@ -46,7 +46,7 @@ def the_folder_is_gone(file):
         (the_folder_is_gone, errno.ENOENT),
     ],
 )  # fmt: skip
-def test_an_error_of_the_disk_names_what_was_to_be_written(write, number, tmp_path):
+def test_errors_of_the_disk_name_the_file(write, number, tmp_path):
     path = tmp_path / "model"
     with pytest.raises(WriteError) as error, replacing(path) as fresh:
         write(fresh)
@@ -54,13 +54,13 @@ def test_an_error_of_the_disk_names_what_was_to_be_written(write, number, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_other_errors_stay_what_they_are(tmp_path):
+def test_other_errors_are_not_changed(tmp_path):
     for error in (RuntimeError("a bug"), DataError("of the user's")):
         with pytest.raises(type(error)) as raised, writing(tmp_path):
             raise error
         assert raised.value is error
 
 
-def test_a_folder_that_was_deleted_meanwhile_is_made_again(tmp_path):
+def test_a_deleted_folder_is_created(tmp_path):
     write_whole(tmp_path / "run" / "checkpoints" / "last.ckpt", "trained")
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_text() == "trained"

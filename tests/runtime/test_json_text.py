@@ -21,7 +21,7 @@ def test_json_is_read(text):
     ["", "{", "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000, '{"a": ["\\ud83d"]}', '{"\\uDE00": 1}', b'["\\ud83d"]'],
     ids=["empty", "cut", "nested", "nested-objects", "half", "half-in-a-key", "half-in-bytes"],
 )  # fmt: skip
-def test_whatever_is_wrong_is_one_kind_of_error(text):
+def test_all_errors_are_value_errors(text):
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)
 
@@ -30,7 +30,7 @@ def strict(text):
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
-def test_what_is_no_number_is_written_as_null(tmp_path):
+def test_nan_and_infinities_are_written_as_null(tmp_path):
     value = {"a": NAN, "b": [1.5, -INF, {"c": INF}], "d": (2, "NaN"), "e": True, "f": 10**400}
     expected = {"a": None, "b": [1.5, None, {"c": None}], "d": [2, "NaN"], "e": True, "f": 10**400}
     assert strict(json_text(value)) == expected
@@ -39,11 +39,9 @@ def test_what_is_no_number_is_written_as_null(tmp_path):
     assert found == {"val/loss": None, "val/perplexity": None, "val/accuracy": 0.5}
 
 
-def test_every_json_file_is_written_by_it():
+def test_no_other_module_writes_json():
     for path in Path(potstill.__file__).parent.rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
-            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(
-                ("write_text", "write_whole", "write")
-            ):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(("write_text", "write_whole", "write")):
                 assert not any("json.dumps(" in ast.unparse(argument) for argument in call.args), path
         assert "json.dump(" not in path.read_text(), path

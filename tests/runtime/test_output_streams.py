@@ -1,4 +1,4 @@
-"""Standard output that breaks off: the work is done all the same."""
+"""Standard output with errors: the command continues."""
 
 import io
 from pathlib import Path
@@ -16,7 +16,7 @@ class Broken(io.StringIO):
         raise ValueError("no descriptor")
 
 
-def test_what_cannot_be_written_is_dropped(monkeypatch):
+def test_output_is_dropped_after_an_error(monkeypatch):
     monkeypatch.setattr("sys.stdout", Broken())
     with outliving_readers() as out:
         print("lost")
@@ -24,7 +24,7 @@ def test_what_cannot_be_written_is_dropped(monkeypatch):
     assert isinstance(out.error, BrokenPipeError)
 
 
-def test_a_closed_stream_and_a_whole_one(monkeypatch, capsys):
+def test_open_and_closed_streams(monkeypatch, capsys):
     with outliving_readers() as out:
         print("kept")
     assert out.error is None
@@ -36,7 +36,7 @@ def test_a_closed_stream_and_a_whole_one(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_device_is_noticed_when_it_is_flushed(monkeypatch):
+def test_errors_of_flushing_are_recorded(monkeypatch):
     with Path("/dev/full").open("w") as full:
         monkeypatch.setattr("sys.stdout", full)
         with outliving_readers() as out:

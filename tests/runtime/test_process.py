@@ -1,4 +1,4 @@
-"""What the process asks of the C runtime: once, before torch, and never against the user's own settings."""
+"""Settings of the process before torch is imported; settings of the user take precedence."""
 
 import os
 import subprocess
@@ -27,28 +27,17 @@ print(start <= block < stop, os.environ['GOMP_SPINCOUNT'])
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 @pytest.mark.parametrize(
     ("own", "expected"),
-    [
-        ({}, "True 20000"),
-        ({"GOMP_SPINCOUNT": "7"}, "True 7"),
-        ({"MALLOC_TOP_PAD_": "131072"}, "False 20000"),
-    ],
+    [({}, "True 20000"), ({"GOMP_SPINCOUNT": "7"}, "True 7"), ({"MALLOC_TOP_PAD_": "131072"}, "False 20000")],
 )
-def test_large_blocks_come_from_the_heap_unless_the_user_says_otherwise(own, expected):
-    clean = {
-        k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GOMP_")) and k != "LD_PRELOAD"
-    }
+def test_large_blocks_are_on_the_heap_unless_the_user_configured_malloc(own, expected):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GOMP_")) and k != "LD_PRELOAD"}
     done = subprocess.run(
-        [sys.executable, "-c", ALLOCATE],
-        env={**clean, **own},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        [sys.executable, "-c", ALLOCATE], env={**clean, **own}, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.strip() == expected, done.stderr
 
 
-def test_a_user_without_a_home_and_a_name_has_both(monkeypatch, tmp_path):
+def test_a_user_without_home_and_name(monkeypatch, tmp_path):
     import getpass
     import pwd
 
@@ -64,6 +53,6 @@ def test_a_user_without_a_home_and_a_name_has_both(monkeypatch, tmp_path):
         assert Path.home() == tmp_path / f"potstill-{os.getuid()}"
         assert Path.home().stat().st_mode & 0o777 == 0o700
         assert getpass.getuser() == str(os.getuid())
-    finally:  # set by `have_home`, which monkeypatch does not know of
+    finally:  # set by `have_home`
         os.environ.pop("HOME", None)
         os.environ.pop("USER", None)

@@ -1,4 +1,4 @@
-"""Secrets are masked wherever they stand, and nothing else is."""
+"""Masking of secrets, and texts that are not masked."""
 
 import json
 import logging
@@ -75,7 +75,7 @@ def test_a_secret_is_masked(text):
         "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.sflKxwRJSMeKKF2QT4",
     ],
 )
-def test_keys_of_known_forms_are_masked_in_any_place(value):
+def test_keys_of_known_forms_are_masked_anywhere(value):
     assert redact(f"generation.model={value}: no such model") == "generation.model=***: no such model"
     assert redact(f"runs/{value}") == "runs/***"
     assert redacted({"generation": {"model": value}}) == {"generation": {"model": "***"}}
@@ -108,7 +108,7 @@ def test_keys_of_known_forms_are_masked_in_any_place(value):
         "risk-averse-student-2, ask-me-anything-model1",
     ],
 )
-def test_other_texts_stay(text):
+def test_other_texts_are_kept(text):
     assert redact(text) == text
 
 
@@ -119,31 +119,29 @@ def test_plain_names(name):
     assert not is_secret_name(name)
 
 
-def test_the_value_of_a_variable_is_masked_wherever_it_stands(monkeypatch):
+def test_values_of_secret_variables_are_masked_anywhere(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
     assert redact("denied: 0123456789abcdef0123456789abcdef01234567!") == "denied: ***!"
 
 
-def test_a_variable_with_a_path_stays_legible(monkeypatch, tmp_path):
+def test_paths_in_secret_variables_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("PWD", str(tmp_path))  # as a shell does
     monkeypatch.setenv("MY_CREDENTIALS", f"{tmp_path}/no-such-file")
     assert redact(f"data.folder={tmp_path}/data") == f"data.folder={tmp_path}/data"
     assert "no-such-file" not in redact(f"{tmp_path}/no-such-file")
 
 
-def test_what_was_typed_for_a_secret_is_masked_wherever_it_stands():
+def test_values_of_secret_overrides_are_masked_anywhere():
     remember_overrides(["generation.api_key=two words, a comma"])
     assert redact("two words, a comma: no such key") == "***: no such key"
 
 
-def test_a_variable_that_is_referred_to_is_written_as_the_reference(monkeypatch):
+def test_values_of_referenced_variables_become_the_reference(monkeypatch):
     monkeypatch.setenv("MY_SETTING", SECRET)
     monkeypatch.setenv("MY_PASSWORD", "swordfish")
     monkeypatch.setenv("MY_FOLDER", "/srv/data")
     monkeypatch.setenv("MY_NUMBER", "1000000")
-    remember_references(
-        "a: ${oc.env:MY_SETTING} ${oc.env:MY_PASSWORD} ${oc.env:MY_FOLDER,x} ${oc.env:MY_NUMBER}"
-    )
+    remember_references("a: ${oc.env:MY_SETTING} ${oc.env:MY_PASSWORD} ${oc.env:MY_FOLDER,x} ${oc.env:MY_NUMBER}")
     assert redact(f"{SECRET} swordfish /srv/data 1000000") == (
         "${oc.env:MY_SETTING} ${oc.env:MY_PASSWORD} /srv/data 1000000"
     )

@@ -1,4 +1,4 @@
-"""Signals that end a run: raised at once, held back for a block, passed by what handles exceptions."""
+"""Signals that stop a run: raised immediately or delayed for a block, and never handled as an exception."""
 
 # ruff: noqa: PT012
 import multiprocessing
@@ -15,7 +15,7 @@ from potstill.runtime import signals
 
 @pytest.fixture(autouse=True)
 def usual_handlers():
-    """Those of a process in the foreground: `nohup` and a shell's background ignore some signals."""
+    """Handlers of a process in the foreground; `nohup` and jobs in the background of a shell ignore some signals."""
     usual = dict.fromkeys(signals.ENDING, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
@@ -28,19 +28,19 @@ def send(number):
 
 
 @pytest.mark.parametrize("number", signals.ENDING)
-def test_a_signal_is_raised_at_once_and_handlers_are_put_back(number):
+def test_a_signal_is_raised_and_handlers_are_restored(number):
     before = signal.getsignal(number)
     with pytest.raises(StoppedError) as stopped, signals.listening():
         try:
             send(number)
-        except Exception:  # whatever handles exceptions must not hide it
+        except Exception:  # handlers of exceptions must not hide it
             pytest.fail("was handled as an exception")
     assert (stopped.value.signal, stopped.value.code) == (number, 128 + number)
     assert number.name in str(stopped.value)
     assert signal.getsignal(number) == before
 
 
-def test_the_first_signal_is_held_back_until_the_block_ends():
+def test_the_first_signal_is_delayed_until_the_block_ends():
     done = []
     with pytest.raises(StoppedError), signals.listening(), signals.held():
         with signals.held():
@@ -51,16 +51,16 @@ def test_the_first_signal_is_held_back_until_the_block_ends():
     assert done == ["inner", "outer"]
 
 
-def test_a_second_signal_does_not_wait():
+def test_a_second_signal_is_raised_immediately():
     with pytest.raises(StoppedError) as stopped, signals.listening(), signals.held():
         send(signal.SIGTERM)
         send(signal.SIGINT)
-        pytest.fail("waited for the end of the block")
+        pytest.fail("delayed to the end of the block")
     assert stopped.value.code == 143  # of the first
     assert signals.again()
 
 
-def test_what_is_ignored_on_purpose_stays_ignored():
+def test_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signals.listening():
@@ -70,7 +70,7 @@ def test_what_is_ignored_on_purpose_stays_ignored():
     assert signals.received() is None
 
 
-def test_listening_within_listening_keeps_what_has_arrived():
+def test_nested_listening_keeps_received_signals():
     with pytest.raises(StoppedError), signals.listening(), signals.held():
         send(signal.SIGTERM)
         with signals.listening():
@@ -91,8 +91,8 @@ def test_a_thread_cannot_listen():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)])
-def test_a_forked_process_ends_as_it_would(number, code):
-    """SIGTERM ends it; Ctrl-C, which the whole group receives, is left to its parent."""
+def test_signals_in_a_forked_process(number, code):
+    """SIGTERM ends it; Ctrl-C, which the whole process group receives, is handled by the parent."""
     with signals.listening():
         child = multiprocessing.get_context("fork").Process(target=send, args=(number,))
         child.start()
@@ -101,6 +101,6 @@ def test_a_forked_process_ends_as_it_would(number, code):
     assert signals.received() is None
 
 
-def test_it_can_be_raised_again_in_another_process():
+def test_the_error_can_be_pickled():
     again = pickle.loads(pickle.dumps(StoppedError("stopped by SIGINT", signal.SIGINT)))
     assert (str(again), again.code) == ("stopped by SIGINT", 130)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from potstill.losses.soft_targets import kl_divergence
-from potstill.losses.sparse import SampledRows, sparse_vocabulary_losses
+from potstill.losses.sparse import SampledRows
+from potstill.losses.vocabulary import vocabulary_losses
 from potstill.teacher_cache.sparse_rows import draw, top_of, uniforms
 
 VOCABULARY = 20
@@ -54,8 +55,8 @@ def test_loss_and_gradient_are_unbiased():
     )
     # The projection is the identity, so that the gradient of its input is that of the logits.
     rows = student.double().repeat(many, 1).requires_grad_()
-    ours = sparse_vocabulary_losses(
-        rows, torch.eye(VOCABULARY, dtype=torch.float64), None, targets,
+    ours = vocabulary_losses(
+        rows, torch.eye(VOCABULARY, dtype=torch.float64), None, targets=targets,
         weights={"ce": 1.0}, denominators={"ce": 1},
     )  # fmt: skip
     (gradients,) = torch.autograd.grad(ours.total, rows)
@@ -67,7 +68,7 @@ def test_loss_and_gradient_are_unbiased():
         assert ((found.mean(dim=0) - wanted[0]).abs() < 4.5 * error).all()
 
 
-def test_systematic_counts_are_off_by_less_than_one():
+def test_systematic_counts_deviate_by_less_than_one():
     logits = logits_of(200)
     drawn = draw(logits, np.arange(200), **OPTIONS | {"samples": 50, "systematic": True})
     gaps = 50 * (dense(drawn, 200, 50) - logits.softmax(1).numpy())
@@ -76,7 +77,7 @@ def test_systematic_counts_are_off_by_less_than_one():
     assert (50 * (dense(independent, 200, 50) - logits.softmax(1).numpy())).std() > 2 * gaps.std()
 
 
-def test_draws_depend_on_the_unit_alone(monkeypatch):
+def test_draws_depend_only_on_the_item(monkeypatch):
     logits, units = logits_of(9), np.array([5, 1, 8, 0, 2, 7, 3, 6, 4])
     whole = dense(draw(logits, units, **OPTIONS), 9, 8)
     monkeypatch.setattr("potstill.teacher_cache.sparse_rows.BLOCK_BYTES", 8 * VOCABULARY * 2)
@@ -87,7 +88,7 @@ def test_draws_depend_on_the_unit_alone(monkeypatch):
     assert (other != whole).any(axis=1).sum() > 5
 
 
-def test_each_token_is_there_once_and_counts_add_up():
+def test_tokens_are_distinct_and_counts_add_up():
     drawn = draw(logits_of(30), np.arange(30), **OPTIONS)
     assert drawn.counts.sum() == len(drawn.ids) == len(drawn.weights)
     for ids, weights in zip(
@@ -113,7 +114,7 @@ def test_no_rows():
     assert [len(part) for part in drawn] == [0, 0, 0, 0]
 
 
-def test_uniforms_are_uniform_and_unrelated():
+def test_uniforms_are_uniform_and_uncorrelated():
     found = uniforms(7, np.arange(20_000), 5)
     assert found.min() >= 0
     assert found.max() < 1

@@ -86,11 +86,11 @@ def test_what_cannot_be_honoured_is_rejected(override, before, train, last, monk
     monkeypatch.setattr(Language, "build", lambda *_: pytest.fail("the data were read"))
     further = [] if "trainer.max" in override else [f"trainer.max_steps={steps}"]
     plus = "+" if "amsgrad" in override else ""
-    with pytest.raises(CheckpointError) as fault:
+    with pytest.raises(CheckpointError) as error:
         train("second", *further, f"{plus}{override}", f"ckpt_path={last}")
-    assert str(fault.value).startswith(override)
-    assert before in str(fault.value)
-    assert str(last) in str(fault.value)
+    assert str(error.value).startswith(override)
+    assert before in str(error.value)
+    assert str(last) in str(error.value)
 
 
 def test_an_old_checkpoint_is_rejected(train, last):
@@ -115,3 +115,12 @@ def test_the_settings_of_a_callback_are_those_of_the_command_line(train, last, e
     assert len(train("first", "trainer.max_steps=9", *checked, "resume=auto")) == 2  # it stays ended
     patient = [*checked, "callbacks.early_stopping.patience=3", f"ckpt_path={last}"]
     assert len(train("first", "trainer.max_steps=9", *patient)) == 4
+
+
+def test_the_rate_of_each_block_is_that_of_the_option_and_stays(train, last):
+    train("first", "trainer.max_steps=2", "optimizer.layer_decay=0.5", "schedule.name=constant")
+    (optimizer,) = torch.load(last, weights_only=True)["optimizer_states"]
+    rates = {group["lr"] for group in optimizer["param_groups"]}
+    assert sorted(rates, reverse=True) == pytest.approx([max(rates) * 0.5**place for place in range(4)])
+    with pytest.raises(CheckpointError, match=r"optimizer\.layer_decay"):
+        train("second", "trainer.max_steps=3", "schedule.name=constant", f"ckpt_path={last}")

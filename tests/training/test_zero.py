@@ -20,9 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_the_lock_of_a_killed_compiler_is_removed_and_no_others(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    old, young, foreign = (
-        tmp_path / name / "lock" for name in ("py/deepspeed_a", "py/deepspeed_b", "py/other")
-    )
+    old, young, foreign = (tmp_path / name / "lock" for name in ("py/deepspeed_a", "py/deepspeed_b", "py/other"))
     for lock in (old, young, foreign):
         lock.parent.mkdir(parents=True)
         lock.touch()
@@ -41,9 +39,7 @@ class Pair(nn.Module):
         self.student = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(5, 5)]), "head": nn.Linear(5, 3)})
 
     def share_alone(self, inputs):
-        return torch.nn.functional.linear(
-            self.student["blocks"][0](inputs), self.student["head"].weight
-        ).sum()
+        return torch.nn.functional.linear(self.student["blocks"][0](inputs), self.student["head"].weight).sum()
 
 
 @pytest.fixture(autouse=True, scope="module")  # DeepSpeed keeps what it has found of it
@@ -59,9 +55,7 @@ def optimizer_of(pair):
 
 
 def given(pair, stage):
-    return Zero(
-        pair, optimizer_of(pair), stage=stage, clip=1.0, local_rank=0, precision=contextlib.nullcontext
-    )
+    return Zero(pair, optimizer_of(pair), stage=stage, clip=1.0, local_rank=0, precision=contextlib.nullcontext)
 
 
 def inputs(number):
@@ -99,9 +93,7 @@ def test_steps_are_plain_ones_and_go_on_from_what_was_saved(stage):
     wanted, got = optimizer.state_dict(), zero.optimizer_state()
     zero.close()
     torch.testing.assert_close(second.state_dict(), plain.state_dict())
-    assert [group["params"] for group in got["param_groups"]] == [
-        group["params"] for group in wanted["param_groups"]
-    ]
+    assert [group["params"] for group in got["param_groups"]] == [group["params"] for group in wanted["param_groups"]]
     used = [number for number, state in wanted["state"].items() if state["exp_avg"].any()]
     assert used
     for number in used:

@@ -10,10 +10,10 @@ TASK = ["objective=task_kd", "benchmark=text_classification", "teacher/cache=on"
 EXCHANGE = "objective.interchange.mapping=single_middle"
 
 
-def faults_of(compose_config, overrides):
-    with pytest.raises(ConfigError) as fault:
+def problems_of(compose_config, overrides):
+    with pytest.raises(ConfigError) as error:
         validate_train(compose_config(*overrides))
-    return str(fault.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def faults_of(compose_config, overrides):
     ],
 )  # fmt: skip
 def test_a_fault_is_told_in_one_line(overrides, said, compose_config):
-    found = faults_of(compose_config, overrides)
+    found = problems_of(compose_config, overrides)
     assert "\n" not in found
     import re
 
@@ -62,7 +62,7 @@ def test_a_fault_is_told_in_one_line(overrides, said, compose_config):
 
 def test_a_folder_that_is_a_file_is_told(compose_config, tmp_path):
     (tmp_path / "file").write_text("")
-    found = faults_of(compose_config, [*LANGUAGE, f"teacher.cache.folder={tmp_path}/file"])
+    found = problems_of(compose_config, [*LANGUAGE, f"teacher.cache.folder={tmp_path}/file"])
     assert f"teacher.cache.folder={tmp_path}/file: {tmp_path}/file is a file" in found
 
 
@@ -75,11 +75,11 @@ def test_a_folder_that_is_a_file_is_told(compose_config, tmp_path):
         ["objective=kd", "objective.terms.mse.weight=1", "teacher/cache=off"],
     ],
 )
-def test_what_stored_outputs_suffice_for_has_no_fault(overrides, compose_config):
-    assert "cache" not in faults_of(compose_config, overrides)  # there is no teacher and no text
+def test_what_stored_outputs_suffice_for_has_no_problem(overrides, compose_config):
+    assert "cache" not in problems_of(compose_config, overrides)  # there is no teacher and no text
 
 
 def test_no_more_tokens_are_kept_than_there_are(kd, compose_config):
     cached = [*kd, *LANGUAGE]
-    assert faults_of(compose_config, [*cached, "teacher.cache.k=100000"]).startswith("teacher.cache.k=100000")
+    assert problems_of(compose_config, [*cached, "teacher.cache.k=100000"]).startswith("teacher.cache.k=100000")
     validate_train(compose_config(*cached, "teacher.cache.k=100"))

@@ -6,6 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from potstill.config import TrainConfig
+from potstill.config.running import TrainerConfig
 from potstill.errors import ConfigError
 from potstill.runs.checks import validate_train
 from potstill.training.trainer import build_trainer
@@ -13,22 +15,17 @@ from potstill.training.trainer import build_trainer
 
 @pytest.fixture
 def said(compose_config, kd):
-    def fault(*overrides):
+    def error(*overrides, given=kd):
         with pytest.raises(ConfigError) as found:
-            validate_train(compose_config(*kd, *overrides))
+            validate_train(compose_config(*given, *overrides))
         assert "\n" not in str(found.value)
         return str(found.value)
 
-    return fault
+    return error
 
 
 def test_what_does_not_go_with_shared_weights(said):
-    sharded = [
-        "strategy=fsdp",
-        "objective.gradient_shares_every=2",
-        "trainer.precision=64-true",
-        "compile=true",
-    ]
+    sharded = ["strategy=fsdp", "objective.gradient_shares_every=2", "trainer.precision=64-true", "compile=true"]
     line = said(*sharded)
     assert "objective.gradient_shares_every=2: null with trainer.strategy=fsdp" in line
     assert "trainer.precision=64-true: 32-true or bf16-mixed" in line
@@ -37,20 +34,18 @@ def test_what_does_not_go_with_shared_weights(said):
         "strategy=deepspeed", "trainer.precision=bf16-true"
     )
     line = said(
-        "strategy=deepspeed",
-        "trainer.strategy=deepspeed_stage_3",
-        "trainer.nonfinite=skip",
-        "experiment=arithmetic",
-    )
+        "strategy=deepspeed", "trainer.strategy=deepspeed_stage_3", "trainer.nonfinite=skip", "experiment=arithmetic",
+        given=[],
+    )  # fmt: skip
     assert "trainer.strategy=deepspeed_stage_3: not with objective=step_by_step" in line
     assert "trainer.nonfinite=skip: stop with trainer.strategy=deepspeed_stage_3" in line
     two = "tasks=[{benchmark: sst2, teacher: a}, {benchmark: stsb, teacher: b}]"
-    line = said("strategy=deepspeed", "objective=task_kd", two)
+    line = said("strategy=deepspeed", "objective=task_kd", two, given=[])
     assert "tasks: not with trainer.strategy=deepspeed_stage_2" in line
     assert "were 0; trainer.strategy=ddp_find_unused_parameters_true" in line
     assert "a step of one task" not in line  # which a strategy of its own says where it is refused for that
     assert "ddp_find_unused_parameters_true" not in said(
-        "objective=task_kd", two, "trainer.strategy=ddp_find_unused_parameters_true", "trainer.devices=2"
+        "objective=task_kd", two, "trainer.strategy=ddp_find_unused_parameters_true", "trainer.devices=2", given=[]
     )
     assert "one of deepspeed_stage_2, deepspeed_stage_3" in said("trainer.strategy=deepspeed_stage_1")
     assert "trainer.num_nodes=0" in said("trainer.num_nodes=0")
@@ -79,21 +74,9 @@ def test_ray_needs_a_number_of_workers(said):
 @pytest.mark.parametrize(
     ("count", "overrides", "line"),
     [
-        (
-            0,
-            ["strategy=gpu"],
-            "trainer.accelerator=gpu: this machine has no GPU that torch can use; strategy=cpu",
-        ),
-        (
-            1,
-            ["strategy=ddp", "trainer.devices=4"],
-            "trainer.devices=4: this machine has 1 GPU; trainer.devices=1",
-        ),
-        (
-            2,
-            ["strategy=fsdp", "trainer.devices=4"],
-            "trainer.devices=4: this machine has 2 GPUs; trainer.devices=2",
-        ),
+        (0, ["strategy=gpu"], "trainer.accelerator=gpu: this machine has no GPU that torch can use; strategy=cpu"),
+        (1, ["strategy=ddp", "trainer.devices=4"], "trainer.devices=4: this machine has 1 GPU; trainer.devices=1"),
+        (2, ["strategy=fsdp", "trainer.devices=4"], "trainer.devices=4: this machine has 2 GPUs; trainer.devices=2"),
         (1, ["strategy=gpu"], "trainer.precision=bf16-mixed: this GPU has no units for bfloat16"),
     ],
 )
@@ -101,19 +84,15 @@ def test_what_the_machine_lacks(count, overrides, line, compose_config, monkeypa
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
     config = compose_config(*overrides)
-    with pytest.raises(ConfigError) as fault:
+    with pytest.raises(ConfigError) as error:
         build_trainer(config.trainer, tmp_path, callbacks=[], loggers=False)
-    assert str(fault.value).startswith(line)
+    assert str(error.value).startswith(line)
 
 
 @pytest.mark.parametrize(
     ("trainer", "launcher", "refused"),
     [
-        (
-            {"strategy": "fsdp", "devices": 2},
-            "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-            True,
-        ),
+        ({"strategy": "fsdp", "devices": 2}, "hydra._internal.core_plugins.basic_launcher.BasicLauncher", True),
         ({"strategy": "ddp", "devices": 1, "num_nodes": 2}, "BasicLauncher", True),
         ({"strategy": "ddp", "devices": 1}, "BasicLauncher", False),
         ({"strategy": "ddp_spawn", "devices": 2}, "BasicLauncher", False),
@@ -125,12 +104,12 @@ def test_a_sweep_of_runs_that_start_processes(trainer, launcher, refused, monkey
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from potstill.validation.launch import launch_faults
+    from potstill.validation.launch import launch_problems
 
     hydra = OmegaConf.create({"launcher": {"_target_": launcher}})
     hydra.mode = RunMode.MULTIRUN
     monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
     monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: hydra))
-    faults = launch_faults(OmegaConf.create({"trainer": {"num_nodes": 1, **trainer}}))
-    assert bool(faults) is refused
-    assert all("hydra/launcher=slurm" in line for line in faults)
+    problems = launch_problems(TrainConfig(trainer=TrainerConfig(**trainer)))
+    assert bool(problems) is refused
+    assert all("hydra/launcher=slurm" in line for line in problems)

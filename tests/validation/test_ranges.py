@@ -1,20 +1,23 @@
-"""Every number of the schema has a range, and whatever is out of it is named."""
+"""Every number of the schema has a range and some text has choices; whatever is out of them is named."""
 
 import copy
+import functools
 import math
 from dataclasses import fields
 from typing import get_args, get_type_hints
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
-from potstill.config import EvaluateConfig, SharedTaskConfig, TrainConfig
-from potstill.config.benchmarks import BenchmarkConfig, FurtherConfig, LayoutConfig
+from potstill.config import OPTIONS, EvaluateConfig, SharedTaskConfig, TrainConfig
+from potstill.config.benchmarks import FurtherConfig, LayoutConfig
 from potstill.config.data import SourceConfig
+from potstill.config.reference import classes
+from potstill.config.typed import typed
 from potstill.errors import ConfigError
 from potstill.runs.checks import validate_evaluate, validate_train
-from potstill.runtime.ranges import KEY, MOST_PROCESSES, Range
-from potstill.validation.ranges import range_faults, section_of
+from potstill.runtime.ranges import CHOICES, HELP, KEY, MOST_PROCESSES, Range
+from potstill.validation.ranges import range_problems, section_of
 
 BEYOND = ("nan", "inf", "-inf", "1e308", "-1e308", "1e300")
 
@@ -34,51 +37,57 @@ def numbers(schema, prefix=""):
             yield from numbers(section, f"{prefix}{own.name}.")
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        TrainConfig,
-        EvaluateConfig,
-        BenchmarkConfig,
-        SharedTaskConfig,
-        SourceConfig,
-        FurtherConfig,
-        LayoutConfig,
-    ],
-)
+SECTIONS = [TrainConfig, EvaluateConfig, *(own for known in OPTIONS.values() for own in known.values())]
+
+
+@pytest.mark.parametrize("schema", [*SECTIONS, SharedTaskConfig, SourceConfig, FurtherConfig, LayoutConfig])
 def test_every_number_has_a_range(schema):
     without = [key for key, _, allowed in numbers(schema) if not isinstance(allowed, Range)]
     assert not without
 
 
-@pytest.mark.parametrize("schema", [TrainConfig, EvaluateConfig])
+@pytest.mark.parametrize("schema", SECTIONS)
 def test_no_number_is_beyond_its_range(schema):
     for key, hint, allowed in numbers(schema):
-        config = OmegaConf.structured(schema)
-        if key.startswith("benchmark.") and schema is TrainConfig:
-            config.benchmark = BenchmarkConfig()
+        config = schema()
+        *sections, name = key.split(".")
+        section = functools.reduce(getattr, sections, config)
+        kind = float if "float" in str(hint) else int
         listed = "list" in str(hint)
         just = [min(allowed.low - 1e-9, math.nextafter(allowed.low, -math.inf)), allowed.high * (1 + 1e-9)]
         wrong = [*BEYOND, *map(repr, just)] if "float" in str(hint) else ["-2", "10000000000000"]
         if allowed.above:
             wrong.append("0")
-        for value in wrong:
-            OmegaConf.update(config, key, [value] if listed else value)
-            found = range_faults(config, schema)
-            assert [fault.partition("=")[0] for fault in found] == [key], (key, value)
+        for value in map(kind, wrong):
+            setattr(section, name, [value] if listed else value)
+            found = range_problems(config)
+            assert [error.partition("=")[0] for error in found] == [key], (key, value)
+
+
+@pytest.mark.parametrize("schema", classes().values())
+def test_text_that_is_no_choice_is_out_of_range(schema):
+    for own in fields(schema):
+        if known := own.metadata.get(CHOICES):
+            assert own.default in (*known, None, MISSING)
+            assert all(f"`{choice}`" in own.metadata[HELP] for choice in known), own.name
+            section = schema()
+            for value, said in ((known[-1], []), (None, []), ("other", [f"x.{own.name}=other: one of {known[0]}, "])):
+                setattr(section, own.name, value)
+                found = [error for error in range_problems(section, "x.") if own.name in error]
+                assert [error[: len(text)] for error, text in zip(found, said, strict=True)] == said
 
 
 @pytest.fixture
 def changed(kd, compose_config):
     """Call `changed({key: value})` for a configuration of `objective=kd` with these values, composed only once."""
     if not _COMPOSED:
-        _COMPOSED["kd"] = compose_config(*kd)
+        _COMPOSED["kd"] = compose_config(*kd, raw=True)
 
     def change(values):
         config = copy.deepcopy(_COMPOSED["kd"])
         for key, value in values.items():
             OmegaConf.update(config, key, value, force_add=True)
-        return config
+        return typed(config, TrainConfig)
 
     return change
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from potstill.validation.resuming import differences, identity_of, resume_faults
+from potstill.validation.resuming import differences, identity_of, resume_problems
 
 FEW = ["data.batch_size=4", "objective=diito"]
 
@@ -12,12 +12,7 @@ FEW = ["data.batch_size=4", "objective=diito"]
 @pytest.fixture
 def identity(text_file, bert_teacher, compose_config):
     def of(*overrides, world=1):
-        own = [
-            "data=text_files",
-            f"data.train_files=[{text_file}]",
-            f"teacher.model={bert_teacher}",
-            "logger=csv",
-        ]
+        own = ["data=text_files", f"data.train_files=[{text_file}]", f"teacher.model={bert_teacher}", "logger=csv"]
         return identity_of(compose_config(*own, *FEW, *overrides), world)
 
     return of
@@ -42,32 +37,25 @@ def identity(text_file, bert_teacher, compose_config):
     ],
 )
 def test_what_decides_the_steps_has_to_be_as_it_was(override, before, after, identity):
-    faults = resume_faults(identity(), identity(override))
-    assert len(faults) == 1
+    problems = resume_problems(identity(), identity(override))
+    assert len(problems) == 1
     key = override.partition("=")[0]
-    assert faults[0].startswith(f"{key}={after}")
-    assert before in faults[0].removeprefix(f"{key}={after}")
+    assert problems[0].startswith(f"{key}={after}")
+    assert before in problems[0].removeprefix(f"{key}={after}")
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        [
-            "optimizer.lr=1e-5",
-            "optimizer.weight_decay=0.2",
-            "optimizer.betas=[0.8,0.9]",
-            "+optimizer.amsgrad=true",
-        ],
+        ["optimizer.lr=1e-5", "optimizer.weight_decay=0.2", "optimizer.betas=[0.8,0.9]", "+optimizer.amsgrad=true"],
         ["schedule=cosine", "schedule.warmup_steps=3", "trainer.max_steps=9", "trainer.max_epochs=7"],
         ["trainer.gradient_clip_val=null", "trainer.val_check_interval=4", "callbacks=early_stopping"],
     ],
 )
 def test_the_command_line_wins(overrides, identity):
     saved, now = identity(), identity(*overrides)
-    assert resume_faults(saved, now) == []
-    named = {
-        override.partition("=")[0].lstrip("+") for override in overrides if "." in override.partition("=")[0]
-    }
+    assert resume_problems(saved, now) == []
+    named = {override.partition("=")[0].lstrip("+") for override in overrides if "." in override.partition("=")[0]}
     assert named <= set(differences(saved, now))
 
 
@@ -75,13 +63,7 @@ def test_the_command_line_wins(overrides, identity):
     "overrides",
     [
         ["logger.run=other", "checkpoint.every_n_steps=3", "trainer.enable_progress_bar=false"],
-        [
-            "data.num_workers=2",
-            "data.num_proc=1",
-            "data.cache=elsewhere",
-            "trainer.accelerator=cpu",
-            "compile=true",
-        ],
+        ["data.num_workers=2", "data.num_proc=1", "data.cache=elsewhere", "trainer.accelerator=cpu", "compile=true"],
     ],
 )
 def test_what_changes_no_result_does_not_count(overrides, identity):
@@ -104,14 +86,10 @@ def test_files_are_known_by_their_contents(identity, text_file, bert_teacher, tm
     elsewhere = [f"data.train_files=[{moved}]", f"teacher.model={tmp_path}/teacher"]
     assert differences(saved, identity(*elsewhere)) == {}
     moved.write_text(text_file.read_text().replace("the", "and", 1))
-    assert [fault.partition("=")[0] for fault in resume_faults(saved, identity(*elsewhere))] == [
-        "data.train_files"
-    ]
+    assert [error.partition("=")[0] for error in resume_problems(saved, identity(*elsewhere))] == ["data.train_files"]
     before = identity(*elsewhere)
     moved.write_text(text_file.read_text())
-    assert [fault.partition("=")[0] for fault in resume_faults(before, identity(*elsewhere))] == [
-        "data.train_files"
-    ]
+    assert [error.partition("=")[0] for error in resume_problems(before, identity(*elsewhere))] == ["data.train_files"]
 
 
 def test_an_identity_is_of_primitives(identity, tmp_path):

@@ -1,4 +1,4 @@
-"""Names of judged models as names of their files."""
+"""Names of evaluated models as names of their files."""
 
 import pytest
 

@@ -3,6 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
+from potstill.config import TrainConfig
+from potstill.config.typed import typed
 from potstill.errors import ConfigError
 from potstill.runs.checks import validate_train
 
@@ -16,10 +18,10 @@ from potstill.runs.checks import validate_train
     ],
 )  # fmt: skip
 def test_a_target_is_a_dotted_path(key, value, kd, compose_config):
-    config = compose_config(*kd)
+    config = compose_config(*kd, raw=True)
     OmegaConf.update(config, key, value, force_add=True)
     with pytest.raises(ConfigError) as refused:
-        validate_train(config)
+        validate_train(typed(config, TrainConfig))
     assert key.removesuffix("._target_") in str(refused.value)
 
 
@@ -41,19 +43,22 @@ def test_what_a_class_does_not_take_is_found_before_the_corpus_is_read(
     from potstill.methods.language import Language
     from potstill.runs import train as train_run
 
-    config = compose_config(*kd)
+    config = compose_config(*kd, raw=True)
     OmegaConf.update(config, key, settings, merge=False, force_add=True)
     monkeypatch.setattr(Language, "build", lambda *_: pytest.fail("the corpus was read"))
     with pytest.raises(ConfigError) as refused:
-        train_run.train(config, tmp_path)
+        train_run.train(typed(config, TrainConfig), tmp_path)
     assert str(refused.value).startswith(key.partition(".")[0])
 
 
 def test_a_weight_of_null_is_the_hard_weight(source, bert_teacher, compose_config):
+    hard = [*source, f"teacher.model={bert_teacher}", "objective.terms.ce.weight=0", "objective.terms.cos.weight=0"]
+    with pytest.raises(ConfigError, match=r"^objective\.terms"):
+        validate_train(compose_config(*hard, "objective.hard_weight=0"))
+    validate_train(compose_config(*hard, "objective.hard_weight=1"))
     alone = [*source, "objective=mlm", f"student.model={bert_teacher}", "objective.terms.mlm.weight=null"]
     with pytest.raises(ConfigError, match=r"^objective\.terms"):
         validate_train(compose_config(*alone))
-    validate_train(compose_config(*alone, "objective.hard_weight=1"))
 
 
 def test_a_student_of_impossible_sizes(compose_config):

@@ -1,23 +1,25 @@
 """Keys that a command line gives and the chosen options do not read."""
 
 import pytest
-from omegaconf import OmegaConf
 
-from potstill.config import EvaluateConfig, TrainConfig
-from potstill.config.benchmarks import BenchmarkConfig
+from potstill.config import OPTIONS, EvaluateConfig, TrainConfig, value_of
+from potstill.errors import KeyNameError
 from potstill.validation.unread import _BOTH, _EVALUATE, _TRAIN, unread_in, unread_keys
 
 TRAIN = [
     (["objective=kd"], ["mixing.exponent=0.5", "teacher.cache.k=5", "teacher.cache.folder=x",
                         "generation.temperature=1",
-                        "objective.interchange.proportion=0.5", "objective.alpha=0.1", "objective.beta=0.1",
-                        "objective.temperature_gamma=2", "data.labels=llm", "data.generated.train=5",
-                        "data.augment.mask=0.2", "teacher.average=probabilities"]),
-    (["objective=mlm"], ["objective.temperature=3", "objective.hard_weight=1", "teacher.attention=eager",
-                         "objective.positions=masked"]),
+                        "objective.interchange.proportion=0.5", "teacher.average=probabilities"]),
+    (["objective=mlm"], ["teacher.attention=eager"]),
+    (["objective=task_kd", "benchmark=sst2"], ["objective.beta=0.1", "objective.temperature_gamma=2",
+                                               "objective.temperature_strength=2"]),
+    (["objective=diito", "benchmark=sst2"], ["objective.positions=masked"]),
+    (["objective=step_by_step"], ["objective.temperature=3"]),
     (["objective=clm"], ["data.mlm_share=0.2", "data.mlm_smoothing=0"]),
-    (["objective=finetune", "benchmark=sst2"], ["data.mlm_share=0.2", "data.eval_share=0.5", "data.min_length=3",
-                                                "objective.temperature=3", "benchmark.part=test", "benchmark.depth=3"]),
+    (["objective=finetune", "benchmark=sst2"], ["data.augment.mask=0.2", "benchmark.part=test",
+                                                "benchmark.interchange.mapping=grid",
+                                                "benchmark.interchange.proportion=0.5"]),
+    (["objective=custom"], ["data.train_files=[a]", "data.batch_size=3", "data.max_length=8", "data.cache=x"]),
     (["objective=task_kd", "benchmark=sst2", "teacher/cache=on"], ["teacher.cache.k=5", "teacher.cache.form=sampled"]),
     (["objective=kd", "teacher/cache=on"], ["teacher.cache.samples=5"]),
     (["objective=kd", "teacher/cache=on", "teacher.cache.form=sampled"], ["teacher.cache.k=5"]),
@@ -28,45 +30,97 @@ TRAIN = [
     (["schedule.warmup_steps=5"], ["schedule.warmup_share=0.1"]),
     (["data.max_tokens=500"], ["data.batch_size=4"]),
     (["student=bert_tiny"], ["student.vocab_transform=false"]),
-    (["objective=kd"], ["adapted.adaptor=mine.adaptor"]),
+    (["objective=kd"], ["custom.adaptor=mine.adaptor"]),
 ]  # fmt: skip
 EVALUATE = [
     (["benchmark=mlm"], ["trainer.max_steps=5", "data.batch_size=4", "trainer.gradient_clip_val=1",
-                         "data.augment.share=0.5",
-                         "benchmark.lengths=[4]", "benchmark.positions=masked", "data.restricted_decoding=true"]),
+                         "benchmark.positions=masked"]),
+    (["benchmark=sst2"], ["data.augment.share=0.5"]),
+    (["benchmark=step_by_step"], ["data.labels=llm", "data.share=0.5", "data.more_sets=[asdiv]"]),
     (["benchmark=clm"], ["data.mlm_share=0.2"]),
     (["benchmark=efficiency"], ["data.mlm_share=0.2", "data.min_length=3"]),
 ]  # fmt: skip
+TASK_KD = {"task_kd", "task_kd_L3", "task_kd_L4_tiny"}
+CORPORA = {"bookcorpus", "docstrings", "saved", "text_files", "wikitext", "wikitext_bookcorpus"}
 
 
 @pytest.mark.parametrize(
     ("name", "schema", "options", "unread"),
-    [("train", TrainConfig, *case) for case in TRAIN]
-    + [("evaluate", EvaluateConfig, *case) for case in EVALUATE],
+    [("train", TrainConfig, *case) for case in TRAIN] + [("evaluate", EvaluateConfig, *case) for case in EVALUATE],
 )
 def test_a_key_that_is_not_read_is_named(name, schema, options, unread, compose_config):
     config = compose_config(*options, *unread, name=name)
     keys = [override.partition("=")[0] for override in unread]
-    faults = unread_keys(config, schema, keys)
-    assert {fault.partition("=")[0] for fault in faults} == {*keys} - {"seed"}
+    problems = unread_keys(config, keys)
+    assert {error.partition("=")[0] for error in problems} == {*keys} - {"seed"}
     groups = ["objective", "teacher/cache", "logger", "data", "benchmark", "student", "teacher"]
-    assert not unread_keys(config, schema, groups)  # what an option sets was not typed
+    assert not unread_keys(config, groups)  # what an option sets was not typed
+
+
+@pytest.mark.parametrize(
+    ("option", "override", "able"),
+    [
+        ("objective=kd", "objective.alpha=0.1", {"step_by_step"}),
+        ("objective=kd", "objective.beta=0.1", {"custom", "diito", *TASK_KD}),
+        ("objective=mlm", "objective.hard_weight=1", {"custom", "diito", "kd", *TASK_KD}),
+        ("objective=mlm", "objective.positions=masked", {"diito", "kd"}),
+        ("objective=finetune", "objective.temperature=3", {"custom", "diito", "kd", "step_by_step", *TASK_KD}),
+        ("objective=clm", "objective.terms.mlm.weight=1", {"diito", "kd", "mlm"}),
+        ("objective=custom", "objective.interchange.mapping=grid", {"diito", "kd", *TASK_KD}),
+        ("data=text_files", "data.augment.share=0.5", {"task"}),
+        ("data=svamp", "data.generated.train=5", {"arithmetic"}),
+        ("data=arithmetic", "data.folder=x", {"anli1", "cqa", "esnli", "rationales", "svamp"}),
+        ("data=task", "data.mlm_share=0.2", CORPORA),
+        ("data=rationales", "data.max_length=8", {*CORPORA, "task"}),
+        ("data=docstrings", "data.labels=llm", {"anli1", "arithmetic", "cqa", "esnli", "rationales", "svamp"}),
+        ("benchmark=sst2", "benchmark.stride=3", {"cmrc2018", "drcd", "question_answering", "squad", "squad_v2"}),
+        ("benchmark=sst2", "benchmark.positions=masked", {"clm", "interchange", "mlm"}),
+        ("benchmark=stsb", "benchmark.scheme=BIO", {"conll2003", "msra_ner", "token_classification"}),
+        (
+            "benchmark=squad",
+            "benchmark.skip_broken=true",
+            {
+                "cola",
+                "lcqmc",
+                "mnli",
+                "mrpc",
+                "qnli",
+                "qqp",
+                "rte",
+                "sst2",
+                "stsb",
+                "text_classification",
+                "text_regression",
+                "wnli",
+                "xnli_zh",
+            },
+        ),
+        ("benchmark=mlm", "benchmark.depth=3", {"efficiency"}),
+    ],
+)
+def test_a_key_of_another_option_names_those_that_have_it(option, override, able, compose_config):
+    with pytest.raises(KeyNameError) as refused:
+        compose_config(option, override)
+    problem, named = str(refused.value).split("; ")
+    assert problem.startswith(f"{override}: ")
+    assert option in problem
+    assert set(named.partition("=")[2].rpartition(" ha")[0].split(", ")) == able
 
 
 @pytest.mark.parametrize("override", ["mixing={exponent: 0.5}", "teacher.cache={k: 5}", "teacher.cache.k=64"])
 def test_whole_sections_and_values_that_change_nothing(override, compose_config):
     key, _, value = override.partition("=")
-    faults = unread_keys(compose_config(override), TrainConfig, [key])
-    assert bool(faults) == (value != "64")
+    problems = unread_keys(compose_config(override), [key])
+    assert bool(problems) == (value != "64")
 
 
 def test_every_key_of_the_tables_is_in_the_schema():
     for schema, table in ((TrainConfig, _TRAIN), (EvaluateConfig, _EVALUATE), (TrainConfig, _BOTH)):
-        plain = OmegaConf.structured(schema)
-        plain.benchmark = BenchmarkConfig()
+        plain = schema()
         for key in {key for keys, _, _ in table for key in keys}:
             section, _, name = key.rpartition(".")
-            assert name in set(OmegaConf.select(plain, section) if section else plain), key
+            options = [own() for own in OPTIONS.get(section, {}).values()]
+            assert any(name in vars(one) for one in options or [value_of(plain, section) if section else plain]), key
 
 
 @pytest.mark.parametrize(
@@ -78,7 +132,7 @@ def test_every_key_of_the_tables_is_in_the_schema():
      ["objective=kd", "objective.hard_weight=1", "objective.positions=masked", "data.mlm_share=0.1",
       "data.eval_share=0.2"],
      ["objective=finetune", "benchmark=sst2", "data.augment.share=0.5", "data.augment.mask=0.3"],
-     ["stage=rationales", "generation.temperature=1", "data.test_files=[a]"],
+     ["stage=rationales", "data=rationales", "generation.temperature=1", "data.train_files=[a]"],
      ["objective=task_kd", "benchmark=sst2", "objective.soft_target=jsd", "objective.beta=0.1",
       "teacher/cache=on", "teacher.cache.folder=x"]],
 )  # fmt: skip

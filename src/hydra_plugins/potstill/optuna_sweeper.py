@@ -1,11 +1,12 @@
-"""Sweeper that lets Optuna propose the options of the next jobs from the results of the last ones.
+"""Sweeper in which Optuna proposes the options of the next jobs from the results of earlier ones.
 
 Hydra's own Optuna sweeper requires Optuna 2 and cannot prune. This one works with any launcher: jobs report every
-validation in a journal in the sweep's folder, and read from it whether they are pruned.
+validation in a journal in the sweep's folder, which also tells them whether they are pruned.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from potstill.errors import ConfigError
 from potstill.runtime.atomic import write_whole
-from potstill.validation.launch import missing_extra
+from potstill.runtime.packages import require_packages
 
 JOURNAL = "study.journal"
 RESULTS = "optimization_results.yaml"
@@ -31,7 +32,7 @@ class OptunaSweeper(Sweeper):
     Args:
         n_trials: total number of jobs.
         n_jobs: number of parallel jobs, if the launcher supports it.
-        direction: minimize | maximize, for the value of a job: its validation perplexity or its benchmark's metric.
+        direction: minimize or maximize the value of a job: its validation perplexity or its benchmark's metric.
         seed: of the proposals.
     """
 
@@ -42,10 +43,10 @@ class OptunaSweeper(Sweeper):
         """Check the settings and create the launcher.
 
         Raises:
-            ConfigError: Optuna is not installed, or a setting is invalid.
+            PackageError: Optuna is not installed.
+            ConfigError: a setting is invalid.
         """
-        if errors := missing_extra("hydra/sweeper=optuna", "optuna", "optuna"):
-            raise ConfigError(errors[0])
+        require_packages("hydra/sweeper=optuna", "optuna", "optuna")
         if self.direction not in ("minimize", "maximize"):
             raise ConfigError(f"hydra.sweeper.direction={self.direction}: one of minimize, maximize")
         for name, value in (("n_trials", self.n_trials), ("n_jobs", self.n_jobs)):
@@ -75,14 +76,8 @@ class OptunaSweeper(Sweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         assert self.launcher is not None
-        parsed = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(
-            arguments
-        )
-        space = {
-            str(own.input_line).partition("=")[0]: distribution(own)
-            for own in parsed
-            if own.is_sweep_override()
-        }
+        parsed = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(arguments)
+        space = {str(own.input_line).partition("=")[0]: distribution(own) for own in parsed if own.is_sweep_override()}
         if not space:
             raise ConfigError(
                 "hydra/sweeper=optuna: empty search space; give a list or optimizer.lr='interval(1e-5,1e-3)'"
@@ -115,7 +110,7 @@ class OptunaSweeper(Sweeper):
             ]
             for trial, ended in zip(trials, self.launcher.launch(jobs, initial_job_idx=done), strict=True):
                 _tell(study, trial, ended)
-            _write_best(study, folder / RESULTS)
+            write_whole(folder / RESULTS, OmegaConf.to_yaml(OmegaConf.create(best_of(study))))
         return best_of(study)
 
 
@@ -133,9 +128,7 @@ def distribution(override: Override) -> Any:
 
     value = override.value()
     if isinstance(value, ChoiceSweep):
-        return CategoricalDistribution(
-            [str(text) for text in override.sweep_iterator(transformer=Transformer.encode)]
-        )
+        return CategoricalDistribution([str(text) for text in override.sweep_iterator(transformer=Transformer.encode)])
     if isinstance(value, RangeSweep):
         start, stop, step = value.start or 0, value.stop, value.step
         if all(isinstance(part, int) for part in (start, stop, step)):
@@ -151,34 +144,21 @@ def distribution(override: Override) -> Any:
 
 def best_of(study: Any) -> dict[str, Any]:
     """Options, value and number of the best completed trial, if any, and the number of trials by state."""
-    counts: dict[str, int] = {}
-    for trial in study.trials:
-        name = trial.state.name.lower()
-        counts[name] = counts.get(name, 0) + 1
-    if "complete" not in counts:
-        return {"name": "optuna", "trials": counts}
-    best = study.best_trial
-    return {
-        "name": "optuna",
-        "best_params": dict(best.params),
-        "best_value": best.value,
-        "best_job": best.number,
-        "trials": counts,
-    }
+    found: dict[str, Any] = {"name": "optuna"}
+    counts = Counter(trial.state.name.lower() for trial in study.trials)
+    if counts["complete"]:
+        best = study.best_trial
+        found |= {"best_params": dict(best.params), "best_value": best.value, "best_job": best.number}
+    return {**found, "trials": dict(counts)}
 
 
 def _tell(study: Any, trial: Any, ended: JobReturn) -> None:
     from optuna.trial import TrialState
 
     value = ended._return_value if ended.status == JobStatus.COMPLETED else None
-    reported = study.trials[trial.number]
     if not isinstance(value, int | float) or value != value:
         study.tell(trial, state=TrialState.FAIL)  # the job has reported its error
-    elif reported.user_attrs.get("pruned"):
+    elif study.trials[trial.number].user_attrs.get("pruned"):
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, float(value))
-
-
-def _write_best(study: Any, path: Path) -> None:
-    write_whole(path, OmegaConf.to_yaml(OmegaConf.create(best_of(study))))

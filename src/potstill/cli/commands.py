@@ -27,10 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from potstill.cli.multirun import MULTIRUN, Jobs, expand, group_with_sweep, names_glue
 from potstill.cli.overrides import command_line, readable
-from potstill.config import config_folder, register
-from potstill.config.defaults import settle
+from potstill.config import SCHEMAS, Command, EvaluateConfig, TrainConfig, config_folder, register
 from potstill.config.overrides import composition_error, message_of
-from potstill.errors import ConfigError, PotstillError, StageError, StoppedError, printable
+from potstill.config.typed import typed
+from potstill.errors import ConfigError, PotstillError, StageError, StoppedError, WriteError, printable
 from potstill.reporting.records import mask_record, mask_sweep_record
 from potstill.runs import folder as run_folder
 from potstill.runs.checks import validate_evaluate, validate_train
@@ -68,11 +68,12 @@ def _writable_output() -> Iterator[None]:
             return
         out.flush()
         if out.error is not None and not isinstance(out.error, BrokenPipeError):
-            sys.stderr.write(f"error: standard output: {out.error.strerror}; all files were written\n")
+            reason = f"{out.error.strerror}; all files were written [{WriteError.code}]"
+            sys.stderr.write(f"error: standard output: {reason}\n")
             raise SystemExit(2)
 
 
-def _train(config: DictConfig) -> Any:
+def _train(config: TrainConfig) -> Any:
     if config.doctor and (config.stages or config.stage != "train"):
         key = "stages" if config.stages else f"stage={config.stage}"
         raise ConfigError(f"doctor=true with {key}: examines one training run; give one of the two")
@@ -80,7 +81,6 @@ def _train(config: DictConfig) -> Any:
         from potstill.runs.pipelines import run_pipeline
 
         return run_pipeline(config, _output_folder())
-    defaults = settle(config)
     validate_train(config)
     prepare()
     if config.stage == "rationales":  # torch only if the model runs in this process
@@ -100,10 +100,10 @@ def _train(config: DictConfig) -> Any:
 
         run_folder.begin(_output_folder(), anew=config.resume is None and config.ckpt_path is None)
         return train_on_ray(config, _output_folder())
-    return run(config, _output_folder(), defaults)
+    return run(config, _output_folder())
 
 
-def _evaluate(config: DictConfig) -> Any:
+def _evaluate(config: EvaluateConfig) -> Any:
     validate_evaluate(config)
     run_folder.begin(_output_folder(), anew=config.overwrite)
     if config.sweep.folder is not None:
@@ -128,11 +128,12 @@ class _Job:
 
     Args:
         task: of the command.
+        schema: of its options.
         jobs: of the command.
     """
 
-    def __init__(self, task: Callable[[DictConfig], Any], jobs: Jobs):
-        self.task, self.jobs, self.started = task, jobs, False
+    def __init__(self, task: Callable[[Any], Any], schema: type[Command], jobs: Jobs):
+        self.task, self.schema, self.jobs, self.started = task, schema, jobs, False
 
     def __call__(self, config: DictConfig) -> Any:
         self.started = True
@@ -144,7 +145,7 @@ class _Job:
                 run_folder.claim(_output_folder(), run_folder.kind_of(config), config)
             self.jobs.forget_error()
             group_with_sweep(config, self.jobs.folder)
-            return self.task(config)
+            return self.task(typed(config, self.schema))
         except StoppedError as stopped:
             raise StoppedError(f"{stopped}; {_how_to_continue(config)}", stopped.signal) from None
         except Exception as error:
@@ -156,9 +157,7 @@ class _Job:
         """Exit, or in a sweep record the error and let Hydra continue with the other jobs."""
         internal = not isinstance(error, StageError) and not _is_user_error(error)
         if self.jobs.is_sweep:
-            line = (
-                redact(f"{type(error).__name__}: {_one_space(str(error))}") if internal else one_line(error)
-            )
+            line = redact(f"{type(error).__name__}: {_one_space(str(error))}") if internal else one_line(error)
             self.jobs.fail(line, printed=not internal and not self.jobs.in_other_process)
         if internal or (self.jobs.in_other_process and not isinstance(error, StageError)):
             raise error
@@ -169,7 +168,7 @@ class _Job:
         _exit(one_line(error), error.code if isinstance(error, StageError) else 2)
 
 
-def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
+def _run(name: str, task: Callable[[Any], Any]) -> None:
     have_home()
     register()
     logging.setLogRecordFactory(_Record)
@@ -177,7 +176,7 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     remember_overrides(sys.argv[1:])
     mask_tracebacks()
-    job = _Job(task, Jobs())
+    job = _Job(task, SCHEMAS[name], Jobs())
     try:
         parser, arguments = command_line(readable(name, expand(name, sys.argv[1:])))
         try:
@@ -190,9 +189,7 @@ def _run(name: str, task: Callable[[DictConfig], Any]) -> None:
             ):
                 raise
             multirun = bool(arguments.multirun)
-            raise ConfigError(
-                composition_error(name, arguments.overrides, error, multirun=multirun)
-            ) from error
+            raise composition_error(name, arguments.overrides, error, multirun=multirun) from error
         except SystemExit as done:  # Hydra's, after --help
             if done.code or job.started or not _is_reader_gone():
                 raise
@@ -253,8 +250,16 @@ def _is_reader_gone() -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """An error as one line with the key, the value and what is valid; without secrets and control characters."""
-    return printable(redact(_line(error)).replace("\n", "\\n").replace("\t", "\\t"))
+    """An error as one line with the key, the value, what is valid and its code; without secrets and controls."""
+    line = printable(redact(_line(error)).replace("\n", "\\n").replace("\t", "\\t"))
+    return line if isinstance(error, StageError) else f"{line} [{_code(error)}]"
+
+
+def _code(error: Exception) -> str:
+    """The stable code of an error; errors of Hydra, OmegaConf and YAML are those of a configuration."""
+    if isinstance(error, PotstillError):
+        return error.code
+    return WriteError.code if isinstance(error, OSError) else ConfigError.code
 
 
 def _line(error: Exception) -> str:
@@ -275,9 +280,7 @@ def _long_name(path: str) -> str:
     given = (word.partition("=") for word in sys.argv[1:])
     default = "hydra.sweep.subdir" if {*MULTIRUN} & {*sys.argv[1:]} else "hydra.run.dir"
     key = next((key.lstrip("+") for key, _, value in given if name and name in value), default)
-    return (
-        f"{key}: a name of {len(os.fsencode(name))} bytes, {name[:40]}...: use at most {MAX_NAME_BYTES} bytes"
-    )
+    return f"{key}: a name of {len(os.fsencode(name))} bytes, {name[:40]}...: use at most {MAX_NAME_BYTES} bytes"
 
 
 def _one_space(text: str) -> str:

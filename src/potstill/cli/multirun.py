@@ -14,17 +14,13 @@ from omegaconf import DictConfig
 
 from potstill.errors import ConfigError, printable
 from potstill.evaluation.glue import BENCHMARKS
-from potstill.reporting.sweeps import FAULT_FILE
+from potstill.reporting.sweeps import ERROR_FILE
 from potstill.runs.folder import is_claimed
 from potstill.runtime.atomic import write_whole
 
 GLUE = "glue"
 MULTIRUN = ("-m", "--multirun")
-OPTIONAL_PLUS = (
-    "+experiment",
-    "+debug",
-    "+sweep",
-)  # groups of the defaults list, so that they are composed late
+OPTIONAL_PLUS = ("+experiment", "+debug", "+sweep")  # groups of the defaults list, so that they are composed late
 
 
 def expand(script: str, arguments: Sequence[str]) -> list[str]:
@@ -96,7 +92,7 @@ class Jobs:
     def forget_error(self) -> None:
         """Remove the error of an earlier job in this folder."""
         if self.is_sweep:
-            (Path(HydraConfig.get().runtime.output_dir) / FAULT_FILE).unlink(missing_ok=True)
+            (Path(HydraConfig.get().runtime.output_dir) / ERROR_FILE).unlink(missing_ok=True)
 
     def fail(self, line: str, *, printed: bool = True) -> None:
         """Write the error of a job into its folder, if that is claimed and writable, and print it once per sweep.
@@ -108,7 +104,7 @@ class Jobs:
         folder, line = Path(HydraConfig.get().runtime.output_dir), printable(line)
         with suppress(OSError):
             if is_claimed(folder):
-                write_whole(folder / FAULT_FILE, f"{line}\n")
+                write_whole(folder / ERROR_FILE, f"{line}\n")
         if printed and line not in self.errors:
             sys.stderr.write(f"error: {line}\n")
             self.errors.append(line)

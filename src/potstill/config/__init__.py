@@ -7,6 +7,8 @@ cannot say (ranges, files, models that fit) is in `validation/`. Nothing here im
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from potstill.config.benchmarks import BenchmarkConfig, own_metrics
-from potstill.config.data import DataConfig
+from potstill.config.benchmarks import BENCHMARKS, BenchmarkConfig, TaskBenchmarkConfig
+from potstill.config.data import DATA, DataConfig
 from potstill.config.defaults import default
-from potstill.config.learning import (
-    AdaptedConfig,
-    MixingConfig,
-    ObjectiveConfig,
-    SharedTaskConfig,
-    StudentConfig,
-    TeacherConfig,
-)
+from potstill.config.models import CustomConfig, MixingConfig, SharedTaskConfig, StudentConfig, TeacherConfig
+from potstill.config.objectives import OBJECTIVES, LossConfig, ObjectiveConfig, TaughtConfig
 from potstill.config.running import (
     CheckpointConfig,
     GenerationConfig,
@@ -33,17 +29,16 @@ from potstill.config.running import (
     TrainerConfig,
     TrialConfig,
 )
-from potstill.runtime.ranges import SEED, option, within
+from potstill.runtime.ranges import SEED, Section, option, within
 
 
 @dataclass
-class StageConfig:
+class StageConfig(Section):
     """A stage of a recipe: a command of its own, in a folder of its own, `${stage:<name>}` to later ones."""
 
     name: str = option(
         MISSING,
-        "name of the stage and of its folder; later stages refer to the folder as `${stage:<name>}`, "
-        "without quotes",
+        "name of the stage and of its folder; later stages refer to the folder as `${stage:<name>}`, without quotes",
     )
     command: str = option("train", "`train` or `evaluate`")
     defaults: list[str] = option([], "overrides that the command line of the recipe takes precedence over")
@@ -53,14 +48,34 @@ class StageConfig:
     )
 
 
+class Command(Section):
+    """Options of a command.
+
+    Attributes:
+        defaults: values that were chosen for the run because nothing gives one, by key.
+        references: texts with references to environment variables, and the values that they resolved to, by the keys
+            and indices of their place.
+    """
+
+    seed: int
+    defaults: dict[str, Any]
+    references: dict[tuple[str | int, ...], tuple[str, str]]
+    benchmark: BenchmarkConfig | None
+
+    @property
+    def task_benchmark(self) -> TaskBenchmarkConfig:
+        """The benchmark of a command on a task model."""
+        assert isinstance(self.benchmark, TaskBenchmarkConfig)
+        return self.benchmark
+
+
 @dataclass
-class TrainConfig:
+class TrainConfig(Command):
     """The whole of `train.py`."""
 
     doctor: bool = option(
         False,
-        "print device, precision, versions, data stores, memory, time and the largest batch of the run, "
-        "then exit",
+        "print device, precision, versions, data stores, memory, time and the largest batch of the run, then exit",
     )
     stage: str = option(
         "train", "`train`; or `rationales`: a language model writes rationales for a part of a data set"
@@ -77,9 +92,11 @@ class TrainConfig:
     mixing: MixingConfig = field(default_factory=MixingConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
-    adapted: AdaptedConfig = field(default_factory=AdaptedConfig)
+    custom: CustomConfig = field(default_factory=CustomConfig)
     optimizer: dict[str, Any] = option(
-        {}, "any torch optimizer, `optimizer._target_`, and its arguments; biases and norms are not decayed"
+        {},
+        "any torch optimizer, `optimizer._target_`, and its arguments; biases and norms are not decayed. "
+        "`optimizer.layer_decay`: factor of the learning rate from each block to the one below it",
     )
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -90,8 +107,7 @@ class TrainConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = within(42, SEED, "seed of order, masks, dropout and new weights")
     ckpt_path: str | None = option(
-        None,
-        "a `last.ckpt` to resume from; see [What a resumed run may change](#what-a-resumed-run-may-change)",
+        None, "a `last.ckpt` to resume from; see [What a resumed run may change](#what-a-resumed-run-may-change)"
     )
     resume: str | None = option(
         None,
@@ -99,8 +115,7 @@ class TrainConfig:
         "run are continued",
     )
     overwrite: bool = option(
-        False,
-        "start again in the folder of an earlier run and remove its results; see [Hydra's own](#hydras-own)",
+        False, "start again in the folder of an earlier run and remove its results; see [Hydra's own](#hydras-own)"
     )
     stages: list[StageConfig] = option(
         [],
@@ -108,15 +123,25 @@ class TrainConfig:
         "[Recipes](#recipes-of-several-stages)",
     )
 
+    @property
+    def losses(self) -> LossConfig:
+        """The objective of a run whose loss is a sum of terms."""
+        assert isinstance(self.objective, LossConfig)
+        return self.objective
+
+    @property
+    def taught(self) -> TaughtConfig:
+        """The objective of a run with a teacher."""
+        assert isinstance(self.objective, TaughtConfig)
+        return self.objective
+
 
 @dataclass
-class SweepConfig:
+class SweepConfig(Section):
     """Runs of a sweep that are put into one table, in place of models to evaluate."""
 
     folder: str | None = option(
-        None,
-        "folder of a multirun, whose results become one table; `sweep=<folder>` is short for it; replaces "
-        "`model`",
+        None, "folder of a multirun, whose results become one table; `sweep=<folder>` is short for it; replaces `model`"
     )
     metrics: list[str] | None = option(
         None, "names in summary.json to show; null: those that begin with `val/` or `test/`"
@@ -124,10 +149,10 @@ class SweepConfig:
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(Command):
     """The whole of `evaluate.py`."""
 
-    model: Any = option(MISSING, "folder or hub id, or a list of them; the first is the reference")
+    model: Any = option(None, "folder or hub id, or a list of them; the first is the reference")
     export: Any = option(
         None,
         "`onnx`, `int8` or `[onnx,int8]`: export each model (of several, not the first) to ONNX Runtime, "
@@ -148,6 +173,26 @@ class EvaluateConfig:
     overwrite: bool = option(False, "remove the results of an earlier command in the folder")
 
 
+SCHEMAS: dict[str, type[Command]] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+# Groups whose options have keys of their own: the dataclasses that options of `conf/` begin with, by name.
+OPTIONS: dict[str, dict[str, type[Section]]] = {
+    "objective": dict(OBJECTIVES),
+    "data": dict(DATA),
+    "benchmark": dict(BENCHMARKS),
+}
+
+
+def options_of(group: str, schemas: Collection[str]) -> list[str]:
+    """The options of a group of `conf/` that begin with one of some schemas, or with an option that does."""
+    texts = {path.stem: path.read_text() for path in sorted((config_folder() / group).glob("*.yaml"))}
+
+    def schema(name: str) -> str | None:
+        found = re.search(rf"^  - (?:/schema/{group}/(\w+)@|(\w+)$)", texts.get(name, ""), re.MULTILINE)
+        return found and (found[1] or (schema(found[2]) if found[2] != name else None))
+
+    return [name for name in texts if schema(name) in schemas]
+
+
 def teachers_of(config: Any) -> list[str]:
     """The teachers of a training configuration, or of its tasks, the first one first; empty where none is named."""
     if config.tasks:
@@ -155,6 +200,13 @@ def teachers_of(config: Any) -> list[str]:
     if config.teacher.models:
         return [str(name) for name in config.teacher.models]
     return [config.teacher.model] if config.teacher.model else []
+
+
+def value_of(config: Any, key: str) -> Any:
+    """The value of a dotted key, `trainer.max_steps`; None where a section is null."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else getattr(config, part, None)
+    return config
 
 
 def config_folder() -> Path:
@@ -165,14 +217,12 @@ def config_folder() -> Path:
 
 def register() -> None:
     """Put the schemas into Hydra's config store, in a group of their own; stages' references resolve to themselves."""
-    # Of benchmark=text_classification, whose metrics depend on whether rows have sets of labels.
-    OmegaConf.register_new_resolver(
-        "own_metrics", lambda own: OmegaConf.create(own_metrics(own)), replace=True
-    )
-    OmegaConf.register_new_resolver("own_monitor", lambda own: own_metrics(own)[0], replace=True)
     # A recipe that is shown, or composed, keeps them: `stages.plan` puts folders in their place.
     OmegaConf.register_new_resolver("default", lambda key, *, _root_: default(key, _root_), replace=True)
     OmegaConf.register_new_resolver("stage", lambda name: f"${{stage:{name}}}", replace=True)
     store = ConfigStore.instance()
-    store.store(group="schema", name="train", node=TrainConfig)
-    store.store(group="schema", name="evaluate", node=EvaluateConfig)
+    for command, schema in SCHEMAS.items():
+        store.store(group="schema", name=command, node=schema)
+    for group, known in OPTIONS.items():
+        for name, own in known.items():
+            store.store(group=f"schema/{group}", name=name, node=own)

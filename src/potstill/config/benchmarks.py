@@ -1,23 +1,29 @@
-"""Keys of `benchmark`: the data of training and evaluation, the head, the metrics."""
+"""Keys of `benchmark`: a dataclass for each kind of option, with the keys that it reads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from potstill.config.learning import SwapConfig
-from potstill.runtime.ranges import LENGTH, SIZE, THRESHOLD, Range, option, within
+from potstill.config.objectives import SwapConfig
+from potstill.runtime.ranges import LENGTH, SIZE, THRESHOLD, Range, Section, Unless, option, within
+
+_EVAL_FILE = "an evaluation file of your own; of language models text, which replaces `data.eval_files`"
+_PART = (
+    "part that `evaluate.py` reads: `eval` or `test`; a test part may have no labels (for GLUE, `submission/` holds "
+    "the files for its server); null: `test` for `step_by_step`, and if there is a `benchmark.test_file`"
+)
 
 
 @dataclass
-class PartConfig:
+class PartConfig(Section):
     """A part of a benchmark: its split on the hub, its file in `benchmark.folder`."""
 
     split: str | None = option(None, "split on the hub")
     file: str | None = option(
-        None,
-        "file in `benchmark.folder` without its suffix: `.tsv` `.txt` `.csv` `.jsonl` `.json`, plain or gzip",
+        None, "file in `benchmark.folder` without its suffix: `.tsv` `.txt` `.csv` `.jsonl` `.json`, plain or gzip"
     )
 
 
@@ -31,7 +37,7 @@ class FurtherConfig(PartConfig):
 
 
 @dataclass
-class LayoutConfig:
+class LayoutConfig(Section):
     """Where a row has its texts and its label: names of columns, or numbers where a file has no header."""
 
     texts: list[str] = option([], "columns of the text or texts: names, or numbers if the file has no header")
@@ -39,18 +45,67 @@ class LayoutConfig:
 
 
 @dataclass
-class BenchmarkConfig:
-    """A task to train for or a benchmark to evaluate on: data, head, metrics, and the metric that decides."""
+class BenchmarkConfig(Section):
+    """What every benchmark has."""
 
     name: str = option(MISSING, "name in reports")
-    task: str = option(
-        "language_model",
-        "`language_model`, `classification`, `regression`, `tokens` (named entities), `spans` (extractive "
-        "answers), `efficiency` (reads no data) or `rationales` (students of `objective=step_by_step`)",
-    )
     evaluator: str | None = option(
-        None, "dotted path of a class of `potstill.methods.Evaluator`; null: the evaluator of the task"
+        None, "dotted path of a class of `potstill.methods.Evaluator`; null: the evaluator of the benchmark's kind"
     )
+    options: dict[str, Any] = option(
+        {}, "keys of an evaluator of your own, which checks them", Unless("evaluator", None)
+    )
+    monitor: str = option(MISSING, "the metric that decides; empty: the first of `metrics`")
+    mode: str = option("max", "whether the best is the `min` or the `max`", choices=("min", "max"))
+
+
+@dataclass
+class SwappingConfig(BenchmarkConfig):
+    """A benchmark that can compare models with the first one under interventions."""
+
+    interchange: SwapConfig = field(default_factory=SwapConfig)
+
+
+@dataclass
+class LanguageBenchmarkConfig(SwappingConfig):
+    """Predictions of language models on text.
+
+    Attributes:
+        masked: whether the models are masked, or causal, language models; None: either.
+    """
+
+    masked: ClassVar[bool | None] = None
+
+    eval_file: str | None = option(None, _EVAL_FILE)
+    positions: str = option(
+        "all", "`all` real tokens that a swap reaches, or only the `masked` ones", choices=("all", "masked")
+    )
+
+
+@dataclass
+class MlmBenchmarkConfig(LanguageBenchmarkConfig):
+    """Perplexity of masked language models."""
+
+    masked = True
+
+
+@dataclass
+class ClmBenchmarkConfig(LanguageBenchmarkConfig):
+    """Perplexity of causal language models."""
+
+    masked = False
+
+
+@dataclass
+class TaskBenchmarkConfig(BenchmarkConfig):
+    """A task to train for or to evaluate on: its data and metrics.
+
+    Attributes:
+        kind: of the task, without `multi_label`.
+    """
+
+    kind: ClassVar[str]
+
     hub: str | None = option(None, "data set on the hub")
     config: str | None = option(None, "its configuration")
     revision: str | None = option(None, "its revision")
@@ -65,19 +120,29 @@ class BenchmarkConfig:
         'one token per line and a blank line after each sentence, or JSON lists, `{"tokens": [...], '
         '"tags": [...]}`; for spans: SQuAD\'s JSON',
     )
-    eval_file: str | None = option(
-        None, "an evaluation file of your own; with `mlm` and `clm` text, which replaces `data.eval_files`"
-    )
+    eval_file: str | None = option(None, _EVAL_FILE)
     test_file: str | None = option(None, "a test file of your own; may have no labels")
-    part: str | None = option(
-        None,
-        "part that `evaluate.py` reads: `eval` or `test`; a test part may have no labels (for GLUE, "
-        "`submission/` holds the files for its server); null: `test` if there is a `benchmark.test_file`",
-    )
+    part: str | None = option(None, _PART, choices=("eval", "test"))
     train: PartConfig = field(default_factory=PartConfig)
     eval: PartConfig = field(default_factory=PartConfig)
     test: PartConfig = field(default_factory=PartConfig)
     further: list[FurtherConfig] = option([], "more evaluation sets beside `benchmark.eval`; see below")
+    more_train_files: list[str] = option([], "files of the same kind added to the training data")
+    max_length: int | None = within(None, LENGTH, "tokens of a window if `data.max_length` is null")
+    metrics: list[str] = option(
+        [],
+        "classification (empty: by the labels): `accuracy` `f1` (of the second of two labels) `f1_macro` "
+        "`matthews`, with `multi_label` `f1_micro` (the default `benchmark.monitor` of `text_classification`) "
+        "`f1_macro` `accuracy` (of whole sets); regression: `pearson` `spearman` `mse`; tokens: `f1` `precision` "
+        "`recall` (of whole entities) `accuracy` (of tags; the only one for plain tags such as `NOUN`); "
+        "spans: `em` `f1`",
+    )
+
+
+@dataclass
+class RowsConfig(TaskBenchmarkConfig):
+    """Rows of one or two texts."""
+
     layouts: list[LayoutConfig] = option(
         [], "possible columns of the files; the first whose columns a file has is used; see below"
     )
@@ -86,88 +151,147 @@ class BenchmarkConfig:
         "columns of the text or of the pair, `[a,b]`: names, or numbers from 0 if the file has no header; "
         "with `benchmark.label_column` they replace `benchmark.layouts`",
     )
-    label_column: str | None = option(
-        None, "column of the label; a column named here must exist, in an evaluation too"
-    )
+    label_column: str | None = option(None, "column of the label; a column named here must exist, in an evaluation too")
+    skip_broken: bool = option(False, "leave out rows with a wrong number of columns instead of rejecting the file")
+
+
+@dataclass
+class RegressionConfig(RowsConfig):
+    """Rows with a score."""
+
+    kind = "regression"
+
+
+@dataclass
+class LabelledConfig(TaskBenchmarkConfig):
+    """A task with labels of its own."""
+
     labels: list[str] | None = option(
         None,
         "labels by number; null: those of the training file or of the evaluated model. A label in a file "
         "is a name or, if this key gives the order, its number; the mapping is logged. Spellings of one "
         "number (`1`, `1.0`, `+1`, `01`) are one label",
     )
+
+
+@dataclass
+class ClassificationConfig(RowsConfig, LabelledConfig, SwappingConfig):
+    """Rows with a label, or a set of labels."""
+
+    kind = "classification"
+
     multi_label: bool | None = option(
         None,
-        "for classification: true if a row has any number of labels, false if it has one; null: true if "
-        "JSON rows have lists. Must agree with `problem_type` in the model's config.json",
+        "true if a row has any number of labels, false if it has one; null: true if JSON rows have lists. Must agree "
+        "with `problem_type` in the model's config.json",
     )
     label_separator: str | None = option(
         None,
-        "with `multi_label`: separator of the labels of a row in text files; null: a comma; blank text "
-        "means no label",
+        "with `multi_label`: separator of the labels of a row in text files; null: a comma; blank text means no label",
     )
     aliases: list[str] = option([], "other spellings of labels in files, `contradictory=contradiction`")
-    more_train_files: list[str] = option([], "files of the same kind added to the training data")
+
+
+@dataclass
+class TokensConfig(LabelledConfig, SwappingConfig):
+    """Sentences with a tag per token."""
+
+    kind = "tokens"
+
     token_column: str | None = option(
         None,
-        "for tokens: column of the token; a number from 0 (negative: from the last) in files separated by "
-        "tabs or, without tabs, by spaces; a name in JSON and on the hub; null: the first",
+        "column of the token; a number from 0 (negative: from the last) in files separated by tabs or, without tabs, "
+        "by spaces; a name in JSON and on the hub; null: the first",
     )
-    tag_column: str | None = option(
-        None, "for tokens: column of the tag; null: the last; `none` if there are no tags"
-    )
+    tag_column: str | None = option(None, "column of the tag; null: the last; `none` if there are no tags")
     scheme: str | None = option(
         None,
-        "for tokens: scheme of the tags that the model learns, `BIO` or `BIOES`; null: that of the "
-        "training file. Files may be in IOB1, BIO, BIOES, BMES or BILOU",
+        "scheme of the tags that the model learns, `BIO` or `BIOES`; null: that of the training file. Files may be in "
+        "IOB1, BIO, BIOES, BMES or BILOU",
+        choices=("BIO", "BIOES"),
     )
     too_long: str = option(
         "split",
-        "for tokens: sentences longer than `data.max_length` are `split` between words, or `cut` (what is "
-        "cut off counts as missed)",
+        "sentences longer than `data.max_length` are `split` between words, or `cut` (what is cut off counts as "
+        "missed)",
+        choices=("split", "cut"),
     )
-    max_length: int | None = within(None, LENGTH, "tokens of a window if `data.max_length` is null")
-    stride: int = within(128, SIZE, "for spans: tokens from the start of one window to the start of the next")
-    max_question_length: int = within(64, SIZE, "for spans: tokens of a question")
-    max_answer_length: int = within(30, SIZE, "for spans: tokens of an answer")
-    n_best: int = within(20, Range(1, 1000), "for spans: answers kept per question")
+
+
+@dataclass
+class SpansConfig(SwappingConfig, TaskBenchmarkConfig):
+    """Questions whose answers are spans of a paragraph."""
+
+    kind = "spans"
+
+    stride: int = within(128, SIZE, "tokens from the start of one window to the start of the next")
+    max_question_length: int = within(64, SIZE, "tokens of a question")
+    max_answer_length: int = within(30, SIZE, "tokens of an answer")
+    n_best: int = within(20, Range(1, 1000), "answers kept per question")
     answer_metric: str = option(
-        "squad", "for spans: evaluation script to follow, `squad`, `squad_v2` or `cmrc`"
+        "squad", "evaluation script to follow, `squad`, `squad_v2` or `cmrc`", choices=("squad", "squad_v2", "cmrc")
     )
     null_threshold: float | None = within(
         None,
         THRESHOLD,
-        "for spans: predict no answer if its score exceeds the best answer's by more than this; null: "
-        "always answer",
+        "predict no answer if its score exceeds the best answer's by more than this; null: always answer",
     )
-    skip_broken: bool = option(
-        False, "leave out rows with a wrong number of columns instead of rejecting the file"
-    )
-    metrics: list[str] = option(
-        [],
-        "classification: `accuracy` `f1` (of the second of two labels) `f1_macro` `matthews`, with "
-        "`multi_label` `f1_micro` (the default `benchmark.monitor` of `text_classification`) `f1_macro` "
-        "`accuracy` (of whole sets); regression: `pearson` `spearman` `mse`; tokens: `f1` `precision` "
-        "`recall` (of whole entities) `accuracy` (of tags; the only one for plain tags such as `NOUN`); "
-        "spans: `em` `f1`",
-    )
-    positions: str = option(
-        "all", "for `benchmark=interchange`: `all` real tokens that a swap reaches, or only the `masked` ones"
-    )
-    interchange: SwapConfig = field(default_factory=SwapConfig)
+
+
+@dataclass
+class EfficiencyConfig(BenchmarkConfig):
+    """Costs of models, without data."""
+
     batches: list[int] = within(
-        [],
-        SIZE,
-        "for `benchmark=efficiency`: batch sizes that are timed; operations and memory are measured with "
-        "the first",
+        [], SIZE, "batch sizes that are timed; operations and memory are measured with the first"
     )
-    lengths: list[int] = within(
-        [], SIZE, "for `benchmark=efficiency`: tokens per sequence, one run per length"
-    )
-    depth: int = within(2, Range(0, 1000), "for `benchmark=efficiency`: levels of the tree of parameters")
-    monitor: str = option(MISSING, "the metric that decides")
-    mode: str = option(MISSING, "whether the best is the `min` or the `max`")
+    lengths: list[int] = within([], SIZE, "tokens per sequence, one run per length")
+    depth: int = within(2, Range(0, 1000), "levels of the tree of parameters")
+
+
+@dataclass
+class StepByStepBenchmarkConfig(BenchmarkConfig):
+    """Labels and rationales of students of step-by-step distillation."""
+
+    part: str | None = option(None, _PART, choices=("eval", "test"))
+
+
+BENCHMARKS: dict[str, type[BenchmarkConfig]] = {
+    "mlm": MlmBenchmarkConfig,
+    "clm": ClmBenchmarkConfig,
+    "interchange": LanguageBenchmarkConfig,
+    "classification": ClassificationConfig,
+    "regression": RegressionConfig,
+    "tokens": TokensConfig,
+    "spans": SpansConfig,
+    "efficiency": EfficiencyConfig,
+    "step_by_step": StepByStepBenchmarkConfig,
+}
+
+
+def swaps_of(benchmark: BenchmarkConfig) -> SwapConfig:
+    """The intervention of a benchmark; one that swaps nothing where it compares no models."""
+    return benchmark.interchange if isinstance(benchmark, SwappingConfig) else SwapConfig()
+
+
+def language_benchmark_of(benchmark: BenchmarkConfig) -> LanguageBenchmarkConfig:
+    """The benchmark of an evaluation of language models."""
+    assert isinstance(benchmark, LanguageBenchmarkConfig)
+    return benchmark
+
+
+def efficiency_of(benchmark: BenchmarkConfig) -> EfficiencyConfig:
+    """The benchmark where costs are measured."""
+    assert isinstance(benchmark, EfficiencyConfig)
+    return benchmark
+
+
+def rationale_part(benchmark: BenchmarkConfig) -> str:
+    """The part that students of step-by-step distillation are evaluated on, `eval` or `test`."""
+    assert isinstance(benchmark, StepByStepBenchmarkConfig)
+    return benchmark.part or "test"
 
 
 def own_metrics(multi_label: bool | None) -> list[str]:
-    """The metrics of a classification of the user's own, the one that decides first."""
+    """The metrics of a classification that names none, the one that decides first."""
     return ["f1_micro", "f1_macro", "accuracy"] if multi_label else ["accuracy", "f1_macro"]

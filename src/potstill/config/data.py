@@ -1,8 +1,9 @@
-"""Keys of `data`: where text and rows come from, and how they are masked and batched."""
+"""Keys of `data`: a dataclass for each kind of data, with the keys that it reads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 
 from omegaconf import MISSING
 
@@ -18,17 +19,22 @@ from potstill.runtime.ranges import (
     STEPS,
     WORKERS,
     Range,
+    Section,
+    Unless,
+    When,
     option,
     within,
 )
 
 
 @dataclass
-class SourceConfig:
+class SourceConfig(Section):
     """One source of text: exactly one of `files`, `hub`, `folder`, `docstrings` is given."""
 
     files: list[str] | None = option(None, "text files, plain or gzip")
-    unit: str | None = option(None, "a sequence is a `line` or a `paragraph`; null: `data.unit`")
+    unit: str | None = option(
+        None, "a sequence is a `line` or a `paragraph`; null: `data.unit`", choices=("line", "paragraph")
+    )
     hub: str | None = option(None, "data set on the hub, `Salesforce/wikitext`")
     config: str | None = option(None, "its configuration")
     revision: str | None = option(None, "its revision")
@@ -39,128 +45,153 @@ class SourceConfig:
     packages: list[str] | None = option(None, "use only the docstrings of these packages")
 
 
+_CHANGING = Unless("share", 0)
+
+
 @dataclass
-class AugmentConfig:
+class AugmentConfig(Section):
     """How the training rows of a task change from epoch to epoch."""
 
     share: float = within(0.0, SHARE, "share of the training rows that change in an epoch")
-    mask: float = within(0.1, SHARE, "probability that a token of such a row is replaced by the mask token")
+    mask: float = within(0.1, SHARE, "probability that a token of such a row is replaced by the mask token", _CHANGING)
     delete: float = within(
-        0.0, SHARE, "probability that a token of such a row is deleted; each text keeps at least one"
+        0.0, SHARE, "probability that a token of such a row is deleted; each text keeps at least one", _CHANGING
     )
     ngram: float = within(
-        0.0, SHARE, "probability that each text of such a row is cut down to one of its n-grams"
+        0.0, SHARE, "probability that each text of such a row is cut down to one of its n-grams", _CHANGING
     )
-    ngram_size: int = within(5, SIZE, "largest size of the n-gram, from 1")
-    disorder: float = within(0.0, SHARE, "probability that the tokens of such a row are moved")
-    disorder_distance: int = within(3, SIZE, "places by which a token moves at most")
+    ngram_size: int = within(5, SIZE, "largest size of the n-gram, from 1", _CHANGING)
+    disorder: float = within(0.0, SHARE, "probability that the tokens of such a row are moved", _CHANGING)
+    disorder_distance: int = within(3, SIZE, "places by which a token moves at most", _CHANGING)
 
 
 @dataclass
-class GeneratedConfig:
-    """Of data=arithmetic: rows of each part, and how hard their problems are."""
+class GeneratedConfig(Section):
+    """The rows of each part of `data=arithmetic`, and the difficulty of their problems.
 
-    train: int = within(
-        4000, Range(1, 10**7), "for `data=arithmetic`: training rows; no problem is in two parts"
-    )
+    A row is a function of `seed` and its number. Test rows come first, so they do not depend on the sizes of other
+    parts.
+    """
+
+    train: int = within(4000, Range(1, 10**7), "training rows; no problem is in two parts")
     valid: int = within(500, SIZE, "validation rows")
     test: int = within(1000, SIZE, "test rows")
     people: int = within(1, Range(1, 8), "people of a problem")
-    events: int = within(3, Range(1, 20), "most sentences in which somebody gets or loses something")
-    largest: int = within(10, Range(4, 1000), "largest number of things")
+    events: int = within(
+        3,
+        Range(1, 20),
+        "most sentences in which somebody gets or loses something, one more if none is about the person of the "
+        "question",
+    )
+    largest: int = within(10, Range(4, 1000), "largest number of things; a change is at most half of it")
     seed: int = within(0, SEED, "seed of the problems, independent of the run's `seed`")
 
 
 @dataclass
-class DataConfig:
-    """Where text comes from, how it is binarized, and how it is masked and batched."""
+class DataConfig(Section):
+    """What every kind of data has: a name, a tokenizer, a cache and batches.
 
-    name: str = option(MISSING, "name of the text in reports")
-    train_files: list[str] | None = option(
-        None,
-        "text files, plain or gzip; replace `data.train`. With rationales: JSON lines (or a JSON list, or "
-        "CSV) of `input`, `label`, `rationale` and optionally `llm_label`, `choices` and "
-        "`label_probabilities` (an object of choices)",
-    )
-    eval_files: list[str] | None = option(
-        None,
-        "text files; replace `data.eval`. With rationales: rows that the student is selected on; null: a "
-        "tenth of the training rows",
-    )
-    train: list[SourceConfig] = option([], "list of training sources, see below")
-    eval: list[SourceConfig] = option([], "list of evaluation sources")
-    eval_share: float = within(
-        0.01, PART, "share of the training texts that is held out if there is no evaluation text"
-    )
-    unit: str = option("line", "a sequence is a `line` or a `paragraph`")
-    skip: str | None = option(
-        None,
-        "regular expression: lines of text files, and of a task's TSV, CSV and JSON-lines files, to leave "
-        "out; comments by `\"data.skip='^#'\"`, with both kinds of quotes",
-    )
-    max_examples: int | None = within(
-        None, COUNT, "texts read from each source; with rationales, rows of each part"
-    )
+    Attributes:
+        read_by: what reads data of this kind, for messages.
+    """
+
+    read_by: ClassVar[str] = "nothing"
+
+    name: str = option(MISSING, "name of the data in reports")
+    max_examples: int | None = within(None, COUNT, "texts or rows read from each source or part")
     tokenizer: str | None = option(
-        None, "folder or hub id; null: the teacher's or student's, else one trained on the text"
+        None, "folder or hub id; null: the teacher's or student's, else one trained on the text of a corpus"
     )
-    vocabulary_size: int = within(8192, Range(100, 10**7), "of a tokenizer that is trained here")
-    max_length: int | None = within(
-        None, LENGTH, "tokens of a sequence with special tokens; null: what the models allow, at most 512"
-    )
-    min_length: int = within(12, SIZE, "shorter sequences are dropped")
     max_unknown: float = within(
         0.5,
         SOME,
         "sequences with a larger share of unknown tokens are dropped; a corpus that loses most of its "
         "sequences, and rows of a task above the share, are rejected",
     )
-    num_proc: int | None = within(None, NODES, "binarizing processes; null: one per core")
-    engine: str = option(
-        "local",
-        "processes that binarize: `local`, or `ray` (Ray Data, on the cluster of `RAY_ADDRESS` or on this "
-        "machine)",
-    )
     cache: str = option(
-        '${oc.env:POTSTILL_CACHE,"~/.cache/potstill"}',
-        "folder of stores, trained tokenizers and extracted text",
+        '${oc.env:POTSTILL_CACHE,"~/.cache/potstill"}', "folder of stores, trained tokenizers and extracted text"
     )
-    batch_size: int = within(32, SIZE, "sequences of a micro-batch on one device")
+    batch_size: int = within(32, SIZE, "sequences of a micro-batch on one device", When("max_tokens", None))
     max_tokens: int | None = within(None, STEPS, "padded tokens of a micro-batch; replaces `data.batch_size`")
     eval_batch_size: int = within(32, SIZE, "sequences of an evaluation batch")
     length_bin: int = within(
-        4,
-        Range(0, 10**6),
-        "sequences whose lengths differ by at most this many tokens are grouped; 0: no grouping",
+        4, Range(0, 10**6), "sequences whose lengths differ by at most this many tokens are grouped; 0: no grouping"
     )
     group_size: int | None = within(
         None, SIZE, "sequences of similar length drawn together; null: those of an optimizer step"
     )
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    num_proc: int | None = within(None, NODES, "processes that binarize a corpus; null: one per core")
+    num_workers: int = within(0, WORKERS, "processes that read batches")
+
+
+@dataclass
+class SequenceDataConfig(DataConfig):
+    """Texts that become sequences of one longest length."""
+
+    skip: str | None = option(
+        None,
+        "regular expression: lines of text files, and of a task's TSV, CSV and JSON-lines files, to leave "
+        "out; comments by `\"data.skip='^#'\"`, with both kinds of quotes",
+    )
+    max_length: int | None = within(
+        None, LENGTH, "tokens of a sequence with special tokens; null: what the models allow, at most 512"
+    )
+
+
+@dataclass
+class CorpusDataConfig(SequenceDataConfig):
+    """The text of a language model: its sources, and how it is binarized and masked."""
+
+    read_by = "language models"
+
+    train_files: list[str] | None = option(None, "text files, plain or gzip; replace `data.train`")
+    eval_files: list[str] | None = option(None, "text files; replace `data.eval`")
+    train: list[SourceConfig] = option([], "list of training sources, see below")
+    eval: list[SourceConfig] = option([], "list of evaluation sources")
+    eval_share: float = within(
+        0.01, PART, "share of the training texts that is held out if there is no evaluation text"
+    )
+    unit: str = option("line", "a sequence is a `line` or a `paragraph`", choices=("line", "paragraph"))
+    vocabulary_size: int = within(8192, Range(100, 10**7), "of a tokenizer that is trained here")
+    min_length: int = within(12, SIZE, "shorter sequences are dropped")
+    engine: str = option(
+        "local",
+        "processes that binarize: `local`, or `ray` (Ray Data, on the cluster of `RAY_ADDRESS` or on this machine)",
+    )
     mlm_share: float = within(0.15, SOME, "share of the positions that are masked")
     mlm_smoothing: float = within(
-        0.7,
-        Range(0, 5),
-        "positions are masked in proportion to token count to this negative power; 0: uniformly",
+        0.7, Range(0, 5), "positions are masked in proportion to token count to this negative power; 0: uniformly"
     )
     mlm_replace: list[float] = within(
         [0.8, 0.1, 0.1], SHARE, "shares of masked positions: mask token, random token, unchanged"
     )
-    num_workers: int = within(0, WORKERS, "processes that read batches")
-    set: str | None = option(
+
+
+@dataclass
+class TaskDataConfig(SequenceDataConfig):
+    """Rows of a task, which `benchmark` or `tasks` name."""
+
+    read_by = "objectives and benchmarks of a task"
+
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+@dataclass
+class RationaleDataConfig(DataConfig):
+    """Rows with an LLM's rationales."""
+
+    read_by = "objective=step_by_step and stage=rationales (evaluate.py: benchmark=step_by_step)"
+
+    train_files: list[str] | None = option(
         None,
-        "`cqa` `svamp` `esnli` `anli1` `arithmetic` (generated); with files of your own, how labels are "
-        "compared (`svamp`: by value); null: as texts",
+        "JSON lines (or a JSON list, or CSV) of `input`, `label`, `rationale` and optionally `llm_label`, `choices` "
+        "and `label_probabilities` (an object of choices)",
     )
-    folder: str | None = option(None, "folder of all sets, as published")
-    generated: GeneratedConfig = field(default_factory=GeneratedConfig)
-    rationales: str | None = option(
-        "palm",
-        "whose outputs: `palm` (`<set>/llm/<split>_CoT_<i>.json`), `gpt` (`gpt-neox/<set>/<split>.json`), "
-        "a file with one output per row, or a folder of such files; `{split}` in a path stands for the "
-        "part; null: none. Thoughts of a reasoning model are left out; outputs are matched to rows by "
-        "order, and fields that an output repeats from its row (`id`, `input`, `question`, ...) must "
-        "agree. Not read by `objective.mode=standard` with gold labels and without soft labels",
+    eval_files: list[str] | None = option(
+        None, "rows that the student is selected on; null: a tenth of the training rows"
+    )
+    test_files: list[str] | None = option(
+        None, "rows that are reported on; with a published set, each file key replaces its own part only"
     )
     labels: str = option(
         "gt",
@@ -170,11 +201,6 @@ class DataConfig:
     share: float = within(
         1.0, SOME, "share of the training rows; with the same seed a smaller share is part of a larger one"
     )
-    more_sets: list[str] = option([], "sets whose training rows are added, `[asdiv]`")
-    test_files: list[str] | None = option(
-        None, "rows that are reported on; with a published set, each file key replaces its own part only"
-    )
-    allow_partial: bool = option(False, "if outputs and rows differ in number, use the rows that have both")
     max_unparsed: float = within(
         0.05,
         SHARE,
@@ -192,9 +218,7 @@ class DataConfig:
     max_input_length: int = within(
         1024, LENGTH, "tokens of an input with prefix and end token; longer inputs are cut and counted"
     )
-    max_target_length: int = within(
-        256, Range(2, 10**6), "tokens of a target; longer targets are cut and counted"
-    )
+    max_target_length: int = within(256, Range(2, 10**6), "tokens of a target; longer targets are cut and counted")
     generation_max_length: int = within(64, SIZE, "tokens that the student generates in an evaluation")
     output_rationale: bool = option(
         False,
@@ -202,6 +226,54 @@ class DataConfig:
         "samples; not with `objective.mode=standard`",
     )
     restricted_decoding: bool = option(
-        False,
-        "also evaluate the likeliest of each row's choices, `accuracy_restricted`; needs rows with choices",
+        False, "also evaluate the likeliest of each row's choices, `accuracy_restricted`; needs rows with choices"
     )
+
+
+@dataclass
+class SetDataConfig(RationaleDataConfig):
+    """A published set, or rows of the user's own."""
+
+    set: str | None = option(
+        None,
+        "`cqa` `svamp` `esnli` `anli1`; with files of your own, how labels are compared (`svamp`: by value); null: as "
+        "texts",
+    )
+    folder: str | None = option(None, "folder of all sets, as published")
+    rationales: str | None = option(
+        "palm",
+        "whose outputs: `palm` (`<set>/llm/<split>_CoT_<i>.json`), `gpt` (`gpt-neox/<set>/<split>.json`), "
+        "a file with one output per row, or a folder of such files; `{split}` in a path stands for the "
+        "part; null: none. Thoughts of a reasoning model are left out; outputs are matched to rows by "
+        "order, and fields that an output repeats from its row (`id`, `input`, `question`, ...) must "
+        "agree. Not read by `objective.mode=standard` with gold labels and without soft labels",
+    )
+    more_sets: list[str] = option([], "sets whose training rows are added, `[asdiv]`")
+    allow_partial: bool = option(False, "if outputs and rows differ in number, use the rows that have both")
+
+
+@dataclass
+class ArithmeticDataConfig(RationaleDataConfig):
+    """Generated word problems."""
+
+    generated: GeneratedConfig = field(default_factory=GeneratedConfig)
+
+
+DATA: dict[str, type[DataConfig]] = {
+    "corpus": CorpusDataConfig,
+    "task": TaskDataConfig,
+    "rationales": SetDataConfig,
+    "arithmetic": ArithmeticDataConfig,
+}
+_Kind = TypeVar("_Kind", bound=DataConfig)
+
+
+def data_of(config: Any, kind: type[_Kind]) -> _Kind:
+    """The data of a command, which are of a kind."""
+    assert isinstance(config.data, kind)
+    return config.data
+
+
+def augment_of(data: DataConfig) -> AugmentConfig:
+    """How training rows change; not at all where they are not those of a task."""
+    return data.augment if isinstance(data, TaskDataConfig) else AugmentConfig()

@@ -6,13 +6,12 @@ place while Hydra composes. `settle` puts the values in force into a composed co
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-TASKS = ("finetune",)  # objectives of task models that learn from labels alone; they train on a benchmark
-TAUGHT_TASKS = ("task_kd",)  # objectives of task models that learn from a fine-tuned teacher
-EITHER = ("diito",)  # objectives of task models where a benchmark is given, else of language models
+if TYPE_CHECKING:
+    from potstill.config import TrainConfig
 
 EPOCHS = 3
 # A model from scratch, or a language model that is distilled, as DistilBERT (Sanh et al. 2019).
@@ -35,13 +34,13 @@ KEYS = ("trainer.max_epochs", "data.max_length", *FROM_SCRATCH)
 LENGTH = 128  # tokens of a sequence of docstrings, or of a row of a task
 
 
-def trains_task(config: DictConfig) -> bool:
+def trains_task(config: TrainConfig | DictConfig) -> bool:
     """Whether a training run's objective is one of a task model, given its benchmark."""
-    name = config.objective.name
-    return name in (*TASKS, *TAUGHT_TASKS) or (name in EITHER and config.benchmark is not None)
+    schema: Any = OmegaConf.get_type(config, "objective") if isinstance(config, DictConfig) else config.objective
+    return bool(config.benchmark is not None if schema.trains_task is None else schema.trains_task)
 
 
-def fine_tunes(config: DictConfig) -> bool:
+def fine_tunes(config: TrainConfig | DictConfig) -> bool:
     """Whether a run trains a task model whose weights are pretrained, or made of a teacher's layers."""
     student = config.student
     return trains_task(config) and (student.model is not None or not student.config)
@@ -56,7 +55,7 @@ def default(key: str, config: DictConfig) -> Any:
     """
     if key == "data.max_length":  # null: the benchmark's own length of a window
         benchmark = config.get("benchmark")
-        return None if benchmark and benchmark.max_length else LENGTH
+        return None if benchmark and benchmark.get("max_length") else LENGTH
     if key == "trainer.max_epochs":
         return EPOCHS if config.trainer.max_steps in (None, -1) else None
     return (FINE_TUNING if fine_tunes(config) else FROM_SCRATCH)[key]

@@ -6,7 +6,8 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -14,10 +15,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from potstill.config import config_folder
+from potstill.config import OPTIONS, config_folder, options_of
+from potstill.errors import ConfigError, KeyNameError
 
+_NO_KEY = "no such key"
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -36,8 +39,8 @@ def quoted(value: Any) -> str:
     return repr(value)
 
 
-def composition_error(script: str, words: Sequence[str], error: Exception, *, multirun: bool = False) -> str:
-    """One line for an error of Hydra: the first override that does not fit, and what is valid.
+def composition_error(script: str, words: Sequence[str], error: Exception, *, multirun: bool = False) -> ConfigError:
+    """The user error for one of Hydra: the first override that does not fit, and what is valid.
 
     Args:
         script: `train` or `evaluate`.
@@ -46,33 +49,39 @@ def composition_error(script: str, words: Sequence[str], error: Exception, *, mu
         multirun: whether the overrides may have several values.
     """
     if isinstance(error, MissingConfigException):
-        return _unknown_option(error)
+        return KeyNameError(_unknown_option(error))
     try:
         overrides = OverridesParser.create().parse_overrides(list(words))
     except HydraException:
-        return message_of(error)
+        return ConfigError(message_of(error))
     for override in overrides:
         if override.is_sweep_override() and not multirun:
-            return (
+            return ConfigError(
                 f"{override.input_line}: several values need -m; a list is written key=[a,b], text with commas "
                 "\"key='a,b'\""
             )
-    groups = [next(_single(own), "") for own in overrides if is_group(own)]
+    groups = [next(_single(own), "") for own in overrides if _chooses(own)]
     try:
-        config = _compose(script, list(filter(None, groups)))
-    except Exception:  # anything that OmegaConf raises while it merges options
-        return message_of(error)
+        config = compose_raw(script, list(filter(None, groups)), hydra=True)
+    except Exception as clash:  # anything that OmegaConf raises while it merges options
+        return _unknown_key(clash) or _clash(clash, groups) or ConfigError(message_of(error))
     for override in overrides:
-        if not is_group(override):
+        if not _chooses(override):
             for line in _single(override):
                 if found := _error_of(config, OverridesParser.create().parse_override(line)):
-                    return f"{line.lstrip('+')}: {found}"
-    return message_of(error)
+                    kind = KeyNameError if found.startswith(_NO_KEY) else ConfigError
+                    return kind(f"{line.lstrip('+')}: {found}")
+    return ConfigError(message_of(error))
 
 
 def is_group(override: Override) -> bool:
     """Whether an override chooses an option of a group."""
     return "/" in override.key_or_group or (config_folder() / override.key_or_group).is_dir()
+
+
+def _chooses(override: Override) -> bool:
+    """Whether an override chooses an option, or where options are found."""
+    return is_group(override) or override.key_or_group == "hydra.searchpath"
 
 
 def message_of(error: Exception) -> str:
@@ -82,6 +91,28 @@ def message_of(error: Exception) -> str:
     text = " ".join(" ".join(lines).split()) or type(error).__name__
     key = getattr(cause, "full_key", None)
     return f"{key}: {text}" if key and key not in text else text
+
+
+def _clash(error: Exception, groups: Sequence[str]) -> ConfigError | None:
+    """The error of a recipe that sets a key which a chosen option does not have."""
+    key, recipe = getattr(error.__context__, "full_key", None), re.match(r"In '([^']+)/([^']+)'", str(error))
+    if not (key and recipe and isinstance(error.__context__, ConfigKeyError)):
+        return None
+    chosen = [own for own in groups if own.startswith(f"{key.partition('.')[0]}=")]
+    line = f"{recipe[1]}={recipe[2]} sets {key}, which the option does not have"
+    return KeyNameError(f"{chosen[-1]}: {line}" if chosen else line)
+
+
+def _unknown_key(error: Exception) -> KeyNameError | None:
+    """The error of an option of the user's own that sets a key which its schema does not have."""
+    found = re.match(r"In '(\w+)/([^']+)': ConfigKeyError raised while composing config:\s*([^\n]*)", str(error))
+    if found is None or found[1] not in OPTIONS:
+        return None
+    group, option, reason = found.groups()
+    known = ", ".join(f"/schema/{group}/{name}@_here_" for name in OPTIONS[group])
+    return KeyNameError(
+        f"{group}={option}: {reason}; `defaults` of its file names the schema that has it, one of {known}"
+    )
 
 
 def _unknown_option(error: MissingConfigException) -> str:
@@ -105,10 +136,11 @@ def _single(override: Override) -> Iterator[str]:
         yield from (f"{key}={value}" for value in override.sweep_string_iterator())
 
 
-def _compose(script: str, overrides: list[str]) -> DictConfig:
+def compose_raw(script: str, overrides: list[str], *, hydra: bool = False) -> DictConfig:
+    """What Hydra composes, within an application of Hydra or without one; `hydra`: with its own keys."""
     ready = GlobalHydra.instance().is_initialized()
     with nullcontext() if ready else initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose(script, overrides, return_hydra_config=True)
+        return compose(script, overrides, return_hydra_config=hydra)
 
 
 def _error_of(config: DictConfig, override: Override) -> str | None:
@@ -118,17 +150,13 @@ def _error_of(config: DictConfig, override: Override) -> str | None:
     for depth, part in enumerate(parts):
         section = ".".join(parts[:depth])
         if not isinstance(node, DictConfig):
-            return f"no such key; `{section}` has no keys"
+            return f"{_NO_KEY}; `{section}` has no keys"
         if node._is_none():
-            return f"no such key; `{section}` is null, choose an option of `{parts[0]}`"
+            return f"{_NO_KEY}; `{section}` is null, choose an option of `{parts[0]}`"
         if part not in node.keys():  # noqa: SIM118 (`in` is false for missing values)
             if section and OmegaConf.get_type(node) is dict:
-                return (
-                    None
-                    if override.is_add() or override.is_force_add()
-                    else f"not in {section}; add it with a +"
-                )
-            return f"no such key{_closest(override.key_or_group, config)}"
+                return None if override.is_add() or override.is_force_add() else f"not in {section}; add it with a +"
+            return f"{_NO_KEY}{_elsewhere(parts, config) or _closest(override.key_or_group, config)}"
         node = node._get_node(part)
     if override.is_delete():
         return None
@@ -148,6 +176,26 @@ def _expected(node: Any, value: Any) -> str | None:
         return "expected a dictionary, {key: value}"
     kind = node._metadata.ref_type
     return f"expected {TYPES[kind]}" if kind in TYPES else None
+
+
+def _elsewhere(parts: list[str], config: DictConfig) -> str | None:
+    """Which other options of a group have a key, by the options of `conf/` that begin with their schemas."""
+    group, *inner = parts
+    known = options_of(group, [name for name, schema in OPTIONS.get(group, {}).items() if _has(schema, inner)])
+    return (
+        f" of {group}={config[group].name}; {group}={', '.join(known)} {'have' if known[1:] else 'has'} it"
+        if known
+        else None
+    )
+
+
+def _has(schema: Any, parts: list[str]) -> bool:
+    for part in parts:
+        hints = get_type_hints(schema) if is_dataclass(schema) else {}
+        if part not in hints:
+            return False
+        schema = hints[part]
+    return True
 
 
 def _closest(wanted: str, config: DictConfig) -> str:

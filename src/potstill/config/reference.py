@@ -10,29 +10,31 @@ ranges, help texts) and from the options of `conf/` that set another default:
 
 holds every key of these sections that no other table of the file names more exactly; without sections, all keys of
 the class. `<!-- options student -->` lists the options of a group of `conf/` with the comments at the top of their
-files.
+files, and `<!-- codes -->` the codes of all user errors.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import omegaconf
 import yaml
 
-from potstill.config import EvaluateConfig, TrainConfig, config_folder
-from potstill.runtime.ranges import HELP, KEY, WORKERS
+from potstill.config import OPTIONS, EvaluateConfig, TrainConfig, config_folder
+from potstill.errors import PotstillError
+from potstill.runtime.ranges import HELP, KEY, WHEN, WORKERS
 
 ROOTS = (TrainConfig, EvaluateConfig)
-FILES = (Path("docs/configuration.md"), Path("conf/README.md"))
+FILES = (Path("docs/configuration.md"), Path("docs/errors.md"), Path("conf/README.md"))
 MOST_OPTIONS = 4  # whose own defaults a table names
-_BLOCK = re.compile(r"(<!-- (keys|options) (\w[\w/]*)(?:: ([^\n]*?))? -->\n).*?(<!-- end -->)", re.S)
+_BLOCK = re.compile(r"(<!-- (keys|options|codes) ?([\w/]*)(?:: ([^\n]*?))? -->\n).*?(<!-- end -->)", re.S)
 
 
 @dataclass(frozen=True)
@@ -48,23 +50,40 @@ class Row:
 def rows(schema: type, prefix: str = "") -> Iterator[Row]:
     """The keys of a dataclass and of its sections, in their order.
 
-    For a section whose fields all have one type, such as `objective.terms`: the first key of each field, with the help
+    A group whose options have keys of their own shows the keys of all, each with the schemas that have it. For a
+    section whose fields all have one type, such as `objective.terms`: the first key of each field, with the help
     text of the field, then the other keys once, `objective.terms.<term>.schedule`.
     """
     hints = get_type_hints(schema)
     for field in fields(schema):
         key, hint = f"{prefix}{field.name}", hints[field.name]
         section = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), None)
-        if section is not None and get_origin(hint) is not list:
+        if key in OPTIONS and section is not None:
+            yield from _of_options(key)
+        elif section is not None and get_origin(hint) is not list:
             yield from _section(section, key)  # type: ignore[arg-type]
-            continue
-        default = field.default if field.default_factory is MISSING else field.default_factory()
-        yield Row(key, _type(hint, field.metadata), _shown(default), field.metadata.get(HELP, ""))
+        else:
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            yield Row(key, _type(hint, field.metadata), _shown(default), _help(field.metadata))
+
+
+def _of_options(group: str) -> Iterator[Row]:
+    found: dict[str, dict[str, Row]] = {}
+    for name, schema in OPTIONS[group].items():
+        for row in rows(schema, f"{group}."):
+            found.setdefault(row.key, {})[name] = row
+    for owners in found.values():
+        texts: dict[str, list[str]] = {}
+        for name, row in owners.items():
+            texts.setdefault(row.help, []).append(f"`{name}`")
+        alike = len(texts) == 1 and len(owners) == len(OPTIONS[group])
+        help = "; ".join(text if alike else f"{' '.join(names)}: {text}" for text, names in texts.items())
+        yield replace(next(iter(owners.values())), help=help)
 
 
 def _section(section: type, key: str) -> Iterator[Row]:
     hints = set(get_type_hints(section).values())
-    if len(fields(section)) < 2 or len(hints) > 1 or not is_dataclass(shared := next(iter(hints))):
+    if len(hints) > 1 or not is_dataclass(shared := next(iter(hints))):
         yield from rows(section, f"{key}.")
         return
     first, *others = rows(shared, "")  # type: ignore[arg-type]
@@ -74,6 +93,11 @@ def _section(section: type, key: str) -> Iterator[Row]:
     placeholder = key.rpartition(".")[2].removesuffix("s")
     for row in others:
         yield Row(f"{key}.<{placeholder}>.{row.key}", row.type, row.default, row.help)
+
+
+def _help(metadata: Mapping[str, Any]) -> str:
+    condition = metadata.get(WHEN)
+    return f"{metadata.get(HELP, '')}; with {condition}" if condition else metadata.get(HELP, "")
 
 
 def _type(hint: Any, metadata: Mapping[str, Any]) -> str:
@@ -128,9 +152,7 @@ def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]
 
 
 def _default_of(row: Row, own: Mapping[str, Mapping[str, Any]]) -> str:
-    differ = {
-        name: _shown(value) for name, value in own.get(row.key, {}).items() if _shown(value) != row.default
-    }
+    differ = {name: _shown(value) for name, value in own.get(row.key, {}).items() if _shown(value) != row.default}
     if not differ or row.default.startswith("required"):
         return row.default
     if len(differ) > MOST_OPTIONS or any("${" in text for text in differ.values()):
@@ -141,7 +163,7 @@ def _default_of(row: Row, own: Mapping[str, Mapping[str, Any]]) -> str:
 def classes() -> dict[str, type]:
     """Every dataclass of the schema, by name: the two commands, their sections and what their lists hold."""
     found: dict[str, type] = {}
-    waiting: list[Any] = list(ROOTS)
+    waiting: list[Any] = [*ROOTS, *(own for known in OPTIONS.values() for own in known.values())]
     while waiting:
         one = waiting.pop()
         waiting += get_args(one)
@@ -194,12 +216,26 @@ def _escaped(text: str) -> str:
     return "`".join(part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(parts))
 
 
+def codes() -> str:
+    """A Markdown table of the codes of user errors; a kind of another error follows it."""
+    lines = ["| code | class | meaning |", "|---|---|---|"]
+    waiting: list[type[PotstillError]] = PotstillError.__subclasses__()
+    while waiting:
+        kind = waiting.pop(0)
+        meaning = inspect.getdoc(kind) or ""
+        lines.append(f"| `{kind.code}` | `{kind.__name__}` | {meaning.splitlines()[0].rstrip('.')} |")
+        waiting = [*kind.__subclasses__(), *waiting]
+    return "\n".join(lines) + "\n"
+
+
 def generated(text: str) -> str:
     """A document with what stands between its markers generated."""
     named = [(block[3], (block[4] or "").split()) for block in _BLOCK.finditer(text) if block[2] == "keys"]
     known = classes()
 
     def fill(block: re.Match[str]) -> str:
+        if block[2] == "codes":
+            return f"{block[1]}\n{codes()}\n{block[5]}"
         if block[2] == "options":
             return f"{block[1]}\n{listing(block[3])}\n{block[5]}"
         sections = (block[4] or "").split()

@@ -20,22 +20,32 @@ from potstill.runtime.ranges import (
     STEPS,
     STEPS_OR_NONE,
     Range,
+    Section,
+    Unless,
+    When,
     option,
     within,
 )
 
+ALL = "all"  # checkpoints are kept
+
 
 @dataclass
-class ScheduleConfig:
+class ScheduleConfig(Section):
     """The learning rate over the steps, by name as `transformers.get_scheduler` knows it."""
 
     name: str = option("linear", "name in `transformers.get_scheduler`")
-    warmup_share: float = within(0.05, SHARE, "share of the steps that warm up")
-    warmup_steps: int | None = within(None, STEPS_OR_NONE, "warm-up steps; replace the share")
+    warmup_share: float = within(0.05, SHARE, "share of the steps that warm up", When("warmup_steps", None))
+    warmup_steps: int | None = within(
+        None, STEPS_OR_NONE, "warm-up steps; replace the share", Unless("name", "constant")
+    )
+    end_share: float = within(
+        0.0, SHARE, "share of the learning rate that is left at the end", When("name", "linear", "cosine")
+    )
 
 
 @dataclass
-class TrainerConfig:
+class TrainerConfig(Section):
     """Lightning's Trainer; `strategy=` options are deltas over this."""
 
     max_steps: int | None = within(
@@ -57,9 +67,7 @@ class TrainerConfig:
         "a step whose loss or gradient is not finite: `stop` ends the run; `skip` leaves the step out, "
         "logs it and counts it (`train/skipped_steps`), up to 20 in a row",
     )
-    val_check_interval: int | None = within(
-        None, STEPS, "optimizer steps between validations; null: after each epoch"
-    )
+    val_check_interval: int | None = within(None, STEPS, "optimizer steps between validations; null: after each epoch")
     limit_val_batches: int | None = within(None, STEPS, "most batches of a validation")
     log_every_n_steps: int = within(10, STEPS, "steps between rows of metrics.csv")
     accelerator: str = option("auto", "as Lightning's")
@@ -72,56 +80,67 @@ class TrainerConfig:
     )
     precision: str = option("32-true", "`32-true` `bf16-mixed` `bf16-true` `64-true`")
     enable_progress_bar: bool = option(True, "show a progress bar")
-    extra: dict[str, Any] = option(
-        {}, "any other argument of `lightning.Trainer`, `+trainer.extra.name=value`"
-    )
+    extra: dict[str, Any] = option({}, "any other argument of `lightning.Trainer`, `+trainer.extra.name=value`")
 
 
 @dataclass
-class TrialConfig:
-    """Of a job of a search (`hydra/sweeper=optuna`), which sets the first two."""
+class TrialConfig(Section):
+    """Options of a trial of a search (`hydra/sweeper=optuna`), which sets the first two."""
 
     journal: str | None = option(None, "journal of the search; set by `hydra/sweeper=optuna` in its jobs")
     number: int | None = within(None, STEPS_OR_NONE, "number of the trial; set by `hydra/sweeper=optuna`")
     pruner: dict[str, Any] = option(
         {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 5},
-        "what stops a trial of a search early, `_target_` and its arguments; `trial.pruner._target_=null`: "
-        "nothing",
+        "what stops a trial of a search early, `_target_` and its arguments; `trial.pruner._target_=null`: nothing",
     )
 
 
 @dataclass
-class CheckpointConfig:
+class CheckpointConfig(Section):
     """When `checkpoints/last.ckpt` is written; it always is when training ends."""
 
     every_n_steps: int | None = within(
-        1000, STEPS, "steps between writes of `checkpoints/last.ckpt`; null: only at the end"
+        1000, STEPS, "steps between writes of `checkpoints/last.ckpt`; null: only at the end, or by `every_n_epochs`"
+    )
+    every_n_epochs: float | None = within(
+        None, Range(0, 10**6, above=True), "epochs between writes, 0.25 for four in each epoch; beside `every_n_steps`"
+    )
+    keep: Any = option(
+        None,
+        "how many of the newest checkpoints are kept, or `all`: each is a folder `checkpoints/step_<n>` with "
+        "`last.ckpt` and `student/`; null: `last.ckpt` alone",
     )
 
 
 @dataclass
-class LoggerConfig:
+class LoggerConfig(Section):
     """Where metrics go besides metrics.csv, which is always written."""
 
     name: str = option(MISSING, "`wandb` `csv` `tensorboard`; metrics.csv is always written")
-    project: str = option("potstill", "wandb project")
+    entity: str | None = option(
+        None, "wandb user or team that has the project; null: the default of the account", When("name", "wandb")
+    )
+    project: str = option("potstill", "wandb project", When("name", "wandb"))
     run: str | None = option(None, "name of the run; null: the folder's name")
-    group: str | None = option(None, "group of the run; null: the folder of the sweep, in a sweep")
+    group: str | None = option(
+        None, "group of the run; null: the folder of the sweep, in a sweep", When("name", "wandb")
+    )
     tags: list[str] = option([], "tags of the run")
     mode: str | None = option(
-        None, "wandb: `online` `offline` `disabled`; null: online if a key is set, else offline"
+        None, "wandb: `online` `offline` `disabled`; null: online if a key is set, else offline", When("name", "wandb")
     )
     artifact_mb: float = within(
         100.0,
         Range(0, 1e9),
         "students up to this many MB are logged as an artifact of the wandb run, with their teachers as "
         "inputs; 0: none",
+        When("name", "wandb"),
     )
 
 
 @dataclass
-class GenerationConfig:
-    """Of stage=rationales: which language model explains the rows of a set, how it is asked, what is kept."""
+class GenerationConfig(Section):
+    """Options of `stage=rationales`: the language model, its prompts, and the answers that are kept."""
 
     model: str | None = option(
         None, "the endpoint's name of the model; without `generation.url` a folder or hub id that runs here"
@@ -135,13 +154,9 @@ class GenerationConfig:
         "OPENAI_API_KEY", "environment variable with the API key, which is never logged or written"
     )
     split: str = option("train", "part to generate for")
-    folder: str | None = option(
-        None, "folder that receives `llm/`; null: the folder of the set or of your file"
-    )
+    folder: str | None = option(None, "folder that receives `llm/`; null: the folder of the set or of your file")
     form: str = option("chat", "`chat` (messages) or `completion` (one text)")
-    prompts: str | None = option(
-        None, "prompts of your own (YAML, as in `rationale_generation/demonstrations`)"
-    )
+    prompts: str | None = option(None, "prompts of your own (YAML, as in `rationale_generation/demonstrations`)")
     shots: int | None = within(None, Range(0, 1000), "demonstrations in a prompt; null: all")
     max_tokens: int = within(
         256,

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,34 +18,42 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from potstill.data.common.batching import derive_seed
-from potstill.errors import CheckpointError, ConfigError
+from potstill.data.common.steps import ResumableDataModule
+from potstill.errors import ConfigError
 
 EVALUATION = 2  # random stream
 
 
+class CustomBatch(NamedTuple):
+    """A micro-batch.
+
+    Attributes:
+        batch: Unchanged batch of the loader.
+        examples: Number of its examples.
+    """
+
+    batch: Any
+    examples: int
+
+
 @dataclass
-class AdaptedStep:
+class CustomStep:
     """One optimizer step, or one evaluation batch.
 
     Attributes:
-        micro: Unchanged batches of the loader.
-        sizes: Examples of each batch.
+        micro: Micro-batches.
         seed: Seed of dropout.
     """
 
-    micro: list[Any]
-    sizes: list[int]
+    micro: list[CustomBatch]
     seed: int
 
     @property
     def examples(self) -> int:
-        """Examples of all micro-batches."""
-        return sum(self.sizes)
+        """Examples of all micro-batches: what the terms are means over, and throughput counts."""
+        return sum(own.examples for own in self.micro)
 
-    @property
-    def tokens(self) -> int:
-        """Examples, for throughput."""
-        return self.examples
+    predictions = tokens = sequences = pairs = reached = reached_tokens = examples
 
 
 def examples_of(batch: Any) -> int | None:
@@ -76,13 +84,10 @@ class StepLoader:
     def __len__(self) -> int:
         return -(-len(self.loader) // self.batches)
 
-    def __iter__(self) -> Iterator[AdaptedStep]:
+    def __iter__(self) -> Iterator[CustomStep]:
         epoch, start = divmod(self.done(), len(self))
         _seed_all(derive_seed(self.seed, epoch, 0, self.purpose + 2))
-        for part in (
-            self.loader,
-            *(getattr(self.loader, name, None) for name in ("sampler", "batch_sampler")),
-        ):
+        for part in (self.loader, *(getattr(self.loader, name, None) for name in ("sampler", "batch_sampler"))):
             generator = getattr(part, "generator", None)
             if isinstance(generator, torch.Generator):  # its state must not depend on earlier epochs
                 generator.manual_seed(derive_seed(self.seed, epoch, 1, self.purpose + 2))
@@ -94,10 +99,10 @@ class StepLoader:
             _seed_all(seed)
             micro = list(islice(batches, self.batches))
             if number >= start and micro:
-                yield AdaptedStep(micro, [_size(batch) for batch in micro], seed)
+                yield CustomStep([CustomBatch(batch, _size(batch)) for batch in micro], seed)
 
 
-class AdaptedDataModule(LightningDataModule):
+class CustomDataModule(ResumableDataModule):
     """A user's loaders as loaders of optimizer steps.
 
     Args:
@@ -117,25 +122,21 @@ class AdaptedDataModule(LightningDataModule):
             self._own.prepare_data()
             self._own.setup("fit")
             overridden = type(self._own).val_dataloader is not LightningDataModule.val_dataloader
-            train, evaluation = (
-                self._own.train_dataloader(),
-                self._own.val_dataloader() if overridden else None,
-            )
+            train, evaluation = (self._own.train_dataloader(), self._own.val_dataloader() if overridden else None)
         elif isinstance(made, list | tuple) and len(made) == 2:
             train, evaluation = made
         else:
             raise ConfigError(
-                f"adapted.data: returns a {type(made).__name__}; must be a LightningDataModule, or a function that "
+                f"custom.data: returns a {type(made).__name__}; must be a LightningDataModule, or a function that "
                 "returns (training loader, validation loader or None)"
             )
         self._train = _sized("training", train)
         self.evaluation = _sized("validation", evaluation) if evaluation is not None else None
-        self._resumed_steps_an_epoch: int | None = None
 
     def first_batch(self) -> Any:
         """A batch of the training loader after the transfer hooks."""
         step = next(iter(StepLoader(self._train, 1, self.seed, lambda: 0)))
-        return self.on_after_batch_transfer(self.on_before_batch_transfer(step, 0), 0).micro[0]
+        return self.on_after_batch_transfer(self.on_before_batch_transfer(step, 0), 0).micro[0].batch
 
     def train_dataloader(self) -> StepLoader:
         """Steps from the trainer's position.
@@ -143,13 +144,8 @@ class AdaptedDataModule(LightningDataModule):
         Raises:
             CheckpointError: The checkpoint has another number of steps per epoch.
         """
-        steps = StepLoader(self._train, self.accumulate, self.seed, self._done)
-        if self._resumed_steps_an_epoch not in (None, len(steps)):
-            raise CheckpointError(
-                f"ckpt_path: the checkpoint's epochs have {self._resumed_steps_an_epoch} steps, this run's "
-                f"{len(steps)}; resume with the same data, batch size and accumulation"
-            )
-        return steps
+        self.check_resumed()
+        return StepLoader(self._train, self.accumulate, self.seed, self.done)
 
     def val_dataloader(self) -> Any:
         """Evaluation steps of one batch, always the same."""
@@ -157,36 +153,30 @@ class AdaptedDataModule(LightningDataModule):
             return []
         return StepLoader(self.evaluation, 1, self.seed, lambda: 0, EVALUATION)
 
-    def on_before_batch_transfer(self, batch: AdaptedStep, dataloader_idx: int) -> AdaptedStep:
+    def on_before_batch_transfer(self, batch: CustomStep, dataloader_idx: int) -> CustomStep:
         """Call the data module's own hook for each batch."""
         return self._hooked("on_before_batch_transfer", batch, dataloader_idx)
 
-    def on_after_batch_transfer(self, batch: AdaptedStep, dataloader_idx: int) -> AdaptedStep:
+    def on_after_batch_transfer(self, batch: CustomStep, dataloader_idx: int) -> CustomStep:
         """Call the data module's own hook for each batch."""
         return self._hooked("on_after_batch_transfer", batch, dataloader_idx)
 
-    def _hooked(self, name: str, step: AdaptedStep, dataloader_idx: int) -> AdaptedStep:
+    def _hooked(self, name: str, step: CustomStep, dataloader_idx: int) -> CustomStep:
         if self._own is None:
             return step
         self._own.trainer = self.trainer
         hook = getattr(self._own, name)
-        return AdaptedStep([hook(batch, dataloader_idx) for batch in step.micro], step.sizes, step.seed)
+        return CustomStep([CustomBatch(hook(own.batch, dataloader_idx), own.examples) for own in step.micro], step.seed)
 
     def teardown(self, stage: str) -> None:
         """Call the data module's own hook."""
         if self._own is not None:
             self._own.teardown(stage)
 
-    def state_dict(self) -> dict[str, int]:
-        """Steps per epoch, for the comparison with a resumed run."""
-        return {"steps_an_epoch": len(StepLoader(self._train, self.accumulate, self.seed, self._done))}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Keep the steps per epoch of the interrupted run."""
-        self._resumed_steps_an_epoch = state_dict.get("steps_an_epoch")
-
-    def _done(self) -> int:
-        return self.trainer.global_step if self.trainer else 0
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps per epoch."""
+        return len(StepLoader(self._train, self.accumulate, self.seed, self.done))
 
     @property
     def figures(self) -> dict[str, int]:
@@ -198,7 +188,7 @@ class AdaptedDataModule(LightningDataModule):
 def _sized(which: str, loader: Any) -> Any:
     if isinstance(loader, list | tuple | Mapping):
         raise ConfigError(
-            f"adapted.data: the {which} loader is a {type(loader).__name__}; must be one loader of batches"
+            f"custom.data: the {which} loader is a {type(loader).__name__}; must be one loader of batches"
         )
     try:
         length = len(loader) if isinstance(loader, Sized) else 0
@@ -206,7 +196,7 @@ def _sized(which: str, loader: Any) -> Any:
         length = 0
     if not length:
         raise ConfigError(
-            f"adapted.data: the {which} loader has no batches or no length; must be a DataLoader of a data set with "
+            f"custom.data: the {which} loader has no batches or no length; must be a DataLoader of a data set with "
             "__len__"
         )
     return loader
@@ -216,7 +206,7 @@ def _size(batch: Any) -> int:
     size = examples_of(batch)
     if size is None:
         raise ConfigError(
-            "adapted.data: a batch has no tensors; must be a tensor, or a dictionary, list or tuple of tensors with "
+            "custom.data: a batch has no tensors; must be a tensor, or a dictionary, list or tuple of tensors with "
             "examples in the first dimension"
         )
     return size

@@ -16,9 +16,7 @@ References = Sequence[Sequence[str]]
 Score = Callable[[str, str], float]
 
 
-def answer_scores(
-    script: str, predictions: Sequence[str], references: References
-) -> dict[str, NDArray[np.float64]]:
+def answer_scores(script: str, predictions: Sequence[str], references: References) -> dict[str, NDArray[np.float64]]:
     """`em` and `f1` of each question, `(questions,)`, with its best reference; their means are the published figures.
 
     Args:
@@ -179,14 +177,10 @@ def _v2_f1(prediction: str, reference: str) -> float:
     return squad_f1(prediction, reference)
 
 
-def _scores(
-    predictions: Sequence[str], references: References, em: Score, f1: Score
-) -> dict[str, NDArray[np.float64]]:
+def _scores(predictions: Sequence[str], references: References, em: Score, f1: Score) -> dict[str, NDArray[np.float64]]:
     pairs = list(zip(predictions, references, strict=True))
     return {
-        name: np.array(
-            [max((score(answer, gold) for gold in own), default=0.0) for answer, own in pairs], float
-        )
+        name: np.array([max((score(answer, gold) for gold in own), default=0.0) for answer, own in pairs], float)
         for name, score in (("em", em), ("f1", f1))
     }
 

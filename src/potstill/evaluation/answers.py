@@ -127,9 +127,7 @@ def _spans(
         for at in range(0, len(rows), size)
     ]
     none = np.zeros(0, np.int64)
-    row, first, last, score = (
-        np.concatenate(own) for own in zip((none, none, none, none), *chunks, strict=True)
-    )
+    row, first, last, score = (np.concatenate(own) for own in zip((none, none, none, none), *chunks, strict=True))
     question = windows.question[row].astype(np.int64)
     # The best score of a span in several windows.
     order = np.lexsort((row, -score, last, first, question))

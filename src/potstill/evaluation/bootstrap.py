@@ -23,13 +23,7 @@ class Difference(NamedTuple):
 
 
 def paired_bootstrap(
-    one: Metric,
-    other: Metric,
-    examples: int,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    one: Metric, other: Metric, examples: int, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Difference:
     """`one - other` with its percentile interval; both metrics are computed on the same resampled examples.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torch.nn.functional import one_hot
 
 from potstill.evaluation.metrics import present
 from potstill.reporting.report import Table
@@ -24,14 +24,9 @@ def class_table(names: Sequence[str], logits_NC: Tensor, labels_N: Tensor) -> Ta
     """
     if labels_N.ndim == 2:
         predicted_NC, gold_NC = present(logits_NC), labels_N.bool()
-        counts = ((predicted_NC & gold_NC).sum(0), gold_NC.sum(0), predicted_NC.sum(0))
-        return _table(names, *counts)
-    confusion = multiclass_confusion_matrix(logits_NC.argmax(-1), labels_N.long(), num_classes=len(names))
-    return _table(names, confusion.diagonal(), confusion.sum(1), confusion.sum(0))
-
-
-def _table(names: Sequence[str], hits: Tensor, gold: Tensor, predicted: Tensor) -> Table:
-    """The table from the counts of true positives, gold labels and predictions."""
+    else:
+        predicted_NC, gold_NC = (one_hot(own, len(names)).bool() for own in (logits_NC.argmax(-1), labels_N.long()))
+    hits, gold, predicted = (predicted_NC & gold_NC).sum(0), gold_NC.sum(0), predicted_NC.sum(0)
     f1 = 2 * hits / (gold + predicted)
     rows = [
         [name, int(gold[n]), *(_number(share[n]) for share in (hits / predicted, hits / gold, f1))]

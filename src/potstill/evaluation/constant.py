@@ -10,7 +10,7 @@ from torch import Tensor
 
 from potstill.data.tasks.entities import OUTSIDE
 from potstill.data.tasks.labels import CLASSIFICATION, MULTI_LABEL, REGRESSION, TOKENS, Task
-from potstill.evaluation.evaluators import Judge
+from potstill.evaluation.evaluators import Evaluator
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _NAMES = {REGRESSION: "mean", MULTI_LABEL: "constant"}  # prefix of the metric; 
 
 def compared_with_constant(
     task: Task,
-    judge: Judge,
+    evaluator: Evaluator,
     predicted: tuple[Tensor, Tensor, Tensor],
     metrics: Mapping[str, float],
     end: str = "",
@@ -29,7 +29,7 @@ def compared_with_constant(
 
     Args:
         task: with the monitored metric.
-        judge: evaluator of the set.
+        evaluator: evaluator of the set.
         predicted: units, logits and labels of the whole set.
         metrics: of the student, as logged.
         end: suffix of the metrics.
@@ -44,7 +44,7 @@ def compared_with_constant(
     if key not in metrics or (constant := constant_logits(task, logits, labels)) is None:
         return {}
     name = f"val/{_NAMES.get(task.kind, 'majority')}_{task.monitor}{end}"
-    value = judge.metrics(numbers, constant, labels)[task.monitor]
+    value = evaluator.metrics(numbers, constant, labels)[task.monitor]
     better = metrics[key] < value if task.mode == "min" else metrics[key] > value
     if not better:
         log.warning(
@@ -59,11 +59,7 @@ def constant_logits(task: Task, logits: Tensor, labels: Tensor) -> Tensor | None
     if task.kind == MULTI_LABEL:
         return _constant_set(task, logits, labels)
     known = labels[~labels.isnan() & (labels >= 0)] if task.kind != REGRESSION else labels[~labels.isnan()]
-    if (
-        task.kind not in (CLASSIFICATION, REGRESSION, TOKENS)
-        or labels.ndim != 1
-        or known.unique().numel() < 2
-    ):
+    if task.kind not in (CLASSIFICATION, REGRESSION, TOKENS) or labels.ndim != 1 or known.unique().numel() < 2:
         return None
     if task.kind == REGRESSION:
         return known.mean().to(logits).expand_as(logits)

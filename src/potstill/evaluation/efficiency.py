@@ -12,7 +12,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from potstill.errors import ModelError
+from potstill.errors import WeightsError
 from potstill.evaluation.latency import forward_pass
 
 # In order of preference, for folders that hold the same weights in both formats.
@@ -26,9 +26,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         `total`, and `without_embeddings`: without the weights of embedding modules (words, positions, types) and of an
         output projection that is tied to one.
     """
-    embedded = {
-        id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()
-    }
+    embedded = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     parameters = list(model.parameters())
     return {
         "total": sum(p.numel() for p in parameters),
@@ -92,12 +90,12 @@ def size_mb(folder: str | Path) -> float:
     """Size of the weights in a model folder, in MB (10^6 bytes).
 
     Raises:
-        ModelError: the folder holds no weights.
+        WeightsError: the folder holds no weights.
     """
     for pattern in WEIGHT_PATTERNS:
         if files := list(Path(folder).glob(pattern)):
             return sum(file.stat().st_size for file in files) / 1e6
-    raise ModelError(f"{folder}: holds no weights; expected one of {', '.join(WEIGHT_PATTERNS)}")
+    raise WeightsError(f"{folder}: holds no weights; expected one of {', '.join(WEIGHT_PATTERNS)}")
 
 
 @contextmanager

@@ -27,9 +27,7 @@ class EntityScores:
     gold: int = 0
 
     def __add__(self, other: EntityScores) -> EntityScores:
-        return EntityScores(
-            self.correct + other.correct, self.predicted + other.predicted, self.gold + other.gold
-        )
+        return EntityScores(self.correct + other.correct, self.predicted + other.predicted, self.gold + other.gold)
 
     @property
     def precision(self) -> float:
@@ -48,16 +46,12 @@ class EntityScores:
         return 2 * self.correct / both if both else 0.0
 
 
-def entity_scores(
-    gold: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]], *, strict: str | None = None
-) -> dict[str, EntityScores]:
+def entity_scores(gold: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]]) -> dict[str, EntityScores]:
     """Scores per type, sorted, of every type in the data or among the predictions.
 
     Args:
         gold: the tags of all words of each sentence.
         predicted: as `gold`; `O` for words that a model has not seen, so that they count as missed.
-        strict: None to read invalid sequences as conlleval does, or the scheme, `BIO` or `BIOES`, to ignore them (see
-            `entities_of`).
 
     Raises:
         ValueError: different numbers of sentences or tags, or an invalid tag.
@@ -66,7 +60,7 @@ def entity_scores(
     for number, (wanted, given) in enumerate(zip(gold, predicted, strict=True)):
         if len(wanted) != len(given):
             raise ValueError(f"sentence {number}: {len(given)} predicted tags for {len(wanted)} words")
-        true, found = set(entities_of(wanted, strict=strict)), set(entities_of(given, strict=strict))
+        true, found = set(entities_of(wanted)), set(entities_of(given))
         for name, entities in (("correct", true & found), ("predicted", found), ("gold", true)):
             counts[name].update(entity.type for entity in entities)
     kinds = sorted(counts["predicted"].keys() | counts["gold"].keys())

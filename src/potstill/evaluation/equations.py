@@ -20,9 +20,7 @@ _THOUSANDS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9_])"
 NUMBER = rf"(?:(?:{_THOUSANDS}|{_DIGITS})(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?"
 _ARITHMETIC = re.compile(r"[0-9eE_.,+*/%()\s-]*")
 _GROUPED = re.compile(rf"(?<![0-9_.eE])(?<![eE][+-]){_THOUSANDS}")
-_SIGNS = str.maketrans(
-    {"\u2212": "-", "\u00d7": "*", "\u00f7": "/"}
-)  # typographic minus, times and division signs
+_SIGNS = str.maketrans({"\u2212": "-", "\u00d7": "*", "\u00f7": "/"})  # typographic minus, times and division signs
 _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.nn.functional import pad
 from potstill.data.tasks.columns import Sentences
 from potstill.data.tasks.datamodule import TaskBatch
 from potstill.data.tasks.entities import OUTSIDE
-from potstill.data.tasks.labels import CLASSIFICATION, MULTI_LABEL, Task
+from potstill.data.tasks.labels import CLASSIFICATION, MULTI_LABEL, REGRESSION, Task, encode_labels, label_names
 from potstill.data.tasks.questions import Question
 from potstill.data.tasks.readers import Rows
 from potstill.data.tasks.token_features import TokenFeatures
@@ -25,8 +26,7 @@ from potstill.evaluation.answer_metrics import answer_scores, squad_v2
 from potstill.evaluation.answers import Found, find_answers
 from potstill.evaluation.bootstrap import Metric
 from potstill.evaluation.entities import EntityScores, entity_scores, micro
-from potstill.evaluation.metrics import metric_of, task_metrics
-from potstill.evaluation.predictions import write_predictions
+from potstill.evaluation.metrics import metric_of, present, task_metrics
 from potstill.objectives.task import NEVER, distributions_of, ends_of, label_loss
 from potstill.runtime.atomic import write_whole
 from potstill.runtime.json_text import json_text
@@ -35,7 +35,7 @@ Kept = tuple[Tensor, Tensor, Tensor | None]
 Ints = NDArray[np.int64]
 
 
-class Judge(Protocol):
+class Evaluator(Protocol):
     """Evaluates a set whose units are rows, words or windows; methods get all predicted units, in order."""
 
     @property
@@ -70,7 +70,7 @@ class Judge(Protocol):
         """Write the predictions atomically to a file of this name, with a suffix."""
 
 
-class LabelJudge:
+class LabelEvaluator:
     """Evaluates classifications, of single labels or sets, and regressions by row; writes a `.tsv` table."""
 
     def __init__(self, task: Task, rows: Rows):
@@ -82,27 +82,27 @@ class LabelJudge:
         self.names: tuple[str, ...] = (*task.metrics, "loss")
 
     def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
-        """See `Judge`."""
+        """See `Evaluator`."""
         return batch.rows, logits, batch.labels
 
     def metrics(self, numbers: Tensor, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """See `Judge`."""
+        """See `Evaluator`."""
         distributions = distributions_of(self.task.kind, logits.double())
         loss = float(label_loss(self.task.kind, distributions, labels.flatten())) / labels.numel()
         return {**task_metrics(self.task, logits, labels), "loss": loss}
 
     def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
-        """See `Judge`; the examples are rows."""
+        """See `Evaluator`; the examples are rows."""
         return metric_of(self.task, name, logits, labels), numbers.cpu().numpy()
 
     def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
-        """See `Judge`."""
+        """See `Evaluator`."""
         path = stem.with_name(f"{stem.name}.tsv")
         write_predictions(path, self.task, self.rows, numbers, logits)
         return path
 
 
-class EntityJudge:
+class EntityEvaluator:
     """Evaluates named entities and plain tags by word of a window; writes word, tag and predicted tag, `.txt`."""
 
     def __init__(self, task: Task, sentences: Sentences, features: TokenFeatures):
@@ -116,7 +116,7 @@ class EntityJudge:
         self._sentence = np.repeat(np.arange(len(sentences)), features.counts)  # of each word
 
     def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
-        """See `Judge`."""
+        """See `Evaluator`."""
         assert batch.words is not None
         first = batch.words >= 0
         return batch.words[first], logits[first], None if batch.labels is None else batch.labels[first]
@@ -127,11 +127,7 @@ class EntityJudge:
         Plain tags only have the accuracy.
         """
         _, gold, predicted = self._tags(numbers, logits)
-        same = [
-            a == b
-            for one, other in zip(gold, predicted, strict=True)
-            for a, b in zip(one, other, strict=True)
-        ]
+        same = [a == b for one, other in zip(gold, predicted, strict=True) for a, b in zip(one, other, strict=True)]
         known = int((labels >= 0).sum())
         figures = {
             "accuracy": sum(same) / len(same),
@@ -150,7 +146,7 @@ class EntityJudge:
         }
 
     def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
-        """See `Judge`; the examples are sentences."""
+        """See `Evaluator`; the examples are sentences."""
         chosen, gold, predicted = self._tags(numbers, logits)
         if name == "accuracy":
             right = np.array(
@@ -166,7 +162,7 @@ class EntityJudge:
         return (lambda rows: getattr(EntityScores(*counts[rows].sum(0).tolist()), name)), chosen
 
     def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
-        """See `Judge`; in the format of CoNLL's evaluation script."""
+        """See `Evaluator`; in the format of CoNLL's evaluation script."""
         path = stem.with_name(f"{stem.name}.txt")
         chosen, predicted = self._predicted(numbers, logits)
         words = [self.sentences.words[sentence] for sentence in chosen.tolist()]
@@ -198,7 +194,7 @@ class EntityJudge:
         return chosen, [tags[start:end].tolist() for start, end in zip(starts, ends, strict=True)]
 
 
-class SpanJudge:
+class SpanEvaluator:
     """Evaluates extractive answers by window; writes the answers by question, `.json`.
 
     Args:
@@ -238,7 +234,7 @@ class SpanJudge:
         self.shape: tuple[int, ...] = (2, int(windows.lengths.max()))
 
     def keep(self, logits: Tensor, batch: TaskBatch) -> Kept:
-        """See `Judge`."""
+        """See `Evaluator`."""
         ends = ends_of(logits, batch.attention_mask)
         return batch.rows, pad(ends, (0, self.shape[1] - ends.shape[-1]), value=NEVER), batch.labels
 
@@ -247,10 +243,7 @@ class SpanJudge:
         found = self._found(numbers, logits)
         texts = [own.text(self.threshold) for own in found]
         references = self._references(found)
-        loss = (
-            float(label_loss(CLASSIFICATION, logits.flatten(0, 1).double(), labels.flatten()))
-            / labels.numel()
-        )
+        loss = float(label_loss(CLASSIFICATION, logits.flatten(0, 1).double(), labels.flatten())) / labels.numel()
         if self.script == "squad_v2":
             best = [own.text() for own in found]
             differences = [own.difference for own in found]
@@ -259,16 +252,17 @@ class SpanJudge:
         return {**{name: float(own.mean()) for name, own in scores.items()}, "loss": loss}
 
     def metric(self, name: str, numbers: Tensor, logits: Tensor, labels: Tensor) -> tuple[Metric, Ints]:
-        """See `Judge`; the examples are questions."""
+        """See `Evaluator`; the examples are questions."""
         found = self._found(numbers, logits)
         texts = [own.text(self.threshold) for own in found]
         scores = answer_scores(self.script, texts, self._references(found))[name]
         return (lambda rows: float(scores[rows].mean())), np.array([own.question for own in found])
 
     def write(self, stem: Path, numbers: Tensor, logits: Tensor) -> Path:
-        """See `Judge`: answers by id, for the published scripts, and the n best of each in a second file.
+        """See `Evaluator`: answers by id, for the published scripts, and the n best of each in a second file.
 
-        Repeated ids get the suffix `#2` and so on.
+        With questions that may have no answer also `<stem>_null_odds.json`: by how much the score of no answer exceeds
+        that of the best one, as SQuAD 2.0's script reads it. Repeated ids get the suffix `#2` and so on.
         """
         path = stem.with_name(f"{stem.name}.json")
         found, names = self._found(numbers, logits), self._names()
@@ -276,14 +270,18 @@ class SpanJudge:
         best = {
             names[own.question]: {
                 "null": own.null,
-                "answers": [
-                    {"text": one.text, "start": one.start, "score": one.score} for one in own.candidates
-                ],
+                "answers": [{"text": one.text, "start": one.start, "score": one.score} for one in own.candidates],
             }
             for own in found
         }
-        for own_path, content in ((path, answers), (stem.with_name(f"{stem.name}_nbest.json"), best)):
-            write_whole(own_path, json_text(content, indent=1, ensure_ascii=False))
+        files: dict[str, dict[str, Any]] = {"": answers, "_nbest": best}
+        if self.script == "squad_v2":
+            files["_null_odds"] = {
+                names[own.question]: min(own.difference, sys.float_info.max)  # of a context without a token
+                for own in found
+            }
+        for end, content in files.items():
+            write_whole(stem.with_name(f"{stem.name}{end}.json"), json_text(content, indent=1, ensure_ascii=False))
         return path
 
     def _found(self, numbers: Tensor, logits: Tensor) -> list[Found]:
@@ -306,7 +304,55 @@ class SpanJudge:
         return names
 
 
-def empty_of(judge: Judge, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def empty_of(evaluator: Evaluator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Empty tensors of the right shapes and types, for a rank without a batch."""
     none = torch.zeros(0, device=device)
-    return none.long(), none.new_zeros(0, *judge.shape), none.new_zeros(0, *judge.label_shape)
+    return none.long(), none.new_zeros(0, *evaluator.shape), none.new_zeros(0, *evaluator.label_shape)
+
+
+def write_predictions(path: Path, task: Task, rows: Rows, numbers_N: Tensor, logits_NC: Tensor) -> None:
+    """Write a TSV file: `index` (from 0), `prediction`, `label` if there are labels, and the probability of each label.
+
+    Labels have the names of the task, whatever their spelling in the rows. Cells with a tab, a line end or a quote are
+    quoted as for the csv module and pandas. Sets of labels are joined by the task's separator, and their probabilities
+    are independent. A regression only has `index`, `prediction` and `label`.
+
+    Args:
+        path: of the file.
+        task: with the names of the labels.
+        rows: of the set, with their labels as written.
+        numbers_N: `(n,)` indices of the predicted rows.
+        logits_NC: `(n, labels)`, or `(n, 1)` scores.
+    """
+    numbers = numbers_N.tolist()
+    columns: dict[str, list[str]] = {"index": [str(number) for number in numbers]}
+    if task.kind == REGRESSION:
+        columns["prediction"] = [f"{score:.4f}" for score in logits_NC[:, 0].tolist()]
+    elif task.kind == MULTI_LABEL:
+        columns["prediction"] = _joined(task, present(logits_NC).tolist())
+    else:
+        columns["prediction"] = [task.labels[number] for number in logits_NC.argmax(-1).tolist()]
+    if rows.sets is not None and (encoded := encode_labels(rows, task)) is not None:
+        columns["label"] = _joined(task, encoded[numbers])
+    elif rows.labels is not None:
+        names = {} if task.kind == REGRESSION else label_names(rows, task)
+        written = [rows.labels[number].strip() for number in numbers]
+        columns["label"] = [names.get(label, label) for label in written]
+    if task.kind != REGRESSION:
+        logits = logits_NC.double()
+        shares = (logits.sigmoid() if task.kind == MULTI_LABEL else logits.softmax(-1)).T.tolist()
+        columns |= {
+            f"p({label})": [f"{share:.4f}" for share in own] for label, own in zip(task.labels, shares, strict=True)
+        }
+    lines = [columns, *zip(*columns.values(), strict=True)]
+    write_whole(path, "".join("\t".join(map(_quoted, cells)) + "\n" for cells in lines))
+
+
+def _joined(task: Task, sets: Iterable[Iterable[int]]) -> list[str]:
+    """The names of the labels of each row, from multi-hot rows."""
+    return [task.separator.join(name for name, has in zip(task.labels, own, strict=True) if has) for own in sets]
+
+
+def _quoted(cell: str) -> str:
+    # csv.writer quotes a carriage return in new versions of Python only.
+    return '"' + cell.replace('"', '""') + '"' if re.search(r'[\t\r\n"]', cell) else cell

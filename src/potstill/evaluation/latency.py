@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from potstill.errors import ModelError
 
 PASSES = 3  # per model and round
-LEAST_ROUNDS, MOST_ROUNDS = 7, 200
+MIN_ROUNDS, MAX_ROUNDS = 7, 200
 BUDGET_SECONDS = 3.0  # per model, if the rounds agree
 PATIENCE = 3.0  # times the budget, if they do not
 PRECISION = 0.04  # relative error of a ratio at which measuring stops
@@ -83,10 +83,10 @@ def measure_latencies(models: Sequence[Timed], batch: int, length: int, seed: in
             run()
         rounds: list[list[list[float]]] = []  # times by round, model and pass
         started = time.perf_counter()
-        while len(rounds) < MOST_ROUNDS:
+        while len(rounds) < MAX_ROUNDS:
             rounds.append(_round(runs, len(rounds)))
             spent = (time.perf_counter() - started) / len(runs) / BUDGET_SECONDS
-            if len(rounds) < LEAST_ROUNDS or (spent < 1 and len(rounds) < MOST_ROUNDS // 4):
+            if len(rounds) < MIN_ROUNDS or (spent < 1 and len(rounds) < MAX_ROUNDS // 4):
                 continue
             found = _latencies(rounds)
             if spent > PATIENCE or all(own.error <= PRECISION for own in found[1:]):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional import pearson_corrcoef
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities.data import dim_zero_cat
 
 from potstill.data.tasks.labels import MULTI_LABEL, REGRESSION, Task
@@ -63,14 +63,8 @@ def task_metrics(task: Task, logits_NC: Tensor, labels_N: Tensor) -> dict[str, f
         logits_NC: `(rows, labels)`, or `(rows, 1)` scores.
         labels_N: `(rows,)` label indices or scores; `(rows, labels)` multi-hot for sets of labels.
     """
-    if task.kind == MULTI_LABEL:
-        predicted_NC, gold_NC = present(logits_NC), labels_N.bool()
-        return {name: LABEL_SETS[name](predicted_NC, gold_NC) for name in task.metrics}
-    if task.kind == REGRESSION:
-        scores, gold = logits_NC[:, 0].double(), labels_N.double()
-        return {name: REGRESSIONS[name](scores, gold) for name in task.metrics}
-    confusion = multiclass_confusion_matrix(logits_NC.argmax(-1), labels_N.long(), num_classes=task.outputs)
-    return {name: CLASSIFICATIONS[name](confusion.double()) for name in task.metrics}
+    rows = np.arange(len(labels_N))
+    return {name: metric_of(task, name, logits_NC, labels_N)(rows) for name in task.metrics}
 
 
 def metric_of(task: Task, name: str, logits_NC: Tensor, labels_N: Tensor) -> RowsMetric:
@@ -160,11 +154,7 @@ LABEL_SETS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "f1_macro": set_f1_macro,
     "accuracy": exact_match,
 }
-REGRESSIONS: dict[str, Callable[[Tensor, Tensor], float]] = {
-    "pearson": pearson,
-    "spearman": spearman,
-    "mse": mse,
-}
+REGRESSIONS: dict[str, Callable[[Tensor, Tensor], float]] = {"pearson": pearson, "spearman": spearman, "mse": mse}
 
 
 def _f1_each(confusion: Tensor) -> Tensor:

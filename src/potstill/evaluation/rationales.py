@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from potstill.data.rationales.parsing import NLI_LABELS, named
 from potstill.data.rationales.rows import RationaleRows
-from potstill.data.rationales.sets import EQUATION, SETS
-from potstill.errors import DataError
+from potstill.data.rationales.sets import by_value
+from potstill.errors import LabelError
 from potstill.evaluation.equations import NUMBER, equation_accuracy, same_value, text_accuracy, value_of
 
 # A number or a fraction after an equality sign, without the full stop of the sentence.
@@ -30,42 +30,27 @@ _CUES = {
 _NLI = {label: re.compile(rf"\b(?:{cues})(?!\w)", re.IGNORECASE) for label, cues in _CUES.items()}
 
 
-@dataclass(frozen=True)
-class Consistency:
-    """Agreement of labels with the conclusions of their rationales.
-
-    Attributes:
-        share: of the decided rows, those whose label is the conclusion; NaN if none is decided.
-        decided: share of the rows whose rationale has a recognized conclusion.
-    """
+class Consistency(NamedTuple):
+    """Share of consistent rows among the decided ones (NaN if there are none), and share of decided rows."""
 
     share: float
     decided: float
 
 
-def label_accuracy(name: str, predictions: Sequence[str], gold: Sequence[str]) -> float:
-    """Accuracy by value (SVAMP, ASDiv) or by text.
-
-    Raises:
-        ValueError: no predictions, or lists of different lengths.
-    """
-    by_value = name in SETS and SETS[name].compared == EQUATION
-    return (equation_accuracy if by_value else text_accuracy)(predictions, gold)
-
-
 def llm_accuracy(name: str, rows: RationaleRows) -> float:
-    """Accuracy of the LLM's labels; an output that could not be parsed is wrong.
+    """Accuracy of the LLM's labels, by value (SVAMP, ASDiv) or by text; an output that could not be parsed is wrong.
 
     Args:
         name: of the set.
         rows: of a part, including unparsed ones.
 
     Raises:
-        DataError: the part has no labels of an LLM.
+        LabelError: the part has no labels of an LLM.
     """
     if not any(label is not None for label in rows.llm_labels):
-        raise DataError(f"data.rationales: '{rows.name}' has no labels of an LLM; give outputs with labels")
-    return label_accuracy(name, [label or "" for label in rows.llm_labels], rows.labels)
+        raise LabelError(f"data.rationales: '{rows.name}' has no labels of an LLM; give outputs with labels")
+    accuracy = equation_accuracy if by_value(name) else text_accuracy
+    return accuracy([label or "" for label in rows.llm_labels], rows.labels)
 
 
 def conclusion(name: str, rationale: str, choices: Sequence[str] | None = None) -> str | None:
@@ -84,7 +69,7 @@ def conclusion(name: str, rationale: str, choices: Sequence[str] | None = None) 
         rationale: one text.
         choices: of the row.
     """
-    if name in SETS and SETS[name].compared == EQUATION:
+    if by_value(name):
         results = _RESULT.findall(rationale)
         return results[-1].replace(",", "").rstrip(".") if results else None
     nli = choices is not None and set(choices) == set(NLI_LABELS)
@@ -110,9 +95,7 @@ def consistency(
         ValueError: no rows, or lists of different lengths.
     """
     concluded = [conclusion(name, text, own) for text, own in zip(rationales, choices, strict=True)]
-    agreed = [
-        _same(name, label, found) for label, found in zip(labels, concluded, strict=True) if found is not None
-    ]
+    agreed = [_same(name, label, found) for label, found in zip(labels, concluded, strict=True) if found is not None]
     if not labels:
         raise ValueError("no rows")
     share = sum(agreed) / len(agreed) if agreed else float("nan")
@@ -120,7 +103,7 @@ def consistency(
 
 
 def _same(name: str, label: str, found: str) -> bool:
-    if name in SETS and SETS[name].compared == EQUATION:
+    if by_value(name):
         return same_value(value_of(label), value_of(found))
     return label.strip().lower() == found.lower() or named(label) == found
 

@@ -1,4 +1,4 @@
-"""Rows of an evaluation: a model's metrics, and what a comparison with the reference needs of them."""
+"""Rows of an evaluation: the metrics of a model, and their differences to those of the first one, the reference."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Row:
     Attributes:
         name: of the model in tables.
         metrics: by name.
-        metric: the deciding metric as a function of the numbers of examples; None where it has no examples.
-        examples: how many there are.
-        pairing: identifies the examples and their order; rows are paired only where it is equal.
-        timed: the model as its latency is measured; None where it is not.
-        length: tokens of the sequences that it is timed on.
-        extra: what the evaluator's own tables show of it.
+        metric: the monitored metric as a function of indices of examples; None if it has no examples.
+        examples: number of examples.
+        pairing: identifies the examples and their order; rows are paired if it is equal.
+        timed: the model for the measurement of latency; None if it is not measured.
+        length: tokens of the sequences for that measurement.
+        extra: further results for the tables of its evaluator.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Row:
 
 
 def add_differences(rows: list[Row], monitor: str) -> None:
-    """Add `<monitor>_difference`, `_low` and `_high` to every paired row: its metric minus that of the first row."""
+    """Add `<monitor>_difference`, `_low` and `_high` to each paired row: its metric minus that of the first row."""
     first = rows[0]
     for row in rows[1:]:
         paired = (row.examples, row.pairing) == (first.examples, first.pairing)

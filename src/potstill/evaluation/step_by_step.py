@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from torchmetrics.functional.text import rouge_score
 
 from potstill.data.rationales.rows import RationaleRows
-from potstill.data.rationales.sets import EQUATION, SETS
+from potstill.data.rationales.sets import by_value
 from potstill.evaluation.equations import same_value, text_accuracy, value_of
 from potstill.evaluation.rationales import consistency
-from potstill.evaluation.rouge import rouge_l
 from potstill.runtime.atomic import write_whole
 from potstill.runtime.json_text import json_text
 
 SAMPLE_COLUMNS = ("input", "label", "prediction", "reference", "rationale")
 
 Decode = Callable[[Sequence[Sequence[int]]], list[str]]
+_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
-class StudentJudge:
+class RationaleEvaluator:
     """Evaluates what a student generated for a part.
 
     Attributes:
@@ -37,7 +41,7 @@ class StudentJudge:
     gold: Sequence[str]
     decode: Decode
 
-    def metrics(self, written: Written) -> dict[str, float]:
+    def metrics(self, written: GeneratedTexts) -> dict[str, float]:
         """All metrics; empty without generated labels.
 
         `accuracy` is by value for equations, beside `text_accuracy`; `accuracy_restricted` is that of the most likely
@@ -49,7 +53,7 @@ class StudentJudge:
             return {}
         labels = [written.labels[row] for row in numbers]
         found = {"accuracy": self._accuracy(labels, numbers)}
-        if self._by_value:
+        if by_value(self.set_name):
             found["text_accuracy"] = text_accuracy(labels, [self.gold[row] for row in numbers])
         if written.restricted:
             chosen = [written.restricted.get(row, written.labels[row]) for row in numbers]
@@ -61,11 +65,11 @@ class StudentJudge:
 
         A gold equation without a value (`$5`) is compared as text.
         """
-        if self._by_value and (value := value_of(self.rows.labels[row])) is not None:
+        if by_value(self.set_name) and (value := value_of(self.rows.labels[row])) is not None:
             return same_value(value_of(text), value)
         return text.strip() in (self.rows.labels[row].strip(), self.gold[row].strip())
 
-    def samples(self, written: Written, count: int) -> list[list[str]]:
+    def samples(self, written: GeneratedTexts, count: int) -> list[list[str]]:
         """The first rows with their generated texts, in the order of `SAMPLE_COLUMNS`."""
         return [
             [
@@ -78,7 +82,7 @@ class StudentJudge:
             for row in sorted(written.labels)[:count]
         ]
 
-    def write(self, path: Path, written: Written) -> Path:
+    def write(self, path: Path, written: GeneratedTexts) -> Path:
         """Write JSON lines atomically: `index` (from 0), `label`, `prediction`, `right`.
 
         A line also has `restricted`, `rationale` and `reference` if they exist.
@@ -101,15 +105,11 @@ class StudentJudge:
         write_whole(path, "".join(f"{line}\n" for line in lines))
         return path
 
-    @property
-    def _by_value(self) -> bool:
-        return self.set_name in SETS and SETS[self.set_name].compared == EQUATION
-
     def _accuracy(self, labels: list[str], numbers: list[int]) -> float:
         right = [self.right(row, text) for row, text in zip(numbers, labels, strict=True)]
         return sum(right) / len(right)
 
-    def _of_rationales(self, written: Written) -> dict[str, float]:
+    def _of_rationales(self, written: GeneratedTexts) -> dict[str, float]:
         numbers = sorted(written.rationales)
         if not numbers:
             return {}
@@ -130,7 +130,7 @@ class StudentJudge:
 
 
 @dataclass
-class Written:
+class GeneratedTexts:
     """Texts that a student generated, by row.
 
     Attributes:
@@ -143,8 +143,24 @@ class Written:
     restricted: dict[int, str] = field(default_factory=dict)
     rationales: dict[int, str] = field(default_factory=dict)
 
-    def add(self, other: Written) -> None:
+    def add(self, other: GeneratedTexts) -> None:
         """Add the texts of another process."""
         self.labels |= other.labels
         self.restricted |= other.restricted
         self.rationales |= other.rationales
+
+
+def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
+    """ROUGE-L F1 of each prediction, between 0 and 1.
+
+    With L the length of the longest common subsequence of words, m words in the reference and n in the prediction,
+    recall is L / m and precision L / n. Words are runs of letters and digits, in lower case, not stemmed.
+
+    Source: Lin 2004 (ROUGE), section 3.1, equations 2 to 4.
+
+    Raises:
+        ValueError: lists of different lengths.
+    """
+    keys: dict[str, Any] = {"rouge_keys": "rougeL", "normalizer": str.lower, "tokenizer": _WORD.findall}
+    pairs = zip(predictions, references, strict=True)
+    return [float(rouge_score(*pair, **keys)["rougeL_fmeasure"]) for pair in pairs]

@@ -1,4 +1,4 @@
-"""Interchange agreement: how often, and how closely, two models react alike to the same intervention."""
+"""Interchange agreement: how often, and how closely, two models react in the same way to an intervention."""
 
 from __future__ import annotations
 
@@ -28,44 +28,46 @@ def interchange_agreement(
     mappings: Sequence[InterchangeMapping],
     read_site: str = "block_output",
 ) -> tuple[Tensor, Tensor]:
-    """Compare the counterfactual predictions of two language models, mapping by mapping; sources are in the batch.
+    """Compare the counterfactual predictions of two language models per mapping; sources are in the batch.
 
-    Every state that several mappings share is computed once: a grid of all pairs of blocks costs a run of each model a
-    block, not a pair.
+    States that several mappings share are computed once, so a grid of all pairs of blocks costs one run of each model
+    per block instead of per pair.
 
     Args:
-        teacher: the reference.
-        student: compared with it; may be the same model.
+        teacher: The reference.
+        student: The compared model; may be the same one.
         input_ids_BL: `(batch, length)`.
         attention_mask_BL: `(batch, length)`.
-        swap: what swaps.
+        swap: Positions that are swapped.
         positions_N: `(positions,)` indices into the flattened batch where predictions are compared.
-        mappings: M of them.
-        read_site: as in `counterfactual`.
+        mappings: M mappings.
+        read_site: See `counterfactual`.
 
     Returns:
-        `(M,)` positions on which the most probable tokens are the same, and `(M,)` sums over positions of
-        KL(teacher || student) in nats, at temperature 1; both float64.
+        `(M,)` positions with the same most probable token, and `(M,)` sums over positions of KL(teacher || student) in
+        nats, at temperature 1; both float64.
 
     Source: interchange intervention accuracy, Geiger et al. 2022 (arXiv:2112.00826), for a whole distribution.
     """
-    parts = []
+    inputs, index = [], []
     for backbone, side in ((teacher, "teacher"), (student, "student")):
         flow = backbone.embed(input_ids_BL, attention_mask_BL)
-        hidden, index = _counterfactuals(backbone, side, flow, swap, mappings, read_site)
-        parts.append(([backbone.head(last.flatten(0, 1)[positions_N]) for last in hidden], index))
-    (teacher_in, teacher_of), (student_in, student_of) = parts
+        hidden, variant_of = _counterfactuals(backbone, side, flow, swap, mappings, read_site)
+        inputs.append([backbone.head(last.flatten(0, 1)[positions_N]) for last in hidden])
+        index.append(variant_of)
     same_M = torch.zeros(len(mappings), dtype=torch.float64, device=input_ids_BL.device)
     kl_M = torch.zeros_like(same_M)
     width = min(teacher.decoder[0].shape[0], student.decoder[0].shape[0])  # heads may be padded
-    rows = max(1, CHUNK_BYTES // (4 * width * (len(teacher_in) + len(student_in))))
+    rows = max(1, CHUNK_BYTES // (4 * width * sum(map(len, inputs))))
     for start in range(0, len(positions_N), rows):
-        ours = [_log_probabilities(student, x[start : start + rows], width) for x in student_in]
-        theirs = [_log_probabilities(teacher, x[start : start + rows], width) for x in teacher_in]
+        theirs, ours = (
+            [_log_probabilities(backbone, x[start : start + rows], width) for x in side]
+            for backbone, side in zip((teacher, student), inputs, strict=True)
+        )
         our_tokens, their_tokens = [x.argmax(-1) for x in ours], [x.argmax(-1) for x in theirs]
         probabilities = [x.exp() for x in theirs]
         entropies = [(p * x).sum() for p, x in zip(probabilities, theirs, strict=True)]
-        for m, (t, s) in enumerate(zip(teacher_of, student_of, strict=True)):
+        for m, (t, s) in enumerate(zip(*index, strict=True)):
             same_M[m] += (our_tokens[s] == their_tokens[t]).sum()
             kl_M[m] += entropies[t] - torch.dot(probabilities[t].flatten(), ours[s].flatten())
     return same_M, kl_M
@@ -83,21 +85,21 @@ def class_agreement(
     mappings: Sequence[InterchangeMapping],
     read_site: str = "block_output",
 ) -> tuple[Tensor, Tensor, int]:
-    """As `interchange_agreement`, of two task models.
+    """Compare the counterfactual predictions of two task models, as `interchange_agreement`.
 
     Args:
-        teacher: the reference.
-        student: compared with it.
+        teacher: The reference.
+        student: The compared model.
         input_ids_BL: `(batch, length)`.
         attention_mask_BL: `(batch, length)`.
         token_type_ids_BL: `(batch, length)` or None.
-        swap: what swaps.
-        read: gives the logits to compare, `(predictions, labels)`, from a backbone and its last hidden states.
-        mappings: M of them.
-        read_site: as in `counterfactual`.
+        swap: Positions that are swapped.
+        read: Returns the compared logits, `(predictions, labels)`, of a backbone and its last hidden states.
+        mappings: M mappings.
+        read_site: See `counterfactual`.
 
     Returns:
-        `(M,)` equal predictions, `(M,)` sums of KL in nats, and the number of predictions that both are of.
+        `(M,)` equal predictions, `(M,)` sums of KL in nats, both float64, and the number of predictions.
     """
     logits = []
     for backbone, side in ((teacher, "teacher"), (student, "student")):
@@ -112,10 +114,10 @@ def class_agreement(
 
 
 class AgreementMetric(Metric):
-    """Means of agreement and KL over an evaluation set, mapping by mapping, over all ranks.
+    """Means of agreement and KL per mapping over an evaluation set and all ranks.
 
     Args:
-        mappings: M of them.
+        mappings: M mappings.
     """
 
     same: Tensor
@@ -136,7 +138,7 @@ class AgreementMetric(Metric):
         self.count += count
 
     def compute(self) -> dict[str, float]:
-        """`interchange_agreement` and `interchange_kl`, each `_<mapping>` and the mean over mappings; {} of nothing."""
+        """`interchange_agreement` and `interchange_kl` per `_<mapping>` and as means over mappings; {} without data."""
         if not self.names or not self.count:
             return {}
         found: dict[str, float] = {}
@@ -148,18 +150,11 @@ class AgreementMetric(Metric):
 
 
 def _counterfactuals(
-    backbone: Backbone,
-    side: str,
-    flow: Flow,
-    swap: Swap,
-    mappings: Sequence[InterchangeMapping],
-    read_site: str,
+    backbone: Backbone, side: str, flow: Flow, swap: Swap, mappings: Sequence[InterchangeMapping], read_site: str
 ) -> tuple[list[Tensor], list[int]]:
-    """Last hidden states after each different intervention of a side, and which of them each mapping's is."""
+    """Last hidden states after each distinct intervention of a side, and their index for each mapping."""
     variants: list[tuple[Site, ...]] = list(dict.fromkeys(getattr(mapping, side) for mapping in mappings))
-    keep = {sites[0].block for sites in variants} | set().union(
-        *(blocks_read(sites, read_site) for sites in variants)
-    )
+    keep = {sites[0].block for sites in variants} | set().union(*(blocks_read(sites, read_site) for sites in variants))
     base = run(backbone, flow, keep, whole=False)
     hidden = [counterfactual(backbone, base, base, sites, swap, read_site) for sites in variants]
     return hidden, [variants.index(getattr(mapping, side)) for mapping in mappings]

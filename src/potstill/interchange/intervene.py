@@ -1,7 +1,7 @@
 """The counterfactual run: a base run that continues from swapped states.
 
-A swap at block k leaves the blocks 0 to k untouched, so the counterfactual run resumes from the base run's own state
-after block k instead of starting again; in evaluation mode the result is that of a full second run.
+A swap at block k leaves the blocks 0 to k untouched, so the counterfactual run continues from the base run's state
+after block k; in evaluation mode the result equals that of a full second run.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Swap:
 
     Attributes:
         base: `(swaps,)` indices into the flattened `(batch * length)` of the base.
-        source: `(swaps,)` indices into the flattened positions of the source, which is the base's own micro-batch
-            where sources are in the batch.
-        draw: a random number of the step; a step's mapping is `mappings[draw % len(mappings)]`.
+        source: `(swaps,)` indices into the flattened positions of the source: the same micro-batch if sources are in
+            the batch.
+        draw: Random number of the step; its mapping is `mappings[draw % len(mappings)]`.
 
     Example:
         >>> import torch
@@ -49,9 +49,9 @@ class Run(NamedTuple):
     """A model's run over a micro-batch.
 
     Attributes:
-        flow: the embedded sequences, with masks.
-        kept: residual stream after each requested block, `(batch, length, width)`.
-        last_BLD: after the final norm, `(batch, length, width)`; None where the run stopped early.
+        flow: Embedded sequences, with masks.
+        kept: Residual stream after each requested block, `(batch, length, width)`.
+        last_BLD: `(batch, length, width)` after the final norm; None if the run stopped early.
     """
 
     flow: Flow
@@ -59,18 +59,18 @@ class Run(NamedTuple):
     last_BLD: Tensor | None
 
     def state(self, block: int) -> Tensor:
-        """The residual stream after a block; after block -1 are the embeddings."""
+        """The residual stream after a block; the embeddings for -1."""
         return self.flow.hidden_BLD if block < 0 else self.kept[block]
 
 
 def run(backbone: Backbone, flow: Flow, keep: Collection[int] = (), *, whole: bool = True) -> Run:
-    """Run a model from its embeddings, keeping what interventions read.
+    """Run a model from its embeddings, and keep the states that interventions read.
 
     Args:
-        backbone: the model.
-        flow: embedded sequences.
-        keep: blocks whose output is kept; -1, the embeddings, always is.
-        whole: to the end; otherwise up to the last block that is kept.
+        backbone: The model.
+        flow: Embedded sequences.
+        keep: Blocks whose output is kept; -1, the embeddings, is always kept.
+        whole: Whether to run to the end instead of to the last kept block.
 
     Example:
         >>> import torch
@@ -91,37 +91,32 @@ def run(backbone: Backbone, flow: Flow, keep: Collection[int] = (), *, whole: bo
 
 
 def blocks_read(sites: Iterable[Site], read_site: str) -> set[int]:
-    """The blocks whose output the source must keep; -1 means its embeddings."""
+    """Blocks whose output the source must keep; -1 for its embeddings."""
     return {read_block(site, read_site) for site in sites}
 
 
 def read_block(site: Site, read_site: str) -> int:
-    """The block whose output is the value that is written after `site.block`.
+    """The block whose output is written after `site.block`.
 
-    `block_output` is the definition (Geiger et al. 2022, arXiv:2112.00826); `block_input` reads one block earlier, as
-    the published code of Wu et al. 2022 does.
+    It is this block in the definition, `block_output` (Geiger et al. 2022, arXiv:2112.00826), and the one before it
+    for `block_input`, as in the published code of Wu et al. 2022.
     """
     return site.block - (read_site == "block_input")
 
 
 def counterfactual(
-    backbone: Backbone,
-    base: Run,
-    source: Run,
-    sites: Sequence[Site],
-    swap: Swap,
-    read_site: str = "block_output",
+    backbone: Backbone, base: Run, source: Run, sites: Sequence[Site], swap: Swap, read_site: str = "block_output"
 ) -> Tensor:
-    """The last hidden states of the base run, were its sites to hold the source's values at the swapped positions.
+    """The last hidden states of the base run if its sites had the source's values at the swapped positions.
 
     Gradients flow into both runs.
 
     Args:
-        backbone: the model.
-        base: has kept the first site's block.
-        source: has kept what `blocks_read` says; the same run as `base` where sources are in the batch.
-        sites: in order of their blocks; all are set.
-        swap: positions.
+        backbone: The model.
+        base: Run that has kept the block of the first site.
+        source: Run that has kept `blocks_read`; the same run as `base` if sources are in the batch.
+        sites: Sites in order of their blocks; all are set.
+        swap: Positions.
         read_site: `block_output`, or `block_input` for parity with the published code.
 
     Returns:

@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from potstill.errors import ConfigError
 from potstill.runtime.json_text import read_json
@@ -21,11 +23,11 @@ LAYOUTS = ("single_middle", "middle_late", "multilayer", "grid")
 EXAMPLE = "$L:6$H:[0:12]$[0:64]"
 
 _RANGE = r"\d+|\[\d+:\d+\]"
-_VARIABLE = re.compile(rf"\$L:({_RANGE})\$H:({_RANGE})\$({_RANGE})")
+_VARIABLE = re.compile(rf"\$L:(?P<layers>{_RANGE})\$H:(?P<heads>{_RANGE})\$(?P<dims>{_RANGE})")
 
 
 class Sizes(Protocol):
-    """The sizes of a model that a mapping needs; `ModelSpec` and `Backbone` both do."""
+    """Sizes of a model that mappings need, such as a `ModelSpec` or a `Backbone`."""
 
     @property
     def depth(self) -> int:
@@ -44,14 +46,13 @@ class Sizes(Protocol):
         """Width of a head's slice of the residual stream."""
 
 
-@dataclass(frozen=True)
-class Variable:
-    """A slice of the residual stream after some blocks, as written; None means all.
+class Variable(NamedTuple):
+    """A slice of the residual stream after some blocks, in half-open ranges; None means all.
 
     Attributes:
-        layers: half-open range of blocks.
-        heads: half-open range of heads.
-        dims: half-open range of dimensions of each head's slice.
+        layers: Blocks.
+        heads: Heads.
+        dims: Dimensions of each head's slice.
     """
 
     layers: tuple[int, int]
@@ -64,8 +65,8 @@ class Site:
     """Columns of the residual stream after one block.
 
     Attributes:
-        block: index of the block.
-        columns: half-open ranges, ascending, apart from each other.
+        block: Index of the block.
+        columns: Half-open ranges, ascending, which neither overlap nor touch.
     """
 
     block: int
@@ -82,8 +83,8 @@ class InterchangeMapping:
     """Sites that are set together, in order of their blocks.
 
     Attributes:
-        teacher: of the teacher.
-        student: of the student.
+        teacher: Sites of the teacher.
+        student: Sites of the student.
 
     Example:
         >>> from potstill.interchange import InterchangeMapping
@@ -101,26 +102,24 @@ class InterchangeMapping:
         return "-".join(",".join(str(site.block) for site in side) for side in (self.teacher, self.student))
 
 
-def read_mappings(
-    value: Any, teacher: Sizes, student: Sizes, *, key: str = KEY
-) -> tuple[InterchangeMapping, ...]:
+def read_mappings(value: Any, teacher: Sizes, student: Sizes, *, key: str = KEY) -> tuple[InterchangeMapping, ...]:
     """The mappings that a configuration names, checked against both models.
 
     Args:
-        value: a layout (`single_middle`, `middle_late`, `multilayer`: the published ones and their analogues at
+        value: A layout (`single_middle`, `middle_late`, `multilayer`: the published ones and their analogues at
             other depths and widths; `grid`: every block of the teacher with every block of the student), a published
             `.nm` JSON file, or a list of `{teacher: [...], student: [...]}` whose variables are strings or
             `{layers: , heads: , dims: }`.
-        teacher: sizes of the teacher.
-        student: sizes of the student.
-        key: configuration key, for messages.
+        teacher: Sizes of the teacher.
+        student: Sizes of the student.
+        key: Config key for messages.
 
     Returns:
         One or more mappings; a step draws one of them.
 
     Raises:
-        ConfigError: no such layout or file, a variable that cannot be read, is not in its model, or has another size
-            than its counterpart; an empty mapping.
+        ConfigError: An unknown layout, a missing file, an empty mapping, or a variable that is invalid, is not in its
+            model, or has another size than its counterpart.
 
     Example:
         >>> from potstill.interchange import read_mappings
@@ -139,99 +138,76 @@ def read_mappings(
     entries = _read_file(value, label) if isinstance(value, str) else value
     if not isinstance(entries, Sequence) or not entries:
         raise ConfigError(
-            f"{label}: an empty mapping; give a list of {{teacher: [{EXAMPLE}], student: [...]}} or a layout: "
+            f"{label}: an empty mapping; must be a list of {{teacher: [{EXAMPLE}], student: [...]}} or one of "
             + ", ".join(LAYOUTS)
         )
     return tuple(_mapping(entry, teacher, student, label) for entry in entries)
 
 
 def mapping_names(mappings: Sequence[InterchangeMapping]) -> list[str]:
-    """A name for each, by its blocks; those that differ in columns only are numbered."""
+    """Names of mappings by their blocks; those that differ only in columns are numbered."""
     names = [mapping.name for mapping in mappings]
-    return [
-        name if names.count(name) == 1 else f"{name}#{names[: i + 1].count(name)}"
-        for i, name in enumerate(names)
-    ]
+    return [name if names.count(name) == 1 else f"{name}#{names[: i + 1].count(name)}" for i, name in enumerate(names)]
 
 
 def parse_variable(value: Any, label: str = KEY) -> Variable:
-    """One variable, from its published name or from a dictionary of `layers`, `heads` and `dims`.
+    """A variable from its published name or from a dictionary of `layers`, `heads` and `dims`.
 
     Raises:
-        ConfigError: it is neither, or a range is empty.
+        ConfigError: The value is neither of them, or a range is empty.
     """
+    ranges = value
     if isinstance(value, str):
         match = _VARIABLE.fullmatch(value.replace(" ", ""))
-        if not match:
-            raise ConfigError(f"{label}: {value!r} is not a variable; write {EXAMPLE}, ranges half open")
-        layers, heads, dims = (_range(part, value, label) for part in match.groups())
-        return Variable(layers, heads, dims)
-    if not isinstance(value, Mapping) or "layers" not in value or set(value) - {"layers", "heads", "dims"}:
-        raise ConfigError(
-            f"{label}: {value!r} is not a variable; write {EXAMPLE} or {{layers: 6, heads: [0, 12]}}"
-        )
-    ranges = {
-        name: None if value.get(name) is None else _range(value[name], value, label)
-        for name in ("layers", "heads", "dims")
-    }
-    assert ranges["layers"] is not None
-    return Variable(ranges["layers"], ranges["heads"], ranges["dims"])
+        ranges = match and match.groupdict()
+    if not isinstance(ranges, Mapping) or ranges.get("layers") is None or set(ranges) - set(Variable._fields):
+        raise ConfigError(f"{label}: {value!r} is not a variable; write {EXAMPLE} or {{layers: 6, heads: [0, 12]}}")
+    return Variable(**{name: _range(part, value, label) for name, part in ranges.items() if part is not None})
 
 
 def _range(part: Any, variable: Any, label: str) -> tuple[int, int]:
-    numbers = re.findall(r"\d+", part) if isinstance(part, str) else part
-    numbers = [numbers] if isinstance(numbers, int) else numbers
+    numbers = re.findall(r"\d+", part) if isinstance(part, str) else [part] if isinstance(part, int) else part
     try:
-        start, *rest = (int(n) for n in numbers)
+        start, *rest = (int(number) for number in numbers)
         stop = rest[0] if len(rest) == 1 else start + (not rest)
     except (TypeError, ValueError):
         start = stop = 0
     if not 0 <= start < stop:
-        raise ConfigError(
-            f"{label}: {part!r} in {variable!r} is an empty range; write [start:stop], half open"
-        )
+        raise ConfigError(f"{label}: {part!r} in {variable!r} is an empty range; write [start:stop], half open")
     return start, stop
 
 
 def _read_file(value: str, label: str) -> Any:
     path = Path(value).expanduser()
     if not path.is_file():
-        raise ConfigError(f"{label}: no such layout or file; one of {', '.join(LAYOUTS)}, or a .nm JSON file")
+        raise ConfigError(f"{label}: neither a layout nor a file; one of {', '.join(LAYOUTS)}, or a .nm JSON file")
     try:
         content = read_json(path)
         return content["interchange_variable_mappings"] if isinstance(content, dict) else content
-    except (OSError, ValueError, KeyError) as fault:
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"{label}: not a mapping file ({fault}); expected JSON with interchange_variable_mappings, a list of "
+            f"{label}: not a mapping file ({error}); expected JSON with interchange_variable_mappings, a list of "
             "{teacher_variable_names: [...], student_variable_names: [...]}"
-        ) from fault
+        ) from error
 
 
 def _mapping(entry: Any, teacher: Sizes, student: Sizes, label: str) -> InterchangeMapping:
-    sides = []
+    sides, widths = [], []
     for name, sizes in (("teacher", teacher), ("student", student)):
-        names = None
-        if isinstance(entry, Mapping):
-            names = entry.get(name, entry.get(f"{name}_variable_names"))
-        if isinstance(names, str | Mapping):
-            names = [names]
+        names = entry.get(name, entry.get(f"{name}_variable_names")) if isinstance(entry, Mapping) else None
         if not names:
             raise ConfigError(
-                f"{label}: {entry!r} names no variable of the {name}; "
-                f"write {{teacher: [{EXAMPLE}], student: [...]}}"
+                f"{label}: {entry!r} names no variable of the {name}; write {{teacher: [{EXAMPLE}], student: [...]}}"
             )
-        variables = [parse_variable(variable, label) for variable in names]
-        sides.append(_sites(variables, sizes, f"{label}: the {name}"))
-    mapping = InterchangeMapping(*sides)
-    widths = {
-        name: {site.size for site in side} for name, side in zip(("teacher", "student"), sides, strict=True)
-    }
-    if len(widths["teacher"] | widths["student"]) > 1:
-        said = " and ".join(f"{sorted(sizes)} of the {name}" for name, sizes in widths.items())
+        names = [names] if isinstance(names, str | Mapping) else names
+        sides.append(_sites([parse_variable(each, label) for each in names], sizes, f"{label}: the {name}"))
+        widths.append(sorted({site.size for site in sides[-1]}))
+    if len(set().union(*widths)) > 1:
         raise ConfigError(
-            f"{label}: {entry!r} swaps {said} dimensions in a block; name slices of equal size on both sides"
+            f"{label}: {entry!r} swaps {widths[0]} of the teacher and {widths[1]} of the student dimensions in a "
+            "block; name slices of equal size on both sides"
         )
-    return mapping
+    return InterchangeMapping(*sides)
 
 
 def _sites(variables: Sequence[Variable], sizes: Sizes, label: str) -> tuple[Site, ...]:
@@ -271,14 +247,11 @@ def _layout(name: str, teacher: Sizes, student: Sizes, key: str) -> tuple[Interc
     longer runs first; all blocks of a run are set together. Between unequal widths the first columns that both have.
     """
     ours, theirs = student.depth, teacher.depth
+    pairs: list[tuple[list[int], int]]  # blocks of the teacher, block of the student
     if name == "single_middle":
-        pairs = [(range(theirs // 2, theirs // 2 + 1), ours // 2)]
+        pairs = [([theirs // 2], ours // 2)]
     elif name == "middle_late":
-        pairs = [
-            (range(theirs - back, theirs - back + 1), ours - back)
-            for back in (3, 2)
-            if min(ours, theirs) >= back
-        ]
+        pairs = [([theirs - back], ours - back) for back in (3, 2) if min(ours, theirs) >= back]
         if not pairs:
             raise ConfigError(f"{key}={name}: needs 2 blocks or more on both sides; use single_middle")
     elif name == "multilayer":
@@ -286,13 +259,9 @@ def _layout(name: str, teacher: Sizes, student: Sizes, key: str) -> tuple[Interc
             raise ConfigError(
                 f"{key}={name}: the teacher's {theirs} blocks are fewer than the student's {ours}; use single_middle"
             )
-        short, longer = divmod(theirs, ours)
-        ends = [short * (i + 1) + min(i + 1, longer) for i in range(ours)]
-        pairs = [
-            (range(start, end), i) for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True))
-        ]
+        pairs = [(blocks.tolist(), i) for i, blocks in enumerate(np.array_split(np.arange(theirs), ours))]
     else:
-        pairs = [(range(t, t + 1), s) for t in range(theirs) for s in range(ours)]
+        pairs = [([t], s) for t in range(theirs) for s in range(ours)]
     common = ((0, min(teacher.width, student.width)),)
     return tuple(
         InterchangeMapping(tuple(Site(block, common) for block in blocks), (Site(block, common),))

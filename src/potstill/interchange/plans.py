@@ -16,19 +16,19 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 NOBODY = -1
-PAIR = 2  # sequences that swap with each other are kept together wherever a step is cut
+PAIR = 2  # sequences that swap with each other stay together when a step is cut
 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """The keys of `objective.interchange` that say who swaps what.
+    """The keys of `objective.interchange` with the same names.
 
     Attributes:
-        proportion: share of the shorter of two sequences that is swapped, rounded down, in (0, 1].
-        max_tokens: most swapped positions of a sequence; None for no bound.
-        positions: `consecutive` spans, `free` positions, or `masked` ones (the share is then one of the masked).
+        proportion: Share of the shorter of two sequences that is swapped, rounded down, in (0, 1].
+        max_tokens: Maximum number of swapped positions of a sequence; None for no limit.
+        positions: `consecutive` spans, `free` positions, or `masked` ones (a share of the masked positions).
         pairing: `in_batch`: the source is another sequence of the batch; `dataset`: a second one is drawn.
-        crossway: both directions, at the same positions.
+        crossway: Whether to swap in both directions, at the same positions.
     """
 
     proportion: float = 0.3
@@ -39,11 +39,11 @@ class PlanSettings:
 
 
 class Swaps(NamedTuple):
-    """Positions that swap, in order of the base's row and column.
+    """Swapped positions, in order of the base's row and column.
 
     Attributes:
-        base_row, base_column: `(swaps,)` where a value is written.
-        source_row, source_column: `(swaps,)` where it comes from.
+        base_row, base_column: `(swaps,)` positions of the base, which are written.
+        source_row, source_column: `(swaps,)` positions of the source, which are read.
     """
 
     base_row: Ints
@@ -53,17 +53,17 @@ class Swaps(NamedTuple):
 
 
 def partners(count: int, *, crossway: bool = False) -> Ints:
-    """The source of each sequence: neighbours swap, and of an odd number the last three in a ring.
+    """The source of each sequence: its neighbour, or the next one in a ring of the last three of an odd number.
 
-    Neighbours, so that a pair stays together however a step is cut into micro-batches and over ranks. Crossway wants
-    mutual pairs, so the last of an odd number takes no part there.
+    Neighbours stay together for any cut of a step into micro-batches and over ranks. Crossway needs mutual pairs, so
+    the last sequence of an odd number has no source.
 
     Args:
-        count: number of sequences.
-        crossway: mutual pairs only.
+        count: Number of sequences.
+        crossway: Whether to form mutual pairs only.
 
     Returns:
-        `(count,)` indices, a permutation without fixed points; `NOBODY` where there is none.
+        `(count,)` indices, a permutation without fixed points; `NOBODY` for no source.
     """
     partner = np.arange(count) ^ 1
     if count % 2:
@@ -84,16 +84,16 @@ def draw_swaps(
     masked: list[Ints] | None = None,
     source_masked: list[Ints] | None = None,
 ) -> Swaps:
-    """Draw the positions that swap.
+    """Draw the swapped positions.
 
     Args:
         lengths: `(bases,)` real tokens of each sequence; padding is never swapped.
         partner: `(bases,)` row of the source, `NOBODY` for none.
-        settings: how many, and of which kind.
-        rng: consumed by an amount that depends on the lengths alone.
-        source_lengths: `(sources,)`; None: sources are among the bases.
-        masked: columns of the masked positions of each base, ascending; needed for `positions="masked"`.
-        source_masked: the same for the sources; None: sources are among the bases.
+        settings: Number and kind of positions.
+        rng: Generator; the number of its draws depends on the lengths alone.
+        source_lengths: `(sources,)` real tokens; None if sources are among the bases.
+        masked: Columns of the masked positions of each base, ascending; required for `positions="masked"`.
+        source_masked: The same for the sources; None if sources are among the bases.
     """
     sources = lengths if source_lengths is None else source_lengths
     rows = np.flatnonzero(partner != NOBODY)
@@ -120,27 +120,24 @@ def draw_swaps(
     base_row, source_row = rows[which], source_rows[which]
     if not mutual:
         return Swaps(base_row, taken[0], source_row, taken[1])
-    both = [
-        np.concatenate(parts)
-        for parts in ((base_row, source_row), taken, (source_row, base_row), taken[::-1])
-    ]
+    both = [np.concatenate(parts) for parts in ((base_row, source_row), taken, (source_row, base_row), taken[::-1])]
     order = np.argsort(both[0], kind="stable")
     return Swaps(*(part[order] for part in both))
 
 
 def swappable(lengths: Ints, settings: PlanSettings) -> int:
-    """How many sequences are long enough to swap a token with one of their own length."""
+    """Number of sequences that are long enough to swap a token with one of the same length."""
     return int((np.floor(settings.proportion * lengths + 1e-9) >= 1).sum())
 
 
 def _consecutive(sizes: Ints, counts: Ints, rng: np.random.Generator) -> Ints:
-    """A span of `counts` places within each `sizes`, flat."""
+    """A span of `counts` places within each of `sizes`, end to end."""
     starts = np.floor(rng.random(len(sizes)) * (sizes - counts + 1)).astype(np.int64)
     return np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
 
 
 def _free(sizes: Ints, counts: Ints, rng: np.random.Generator) -> Ints:
-    """`counts` different places within each `sizes`, ascending, flat."""
+    """`counts` distinct places within each of `sizes`, ascending, end to end."""
     width = int(sizes.max(initial=0))
     keys = rng.random((len(sizes), width))
     keys[np.arange(width) >= sizes[:, None]] = np.inf
@@ -149,7 +146,7 @@ def _free(sizes: Ints, counts: Ints, rng: np.random.Generator) -> Ints:
 
 
 def _wide(columns: list[Ints]) -> Ints:
-    """Lists of columns as rows of one array, filled up with -1."""
+    """Lists of columns as rows of one array, padded with -1."""
     table = np.full((len(columns), max(map(len, columns), default=0)), -1, dtype=np.int64)
     for row, places in zip(table, columns, strict=True):
         row[: len(places)] = places
@@ -162,14 +159,14 @@ def cut_swaps(
     """The swaps of some rows as indices into their padded, flattened positions.
 
     Args:
-        swaps: of a whole step.
-        rows: `(batch,)` the step's rows in a micro-batch.
-        width: of the padded micro-batch.
-        source_rows: the same for the sources; None: sources are among `rows`.
-        source_width: of the padded sources.
+        swaps: Swaps of a whole step.
+        rows: `(batch,)` rows of the step in the micro-batch.
+        width: Padded length of the micro-batch.
+        source_rows: The same for the sources; None if sources are among `rows`.
+        source_width: Padded length of the sources.
 
     Returns:
-        Indices of base positions and of source positions, `(swaps,)` each.
+        `(swaps,)` indices of base positions, and of source positions.
     """
     slot = _slots(rows)
     source_slot = slot if source_rows is None else _slots(source_rows)
@@ -179,16 +176,16 @@ def cut_swaps(
 
 
 def reached_tokens(lengths: Ints, rows: Ints, columns: Ints, *, causal: bool) -> Bools:
-    """Which real tokens an intervention can change.
+    """Whether an intervention can change each real token.
 
     Args:
         lengths: `(batch,)` real tokens of each sequence.
-        rows: `(swaps,)` rows with a swapped position.
-        columns: `(swaps,)` these positions.
-        causal: only positions from the first swapped one on; else all of a sequence that has one.
+        rows: `(swaps,)` rows of the swapped positions.
+        columns: `(swaps,)` columns of the swapped positions.
+        causal: Whether a swap reaches later positions only, instead of the whole sequence.
 
     Returns:
-        `(tokens,)`, sequence after sequence.
+        `(tokens,)` values of all sequences, end to end.
     """
     first = np.full(len(lengths), np.iinfo(np.int64).max)
     np.minimum.at(first, rows, columns if causal else 0)

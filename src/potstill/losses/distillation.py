@@ -1,4 +1,4 @@
-"""Distillation of language models straight from hidden states: one function and one module for any training loop."""
+"""Distillation of language models from hidden states: one function and one module for any training loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fused_linear_distillation_loss(
 
     `soft_weight * mean(T^2 * KL(teacher || student)) + hard_weight * mean(NLL(label))`, in nats. The first mean is over
     all rows, at temperature T; the second over rows with a label, at temperature 1. The logits exist for a chunk of
-    rows at a time. Gradients flow to the student's three inputs, never to the teacher. Select the rows that count
+    rows at a time. The student's three inputs get gradients, the teacher's none. Select the rows that count
     (no padding) before the call; `losses.vocabulary.vocabulary_losses` has weights and denominators by row.
 
     Args:
@@ -123,12 +123,9 @@ class FusedLinearDistillationLoss(nn.Module):
         teacher_bias: Tensor | None = None,
     ) -> Tensor:
         """The loss; arguments as for `fused_linear_distillation_loss`."""
+        inputs = student_hidden, student_weight, teacher_hidden, teacher_weight, labels
         return fused_linear_distillation_loss(
-            student_hidden,
-            student_weight,
-            teacher_hidden,
-            teacher_weight,
-            labels,
+            *inputs,
             student_bias=student_bias,
             teacher_bias=teacher_bias,
             temperature=self.temperature,
@@ -138,6 +135,4 @@ class FusedLinearDistillationLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The settings, for `print`."""
-        return (
-            f"temperature={self.temperature}, soft_weight={self.soft_weight}, hard_weight={self.hard_weight}"
-        )
+        return f"temperature={self.temperature}, soft_weight={self.soft_weight}, hard_weight={self.hard_weight}"

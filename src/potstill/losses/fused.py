@@ -1,18 +1,17 @@
-"""The machinery of losses that start from hidden states, fused with the output projection.
+"""The chunk loop of losses that start from hidden states, fused with the output projection.
 
-The rows are taken in chunks. A chunk's logits are computed, turned into their own gradient in place and multiplied
-into the gradients of hidden states, weight and bias; then its memory serves the next chunk. So the gradients exist
-when the forward pass ends; the backward pass scales them. The losses are given by a function of a block of
-logits (`BlockLosses`).
+The rows are processed in chunks. The logits of a chunk are computed, overwritten by their own gradient and multiplied
+into the gradients of hidden states, weight and bias; then the next chunk reuses the memory. So the gradients exist
+when the forward pass ends; the backward pass scales them.
 
-Two sizes matter. A *chunk* (tens of MB) is as tall as matrix products need to be efficient. Within it, *blocks* of
-a few rows fit the processor's caches, so the element-wise passes of a softmax hardly touch main memory.
+A *chunk* (tens of MB) is as tall as efficient matrix products need. Within it, *blocks* of a few rows fit the caches
+of the processor, so the element-wise passes of a softmax hardly touch main memory.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +25,10 @@ BLOCK_BYTES_PER_CORE = 2**20
 SLICE_BYTES = 16 * 2**20
 
 Coefficients = Mapping[str, Tensor | float]
+# (logits, rows, coefficients of these rows, whether gradients are needed) -> each term's unweighted values by row.
+# The logits (rows, vocab) are the student's, which become the gradient of the total, and the teacher's if `Task` has
+# one, which may be overwritten; in float32 at least.
+SoftTerms = Callable[[Sequence[Tensor], slice, Coefficients, bool], dict[str, Tensor]]
 
 
 class VocabularyLosses(NamedTuple):
@@ -33,8 +36,8 @@ class VocabularyLosses(NamedTuple):
 
     Attributes:
         total: scalar with gradient, the sum over terms of weight * sum / denominator.
-        rows: for each term with a weight its detached, unweighted values by row, in float32 at least. Of `nll` alone
-            on a CPU only the labelled rows; else 0 for a row without a label.
+        rows: for each term with a weight its detached, unweighted values by row, in float32 at least. On a CPU `nll`
+            alone has the labelled rows only; otherwise it is 0 for a row without a label.
     """
 
     total: Tensor
@@ -54,28 +57,6 @@ class Head(NamedTuple):
     bias: Tensor | None
 
 
-class BlockLosses(Protocol):
-    """Losses of a few rows."""
-
-    def __call__(
-        self,
-        student_RV: Tensor,
-        others: Sequence[Tensor],
-        rows: slice,
-        coefficients: Coefficients,
-        wants_gradient: bool,
-    ) -> dict[str, Tensor]:
-        """Each term's unweighted values by row; the student's logits become the gradient of the total.
-
-        Args:
-            student_RV: (rows, vocab) logits, in float32 at least; overwritten.
-            others: the logits of `Task.others` for the same rows; may be overwritten.
-            rows: which of all rows these are.
-            coefficients: weight / denominator of each term, (rows, 1) of these rows, or a number.
-            wants_gradient: without it the student's logits may hold anything afterwards.
-        """
-
-
 class _Gradients(NamedTuple):
     """Gradients of the total by the parts of a head; None where no gradient is needed."""
 
@@ -86,36 +67,40 @@ class _Gradients(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """Settings shared by all chunks.
+    """Terms and settings shared by all chunks.
 
     Attributes:
-        block_losses: the losses of a block.
         coefficients: weight / denominator of each term, (rows, 1) or a number (`coefficients_of`).
-        others: projections besides the student's, such as the teacher's.
+        labels_N: (rows,) token ids of the term `nll`, -100 for rows without; None without that term.
+        soft: the other terms, which compare with a teacher; None if there are none.
+        soft_width: columns of the vocabulary that `soft` compares.
+        teacher: the teacher's projection, if `soft` reads its logits.
         chunk_rows: rows whose logits exist at a time; None: as many as fit `CHUNK_BYTES` for each projection.
     """
 
-    block_losses: BlockLosses
     coefficients: Coefficients
-    others: tuple[Head, ...] = ()
+    labels_N: Tensor | None
+    soft: SoftTerms | None = None
+    soft_width: int = 0
+    teacher: Head | None = None
     chunk_rows: int | None = None
+
+    def heads(self, student: Head) -> tuple[Head, ...]:
+        """The projections that run: the student's, and the teacher's if there is one."""
+        return (student,) if self.teacher is None else (student, self.teacher)
 
 
 def fused_losses(
-    student_ND: Tensor,
-    weight_VD: Tensor,
-    bias_V: Tensor | None,
-    task: Task,
-    tied: TiedGradient | None = None,
+    student_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, task: Task, tied: TiedGradient | None = None
 ) -> VocabularyLosses:
     """The terms of a task, with gradients to the three parts of the student's projection that require one.
 
     Args:
-        student_ND: (rows, width), what goes into the student's output projection.
+        student_ND: (rows, width), input of the student's output projection.
         weight_VD: (vocab, width).
         bias_V: (vocab,) or None.
         task: the losses.
-        tied: takes the gradient of the weight, where embeddings that read it hand that on (`losses.tied`).
+        tied: receives the gradient of the weight if the embeddings share it (`losses.tied`).
 
     Source: for the gradient in the forward pass, Hsu et al. 2024 (Liger Kernel, arXiv:2410.10989).
     """
@@ -132,12 +117,7 @@ class _FusedLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        student_ND: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor | None,
-        task: Task,
-        tied: TiedGradient | None,
+        ctx: Any, student_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, task: Task, tied: TiedGradient | None
     ) -> tuple[Tensor, Tensor]:
         """Computes the losses and keeps the gradients."""
         total, losses_KN, gradients = _run(student_ND, weight_VD, bias_V, task, ctx.needs_input_grad[:3])
@@ -150,7 +130,7 @@ class _FusedLosses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _grad_losses_KN: Tensor) -> tuple[Tensor | None, ...]:
         """Scales the kept gradients by that of the total."""
-        # On the CPU the scalar can be looked at for free, and a factor of 1 spares a copy of the weight's size.
+        # On the CPU reading the scalar is free, and a factor of 1 saves a copy of the weight's size.
         unscaled = grad_total.device.type == "cpu" and grad_total.item() == 1
         kept = ctx.saved_tensors
         hidden, weight, bias = (g if g is None or unscaled else g * grad_total.to(g.dtype) for g in kept)
@@ -180,7 +160,7 @@ def _run(
     )
     losses_KN = torch.zeros(len(task.coefficients), n_rows, dtype=wide, device=device)
     step = _chunk_rows(n_rows, student, task)
-    # Dtypes are settled already.
+    # The dtypes are those of the heads.
     with torch.autocast(device.type, enabled=False):
         for start in range(0, n_rows, step):
             rows = slice(start, min(start + step, n_rows))
@@ -200,30 +180,44 @@ def _run(
 
 def _run_chunk(student: Head, task: Task, rows: slice, losses_KN: Tensor, gradients: _Gradients) -> None:
     """Writes the losses of some rows to `losses_KN` and adds their gradients."""
-    heads = (student, *task.others)
+    heads = task.heads(student)
     logits = [torch.mm(head.hidden[rows], head.weight.t()) for head in heads]
     wants_gradient = any(g is not None for g in gradients)
     chunk_RV, step = logits[0], _block_rows(logits[0])
     for start in range(0, chunk_RV.shape[0], step):
         # Biases are added here, in cache: as part of the product they would cost a pass over memory.
-        block_RV, *others = (
-            _with_bias(r[start : start + step], head.bias) for head, r in zip(heads, logits, strict=True)
-        )
+        block = [_with_bias(r[start : start + step], head.bias) for head, r in zip(heads, logits, strict=True)]
+        block_RV = block[0]
         in_batch = slice(rows.start + start, rows.start + start + block_RV.shape[0])
-        here = {term: rows_of(c, in_batch) for term, c in task.coefficients.items()}
-        losses = task.block_losses(block_RV, others, in_batch, here, wants_gradient)
+        losses = _run_block(block, task, in_batch, wants_gradient)
         for k, term in enumerate(task.coefficients):
             losses_KN[k, in_batch] = losses[term]
         if gradients.bias is not None:
             gradients.bias.add_(block_RV.sum(dim=0))
         if wants_gradient and block_RV.dtype != chunk_RV.dtype:
             chunk_RV[start : start + step] = block_RV
-    del logits  # those of the others
+    del logits  # those of the teacher
     if gradients.hidden is not None:
         gradients.hidden[rows] = chunk_RV @ student.weight
     if gradients.weight is not None:
         for columns in _column_slices(gradients.weight):
             gradients.weight[columns].add_(chunk_RV[:, columns].t() @ student.hidden[rows])
+
+
+def _run_block(logits: Sequence[Tensor], task: Task, rows: slice, wants_gradient: bool) -> dict[str, Tensor]:
+    """Each term's unweighted values by row; the student's logits, the first, become the gradient of the total."""
+    coefficients = {term: rows_of(c, rows) for term, c in task.coefficients.items()}
+    student_RV, losses = logits[0], {}
+    if task.labels_N is not None:
+        losses["nll"], rows_H, hard_HV = _hard_part(student_RV, task.labels_N[rows], coefficients["nll"])
+    if task.soft is not None:
+        compared = [logits_RV[:, : task.soft_width] for logits_RV in logits]
+        losses |= task.soft(compared, rows, coefficients, wants_gradient)
+    if wants_gradient:
+        student_RV[:, task.soft_width :].zero_()
+        if task.labels_N is not None:
+            student_RV.index_add_(0, rows_H, hard_HV)
+    return losses
 
 
 def _column_slices(weight_VD: Tensor) -> list[slice]:
@@ -239,12 +233,10 @@ def rows_of(coefficient: Tensor | float, rows: slice | Tensor) -> Tensor | float
     return coefficient[rows] if by_row else coefficient  # type: ignore[index]
 
 
-def hard_part(
-    logits_RV: Tensor, labels_R: Tensor, coefficient: Tensor | float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _hard_part(logits_RV: Tensor, labels_R: Tensor, coefficient: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
     """`nll` by row (rows,), the indices of the labelled rows (labelled,) and their gradient (labelled, vocab).
 
-    An accelerator takes all rows instead of waiting for the labels; rows without one come out as 0.
+    On an accelerator these are all rows, because a selection would synchronize; rows without a label give 0.
     """
     counted_R = labels_R != IGNORED_LABEL
     if labels_R.device.type == "cpu":
@@ -263,7 +255,7 @@ def hard_part(
 
 
 def exponentiate(logits_RV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Turns z into exp((z - max z) / T) in place; returns log sum exp(z / T) and the sum of what is written."""
+    """Turns z into exp((z - max z) / T) in place; returns log sum exp(z / T) and the sum of the new values."""
     peak_R1 = logits_RV.amax(dim=1, keepdim=True)
     logits_RV.sub_(peak_R1)
     if temperature != 1:
@@ -289,8 +281,7 @@ def _with_bias(logits_RV: Tensor, bias_V: Tensor | None) -> Tensor:
 
 def _chunk_rows(n_rows: int, student: Head, task: Task) -> int:
     """Rows of a chunk: no more than fit, and such that the last chunk is hardly shorter than the others."""
-    heads = (student, *task.others)
-    row_bytes = max(head.weight.shape[0] * head.weight.element_size() for head in heads)
+    row_bytes = max(head.weight.shape[0] * head.weight.element_size() for head in task.heads(student))
     most = task.chunk_rows or max(1, CHUNK_BYTES // row_bytes)
     return max(1, math.ceil(n_rows / max(1, math.ceil(n_rows / most))))
 
@@ -303,16 +294,14 @@ def _block_rows(logits_RV: Tensor) -> int:
 
 
 def coefficients_of(
-    weights: Mapping[str, Tensor | float],
-    denominators: Mapping[str, Tensor | float],
-    missing: Mapping[str, str | None],
+    weights: Mapping[str, Tensor | float], denominators: Mapping[str, Tensor | float], missing: Mapping[str, str | None]
 ) -> dict[str, Tensor | float]:
     """Weight / denominator of the terms to compute.
 
     Args:
         weights: by term, a number or (rows,); a term that is absent or 0 is not computed.
-        denominators: by term; 0 stands for 1.
-        missing: for each term that there is, the name of an input that it lacks, or None.
+        denominators: by term; 0 counts as 1.
+        missing: for each known term, the name of an input that it lacks, or None.
 
     Returns:
         By term, in the order of `missing`, a number or (rows, 1).
@@ -329,11 +318,9 @@ def coefficients_of(
         if term not in denominators:
             raise ValueError(f"{term} has no denominator")
     coefficients = {term: weights[term] / nonzero(denominators[term]) for term in active}
-    return {
-        term: c.unsqueeze(-1) if isinstance(c, Tensor) and c.dim() else c for term, c in coefficients.items()
-    }
+    return {term: c.unsqueeze(-1) if isinstance(c, Tensor) and c.dim() else c for term, c in coefficients.items()}
 
 
 def given(weight: Tensor | float | None) -> bool:
-    """Whether a term is to be computed; of weights by row that is not looked at."""
+    """Whether a term is computed; weights by row always count."""
     return isinstance(weight, Tensor) or bool(weight)

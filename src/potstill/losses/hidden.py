@@ -1,6 +1,6 @@
 """Losses between hidden states.
 
-Where widths differ, project the student's states first; `nst` alone compares states of any widths. A mask is the input
+If widths differ, project the student's states first; only `nst` compares states of any widths. A mask is the input
 mask, nonzero where a token is; None counts all positions. No kept position gives 0 with a zero gradient.
 """
 
@@ -13,9 +13,7 @@ from potstill.losses.soft_targets import at_least_float32, divide_counted, nonze
 Pair = tuple[Tensor, Tensor]
 
 
-def cosine_distance(
-    student_ND: Tensor, teacher_ND: Tensor, *, denominator: Tensor | float | None = None
-) -> Tensor:
+def cosine_distance(student_ND: Tensor, teacher_ND: Tensor, *, denominator: Tensor | float | None = None) -> Tensor:
     """1 - cosine of student and teacher vectors (0 where they point the same way), float32 at least.
 
     Args:
@@ -33,9 +31,7 @@ def cosine_distance(
         >>> [round(float(distance), 3) + 0.0 for distance in distances]
         [0.0, 2.0]
     """
-    similarity_N = functional.cosine_similarity(
-        at_least_float32(student_ND), at_least_float32(teacher_ND), dim=-1
-    )
+    similarity_N = functional.cosine_similarity(at_least_float32(student_ND), at_least_float32(teacher_ND), dim=-1)
     return divide_counted((1 - similarity_N).sum(), student_ND.shape[0], denominator)
 
 
@@ -81,7 +77,7 @@ def hidden_cosine(
     *,
     denominator: Tensor | float | None = None,
 ) -> Tensor:
-    """`cosine_distance` of the hidden states at kept positions, without picking them out of the batch.
+    """`cosine_distance` of the hidden states at kept positions, without selecting them from the batch.
 
     Args:
         student_BLD: (batch, length, width).
@@ -120,18 +116,13 @@ def pkd(student_BLD: Tensor, teacher_BLD: Tensor, *, denominator: Tensor | float
     """
     require_same_shape(student_BLD, teacher_BLD)
     student_BD, teacher_BD = (
-        functional.normalize(at_least_float32(states_BLD[:, 0]), dim=-1)
-        for states_BLD in (student_BLD, teacher_BLD)
+        functional.normalize(at_least_float32(states_BLD[:, 0]), dim=-1) for states_BLD in (student_BLD, teacher_BLD)
     )
     return divide_counted((student_BD - teacher_BD).square().sum(), student_BD.shape[0], denominator)
 
 
 def fsp(
-    student: Pair,
-    teacher: Pair,
-    mask_BL: Tensor | None = None,
-    *,
-    denominator: Tensor | float | None = None,
+    student: Pair, teacher: Pair, mask_BL: Tensor | None = None, *, denominator: Tensor | float | None = None
 ) -> Tensor:
     """Squared distance of the flow between two layers, mean over its entries and over sequences, float32 at least.
 
@@ -154,21 +145,17 @@ def fsp(
         require_same_shape(student_BLD, teacher_BLD)
     kept_BL = kept_positions(student[0], mask_BL)
     gap_BDE = _flow(student, kept_BL) - _flow(teacher, kept_BL)
-    # In this order a batch without sequences gives 0.
+    # In this order an empty batch gives 0.
     total = gap_BDE.square().sum() / (gap_BDE.shape[1] * gap_BDE.shape[2])
     return divide_counted(total, gap_BDE.shape[0], denominator)
 
 
 def nst(
-    student: Pair,
-    teacher: Pair,
-    mask_BL: Tensor | None = None,
-    *,
-    denominator: Tensor | float | None = None,
+    student: Pair, teacher: Pair, mask_BL: Tensor | None = None, *, denominator: Tensor | float | None = None
 ) -> Tensor:
-    """Squared distance of how alike positions are across two layers, mean over kept pairs, float32 at least.
+    """Squared distance of similarities of positions across two layers, mean over kept pairs, float32 at least.
 
-    The likeness of a position of the first layer to one of the second is the product of their states, divided by the
+    The similarity of a position of the first layer to one of the second is the product of their states, divided by the
     width. So student and teacher may have different widths.
 
     Args:
@@ -184,7 +171,7 @@ def nst(
     Wang 2017 (Like What You Like, arXiv:1707.01219).
     """
     kept_BL = kept_positions(student[0], mask_BL)
-    student_BLL, teacher_BLL = _likeness(student, kept_BL), _likeness(teacher, kept_BL)
+    student_BLL, teacher_BLL = _similarity(student, kept_BL), _similarity(teacher, kept_BL)
     require_same_shape(student_BLL, teacher_BLL)
     return divide_counted((student_BLL - teacher_BLL).square().sum(), pairs_of(kept_BL).sum(), denominator)
 
@@ -195,6 +182,6 @@ def _flow(layers: Pair, kept_BL: Tensor) -> Tensor:
     return first_BLD.transpose(1, 2) @ second_BLE / lengths_B11
 
 
-def _likeness(layers: Pair, kept_BL: Tensor) -> Tensor:
+def _similarity(layers: Pair, kept_BL: Tensor) -> Tensor:
     first_BLD, second_BLD = (without_padding(states, kept_BL) for states in layers)
     return first_BLD @ second_BLD.transpose(1, 2) / first_BLD.shape[-1]

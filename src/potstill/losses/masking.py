@@ -1,4 +1,4 @@
-"""Which positions, and which pairs of positions, count under an input mask."""
+"""Positions, and pairs of positions, that count under an input mask."""
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ def pairs_of(kept_BL: Tensor) -> Tensor:
 
 
 def without_padding(states_BLD: Tensor, kept_BL: Tensor) -> Tensor:
-    """States in float32 at least, 0 at the other positions, whatever stood there (no gradient goes there).
+    """States in float32 at least; other positions are 0, without a gradient.
 
     Raises:
         ValueError: the states are of another batch or length.
@@ -45,15 +45,15 @@ def log_softmax_kept(scores: Tensor, kept: Tensor) -> Tensor:
         kept: bool, broadcast against the scores.
 
     Returns:
-        The shape of the scores. At other keys a finite number so low that its exponential is 0: unlike -inf it gives
-        no NaN where it is multiplied by a probability of 0.
+        The shape of the scores. Other keys get a finite number so low that its exponential is 0: unlike -inf, its
+        product with a probability of 0 is not NaN.
     """
     scores = at_least_float32(scores)
     return scores.masked_fill(~kept, torch.finfo(scores.dtype).min).log_softmax(dim=-1)
 
 
 def require_same_shape(student: Tensor, teacher: Tensor) -> None:
-    """Refuse states that broadcasting would silently compare.
+    """Reject states that broadcasting would silently compare.
 
     Raises:
         ValueError: the shapes differ.
@@ -66,6 +66,4 @@ def require_same_shape(student: Tensor, teacher: Tensor) -> None:
 
 def _require_batch(states_BLD: Tensor, mask_BL: Tensor) -> None:
     if states_BLD.shape[:2] != mask_BL.shape:
-        raise ValueError(
-            f"states {tuple(states_BLD.shape)} and mask {tuple(mask_BL.shape)} differ in batch or length"
-        )
+        raise ValueError(f"states {tuple(states_BLD.shape)} and mask {tuple(mask_BL.shape)} differ in batch or length")

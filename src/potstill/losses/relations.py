@@ -1,20 +1,14 @@
-"""Relations of positions to each other: what MiniLM and MiniLMv2 hand from teacher to student.
+"""Relations between positions, as MiniLM and MiniLMv2 distil them.
 
-A relation says how much each position looks at every other, by the scaled dot product of their vectors. It is a
-distribution over positions, so student and teacher may differ in width and in their numbers of attention heads.
+A relation is the softmax over positions of scaled dot products of their vectors, so student and teacher may differ in
+width and in their numbers of attention heads.
 """
 
 import math
 
 from torch import Tensor
 
-from potstill.losses.masking import (
-    kept_positions,
-    log_softmax_kept,
-    pairs_of,
-    require_same_shape,
-    without_padding,
-)
+from potstill.losses.masking import kept_positions, log_softmax_kept, pairs_of, require_same_shape, without_padding
 from potstill.losses.soft_targets import divide_counted
 
 
@@ -42,7 +36,7 @@ def relation_kl(
         teacher_BLE: (batch, length, teacher width).
         mask_BL: (batch, length), nonzero where a token is; None counts all.
         heads: number of relation heads; divides both widths.
-        student_keys_BLD: what the student's vectors are related to; None: themselves.
+        student_keys_BLD: keys of the student; None: the vectors themselves.
         teacher_keys_BLE: keys of the teacher, or None.
         denominator: of the sum over positions; None: the number of kept ones.
 

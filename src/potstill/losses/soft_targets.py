@@ -1,10 +1,10 @@
 """Losses between full rows of logits: the definitions that the fused `vocabulary` losses are tested against.
 
-Each function sums over rows and divides by `denominator`. None divides by the number of counted rows; a number
-(or a scalar tensor) lets a row weigh the same however a global batch is split over micro-batches and devices. A
-batch in which no row counts gives 0 with a zero gradient, whatever the denominator.
+Each function sums over rows, in float32 at least, and divides by `denominator`. None divides by the number of counted
+rows; a number (or a scalar tensor) gives a row the same weight however a global batch is split over micro-batches and
+devices. A batch in which no row counts gives 0 with a zero gradient, whatever the denominator.
 
-Rows may have any number of dimensions before the vocabulary's, (batch, length, labels) too; each is one row. A
+Rows may have any number of dimensions before that of the vocabulary, for example (batch, length, labels). A
 temperature is a number or a tensor with one temperature per row.
 """
 
@@ -23,7 +23,7 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 def divide_counted(total: Tensor, counted: Tensor | int, denominator: Tensor | float | None) -> Tensor:
-    """A sum over rows over its denominator; 0 stands for 1, so that an empty sum stays 0.
+    """Divide a sum over rows by its denominator; 0 counts as 1, so that an empty sum stays 0.
 
     Args:
         total: scalar, the sum over rows.
@@ -49,8 +49,8 @@ def kl_divergence(
 ) -> Tensor:
     """T^2 * KL(teacher || student) of the softened distributions, in nats.
 
-    Computed in float32 at least. T^2 keeps the size of the gradient independent of the temperature. A teacher
-    that requires a gradient gets one; pass a detached one.
+    T^2 keeps the size of the gradient independent of the temperature. A teacher that requires a gradient gets one;
+    pass detached logits.
 
     Args:
         student_logits_NV: (rows, vocab).
@@ -84,19 +84,11 @@ def reverse_kl_divergence(
 ) -> Tensor:
     """T^2 * KL(student || teacher) of the softened distributions, in nats: seeks modes instead of covering them.
 
-    Arguments and arithmetic are those of `kl_divergence`.
-
-    Args:
-        student_logits_NV: (rows, vocab).
-        teacher_logits_NV: (rows, vocab), the same width.
-        temperature: divides both logits; (rows,) for one per row.
-        denominator: of the sum over rows; None: the number of rows.
+    Arguments as for `kl_divergence`.
 
     Source: Agarwal et al. 2024 (GKD, arXiv:2306.13649), section 2; Gu et al. 2024 (MiniLLM, arXiv:2306.08543).
     """
-    student_log_NV = _log_softened(student_logits_NV, temperature)
-    teacher_log_NV = _log_softened(teacher_logits_NV, temperature)
-    return _scaled_mean(_kl_rows(student_log_NV, teacher_log_NV), temperature, denominator)
+    return kl_divergence(teacher_logits_NV, student_logits_NV, temperature, denominator=denominator)
 
 
 def generalized_js_divergence(
@@ -107,7 +99,7 @@ def generalized_js_divergence(
     beta: float,
     denominator: Tensor | float | None = None,
 ) -> Tensor:
-    """T^2 * JSD(beta) of the softened distributions, in nats, float32 at least.
+    """T^2 * JSD(beta) of the softened distributions, in nats.
 
     JSD(beta) = beta KL(teacher || m) + (1 - beta) KL(student || m), with m = beta teacher + (1 - beta) student. Divided
     by beta it tends to KL(teacher || student) as beta goes to 0; divided by 1 - beta, to the reverse as beta goes to 1.
@@ -129,9 +121,7 @@ def generalized_js_divergence(
     student_log_NV = _log_softened(student_logits_NV, temperature)
     teacher_log_NV = _log_softened(teacher_logits_NV, temperature)
     mixture_log_NV = torch.logaddexp(teacher_log_NV + math.log(beta), student_log_NV + math.log1p(-beta))
-    rows_N = beta * _kl_rows(teacher_log_NV, mixture_log_NV) + (1 - beta) * _kl_rows(
-        student_log_NV, mixture_log_NV
-    )
+    rows_N = beta * _kl_rows(teacher_log_NV, mixture_log_NV) + (1 - beta) * _kl_rows(student_log_NV, mixture_log_NV)
     return _scaled_mean(rows_N, temperature, denominator)
 
 
@@ -142,16 +132,10 @@ def soft_cross_entropy(
     *,
     denominator: Tensor | float | None = None,
 ) -> Tensor:
-    """Cross-entropy of the softened distributions, without T^2, in nats, float32 at least.
+    """Cross-entropy of the softened distributions, without T^2, in nats.
 
     The gradient is that of KL(teacher || student) at the same temperature; the value is higher by the teacher's
-    entropy, so it is not 0 where student and teacher are equal.
-
-    Args:
-        student_logits_NV: (rows, vocab).
-        teacher_logits_NV: (rows, vocab), the same width.
-        temperature: divides both logits; (rows,) for one per row.
-        denominator: of the sum over rows; None: the number of rows.
+    entropy, so it is not 0 where student and teacher are equal. Arguments as for `kl_divergence`.
 
     Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3, kd_ce.
     """
@@ -168,13 +152,9 @@ def softened_logit_mse(
     *,
     denominator: Tensor | float | None = None,
 ) -> Tensor:
-    """Squared distance of logits / T: mean over the vocabulary (`logit_mse` sums), without T^2, float32 at least.
+    """Squared distance of logits / T: mean over the vocabulary (`logit_mse` sums), without T^2.
 
-    Args:
-        student_logits_NV: (rows, vocab).
-        teacher_logits_NV: (rows, vocab), the same width.
-        temperature: divides both logits; (rows,) for one per row.
-        denominator: of the sum over rows; None: the number of rows.
+    Arguments as for `kl_divergence`.
 
     Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3, kd_mse.
     """
@@ -184,14 +164,14 @@ def softened_logit_mse(
 
 
 def shift_probabilities(teacher_logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """A teacher that is right: its highest logit and that of the label change places, row by row.
+    """Correct a teacher's logits: the highest and that of the label change places, row by row.
 
     Args:
         teacher_logits_NV: (rows, vocab).
         labels_N: (rows,) of labels; a row labelled -100 stays as it is.
 
     Returns:
-        New logits of the same shape and dtype. Of equal highest logits one is taken.
+        New logits of the same shape and dtype. If several logits are the highest, one of them is moved.
 
     Source: Wen et al. 2019 (Preparing Lessons, arXiv:1911.07471), probability shift.
     """
@@ -204,7 +184,7 @@ def shift_probabilities(teacher_logits_NV: Tensor, labels_N: Tensor) -> Tensor:
 def logit_mse(
     student_logits_NV: Tensor, teacher_logits_NV: Tensor, *, denominator: Tensor | float | None = None
 ) -> Tensor:
-    """Squared distance of the logits: summed over the vocabulary, no temperature, float32 at least.
+    """Squared distance of the logits: summed over the vocabulary, no temperature.
 
     Args:
         student_logits_NV: (rows, vocab).
@@ -217,19 +197,57 @@ def logit_mse(
     return divide_counted(total, student_logits_NV.shape[0], denominator)
 
 
-def cross_entropy(
-    logits_NV: Tensor, labels_N: Tensor, *, denominator: Tensor | float | None = None
+def universal_logit_distance(
+    student_logits_NV: Tensor,
+    teacher_logits_NW: Tensor,
+    *,
+    temperature: float = 1.0,
+    denominator: Tensor | float | None = None,
 ) -> Tensor:
-    """Negative log-likelihood of hard labels, in nats, float32 at least.
+    """Wasserstein-1 distance of sorted probabilities (ULD), for models of different vocabularies.
+
+    With the same distance between any two tokens, the distance of two distributions over different vocabularies is the
+    sum of absolute differences of their probabilities in descending order, the smaller vocabulary padded with zeros. It
+    is 0 where both are equally certain, whatever they predict, so combine it with a hard-label loss. No T^2.
+
+    Args:
+        student_logits_NV: (rows, student vocab) at positions of the text that both models read to
+            (`data.alignment`).
+        teacher_logits_NW: (rows, teacher vocab), the same positions.
+        temperature: divides both logits.
+        denominator: of the sum over rows; None: the number of rows.
+
+    Raises:
+        ValueError: the numbers of rows differ.
+
+    Source: Boizard et al. 2024 (Universal Logit Distillation, arXiv:2402.12030), section 3.
+    """
+    if student_logits_NV.shape[:-1] != teacher_logits_NW.shape[:-1]:
+        raise ValueError(
+            f"rows of student {tuple(student_logits_NV.shape)} and teacher {tuple(teacher_logits_NW.shape)} differ"
+        )
+    student_NV, teacher_NW = (
+        (at_least_float32(logits) / temperature).softmax(dim=-1).sort(dim=-1, descending=True).values
+        for logits in (student_logits_NV, teacher_logits_NW)
+    )
+    widest = max(student_NV.shape[-1], teacher_NW.shape[-1])
+    student_NX, teacher_NX = (
+        functional.pad(probabilities, (0, widest - probabilities.shape[-1]))
+        for probabilities in (student_NV, teacher_NW)
+    )
+    rows_N = (student_NX - teacher_NX).abs().sum(dim=-1)
+    return divide_counted(rows_N.sum(), rows_N.numel(), denominator)
+
+
+def cross_entropy(logits_NV: Tensor, labels_N: Tensor, *, denominator: Tensor | float | None = None) -> Tensor:
+    """Negative log-likelihood of hard labels, in nats.
 
     Args:
         logits_NV: (rows, vocab).
         labels_N: (rows,) of token ids; a row labelled -100 does not count.
         denominator: of the sum over rows; None: the number of labelled rows.
     """
-    total = functional.cross_entropy(
-        at_least_float32(logits_NV), labels_N, reduction="sum", ignore_index=IGNORED_LABEL
-    )
+    total = functional.cross_entropy(at_least_float32(logits_NV), labels_N, reduction="sum", ignore_index=IGNORED_LABEL)
     return divide_counted(total, (labels_N != IGNORED_LABEL).sum(), denominator)
 
 

@@ -1,7 +1,7 @@
-"""One gradient for a weight that is both the embeddings and the vocabulary projection.
+"""One gradient for a weight shared by the embeddings and the vocabulary projection.
 
-Autograd makes a gradient of the vocabulary's size for each of the two uses and adds them up. The embeddings touch a few
-rows only: here their backward pass, which comes last, adds these rows to the projection's gradient and hands that on.
+Autograd allocates a gradient of the vocabulary's size for each of the two uses and adds them. The embeddings use a few
+rows only: here their backward pass, which runs last, adds these rows to the projection's gradient and returns that.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch.nn.functional import embedding
 
 
 class TiedGradient:
-    """The projection's gradient on its way to the embeddings, within one backward pass."""
+    """Holds the projection's gradient for the embeddings, within one backward pass."""
 
     def __init__(self) -> None:
         self._grad_VD: Tensor | None = None
 
     def give(self, grad_VD: Tensor) -> None:
-        """Leave a gradient of the weight, to be changed by whoever takes it; a second one is added to the first."""
+        """Store a gradient of the weight, which `take` may return changed; a second one is added to the first."""
         self._grad_VD = grad_VD if self._grad_VD is None else self._grad_VD.add_(grad_VD)
 
     def take(self) -> Tensor | None:
@@ -31,13 +31,13 @@ class TiedGradient:
 
 
 def embed_tied(weight_VD: Tensor, ids: Tensor, padding_id: int | None, tied: TiedGradient) -> Tensor:
-    """Rows of a weight; its gradient is theirs and what `tied` was given.
+    """Rows of a weight, whose gradient is that of the rows plus the one that `tied` holds.
 
     Args:
         weight_VD: (vocab, width).
         ids: token ids of any shape.
-        padding_id: whose row gets no gradient of the embeddings, as in `torch.nn.Embedding`.
-        tied: what the projection leaves its gradient in.
+        padding_id: its row gets no gradient of the embeddings, as in `torch.nn.Embedding`.
+        tied: holds the projection's gradient.
 
     Returns:
         (*ids.shape, width).
@@ -47,9 +47,7 @@ def embed_tied(weight_VD: Tensor, ids: Tensor, padding_id: int | None, tied: Tie
 
 class _EmbedTied(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, weight_VD: Tensor, ids: Tensor, padding_id: int | None, tied: TiedGradient
-    ) -> Tensor:
+    def forward(ctx: Any, weight_VD: Tensor, ids: Tensor, padding_id: int | None, tied: TiedGradient) -> Tensor:
         ctx.save_for_backward(ids)
         ctx.padding_id, ctx.tied, ctx.like = padding_id, tied, (weight_VD.shape, weight_VD.dtype)
         return embedding(ids, weight_VD)

@@ -1,11 +1,12 @@
-"""Vocabulary losses straight from hidden states, fused with the output projection.
+"""Vocabulary losses from hidden states, fused with the output projection.
 
 Full logits are the largest tensors of a distillation step: (rows, vocab) for teacher and student, each copied
 several times by softmax and autograd. Here they exist for a chunk of rows at a time (`losses.fused`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -17,11 +18,11 @@ from potstill.losses.fused import (
     exponentiate,
     fused_losses,
     given,
-    hard_part,
     head_of,
     rows_of,
 )
 from potstill.losses.soft_targets import IGNORED_LABEL
+from potstill.losses.sparse import SampledRows, TopRows
 from potstill.losses.tied import TiedGradient
 
 TERMS = ("ce", "mse", "nll")
@@ -36,6 +37,7 @@ def vocabulary_losses(
     teacher_NE: Tensor | None = None,
     teacher_weight_VE: Tensor | None = None,
     teacher_bias_V: Tensor | None = None,
+    targets: TopRows | SampledRows | None = None,
     temperature: float = 1.0,
     weights: Mapping[str, Tensor | float],
     denominators: Mapping[str, Tensor | float],
@@ -46,31 +48,36 @@ def vocabulary_losses(
 
     Each term is a sum over rows in float32 (float64 for float64 inputs), equal to a function of `soft_targets`:
 
-    - `ce`: T^2 * KL(teacher || student) at temperature T, all rows, nats.
+    - `ce`: T^2 * KL(teacher || student) at temperature T, all rows, nats. For `TopRows` as targets it is over the k
+      tokens and the tail as one class (without a tail: over the k tokens); for `SampledRows` it is the estimate
+      -entropy - sum of weight * log p_student, which can be below 0 and whose expectation is the divergence.
     - `mse`: squared distance of the logits, summed over the vocabulary, no temperature, all rows.
     - `nll`: negative log-likelihood of the label at temperature 1, rows whose label is not -100, nats.
 
-    Products run in autocast's dtype where autocast is on, else in the dtype of each model's weight. Gradients
-    are computed here if anything of the student's requires one; nothing flows to the teacher. A denominator of 0
-    stands for 1. Where heads are padded to different widths, `ce` and `mse` compare the columns that both have,
-    and `nll` uses all of the student's.
+    Products run in autocast's dtype if autocast is enabled, else in the dtype of each model's weight. Gradients are
+    computed here if an input of the student requires one; the teacher gets none. A denominator of 0 counts as 1. If
+    heads are padded to different widths, `ce` and `mse` compare the columns that both have, and `nll` uses all of the
+    student's.
 
     Args:
-        student_ND: (rows, width), what goes into the student's output projection.
+        student_ND: (rows, width), input of the student's output projection.
         student_weight_VD: (vocab, width).
         student_bias_V: (vocab,) or None.
         labels_N: (rows,) of token ids, -100 for rows without; needed by `nll`.
-        teacher_NE: (rows, teacher width); needed by `ce` and `mse`, as is the weight.
+        teacher_NE: (rows, teacher width); needed by `mse`, and by `ce` without targets, as is the weight.
         teacher_weight_VE: (teacher vocab, teacher width).
         teacher_bias_V: (teacher vocab,) or None.
+        targets: stored rows of a teacher, which replace it and have a temperature of their own; on the student's
+            device.
         temperature: T of `ce`.
         weights: by term; a term that is absent or 0 is not computed. Also (rows,), one weight per row.
         denominators: by term, the rows of the global batch that count; or (rows,).
-        tied: takes the gradient of the student's weight, where embeddings that read it hand that on (`losses.tied`).
+        tied: receives the gradient of the student's weight if the embeddings share it (`losses.tied`).
         chunk_rows: rows whose logits exist at a time; None: as many as fit `CHUNK_BYTES` for each model.
 
     Raises:
-        ValueError: an unknown term, a term without its inputs or its denominator, or no term at all.
+        ValueError: an unknown term, a term without its inputs or its denominator, or no term at all; targets of
+            another number of rows, or of a vocabulary that is larger than the student's.
 
     Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Sanh et al. 2019 (arXiv:1910.01108), section 2. For
     the gradient in the forward pass: Hsu et al. 2024 (Liger Kernel, arXiv:2410.10989).
@@ -90,69 +97,57 @@ def vocabulary_losses(
         (['ce', 'nll'], torch.Size([6, 8]))
     """
     teacher = None
-    if (
-        (given(weights.get("ce")) or given(weights.get("mse")))
-        and teacher_NE is not None
-        and teacher_weight_VE is not None
-    ):
+    if targets is not None:
+        _check_targets(targets, student_ND, student_weight_VD)
+    elif teacher_NE is not None and teacher_weight_VE is not None and any(given(weights.get(t)) for t in ("ce", "mse")):
         teacher = head_of(teacher_NE, teacher_weight_VE, teacher_bias_V)
     no_teacher = "teacher_NE or teacher_weight_VE" if teacher is None else None
-    missing = {"ce": no_teacher, "mse": no_teacher, "nll": "labels_N" if labels_N is None else None}
+    missing = {
+        "ce": no_teacher if targets is None else None,
+        "mse": no_teacher,
+        "nll": "labels_N" if labels_N is None else None,
+    }
     coefficients = coefficients_of(weights, denominators, missing)
-    if teacher is None and labels_N is not None and student_ND.device.type == "cpu":
-        # Reading the mask would make an accelerator wait; here it is free.
+    if teacher is None and targets is None and labels_N is not None and student_ND.device.type == "cpu":
+        # Reading the mask would synchronize an accelerator; on the CPU it is free.
         counted_N = labels_N != IGNORED_LABEL
         student_ND, labels_N = student_ND[counted_N], labels_N[counted_N]
         coefficients = {term: rows_of(c, counted_N) for term, c in coefficients.items()}
-    losses = _Losses(labels_N if "nll" in coefficients else None, temperature)
-    task = Task(losses, coefficients, () if teacher is None else (teacher,), chunk_rows)
+    labels_N = labels_N if "nll" in coefficients else None
+    task = Task(coefficients, labels_N, chunk_rows=chunk_rows)
+    if teacher is not None:
+        width = min(len(student_weight_VD), len(teacher.weight))
+        soft = partial(_soft_terms, temperature=temperature)
+        task = replace(task, soft=soft, soft_width=width, teacher=teacher)
+    elif targets is not None and "ce" in coefficients:
+        task = replace(task, soft=partial(_target_terms, targets=targets), soft_width=targets.vocabulary_size)
     return fused_losses(student_ND, student_weight_VD, student_bias_V, task, tied)
 
 
-@dataclass(frozen=True)
-class _Losses:
-    """The losses of a block of logits, the teacher's being the only others."""
-
-    labels_N: Tensor | None
-    temperature: float
-
-    def __call__(
-        self,
-        student_RV: Tensor,
-        others: Sequence[Tensor],
-        rows: slice,
-        coefficients: Coefficients,
-        wants_gradient: bool,
-    ) -> dict[str, Tensor]:
-        """Each term's loss by row; the student's logits become their gradient, the teacher's are overwritten."""
-        losses: dict[str, Tensor] = {}
-        if self.labels_N is not None:
-            losses["nll"], rows_H, hard_HV = hard_part(student_RV, self.labels_N[rows], coefficients["nll"])
-        for teacher_RV in others:
-            width = min(student_RV.shape[1], teacher_RV.shape[1])
-            pair = student_RV[:, :width], teacher_RV[:, :width]
-            losses |= _soft_part(*pair, self.temperature, coefficients, wants_gradient)
-            student_RV[:, width:].zero_()
-        if self.labels_N is not None and wants_gradient:
-            if not others:
-                student_RV.zero_()
-            student_RV.index_add_(0, rows_H, hard_HV)
-        return losses
+def _check_targets(targets: TopRows | SampledRows, student_ND: Tensor, weight_VD: Tensor) -> None:
+    if len(targets.ids) != len(student_ND) or targets.vocabulary_size > len(weight_VD):
+        raise ValueError(
+            f"targets of {len(targets.ids)} rows and a vocabulary of {targets.vocabulary_size} for a student of "
+            f"{len(student_ND)} rows and a vocabulary of {len(weight_VD)}"
+        )
 
 
-def _soft_part(
-    student_RV: Tensor,
-    teacher_RV: Tensor,
-    temperature: float,
-    coefficients: Coefficients,
-    wants_gradient: bool,
+def _target_terms(
+    logits: Sequence[Tensor], rows: slice, coefficients: Coefficients, _: bool, *, targets: TopRows | SampledRows
 ) -> dict[str, Tensor]:
-    """`ce` and `mse` by row; the student's logits become their gradient.
+    """`ce` by row; the student's logits become its gradient."""
+    return {"ce": targets.of_rows(rows).divergence(logits[0], coefficients["ce"])}
+
+
+def _soft_terms(
+    logits: Sequence[Tensor], _rows: slice, coefficients: Coefficients, wants_gradient: bool, *, temperature: float
+) -> dict[str, Tensor]:
+    """`ce` and `mse` by row; the student's logits become their gradient, the teacher's are overwritten.
 
     With e = exp((z - max z) / T) and p = e / sum e, the gradient in the student's logits is T * (p_student -
     p_teacher) for `ce` and twice the gap of the logits for `mse`.
     """
-    losses = {}
+    (student_RV, teacher_RV), losses = logits, {}
     gap_RV = student_RV - teacher_RV
     if "mse" in coefficients:
         losses["mse"] = gap_RV.square().sum(dim=1)

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from omegaconf import DictConfig
-
-from potstill.config.instantiate import find
+from potstill.config import EvaluateConfig, TrainConfig
 from potstill.errors import ConfigError
 from potstill.methods.base import Evaluator, Method, Training
+from potstill.runtime.dotted import find
 
 __all__ = ["Evaluator", "Method", "Training", "evaluator_of", "method_of"]
 
-_Kind = TypeVar("_Kind", Method, Evaluator)  # type: ignore[type-abstract]
+_Kind = TypeVar("_Kind", Method, Evaluator)
 
 
-def method_of(config: DictConfig) -> Method:
+def method_of(config: TrainConfig) -> Method:
     """The method of a training run.
 
     Raises:
-        ConfigError: `objective.method` is no method.
+        ConfigError: `objective.method` is not a method.
     """
     if config.objective.method is not None:
         return _named("objective.method", config.objective.method, Method)  # type: ignore[type-abstract]
@@ -36,11 +35,11 @@ def method_of(config: DictConfig) -> Method:
     return next((method for method in methods if method.applies(config)), Language())
 
 
-def evaluator_of(config: DictConfig) -> Evaluator:
+def evaluator_of(config: EvaluateConfig) -> Evaluator:
     """The evaluator of a benchmark.
 
     Raises:
-        ConfigError: `benchmark.evaluator` is no evaluator.
+        ConfigError: `benchmark.evaluator` is not an evaluator, or is null for an option without a kind.
     """
     if config.benchmark.evaluator is not None:
         return _named("benchmark.evaluator", config.benchmark.evaluator, Evaluator)  # type: ignore[type-abstract]
@@ -49,8 +48,13 @@ def evaluator_of(config: DictConfig) -> Evaluator:
     from potstill.methods.step_by_step import StepByStepEvaluator
     from potstill.methods.task import TaskEvaluator
 
-    evaluators: tuple[Evaluator, ...] = (EfficiencyEvaluator(), StepByStepEvaluator(), TaskEvaluator())
-    return next((own for own in evaluators if own.applies(config)), LanguageEvaluator())
+    for own in (LanguageEvaluator(), TaskEvaluator(), StepByStepEvaluator(), EfficiencyEvaluator()):
+        if own.applies(config):
+            return own
+    raise ConfigError(
+        f"benchmark.evaluator=null: benchmark={config.benchmark.name} is of no kind; name its evaluator, or begin its "
+        "file with the schema of a kind, defaults: [/schema/benchmark/classification@_here_, _self_]"
+    )
 
 
 def _named(key: str, path: str, kind: type[_Kind]) -> _Kind:

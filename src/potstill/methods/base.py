@@ -1,4 +1,4 @@
-"""What `runs` needs to know of a training method, and of a way to evaluate models."""
+"""The protocol of training methods and of evaluators, which `runs` uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from omegaconf import DictConfig
+from potstill.config import EvaluateConfig, TrainConfig
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -44,12 +44,12 @@ class Method(ABC):
     #: What `train/<unit>_per_second` counts.
     unit = "tokens"
 
-    def applies(self, config: DictConfig) -> bool:
+    def applies(self, config: TrainConfig) -> bool:
         """Whether the options of a training run choose this method."""
         return False
 
     @abstractmethod
-    def problems(self, config: DictConfig, *, models: bool = True) -> list[str]:
+    def problems(self, config: TrainConfig, *, models: bool = True) -> list[str]:
         """User errors of a training configuration that need no torch.
 
         Args:
@@ -58,7 +58,7 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def build(self, config: DictConfig) -> Training:
+    def build(self, config: TrainConfig) -> Training:
         """The parts of a training run; whatever can fail early comes first.
 
         Raises:
@@ -66,17 +66,17 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def monitored(self, config: DictConfig) -> tuple[str, str | None]:
+    def monitored(self, config: TrainConfig) -> tuple[str, str | None]:
         """The metric that decides, as it is logged, and `min` or `max` where the best student is kept.
 
         With None the student of the last step is kept.
         """
 
     @abstractmethod
-    def data_name(self, config: DictConfig) -> str:
+    def data_name(self, config: TrainConfig) -> str:
         """The name of the training data in reports and model cards."""
 
-    def sample(self, config: DictConfig, examples: int) -> None:  # noqa: B027
+    def sample(self, config: TrainConfig, examples: int) -> None:  # noqa: B027
         """Limit the data of a `doctor=true` run to a sample, where the whole would take long; changes `config`."""
 
     def test(self, trainer: Trainer, training: Training, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Method(ABC):
 
         check_savable(training.module.student)
 
-    def save(self, config: DictConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
+    def save(self, config: TrainConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
         """Write the student with its tokenizer and model card."""
         from potstill.methods.common.cards import student_card
         from potstill.models.load import save_student
@@ -106,21 +106,19 @@ class Method(ABC):
         """Plots of the validation metrics, from the series of metrics.csv."""
         from potstill.reporting.report import Curves
 
-        shown = {
-            name: series for name, series in metrics.items() if name.startswith("val/") and "loss" not in name
-        }
+        shown = {name: series for name, series in metrics.items() if name.startswith("val/") and "loss" not in name}
         return [Curves("Validation", shown, "step", "metric")] if shown else []
 
 
 class Evaluator(ABC):
     """One way to evaluate models on a benchmark and to compare them."""
 
-    def applies(self, config: DictConfig) -> bool:
+    def applies(self, config: EvaluateConfig) -> bool:
         """Whether the options of an evaluation choose this evaluator."""
         return False
 
     @abstractmethod
-    def problems(self, config: DictConfig, models: Sequence[str]) -> list[str]:
+    def problems(self, config: EvaluateConfig, models: Sequence[str]) -> list[str]:
         """User errors of an evaluation that need no torch.
 
         Args:
@@ -129,7 +127,7 @@ class Evaluator(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, config: DictConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
+    def evaluate(self, config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
         """Evaluate the models and their exported forms; writes what they predict.
 
         Args:
@@ -142,9 +140,9 @@ class Evaluator(ABC):
         """
 
     @abstractmethod
-    def sections(self, config: DictConfig, rows: list[Row]) -> list[Section]:
+    def sections(self, config: EvaluateConfig, rows: list[Row]) -> list[Section]:
         """Tables and plots of the rows; tables are printed too."""
 
-    def deciding(self, config: DictConfig) -> str:
+    def deciding(self, config: EvaluateConfig) -> str:
         """The metric that decides, as a row has it."""
         return f"test/{config.benchmark.monitor}"

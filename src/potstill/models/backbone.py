@@ -1,31 +1,43 @@
 """A model as embeddings -> blocks -> norm -> head, whatever its architecture.
 
-A backbone calls the model's own submodules, so gradient checkpointing, dropout and hooks keep working; it only
-takes over the loop over the blocks, which is what makes it possible to stop, to keep a hidden state, to edit
-it and to resume. Where the submodules are is said in `views`.
+A backbone calls the model's own submodules, so gradient checkpointing, dropout and hooks keep working. Only the loop
+over the blocks is its own, so that it can stop, keep or edit a hidden state, and resume. `views` has the names of the
+submodules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
-from torch import Tensor, arange, nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.losses.tied import TiedGradient, embed_tied
-from potstill.models.head_labels import Head, head_of
+from potstill.models.heads import Head, head_of
 from potstill.models.specs import Kind, ModelSpec, spec_from_settings
-from potstill.models.views import Flow, View, view_of
+from potstill.models.views import Flow, Step, View, view_of
 
 
 class Backbone:
     """A model as embeddings, blocks, norm and head; holds references only, so nothing is registered twice.
 
     Submodules are looked up at every call: wrapping or replacing one (sharding, adapters) needs no new backbone.
+
+    Attributes:
+        model: the model.
+        view: the names of its parts.
+        spec: its sizes.
+        kind: `masked` or `causal`.
+        depth: number of blocks.
+        width: dimension of the residual stream.
+        heads: number of attention heads.
+        head_dim: width of one head's slice of the residual stream (not of its queries).
+        vocab_size: rows of the vocabulary projection.
+        max_length: the longest sequence, in tokens.
 
     Example:
         A run over the first two blocks, resumed from there, is the same as a whole run.
@@ -44,60 +56,23 @@ class Backbone:
     """
 
     def __init__(self, model: PreTrainedModel, view: View, spec: ModelSpec) -> None:
-        self.model = model
-        self.view = view
-        self.spec = spec
-
-    @property
-    def kind(self) -> Kind:
-        """`masked` or `causal`."""
-        return self.spec.kind
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return self.spec.depth
-
-    @property
-    def width(self) -> int:
-        """Dimension of the residual stream."""
-        return self.spec.width
-
-    @property
-    def heads(self) -> int:
-        """Number of attention heads."""
-        return self.spec.heads
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one head's slice of the residual stream (not of its queries)."""
-        return self.spec.head_dim
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the vocabulary projection."""
-        return self.spec.vocab_size
-
-    @property
-    def max_length(self) -> int:
-        """The longest sequence, in tokens."""
-        return self.spec.max_length
+        self.model, self.view, self.spec = model, view, spec
+        self.kind: Kind = spec.kind
+        self.depth, self.width, self.heads, self.head_dim = spec.depth, spec.width, spec.heads, spec.head_dim
+        self.vocab_size, self.max_length = spec.vocab_size, spec.max_length
 
     @property
     def token_types(self) -> int:
-        """How many types of tokens the embeddings tell apart; 0 where they know none."""
+        """Number of token types of the embeddings; 0 if they have none."""
         if self.view.token_types is None:
             return 0
         table: Any = self.model.base_model.get_submodule(self.view.token_types)
         return int(table.num_embeddings)
 
     def embed(
-        self,
-        input_ids_BL: Tensor,
-        attention_mask_BL: Tensor | None = None,
-        token_type_ids_BL: Tensor | None = None,
+        self, input_ids_BL: Tensor, attention_mask_BL: Tensor | None = None, token_type_ids_BL: Tensor | None = None
     ) -> Flow:
-        """Embed token ids and prepare what the blocks need.
+        """Embed token ids and prepare the inputs of the blocks.
 
         Args:
             input_ids_BL: token ids, (batch, length).
@@ -108,7 +83,7 @@ class Backbone:
             ModelError: token types are given and the architecture has none.
         """
         if token_type_ids_BL is not None and self.view.token_types is None:
-            raise ModelError(f"{self.spec.model_type} has no token types; give none")
+            raise ModelError(f"{self.spec.model_type} has no token types")
         return self.view.embed(self.model.base_model, input_ids_BL, attention_mask_BL, token_type_ids_BL)
 
     def blocks(
@@ -138,7 +113,7 @@ class Backbone:
         hidden_BLD, kept = flow.hidden_BLD, {}
         blocks: Any = self.model.base_model.get_submodule(self.view.blocks)
         for index in range(start, stop):
-            # The hidden state goes in as a positional argument: reentrant checkpointing sees no others.
+            # The hidden state is a positional argument: reentrant checkpointing ignores others.
             output = blocks[index](hidden_BLD, attention_mask=flow.masks[index], **flow.context)
             # Blocks of earlier releases of transformers 5 wrap their output in a tuple.
             hidden_BLD = output[0] if isinstance(output, tuple) else output
@@ -147,7 +122,7 @@ class Backbone:
         return hidden_BLD, kept
 
     def finish(self, hidden_BLD: Tensor) -> Tensor:
-        """Final norm, (batch, length, width) to the same; none where the blocks end in a norm themselves."""
+        """Final norm, (batch, length, width) to the same; the identity if the blocks end in a norm themselves."""
         norm = self.view.norm
         return self.model.base_model.get_submodule(norm)(hidden_BLD) if norm else hidden_BLD
 
@@ -164,8 +139,7 @@ class Backbone:
             ModelError: the model has no language-model head.
         """
         self._projection()
-        steps = [self.model.get_submodule(s) if isinstance(s, str) else s for s in self.view.head]
-        return reduce(lambda hidden, step: step(hidden), steps, hidden_ND)
+        return self._run(self.view.head, hidden_ND)
 
     @property
     def decoder(self) -> tuple[Tensor, Tensor | None]:
@@ -179,15 +153,13 @@ class Backbone:
 
     @contextmanager
     def tying(self) -> Iterator[TiedGradient | None]:
-        """Within the context, embeddings tied to the vocabulary projection take over its gradient; None if not tied.
+        """Within the context, embeddings tied to the vocabulary projection receive its gradient; None if not tied.
 
-        The yielded object is passed to `losses.vocabulary.vocabulary_losses`; its backward pass adds up both gradients.
+        Pass the yielded object to `losses.vocabulary.vocabulary_losses`; its backward pass adds up both gradients.
         """
         table: Any = self.model.get_input_embeddings()
         projection = self.model.get_output_embeddings()
-        plain = type(table) is nn.Embedding and not (
-            table.sparse or table.max_norm or table.scale_grad_by_freq
-        )
+        plain = type(table) is nn.Embedding and not (table.sparse or table.max_norm or table.scale_grad_by_freq)
         if projection is None or not plain or table.weight is not projection.weight:
             yield None
             return
@@ -196,15 +168,15 @@ class Backbone:
         try:
             yield tied
         finally:
-            del table.forward  # the instance's: the class's is back
+            del table.forward  # that of the instance, which hides that of the class
 
     def classify(self, last_hidden_BLD: Tensor, attention_mask_BL: Tensor | None = None) -> Tensor:
         """The model's own head for its task.
 
         Args:
             last_hidden_BLD: after the final norm, (batch, length, width).
-            attention_mask_BL: 1 for tokens, 0 for padding, (batch, length); None if nothing is padded. Tells a causal
-                model where a sequence ends.
+            attention_mask_BL: 1 for tokens, 0 for padding, (batch, length); None if nothing is padded. A causal model
+                finds the end of a sequence by it.
 
         Returns:
             Logits of a sequence's labels, or its score, (batch, labels); of each token's labels, (batch, length,
@@ -216,10 +188,13 @@ class Backbone:
         head = task_head(self.model)
         if head is None:
             raise ModelError(f"{type(self.model).__name__} has no head for a task")
-        pool = (_last_token if self.view.pools_last else self.view.pools) if head == "sequence" else None
+        pool = self.view.pools if head == "sequence" else None
         hidden = last_hidden_BLD if pool is None else pool(last_hidden_BLD, attention_mask_BL)
-        steps = [self.model.get_submodule(s) if isinstance(s, str) else s for s in self.view.task_head(head)]
-        return reduce(lambda state, step: step(state), steps, hidden)
+        return self._run(self.view.task_head(head), hidden)
+
+    def _run(self, steps: Sequence[Step], hidden: Tensor) -> Tensor:
+        functions = (self.model.get_submodule(step) if isinstance(step, str) else step for step in steps)
+        return reduce(lambda state, function: function(state), functions, hidden)
 
     def _projection(self) -> Any:
         projection = self.model.get_output_embeddings()
@@ -228,17 +203,8 @@ class Backbone:
         return projection
 
 
-def _last_token(hidden_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
-    """States of the last real token of each sequence, (batch, width)."""
-    if attention_mask_BL is None:
-        return hidden_BLD[:, -1]
-    places = arange(hidden_BLD.shape[1], device=hidden_BLD.device)
-    last = (places * attention_mask_BL.ne(0)).argmax(-1)
-    return hidden_BLD[arange(len(last), device=last.device), last]
-
-
 def task_head(model: PreTrainedModel) -> Head | None:
-    """Which head for a task a model has; None for a language model or a bare encoder."""
+    """The head of a task model; None for a language model or a bare encoder."""
     return head_of(type(model).__name__)
 
 

@@ -1,7 +1,7 @@
 """A recurrent student: embeddings, bidirectional GRU layers, and a head on the final states of both directions.
 
-Each layer is a block, so that a backbone runs, matches and exports it like any other model. Its folder is written
-and read by transformers, but opened only where this package is imported, which registers the classes.
+Each layer is a block, so that a backbone runs, matches and exports it like any other model. transformers writes and
+reads its folder, but only if this module, which registers the classes, is imported.
 
 Source: Cho et al. 2014 (arXiv:1406.1078) for the unit; Tang et al. 2019 (arXiv:1903.12136), section 3, for
 bidirectional recurrent students of BERT.
@@ -34,9 +34,9 @@ class BiGruConfig(PreTrainedConfig):
         embedding_size: their width.
         hidden_size: width of a layer's output, both directions together; even.
         num_hidden_layers: layers.
-        max_position_embeddings: tokens of the longest sequence that it is given; it has no positions.
+        max_position_embeddings: the longest sequence, in tokens; there are no position embeddings.
         dropout: after the embeddings, between layers, and before the head.
-        initializer_range: standard deviation of fresh embeddings and of the head.
+        initializer_range: standard deviation of new embeddings and of a new head.
         pad_token_id: row of the embeddings that stays 0.
     """
 
@@ -58,7 +58,7 @@ class BiGruLayer(nn.Module):
 
     Args:
         width: of its input.
-        hidden: of its output, half a direction.
+        hidden: width of its output, half for each direction.
         dropout: of its output.
     """
 
@@ -68,7 +68,7 @@ class BiGruLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden_BLD: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """(batch, length, width) to (batch, length, hidden); 0 at padding, which no token's state depends on.
+        """(batch, length, width) to (batch, length, hidden); 0 at padding, which does not influence other states.
 
         Args:
             hidden_BLD: input.
@@ -77,9 +77,7 @@ class BiGruLayer(nn.Module):
         if attention_mask is None:
             return self.dropout(self.gru(hidden_BLD)[0])
         lengths_B = attention_mask.sum(dim=1).clamp_min(1).cpu()
-        packed = nn.utils.rnn.pack_padded_sequence(
-            hidden_BLD, lengths_B, batch_first=True, enforce_sorted=False
-        )
+        packed = nn.utils.rnn.pack_padded_sequence(hidden_BLD, lengths_B, batch_first=True, enforce_sorted=False)
         states_BLD, _ = nn.utils.rnn.pad_packed_sequence(
             self.gru(packed)[0], batch_first=True, total_length=hidden_BLD.shape[1]
         )
@@ -87,11 +85,11 @@ class BiGruLayer(nn.Module):
 
 
 class BiGruPreTrainedModel(PreTrainedModel):
-    """Weights from and to disk."""
+    """Initial weights, loading and saving."""
 
     config_class = BiGruConfig
     base_model_prefix = "bigru"
-    _supports_sdpa = True  # so that transformers accepts any choice: there is no attention
+    _supports_sdpa = True  # there is no attention, but transformers checks the choice
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -114,8 +112,7 @@ class BiGruModel(BiGruPreTrainedModel):
         # The residual stream of a backbone has one width: that of the layers.
         self.project = nn.Linear(config.embedding_size, config.hidden_size)
         self.layers = nn.ModuleList(
-            BiGruLayer(config.hidden_size, config.hidden_size, config.dropout)
-            for _ in range(config.num_hidden_layers)
+            BiGruLayer(config.hidden_size, config.hidden_size, config.dropout) for _ in range(config.num_hidden_layers)
         )
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -152,9 +149,7 @@ class _BiGruHead(BiGruPreTrainedModel):
 class BiGruForSequenceClassification(_BiGruHead):
     """A label of a sequence, or a score."""
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
-    ) -> SequenceClassifierOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> SequenceClassifierOutput:
         """Logits, (batch, labels)."""
         last_BLD = self.bigru(input_ids, attention_mask)
         return SequenceClassifierOutput(logits=self._head(pooled(last_BLD, attention_mask)))
@@ -163,15 +158,13 @@ class BiGruForSequenceClassification(_BiGruHead):
 class BiGruForTokenClassification(_BiGruHead):
     """A label of each token."""
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
-    ) -> TokenClassifierOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> TokenClassifierOutput:
         """Logits, (batch, length, labels)."""
         return TokenClassifierOutput(logits=self._head(self.bigru(input_ids, attention_mask)))
 
 
 def pooled(last_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
-    """Where both directions end, (batch, width): the forward half of the last token, the backward half of the first."""
+    """Final states of both directions, (batch, width): forward at the last token, backward at the first."""
     half = last_BLD.shape[-1] // 2
     rows = arange(len(last_BLD), device=last_BLD.device)
     ends = last_BLD.shape[1] - 1 if attention_mask_BL is None else attention_mask_BL.sum(1).clamp_min(1) - 1

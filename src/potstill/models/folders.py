@@ -1,4 +1,4 @@
-"""Folders that appear, or replace an earlier one, in one step: a reader never meets half of one. No torch."""
+"""Folders that appear, or replace an earlier one, in one step, so readers never see an incomplete one. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from potstill.runtime.atomic import writing
 
 @contextmanager
 def fresh_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `folder` in one step when the block ends; it vanishes when that fails.
+    """A temporary folder that is renamed to `folder` at the end of the block, or removed after an error.
 
     Raises:
         WriteError: the folder cannot be written.

@@ -1,9 +1,11 @@
-"""Loading and saving language models and task models; an error of a checkpoint is one line."""
+"""Loading and saving language models and task models; an invalid checkpoint is reported in one line."""
 
 from __future__ import annotations
 
+import copy
+import inspect
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,35 +27,25 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from potstill.errors import ModelError, PotstillError
+from potstill.errors import ModelError, TokenizerError, WeightsError
 from potstill.models.folders import fresh_folder
-from potstill.models.head_labels import (
+from potstill.models.heads import (
     SPAN_LABELS,
     SUFFIXES,
     Head,
-    head_fault,
-    label_order,
-    labels_from_settings,
-    named_order,
-    unnamed,
-)
-from potstill.models.head_problems import (
     Problem,
     declared_problem,
     default_problem,
-    problem_fault,
-    settings_fault,
+    head_problem,
+    label_order,
+    labels_from_settings,
+    named_order,
+    problem_type_error,
+    settings_problem,
+    unnamed,
 )
-from potstill.models.pretrained import read_pretrained
-from potstill.models.specs import (
-    Kind,
-    hub_answers,
-    local_folder,
-    no_network,
-    read_settings,
-    read_spec,
-    spec_from_settings,
-)
+from potstill.models.pretrained import load_local_first, one_line, read_pretrained
+from potstill.models.specs import read_settings, read_spec, spec_from_settings
 from potstill.models.views import view_of
 
 logger = logging.getLogger(__name__)
@@ -66,61 +58,53 @@ TASK_CLASSES: dict[Head, Any] = {
 }
 
 
-def load_language_model(
-    key: str,
-    value: str,
-    *,
-    kind: Kind | None = None,
-    need_head: bool,
-    dtype: torch.dtype = torch.float32,
-    attention: str = "sdpa",
-) -> PreTrainedModel:
-    """Load a masked or causal language model, in evaluation mode as transformers gives it.
+def load_language_model(key: str, value: str, *, need_head: bool, attention: str = "sdpa") -> PreTrainedModel:
+    """Load a masked or causal language model in float32, in evaluation mode as transformers returns it.
 
-    Weights are read from safetensors, or from a PyTorch file that holds nothing but tensors; code that comes
-    with a checkpoint is never run.
+    Weights are read from safetensors, or from a PyTorch file of tensors alone; code of a checkpoint is never run.
 
     Args:
         key: configuration key that names the model, for messages (`teacher.model`).
         value: folder, or hub id.
-        kind: the kind that is needed; default the architecture's own.
-        need_head: the checkpoint must bring a trained head (teachers). Otherwise a missing one is newly
-            initialised from torch's generator, and that is logged.
-        dtype: of the weights.
+        need_head: the checkpoint must have a trained head (teachers). Otherwise a missing one is initialised from
+            torch's generator, with a warning.
         attention: attention implementation of transformers (`sdpa`, `eager`, `flash_attention_2`, ...).
 
     Raises:
-        ModelError: no such model, another kind, a damaged checkpoint, weights missing or of another shape
-            than config.json says, or no trained head where one is needed.
+        ModelError: no such model.
+        WeightsError: a damaged checkpoint, weights that are missing or of another shape than config.json says, or no
+            trained head where one is needed.
     """
-    spec = read_spec(key, value)
-    if kind is not None and kind != spec.kind:
-        raise ModelError(
-            f"{key}={value}: is a {spec.kind} language model ({spec.model_type}); expected a {kind} one"
+    label = f"{key}={value}"
+    model, report = _load(key, value, AUTO_CLASSES[read_spec(key, value).kind], attn_implementation=attention)
+    # Tied weights are not saved and not in the report.
+    head = tuple(sorted(name for name in report["missing_keys"] if not name.startswith(f"{model.base_model_prefix}.")))
+    _check_weights(label, report, new=head)
+    if head and need_head:
+        raise WeightsError(
+            f"{label}: has no trained LM head ({head[0]} is missing): "
+            f"train one with objective=mlm student.model={value}"
         )
-    settings = {"dtype": dtype, "attn_implementation": attention}
-    with quiet_transformers():
-        model, report = _from_pretrained(key, value, AUTO_CLASSES[spec.kind], settings)
-    _check_report(f"{key}={value}", model, report, need_head)
+    if head:
+        logger.warning("%s: no trained LM head in the checkpoint; a new one is initialised", label)
     return model
 
 
-def load_from(key: str, value: str, auto_class: Any, settings: dict[str, Any]) -> PreTrainedModel:
-    """Load a model of a class of transformers, all of whose weights the checkpoint has.
+def load_from(key: str, value: str, auto_class: Any, **settings: Any) -> PreTrainedModel:
+    """Load a model of a class of transformers; the checkpoint must have all of its weights.
 
     Args:
         key: configuration key that names the model, for messages.
         value: folder, or hub id.
         auto_class: of transformers, such as `AutoModelForSeq2SeqLM`.
-        settings: further arguments of its `from_pretrained`.
+        settings: further arguments of its `from_pretrained`; the default of `dtype` is float32.
 
     Raises:
-        ModelError: no such model, a damaged checkpoint, or weights missing or of another shape than config.json says.
+        ModelError: no such model.
+        WeightsError: a damaged checkpoint, or weights that are missing or of another shape than config.json says.
     """
-    with quiet_transformers():
-        model, report = _from_pretrained(key, value, auto_class, settings)
-    _check_shapes(f"{key}={value}", report["mismatched_keys"])
-    _check_complete(f"{key}={value}", sorted(report["missing_keys"]))
+    model, report = _load(key, value, auto_class, **settings)
+    _check_weights(f"{key}={value}", report)
     return model
 
 
@@ -133,51 +117,49 @@ def load_task_model(
     head: Head = "sequence",
     problem: Problem | None = None,
     need_head: bool,
-    dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
 ) -> PreTrainedModel:
-    """Load a model with a head for a task, in evaluation mode as transformers gives it.
+    """Load a model with a head for a task in float32, in evaluation mode as transformers returns it.
 
-    A trained head that tells the same labels apart is kept; where its order is another one, its rows are put into the
-    order of `labels`, by name. Weights are read as by `load_language_model`.
+    A trained head of the same labels is kept; if its order differs, its rows are put into the order of `labels`, by
+    name. Weights are read as by `load_language_model`.
 
     Args:
         key: configuration key that names the model, for messages.
         value: folder, or hub id.
         labels: names of the data set's labels, by number; empty for a regression, whose head gives one score;
             `SPAN_LABELS` of a head for spans.
-        ordered: whether their order is a published or a configured one; as `label_order`.
+        ordered: whether their order is published or configured; as for `label_order`.
         head: what is labelled.
-        problem: what a head of sequences is trained for; None: single labels, or scores where `labels` is empty.
-        need_head: the checkpoint must bring a trained head of these labels (teachers, evaluated models).
-            Otherwise one that is missing or of other labels is newly initialised from torch's generator, and that is
-            logged.
-        dtype: of the weights.
+        problem: what a head of sequences is trained for; None: single labels, or scores if `labels` is empty.
+        need_head: the checkpoint must have a trained head of these labels (teachers, evaluated models). Otherwise a
+            missing one, or one of other labels, is initialised from torch's generator, with a warning.
         attention: attention implementation of transformers.
 
     Raises:
-        ModelError: as `load_language_model`; no trained head of these labels where one is needed.
+        ModelError: no such model, a config.json that contradicts itself, or no trained head of these labels where one
+            is needed.
+        WeightsError: as `load_language_model`.
     """
     label = f"{key}={value}"
     settings = read_settings(key, value)
     spec_from_settings(settings, label)
     problem = problem or default_problem(labels)
-    if fault := settings_fault(settings):
-        raise ModelError(f"{label}: {fault}")
+    if unusable := settings_problem(settings):
+        raise ModelError(f"{label}: {unusable}")
     found = labels_from_settings(settings, head)
-    other = problem_fault(settings, head, problem)
+    other = problem_type_error(settings, head, problem)
     order = None if found is None or other else label_order(found, labels, ordered)
     if order is None and need_head:
-        raise ModelError(f"{label}: {other or head_fault(found, labels, head)}")
-    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+        raise ModelError(f"{label}: {other or head_problem(found, labels, head)}")
+    arguments: dict[str, Any] = {"attn_implementation": attention}
     if order is None and head != "spans":
         arguments["num_labels"] = max(len(labels), 1)
-    with quiet_transformers():
-        model, report = _from_pretrained(key, value, TASK_CLASSES[head], arguments)
-        _check_task_report(label, model, report, () if order is not None else _head_modules(model, head))
-        if order is None:
-            _new_head(model, head)
+    model, report = _load(key, value, TASK_CLASSES[head], **arguments)
+    modules = view_of(model).task_modules(head)
     if order is None:
+        _check_weights(label, report, new=tuple(f"{name}." for name in modules))
+        _new_head(model, modules)
         old = (
             f"no trained head ({SUFFIXES[head]})"
             if found is None
@@ -189,26 +171,26 @@ def load_task_model(
         if found is not None and not ordered and len(found) == len(labels) and unnamed(found):
             keep = "; to keep the old one, give its labels in order by benchmark.labels"
         logger.warning("%s: %s in the checkpoint; a new one is initialised%s", label, old, keep)
-    elif head != "spans" and labels and found is not None and named_order(found, labels) != order:
-        logger.warning(
-            "%s: its labels have no names; taken to be %s, in this order", label, ", ".join(labels)
-        )
-    elif order != sorted(order):
-        _reorder_head(model, head, order)
-        logger.info("%s: its labels are put into the order %s", label, ", ".join(labels))
+    else:
+        _check_weights(label, report)
+        if head != "spans" and labels and found is not None and named_order(found, labels) != order:
+            logger.warning("%s: its labels have no names; assumed to be %s, in this order", label, ", ".join(labels))
+        elif order != sorted(order):
+            _reorder_head(model, modules[-1], order)
+            logger.info("%s: its labels are put into the order %s", label, ", ".join(labels))
     name_labels(model.config, labels, problem)
     return model
 
 
 def name_labels(config: PreTrainedConfig, labels: Sequence[str], problem: Problem | None = None) -> None:
-    """Have a model's configuration say what its head tells apart; empty labels are a regression's.
+    """Write the labels of a head into the configuration of its model.
 
-    A head for spans has no labels that transformers knows, and is left alone.
+    The labels of a head for spans have no entry in transformers, so its configuration stays as it is.
 
     Args:
         config: changed in place.
-        labels: by number.
-        problem: None: single labels, or scores where `labels` is empty.
+        labels: by number; empty for a regression.
+        problem: None: single labels, or scores if `labels` is empty.
     """
     if tuple(labels) == SPAN_LABELS:
         return
@@ -223,7 +205,7 @@ def save_student(
 ) -> Path:
     """Write a folder that `transformers.AutoModel*.from_pretrained` opens without this package.
 
-    The folder appears, or replaces an earlier one, in one step: a reader never meets half a model.
+    The folder appears, or replaces an earlier one, in one step, so readers never see an incomplete model.
 
     Args:
         model: the student.
@@ -235,15 +217,24 @@ def save_student(
         The folder.
 
     Raises:
-        ModelError: the tokenizer's folder holds none.
+        TokenizerError: the tokenizer's folder holds none.
+        WriteError: the folder cannot be written.
     """
-    folder = Path(folder)
-    with fresh_folder(folder) as fresh:
-        with quiet_transformers():
-            model.save_pretrained(fresh)
-            load_tokenizer(tokenizer).save_pretrained(fresh)
-        (fresh / "README.md").write_text(card, encoding="utf-8")
-    return folder
+    with _folder_with_card(folder, card) as fresh, quiet_transformers():
+        model.save_pretrained(fresh)
+        _for_model(load_tokenizer(tokenizer), model).save_pretrained(fresh)
+    return Path(folder)
+
+
+def _for_model(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """A tokenizer that returns only inputs which the model takes, so that `model(**tokenizer(text))` works."""
+    taken = inspect.signature(model.forward).parameters
+    names = [name for name in tokenizer.model_input_names if name in taken]
+    if names == tokenizer.model_input_names:
+        return tokenizer
+    own = copy.deepcopy(tokenizer)
+    own.model_input_names = own.init_kwargs["model_input_names"] = names
+    return own
 
 
 def save_module(model: nn.Module, folder: str | Path, card: str) -> Path:
@@ -258,142 +249,103 @@ def save_module(model: nn.Module, folder: str | Path, card: str) -> Path:
 
     Returns:
         The folder.
+
+    Raises:
+        WriteError: the folder cannot be written.
     """
-    folder = Path(folder)
-    with fresh_folder(folder) as fresh:
+    with _folder_with_card(folder, card) as fresh:
         save_model(model, str(fresh / "model.safetensors"))
+    return Path(folder)
+
+
+@contextmanager
+def _folder_with_card(folder: str | Path, card: str) -> Iterator[Path]:
+    with fresh_folder(Path(folder)) as fresh:
+        yield fresh
         (fresh / "README.md").write_text(card, encoding="utf-8")
-    return folder
 
 
-def _from_pretrained(
-    key: str, value: str, auto_class: Any, settings: dict[str, Any]
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    folder = local_folder(key, value)
-    source = str(folder) if folder else value
+def _load(key: str, value: str, auto_class: Any, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model and transformers' report of missing and mismatched weights."""
 
-    def load(local_files_only: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def load(source: str, local_files_only: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
         return read_pretrained(
             auto_class,
             source,
             output_loading_info=True,
-            # Reported by us, by name; transformers would raise without saying which.
-            ignore_mismatched_sizes=True,
+            ignore_mismatched_sizes=True,  # `_check_weights` names them; transformers would not
             local_files_only=local_files_only,
             weights_only=True,
-            **settings,
+            **{"dtype": torch.float32, **settings},
         )
 
-    try:
-        try:
-            # The local hub cache first: a run that was downloaded once needs no network.
-            return load(local_files_only=True)
-        except OSError:
-            if folder:
-                raise
-            if not hub_answers():
-                raise no_network(key, value) from None
-            return load(local_files_only=False)
-    except PotstillError:
-        raise
-    except Exception as error:  # of any kind, depending on what is in the files
-        raise ModelError(f"{key}={value}: cannot be loaded ({_one_line(error)})") from error
+    with quiet_transformers():
+        return load_local_first(key, value, load)
 
 
-def _check_report(label: str, model: PreTrainedModel, report: dict[str, Any], need_head: bool) -> None:
-    """Check missing parameters: the encoder must be complete, the head only where it is needed."""
-    _check_shapes(label, report["mismatched_keys"])
-    # Tied weights are not saved and not in the report.
-    missing = sorted(report["missing_keys"])
-    _check_complete(label, [name for name in missing if name.startswith(f"{model.base_model_prefix}.")])
-    if missing and need_head:
-        raise ModelError(
-            f"{label}: has no trained LM head ({missing[0]} is missing): "
-            f"train one with objective=mlm student.model={label.partition('=')[2]}"
-        )
-    if missing:
-        logger.warning("%s: no trained LM head in the checkpoint; a new one is initialised", label)
-
-
-def _head_modules(model: PreTrainedModel, head: Head) -> tuple[str, ...]:
-    return tuple(f"{name}." for name in view_of(model).task_modules(head))
-
-
-def _check_task_report(
-    label: str, model: PreTrainedModel, report: dict[str, Any], head: tuple[str, ...]
-) -> None:
-    """Check missing parameters: all but the modules of a new head must be there."""
-    _check_shapes(label, [entry for entry in report["mismatched_keys"] if not entry[0].startswith(head)])
-    _check_complete(label, sorted(name for name in report["missing_keys"] if not name.startswith(head)))
-
-
-def _check_shapes(label: str, mismatched: Collection[Any]) -> None:
-    if mismatched:
-        name, found, expected = sorted(mismatched)[0]
-        raise ModelError(
+def _check_weights(label: str, report: dict[str, Any], new: tuple[str, ...] = ()) -> None:
+    """Check that all weights are there, except those whose names start with one of `new`."""
+    if mismatched := sorted(entry for entry in report["mismatched_keys"] if not entry[0].startswith(new)):
+        name, found, expected = mismatched[0]
+        raise WeightsError(
             f"{label}: {len(mismatched)} weights are of another shape than config.json says, "
             f"e.g. {name}: {tuple(found)}, expected {tuple(expected)}"
         )
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith(new)):
+        raise WeightsError(f"{label}: {len(missing)} weights are missing from the checkpoint, e.g. {missing[0]}")
 
 
-def _check_complete(label: str, missing: list[str]) -> None:
-    if missing:
-        raise ModelError(
-            f"{label}: {len(missing)} weights are missing from the checkpoint, e.g. {missing[0]}"
-        )
+def _new_head(model: PreTrainedModel, modules: Sequence[str]) -> None:
+    """Initialise the modules of a head anew, which a checkpoint of another task may have filled.
 
-
-def _new_head(model: PreTrainedModel, head: Head) -> None:
-    """Initialise the head anew: a checkpoint of another task may have filled it.
-
-    A pooler that the checkpoint has stays: it is part of the base model.
+    A pooler of the checkpoint is kept: it is part of the base model.
     """
-    fresh = type(model)(model.config)
-    base = f"{model.base_model_prefix}."
-    for name in view_of(model).task_modules(head):
-        if not name.startswith(base):
+    with quiet_transformers():
+        fresh = type(model)(model.config)
+    for name in modules:
+        if not name.startswith(f"{model.base_model_prefix}."):
             model.get_submodule(name).load_state_dict(fresh.get_submodule(name).state_dict())
 
 
-def _reorder_head(model: PreTrainedModel, head: Head, order: list[int]) -> None:
-    """Put the rows of the head's last layer into another order."""
-    last = model.get_submodule(view_of(model).task_modules(head)[-1])
-    rows: Any = getattr(last, "out_proj", last)
+def _reorder_head(model: PreTrainedModel, last: str, order: list[int]) -> None:
+    """Put the rows of the last module of a head into another order."""
+    module = model.get_submodule(last)
+    rows: Any = getattr(module, "out_proj", module)
     for parameter in (rows.weight, rows.bias):
         if parameter is not None:
             parameter.data = parameter.data[order].clone()
 
 
-_kept: dict[str, PreTrainedTokenizerBase] = {}  # by folder, for the students of this process
+_tokenizers: dict[str, PreTrainedTokenizerBase] = {}  # by folder, for the students of this process
 
 
 def keep_tokenizer(label: str, folder: str | Path) -> None:
-    """Load the tokenizer that a student will be saved with, and save it once, before anything is trained.
+    """Load the tokenizer that a student will be saved with, and try to save it, before training.
 
-    It is kept, so that its folder may go.
+    It stays loaded, so that its folder may be deleted.
 
     Args:
         label: of its key and value, for messages: `data.tokenizer=<folder>`.
         folder: that holds it.
 
     Raises:
-        ModelError: it cannot be loaded or saved.
+        TokenizerError: it cannot be loaded or saved.
     """
     try:
         with quiet_transformers(), TemporaryDirectory(prefix="potstill-") as place:
             found = read_pretrained(AutoTokenizer, folder)
             found.save_pretrained(place)
             read_pretrained(AutoTokenizer, place)
-    except Exception as error:  # of many kinds, depending on what is in the files
-        raise ModelError(f"{label}: its tokenizer cannot be loaded and saved ({_one_line(error)})") from error
-    _kept[str(folder)] = found
+    except Exception as error:  # of many kinds, depending on the content of the files
+        raise TokenizerError(f"{label}: its tokenizer cannot be loaded and saved ({one_line(error)})") from error
+    _tokenizers[str(folder)] = found
 
 
 def check_savable(model: PreTrainedModel) -> None:
-    """Save the configurations of a student once, before it is trained.
+    """Try to save the configurations of a student, before it is trained.
 
     Raises:
-        ModelError: transformers rejects one, such as contradictory generation settings that came with its teacher.
+        ModelError: transformers rejects one, such as contradictory generation settings of its teacher.
     """
     try:
         with quiet_transformers(), TemporaryDirectory(prefix="potstill-") as place:
@@ -401,32 +353,28 @@ def check_savable(model: PreTrainedModel) -> None:
             if model.can_generate() and model.generation_config is not None:
                 model.generation_config.save_pretrained(place)
     except Exception as error:
-        raise ModelError(f"student: its configuration cannot be saved ({_one_line(error)})") from error
+        raise ModelError(f"student: its configuration cannot be saved ({one_line(error)})") from error
 
 
 def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, as transformers loads it; a tokenizer is returned as it is.
+    """Load the tokenizer of a folder with transformers; a tokenizer is returned as it is.
 
     Raises:
-        ModelError: the folder holds none.
+        TokenizerError: the folder holds none.
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
-    if (kept := _kept.get(str(tokenizer))) is not None:
+    if (kept := _tokenizers.get(str(tokenizer))) is not None:
         return kept
     try:
         return read_pretrained(AutoTokenizer, tokenizer)
-    except Exception as error:  # of many kinds, depending on what is in the files
-        raise ModelError(f"{tokenizer}: holds no tokenizer ({_one_line(error)})") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    except Exception as error:  # of many kinds, depending on the content of the files
+        raise TokenizerError(f"{tokenizer}: holds no tokenizer ({one_line(error)})") from error
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No reports, warnings or progress bars of transformers; the settings are put back."""
+    """No reports, warnings or progress bars of transformers within the context."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

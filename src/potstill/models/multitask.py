@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import PreTrainedModel
 
-from potstill.models.head_labels import Head
-from potstill.models.head_problems import Problem
+from potstill.models.heads import Head, Problem
 from potstill.models.load import TASK_CLASSES, name_labels
 from potstill.models.pretrained import make_from_config
 
@@ -17,9 +16,9 @@ from potstill.models.pretrained import make_from_config
 def with_head(
     model: PreTrainedModel, *, labels: Sequence[str], head: Head, problem: Problem | None = None
 ) -> PreTrainedModel:
-    """Another task model around the encoder of `model`, which both then share; its head is new.
+    """Make another task model that shares the encoder of `model`; its head is new.
 
-    Modules that only the other model's encoder has (the pooler of a BERT that labels tokens) are added to it.
+    Modules of the encoder that only the other model needs (a BERT that labels tokens has no pooler) are added to it.
 
     Args:
         model: a task model; its encoder may be added to.
@@ -44,9 +43,9 @@ def with_head(
 
 
 class SharedStudent(nn.ModuleDict):
-    """Task models by the name of their task, around one encoder.
+    """Task models by the name of their task, with one encoder.
 
-    Parameters that they share are counted, trained and kept once.
+    Shared parameters are counted, trained and saved once.
     """
 
     def model(self, task: str) -> PreTrainedModel:
@@ -56,7 +55,7 @@ class SharedStudent(nn.ModuleDict):
         return model
 
     def apart(self, task: str) -> PreTrainedModel:
-        """A copy of the model of a task with an encoder of its own, without what other tasks have added to it."""
+        """A copy of the model of a task with an encoder of its own, without the modules that other tasks added."""
         shared = self.model(task)
         own = type(shared)(copy.deepcopy(shared.config))
         state = shared.state_dict()

@@ -1,7 +1,8 @@
-"""Preparation of models for training or teaching: frozen parts, dropout, checkpointing, precision, groups."""
+"""Preparation of models for training: frozen parts, dropout, checkpointing, precision, parameter groups."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from functools import partial
 from typing import Any
@@ -15,27 +16,30 @@ from transformers.pytorch_utils import Conv1D
 from potstill.errors import ModelError
 from potstill.models.views import view_of
 
+# Names of embeddings in the architectures of transformers.
+_EMBEDDINGS = re.compile(r"(^|\.)(embed\w*|wte|wpe|shared)\.")
+
 
 def freeze(model: PreTrainedModel, *, positions: bool, token_types: bool) -> None:
-    """Keep position or token-type embeddings as they are; what is false is left alone.
+    """Freeze position or token-type embeddings.
 
     Raises:
         ModelError: the architecture has no such embeddings.
     """
     view = view_of(model)
-    wanted = (("position", positions, view.positions), ("token-type", token_types, view.token_types))
-    for what, chosen, name in wanted:
+    wanted = (
+        ("positions", "position", positions, view.positions),
+        ("token_types", "token-type", token_types, view.token_types),
+    )
+    for key, what, chosen, name in wanted:
         if chosen and name is None:
-            raise ModelError(
-                f"{model.config.model_type} has no {what} embeddings to freeze; "
-                "expected the setting to be false"
-            )
+            raise ModelError(f"student.freeze_{key}=true: {model.config.model_type} has no {what} embeddings")
         if chosen and name is not None:
             model.base_model.get_submodule(name).requires_grad_(False)
 
 
 def set_dropout(model: PreTrainedModel, probability: float) -> None:
-    """One probability for every dropout of the model; its configuration, which is what is saved, stays as it is.
+    """Set one probability for every dropout of the model; its configuration, which is saved, stays as it is.
 
     Args:
         model: changed in place.
@@ -52,33 +56,33 @@ def set_dropout(model: PreTrainedModel, probability: float) -> None:
 
 
 def set_checkpointing(model: PreTrainedModel, mode: str) -> None:
-    """Compute parts of every block again in the backward pass instead of keeping them; gradients stay the same.
+    """Recompute parts of every block in the backward pass instead of storing them; gradients stay the same.
 
     Args:
-        model: changed in place; it takes effect in training mode.
-        mode: `selective` keeps the outputs of linear layers and makes the rest again (norms, activations, dropout,
-            attention): little time, and about half of the memory. `full` keeps each block's input alone.
+        model: changed in place; takes effect in training mode.
+        mode: `selective` stores the outputs of linear layers and recomputes the rest (norms, activations, dropout,
+            attention): little time, and about half of the memory. `full` stores each block's input only.
 
-    Source: Chen et al. 2016 (arXiv:1604.06174); Korthikanti et al. 2022 (arXiv:2205.05198), section 5, for what is
-    cheap to make again.
+    Source: Chen et al. 2016 (arXiv:1604.06174); Korthikanti et al. 2022 (arXiv:2205.05198), section 5, for the parts
+    that are cheap to recompute.
     """
     arguments: dict[str, Any] = {"use_reentrant": False}
     if mode == "selective":
         kept = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
         arguments["context_fn"] = partial(create_selective_checkpoint_contexts, kept)
     with warnings.catch_warnings():
-        # The name is another one in the later releases of transformers 5, and this one works in all of them.
+        # Later releases of transformers 5 prefer another name; this one works in all of them.
         warnings.simplefilter("ignore", FutureWarning)
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
 
 
 def halve_products(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Keep the weights of a frozen model's linear layers in the dtype that autocast casts them to at every step.
+    """Convert the weights of a frozen model's linear layers to the dtype that autocast casts them to at every step.
 
-    The products are the same to the bit; embeddings, norms and the bias of the vocabulary projection stay in float32.
+    The products are equal to the bit; embeddings, norms and the bias of the vocabulary projection stay in float32.
 
     Args:
-        model: changed in place; only to be run under autocast to `dtype` from now on.
+        model: changed in place; run it only under autocast to `dtype` afterwards.
         dtype: a half-precision one.
     """
     output = model.get_output_embeddings()
@@ -90,29 +94,57 @@ def halve_products(model: PreTrainedModel, dtype: torch.dtype) -> None:
                     setattr(module, name, nn.Parameter(part.detach().to(dtype), requires_grad=False))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, lr: float | None = None, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
     """Split the trainable parameters: biases and norms are not decayed (DistilBERT's recipe).
 
     Args:
         model: any module; shared parameters are counted once.
         weight_decay: of all other parameters.
+        lr: learning rate of the head; None: that of the optimizer, for all.
+        layer_decay: factor of the learning rate from each block to the one below it; the embeddings are below the first
+            block (Clark et al. 2020, ELECTRA, arXiv:2003.10555, appendix A).
 
     Returns:
-        Up to two groups, `{"params": [...], "weight_decay": ...}`, decayed first; none of them is empty.
+        `{"params": [...], "weight_decay": ...}`, with `lr` if it is given; those of the head first, decayed before
+        undecayed; empty ones are omitted.
 
     Raises:
-        ModelError: nothing trains.
+        ModelError: no parameter is trainable, or `layer_decay` is below 1 and the model has no list of blocks.
     """
     norms = {id(p) for m in model.modules() if _is_norm(m) for p in m.parameters(recurse=False)}
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
-        raise ModelError(f"{type(model).__name__} has no parameter that trains")
-    undecayed = [p for p in trainable if p.ndim < 2 or id(p) in norms]
-    decayed = [p for p in trainable if p.ndim >= 2 and id(p) not in norms]
-    groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0})
-    return [group for group in groups if group["params"]]
+        raise ModelError(f"{type(model).__name__} has no trainable parameter")
+    below = {} if layer_decay == 1 else _places_below_head(model)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for parameter in trainable:
+        undecayed = parameter.ndim < 2 or id(parameter) in norms
+        groups.setdefault((below.get(id(parameter), 0), undecayed), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": 0.0 if undecayed else weight_decay}
+        | ({} if lr is None else {"lr": lr * layer_decay**place})
+        for (place, undecayed), parameters in sorted(groups.items())
+    ]
+
+
+def _places_below_head(model: nn.Module) -> dict[int, int]:
+    """How many layers each parameter, by its id, is below the head; one that is shared counts as its lowest."""
+    lists = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    blocks = {name: size for name, size in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
+    if not blocks:
+        raise ModelError(f"optimizer.layer_decay: {type(model).__name__} has no list of blocks; null")
+    found: dict[int, int] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        own = next((one for one in blocks if name.startswith(f"{one}.")), None)
+        place = max(blocks.values()) + 1 if _EMBEDDINGS.search(name) else 0
+        if own is not None:
+            place = blocks[own] - int(name[len(own) + 1 :].partition(".")[0])
+        found[id(parameter)] = max(found.get(id(parameter), 0), place)
+    return found
 
 
 def _is_norm(module: nn.Module) -> bool:
-    # Architectures bring their own RMSNorm classes, with no common base but the name.
+    # The RMSNorm classes of the architectures have no common base, only a common name.
     return isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")

@@ -1,33 +1,27 @@
 """Facts of a model, read from its config.json alone.
 
-Nothing here imports torch or transformers, so a faulty configuration is refused before those seconds are
-spent.
+Nothing here imports torch or transformers, so an invalid configuration is rejected before they are imported.
 """
 
 from __future__ import annotations
 
-import re
-import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from potstill.errors import ConfigError, ModelError
-from potstill.models.pretrained import hub_kernel
+from potstill.errors import ConfigError, ModelError, WeightsError
+from potstill.models.pretrained import HUB_TIMEOUT_SECONDS, hub_answers, local_folder, no_network
 from potstill.runtime.json_text import read_json
-from potstill.runtime.small_files import model_folder_fault
+from potstill.runtime.small_files import model_folder_problem
 
 Kind = Literal["masked", "causal"]
 
-HUB_TIMEOUT_SECONDS = 2.0
-# A head is padded up to a multiple of 8 (tensor cores) at least, and never by more than a few hundred rows.
+# A head is padded to a multiple of 8 (tensor cores) at least, and by a few hundred rows at most.
 HEAD_MULTIPLE = 8
 MAX_HEAD_PADDING = 1024
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _STANDARD_NAMES = {
     "depth": "num_hidden_layers",
     "width": "hidden_size",
@@ -39,14 +33,14 @@ _STANDARD_NAMES = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one `model_type` writes its sizes in config.json.
+    """The entries of one `model_type` in config.json.
 
     Attributes:
         kind: `masked` (bidirectional, MLM head) or `causal` (CLM head).
-        defaults: the sizes that apply where config.json leaves them out, as transformers has them.
+        defaults: the sizes that transformers uses where config.json has none.
         names: the architecture's own keys where they differ from the standard ones.
         offset_positions: positions are counted from `pad_token_id + 1`, so that many are not usable.
-        attention: it has attention; a recurrent model has none, and no language-model head here.
+        attention: it has attention; a recurrent model has none, and no language-model head either.
     """
 
     kind: Kind
@@ -68,9 +62,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "xlm-roberta": _ROBERTA_LIKE,
     "camembert": _ROBERTA_LIKE,
     "distilbert": Architecture(
-        "masked",
-        _sizes(6, 768, 12, 512, 30522),
-        names={"depth": "n_layers", "width": "dim", "heads": "n_heads"},
+        "masked", _sizes(6, 768, 12, 512, 30522), names={"depth": "n_layers", "width": "dim", "heads": "n_heads"}
     ),
     "electra": Architecture("masked", _sizes(12, 256, 4, 512, 30522)),
     "gpt2": Architecture(
@@ -84,9 +76,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bigru": Architecture("masked", _sizes(1, 512, 1, 512, 30522), attention=False),
 }
 
-
-# Encoder-decoders, which `models.seq2seq` knows; the others learn what masked and causal models learn.
-SEQ2SEQ = ("t5", "mt5")
+SEQ2SEQ = ("t5", "mt5")  # encoder-decoders, of `models.seq2seq`
 
 
 @dataclass(frozen=True)
@@ -118,12 +108,12 @@ class ModelSpec:
 
     @property
     def has_scores(self) -> bool:
-        """Whether it has attention of every token to every other, which can be compared with another model's."""
+        """Whether every token attends to every other, so that attention can be compared with another model's."""
         return self.kind == "masked" and self.is_transformer
 
     @property
     def is_transformer(self) -> bool:
-        """Whether it has attention at all; a recurrent student has none."""
+        """Whether it has attention; a recurrent student has none."""
         return ARCHITECTURES[self.model_type].attention
 
 
@@ -135,8 +125,8 @@ def read_spec(key: str, value: str) -> ModelSpec:
         value: folder with a config.json, or a hub id (`name` or `owner/name`).
 
     Raises:
-        ModelError: no such folder, no or a broken config.json, an unknown architecture, or a hub id that is
-            neither in the local hub cache nor to be had from the hub.
+        ModelError: no such folder, a missing or invalid config.json, an unknown architecture, or a hub id that is
+            neither in the local cache of the hub nor on the hub.
     """
     return spec_from_settings(read_settings(key, value), f"{key}={value}")
 
@@ -145,24 +135,27 @@ def read_settings(key: str, value: str) -> dict[str, Any]:
     """Read the config.json of a folder or hub id.
 
     Raises:
-        ModelError: as `read_spec`, but for what is in the file.
+        ModelError: as `read_spec`, except for the architecture.
     """
+    label = f"{key}={value}"
     folder = local_folder(key, value)
-    if folder and (fault := model_folder_fault(folder)):
-        raise ModelError(f"{key}={value}: {fault}; expected a folder written by save_pretrained")
     path = folder / "config.json" if folder else _hub_config(key, value)
-    if not path.is_file():
-        raise ModelError(
-            f"{key}={value}: the folder has no config.json; expected a folder written by save_pretrained"
-        )
-    settings = _read_json(path, f"{key}={value}")
-    if wrong := hub_kernel([value for name, value in settings.items() if "attn_implementation" in name]):
-        raise ModelError(f"{key}={value}: {wrong}")
+    error = model_folder_problem(folder) if folder else None
+    if error or not path.is_file():
+        error = error or "the folder has no config.json"
+        raise ModelError(f"{label}: {error}; expected a folder written by save_pretrained")
+    settings = _read_json(path, label)
+    for name, attention in settings.items():
+        if "attn_implementation" in name and "/" in str(attention):
+            raise ModelError(
+                f"{label}: its config.json names a kernel of the hub ({attention}), which is code and never run; "
+                "remove the entry"
+            )
     return settings
 
 
 def spec_from_settings(settings: Mapping[str, Any], label: str) -> ModelSpec:
-    """Turn the content of a config.json into a spec.
+    """Make a spec from the content of a config.json.
 
     Args:
         settings: the decoded config.json.
@@ -177,13 +170,9 @@ def spec_from_settings(settings: Mapping[str, Any], label: str) -> ModelSpec:
     architecture = ARCHITECTURES[model_type]
     size = {name: _size(settings, architecture, name, label) for name in _STANDARD_NAMES}
     if size["width"] % size["heads"]:
-        raise ModelError(
-            f"{label}: config.json has width {size['width']}, which {size['heads']} heads do not divide"
-        )
+        raise ModelError(f"{label}: config.json has width {size['width']}, which {size['heads']} heads do not divide")
     if architecture.kind == "masked" and settings.get("is_decoder"):
-        raise ModelError(
-            f"{label}: is_decoder is true in config.json; {model_type} is supported as an encoder only"
-        )
+        raise ModelError(f"{label}: is_decoder is true in config.json; {model_type} is supported as an encoder only")
     max_length = size["positions"]
     if architecture.offset_positions:
         max_length -= _integer(settings.get("pad_token_id", 1), "pad_token_id", label, least=0) + 1
@@ -199,9 +188,9 @@ def spec_from_settings(settings: Mapping[str, Any], label: str) -> ModelSpec:
 
 
 def unknown_architecture(model_type: object) -> str:
-    """Say which architectures there are and how one is added."""
+    """Error of an architecture that is not supported, which names those that are."""
     if model_type in SEQ2SEQ:
-        return f"{model_type} is an encoder-decoder, which objective=step_by_step trains and no other"
+        return f"{model_type} is an encoder-decoder, which only objective=step_by_step trains"
     known = ", ".join(ARCHITECTURES)
     return f"unknown model_type {model_type!r}; known: {known} (to add one: add a view in models/views.py)"
 
@@ -210,69 +199,16 @@ def check_seq2seq(settings: Mapping[str, Any], label: str) -> None:
     """Reject the content of a config.json that is not an encoder-decoder's.
 
     Raises:
-        ModelError: another architecture.
+        WeightsError: another architecture.
     """
-    model_type = settings.get("model_type")
+    model_type = str(settings.get("model_type"))
     if model_type in SEQ2SEQ:
         return
-    kind = ARCHITECTURES[str(model_type)].kind if model_type in ARCHITECTURES else "unknown"
-    what = {"masked": "an encoder", "causal": "a decoder"}.get(kind, "an unknown architecture")
-    raise ModelError(
+    is_causal = model_type in ARCHITECTURES and ARCHITECTURES[model_type].kind == "causal"
+    what = "an unknown architecture" if model_type not in ARCHITECTURES else "a decoder" if is_causal else "an encoder"
+    raise WeightsError(
         f"{label}: is {what} ({model_type}); step-by-step distillation needs an encoder-decoder, "
         f"model_type {' or '.join(SEQ2SEQ)}"
-    )
-
-
-def local_folder(key: str, value: str) -> Path | None:
-    """Tell a folder from a hub id.
-
-    Returns:
-        The folder, or None for a hub id.
-
-    Raises:
-        ModelError: `value` is a path that is not a folder, or empty.
-    """
-    if not isinstance(value, str) or not value.strip():
-        raise ModelError(f"{key}={value}: expected a folder or a hub id, e.g. {key}=bert-base-uncased")
-    folder = Path(value).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise ModelError(
-            f"{key}={value}: is a file; expected the folder that holds config.json and the weights"
-        )
-    if not _HUB_ID.fullmatch(value):
-        raise ModelError(
-            f"{key}={value}: no such folder; "
-            "expected a folder with a config.json, or a hub id (name or owner/name)"
-        )
-    return None
-
-
-def hub_answers(timeout: float = HUB_TIMEOUT_SECONDS) -> bool:
-    """Whether the hub can be reached within `timeout` seconds; offline mode counts as unreachable."""
-    answered = threading.Event()
-
-    def ask() -> None:
-        from huggingface_hub import constants, get_session
-
-        # Whatever goes wrong here means one thing: the hub does not answer.
-        with suppress(Exception):
-            get_session().head(constants.ENDPOINT, timeout=timeout)
-            answered.set()
-
-    # In a thread, because name resolution knows no timeout; huggingface_hub itself would retry for half a
-    # minute.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return answered.is_set()
-
-
-def no_network(key: str, value: str) -> ModelError:
-    """Error of a hub id when the hub cannot be reached."""
-    return ModelError(
-        f"{key}={value}: no such folder, and no network for the hub: pass a folder, e.g. {key}=/path/to/model"
     )
 
 
@@ -305,7 +241,7 @@ def check_layers(layers: Sequence[int], depth: int, key: str) -> list[int]:
 
 
 def default_layers(depth: int, count: int | None = None) -> list[int]:
-    """Blocks spread evenly over the depth, with the first and the last (DistilBERT: 0 2 4 7 9 11 of 12).
+    """Blocks spread evenly over the depth, including the first and the last (DistilBERT: 0 2 4 7 9 11 of 12).
 
     Args:
         depth: number of blocks to choose from.
@@ -323,38 +259,34 @@ def default_layers(depth: int, count: int | None = None) -> list[int]:
 
 
 def vocabularies_fit(one: int, other: int) -> bool:
-    """Whether two head sizes can belong to one tokenizer.
+    """Whether heads of two sizes can belong to one tokenizer.
 
-    Heads may be padded up: equal, or the larger is a multiple of 8 and fewer than 1024 rows larger. (GPT-2's
-    50257 and 50304 fit; GPT-2's 50257 and RoBERTa's 50265 do not.)
+    They are equal, or the larger one, which may be padded, is a multiple of 8 and fewer than 1024 rows larger. (50257
+    and 50304 of GPT-2 fit; 50257 of GPT-2 and 50265 of RoBERTa do not.)
     """
     larger = max(one, other)
     return one == other or (larger % HEAD_MULTIPLE == 0 and abs(one - other) < MAX_HEAD_PADDING)
 
 
-def check_pair(teacher: ModelSpec, student: ModelSpec, length: int | None = None) -> list[str]:
-    """List what keeps a student from being distilled from a teacher; empty if nothing does.
+def check_pair(teacher: ModelSpec, student: ModelSpec) -> list[str]:
+    """Errors of a teacher and a student that do not fit each other; empty if they fit.
 
     Args:
         teacher: facts of the teacher.
         student: facts of the student.
-        length: the longest sequence of the data in tokens, where it is known.
     """
-    faults = []
+    problems = []
     if teacher.kind != student.kind:
-        faults.append(
+        problems.append(
             f"student.model is a {student.kind} language model ({student.model_type}), "
             f"teacher.model a {teacher.kind} one ({teacher.model_type}): both must be of one kind"
         )
     if not vocabularies_fit(teacher.vocab_size, student.vocab_size):
-        faults.append(
+        problems.append(
             f"student.model has a vocabulary of {student.vocab_size}, "
             f"teacher.model one of {teacher.vocab_size}: both must use one tokenizer"
         )
-    for key, spec in (("teacher.model", teacher), ("student.model", student)):
-        if length is not None and length > spec.max_length:
-            faults.append(f"{key} has {spec.max_length} positions, the sequences have up to {length} tokens")
-    return faults
+    return problems
 
 
 def _size(settings: Mapping[str, Any], architecture: Architecture, name: str, label: str) -> int:

@@ -11,22 +11,12 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    DistilBertForQuestionAnswering,
-    DistilBertForSequenceClassification,
-    DistilBertForTokenClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, DistilBertConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from potstill.errors import ConfigError, ModelError
+from potstill.errors import ConfigError, KeyNameError, PairError
 from potstill.models.backbone import task_head
-from potstill.models.head_labels import Head
-from potstill.models.head_problems import Problem
+from potstill.models.heads import Head, Problem
 from potstill.models.load import AUTO_CLASSES, TASK_CLASSES, name_labels
 from potstill.models.pretrained import make_from_config
 from potstill.models.specs import ARCHITECTURES, check_layers, unknown_architecture, vocabularies_fit
@@ -34,8 +24,7 @@ from potstill.models.views import view_of
 
 State = dict[str, Tensor]
 
-# DistilBERT's layer norms have this epsilon built in.
-_DISTILBERT_NORM_EPS = 1e-12
+_DISTILBERT_NORM_EPS = 1e-12  # of its layer norms, which no setting changes
 _BERT_TO_DISTILBERT_BLOCK = {
     "attention.self.query": "attention.q_lin",
     "attention.self.key": "attention.k_lin",
@@ -55,14 +44,18 @@ _BERT_TO_DISTILBERT = {
     "classifier": "classifier",
     "qa_outputs": "qa_outputs",
 }
-# Parts of a task head that have no counterpart in the teacher's.
-_OWN_HEAD: dict[tuple[str, Head], tuple[str, ...]] = {("distilbert", "sequence"): ("pre_classifier.",)}
-_DISTILBERT_CLASSES: dict[Head | None, type[PreTrainedModel]] = {
-    None: DistilBertForMaskedLM,
-    "sequence": DistilBertForSequenceClassification,
-    "tokens": DistilBertForTokenClassification,
-    "spans": DistilBertForQuestionAnswering,
+_BERT_TO_DISTILBERT_CONFIG = {
+    "num_attention_heads": "n_heads",
+    "hidden_size": "dim",
+    "intermediate_size": "hidden_dim",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "hidden_act": "activation",
 }
+_COMMON_CONFIG = ("vocab_size", "max_position_embeddings", "initializer_range", "tie_word_embeddings", "pad_token_id",
+                  "bos_token_id", "eos_token_id", "id2label", "label2id", "problem_type")  # fmt: skip
+# Modules of a student's task head that the teacher's head lacks.
+_OWN_HEAD: dict[tuple[str, Head], tuple[str, ...]] = {("distilbert", "sequence"): ("pre_classifier.",)}
 
 
 def student_from_layers(
@@ -71,31 +64,28 @@ def student_from_layers(
     *,
     architecture: str | None = None,
     vocab_transform: bool = True,
-    key: str = "student.layers",
     attention: str | None = None,
 ) -> PreTrainedModel:
-    """Make a shallower student out of a teacher's blocks, embeddings and head (Sanh et al. 2019, section 3).
+    """Make a shallower student from a teacher's blocks, embeddings and head (Sanh et al. 2019, section 3).
 
-    With all layers the student computes what the teacher computes, up to rounding. Its weights are float32
-    copies. (The classification heads of BERT and DistilBERT differ: there the student gets the last layer, and its
-    `pre_classifier` stays newly initialised.)
+    With all layers the student computes the same as the teacher, up to rounding. Its weights are float32 copies. (The
+    classification heads of BERT and DistilBERT differ: the student gets the last layer, and its `pre_classifier`
+    stays newly initialised.)
 
     Args:
         teacher: a language model, or a task model.
         layers: blocks of the teacher, increasing, counted from 0.
         architecture: `model_type` of the student; default the teacher's. BERT can also give `distilbert`.
-        vocab_transform: copy the head's transform; otherwise it stays newly initialised from torch's
-            generator.
-        key: configuration key of the layers, for messages.
+        vocab_transform: copy the head's transform; otherwise it stays newly initialised from torch's generator.
         attention: attention implementation of transformers; default the teacher's.
 
     Returns:
         The student, in training mode.
 
     Raises:
-        ConfigError: the layers are not the teacher's, `vocab_transform` is false where there is no
-            transform, or the student has no such attention.
-        ModelError: there is no conversion between the two architectures.
+        ConfigError: the layers are not the teacher's, `vocab_transform` is false and the head has no transform, or the
+            student has no such attention.
+        PairError: there is no conversion between the two architectures.
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -107,15 +97,15 @@ def student_from_layers(
         ('DistilBertForMaskedLM', 2, True)
     """
     source, target = teacher.config.model_type, architecture or teacher.config.model_type
-    chosen = check_layers(layers, teacher.config.num_hidden_layers, key)
+    chosen = check_layers(layers, teacher.config.num_hidden_layers, "student.layers")
     if source == target:
         student, state = _same_architecture(teacher, chosen)
     elif convert := CONVERSIONS.get((source, target)):
         student, state = convert(teacher, chosen)
     else:
         known = ", ".join(f"{a} -> {b}" for a, b in CONVERSIONS)
-        raise ModelError(
-            f"student.architecture={target}: a {source} teacher's layers cannot be turned into it; "
+        raise PairError(
+            f"student.architecture={target}: a {source} teacher's layers cannot be converted to it; "
             f"expected {source} itself, or one of: {known}"
         )
     head = task_head(teacher)
@@ -146,33 +136,32 @@ def student_from_config(
     labels: Sequence[str] | None = None,
     head: Head = "sequence",
     problem: Problem | None = None,
-    key: str = "student.config",
     attention: str = "sdpa",
 ) -> PreTrainedModel:
     """Make a student from scratch, initialised from torch's generator.
 
     Args:
-        settings: `model_type` and any argument of that architecture's transformers configuration; they win
-            over what the tokenizer says.
+        settings: `model_type` and any argument of that architecture's transformers configuration; they override the
+            following arguments.
         vocab_size: of the tokenizer.
-        pad_token_id: of the tokenizer, like the further ids. Encoders take their begin and end of sequence
-            from `cls_token_id` and `sep_token_id` where the tokenizer has no others.
+        pad_token_id: of the tokenizer, as are the further ids. Encoders use `cls_token_id` and `sep_token_id` as begin
+            and end of sequence if the tokenizer has no others.
         bos_token_id: begin of sequence.
         eos_token_id: end of sequence.
         cls_token_id: classification token.
         sep_token_id: separator.
-        labels: make a task model of these, or, where empty, one that gives a score; None: a language model.
+        labels: of a task model; empty for one that gives a score; None: a language model.
         head: what a task model labels.
         problem: what its head is trained for; see `name_labels`.
-        key: configuration key of the settings, for messages.
         attention: attention implementation of transformers.
 
     Returns:
         The student, in training mode.
 
     Raises:
-        ConfigError: an unknown architecture or argument, a value that transformers rejects, or an attention that
-            the student does not have.
+        KeyNameError: an unknown argument.
+        ConfigError: an unknown architecture, a value that transformers rejects, or an attention that the student does
+            not have.
 
     Example:
         >>> from potstill.models import student_from_config
@@ -183,7 +172,7 @@ def student_from_config(
     """
     model_type = settings.get("model_type")
     if model_type not in ARCHITECTURES:
-        raise ConfigError(f"{key}.model_type={model_type}: {unknown_architecture(model_type)}")
+        raise ConfigError(f"student.config.model_type={model_type}: {unknown_architecture(model_type)}")
     tokens = {
         "vocab_size": vocab_size,
         "pad_token_id": pad_token_id,
@@ -191,10 +180,10 @@ def student_from_config(
         "eos_token_id": sep_token_id if eos_token_id is None else eos_token_id,
     }
     if labels is None:
-        student = model_from_config(settings, tokens, AUTO_CLASSES[ARCHITECTURES[model_type].kind], key)
+        student = model_from_config(settings, tokens, AUTO_CLASSES[ARCHITECTURES[model_type].kind])
     else:
         outputs = {} if head == "spans" else {"num_labels": max(len(labels), 1)}
-        student = model_from_config(settings, tokens | outputs, TASK_CLASSES[head], key, labels, problem)
+        student = model_from_config(settings, tokens | outputs, TASK_CLASSES[head], labels, problem)
     set_attention(student, attention)
     return student
 
@@ -203,7 +192,7 @@ def set_attention(model: PreTrainedModel, attention: str) -> None:
     """Set the attention implementation of a student; a recurrent one has none.
 
     Raises:
-        ConfigError: the architecture does not have it, or what it needs is not installed.
+        ConfigError: the architecture does not have it, or a package that it needs is not installed.
     """
     facts = ARCHITECTURES.get(model.config.model_type)
     if facts is not None and not facts.attention:
@@ -221,7 +210,6 @@ def model_from_config(
     settings: Mapping[str, Any],
     tokens: Mapping[str, Any],
     auto_class: Any,
-    key: str,
     labels: Sequence[str] | None = None,
     problem: Problem | None = None,
 ) -> PreTrainedModel:
@@ -229,51 +217,49 @@ def model_from_config(
 
     Args:
         settings: `model_type`, one that transformers has, and any argument of its configuration.
-        tokens: further arguments, which `settings` win over.
+        tokens: further arguments, which `settings` override.
         auto_class: of transformers, such as `AutoModelForMaskedLM`.
-        key: configuration key of the settings, for messages.
         labels: of a task model (see `name_labels`); None of others.
         problem: the `problem_type` of a task model's head; None of others.
 
     Raises:
-        ConfigError: an unknown argument, or a value that transformers rejects.
+        KeyNameError: an unknown argument.
+        ConfigError: a value that transformers rejects.
     """
     arguments = dict(settings)
     model_type = arguments.pop("model_type")
     config_class = CONFIG_MAPPING[model_type]
-    _check_arguments(arguments, config_class, model_type, key)
+    _check_arguments(arguments, config_class, model_type)
     try:
         config = AutoConfig.for_model(model_type, **{**tokens, **arguments})
         if labels is not None:
             name_labels(config, labels, problem)
         return make_from_config(auto_class, config)
-    # A KeyError is the table of activations', an AssertionError nn.Embedding's (padding index).
-    # A RuntimeError is torch's, of a size below 0 or beyond the memory.
+    # The table of activations raises KeyError, nn.Embedding AssertionError (padding index), and torch RuntimeError (a
+    # size below 0 or beyond the memory).
     except (ValueError, TypeError, KeyError, AssertionError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{key}={dict(settings)}: {config_class.__name__} cannot be built ({reason})"
+            f"student.config={dict(settings)}: {config_class.__name__} cannot be built ({reason})"
         ) from error
 
 
 def check_tokens(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
     """Check that two models can read the same token ids.
 
-    Heads may be padded up (see `specs.vocabularies_fit`); the padding token must be the same where both name
-    one.
+    Heads may be padded (see `specs.vocabularies_fit`); the padding token must be the same if both name one.
 
     Raises:
-        ModelError: they cannot.
+        PairError: they cannot.
     """
     ours, theirs = student.config.vocab_size, teacher.config.vocab_size
     if not vocabularies_fit(ours, theirs):
-        raise ModelError(
-            f"student.model has a vocabulary of {ours}, teacher.model one of {theirs}: "
-            "both must use one tokenizer"
+        raise PairError(
+            f"student.model has a vocabulary of {ours}, teacher.model one of {theirs}: both must use one tokenizer"
         )
     pads = (student.config.pad_token_id, teacher.config.pad_token_id)
     if None not in pads and pads[0] != pads[1]:
-        raise ModelError(
+        raise PairError(
             f"student.model has pad_token_id {pads[0]}, teacher.model {pads[1]}: both must use one tokenizer"
         )
 
@@ -283,46 +269,28 @@ def _same_architecture(teacher: PreTrainedModel, layers: list[int]) -> tuple[Pre
     config.num_hidden_layers = len(layers)
     if getattr(config, "layer_types", None):
         config.layer_types = [teacher.config.layer_types[layer] for layer in layers]
-    # The student is not a copy of the teacher's folder, and is float32 whatever the teacher is.
+    # Neither the path nor the dtype is that of the teacher.
     config.name_or_path, config.dtype = "", "float32"
     blocks = _blocks_prefix(teacher)
     return type(teacher)(config), _renumber(teacher.state_dict(), blocks, blocks, layers)
 
 
 def _bert_to_distilbert(teacher: PreTrainedModel, layers: list[int]) -> tuple[PreTrainedModel, State]:
-    """DistilBERT out of BERT's layers (Sanh et al. 2019, `extract_distilbert`).
+    """DistilBERT from BERT's layers (Sanh et al. 2019, `extract_distilbert`).
 
-    DistilBERT has no token types: that of a first sentence is added to the positions, so that its embeddings
-    are BERT's. (The published script drops it.)
+    DistilBERT has no token types: the embedding of a first sentence is added to the positions, so that its embeddings
+    are those of BERT. (The published script omits it.)
     """
-    config = teacher.config
+    config, head = teacher.config, task_head(teacher)
     if config.layer_norm_eps != _DISTILBERT_NORM_EPS:
-        raise ModelError(
-            f"the teacher's layer_norm_eps is {config.layer_norm_eps}, "
-            f"DistilBERT's is {_DISTILBERT_NORM_EPS}: its layers would compute "
-            "something else; expected student.architecture=bert"
+        raise PairError(
+            f"student.architecture=distilbert: the teacher's layer_norm_eps is {config.layer_norm_eps}, DistilBERT's "
+            f"is {_DISTILBERT_NORM_EPS}, so its layers would compute something else; use student.architecture=bert"
         )
-    student = _DISTILBERT_CLASSES[task_head(teacher)](
-        DistilBertConfig(
-            vocab_size=config.vocab_size,
-            max_position_embeddings=config.max_position_embeddings,
-            n_layers=len(layers),
-            n_heads=config.num_attention_heads,
-            dim=config.hidden_size,
-            hidden_dim=config.intermediate_size,
-            dropout=config.hidden_dropout_prob,
-            attention_dropout=config.attention_probs_dropout_prob,
-            activation=config.hidden_act,
-            initializer_range=config.initializer_range,
-            pad_token_id=config.pad_token_id,
-            bos_token_id=config.bos_token_id,
-            eos_token_id=config.eos_token_id,
-            tie_word_embeddings=config.tie_word_embeddings,
-            id2label=config.id2label,
-            label2id=config.label2id,
-            problem_type=config.problem_type,
-        )
-    )
+    settings = {name: getattr(config, source) for source, name in _BERT_TO_DISTILBERT_CONFIG.items()}
+    settings |= {name: getattr(config, name) for name in _COMMON_CONFIG}
+    auto_class = AUTO_CLASSES["masked"] if head is None else TASK_CLASSES[head]
+    student: PreTrainedModel = make_from_config(auto_class, DistilBertConfig(n_layers=len(layers), **settings))
     student.config._attn_implementation = config._attn_implementation
     blocks = _blocks_prefix(student)
     old = _renumber(teacher.state_dict(), _blocks_prefix(teacher), blocks, layers)
@@ -334,15 +302,13 @@ def _bert_to_distilbert(teacher: PreTrainedModel, layers: list[int]) -> tuple[Pr
             state[f"{blocks}{number}.{_BERT_TO_DISTILBERT_BLOCK[part]}.{leaf}"] = tensor
         elif module in _BERT_TO_DISTILBERT:
             state[f"{_BERT_TO_DISTILBERT[module]}.{leaf}"] = tensor
-    first_sentence = old["bert.embeddings.token_type_embeddings.weight"][0]
-    state["distilbert.embeddings.position_embeddings.weight"] = (
-        old["bert.embeddings.position_embeddings.weight"] + first_sentence
-    )
+    positions, types = (old[f"bert.embeddings.{name}_embeddings.weight"] for name in ("position", "token_type"))
+    state["distilbert.embeddings.position_embeddings.weight"] = positions + types[0]
     return student, state
 
 
 CONVERSIONS: dict[tuple[str, str], Callable[[PreTrainedModel, list[int]], tuple[PreTrainedModel, State]]] = {
-    ("bert", "distilbert"): _bert_to_distilbert,
+    ("bert", "distilbert"): _bert_to_distilbert
 }
 
 
@@ -351,7 +317,7 @@ def _blocks_prefix(model: PreTrainedModel) -> str:
 
 
 def _renumber(state: State, old: str, new: str, layers: list[int]) -> State:
-    """Keep the chosen blocks under their new numbers, and everything that belongs to no block."""
+    """Keep the chosen blocks under their new numbers, and everything outside blocks."""
     number_of = {str(layer): str(number) for number, layer in enumerate(layers)}
     renumbered = {}
     for name, tensor in state.items():
@@ -364,13 +330,11 @@ def _renumber(state: State, old: str, new: str, layers: list[int]) -> State:
     return renumbered
 
 
-def _check_arguments(
-    arguments: Mapping[str, Any], config_class: type[PreTrainedConfig], model_type: str, key: str
-) -> None:
+def _check_arguments(arguments: Mapping[str, Any], config_class: type[PreTrainedConfig], model_type: str) -> None:
     known = {entry.name for entry in dataclasses.fields(config_class)} | set(config_class.attribute_map)
     for name in arguments:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3)
             own = ", ".join(inspect.get_annotations(config_class))
             hint = f"did you mean {' or '.join(close)}?" if close else f"known: {own}"
-            raise ConfigError(f"{key}.{name}={arguments[name]}: {model_type} has no such argument; {hint}")
+            raise KeyNameError(f"student.config.{name}={arguments[name]}: {model_type} has no such argument; {hint}")

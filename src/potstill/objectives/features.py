@@ -1,8 +1,8 @@
-"""Features of a model's run that matches read: hidden states, queries, keys, values and outputs of submodules."""
+"""Features of a model's run that losses compare, and how they are read from an ordinary (transformers) model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from potstill.errors import ConfigError
 from potstill.models.backbone import Backbone
-from potstill.objectives.interchange import Hidden, Interchange, Micro, hidden_states
+from potstill.objectives.interchange import Hidden, Interchange, Micro, bases_of, hidden_states
+from potstill.objectives.matching import KEY, Place
 
 PARTS = ("query", "key", "value")
 PROBE_TOKENS = 2
@@ -20,122 +21,132 @@ PROBE_TOKENS = 2
 
 @dataclass(frozen=True)
 class Wanted:
-    """Features that are read of one model.
+    """Features that the active terms read of one model.
 
     Attributes:
-        layers: hidden states; 0 is the embeddings' output, k that of block k, counted from 1.
-        vectors: (block, `query`, `key` or `value`), blocks counted from 1.
-        modules: names of submodules, as `find_module` knows them.
+        hidden: hidden states, by layer (0 for the embeddings, k for block k) or by the name of a submodule.
+        attention: attention scores, by block, counted from 1.
+        relations: (block, `query`, `key` or `value`).
+        end: whether the base run goes to the last block.
+        causal: whether the counterfactual run is read.
+        logits: whether predictions are read.
+        last: whether the last hidden states are compared.
     """
 
-    layers: frozenset[int] = frozenset()
-    vectors: frozenset[tuple[int, str]] = frozenset()
-    modules: frozenset[str] = frozenset()
+    hidden: frozenset[Place] = frozenset()
+    attention: frozenset[int] = frozenset()
+    relations: frozenset[tuple[int, str]] = frozenset()
+    end: bool = False
+    causal: bool = False
+    logits: bool = False
+    last: bool = False
+
+    @property
+    def modules(self) -> frozenset[str]:
+        """Names of submodules."""
+        return frozenset(place for place in self.hidden if isinstance(place, str))
+
+    @property
+    def vectors(self) -> frozenset[tuple[int, str]]:
+        """Queries, keys and values of blocks."""
+        return self.relations | {(block, part) for block in self.attention for part in ("query", "key")}
 
     @property
     def keep(self) -> frozenset[int]:
-        """The layers that a run has to reach."""
-        return self.layers | {block for block, _ in self.vectors}
-
-    @property
-    def whole(self) -> bool:
-        """Whether the run has to go to the end: a submodule may be anywhere."""
-        return bool(self.modules)
+        """Layers that the base run has to reach."""
+        return frozenset(place for place in self.hidden if isinstance(place, int)) | {k for k, _ in self.vectors}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Features:
-    """Features of one run over one micro-batch, (batch, length, width) each."""
+    """Features of one model's run on one micro-batch; only what is read is there.
 
-    layers: dict[int, Tensor] = field(default_factory=dict)
-    vectors: dict[tuple[int, str], Tensor] = field(default_factory=dict)
-    modules: dict[str, Tensor] = field(default_factory=dict)
+    Attributes:
+        logits: (predictions, labels) each; several if a model answers several questions.
+        labels: (predictions,) for each tensor of logits; -100 for no label.
+        losses: the model's own, (examples,) each, or sums over them.
+        last: (tokens, width), the last hidden states that are compared.
+        hidden: (batch, length, width), by layer or name.
+        attention: (batch, heads, length, length), scores before the softmax, by block or name.
+        vectors: (batch, length, width), by block and part.
+        mask: (batch, length) nonzero at real tokens; None: all positions count.
+    """
+
+    logits: tuple[Tensor, ...] = ()
+    labels: tuple[Tensor, ...] = ()
+    losses: tuple[Tensor, ...] = ()
+    last: Tensor | None = None
+    hidden: Mapping[Place, Tensor] = field(default_factory=dict)
+    attention: Mapping[Place, Tensor] = field(default_factory=dict)
+    vectors: Mapping[tuple[int, str], Tensor] = field(default_factory=dict)
+    mask: Tensor | None = None
 
 
-class Captured:
-    """Outputs of hooked submodules, in the order of their calls."""
-
-    def __init__(self) -> None:
-        self.outputs: dict[Any, list[Tensor]] = {}
-
-    def keep(self, key: Any, output: Any) -> None:
-        """Remember an output; the first of several."""
-        self.outputs.setdefault(key, []).append(output[0] if isinstance(output, tuple) else output)
-
-    def of_bases(self, wanted: Wanted, layers: list[dict[int, Tensor]]) -> list[Features]:
-        """Features of each base; the base runs are the first calls.
-
-        Args:
-            wanted: the requested features.
-            layers: hidden states of each base.
-        """
-        return [
-            Features(
-                states,
-                {key: self.outputs[key][number] for key in wanted.vectors},
-                {name: self.outputs[name][number] for name in wanted.modules},
-            )
-            for number, states in enumerate(layers)
-        ]
+def observed(
+    backbone: Backbone, side: str, micro: Micro, exchange: Interchange | None, wanted: Wanted
+) -> tuple[Hidden, list[Features]]:
+    """Run one model as `hidden_states` does, and read its features, those of each base run."""
+    with capturing(backbone, wanted) as captured:
+        end = wanted.end or bool(wanted.modules)  # a submodule may be anywhere
+        hidden = hidden_states(backbone, side, micro, exchange, whole=end, keep=wanted.keep)
+    found = []
+    for number, (layers, part) in enumerate(zip(hidden.layers, bases_of(micro, exchange), strict=False)):
+        # The base runs are the first calls.
+        vectors = {key: captured[key][number] for key in wanted.vectors}
+        states: dict[Place, Tensor] = {layer: layers[layer] for layer in layers}
+        states |= {name: captured[name][number] for name in wanted.modules}
+        attention: dict[Place, Tensor] = {
+            block: scores(vectors[block, "query"], vectors[block, "key"], backbone.heads) for block in wanted.attention
+        }
+        found.append(Features(hidden=states, attention=attention, vectors=vectors, mask=part.attention_mask))
+    return hidden, found
 
 
 @contextmanager
-def capturing(backbone: Backbone, wanted: Wanted) -> Iterator[Captured]:
-    """Within, the outputs of the wanted submodules of a model are kept; nothing is hooked where none is."""
-    captured, handles = Captured(), []
+def capturing(backbone: Backbone, wanted: Wanted) -> Iterator[dict[Any, list[Tensor]]]:
+    """Collect the outputs of the wanted submodules, in the order of their calls."""
+    captured: dict[Any, list[Tensor]] = {}
     blocks: Any = backbone.model.base_model.get_submodule(backbone.view.blocks)
+    modules: dict[Any, nn.Module] = {name: find_module(backbone, name) for name in sorted(wanted.modules)}
+    for block, part in sorted(wanted.vectors):
+        name = backbone.view.vectors[PARTS.index(part)]
+        modules[block, part] = blocks[block - 1].get_submodule(name)
+    handles = []
     try:
-        for block, part in sorted(wanted.vectors):
-            name = backbone.view.vectors[PARTS.index(part)]
-            handles.append(_hook(blocks[block - 1].get_submodule(name), (block, part), captured))
-        for name in sorted(wanted.modules):
-            handles.append(_hook(find_module(backbone, name), name, captured))
+        for key, module in modules.items():
+            outputs = captured.setdefault(key, [])
+            handles.append(module.register_forward_hook(lambda _, __, output, own=outputs: own.append(_first(output))))
         yield captured
     finally:
         for handle in handles:
             handle.remove()
 
 
-def observed(
-    backbone: Backbone, side: str, micro: Micro, exchange: Interchange | None, *, whole: bool, wanted: Wanted
-) -> tuple[Hidden, list[Features]]:
-    """Run one model as `hidden_states` does, and read its features on the way, those of each base run."""
-    with capturing(backbone, wanted) as captured:
-        hidden = hidden_states(backbone, side, micro, exchange, whole=whole or wanted.whole, keep=wanted.keep)
-    return hidden, captured.of_bases(wanted, hidden.layers)
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
 
 
-def _hook(module: nn.Module, key: Any, captured: Captured) -> Any:
-    return module.register_forward_hook(lambda _module, _inputs, output: captured.keep(key, output))
-
-
-def find_module(
-    backbone: Backbone, name: str, key: str = "objective.matches", side: str = "model"
-) -> nn.Module:
+def find_module(backbone: Backbone, name: str, side: str = "model") -> nn.Module:
     """A submodule by its name in the base model (`encoder.layer.3.output`).
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such submodule.
     """
     try:
         return backbone.model.base_model.get_submodule(name)
     except AttributeError:
         some = ", ".join(
-            own
-            for own, _ in backbone.model.base_model.named_modules()
-            if own.startswith(f"{backbone.view.blocks}.0.")
+            own for own, _ in backbone.model.base_model.named_modules() if own.startswith(f"{backbone.view.blocks}.0.")
         )
-        raise ConfigError(
-            f"{key}: the {side} has no submodule {name}; those of its first block: {some}"
-        ) from None
+        raise ConfigError(f"{KEY}: the {side} has no submodule {name}; those of its first block: {some}") from None
 
 
 @torch.no_grad()
 def module_widths(backbone: Backbone, names: frozenset[str], side: str) -> dict[str, int]:
-    """The width of what submodules give, by a run over two tokens.
+    """Widths of the outputs of submodules, by a run over two tokens.
 
     Raises:
-        ConfigError: the submodule does not exist, is not called, or does not return a state of each token.
+        ConfigError: a submodule does not exist, is not called, or does not return one state per token.
     """
     for name in names:
         find_module(backbone, name, side=side)
@@ -143,19 +154,19 @@ def module_widths(backbone: Backbone, names: frozenset[str], side: str) -> dict[
     modes = {module: module.training for module in backbone.model.modules()}
     backbone.model.eval()
     try:
-        with capturing(backbone, Wanted(modules=names)) as captured:
+        with capturing(backbone, Wanted(hidden=frozenset(names))) as captured:
             backbone.blocks(backbone.embed(ids))
     finally:
         for module, mode in modes.items():
             module.training = mode
     widths = {}
     for name in names:
-        output = captured.outputs.get(name, [None])[0]
+        output = next(iter(captured[name]), None)
         if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[:2] != ids.shape:
             found = tuple(output.shape) if isinstance(output, Tensor) else "nothing"
             raise ConfigError(
-                f"objective.matches: the {side}'s {name} gives {found}, not a state of each token; "
-                "choose one within a block"
+                f"{KEY}: the output of {name} in the {side} is {found}, not one state per token; choose a submodule "
+                "within a block"
             )
         widths[name] = output.shape[-1]
     return widths
@@ -166,8 +177,8 @@ def scores(queries_BLD: Tensor, keys_BLD: Tensor, heads: int) -> Tensor:
 
     Args:
         queries_BLD: (batch, length, width), all heads side by side.
-        keys_BLD: of the keys.
-        heads: of attention.
+        keys_BLD: keys, (batch, length, width).
+        heads: number of attention heads.
     """
     queries_BHLd, keys_BHLd = (
         vectors.unflatten(-1, (heads, -1)).transpose(1, 2) for vectors in (queries_BLD, keys_BLD)

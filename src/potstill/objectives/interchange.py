@@ -1,4 +1,4 @@
-"""Inputs of causal terms: last hidden states of base and counterfactual runs, each block run once."""
+"""Hidden states of base and counterfactual runs; each block runs once."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Interchange:
     Attributes:
         mappings: one is drawn per step.
         read_site: `block_output`, or `block_input` for parity with the published code.
-        crossway: both directions where sources are drawn from the data set (in a batch the plan sees to it).
-        data_augment: swap input tokens instead of states; no mapping is read.
+        crossway: whether sources drawn from the data set are bases, too (within a batch the plan decides).
+        data_augment: whether input tokens are swapped instead of states; mappings are not read.
     """
 
     mappings: tuple[InterchangeMapping, ...]
@@ -42,7 +42,7 @@ class Micro(Protocol):
 
 @dataclass(frozen=True)
 class Hidden:
-    """One model's hidden states, (batch, length, width) for each of `bases_of`; empty where nobody reads them.
+    """Hidden states of one model, (batch, length, width) for each of `bases_of`; only those that are read.
 
     Attributes:
         base: the last ones of the base run.
@@ -57,7 +57,7 @@ class Hidden:
 
 
 def bases_of(micro: Any, exchange: Interchange | None) -> list[Any]:
-    """The micro-batches that are bases: drawn sources are too where the exchange goes both ways."""
+    """The micro-batches that are bases: with `crossway` drawn sources, too."""
     if exchange is None or not exchange.crossway or micro.sources is None:
         return [micro]
     return [micro, micro.sources]
@@ -76,10 +76,10 @@ def hidden_states(
 
     Args:
         backbone: the model.
-        side: `teacher` or `student`: its sites of a mapping.
-        micro: sequences, and what swaps.
-        exchange: what the causal terms swap; None where no term reads the counterfactual run.
-        whole: whether a term reads the end of the base run.
+        side: `teacher` or `student`: selects the sites of a mapping.
+        micro: sequences and swaps.
+        exchange: states that are swapped; None if no term reads the counterfactual run.
+        whole: whether the last states of the base run are read.
         keep: layers of the base run that are read, numbered as in `Hidden`.
     """
     swap, bases = micro.swap, bases_of(micro, exchange)
@@ -95,9 +95,7 @@ def hidden_states(
             for part, other, way in zip(bases, inputs[::-1], ways, strict=False)
         ]
         runs = [run(backbone, _embed(backbone, part), kept, whole=whole) for part in bases if whole or kept]
-        causal = [
-            run(backbone, _embed(backbone, part, ids)) for part, ids in zip(bases, swapped, strict=True)
-        ]
+        causal = [run(backbone, _embed(backbone, part, ids)) for part, ids in zip(bases, swapped, strict=True)]
         return Hidden(_ends(runs), _ends(causal), _layers(backbone, runs, keep))
     sites: tuple[Site, ...] = getattr(exchange.mappings[swap.draw % len(exchange.mappings)], side)
     first, read = {sites[0].block} | kept, blocks_read(sites, exchange.read_site)
@@ -116,9 +114,7 @@ def hidden_states(
 
 def _embed(backbone: Backbone, micro: Any, input_ids_BL: Tensor | None = None) -> Flow:
     ids = micro.input_ids if input_ids_BL is None else input_ids_BL
-    types = getattr(
-        micro, "token_type_ids", None
-    )  # in tasks only; teacher and student may differ in having them
+    types = getattr(micro, "token_type_ids", None)  # of tasks; teacher or student may not use them
     return backbone.embed(ids, micro.attention_mask, types if backbone.token_types > 1 else None)
 
 

@@ -1,7 +1,7 @@
 """The objective of language models: named, weighted terms on masked or next tokens.
 
-Each term says what it reads; what no term of positive weight reads is not computed. Soft targets, logit distance and
-hard labels go through one fused pass over the vocabulary (`losses.vocabulary`).
+Only what the terms with a weight read is computed. Soft targets, logit distance and hard labels share one fused pass
+over the vocabulary (`losses.vocabulary`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
 from potstill.data.common.batching import IGNORED
-from potstill.losses.crosstokenizer import universal_logit_distance
 from potstill.losses.hidden import cosine_distance
-from potstill.losses.sparse import SampledRows, TopRows, sparse_vocabulary_losses
+from potstill.losses.soft_targets import universal_logit_distance
+from potstill.losses.sparse import SampledRows, TopRows
 from potstill.losses.tied import TiedGradient
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.backbone import Backbone
@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # the data modules import lightning
 Stored = Callable[[Tensor, torch.device], TopRows | SampledRows]
 
 CHUNK = 512  # rows whose logits exist at a time, where a term needs them
-HARD = {"masked": "mlm", "causal": "clm"}  # the term on the data's own labels
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class LanguageObjective(WeightedTerms):
     which both have read the same text. Source: Boizard et al. 2024 (arXiv:2402.12030), section 3.
 
     Terms on the counterfactual run, in which both models had the same states swapped: `causal_ce` and `causal_cos`, as
-    `ce` and `cos`, over those of `positions` that the intervention reaches. Source: Wu et al. 2022
+    `ce` and `cos`, over the `positions` that the intervention reaches. Source: Wu et al. 2022
     (arXiv:2112.02505), section 3.
 
     Attributes:
@@ -56,25 +55,19 @@ class LanguageObjective(WeightedTerms):
         weights: by term; absent or 0 is not computed.
         temperature: T of `ce` and `causal_ce`.
         positions: `all` real tokens or `masked` ones, for every term but the hard one.
-        interchange: what the causal terms swap; needed where one of them has a weight.
+        interchange: states that the causal terms swap; needed if one of them has a weight.
     """
 
     positions: str = "all"
     interchange: Interchange | None = None
 
     def denominators(self, step: StepBatch) -> dict[str, float]:
-        """How many positions of the whole step each term is a mean over; 1 where there is nothing to predict."""
+        """Number of positions of the whole step that each active term is a mean over; at least 1."""
         masked = self.positions == "masked"
         soft = step.labelled if masked else step.tokens
         reached = step.reached_labelled if masked else step.reached
-        counts = {
-            **dict.fromkeys(SOFT, soft),
-            **dict.fromkeys(CAUSAL, reached),
-            "uld": step.aligned,
-            HARD[self.kind]: step.labelled,
-            **self.matched_counts(step),
-        }
-        return {term: float(max(counts[term], 1)) for term in self.active}
+        counts = dict.fromkeys(SOFT, soft) | dict.fromkeys(CAUSAL, reached)
+        return self.counted(counts | {"uld": step.aligned, self.hard: step.labelled}, step)
 
     def __call__(
         self,
@@ -87,44 +80,45 @@ class LanguageObjective(WeightedTerms):
         """The share of one micro-batch.
 
         Args:
-            student: trained; gradients flow.
-            teacher: no gradients; may be None where `needs_teacher` is false, or where it is stored.
+            student: gradients flow.
+            teacher: no gradients; None if `needs_teacher` is false, or if its outputs are stored.
             micro: sequences, positions, labels and swaps.
             denominators: from `denominators`, of the whole step.
-            stored: what a teacher said of these units; the only term of it is `ce`.
+            stored: stored outputs of the teacher, which `ce` alone reads.
         """
         exchange = self.interchange if self._any(CAUSAL) else None
         parts = bases_of(micro, exchange)
         theirs, their_features = Hidden(), list[Features]()
-        # The teacher first: what it needs for a while is free again when the student's states pile up.
+        # The teacher first: its temporary memory is free again while the student's states are kept.
         if stored is None and self._any((*SOFT, *CAUSAL, *self.matched)):
             assert teacher is not None
             with torch.no_grad():
-                theirs, their_features = observed(
-                    teacher, "teacher", micro, exchange, whole=self._any(SOFT), wanted=self.wanted(0)
-                )
+                theirs, their_features = observed(teacher, "teacher", micro, exchange, self.wanted(0))
         with student.tying() as tied:
-            whole, wanted = self._any((*SOFT, *ALIGNED, HARD[self.kind])), self.wanted(None)
-            ours, our_features = observed(student, "student", micro, exchange, whole=whole, wanted=wanted)
+            ours, our_features = observed(student, "student", micro, exchange, self.wanted(None))
         segments = [*self._base(ours, theirs, parts, stored), *self._causal(ours, theirs, parts)]
-        loss, terms = self._cosines(segments, denominators)
-        for term, value in self.matched_values(our_features, [their_features], parts, denominators).items():
-            loss, terms[term] = loss + self.weights[term] * value, value.detach()
+        values: dict[str, Tensor] = {}
+        for segment in segments:
+            if self.weights.get(term := segment.names.get("cos", "")):
+                assert segment.teacher_NE is not None
+                denominator = denominators[term]
+                values[term] = cosine_distance(segment.student_ND, segment.teacher_NE, denominator=denominator)
+        if self.matches is not None:
+            values |= self.matches(our_features, [their_features], denominators, self.active)
         if self._any(ALIGNED):
             assert teacher is not None
-            distance = self._aligned(student, teacher, ours.base[0], micro, denominators["uld"])
-            loss, terms["uld"] = loss + self.weights["uld"] * distance, distance.detach()
-        soft = [segment for segment in segments if segment.is_soft]
-        hard = [segment for segment in segments if not segment.is_soft]
-        for group in (soft, hard):
+            values["uld"] = self._aligned(student, teacher, ours.base[0], micro, denominators["uld"])
+        zero = torch.zeros((), device=micro.input_ids.device)
+        loss = sum((self.weights[term] * value for term, value in values.items()), zero)
+        terms = {term: value.detach() for term, value in values.items()}
+        for soft in (True, False):
+            group = [segment for segment in segments if segment.is_soft == soft]
             share, own = self._vocabulary(student, teacher, group, denominators, tied)
             loss, terms = loss + share, terms | own
         return TermSums(loss, terms)
 
-    def _base(
-        self, ours: Hidden, theirs: Hidden, parts: list[MicroBatch], stored: Stored | None
-    ) -> list[_Segment]:
-        names = {"ce": "ce", "mse": "mse", "nll": HARD[self.kind], "cos": "cos"}
+    def _base(self, ours: Hidden, theirs: Hidden, parts: list[MicroBatch], stored: Stored | None) -> list[_Segment]:
+        names = {"ce": "ce", "mse": "mse", "nll": self.hard, "cos": "cos"}
         if not ours.base:
             return []
         labels = torch.cat([part.labels for part in parts])
@@ -180,21 +174,6 @@ class LanguageObjective(WeightedTerms):
         )
         return torch.stack([checkpoint(distance, *pair, use_reentrant=False) for pair in rows]).sum()
 
-    def _cosines(
-        self, segments: list[_Segment], denominators: Mapping[str, float]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = segments[0].student_ND.new_zeros(()) if segments else torch.zeros(())
-        terms = {}
-        for segment in segments:
-            term = segment.names.get("cos", "")
-            if self.weights.get(term):
-                assert segment.teacher_NE is not None
-                distance = cosine_distance(
-                    segment.student_ND, segment.teacher_NE, denominator=denominators[term]
-                )
-                loss, terms[term] = loss + self.weights[term] * distance, distance.detach()
-        return loss, terms
-
     def _vocabulary(
         self,
         student: Backbone,
@@ -203,7 +182,7 @@ class LanguageObjective(WeightedTerms):
         denominators: Mapping[str, float],
         tied: TiedGradient | None,
     ) -> tuple[Tensor | float, dict[str, Tensor]]:
-        """The terms over the vocabulary in one pass: its weight and their gradients exist once, not once a segment."""
+        """The terms over the vocabulary in one pass, with one gradient of its weight for all segments."""
         names = [
             {kind: term for kind, term in segment.names.items() if kind != "cos" and self.weights.get(term)}
             for segment in segments
@@ -214,44 +193,32 @@ class LanguageObjective(WeightedTerms):
             return 0.0, {}
         sizes = [len(segment.student_ND) for segment in segments]
         student_ND = _cat([segment.student_ND for segment in segments])
-        targets = segments[0].targets
-        teacher_head = teacher_weight = teacher_bias = None
-        if segments[0].teacher_NE is not None:
-            assert teacher is not None
-            with torch.no_grad():
-                teacher_head = teacher.head(_cat([segment.teacher_NE for segment in segments]))  # type: ignore[misc]
-            teacher_weight, teacher_bias = teacher.decoder
         weights: dict[str, Tensor | float] = {}
         for kind in {kind: None for own in names for kind in own}:
-            shares = [
-                self.weights[own[kind]] / denominators[own[kind]] if kind in own else 0.0 for own in names
-            ]
-            by_row = [
-                student_ND.new_full((n,), w, dtype=torch.float32) for n, w in zip(sizes, shares, strict=True)
-            ]
+            shares = [self.weights[own[kind]] / denominators[own[kind]] if kind in own else 0.0 for own in names]
+            by_row = [student_ND.new_full((n,), w, dtype=torch.float32) for n, w in zip(sizes, shares, strict=True)]
             weights[kind] = sum(shares) if kind == "nll" or len(shares) == 1 else torch.cat(by_row)
         labels = [
             torch.full((n,), IGNORED, device=student_ND.device) if segment.labels is None else segment.labels
             for n, segment in zip(sizes, segments, strict=True)
         ]
         head = student.head(student_ND), *student.decoder
-        common: dict[str, Any] = {
-            "labels_N": _cat(labels) if "nll" in weights else None,
-            "weights": weights,
-            "denominators": dict.fromkeys(weights, 1.0),
-            "tied": tied,
-        }
-        if targets is not None:
-            losses = sparse_vocabulary_losses(*head, targets, **common)
-        else:
-            losses = vocabulary_losses(
-                *head,
-                teacher_NE=teacher_head,
-                teacher_weight_VE=teacher_weight,
-                teacher_bias_V=teacher_bias,
-                temperature=self.temperature,
-                **common,
-            )
+        inputs: dict[str, Any] = {"targets": segments[0].targets}
+        if segments[0].targets is None and segments[0].teacher_NE is not None:
+            assert teacher is not None
+            with torch.no_grad():
+                states_NE = teacher.head(_cat([segment.teacher_NE for segment in segments]))  # type: ignore[misc]
+            weight_VE, bias_V = teacher.decoder
+            inputs = {"teacher_NE": states_NE, "teacher_weight_VE": weight_VE, "teacher_bias_V": bias_V}
+        losses = vocabulary_losses(
+            *head,
+            labels_N=_cat(labels) if "nll" in weights else None,
+            temperature=self.temperature,
+            weights=weights,
+            denominators=dict.fromkeys(weights, 1.0),
+            tied=tied,
+            **inputs,
+        )
         parts = {kind: values.split(sizes) for kind, values in losses.rows.items()} if len(sizes) > 1 else {}
         terms = {
             term: (parts[kind][i] if parts else losses.rows[kind]).sum() / denominators[term]
@@ -262,14 +229,14 @@ class LanguageObjective(WeightedTerms):
 
 
 class _Segment(NamedTuple):
-    """Rows of last hidden states of one kind of run, and which term each kind of loss is there.
+    """Rows of last hidden states of one kind of run.
 
     Attributes:
-        names: terms by kind of loss: `ce`, `mse`, `nll`, `cos`.
+        names: names of the terms by kind of loss: `ce`, `mse`, `nll`, `cos`.
         student_ND: (rows, width).
-        teacher_NE: (rows, teacher width); None where no term reads the teacher.
-        labels: (rows,); None where there are none.
-        targets: what a stored teacher says of the rows.
+        teacher_NE: (rows, teacher width); None if no term reads the teacher.
+        labels: (rows,); None for no labels.
+        targets: stored outputs of the teacher for the rows.
     """
 
     names: dict[str, str]
@@ -280,19 +247,24 @@ class _Segment(NamedTuple):
 
     @property
     def is_soft(self) -> bool:
-        """Whether a teacher says anything of the rows."""
+        """Whether the rows have targets of a teacher."""
         return self.teacher_NE is not None or self.targets is not None
 
 
 def reached_positions(micro: MicroBatch, positions: str) -> Tensor:
-    """Indices into the flattened micro-batch of what an intervention reaches; of the masked ones if so wanted."""
+    """Indices into the flattened micro-batch of the positions that an intervention reaches.
+
+    Args:
+        micro: a micro-batch with an intervention.
+        positions: `all`, or `masked` for masked positions only.
+    """
     assert micro.reached is not None
     wanted = micro.reached & (micro.labels != IGNORED) if positions == "masked" else micro.reached
     return micro.positions[wanted]
 
 
 def _rows(hidden: list[Tensor], rows: list[Tensor]) -> Tensor:
-    """The wanted positions of each part, one after the other."""
+    """The given positions of all parts, concatenated."""
     return _cat([part.flatten(0, 1)[wanted] for part, wanted in zip(hidden, rows, strict=True)])
 
 
@@ -301,7 +273,7 @@ def _cat(parts: list[Tensor]) -> Tensor:
 
 
 def label_nll(backbone: Backbone, micro: MicroBatch) -> Tensor:
-    """Sum over the labelled positions of -log p(label), in nats; the perplexity's raw material."""
+    """Sum over the labelled positions of -log p(label), in nats."""
     labelled = micro.labels != IGNORED
     (last_BLD,) = hidden_states(backbone, "student", micro, None, whole=True).base
     hidden_ND = last_BLD.flatten(0, 1)[micro.positions[labelled]]
@@ -317,20 +289,18 @@ def label_nll(backbone: Backbone, micro: MicroBatch) -> Tensor:
 
 
 def nll_by_sequence(backbone: Backbone, micro: MicroBatch) -> tuple[Tensor, Tensor]:
-    """As `label_nll`, sequence by sequence: `(batch,)` sums in nats, and `(batch,)` labelled positions."""
+    """As `label_nll`, by sequence: `(batch,)` sums in nats, and `(batch,)` numbers of labelled positions."""
     (last_BLD,) = hidden_states(backbone, "student", micro, None, whole=True).base
     weight, bias = backbone.decoder
     return _by_sequence(micro, last_BLD, lambda hidden_ND: linear(backbone.head(hidden_ND), weight, bias))
 
 
 def nll_of_logits(logits_BLV: Tensor, micro: MicroBatch) -> tuple[Tensor, Tensor]:
-    """As `nll_by_sequence`, of a model that gives all its logits."""
+    """As `nll_by_sequence`, from the logits of all positions."""
     return _by_sequence(micro, logits_BLV, lambda logits_NV: logits_NV)
 
 
-def _by_sequence(
-    micro: MicroBatch, outputs_BLX: Tensor, read: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
+def _by_sequence(micro: MicroBatch, outputs_BLX: Tensor, read: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     labelled = micro.labels != IGNORED
     places, labels = micro.positions[labelled], micro.labels[labelled]
     nll = torch.zeros(len(micro.input_ids), dtype=torch.float64, device=labels.device)

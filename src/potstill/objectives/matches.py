@@ -1,4 +1,4 @@
-"""Intermediate matches: losses between features of a teacher's and a student's runs, each read once."""
+"""Intermediate matches: losses between features of a teacher and of the student."""
 
 from __future__ import annotations
 
@@ -9,91 +9,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from potstill.errors import ConfigError
+from potstill.errors import ConfigError, PairError
 from potstill.losses.attention import attention_ce, attention_ce_mean, attention_mse, attention_mse_sum
 from potstill.losses.hidden import fsp, hidden_cosine, hidden_mse, nst, pkd
 from potstill.losses.relations import relation_kl
 from potstill.losses.transport import earth_movers_distance, layer_costs, transport_plan
 from potstill.models.backbone import Backbone
-from potstill.objectives.features import Features, Wanted, module_widths, scores
+from potstill.objectives.features import Features, Wanted, module_widths
 from potstill.objectives.matching import (
     ATTENTION,
     EMD,
     HIDDEN,
+    KEY,
+    LOSSES,
     MODULE,
     PAIRS,
     RELATION,
     SEQUENCES,
-    TWO_LAYERS,
     Match,
+    Place,
+    loss_of,
+    width_error,
 )
-from potstill.objectives.schedules import Schedule, weight_schedule
+from potstill.objectives.own import EXAMPLES, own_loss, own_projection
+from potstill.objectives.schedules import WeightSchedule
+from potstill.runtime.dotted import is_path
 
-_OF_ONE: dict[str, Callable[..., Tensor]] = {"hidden_mse": hidden_mse, "cos": hidden_cosine}
-_OF_TWO: dict[str, Callable[..., Tensor]] = {"fsp": fsp, "nst": nst}
-_OF_SCORES: dict[str, Callable[..., Tensor]] = {
-    "attention_mse": attention_mse, "attention_mse_sum": attention_mse_sum, "attention_ce": attention_ce,
-    "attention_ce_mean": attention_ce_mean,
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "hidden_mse": hidden_mse, "cos": hidden_cosine, "fsp": fsp, "nst": nst, "attention_mse": attention_mse,
+    "attention_mse_sum": attention_mse_sum, "attention_ce": attention_ce, "attention_ce_mean": attention_ce_mean,
 }  # fmt: skip
 _LETTERS = {"q": "query", "k": "key", "v": "value"}
-INITIAL_STD = 0.02  # of a projection's weights, as the toolkit's
+INITIAL_STD = 0.02  # of the weights of projections, as in TextBrewer
 
 
-class MatchTerms:
-    """The matches of one objective as terms: their weights, and what trains with the student.
-
-    Args:
-        matches: as they were read.
-    """
-
-    def __init__(self, matches: Sequence[Match]):
-        self.matches = tuple(matches)
-        self.projections = nn.ModuleDict()
-        # In the order in which the optimizer gets them: those of one learning rate together.
-        self.rates: dict[str, float | None] = {}
-
-    def project(self, match: Match, width: int, target: int, generator: torch.Generator) -> None:
-        """Give a match the projection that it asks for, from the student's width to the teacher's."""
-        if match.projection is not None:
-            self.projections[match.name] = _projection(match.projection, width, target, generator)
-            self.rates[match.name] = match.projection_lr
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """Names of the terms, in order."""
-        return tuple(match.term for match in self.matches)
-
-    @property
-    def schedules(self) -> dict[str, Schedule]:
-        """Schedules of the matches whose weight changes."""
-        return {
-            match.term: weight_schedule(
-                match.schedule, match.weight, match.end, match.steps, match.schedule_args
-            )
-            for match in self.matches
-            if match.schedule != "constant"
-        }
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The highest weight of each term."""
-        return {match.term: max(match.weight, match.end or 0.0) for match in self.matches}
-
-
-class Matches(MatchTerms):
+class Matches:
     """The matches of one objective, and their projections.
 
     The projections are parameters of the module that trains the student (`projections` is registered there): they are
-    optimised and in checkpoints, but no part of the student.
+    optimized and in checkpoints, but not part of the student.
 
     Args:
-        matches: as read by `read_matches`.
-        teachers: their backbones.
-        student: its backbone.
-        seed: of the projections' weights.
+        matches: from `read_matches`.
+        teachers: backbones, or the features of one batch of a user's own modules.
+        student: as `teachers`.
+        seed: seed of the weights of projections.
 
     Raises:
-        ConfigError: a submodule that does not exist, or two of unequal width without a projection.
+        ConfigError: a submodule or feature that does not exist, or two of unequal width without a projection.
 
     Example:
         A student of width 8 whose block 1 is compared with block 4 of a teacher of width 16.
@@ -108,150 +71,211 @@ class Matches(MatchTerms):
         ... )
         >>> match = Match("last", "hidden", "hidden_mse", teacher=(4,), student=(1,), projection="linear")
         >>> matches = Matches([match], [teacher], student, seed=0)
-        >>> matches.projections["last"].weight.shape, matches.wanted(None, matches.terms).layers
+        >>> matches.projections["last"].weight.shape, matches.wanted(None, matches.terms).hidden
         (torch.Size([16, 8]), frozenset({1}))
     """
 
     def __init__(
-        self, matches: Sequence[Match], teachers: Sequence[Backbone], student: Backbone, *, seed: int
+        self,
+        matches: Sequence[Match],
+        teachers: Sequence[Backbone | Features],
+        student: Backbone | Features,
+        *,
+        seed: int,
     ):
-        super().__init__(matches)
-        self.heads = ([teacher.heads for teacher in teachers], student.heads)
+        self.matches = tuple(matches)
+        self.projections = nn.ModuleDict()
+        # Learning rates in the order in which the optimizer gets the projections; None: that of the optimizer.
+        self.rates: dict[str, float | None] = {}
+        self._own: dict[str, Callable[..., Tensor]] = {}  # functions of the user's own, by their path
         generator = torch.Generator().manual_seed(seed)
-        for match in self.matches:
-            sizes = _widths(match, teachers[match.teacher_index], student)
-            self.project(match, *sizes, generator)
-            if (
-                match.projection is None
-                and sizes[0] != sizes[1]
-                and match.feature == MODULE
-                and match.loss != "nst"
-            ):
-                raise ConfigError(
-                    f"objective.matches: {match.term} compares widths {sizes[0]} of the student and {sizes[1]} of the "
-                    "teacher; give projection=linear (or relu, tanh)"
-                )
+        for number, match in enumerate(self.matches):
+            key = f"{KEY}[{number}]"
+            ours = _widths(student, match, match.student, f"{key}.student")
+            theirs = _widths(teachers[match.teacher_index], match, match.teacher, f"{key}.teacher")
+            any_width, own = loss_of(match.loss).any_width, is_path(match.loss)
+            if (match.projection or any_width) and not own and max(len({*ours}), len({*theirs})) > 1:
+                raise PairError(f"{key}: reads widths {ours} of the student and {theirs} of the teacher; one of each")
+            if match.projection is not None:
+                place = f"{key}.projection"
+                self.projections[match.name] = _projection(place, match.projection, ours[0], theirs[0], generator)
+                self.rates[match.name] = match.projection_lr
+            elif not any_width:
+                for width, other in zip(ours, theirs, strict=False):
+                    if width != other:
+                        raise PairError(f"{key}.{width_error(match, width, other)}")
+            if own:
+                self._own[match.loss] = self._try(f"{key}.loss", match, student, teachers[match.teacher_index])
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms, in order."""
+        return tuple(match.term for match in self.matches)
+
+    @property
+    def schedules(self) -> dict[str, WeightSchedule]:
+        """Schedules of the weights that change."""
+        return {
+            match.term: WeightSchedule(match.schedule, match.weight, match.end or 0.0, match.steps, match.schedule_args)
+            for match in self.matches
+            if match.schedule != "constant"
+        }
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Highest weight of each term."""
+        return {match.term: max(match.weight, match.end or 0.0) for match in self.matches}
 
     def counts(self, step: Any) -> dict[str, int]:
         """Denominator of each term in a whole step: tokens, pairs of tokens, or sequences."""
-        of = {PAIRS: step.pairs, SEQUENCES: step.sequences}
-        return {match.term: of.get(match.over, step.tokens) for match in self.matches}
+        units = {PAIRS: "pairs", SEQUENCES: "sequences"}
+        return {match.term: getattr(step, units.get(match.over, "tokens")) for match in self.matches}
 
     def wanted(self, teacher: int | None, active: Sequence[str]) -> Wanted:
-        """Features that the active terms read of a teacher (by its number) or of the student (None)."""
-        layers: set[int] = set()
-        vectors: set[tuple[int, str]] = set()
-        modules: set[str] = set()
+        """Features that the active terms read of a teacher (by its index) or of the student (None)."""
+        hidden: set[Place] = set()
+        attention: set[Any] = set()
+        relations: set[Any] = set()
         for match in self.matches:
             if match.term not in active or teacher not in (None, match.teacher_index):
                 continue
-            places: Any = match.student if teacher is None else match.teacher
-            if match.feature == HIDDEN:
-                layers |= set(places)
-            elif match.feature == MODULE:
-                modules |= set(places)
+            places = match.student if teacher is None else match.teacher
+            if match.feature == RELATION:
+                relations |= {(block, part) for block in places for part in _parts(match)}
             else:
-                parts = ("query", "key") if match.feature == ATTENTION else _parts(match.loss)
-                vectors |= {(block, part) for block in places for part in parts}
-        return Wanted(frozenset(layers), frozenset(vectors), frozenset(modules))
+                (attention if match.feature == ATTENTION else hidden).update(places)
+        return Wanted(frozenset(hidden), frozenset(attention), frozenset(relations))
 
     def __call__(
         self,
         student: Sequence[Features],
         teachers: Sequence[Sequence[Features]],
-        masks: Sequence[Tensor],
         denominators: Mapping[str, float],
         active: Sequence[str],
     ) -> dict[str, Tensor]:
         """Each active term's share of the step's mean, scalars with gradient.
 
         Args:
-            student: features of each base of a micro-batch.
+            student: features of each base run over a micro-batch.
             teachers: the same for each teacher.
-            masks: (batch, length) of each base, nonzero where a token is.
             denominators: by term, of the whole step.
             active: names of the terms that are computed.
         """
-        values = {}
-        for match in self.matches:
-            if match.term not in active:
-                continue
-            shares = [
-                self._share(match, ours, theirs, mask, denominators[match.term])
-                for ours, theirs, mask in zip(student, teachers[match.teacher_index], masks, strict=True)
-            ]
-            values[match.term] = torch.stack(shares).sum()
-        return values
-
-    def _share(
-        self, match: Match, ours: Features, theirs: Features, mask_BL: Tensor, denominator: float
-    ) -> Tensor:
-        if match.feature == RELATION:
-            return _relation(match, ours, theirs, mask_BL, denominator)
-        heads = (self.heads[1], self.heads[0][match.teacher_index])
-        student, teacher = (
-            [_state(match, features, place, own) for place in places]
-            for features, places, own in ((ours, match.student, heads[0]), (theirs, match.teacher, heads[1]))
-        )
-        if match.name in self.projections:
-            project = self.projections[match.name]
-            student = [project(states) for states in student]
-        if match.loss == EMD:
-            loss = attention_mse if match.feature == ATTENTION else hidden_mse
-            costs = layer_costs(student, teacher, partial(loss, mask_BL=mask_BL, denominator=denominator))
-            # The plan is that of costs of any scale; those of a share may be too small for the solver.
-            return earth_movers_distance(costs, transport_plan(costs.detach() * denominator))
-        if match.loss in TWO_LAYERS:
-            return _OF_TWO[match.loss](tuple(student), tuple(teacher), mask_BL, denominator=denominator)
-        if match.loss == "pkd":
-            return pkd(student[0], teacher[0], denominator=denominator)
-        losses = _OF_SCORES if match.feature == ATTENTION else _OF_ONE
-        return losses[match.loss](student[0], teacher[0], mask_BL, denominator=denominator)
-
-
-def _state(match: Match, features: Features, place: Any, heads: int) -> Tensor:
-    if match.feature == ATTENTION:
-        return scores(features.vectors[place, "query"], features.vectors[place, "key"], heads)
-    return features.layers[place] if match.feature == HIDDEN else features.modules[place]
-
-
-def _parts(loss: str) -> list[str]:
-    """`relation_qk` reads queries and keys."""
-    return [_LETTERS[letter] for letter in loss.removeprefix("relation_")]
-
-
-def _relation(match: Match, ours: Features, theirs: Features, mask_BL: Tensor, denominator: float) -> Tensor:
-    first, second = _parts(match.loss)
-    keys = {}
-    if first != second:
-        keys = {
-            "student_keys_BLD": ours.vectors[match.student[0], second],  # type: ignore[index]
-            "teacher_keys_BLE": theirs.vectors[match.teacher[0], second],  # type: ignore[index]
+        return {
+            match.term: torch.stack(
+                [
+                    self._share(match, ours, theirs, denominators[match.term])
+                    for ours, theirs in zip(student, teachers[match.teacher_index], strict=True)
+                ]
+            ).sum()
+            for match in self.matches
+            if match.term in active
         }
-    return relation_kl(
-        ours.vectors[match.student[0], first],  # type: ignore[index]
-        theirs.vectors[match.teacher[0], first],  # type: ignore[index]
-        mask_BL,
-        heads=match.heads,
-        denominator=denominator,
-        **keys,
-    )
+
+    def _share(self, match: Match, student: Features, teacher: Features, denominator: float) -> Tensor:
+        ours, theirs = _states(student, match, match.student), _states(teacher, match, match.teacher)
+        if match.name in self.projections:
+            ours = [self.projections[match.name](states) for states in ours]
+        if match.loss in self._own:
+            return self._own_share(match, ours, theirs, student.mask) / denominator
+        if not match.by_example:
+            return _loss(match, ours, theirs, student.mask, denominator)
+
+        def of_example(mask_L: Tensor, own: list[Tensor], other: list[Tensor]) -> Tensor:
+            return _loss(match, [states[None] for states in own], [states[None] for states in other], mask_L[None])
+
+        length = ours[0].shape[-1 if match.feature == ATTENTION else 1]
+        if student.mask is None or length == 1:  # a feature of one position has nothing to mask
+            mask_BL = torch.ones(len(ours[0]), length, dtype=torch.bool, device=ours[0].device)
+        else:
+            mask_BL = student.mask.flatten(1)
+        return torch.func.vmap(of_example)(mask_BL, ours, theirs).sum() / denominator
+
+    def _try(
+        self, key: str, match: Match, student: Backbone | Features, teacher: Backbone | Features
+    ) -> Callable[..., Tensor]:
+        """The user's function of a match, after it was called with states of two sequences."""
+        ours, theirs = _example(student, match, match.student), _example(teacher, match, match.teacher)
+        if match.name in self.projections:
+            with torch.no_grad():
+                ours = [self.projections[match.name](states) for states in ours]
+        mask_BL = student.mask if isinstance(student, Features) else torch.ones(ours[0].shape[0], 3, dtype=torch.bool)
+        return own_loss(key, match.loss, _sides(ours), _sides(theirs), mask=mask_BL)
+
+    def _own_share(self, match: Match, ours: list[Tensor], theirs: list[Tensor], mask_BL: Tensor | None) -> Tensor:
+        """The mean that the user's function returns, times the units of the micro-batch."""
+        mean = self._own[match.loss](_sides(ours), _sides(theirs), mask=mask_BL)
+        if match.by_example or mask_BL is None:
+            return mean * len(ours[0])
+        return mean * mask_BL.sum()
 
 
-def _widths(match: Match, teacher: Backbone, student: Backbone) -> tuple[int, int]:
-    """Widths of the student's states and of the teacher's."""
-    if match.feature != MODULE:
-        return student.width, teacher.width
-    found = []
-    for side, backbone, places in (("student", student, match.student), ("teacher", teacher, match.teacher)):
-        widths = set(module_widths(backbone, frozenset(map(str, places)), side).values())
-        if len(widths) > 1:
-            raise ConfigError(f"objective.matches: {match.term} reads widths {sorted(widths)} of the {side}")
-        found.append(widths.pop())
-    return found[0], found[1]
+def _sides(states: list[Tensor]) -> Any:
+    return states[0] if len(states) == 1 else states
 
 
-def _projection(kind: str, width: int, target: int, generator: torch.Generator) -> nn.Module:
+def _example(model: Backbone | Features, match: Match, places: tuple[Place, ...]) -> list[Tensor]:
+    """States of a match: those of an adaptor, or as many as a model's, of two sequences of three tokens."""
+    if isinstance(model, Features):
+        return [states.detach() for states in _states(model, match, places)]
+    if match.feature == ATTENTION:
+        return [torch.zeros(EXAMPLES, model.spec.heads, 3, 3)] * len(places)
+    return [torch.zeros(EXAMPLES, 3, width) for width in _widths(model, match, places, match.name)]
+
+
+def _loss(
+    match: Match, ours: list[Tensor], theirs: list[Tensor], mask_BL: Tensor | None, denominator: float | None = None
+) -> Tensor:
+    """The loss of a match between states of the student and of the teacher; None divides by the units of the batch."""
+    if match.feature == RELATION:
+        keys = dict(zip(("student_keys_BLD", "teacher_keys_BLE"), (*ours[1:], *theirs[1:]), strict=False))
+        return relation_kl(ours[0], theirs[0], mask_BL, heads=match.heads, denominator=denominator, **keys)
+    if match.loss == EMD:
+        assert denominator is not None
+        function = attention_mse if match.feature == ATTENTION else hidden_mse
+        costs = layer_costs(ours, theirs, partial(function, mask_BL=mask_BL, denominator=denominator))
+        # The plan does not depend on the scale of the costs; those of a share may be too small for the solver.
+        return earth_movers_distance(costs, transport_plan(costs.detach() * denominator))
+    if match.loss == "pkd":
+        return pkd(ours[0], theirs[0], denominator=denominator)
+    two = LOSSES[match.loss].layers == 2
+    sides: tuple[Any, Any] = (tuple(ours), tuple(theirs)) if two else (ours[0], theirs[0])
+    return _FUNCTIONS[match.loss](*sides, mask_BL, denominator=denominator)
+
+
+def _states(features: Features, match: Match, places: tuple[Place, ...]) -> list[Tensor]:
+    if match.feature == RELATION:
+        return [features.vectors[place, part] for place in places for part in _parts(match)]  # type: ignore[index]
+    source = features.attention if match.feature == ATTENTION else features.hidden
+    return [source[place] for place in places]
+
+
+def _parts(match: Match) -> list[str]:
+    """Vectors of a relation: `relation_qk` reads queries and keys, `relation_vv` values."""
+    return [_LETTERS[letter] for letter in dict.fromkeys(match.loss.removeprefix("relation_"))]
+
+
+def _widths(model: Backbone | Features, match: Match, places: tuple[Place, ...], key: str) -> list[int]:
+    """Widths of the states that a match reads of one model; [] for attention and relations."""
+    if isinstance(model, Features):
+        what, found = (ATTENTION, model.attention) if match.feature == ATTENTION else (HIDDEN, model.hidden)
+        for place in places:
+            if place not in found:
+                there = ", ".join(map(str, found)) or "none"
+                raise ConfigError(f"{key}={place}: the adaptor returns no such {what} feature; there are {there}")
+            if found[place].ndim != (4 if what == ATTENTION else 3):
+                shape = "(examples, heads, length, length)" if what == ATTENTION else "(examples, ..., width)"
+                raise ConfigError(f"{key}={place}: must have shape {shape}, not {tuple(found[place].shape)}")
+        return [] if what == ATTENTION else [found[place].shape[-1] for place in places]
+    if match.feature == MODULE:
+        widths = module_widths(model, frozenset(map(str, places)), key.rpartition(".")[2])
+        return [widths[str(place)] for place in places]
+    return [model.width] * len(places) if match.feature == HIDDEN else []
+
+
+def _projection(key: str, kind: str, width: int, target: int, generator: torch.Generator) -> nn.Module:
+    if is_path(kind):
+        return own_projection(key, kind, width, target, generator)
     linear = nn.Linear(width, target)
     nn.init.normal_(linear.weight, std=INITIAL_STD, generator=generator)
     nn.init.zeros_(linear.bias)

@@ -1,8 +1,9 @@
-"""Intermediate matches as they are written: which features of teacher and student are compared, and how.
+"""Matches as they are configured: which features of teacher and student are compared, and by which loss.
 
-A layer is a number as the toolkit has it: of hidden states 0 is the embeddings' output and k the output of block k,
-counted from 1 (the last one after the final norm, where there is one); of attention and relations k is block k. Nothing
-here imports torch, so an invalid match is rejected immediately.
+A layer is a number as in TextBrewer. Of hidden states 0 is the output of the embeddings and k the output of block k,
+counted from 1 (the last one after the final norm, if there is one). Of attention and relations k is block k.
+
+Nothing here imports torch, so an invalid match is rejected before anything is loaded.
 
 Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3, intermediate matches and their presets.
 """
@@ -11,51 +12,80 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from potstill.errors import ConfigError
+from potstill.errors import ConfigError, KeyNameError, PackageError, PairError
 from potstill.models.specs import ModelSpec
+from potstill.objectives.schedules import schedule_problem
+from potstill.runtime.dotted import is_path
 from potstill.runtime.ranges import LEARNING_RATE, WEIGHT, WHOLE, Range
 
 KEY = "objective.matches"
 HIDDEN, ATTENTION, RELATION, MODULE = "hidden", "attention", "relation", "module"
-EMD, ALL = "emd", "all"
-TWO_LAYERS = ("fsp", "nst")
-# The denominator of a loss, and whether it takes models of unequal width or of unequal numbers of heads.
 POSITIONS, PAIRS, SEQUENCES = "positions", "pairs", "sequences"
-_ON_STATES = ("hidden_mse", "cos", "pkd", "fsp", "nst", EMD)
-LOSSES: dict[str, tuple[str, ...]] = {
-    HIDDEN: _ON_STATES,
-    ATTENTION: ("attention_mse", "attention_mse_sum", "attention_ce", "attention_ce_mean", EMD),
-    RELATION: ("relation_qq", "relation_kk", "relation_vv", "relation_qk"),
-    MODULE: ("hidden_mse", "cos", "pkd", "fsp", "nst"),
+EMD, ALL = "emd", "all"
+
+
+@dataclass(frozen=True)
+class MatchLoss:
+    """Properties of a loss that decide what it can compare.
+
+    Attributes:
+        features: kinds of features.
+        over: units of the mean.
+        layers: number of layers of each model; 0 for any number.
+        any_width: whether states may differ in width.
+        of_other_heads: the loss for models with different numbers of attention heads; None: this one.
+        custom: whether features of a user's own modules can be compared.
+    """
+
+    features: tuple[str, ...]
+    over: str = POSITIONS
+    layers: int = 1
+    any_width: bool = False
+    of_other_heads: str | None = None
+    custom: bool = True
+
+
+_STATES = (HIDDEN, MODULE)
+_OWN = MatchLoss((HIDDEN, MODULE, ATTENTION), layers=0, any_width=True)
+LOSSES = {
+    "hidden_mse": MatchLoss(_STATES),
+    "cos": MatchLoss(_STATES),
+    "pkd": MatchLoss(_STATES, SEQUENCES, custom=False),
+    "fsp": MatchLoss(_STATES, SEQUENCES, layers=2),
+    "nst": MatchLoss(_STATES, PAIRS, layers=2, any_width=True),
+    EMD: MatchLoss((HIDDEN, ATTENTION), layers=0, of_other_heads="attention_mse_sum", custom=False),
+    "attention_mse": MatchLoss((ATTENTION,), PAIRS, of_other_heads="attention_mse_sum"),
+    "attention_mse_sum": MatchLoss((ATTENTION,), PAIRS),
+    "attention_ce": MatchLoss((ATTENTION,), of_other_heads="attention_ce_mean"),
+    "attention_ce_mean": MatchLoss((ATTENTION,)),
+    **{f"relation_{letters}": MatchLoss((RELATION,), custom=False) for letters in ("qq", "kk", "vv", "qk")},
 }
-_SAME_HEADS = {
-    "attention_mse": "attention_mse_sum", "attention_ce": "attention_ce_mean", EMD: "attention_mse_sum",
-}  # fmt: skip
-_OVER = {"pkd": SEQUENCES, "fsp": SEQUENCES, "nst": PAIRS, "attention_mse": PAIRS, "attention_mse_sum": PAIRS}
 PROJECTIONS = ("linear", "relu", "tanh")
-SCHEDULES = ("constant", "linear", "cosine")
-# Of torch.optim.lr_scheduler: those that need no function, metric or known end.
-TORCH_SCHEDULES = (
-    "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "PolynomialLR", "CosineAnnealingLR",
-    "CosineAnnealingWarmRestarts",
-)  # fmt: skip
 # Student layers that are matched, and whether the published student is narrower than its teacher.
 _PRESETS = {
     "L3": ((0, 1, 2, 3), 3, False),
     "L3_small": ((0, 1, 2, 3), 3, True),
+    "L4": ((0, 1, 2, 3, 4), 4, False),
     "L4_tiny": ((0, 1, 2, 3, 4), 4, True),
     "L6": ((0, 1, 2, 3, 4, 5, 6), 6, False),
     "L12_nano": ((0, 2, 4, 6, 8, 10, 12), 12, True),
+    "es": ((2, 4, 6, 8, 10, 12), 12, True),
 }
-_FORMS = ("hidden_mse", "nst")
+_FORMS = ("hidden_mse", "nst")  # of a preset without a form
+_MORE_FORMS = ("fsp", "attention_mse", "attention_mse_sum", "attention_ce", "attention_ce_mean")
+# Names of the published code.
+_PUBLISHED = {"L3n": "L3_small", "L3l": "L3", "L4t": "L4_tiny", "small": "L12_nano"}
+_PUBLISHED_FORMS = {"hidden_smmd": "nst", "hidden_sgram": "fsp"}
+_PUBLISHED_LOSSES = {"mmd": "nst", "gram": "fsp"}
 _KEYS = (
-    "name", "teacher", "student", "feature", "loss", "weight", "projection", "projection_lr", "module", "heads",
-    "teacher_index", "schedule", "end", "steps", "schedule_args",
+    "name", "teacher", "student", "feature", "loss", "weight", "projection", "projection_lr", "schedule", "end",
+    "steps", "schedule_args",
 )  # fmt: skip
+_MODEL_KEYS = ("module", "heads", "teacher_index")
 _NESTED = ("teacher", "student", "module", "schedule_args")
 EXAMPLE = "[{teacher: 12, student: 3, loss: hidden_mse}]"
 
@@ -64,23 +94,26 @@ Place = int | str
 
 @dataclass(frozen=True)
 class Match:
-    """One comparison.
+    """One comparison between features of a teacher and of the student.
 
     Attributes:
         name: the term is `match_<name>`.
         feature: `hidden`, `attention`, `relation` or `module`.
-        loss: one of `LOSSES` of the feature.
-        teacher: layers, or names of submodules; two of `fsp` and `nst`, any number of `emd`, one of the others.
+        loss: a loss of `LOSSES` for the feature; or the dotted path of a function of student states, teacher states
+            and `mask` (batch, length) that returns a mean. States are a tensor, or a list for several layers.
+        teacher: layers, or names of submodules; two for `fsp` and `nst`, any number for `emd`, one for the others.
         student: as `teacher`.
-        weight: of the term, at the first step.
-        projection: what makes the student's states as wide as the teacher's; None where nothing does.
-        projection_lr: its learning rate; None: the optimizer's.
+        weight: weight of the term at the first step.
+        projection: `linear`, `relu` or `tanh`, or the dotted path of a function of both widths that returns a module:
+            makes the student's states as wide as the teacher's; None for none.
+        projection_lr: learning rate of the projection; None: that of the optimizer.
         heads: relation heads.
-        teacher_index: which of several teachers, from 0.
-        schedule: of the weight: `constant`, `linear` or `cosine`, or one of `TORCH_SCHEDULES`.
-        end: the weight that linear and cosine go to.
-        steps: optimizer steps until then.
+        teacher_index: index of the teacher, from 0.
+        schedule: schedule of the weight: `constant`, `linear`, `cosine`, or one of `TORCH_SCHEDULES`.
+        end: last weight of `linear` and `cosine`.
+        steps: optimizer steps until `end`.
         schedule_args: arguments of a torch schedule.
+        by_example: whether the term is a mean over examples of means within an example.
 
     Example:
         >>> from potstill.objectives import Match
@@ -103,11 +136,7 @@ class Match:
     end: float | None = None
     steps: int = 0
     schedule_args: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def schedule_fault(self) -> str | None:
-        """Error of the schedule of the weight; None if it is valid."""
-        return schedule_fault(self.schedule, self.end, self.steps, self.schedule_args)
+    by_example: bool = False
 
     @property
     def term(self) -> str:
@@ -117,26 +146,40 @@ class Match:
     @property
     def over(self) -> str:
         """Units of the mean: `positions`, `pairs` of positions, or `sequences`."""
-        if self.loss == EMD:
-            return PAIRS if self.feature == ATTENTION else POSITIONS
-        return _OVER.get(self.loss, POSITIONS)
+        if self.by_example:
+            return SEQUENCES
+        return PAIRS if self.loss == EMD and self.feature == ATTENTION else loss_of(self.loss).over
+
+
+def loss_of(name: str) -> MatchLoss:
+    """Properties of a loss, or of a function of the user's own."""
+    return _OWN if is_path(name) else LOSSES[name]
 
 
 def preset_names() -> list[str]:
-    """Every name that `objective.matches` takes: a student's, with both forms or with one of them."""
-    return [name + end for name in _PRESETS for end in ("", *(f"_{form}" for form in _FORMS))]
+    """Every preset that `objective.matches` accepts: of a student, with both forms or with one."""
+    return [name + end for name in _PRESETS for end in ("", *(f"_{form}" for form in (*_FORMS, *_MORE_FORMS)))]
+
+
+def _own_name(name: str) -> str:
+    """The name of a preset for one of the published code, `L3_nst` for `L3_hidden_smmd`."""
+    base, _, form = name.partition("_hidden_")
+    form = f"hidden_{form}" if form else ""
+    own = [_PUBLISHED.get(base, base), _PUBLISHED_FORMS.get(form, form)]
+    return "_".join(part for part in own if part)
 
 
 def read_matches(
-    value: Any, teachers: Sequence[ModelSpec], student: ModelSpec, key: str = KEY
+    value: Any, teachers: Sequence[ModelSpec] = (), student: ModelSpec | None = None, key: str = KEY
 ) -> tuple[Match, ...]:
-    """Read matches, and check them against the models' sizes.
+    """Read matches, and check them against the sizes of the models.
 
     Args:
-        value: a preset's name, an entry, or a list of both; None: none.
-        teachers: facts of each.
-        student: its facts.
-        key: for messages.
+        value: name of a preset, an entry, or a list of both; None for no matches.
+        teachers: sizes of each teacher.
+        student: sizes of the student; None: the models are a user's own modules. Then `teacher` and `student` of an
+            entry are indices from 0 in the features that an adaptor returns, or their names; there are no presets.
+        key: configuration key for messages.
 
     Raises:
         ConfigError: an unknown name or key, a layer that does not exist, or features that cannot be compared.
@@ -151,252 +194,201 @@ def read_matches(
         >>> read_matches({"teacher": 12, "student": 3, "loss": "cos"}, [teacher], student)[0].term
         'match_0'
     """
-    entries = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-    written: list[Mapping[str, Any]] = []
-    for entry in entries:
-        written += _preset(entry, teachers[0], student, key) if isinstance(entry, str) else [entry]
+    written: list[Any] = []
+    for entry in [] if value is None else value if isinstance(value, list | tuple) else [value]:
+        if isinstance(entry, str) and student is not None:
+            written += _preset(entry, teachers[0], student, key)
+        else:
+            written.append(entry)
     matches = tuple(
-        _read(entry, str(number), teachers, student, f"{key}[{number}]")
-        for number, entry in enumerate(written)
+        _read(entry, str(number), teachers, student, f"{key}[{number}]") for number, entry in enumerate(written)
     )
     names = [match.name for match in matches]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"{key}: two matches have the name {twice}; give each its own")
+        raise ConfigError(f"{key}: two matches have the name {twice}; the names must differ")
     return matches
 
 
 def _preset(name: str, teacher: ModelSpec, student: ModelSpec, key: str) -> list[dict[str, Any]]:
-    """A published list, its teacher's layers moved to where this teacher has them."""
+    """A published list of matches, with the teacher's layers scaled to its depth."""
+    given, name = name, _own_name(name)
     if name not in preset_names():
-        raise ConfigError(f"{key}={name}: one of {', '.join(preset_names())}, or a list {EXAMPLE}")
+        raise KeyNameError(
+            f"{key}={given}: one of {', '.join(_PRESETS)}, alone or with one of "
+            f"{', '.join(f'_{form}' for form in (*_FORMS, *_MORE_FORMS))}; or a list {EXAMPLE}"
+        )
     base = next(known for known in sorted(_PRESETS, key=len, reverse=True) if name.startswith(known))
     layers, depth, narrow = _PRESETS[base]
-    if student.depth != depth:
-        raise ConfigError(f"{key}={name}: is for a student of {depth} blocks; this one has {student.depth}")
-    if teacher.depth < depth:
-        raise ConfigError(
-            f"{key}={name}: needs a teacher of {depth} blocks or more; this one has {teacher.depth}"
+    if student.depth != depth or teacher.depth < depth:
+        raise PairError(
+            f"{key}={name}: needs a student of {depth} blocks and a teacher of {depth} or more; these models have "
+            f"{student.depth} and {teacher.depth}"
         )
-    forms = [form for form in _FORMS if name in (base, f"{base}_{form}")]
+    forms = _FORMS if name == base else (name.removeprefix(f"{base}_"),)
     projection = "linear" if narrow or teacher.width != student.width else None
     return [
         {
             "name": f"{form}_{layer}",
-            "teacher": [round(layer * teacher.depth / depth)] * (2 if form == "nst" else 1),
-            "student": [layer] * (2 if form == "nst" else 1),
+            "teacher": [round(layer * teacher.depth / depth)] * LOSSES[form].layers,
+            "student": [layer] * LOSSES[form].layers,
             "loss": form,
-            "projection": projection if form == "hidden_mse" else None,
+            "projection": projection if form in ("hidden_mse", "fsp") else None,
         }
         for form in forms
         for layer in layers
+        if layer or HIDDEN in LOSSES[form].features  # the embeddings attend to nothing
     ]
 
 
-def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSpec, key: str) -> Match:
+def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSpec | None, key: str) -> Match:
     if not isinstance(entry, Mapping):
-        raise ConfigError(f"{key}={entry}: not a match; write {EXAMPLE}")
-    if unknown := next((own for own in entry if own not in _KEYS), None):
-        raise ConfigError(f"{key}.{unknown}={entry[unknown]}: no such key; one of {', '.join(_KEYS)}")
+        raise ConfigError(f"{key}={entry}: not a match, such as {EXAMPLE}")
+    known = _KEYS if student is None else (*_KEYS, *_MODEL_KEYS)
+    if unknown := next((own for own in entry if own not in known), None):
+        raise KeyNameError(f"{key}.{unknown}={entry[unknown]}: no such key; one of {', '.join(known)}")
     given = {own: value for own, value in entry.items() if value is not None}
-    check_scalars(given, key)
-    feature, loss = _feature(given, key)
-    index = number_in(given, "teacher_index", 0, key, WHOLE)
-    if index >= len(teachers):
+    for own, value in given.items():
+        if own not in _NESTED and isinstance(value, list | tuple | Mapping):
+            raise ConfigError(f"{key}.{own}={value}: must be a single value")
+    feature, loss = _feature(given, key, student is None)
+    index = _number(given, "teacher_index", 0, key, WHOLE)
+    if student is not None and index >= len(teachers):
         raise ConfigError(f"{key}.teacher_index={index}: the teachers are 0 to {len(teachers) - 1}")
-    teacher = teachers[index]
-    places = dict(_places(given, feature, loss, {"teacher": teacher, "student": student}, key))
+    teacher = None if student is None else teachers[index]
     match = Match(
         name=str(given.get("name", name)),
         feature=feature,
         loss=loss,
-        teacher=places["teacher"],
-        student=places["student"],
-        weight=number_in(given, "weight", 1.0, key, WEIGHT),
+        teacher=_places(given, "teacher", feature, loss, teacher, key),
+        student=_places(given, "student", feature, loss, student, key),
+        weight=_number(given, "weight", 1.0, key, WEIGHT),
         projection=given.get("projection"),
-        projection_lr=number_in(given, "projection_lr", None, key, LEARNING_RATE),
-        heads=number_in(given, "heads", teacher.heads, key, WHOLE),
+        projection_lr=_number(given, "projection_lr", None, key, LEARNING_RATE),
+        heads=_number(given, "heads", 1 if teacher is None else teacher.heads, key, WHOLE),
         teacher_index=index,
-        **schedule_of(given, key),
+        schedule=given.get("schedule", "constant"),
+        end=_number(given, "end", None, key, WEIGHT),
+        steps=_number(given, "steps", 0, key, WHOLE),
+        schedule_args=given.get("schedule_args") or {},
+        by_example=student is None,
     )
     if not re.fullmatch(r"\w+", match.name):
-        raise ConfigError(f"{key}.name={match.name}: letters, digits and _ only; a term is called so")
-    if fault := next(_unfit(match, teacher, student), None) or match.schedule_fault:
-        raise ConfigError(f"{key}.{fault}")
+        raise ConfigError(f"{key}.name={match.name}: only letters, digits and _ are valid in the name of a term")
+    if error := schedule_problem(match.schedule, match.end, match.steps, match.schedule_args):
+        raise ConfigError(f"{key}.{error}")
+    _check_projection(match, key)
+    if teacher is not None and student is not None:
+        _check_sizes(match, teacher, student, key)
     return match
 
 
-def _feature(given: Mapping[str, Any], key: str) -> tuple[str, str]:
-    loss = given.get("loss")
+def _feature(given: Mapping[str, Any], key: str, custom: bool) -> tuple[str, str]:
+    """Feature and loss of an entry; the feature is that of the loss if it is not given."""
+    usable = {name: loss for name, loss in LOSSES.items() if loss.custom or not custom}
+    loss = _PUBLISHED_LOSSES.get(given.get("loss"), given.get("loss"))  # type: ignore[arg-type]
     if loss is None:
-        raise ConfigError(f"{key}.loss=null: one of {', '.join(dict.fromkeys(sum(LOSSES.values(), ())))}")
-    feature = given.get("feature")
-    if feature is None:
-        feature = (
-            MODULE if "module" in given else next((own for own in LOSSES if loss in LOSSES[own]), HIDDEN)
+        raise ConfigError(f"{key}.loss=null: one of {', '.join(usable)}")
+    usable |= {loss: _OWN} if is_path(loss) else {}
+    default = MODULE if "module" in given else LOSSES[loss].features[0] if loss in LOSSES else HIDDEN
+    feature = given.get("feature", default)
+    features = dict.fromkeys(feature for own in usable.values() for feature in own.features)
+    if feature not in features:
+        raise ConfigError(f"{key}.feature={feature}: one of {', '.join(features)}")
+    of_feature = [name for name, own in usable.items() if feature in own.features]
+    if loss not in of_feature:
+        raise ConfigError(
+            f"{key}.loss={loss}: must be one of {', '.join(of_feature)} for feature={feature}, or a dotted path"
         )
-    if feature not in LOSSES:
-        raise ConfigError(f"{key}.feature={feature}: one of {', '.join(LOSSES)}")
-    if loss not in LOSSES[feature]:
-        raise ConfigError(f"{key}.loss={loss}: of feature={feature} one of {', '.join(LOSSES[feature])}")
     if (feature == MODULE) != ("module" in given):
         raise ConfigError(
-            f"{key}.module={given.get('module', 'null')}: feature=module takes a submodule's "
-            "name, and nothing else does"
+            f"{key}.module={given.get('module', 'null')}: feature=module needs the name of a submodule, other "
+            "features have none"
         )
     return feature, loss
 
 
 def _places(
-    given: Mapping[str, Any], feature: str, loss: str, specs: Mapping[str, ModelSpec], key: str
-) -> Iterator[tuple[str, tuple[Place, ...]]]:
-    """Layers of either model, or names of submodules."""
-    for side, spec in specs.items():
-        if feature == MODULE:
-            own = given["module"]
-            own = own.get(side) if isinstance(own, Mapping) else own
-            names = list(own) if isinstance(own, list | tuple) else [own]
-            if side in given or not all(isinstance(name, str) and name for name in names):
-                raise ConfigError(
-                    f"{key}.module={given['module']}: a name such as encoder.layer.3.output, or "
-                    "{teacher: <name>, student: <name>}, in place of layers"
-                )
-            yield side, _counted(tuple(map(str, names)), loss, f"{key}.module={own}")
-            continue
-        first = 0 if feature == HIDDEN else 1
-        value = given.get(side, ALL if loss == EMD else None)
-        if value is None:
-            raise ConfigError(f"{key}.{side}=null: a layer, {first} to {spec.depth}")
-        if value == ALL and loss == EMD:
-            yield side, tuple(range(1, spec.depth + 1))
-            continue
-        layers = list(value) if isinstance(value, list | tuple) else [value]
-        for layer in layers:
-            if isinstance(layer, bool) or not isinstance(layer, int) or not first <= layer <= spec.depth:
-                what = "0 are the embeddings, " if feature == HIDDEN else ""
-                raise ConfigError(
-                    f"{key}.{side}={value}: the {side} has the layers {first} to {spec.depth} ({what}k is block k)"
-                )
-        yield side, _counted(tuple(layers), loss, f"{key}.{side}={value}")
-
-
-def _counted(places: tuple[Place, ...], loss: str, said: str) -> tuple[Place, ...]:
-    wanted = 2 if loss in TWO_LAYERS else 1
-    if loss == EMD and places:
-        return places
-    if len(places) != wanted:
-        how = "two layers, [k,k] for one with itself" if wanted == 2 else "one layer"
-        raise ConfigError(f"{said}: {loss} compares {how}")
+    given: Mapping[str, Any], side: str, feature: str, loss: str, spec: ModelSpec | None, key: str
+) -> tuple[Place, ...]:
+    """Layers of a model, names of its submodules, or places in the features that an adaptor returns."""
+    name, value = side, given.get(side, ALL if loss == EMD else None)
+    is_valid: Callable[[Any], bool]
+    if spec is None:
+        valid = "an index from 0 in the features that the adaptor returns, or a name"
+        is_valid = lambda place: place in WHOLE or (isinstance(place, str) and place != "")  # noqa: E731
+    elif feature == MODULE:
+        own = given["module"]
+        name, value = "module", own.get(side) if isinstance(own, Mapping) else own
+        valid = "a name such as encoder.layer.3.output, or {teacher: <name>, student: <name>}, instead of layers"
+        is_valid = lambda place: isinstance(place, str) and place != "" and side not in given  # noqa: E731
+    elif value == ALL and loss == EMD:
+        return tuple(range(1, spec.depth + 1))
+    else:
+        layers = Range(0 if feature == HIDDEN else 1, spec.depth, whole=True)
+        valid = f"a layer of the {side}, {layers} (k for block k, 0 for the embeddings)"
+        is_valid = layers.__contains__
+    places = tuple(value) if isinstance(value, list | tuple) else (value,)
+    problem = f"{key}.{name}={'null' if value is None else value}"
+    if not all(map(is_valid, places)):
+        raise ConfigError(f"{problem}: must be {valid}")
+    wanted = loss_of(loss).layers
+    if len(places) != wanted if wanted else not places:
+        count = "two, [k,k] to compare one with itself" if wanted == 2 else "one" if wanted else "one or more"
+        raise ConfigError(f"{problem}: the number of features that {loss} compares is {count}")
     return places
 
 
-def _unfit(match: Match, teacher: ModelSpec, student: ModelSpec) -> Iterator[str]:
-    """Reasons why two features cannot be compared, as far as the models' sizes say."""
-    states = match.feature in (HIDDEN, MODULE)
-    yield from _unfit_projection(match, states)
-    compared = match.feature == HIDDEN and match.loss != "nst" and match.projection is None
-    if compared and teacher.width != student.width:
-        yield (
-            f"loss={match.loss}: the student's states are {student.width} wide, the teacher's {teacher.width}; "
-            "give projection=linear (or relu, tanh)"
+def _check_projection(match: Match, key: str) -> None:
+    if match.projection is None:
+        if match.projection_lr is not None:
+            raise ConfigError(f"{key}.projection_lr={match.projection_lr}: needs projection=linear, relu or tanh")
+        return
+    if match.projection not in PROJECTIONS and not is_path(match.projection):
+        raise ConfigError(
+            f"{key}.projection={match.projection}: one of {', '.join(PROJECTIONS)}, a dotted path, or null"
         )
+    if match.feature not in _STATES:
+        raise ConfigError(f"{key}.projection={match.projection}: {match.feature} has no width to project; use null")
+
+
+def _check_sizes(match: Match, teacher: ModelSpec, student: ModelSpec, key: str) -> None:
+    if error := next(_size_errors(match, teacher, student), None):
+        raise PairError(f"{key}.{error}")
+    if match.loss == EMD and importlib.util.find_spec("ot") is None:
+        raise PackageError(f"{key}.loss=emd: POT is not installed; pip install 'potstill[emd]'")
+
+
+def _size_errors(match: Match, teacher: ModelSpec, student: ModelSpec) -> Iterator[str]:
+    """Reasons why two features cannot be compared, as far as the sizes of the models show."""
+    loss = loss_of(match.loss)
+    if match.feature == HIDDEN and not loss.any_width and match.projection is None and teacher.width != student.width:
+        yield width_error(match, student.width, teacher.width)
     for side, spec in (("teacher", teacher), ("student", student)):
-        if not states and not spec.has_scores:
+        if match.feature not in _STATES and not spec.has_scores:
             yield (
-                f"feature={match.feature}: the {side} ({spec.model_type}) has no bidirectional attention to read; "
-                "match its hidden states"
+                f"feature={match.feature}: the {side} ({spec.model_type}) has no bidirectional attention; match its "
+                "hidden states"
             )
         if match.feature == RELATION and (match.heads < 1 or spec.width % match.heads):
-            yield f"heads={match.heads}: does not divide the {side}'s width {spec.width}; give a divisor of both"
-    if match.feature == ATTENTION and match.loss in _SAME_HEADS and teacher.heads != student.heads:
+            yield f"heads={match.heads}: does not divide the {side}'s width {spec.width}; use a divisor of both widths"
+    if match.feature == ATTENTION and loss.of_other_heads and teacher.heads != student.heads:
         yield (
             f"loss={match.loss}: the student has {student.heads} attention heads, the teacher {teacher.heads}; use "
-            f"{_SAME_HEADS[match.loss]}"
+            f"{loss.of_other_heads}"
         )
-    if match.loss == EMD and importlib.util.find_spec("ot") is None:
-        yield "loss=emd: POT is not installed; pip install 'potstill[emd]'"
 
 
-def _unfit_projection(match: Match, states: bool) -> Iterator[str]:
-    if match.projection is not None and match.projection not in PROJECTIONS:
-        yield f"projection={match.projection}: one of {', '.join(PROJECTIONS)}, or null"
-    if match.projection is not None and not states:
-        yield f"projection={match.projection}: {match.feature} has no width to project; leave it out"
-    if match.projection_lr is not None and match.projection is None:
-        yield f"projection_lr={match.projection_lr}: there is no projection; give projection=linear"
-
-
-def schedule_of(given: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """How the weight of an entry changes, as the fields of a `Match`.
-
-    Raises:
-        ConfigError: an invalid `end` or `steps`.
-    """
-    return {
-        "schedule": given.get("schedule", "constant"),
-        "end": number_in(given, "end", None, key, WEIGHT),
-        "steps": number_in(given, "steps", 0, key, WHOLE),
-        "schedule_args": given.get("schedule_args") or {},
-    }
-
-
-def schedule_fault(schedule: str, end: float | None, steps: int, arguments: Any) -> str | None:
-    """Error of the schedule of a weight; None if it is valid."""
-    if schedule in TORCH_SCHEDULES:
-        return _torch_schedule_fault(schedule, end, steps, arguments)
-    if schedule not in SCHEDULES:
-        return f"schedule={schedule}: one of {', '.join(SCHEDULES + TORCH_SCHEDULES)}"
-    if arguments:
-        return f"schedule_args={arguments}: schedule={schedule} takes none; torch's do, such as ExponentialLR"
-    if schedule == "constant":
-        if end is not None or steps:
-            return f"schedule=constant: keeps its weight, without end={end} and steps={steps}; use linear or cosine"
-        return None
-    if end is None:
-        return f"end=null: schedule={schedule} needs the weight that it goes to"
-    return f"steps={steps}: schedule={schedule} needs 1 or more" if steps < 1 else None
-
-
-def _torch_schedule_fault(schedule: str, end: float | None, steps: int, arguments: Any) -> str | None:
-    if end is not None or steps:
-        return f"end={end}, steps={steps}: schedule={schedule} takes schedule_args={{...}} instead"
-    if not isinstance(arguments, Mapping):
-        return f"schedule_args={arguments}: the arguments of torch's {schedule} by name"
-    from potstill.objectives.schedules import TorchSchedule
-
-    if wrong := [name for name, value in arguments.items() if not _moves(value)]:
-        return f"schedule_args.{wrong[0]}={arguments[wrong[0]]}: a number, 0 or more, or a list of them"
-    try:
-        TorchSchedule(schedule, 1.0, arguments)(1)
-    except ConfigError as fault:
-        return str(fault)
-    return None
-
-
-def _moves(value: Any) -> bool:
-    """Whether an argument of a schedule keeps a weight finite and above 0."""
-    return all(
-        n in WEIGHT or isinstance(n, bool) for n in (value if isinstance(value, list | tuple) else [value])
+def width_error(match: Match, student: int, teacher: int) -> str:
+    """Error of a match between states of different widths."""
+    return (
+        f"loss={match.loss}: the student's states are {student} wide, the teacher's {teacher}; add "
+        "projection=linear (or relu, tanh)"
     )
 
 
-def number_in(given: Mapping[str, Any], name: str, default: float | None, key: str, allowed: Range) -> Any:
-    """A number of an entry; None where it has none.
-
-    Raises:
-        ConfigError: it is something else, or out of its range.
-    """
+def _number(given: Mapping[str, Any], name: str, default: float | None, key: str, allowed: Range) -> Any:
+    """A number of an entry, or the default."""
     value = given.get(name, default)
     if value is None or value in allowed:
         return value
     raise ConfigError(f"{key}.{name}={value}: {allowed}")
-
-
-def check_scalars(given: Mapping[str, Any], key: str) -> None:
-    """Refuse a list or a dictionary where an entry has a single value.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    for name, value in given.items():
-        if name not in _NESTED and isinstance(value, list | tuple | Mapping):
-            raise ConfigError(f"{key}.{name}={value}: a single value")

@@ -1,179 +1,139 @@
-"""Temperatures by row and weights by step."""
+"""Schedules of the weights of terms: their keys, and the weight at each step.
+
+The keys are checked without torch, so an invalid schedule is rejected before anything is loaded.
+
+Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), weight schedulers.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.optim import lr_scheduler
-
 from potstill.errors import ConfigError
-from potstill.losses.soft_targets import at_least_float32
-
-# The published code adds these to a norm and to a probability before dividing by them.
-_NORM_FLOOR, _PROBABILITY_FLOOR = 1e-4, 1e-3
+from potstill.runtime.dotted import find, is_path, reason
+from potstill.runtime.ranges import WEIGHT
 
 SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: progress,
     "cosine": lambda progress: (1 - math.cos(math.pi * progress)) / 2,
 }
-
-
-@torch.no_grad()
-def flsw_difficulty(student_logits_NV: Tensor, teacher_logits_NV: Tensor, *, gamma: float = 1.0) -> Tensor:
-    """How far the student's logits point from the teacher's: (1 - cosine)^gamma, as in the focal loss.
-
-    Args:
-        student_logits_NV: (rows, labels).
-        teacher_logits_NV: (rows, labels).
-        gamma: higher sets hard rows apart from easy ones.
-
-    Returns:
-        (rows,), between 0 and 2^gamma, float32 at least, without gradient.
-
-    Source: Wen et al. 2019 (Preparing Lessons, arXiv:1911.07471), dynamic temperature distillation with
-    focal loss style weights.
-    """
-    student_NV, teacher_NV = at_least_float32(student_logits_NV), at_least_float32(teacher_logits_NV)
-    lengths_N = (student_NV.norm(dim=-1) + _NORM_FLOOR) * (teacher_NV.norm(dim=-1) + _NORM_FLOOR)
-    return (1 - (student_NV * teacher_NV).sum(dim=-1) / lengths_N).clamp_min(0) ** gamma
-
-
-@torch.no_grad()
-def cwsm_difficulty(student_logits_NV: Tensor) -> Tensor:
-    """How unsure the student is: 1 / its highest probability at temperature 1.
-
-    Args:
-        student_logits_NV: (rows, labels).
-
-    Returns:
-        (rows,), from 1 to the number of labels, float32 at least, without gradient.
-
-    Source: Wen et al. 2019 (Preparing Lessons, arXiv:1911.07471), dynamic temperature distillation with
-    confidence weighted by student max.
-    """
-    highest_N = at_least_float32(student_logits_NV).softmax(dim=-1).amax(dim=-1)
-    return 1 / (highest_N + _PROBABILITY_FLOOR)
-
-
-def row_temperatures(
-    difficulty_N: Tensor,
-    base: float,
-    *,
-    beta: float = 1.0,
-    mean: Tensor | float | None = None,
-    lowest: float = 0.1,
-) -> Tensor:
-    """Temperatures by row: hard rows get sharper targets than the base, easy rows smoother ones.
-
-    T = base + beta * (mean difficulty - difficulty).
-
-    Args:
-        difficulty_N: (rows,) of `flsw_difficulty` or `cwsm_difficulty`.
-        base: temperature of a row of mean difficulty.
-        beta: strength.
-        mean: mean difficulty; None: that of these rows. Hand in the step's, so that temperatures do not depend on how
-            a step is cut into micro-batches.
-        lowest: no temperature is lower (ours: cwsm's difficulty goes up to the number of labels, and a temperature
-            below 0 would turn the targets around).
-
-    Returns:
-        (rows,).
-
-    Source: Wen et al. 2019 (Preparing Lessons, arXiv:1911.07471), dynamic temperature distillation.
-    """
-    mean = difficulty_N.mean() if mean is None else mean
-    return (base + beta * (mean - difficulty_N)).clamp_min(lowest)
+# Of torch.optim.lr_scheduler: those that need no function, metric or known end.
+TORCH_SCHEDULES = (
+    "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "PolynomialLR", "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class WeightSchedule:
-    """A term's weight at each step: `start` at the first one, `end` from `steps` on.
+    """Weight of a term at each step.
 
     Attributes:
-        kind: linear or cosine. Growth has start < end, decay start > end.
-        start: weight at the beginning.
-        end: weight at the end.
-        steps: optimizer steps from start to end.
-
-    Raises:
-        ConfigError: an unknown kind, or no steps.
-
-    Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), weight schedulers.
+        kind: `linear` or `cosine`, from `start` to `end`; a learning-rate schedule of torch that scales `start`; or
+            the dotted path of a function of the progress, 0 to 1, that returns a factor of `start`.
+        start: weight at the first step.
+        end: weight after `steps` optimizer steps, of `linear` and `cosine`.
+        steps: optimizer steps until the progress is 1; 0: those of the run.
+        arguments: arguments of torch's schedule, without the optimizer.
     """
 
     kind: str
     start: float
-    end: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        if self.kind not in SHAPES:
-            raise ConfigError(f"kind={self.kind}: {', '.join(SHAPES)}")
-        if self.steps < 1:
-            raise ConfigError(f"steps={self.steps}: kind={self.kind} needs 1 or more")
+    end: float = 0.0
+    steps: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def last(self) -> float:
-        """The weight after all steps."""
-        return self.end
+        """The weight after all steps of `linear` and `cosine`; of others, whose last is not known, the start weight."""
+        return self.end if self.kind in SHAPES else self.start
 
-    def __call__(self, step: int) -> float:
-        """The weight at an optimizer step, counted from 0."""
-        return self.start + (self.end - self.start) * SHAPES[self.kind](min(step / self.steps, 1.0))
+    def __call__(self, step: int, total: int = 0) -> float:
+        """The weight at an optimizer step.
 
+        Args:
+            step: counted from 0.
+            total: steps of the run, if `steps` is 0.
 
-class TorchSchedule:
-    """A term's weight as one of torch's schedules of learning rates moves it, step by step from `start`.
+        Raises:
+            ConfigError: torch's schedule does not accept the arguments, or the user's own function does not exist or
+                returns no weight.
+        """
+        progress = min(step / max(self.steps or total, 1), 1.0)
+        if self.kind in SHAPES:
+            return self.start + (self.end - self.start) * SHAPES[self.kind](progress)
+        return self._own(progress) if is_path(self.kind) else self._torch(step)
 
-    It is a function of the step: a resumed run replays the steps before, some microseconds each.
-
-    Args:
-        name: class of `torch.optim.lr_scheduler`.
-        start: the weight that it moves.
-        arguments: of the class, but for the optimizer.
-
-    Raises:
-        ConfigError: arguments that the class does not take.
-    """
-
-    def __init__(self, name: str, start: float, arguments: Mapping[str, Any]):
-        self.start = start
-        self._optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=start)
+    def _own(self, progress: float) -> float:
         try:
-            self._schedule = getattr(lr_scheduler, name)(self._optimizer, **arguments)
-        except (TypeError, ValueError) as fault:
-            raise ConfigError(f"schedule_args={dict(arguments)}: not of schedule={name} ({fault})") from fault
-        self._weights = [self._now()]
+            factor = float(self._function(progress))
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            raise ConfigError(f"schedule={self.kind}: {reason(error)}; a function of the progress, 0 to 1") from error
+        if factor * self.start not in WEIGHT:
+            raise ConfigError(f"schedule={self.kind}: makes the weight {factor * self.start}; {WEIGHT}")
+        return factor * self.start
 
-    @property
-    def last(self) -> float:
-        """The weight that it moves: where that ends depends on the number of steps."""
-        return self.start
+    @cached_property
+    def _function(self) -> Callable[[float], float]:
+        return find("schedule", self.kind)
 
-    def __call__(self, step: int) -> float:
-        """The weight at an optimizer step, counted from 0."""
-        while len(self._weights) <= step:
-            self._optimizer.step()
-            self._schedule.step()
-            self._weights.append(self._now())
-        return self._weights[step]
+    @cached_property
+    def _torch(self) -> Callable[[int], float]:
+        """Weights of torch's schedule; a resumed run replays the earlier steps, which takes microseconds each."""
+        import torch
 
-    def _now(self) -> float:
-        return float(self._optimizer.param_groups[0]["lr"])
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=self.start)
+        try:
+            schedule = getattr(torch.optim.lr_scheduler, self.kind)(optimizer, **self.arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"schedule_args={dict(self.arguments)}: not of schedule={self.kind} ({error})") from error
+        weights = [float(optimizer.param_groups[0]["lr"])]
+
+        def weight(step: int) -> float:
+            while len(weights) <= step:
+                optimizer.step()
+                schedule.step()
+                weights.append(float(optimizer.param_groups[0]["lr"]))
+            return weights[step]
+
+        return weight
 
 
-Schedule = WeightSchedule | TorchSchedule
+def schedule_problem(schedule: str, end: float | None, steps: int, arguments: Any) -> str | None:
+    """Error in the keys of a schedule; None if they are valid."""
+    if is_path(schedule):
+        return None if end is None and not arguments else f"schedule={schedule}: has no end and no schedule_args"
+    if schedule in TORCH_SCHEDULES:
+        return _torch_schedule_problem(schedule, end, steps, arguments)
+    if schedule != "constant" and schedule not in SHAPES:
+        return f"schedule={schedule}: one of constant, {', '.join((*SHAPES, *TORCH_SCHEDULES))}, or a dotted path"
+    if arguments:
+        return f"schedule_args={arguments}: schedule={schedule} has none; those of torch do, such as ExponentialLR"
+    if schedule == "constant":
+        if end is not None or steps:
+            return f"schedule=constant: keeps its weight, without end={end} and steps={steps}; use linear or cosine"
+        return None
+    if end is None:
+        return f"end=null: schedule={schedule} needs the weight at its end"
+    return None
 
 
-def weight_schedule(
-    kind: str, start: float, end: float | None, steps: int, arguments: Mapping[str, Any]
-) -> Schedule:
-    """The schedule of a term, from its keys; a constant one has none."""
-    if kind in SHAPES:
-        return WeightSchedule(kind, start, float(end or 0.0), steps)
-    return TorchSchedule(kind, start, arguments)
+def _torch_schedule_problem(schedule: str, end: float | None, steps: int, arguments: Any) -> str | None:
+    if end is not None or steps:
+        return f"end={end}, steps={steps}: schedule={schedule} takes schedule_args={{...}} instead"
+    if not isinstance(arguments, Mapping):
+        return f"schedule_args={arguments}: the arguments of torch's {schedule} by name"
+    for name, value in arguments.items():
+        if not all(n in WEIGHT or isinstance(n, bool) for n in (value if isinstance(value, list | tuple) else [value])):
+            return f"schedule_args.{name}={value}: a number, 0 or more, or a list of them"
+    try:
+        WeightSchedule(schedule, 1.0, arguments=arguments)(1)
+    except ConfigError as error:
+        return str(error)
+    return None

@@ -1,10 +1,14 @@
-"""The objective of task models: named, weighted terms on the rows of a benchmark."""
+"""The objective of task students: named, weighted terms on features of the student and of its teachers.
+
+A reader runs a model on a micro-batch and returns its features. `ModelReader` is that of ordinary (transformers)
+models; `custom.AdaptorReader` that of a user's own modules.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,22 +16,34 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from potstill.data.tasks.labels import MULTI_LABEL, REGRESSION, SPANS
 from potstill.losses.hidden import cosine_distance
-from potstill.losses.soft_targets import logit_mse, shift_probabilities
+from potstill.losses.soft_targets import at_least_float32, logit_mse, shift_probabilities
 from potstill.models.backbone import Backbone
-from potstill.objectives.features import Features, observed
-from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
+from potstill.objectives.features import Features, Wanted, observed
+from potstill.objectives.interchange import Interchange, bases_of, hidden_states
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean
-from potstill.objectives.terms import CAUSAL, SOFT, TermSums, WeightedTerms
+from potstill.objectives.terms import CAUSAL, LABEL, TermSums, WeightedTerms
 
 if TYPE_CHECKING:  # the data modules import lightning
-    from potstill.data.tasks.datamodule import TaskBatch, TaskStep
+    from potstill.data.tasks.datamodule import TaskBatch
 
 Stored = Callable[[Tensor], Tensor]  # (rows,) numbers of rows -> a teacher's logits of all their predictions
 
-LABEL = "label"  # the term on the data's own labels
-NEVER = (
-    -1e4
-)  # logit of a token that cannot be the end of an answer; its share is 0 at any temperature below 90
+NEVER = -1e4  # logit of a token that cannot be the end of an answer; its share is 0 at any temperature below 90
+
+
+class Observed(NamedTuple):
+    """Features of one model on one micro-batch.
+
+    Attributes:
+        base: of each base run; several if the drawn sources of interventions are bases, too.
+        causal: of each counterfactual run.
+    """
+
+    base: Sequence[Features]
+    causal: Sequence[Features] = ()
+
+
+Reader = Callable[[Any, Wanted], Observed]  # (micro-batch, what is read) -> features
 
 
 @dataclass(frozen=True)
@@ -36,27 +52,32 @@ class TaskObjective(WeightedTerms):
 
     A prediction is a distribution over labels, or a score, of a row; of the labels of a word (its first token); or over
     the tokens of a window, one for either end of an answer. Over predictions: `label` is the cross entropy in nats, or
-    the squared error of the scores; `ce` is KL(teacher || student) * T^2 or what else `soft` says, or the squared
+    the squared error of the scores; `ce` is KL(teacher || student) * T^2 or the loss of `soft`, or the squared
     distance of the scores; `mse` the squared distance of the logits, summed over labels. Over real tokens: `cos` is
     1 - cosine of the last hidden states.
 
     In a task with sets of labels (`multi_label`) each label of a row is a prediction of its own, of two outcomes with
     the logits 0 and z, so that their softmax is the sigmoid of z. All terms on predictions are then means over rows and
-    labels: `label` is the binary cross entropy, as transformers has it; `ce` the binary KL of sigmoid(z / T) * T^2, or
-    what else `soft` says; `mse` the squared distance of z.
+    labels: `label` is the binary cross entropy, as in transformers; `ce` the binary KL of sigmoid(z / T) * T^2, or
+    the loss of `soft`; `mse` the squared distance of z.
 
     On the counterfactual run, in which both models had the same states swapped: `causal_ce` as `ce`, over the
     predictions that the swap reaches, and `causal_cos` as `cos`, over the tokens that it can change. Source: Wu et al.
     2022 (arXiv:2112.02505), section 3; the interchange intervention objective of a task, Geiger et al. 2022
     (arXiv:2112.00826), section 3.
 
+    With a user's own modules the terms are means over the examples of the step, and terms on logits are summed over the
+    questions that a module answers. `label` is the sum of the module's own losses if it returns any. A match is, within
+    an example, the mean over its positions or pairs of them. Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620),
+    section 3.
+
     Attributes:
-        kind: of the task.
-        weights: by term; absent or 0 is not computed.
+        kind: kind of the task.
+        weights: by term; a term without a weight is not computed.
         temperature: T of `ce` and `causal_ce`.
-        interchange: what the causal terms swap; needed where one of them has a weight.
+        interchange: states that the causal terms swap; needed if one of them has a weight.
         soft: the loss of `ce` and `causal_ce`.
-        mean: of several teachers' predictions.
+        mean: combines the predictions of several teachers.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: {LABEL: 1.0})
@@ -64,134 +85,147 @@ class TaskObjective(WeightedTerms):
     soft: SoftTargets = field(default_factory=SoftTargets)
     mean: TeacherMean = field(default_factory=TeacherMean)
 
-    def denominators(self, step: TaskStep) -> dict[str, float]:
-        """How many predictions, or tokens, of the step each term is a mean over; 1 where there are none."""
+    def denominators(self, step: Any) -> dict[str, float]:
+        """Number of predictions, or tokens, of the step that each active term is a mean over; at least 1."""
         counts = dict.fromkeys((LABEL, "ce", "mse"), step.predictions)
         counts |= {"cos": step.tokens, "causal_ce": step.reached, "causal_cos": step.reached_tokens}
-        counts |= self.matched_counts(step)
-        return {term: float(max(counts[term], 1)) for term in self.active}
+        return self.counted(counts, step)
 
     def __call__(
-        self,
-        student: Backbone,
-        teacher: Backbone | Sequence[Backbone] | None,
-        micro: TaskBatch,
-        denominators: Mapping[str, float],
-        stored: Sequence[Stored] = (),
+        self, student: Reader, teachers: Sequence[Reader], micro: Any, denominators: Mapping[str, float]
     ) -> TermSums:
         """The share of one micro-batch.
 
         Args:
-            student: trained; gradients flow.
-            teacher: no gradients; may be None where `needs_teacher` is false. Of several the predictions are averaged,
-                and a match reads the one that it names; `cos` and the causal terms read the first.
-            micro: rows, labels and swaps; a teacher of another tokenizer reads its own tokens of them.
+            student: reads the student; gradients flow.
+            teachers: read the teachers, without gradients. The predictions of several are averaged, and a match reads
+                the one that it names; `cos` and the causal terms read the first.
+            micro: the micro-batch.
             denominators: from `denominators`, of the whole step.
-            stored: teachers' logits, in the teachers' place; the terms of them are `ce` and `mse`.
         """
-        exchange = self.interchange if self._any(CAUSAL) else None
-        parts = bases_of(micro, exchange)
-        read = self.wanted(None)
-        whole = self._any((LABEL, *SOFT))
-        ours, our_features = observed(student, "student", micro, exchange, whole=whole, wanted=read)
-        teachers = [] if teacher is None else [teacher] if isinstance(teacher, Backbone) else list(teacher)
-        taught: list[Hidden] = []
-        their_features: list[list[Features]] = []
-        if self.needs_teacher and not stored:
-            assert teachers
-            taught, their_features = self._observed_teachers(teachers, micro, exchange)
-        theirs = taught[0] if taught else Hidden()
-        sums: list[dict[str, Tensor]] = []
-        for number, part in enumerate(parts):
-            if not self._any((LABEL, "ce", "mse")):
-                break
-            logits = distributions_of(self.kind, predictions_of(student, ours.base[number], part))
-            if self.weights.get(LABEL):
-                sums.append({LABEL: label_loss(self.kind, logits, labels_of(part)) / denominators[LABEL]})
-            if self._any(("ce", "mse")):
-                with torch.no_grad():
-                    targets = [
-                        predictions_of(
-                            one, hidden.base[number], bases_of(micro.read_by(which), exchange)[number]
-                        )
-                        for which, (one, hidden) in enumerate(zip(teachers, taught, strict=True))
-                    ] or [stored_predictions(one, part, self.kind) for one in stored]
-                    mean = self.mean([distributions_of(self.kind, one) for one in targets], self.temperature)
-                labels = labels_of(part) if self.soft.shift else None
-                sums.append(self._soft(logits, mean, denominators, ("ce", "mse"), labels))
-        if self.weights.get("causal_ce"):
-            for part, ours_BLD, theirs_BLD in zip(parts, ours.causal, theirs.causal, strict=False):
-                sums.append(self._causal_ce(student, teachers[0], part, ours_BLD, theirs_BLD, denominators))
+        ours = student(micro, self.wanted(None))
+        with torch.no_grad():
+            theirs = [read(micro, self.wanted(number)) for number, read in enumerate(teachers) if self.needs_teacher]
+        return self.compared(ours, theirs, denominators)
+
+    def compared(self, student: Observed, teachers: Sequence[Observed], denominators: Mapping[str, float]) -> TermSums:
+        """As `__call__`, from features."""
         values: dict[str, Tensor] = {}
-        for own in sums:
-            for term, value in own.items():
-                values[term] = values[term] + value if term in values else value
-        if self.weights.get("cos"):
-            real = [part.attention_mask.bool() for part in parts]
-            values["cos"] = _cosine(ours.base, theirs.base, real, denominators["cos"])
-        if ours.causal and self.weights.get("causal_cos"):
-            wanted = [part.reached for part in parts]
-            values["causal_cos"] = _cosine(ours.causal, theirs.causal, wanted, denominators["causal_cos"])
-        values |= self.matched_values(our_features, their_features, parts, denominators)
-        zero = next(student.model.parameters()).new_zeros((), dtype=torch.float32)
+        for term in self.active:
+            if term in self.matched:
+                continue
+            run = "causal" if term in CAUSAL else "base"
+            ours, theirs = getattr(student, run), [getattr(teacher, run) for teacher in teachers]
+            shares = [
+                self._share(term, own, [features[number] for features in theirs if features], denominators[term])
+                for number, own in enumerate(ours)
+            ]
+            if shares:
+                values[term] = torch.stack(shares).sum()
+        if self.matches is not None:
+            bases = [teacher.base for teacher in teachers]
+            values |= self.matches(student.base, bases, denominators, self.active)
+        zero = torch.zeros((), device=next((value.device for value in values.values()), None))
         loss = sum((self.weights[term] * value for term, value in values.items()), zero)
         return TermSums(loss, {term: value.detach() for term, value in values.items()})
 
-    def _observed_teachers(
-        self, teachers: Sequence[Backbone], micro: TaskBatch, exchange: Interchange | None
-    ) -> tuple[list[Hidden], list[list[Features]]]:
-        """Last hidden states and matched features of each teacher; interventions run in the first one only."""
-        with torch.no_grad():
-            both = [
-                observed(
-                    teacher,
-                    "teacher",
-                    micro.read_by(number),
-                    exchange if number == 0 else None,
-                    whole=self._any(SOFT),
-                    wanted=self.wanted(number),
-                )
-                for number, teacher in enumerate(teachers)
-            ]
-        return [hidden for hidden, _ in both], [features for _, features in both]
-
-    def _causal_ce(
-        self,
-        student: Backbone,
-        teacher: Backbone,
-        part: TaskBatch,
-        ours_BLD: Tensor,
-        theirs_BLD: Tensor,
-        denominators: Mapping[str, float],
-    ) -> dict[str, Tensor]:
-        reached = reached_of(part, self.kind)
-        with torch.no_grad():
-            targets_NC = predictions_of(teacher, theirs_BLD, part)[reached]
-            targets_NC = distributions_of(self.kind, targets_NC)
-        logits = distributions_of(self.kind, predictions_of(student, ours_BLD, part)[reached])
-        return self._soft(logits, targets_NC, denominators, ("causal_ce",), None)
+    def _share(self, term: str, student: Features, teachers: Sequence[Features], denominator: float) -> Tensor:
+        """The share of a term on one run."""
+        if term == LABEL and student.losses:
+            return torch.stack([loss.sum() for loss in student.losses]).sum() / denominator
+        if term == LABEL:
+            pairs = zip(student.logits, student.labels, strict=True)
+            return torch.stack([label_loss(self.kind, *pair) / denominator for pair in pairs]).sum()
+        if term in ("cos", "causal_cos"):
+            assert student.last is not None
+            assert teachers[0].last is not None
+            return cosine_distance(student.last, teachers[0].last, denominator=denominator)
+        used = teachers[:1] if term in CAUSAL else teachers
+        means = [self.mean(every, self.temperature) for every in zip(*(own.logits for own in used), strict=True)]
+        shifted = self.soft.shift and term == "ce"
+        labels: Iterable[Tensor | None] = student.labels if shifted else [None] * len(means)
+        triples = zip(student.logits, means, labels, strict=True)
+        return torch.stack([self._soft(term, *triple, denominator) for triple in triples]).sum()
 
     def _soft(
-        self,
-        logits_NC: Tensor,
-        targets_NC: Tensor,
-        denominators: Mapping[str, float],
-        terms: tuple[str, ...],
-        labels_N: Tensor | None,
-    ) -> dict[str, Tensor]:
-        values = {}
-        for term in filter(self.weights.get, terms):
-            if term == "mse" or self.kind == REGRESSION:
-                values[term] = logit_mse(logits_NC, targets_NC, denominator=denominators[term])
-                continue
-            ours, theirs, labels = logits_NC, targets_NC, labels_N
-            if self.kind == MULTI_LABEL and self.soft.loss == "mse":  # of the one logit that a label has
-                theirs = theirs if labels is None else shift_probabilities(theirs, labels.long())
-                ours, theirs, labels = ours.diff(dim=-1), theirs.diff(dim=-1), None
-            values[term] = self.soft(
-                ours, theirs, self.temperature, labels_N=labels, denominator=denominators[term]
-            )
-        return values
+        self, term: str, student_NC: Tensor, teacher_NC: Tensor, labels_N: Tensor | None, denominator: float
+    ) -> Tensor:
+        if term == "mse" or self.kind == REGRESSION:
+            return logit_mse(student_NC, teacher_NC, denominator=denominator)
+        if self.kind == MULTI_LABEL and self.soft.loss == "mse":  # of the one logit that a label has
+            teacher_NC = teacher_NC if labels_N is None else shift_probabilities(teacher_NC, labels_N.long())
+            student_NC, teacher_NC, labels_N = student_NC.diff(dim=-1), teacher_NC.diff(dim=-1), None
+        return self.soft(student_NC, teacher_NC, self.temperature, labels_N=labels_N, denominator=denominator)
+
+
+@dataclass(frozen=True)
+class ModelReader:
+    """Reads an ordinary task model.
+
+    Attributes:
+        backbone: the model.
+        kind: kind of the task.
+        exchange: states that are swapped in the counterfactual run; None for none.
+        teacher: index of the teacher; None: the student.
+    """
+
+    backbone: Backbone
+    kind: str
+    exchange: Interchange | None = None
+    teacher: int | None = None
+
+    def __call__(self, micro: TaskBatch, wanted: Wanted) -> Observed:
+        """Features of the model; a teacher with a tokenizer of its own reads its own tokens of the rows."""
+        own = micro if self.teacher is None else micro.read_by(self.teacher)
+        exchange = self.exchange if wanted.causal else None
+        side = "student" if self.teacher is None else "teacher"
+        hidden, features = observed(self.backbone, side, own, exchange, wanted)
+        parts = bases_of(own, exchange)
+        if hidden.base:
+            ends = zip(features, hidden.base, parts, strict=True)
+            features = [self._with_ends(own, last_BLD, part, wanted, None) for own, last_BLD, part in ends]
+        causal = [
+            self._with_ends(Features(), last_BLD, part, wanted, part.reached)
+            for last_BLD, part in zip(hidden.causal, parts, strict=False)
+        ]
+        return Observed(features, causal)
+
+    def _with_ends(
+        self, features: Features, last_BLD: Tensor, part: TaskBatch, wanted: Wanted, reached_BL: Tensor | None
+    ) -> Features:
+        """With predictions and last hidden states; of a counterfactual run only those that the swap reaches."""
+        kept_BL = part.attention_mask.bool() if reached_BL is None else reached_BL
+        logits: tuple[Tensor, ...] = ()
+        if wanted.logits:
+            logits_NC = predictions_of(self.backbone, last_BLD, part)
+            if reached_BL is not None:
+                logits_NC = logits_NC[reached_of(part, self.kind)]
+            logits = (distributions_of(self.kind, logits_NC),)
+        labels = () if part.labels is None or reached_BL is not None else (labels_of(part),)
+        return replace(features, logits=logits, labels=labels, last=last_BLD[kept_BL] if wanted.last else None)
+
+
+@dataclass(frozen=True)
+class StoredReader:
+    """Reads the stored logits of a teacher.
+
+    Attributes:
+        stored: the logits.
+        kind: kind of the task.
+    """
+
+    stored: Stored
+    kind: str
+
+    def __call__(self, micro: TaskBatch, wanted: Wanted) -> Observed:
+        """Predictions, the only features that are stored."""
+        logits_NC = self.stored(micro.rows)
+        if self.kind == SPANS:
+            real_BL = micro.attention_mask.bool()
+            logits_BL2 = logits_NC.new_zeros(*real_BL.shape, logits_NC.shape[1])
+            logits_BL2[real_BL] = logits_NC
+            logits_NC = ends_of(logits_BL2, micro.attention_mask).flatten(0, 1)
+        return Observed([Features((distributions_of(self.kind, logits_NC),))])
 
 
 def logits_of(backbone: Backbone, micro: TaskBatch) -> Tensor:
@@ -206,7 +240,7 @@ def predictions_of(backbone: Backbone, last_BLD: Tensor, micro: TaskBatch) -> Te
     Args:
         backbone: a task model.
         last_BLD: its last hidden states.
-        micro: rows. Those of answers give two predictions each, over the tokens, of which padding is none.
+        micro: rows. Those of answers give two predictions each, over the tokens without padding.
     """
     logits = backbone.classify(last_BLD, micro.attention_mask).float()
     if logits.ndim == 2:
@@ -220,9 +254,9 @@ def distributions_of(kind: str, logits_NC: Tensor) -> Tensor:
     """Logits of distributions, `(predictions, outcomes)`.
 
     Args:
-        kind: of the task. With sets of labels each label is a prediction of two outcomes, absent and present, whose
-            softmax is the sigmoid of its logit: `(rows * labels, 2)`.
-        logits_NC: of `predictions_of`.
+        kind: kind of the task. With sets of labels each label is a prediction of two outcomes, absent and present,
+            whose softmax is the sigmoid of its logit: `(rows * labels, 2)`.
+        logits_NC: from `predictions_of`.
     """
     if kind != MULTI_LABEL:
         return logits_NC
@@ -230,19 +264,8 @@ def distributions_of(kind: str, logits_NC: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(present), present], dim=-1)
 
 
-def stored_predictions(stored: Stored, micro: TaskBatch, kind: str) -> Tensor:
-    """As `predictions_of`, of a teacher whose logits are stored; `kind` is the task's."""
-    logits_NC = stored(micro.rows)
-    if kind != SPANS:
-        return logits_NC
-    real_BL = micro.attention_mask.bool()
-    logits_BL2 = logits_NC.new_zeros(*real_BL.shape, logits_NC.shape[1])
-    logits_BL2[real_BL] = logits_NC
-    return ends_of(logits_BL2, micro.attention_mask).flatten(0, 1)
-
-
 def ends_of(logits_BL2: Tensor, attention_mask_BL: Tensor) -> Tensor:
-    """Logits of the first and the last token of an answer, `(batch, 2, length)`, none at padding."""
+    """Logits of the first and the last token of an answer, `(batch, 2, length)`, never at padding."""
     return logits_BL2.masked_fill(attention_mask_BL[..., None] == 0, NEVER).transpose(1, 2)
 
 
@@ -253,30 +276,27 @@ def labels_of(micro: TaskBatch) -> Tensor:
 
 
 def reached_of(micro: TaskBatch, kind: str) -> Tensor:
-    """Which of `predictions_of` an intervention can change, `(predictions,)` bool; `kind` is the task's."""
+    """Which of `predictions_of` an intervention can change, `(predictions,)` bool.
+
+    Args:
+        micro: rows with an intervention.
+        kind: kind of the task.
+    """
     assert micro.reached is not None
     if micro.words is not None:
         return micro.reached[micro.words >= 0]
     return micro.reached.any(dim=1).repeat_interleave(2 if kind == SPANS else 1)
 
 
-def _cosine(ours: list[Tensor], theirs: list[Tensor], wanted: list[Tensor], denominator: float) -> Tensor:
-    """1 - cosine of last hidden states at the wanted (batch, length) tokens, over all parts."""
-    student_ND, teacher_ND = (
-        torch.cat([hidden[mask] for hidden, mask in zip(side, wanted, strict=True)])
-        for side in (ours, theirs)
-    )
-    return cosine_distance(student_ND, teacher_ND, denominator=denominator)
-
-
 def label_loss(kind: str, logits_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """Summed over the predictions: cross entropy in nats, or the squared error of a regression.
+    """Cross entropy in nats, or squared error of a regression, summed over predictions; float32 at least.
 
     Args:
-        kind: of the task.
-        logits_NC: `(predictions, labels)` of `distributions_of`, or `(rows, 1)` scores.
-        labels_N: `(predictions,)` numbers of labels, -100 of those without, or scores.
+        kind: kind of the task.
+        logits_NC: `(predictions, labels)` from `distributions_of`, or `(rows, 1)` scores.
+        labels_N: `(predictions,)` indices of labels, -100 for no label, or scores.
     """
+    logits_NC = at_least_float32(logits_NC)
     if kind == REGRESSION:
         return mse_loss(logits_NC[:, 0], labels_N.to(logits_NC.dtype), reduction="sum")
     return cross_entropy(logits_NC, labels_N.long(), reduction="sum")

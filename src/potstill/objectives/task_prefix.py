@@ -1,4 +1,4 @@
-"""Two tasks of one student, distinguished by a prefix: label and rationale (distilling step-by-step)."""
+"""The objective of distilling step-by-step: label and rationale, two tasks with different prefixes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,12 @@ from torch import Tensor
 from potstill.data.rationales.rows import EXPLAIN, PREDICT, SOFT
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.seq2seq import Seq2Seq
+from potstill.objectives.terms import TermSums
 
 if TYPE_CHECKING:  # the data modules import lightning
     from potstill.data.rationales.datamodule import RationaleBatch
 
 TOTAL = "total"
-
-
-@dataclass
-class PrefixShare:
-    """A micro-batch's share of a step.
-
-    Attributes:
-        loss: scalar with gradient.
-        terms: shares of the mean of each task, and of their weighted sum (`total`), detached.
-    """
-
-    loss: Tensor
-    terms: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,26 +42,26 @@ class TaskPrefixObjective:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each task."""
+        """Weights of the tasks."""
         return {PREDICT: self.alpha, EXPLAIN: 1 - self.alpha} if self.explains else {PREDICT: 1.0}
 
     @property
     def active(self) -> tuple[str, ...]:
-        """Tasks with a weight, and label probabilities where they have one."""
+        """Tasks with a weight, and label probabilities if they have one."""
         tasks = tuple(name for name, weight in self.weights.items() if weight)
         return (*tasks, SOFT) if self.soft_weight and PREDICT in tasks else tasks
 
-    def __call__(self, student: Seq2Seq, batch: RationaleBatch, tokens: dict[str, int]) -> PrefixShare:
+    def __call__(self, student: Seq2Seq, batch: RationaleBatch, tokens: dict[str, int]) -> TermSums:
         """A micro-batch's share of the loss; the inputs of both tasks go through the encoder together.
 
-        The decoder runs a task at a time, so that short labels are not padded to the length of rationales; the
-        projection runs on the real target tokens of both tasks together.
+        The decoder runs each task by itself, so that labels are not padded to the length of rationales; the projection
+        runs on the real target tokens of both tasks together.
 
         Args:
             student: an encoder-decoder.
             batch: with inputs and targets.
-            tokens: target tokens of the whole step by task, over all micro-batches and ranks: the denominators. Of
-                `soft` the rows with label probabilities.
+            tokens: denominators: target tokens of the whole step by task, over all micro-batches and ranks; for `soft`
+                the rows with label probabilities.
 
         Returns:
             The share; a task without a weight is not computed, and its rows are not encoded.
@@ -86,7 +74,7 @@ class TaskPrefixObjective:
         inputs, *starts = student.embed([shown.input_ids, *map(student.shifted, read)], tied)
         states_BLD = student.encode(inputs, shown.attention_mask)
         rows, labels, coefficients = [], [], []
-        for task, start in zip(shown.targets, starts, strict=False):  # behind them are the choices
+        for task, start in zip(shown.targets, starts, strict=False):  # the choices come last
             own = shown.rows_of(task)
             target_BT = shown.targets[task]
             real_BT = target_BT.ge(0)
@@ -111,7 +99,7 @@ class TaskPrefixObjective:
         if self.soft_weight and PREDICT in shown.targets:
             share = losses.total.new_zeros(())
             if soft is not None and shown.choices is not None and shown.choice_rows is not None:
-                # Rows of prediction come first, so a place among them is one among all.
+                # Rows of prediction come first, so their indices are valid among all rows.
                 places, mask_BL = shown.choice_rows, shown.attention_mask
                 scores_C = student.scores(starts[-1], shown.choices, states_BLD[places], mask_BL[places])
                 summed = soft_label_loss(scores_C, soft, places, self.temperature)
@@ -119,19 +107,19 @@ class TaskPrefixObjective:
             terms[SOFT] = share.detach()
             total = total + self.weights[PREDICT] * self.soft_weight * share
         terms[TOTAL] = total.detach()
-        return PrefixShare(total, terms)
+        return TermSums(total, terms)
 
 
 def soft_label_loss(scores: Tensor, probabilities: Tensor, rows: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of a student's choices under an LLM's probabilities of them, times T², summed over rows, in nats.
+    """Cross entropy of a student's choices under an LLM's probabilities, times T², summed over rows, in nats.
 
     Both are taken at the temperature T, over the choices of each row: the student's is softmax(s / T) of the choices'
     log-likelihoods s, the LLM's is p^(1/T), scaled to 1 (Hinton et al. 2015, section 2, with p = softmax(z)).
 
     Args:
         scores: (candidates,) log-likelihoods of whole choices, nats.
-        probabilities: (candidates,) of the LLM, that of each row with a sum of 1.
-        rows: (candidates,) which row each is of.
+        probabilities: (candidates,) of the LLM, with a sum of 1 per row.
+        rows: (candidates,) indices of their rows.
         temperature: T, above 0.
     """
     # As logarithms, since p^(1/T) of a low T is below the smallest number for all choices of a row; log 0 gives 0.
@@ -140,7 +128,7 @@ def soft_label_loss(scores: Tensor, probabilities: Tensor, rows: Tensor, tempera
 
 
 def _log_shares(values_C: Tensor, rows: Tensor) -> Tensor:
-    """The log-softmax of the values of each row; one of them at least is finite."""
+    """The log-softmax of the values of each row, at least one of which is finite."""
     count = int(rows.max()) + 1
     # A sum of exponentials of differences from the largest.
     largest_R = values_C.new_full((count,), -torch.inf).scatter_reduce(0, rows, values_C.detach(), "amax")

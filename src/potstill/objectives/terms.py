@@ -1,4 +1,4 @@
-"""Shared by all objectives: weights of named terms, the terms that read the teacher, and the sums of a step."""
+"""Base of all objectives: weights of named terms, what they read, and the sums of a step."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
-from potstill.objectives.features import Features, Wanted
+from potstill.objectives.features import Wanted
 from potstill.objectives.matches import Matches
-from potstill.objectives.schedules import Schedule
+from potstill.objectives.schedules import WeightSchedule
 
 SOFT = ("ce", "mse", "cos")  # terms that compare teacher and student on the base run
 ALIGNED = ("uld",)  # terms that compare models of different tokenizers where both have read the same text
 CAUSAL = ("causal_ce", "causal_cos")  # terms that compare teacher and student on the counterfactual run
+LABEL = "label"  # the term on the labels of a task
+HARD = {"masked": "mlm", "causal": "clm"}  # the term on the tokens of a language model, by its kind
 
 
 class TermSums(NamedTuple):
@@ -22,7 +24,7 @@ class TermSums(NamedTuple):
 
     Attributes:
         loss: scalar with gradient, the micro-batch's share of the step's weighted loss.
-        terms: each active term, detached, its share of the step's mean (unweighted).
+        terms: for each active term, detached, its share of the step's mean (unweighted).
     """
 
     loss: Tensor
@@ -34,23 +36,28 @@ class WeightedTerms:
     """Named terms and their weights.
 
     Attributes:
-        kind: of model or of task; it decides what the hard term is.
-        weights: by term, those of the matches among them; absent or 0 is not computed.
+        kind: kind of model or of task; it decides which term reads the data's own labels.
+        weights: by term, those of the matches included; a term without a weight is not computed.
         temperature: T of `ce` and `causal_ce`.
-        schedules: of the terms whose weight changes from step to step; `weights` has their highest.
-        matches: of features within teacher and student; None where there are none.
+        schedules: schedules of the terms whose weight changes; `weights` has their highest weight.
+        matches: matches of features within teacher and student; None for none.
     """
 
     kind: str
     weights: Mapping[str, float]
     temperature: float = 1.0
-    schedules: Mapping[str, Schedule] = field(default_factory=dict, kw_only=True)
+    schedules: Mapping[str, WeightSchedule] = field(default_factory=dict, kw_only=True)
     matches: Matches | None = field(default=None, kw_only=True)
 
     @property
     def active(self) -> tuple[str, ...]:
         """Terms with a weight."""
         return tuple(term for term, weight in self.weights.items() if weight)
+
+    @property
+    def hard(self) -> str:
+        """The term on the data's own labels."""
+        return HARD.get(self.kind, LABEL)
 
     @property
     def needs_teacher(self) -> bool:
@@ -62,38 +69,38 @@ class WeightedTerms:
         """The terms that are matches."""
         return () if self.matches is None else self.matches.terms
 
-    def at(self, step: int) -> Self:
-        """The objective with the weights of an optimizer step, counted from 0."""
+    def at(self, step: int, total: int) -> Self:
+        """The objective with the weights of an optimizer step, counted from 0, of a run of `total` steps."""
         if not self.schedules:
             return self
-        return replace(
-            self, weights={**self.weights, **{term: own(step) for term, own in self.schedules.items()}}
-        )
+        moved = {term: own(step, total) for term, own in self.schedules.items()}
+        return replace(self, weights={**self.weights, **moved})
 
     def only(self, term: str) -> Self:
         """The objective with one of its terms, at its weight."""
         return replace(self, weights={term: self.weights[term]})
 
     def wanted(self, teacher: int | None) -> Wanted:
-        """Features that active matches read of a teacher (by its number) or of the student (None)."""
-        return Wanted() if self.matches is None else self.matches.wanted(teacher, self.active)
+        """Features that the active terms read of a teacher (by its index) or of the student (None)."""
+        features = Wanted() if self.matches is None else self.matches.wanted(teacher, self.active)
+        student = teacher is None
+        return replace(
+            features,
+            end=self._any((*SOFT, *ALIGNED, self.hard) if student else SOFT),
+            causal=self._any(CAUSAL) and teacher in (None, 0),  # interventions run in the first teacher
+            logits=self._any(("ce", "mse", "causal_ce", *((self.hard,) if student else ()))),
+            last=self._any(("cos", "causal_cos")),
+        )
 
-    def matched_counts(self, step: Any) -> dict[str, int]:
-        """Denominator of each match in a whole step."""
-        return {} if self.matches is None else self.matches.counts(step)
+    def counted(self, counts: Mapping[str, int], step: Any) -> dict[str, float]:
+        """Denominator of each active term, at least 1.
 
-    def matched_values(
-        self,
-        student: Sequence[Features],
-        teachers: Sequence[Sequence[Features]],
-        parts: Sequence[Any],
-        denominators: Mapping[str, float],
-    ) -> dict[str, Tensor]:
-        """The share of each active match, with gradient; `parts` are the bases of a micro-batch."""
-        if self.matches is None or not self._any(self.matched):
-            return {}
-        masks = [part.attention_mask for part in parts]
-        return self.matches(student, teachers, masks, denominators, self.active)
+        Args:
+            counts: units of the whole step by term, without those of matches.
+            step: counts tokens, pairs and sequences for the matches.
+        """
+        matched = {} if self.matches is None else self.matches.counts(step)
+        return {term: float(max({**counts, **matched}[term], 1)) for term in self.active}
 
     def _any(self, terms: Sequence[str]) -> bool:
         return any(self.weights.get(term) for term in terms)

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from potstill.rationale_generation.settings import Sampling
 
@@ -15,9 +15,7 @@ KEY_VERSION = 1
 
 # Finish reasons by the names of servers; any other name is a regular end (`stop`).
 _REASONS = {
-    **dict.fromkeys(
-        ("length", "max_tokens", "max_length", "model_length", "max_output_tokens", "limit"), "length"
-    ),
+    **dict.fromkeys(("length", "max_tokens", "max_length", "model_length", "max_output_tokens", "limit"), "length"),
     **dict.fromkeys(("content_filter", "safety", "recitation", "prohibited_content"), "content_filter"),
     **dict.fromkeys(("tool_calls", "function_call", "tool_use"), "tool_calls"),
     **dict.fromkeys(("error", "abort", "cancelled"), "error"),
@@ -71,18 +69,18 @@ class Tally:
 
     Attributes:
         asked: Requested answers.
-        answered: Received answers.
+        answered: Received answers with text.
         retried: Repeated requests.
         failed: Requests with status 429 or 5xx, a timeout or a broken connection.
         malformed: Replies that do not follow the protocol.
         empty: Answers without text (thoughts alone, tool calls, refusals).
         refused: Requests rejected with status 400, 413 or 422, such as too long ones.
         truncated: Answers that ended at `max_tokens`.
-        input_tokens: Tokens of all prompts, also of unusable answers.
-        output_tokens: Tokens of all answers, also of unusable ones.
+        input_tokens: Tokens of all prompts, also of answers without text.
+        output_tokens: Tokens of all answers, also of those without text.
         budget_spent: Whether requests were skipped because the budget was spent.
-        told_to_wait: Seconds that the endpoint asked to wait, for which requests were skipped; else 0.
-        said: Error text of the endpoint for the last failed request.
+        requested_wait: Seconds that the endpoint asked to wait, for which requests were skipped; else 0.
+        last_error: Error text of the endpoint for the last failed request.
     """
 
     asked: int = 0
@@ -96,28 +94,23 @@ class Tally:
     input_tokens: int = 0
     output_tokens: int = 0
     budget_spent: bool = False
-    told_to_wait: float = 0.0
-    said: str = ""
+    requested_wait: float = 0.0
+    last_error: str = ""
 
     @property
     def ended_early(self) -> bool:
         """Whether requests were skipped that a later run can make."""
-        return self.budget_spent or self.told_to_wait > 0
+        return self.budget_spent or self.requested_wait > 0
 
     def count(self, answer: Answer) -> None:
-        """Count a usable answer."""
-        self.answered += 1
-        self.truncated += answer.reason == "length"
+        """Count an answer, with or without text."""
+        if answer.text.strip():
+            self.answered += 1
+            self.truncated += answer.reason == "length"
+        else:
+            self.empty += 1
         self.input_tokens += answer.input_tokens
         self.output_tokens += answer.output_tokens
-
-
-class Backend(Protocol):
-    """A language model that answers requests."""
-
-    def answer(self, requests: Sequence[Request], record: Callable[[Request, Answer], None]) -> Tally:
-        """Answer requests; `record` is called with each answer at once, from any thread."""
-        ...
 
 
 def make_request(

@@ -1,5 +1,6 @@
 """A journal of answers on disk, so that a killed run never repeats a request."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -11,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from potstill.errors import DataError
+from potstill.errors import DataError, FileError, FormatError
 from potstill.rationale_generation.answers import Answer
+from potstill.runtime.atomic import writing
 from potstill.runtime.json_text import json_text
 from potstill.runtime.small_files import SMALL_BYTES, not_a_file
 
@@ -30,7 +32,10 @@ class Journal:
         lines: Number of complete lines when the file was opened.
 
     Raises:
-        DataError: Another process has the journal open, or the file cannot be written.
+        DataError: Another process has the journal open.
+        FileError: The journal is not a regular file.
+        FormatError: A line is too long.
+        WriteError: The file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,19 +45,15 @@ class Journal:
         self._guard = threading.Lock()
 
     def __enter__(self) -> "Journal":
-        try:
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = self.path.with_name(f"{self.path.name}.lock")
             for path in (self.path, lock):
                 if path.exists() and not path.is_file():
-                    raise DataError(f"the journal {path} {not_a_file(path)}; choose another folder")
+                    raise FileError(f"the journal {path} {not_a_file(path)}; choose another folder")
             self._lock = lock.open("a+b")
             self._claim()
             self._stream = self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise DataError(
-                f"the journal {self.path} cannot be written ({error.strerror or error})"
-            ) from None
         self._read()
         _sync_folder(self.path.parent)
         return self
@@ -67,18 +68,13 @@ class Journal:
         """Write an answer; thread-safe.
 
         Raises:
-            DataError: The file cannot be written, such as on a full disk.
+            WriteError: The file cannot be written, such as on a full disk.
         """
         line = json_text({"key": key, **asdict(answer)}).encode() + b"\n"
-        with self._guard:
-            try:
-                if self._stream.write(line) < len(line):
-                    raise OSError("no space for a whole line")
-                os.fsync(self._stream.fileno())
-            except OSError as error:
-                raise DataError(
-                    f"the journal {self.path} cannot be written ({error.strerror or error})"
-                ) from None
+        with self._guard, writing(self.path):
+            if self._stream.write(line) < len(line):
+                raise OSError(errno.ENOSPC, "no space for a whole line")
+            os.fsync(self._stream.fileno())
             self.answers[key] = answer
 
     def _claim(self) -> None:
@@ -101,9 +97,7 @@ class Journal:
         with self.path.open("rb") as stream:
             for number, line in enumerate(iter(lambda: stream.readline(SMALL_BYTES), b""), 1):
                 if len(line) == SMALL_BYTES:
-                    raise DataError(
-                        f"the journal {self.path} line {number} has {SMALL_BYTES:,} bytes or more"
-                    )
+                    raise FormatError(f"the journal {self.path} line {number} has {SMALL_BYTES:,} bytes or more")
                 if not line.endswith(b"\n"):
                     break  # incomplete: the process was killed
                 end += len(line)
@@ -126,9 +120,7 @@ def _entry(line: bytes) -> tuple[str, Answer] | None:
         top = None if content.get("top") is None else [_pairs(own) for own in content["top"]]
     except (ValueError, TypeError, KeyError):
         return None
-    if not all(isinstance(one, str) for one in (key, text, finish)) or not all(
-        isinstance(one, int) for one in tokens
-    ):
+    if not all(isinstance(one, str) for one in (key, text, finish)) or not all(isinstance(one, int) for one in tokens):
         return None
     return key, Answer(text, finish, tokens[0], tokens[1], logprobs, top)
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -21,12 +20,13 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from potstill.data.rationales.thoughts import cut, ended, final_answer, is_mark, opened_thought
-from potstill.errors import ConfigError, ModelError, PotstillError
-from potstill.models.load import quiet_transformers
-from potstill.models.pretrained import hub_kernel, read_pretrained
-from potstill.models.specs import hub_answers, local_folder, no_network
+from potstill.errors import ConfigError, ModelError
+from potstill.models.load import load_from
+from potstill.models.pretrained import load_local_first, one_line, read_pretrained
+from potstill.models.specs import read_settings
 from potstill.rationale_generation.answers import Answer, Prompt, Request, Tally
 from potstill.rationale_generation.settings import LocalSettings, Sampling
 
@@ -84,7 +84,6 @@ class LocalModel:
             for row, answer in zip(rows, answers, strict=True):
                 record(requests[row], answer)
                 tally.count(answer)
-                tally.empty += not answer.text.strip()
         return tally
 
     def _encode(self, prompt: Prompt) -> tuple[list[int], str]:
@@ -104,9 +103,7 @@ class LocalModel:
         limit = getattr(self._model.config, "max_position_embeddings", None)
         if limit is None:  # relative positions (T5)
             return
-        needed = (
-            max(longest, self._sampling.max_tokens) if self._seq2seq else longest + self._sampling.max_tokens
-        )
+        needed = max(longest, self._sampling.max_tokens) if self._seq2seq else longest + self._sampling.max_tokens
         if needed > limit:
             raise ModelError(
                 f"generation.model={self._settings.model}: has {limit} positions, but the longest prompt with its "
@@ -130,7 +127,8 @@ class LocalModel:
         output_BL = self._model.generate(
             input_ids=ids_BL.to(device),
             attention_mask=mask_BL.to(device),
-            past_key_values=self._cache(),
+            # The encoder-decoder cache that transformers makes has the encoder's number of layers.
+            past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()) if self._seq2seq else None,
             max_new_tokens=self._sampling.max_tokens,
             logits_processor=LogitsProcessorList([chooser]),
             stopping_criteria=StoppingCriteriaList([ends]),
@@ -147,10 +145,6 @@ class LocalModel:
             )
             for row, prompt in enumerate(prompts)
         ]
-
-    def _cache(self) -> EncoderDecoderCache | None:
-        """An empty cache; for an encoder-decoder, transformers' own has the encoder's number of layers."""
-        return EncoderDecoderCache(DynamicCache(), DynamicCache()) if self._seq2seq else None
 
     def _read(
         self,
@@ -204,13 +198,9 @@ class _Chooser(LogitsProcessor):
         if self._sampling.temperature == 0:
             token_B1 = scores.argmax(-1, keepdim=True)
         else:
-            drawn = [
-                torch.rand(1, generator=generator, dtype=torch.float64) for generator in self._generators
-            ]
+            drawn = [torch.rand(1, generator=generator, dtype=torch.float64) for generator in self._generators]
             token_B1 = quantile_token(
-                scores / self._sampling.temperature,
-                torch.stack(drawn).to(scores.device),
-                self._sampling.top_p,
+                scores / self._sampling.temperature, torch.stack(drawn).to(scores.device), self._sampling.top_p
             )
         if self._sampling.logprobs:
             found_BV = scores.log_softmax(-1)
@@ -281,57 +271,25 @@ class _StopStrings(StoppingCriteria):
 
 def _load(settings: LocalSettings) -> tuple[PreTrainedTokenizerBase, Any]:
     key, value = "generation.model", settings.model
-    folder = local_folder(key, value)
-    source = str(folder) if folder else value
     try:
-        device = torch.device(settings.device)
-        torch.empty(0, device=device)
+        device = torch.empty(0, device=settings.device).device
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"generation.device={settings.device}: does not exist ({_one_line(error)}); expected e.g. cpu"
+            f"generation.device={settings.device}: does not exist ({one_line(error)}); expected e.g. cpu"
         ) from None
-
-    def load(local_files_only: bool) -> tuple[PreTrainedTokenizerBase, Any]:
-        common: dict[str, Any] = {"local_files_only": local_files_only}
-        config = read_pretrained(AutoConfig, source, **common)
-        if wrong := hub_kernel(config._attn_implementation):
-            raise ModelError(f"{key}={value}: {wrong}")
-        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        tokenizer = read_pretrained(AutoTokenizer, source, **common)
-        dtype = getattr(torch, settings.dtype)
-        with quiet_transformers():
-            model, report = read_pretrained(
-                auto, source, dtype=dtype, weights_only=True, output_loading_info=True, **common
-            )
-        if missing := sorted(report["missing_keys"]):
-            raise ModelError(
-                f"{key}={value}: {len(missing)} weights are missing, e.g. {missing[0]}; "
-                "expected a causal or sequence-to-sequence language model with its head"
-            )
-        return tokenizer, model
-
-    try:
-        try:
-            # The local hub cache first, which needs no network.
-            tokenizer, model = load(local_files_only=True)
-        except OSError:
-            if folder:
-                raise
-            if not hub_answers():
-                raise no_network(key, value) from None
-            tokenizer, model = load(local_files_only=False)
-    except PotstillError:
-        raise
-    except Exception as error:  # damaged files raise errors of many kinds
-        raise ModelError(f"{key}={value}: cannot be loaded to generate ({_one_line(error)})") from error
+    config = read_settings(key, value)
+    seq2seq = config.get("is_encoder_decoder", config.get("model_type") in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
+    auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    model: Any = load_from(key, value, auto, dtype=getattr(torch, settings.dtype))
+    tokenizer = load_local_first(
+        key, value, lambda source, local: read_pretrained(AutoTokenizer, source, local_files_only=local)
+    )
     model.eval().to(device)
     model.generation_config = _plain_generation(key, value, model, tokenizer)
     return tokenizer, model
 
 
-def _plain_generation(
-    key: str, value: str, model: Any, tokenizer: PreTrainedTokenizerBase
-) -> GenerationConfig:
+def _plain_generation(key: str, value: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     """The model's special tokens, without its author's sampling options."""
     own = model.generation_config
     eos = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
@@ -350,7 +308,3 @@ def _plain_generation(
         decoder_start_token_id=start,
         forced_bos_token_id=own.forced_bos_token_id,
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

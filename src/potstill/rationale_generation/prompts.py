@@ -13,12 +13,13 @@ from typing import Any
 import yaml
 
 from potstill.data.rationales.thoughts import final_answer
-from potstill.errors import ConfigError, DataError
+from potstill.errors import ConfigError, DataError, FormatError, LabelError
 from potstill.runtime.small_files import small_text
 
 FOLDER = Path(__file__).with_name("demonstrations")
-MOST_VALUES = 100_000  # in a file of prompts, with expanded aliases
-KEYS = ("instruction", "question", "cue", "answer", "label_field", "stop", "demonstrations")
+MAX_VALUES = 100_000  # in a file of prompts, with expanded aliases
+TEXTS = ("instruction", "question", "cue", "answer", "label_field")
+KEYS = (*TEXTS, "stop", "demonstrations")
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -55,9 +56,7 @@ class Prompts:
         Raises:
             DataError: The row lacks a field.
         """
-        worked = [
-            f"{self._question(shown)}\n{self.cue} {self._answer(shown)}" for shown in self.demonstrations
-        ]
+        worked = [f"{self._question(shown)}\n{self.cue} {self._answer(shown)}" for shown in self.demonstrations]
         # No blank after the cue: tokenizers attach it to the next word.
         return "\n\n".join([self.instruction, *worked, f"{self._question(row)}\n{self.cue}"])
 
@@ -77,17 +76,17 @@ class Prompts:
         """The row's label as text.
 
         Raises:
-            DataError: The row has no label, or a number without a name.
+            LabelError: The row has no label, or a number without a name.
         """
         if row.get(self.label_field) is None:
-            raise DataError(f"a row has no label '{self.label_field}' (it has: {', '.join(row)})")
+            raise LabelError(f"a row has no label '{self.label_field}' (it has: {', '.join(row)})")
         value = row[self.label_field]
         if isinstance(value, bool):
-            raise DataError(f"{self.label_field}={str(value).lower()}: expected a text or a number")
+            raise LabelError(f"{self.label_field}={str(value).lower()}: expected a text or a number")
         if not self.label_names or isinstance(value, str):
             return str(value)
         if value not in range(len(self.label_names)):
-            raise DataError(f"{self.label_field}={value}: expected 0 to {len(self.label_names) - 1}")
+            raise LabelError(f"{self.label_field}={value}: expected 0 to {len(self.label_names) - 1}")
         return self.label_names[int(value)]
 
     def clean(self, text: str) -> str | None:
@@ -121,13 +120,12 @@ def load_prompts(task: str, file: str | Path | None = None, shots: int | None = 
 
     Raises:
         ConfigError: An unknown task, or too many shots.
-        DataError: The file does not exist, or is not valid.
+        DataError: The file does not exist.
+        FormatError: The file is not valid.
     """
     known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     if file is None and task not in known:
-        raise ConfigError(
-            f"generation.task={task}: must be one of {', '.join(known)}, or set generation.prompts=FILE"
-        )
+        raise ConfigError(f"generation.task={task}: must be one of {', '.join(known)}, or set generation.prompts=FILE")
     path = FOLDER / f"{task}.yaml" if file is None else Path(file).expanduser()
     prompts = _read(path)
     if shots is None:
@@ -145,35 +143,34 @@ def _read(path: Path) -> Prompts:
         content = yaml.safe_load(small_text(path, "generation.prompts"))
         largest = _expanded(content, {})
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: a date such as 2024-99-99
-        raise DataError(
-            f"generation.prompts={path}: cannot be used ({' '.join(str(error).split())})"
-        ) from None
-    if largest > MOST_VALUES:
-        raise DataError(
-            f"generation.prompts={path}: has more than {MOST_VALUES:,} values with expanded aliases"
-        )
+        raise FormatError(f"generation.prompts={path}: cannot be read ({' '.join(str(error).split())})") from None
+    if largest > MAX_VALUES:
+        raise FormatError(f"generation.prompts={path}: has more than {MAX_VALUES:,} values with expanded aliases")
     try:
         return _prompts_of(content)
     except DataError as error:
-        raise DataError(f"generation.prompts={path}: {error}") from None
+        raise FormatError(f"generation.prompts={path}: {error}") from None
 
 
 def _prompts_of(content: Any) -> Prompts:
     """The prompts of a YAML document; errors do not name the file."""
     if not isinstance(content, dict):
         raise DataError(f"expected the keys {', '.join(KEYS)}")
-    _check_keys(content)
-    _check_texts(content)
-    prompts = Prompts(
-        instruction=content["instruction"],
-        question=content["question"],
-        cue=content["cue"],
-        answer=content["answer"],
-        label_field=content["label_field"],
-        label_names=tuple(_list_in(content, "label_names", str)),
-        stop=tuple(_list_in(content, "stop", str)),
-        demonstrations=tuple(_list_in(content, "demonstrations", dict)),
-    )
+    for error, names in (
+        ("lacks", set(KEYS) - content.keys()),
+        ("has the unknown key", content.keys() - {*KEYS, "label_names"}),
+    ):
+        if names:
+            raise DataError(
+                f"{error} {', '.join(sorted(map(str, names)))}; expected {', '.join(KEYS)} and optionally label_names"
+            )
+    fields: dict[str, Any] = {name: _text(content, name) for name in TEXTS}
+    for name, kind in (("label_names", str), ("stop", str), ("demonstrations", dict)):
+        fields[name] = tuple(_list_of(content, name, kind))
+    for field in ("rationale", "label"):
+        if f"{{{field}}}" not in fields["answer"]:
+            raise DataError(f"answer: lacks {{{field}}}; expected such as '{{rationale}} The answer is {{label}}.'")
+    prompts = Prompts(**fields)
     for number, row in enumerate(prompts.demonstrations, 1):
         try:
             for name, value in row.items():
@@ -186,29 +183,14 @@ def _prompts_of(content: Any) -> Prompts:
     return prompts
 
 
-def _check_keys(content: Mapping[Any, Any]) -> None:
-    for fault, names in (
-        ("lacks", set(KEYS) - content.keys()),
-        ("has the unknown key", content.keys() - {*KEYS, "label_names"}),
-    ):
-        if names:
-            raise DataError(
-                f"{fault} {', '.join(sorted(map(str, names)))}; expected {', '.join(KEYS)} and optionally label_names"
-            )
+def _text(content: Mapping[str, Any], name: str) -> str:
+    text = content[name]
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{name}={text}: expected a text")
+    return text
 
 
-def _check_texts(content: Mapping[str, Any]) -> None:
-    for name in ("instruction", "question", "cue", "answer", "label_field"):
-        if not isinstance(content[name], str) or not content[name].strip():
-            raise DataError(f"{name}={content[name]}: expected a text")
-    for field in ("rationale", "label"):
-        if f"{{{field}}}" not in content["answer"]:
-            raise DataError(
-                f"answer: lacks {{{field}}}; expected such as '{{rationale}} The answer is {{label}}.'"
-            )
-
-
-def _list_in(content: Mapping[str, Any], name: str, kind: type) -> list[Any]:
+def _list_of(content: Mapping[str, Any], name: str, kind: type) -> list[Any]:
     value = content.get(name, [])
     if not isinstance(value, list) or not all(isinstance(one, kind) and one for one in value):
         raise DataError(f"{name}: expected a list of {'texts' if kind is str else 'mappings'}")
@@ -232,11 +214,7 @@ def _lettered(row: Mapping[str, Any]) -> dict[str, str]:
     choices = row.get("choices")
     if choices is None:
         return {}
-    if (
-        isinstance(choices, str)
-        or not isinstance(choices, Sequence)
-        or len(choices) > len(string.ascii_lowercase)
-    ):
+    if isinstance(choices, str) or not isinstance(choices, Sequence) or len(choices) > len(string.ascii_lowercase):
         raise DataError(f"choices={choices}: expected a list of at most {len(string.ascii_lowercase)} texts")
     lines = [f"({letter}) {choice}" for letter, choice in zip(string.ascii_lowercase, choices, strict=False)]
     return {"lettered_choices": "\n".join(lines)}

@@ -49,11 +49,11 @@ def read_reply(reply: bytes) -> Answer | None:
     try:
         content = parse_json(reply)
         choice = content["choices"][0]
-        said = choice["message"] if "message" in choice else {"content": choice["text"]}
-        text = _text(said["content"] if said.get("content") is not None else "")
+        message = choice["message"] if "message" in choice else {"content": choice["text"]}
+        text = _text(message["content"] if message.get("content") is not None else "")
         finish = str(choice.get("finish_reason") or "")
-        if not text.strip() and (said.get("refusal") or said.get("tool_calls") or said.get("function_call")):
-            finish = "refusal" if said.get("refusal") else "tool_calls"
+        if not text.strip() and (message.get("refusal") or message.get("tool_calls") or message.get("function_call")):
+            finish = "refusal" if message.get("refusal") else "tool_calls"
         usage = content.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         return Answer(
@@ -121,47 +121,25 @@ def _count(value: Any) -> int:
 
 
 def _probabilities(value: Any) -> tuple[Pairs | None, list[Pairs] | None]:
-    """Log-probabilities of tokens and of the most likely alternatives; None for invalid ones."""
+    """Log-probabilities of tokens, and of the most likely tokens in their places; None for missing or invalid ones.
+
+    Chats list them as entries of `content`, completions in the lists `tokens`, `token_logprobs` and `top_logprobs`.
+    """
     try:
-        tokens, top = _logprobs(value), _top(value)
-        values = [one for pairs in ([tokens or []] + (top or [])) for _, one in pairs]
-        # Servers return -inf for impossible tokens, and rounding may give a little above 0.
-        return (tokens, top) if all(one < 1e-3 for one in values) else (None, None)
+        if isinstance(value.get("content"), list):
+            tokens = [(str(entry["token"]), float(entry["logprob"])) for entry in value["content"]]
+            listed = [
+                [(one["token"], one["logprob"]) for one in entry.get("top_logprobs") or []]
+                for entry in value["content"]
+            ]
+        else:
+            pairs = list(zip(value["tokens"], value["token_logprobs"], strict=True))
+            tokens = [(str(token), float(one)) for token, one in pairs if one is not None]
+            top = value.get("top_logprobs") or [None] * len(pairs)
+            listed = [list((own or {}).items()) for own, (_, one) in zip(top, pairs, strict=True) if one is not None]
+        likely = [[(str(token), float(one)) for token, one in own if one is not None] for own in listed]
     except _NOT_THE_PROTOCOL:
         return None, None
-
-
-def _logprobs(value: Any) -> Pairs | None:
-    """Tokens and their log-probabilities, of chats (`content`) or completions (`tokens`)."""
-    if not isinstance(value, dict):
-        return None
-    if isinstance(value.get("content"), list):
-        return [(str(entry["token"]), float(entry["logprob"])) for entry in value["content"]]
-    tokens, values = value.get("tokens"), value.get("token_logprobs")
-    if not isinstance(tokens, list) or not isinstance(values, list) or len(tokens) != len(values):
-        return None
-    return [(str(token), float(one)) for token, one in zip(tokens, values, strict=True) if one is not None]
-
-
-def _top(value: Any) -> list[Pairs] | None:
-    """The most likely tokens in the place of each token of `_logprobs`; None if they are missing."""
-    if not isinstance(value, dict):
-        return None
-    if isinstance(value.get("content"), list):
-        listed = [entry.get("top_logprobs") or [] for entry in value["content"]]
-        return (
-            [
-                [(str(one["token"]), float(one["logprob"])) for one in own if one["logprob"] is not None]
-                for own in listed
-            ]
-            if any(listed)
-            else None
-        )
-    values, top = value.get("token_logprobs"), value.get("top_logprobs")
-    if not isinstance(values, list) or not isinstance(top, list) or len(top) != len(values):
-        return None
-    return [
-        [(str(token), float(likely)) for token, likely in (own or {}).items() if likely is not None]
-        for own, one in zip(top, values, strict=True)
-        if one is not None
-    ]
+    # Servers return -inf for impossible tokens, and rounding may give a little above 0.
+    valid = all(one < 1e-3 for pairs in (tokens, *likely) for _, one in pairs)
+    return (tokens, likely if any(likely) else None) if valid else (None, None)

@@ -48,9 +48,7 @@ class Sampling:
     logprobs: bool = False
 
     def __post_init__(self) -> None:
-        _at_least("max_tokens", self.max_tokens, 1)
-        _at_least("temperature", self.temperature, 0)
-        _at_least("samples", self.samples, 1)
+        _check_least(self, max_tokens=1, temperature=0, samples=1)
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"generation.top_p={self.top_p}: expected more than 0 and at most 1")
         if self.samples > 1 and self.temperature == 0:
@@ -115,22 +113,15 @@ class EndpointSettings:
             raise ConfigError(f"generation.url={self.url}: expected e.g. http://localhost:8000/v1")
         if not self.model:
             raise ConfigError("generation.model: is empty; expected the name of a model at the endpoint")
-        _at_least("concurrency", self.concurrency, 1)
-        _at_least("retries", self.retries, 0)
-        _at_least("backoff_seconds", self.backoff_seconds, 0)
-        _at_least("longest_wait_seconds", self.longest_wait_seconds, 0)
+        _check_least(self, concurrency=1, retries=0, backoff_seconds=0, longest_wait_seconds=0)
+        _check_least(self, max_requests=1, max_total_tokens=1)
         if not 0 < self.timeout <= DAY:
-            raise ConfigError(
-                f"generation.timeout={self.timeout}: expected more than 0 and at most {DAY} seconds"
-            )
+            raise ConfigError(f"generation.timeout={self.timeout}: expected more than 0 and at most {DAY} seconds")
         if not re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII):
             # The value is not repeated: it may be the key itself.
             raise ConfigError(
                 "generation.key_variable: must be the name of an environment variable, such as OPENAI_API_KEY"
             )
-        for name in ("max_requests", "max_total_tokens"):
-            if (value := getattr(self, name)) is not None:
-                _at_least(name, value, 1)
 
     def identity(self) -> dict[str, Any]:
         """The settings that an answer depends on."""
@@ -157,7 +148,7 @@ class LocalSettings:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _at_least("batch_size", self.batch_size, 1)
+        _check_least(self, batch_size=1)
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ConfigError(f"generation.dtype={self.dtype}: expected float32, bfloat16 or float16")
 
@@ -166,9 +157,12 @@ class LocalSettings:
         return {"model": self.model, "dtype": self.dtype}
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    if not least <= value < math.inf:
-        raise ConfigError(f"generation.{name}={value}: expected {least} or more")
+def _check_least(settings: object, **least: float) -> None:
+    """Check the minimum of each field; None is no limit."""
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value is not None and not bound <= value < math.inf:
+            raise ConfigError(f"generation.{name}={value}: expected {bound} or more")
 
 
 def _as_json(extra: Mapping[str, Any]) -> dict[str, Any]:

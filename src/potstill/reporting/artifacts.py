@@ -26,11 +26,7 @@ MAX_NAME = 128  # characters of an artifact's name; a limit of wandb
 
 
 def log_student(
-    loggers: Sequence[Logger],
-    folder: Path,
-    teachers: Sequence[str],
-    metadata: dict[str, Any],
-    limit_mb: float,
+    loggers: Sequence[Logger], folder: Path, teachers: Sequence[str], metadata: dict[str, Any], limit_mb: float
 ) -> None:
     """Log the student as an artifact of the wandb run, and the teachers as its inputs.
 

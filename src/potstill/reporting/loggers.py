@@ -18,9 +18,9 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from potstill.errors import ConfigError
+from potstill.errors import ConfigError, PackageError
 from potstill.reporting.records import flattened
-from potstill.reporting.tables import Table
+from potstill.reporting.tables import Table, read_rows
 from potstill.runtime.atomic import replacing, write_whole, writing
 from potstill.runtime.redaction import redact_override, redacted
 
@@ -56,24 +56,26 @@ class Resumed:
     step: int
 
 
-def make_loggers(
-    name: str, folder: Path, resumed: Resumed | None = None, **wandb_settings: Any
-) -> list[Logger]:
+def make_loggers(name: str, folder: Path, resumed: Resumed | None = None, **wandb_settings: Any) -> list[Logger]:
     """The loggers of a run; call `finish` when it ends or fails.
 
     Args:
         name: wandb, csv or tensorboard.
         folder: output folder of the run.
         resumed: the interrupted run of this folder, whose wandb run and rows of metrics.csv are continued.
-        wandb_settings: project, run, group, job_type, tags, mode and config (nested) of a wandb run.
+        wandb_settings: entity, project, run, group, job_type, tags, mode and config (nested) of a wandb run.
 
     Raises:
-        ConfigError: an unknown or uninstalled logger.
+        ConfigError: an unknown logger.
+        PackageError: tensorboard is not installed.
     """
-    loggers: list[Logger] = [_metrics_file(folder, resumed)]
+    rows = [] if resumed is None else read_rows(folder / "metrics.csv")
+    # Rows logged between steps n and n + 1 have at most the number n - 1.
+    kept = [row for row in rows if resumed is not None and int(row["step"] or 0) < resumed.step]
+    loggers: list[Logger] = [MetricsFile(folder / "metrics.csv", kept)]
     if name == "tensorboard":
         if importlib.util.find_spec("tensorboard") is None:
-            raise ConfigError("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
+            raise PackageError("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
     elif name == "wandb":
         # Only the first rank has a wandb run.
@@ -130,26 +132,11 @@ class MetricsFile(Logger):
             writer.writerows(rows)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The complete rows of metrics.csv; empty without a file."""
-    if not path.is_file():
-        return []
-    whole, newline, _ = path.read_text().rpartition("\n")
-    return list(csv.DictReader((whole + newline).splitlines()))
-
-
-def _metrics_file(folder: Path, resumed: Resumed | None) -> MetricsFile:
-    path = folder / "metrics.csv"
-    if resumed is None:
-        return MetricsFile(path)
-    # Rows logged between steps n and n + 1 have at most the number n - 1.
-    return MetricsFile(path, [row for row in read_rows(path) if int(row["step"] or 0) < resumed.step])
-
-
 def _wandb(
     folder: Path,
     resumed: bool,
     *,
+    entity: str | None,
     project: str,
     run: str | None,
     group: str | None,
@@ -165,6 +152,7 @@ def _wandb(
     settings: dict[str, Any] = {
         "id": run_id,
         "resume": "allow" if run_id else None,
+        "entity": entity,
         "project": project,
         "name": run or folder.name,
         "group": group,
@@ -227,9 +215,7 @@ class MetricsLogger(WandbLogger):
             better = direction(name)
             if better is not None and name not in self.defined:
                 self.defined.add(name)
-                self.experiment.define_metric(
-                    name, step_metric="trainer/global_step", summary=f"{better},last"
-                )
+                self.experiment.define_metric(name, step_metric="trainer/global_step", summary=f"{better},last")
         super().log_metrics(metrics, step)
 
 
@@ -278,8 +264,7 @@ def finish(loggers: list[Logger], *, code: int) -> None:
                 run.finish(exit_code=code)
             except TimeoutError:  # the server is down
                 log.warning(
-                    "wandb did not upload the whole run in time; `wandb sync %s` uploads it later",
-                    Path(run.dir).parent,
+                    "wandb did not upload the whole run in time; `wandb sync %s` uploads it later", Path(run.dir).parent
                 )
         else:
             logger.finalize("failed" if code else "success")

@@ -1,4 +1,4 @@
-"""Plots of a report as inline SVG: curves, points, means with spread, and parallel coordinates."""
+"""Plots of a report as inline SVG: curves or points, means with spread, and parallel coordinates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 @dataclass(frozen=True)
 class Curves:
-    """A plot of named (xs, ys)."""
+    """A plot of named (xs, ys) with a legend: lines, or points for series of one value."""
 
     title: str
     series: Series
@@ -35,25 +35,24 @@ class Curves:
 
     def svg(self) -> str:
         """The plot; empty if no series has values."""
-        if not any(len(xs) for xs, _ in self.series.values()):
-            return ""
-        return _plot(self.title, self.series, self.x_label, self.y_label, self.log_y)
+        return drawing(self.title, self._draw) if any(len(xs) for xs, _ in self.series.values()) else ""
 
-
-@dataclass(frozen=True)
-class Points:
-    """A plot of named points."""
-
-    title: str
-    points: Mapping[str, tuple[float, float]]
-    x_label: str
-    y_label: str
-    note: str = ""
-
-    def svg(self) -> str:
-        """The plot; empty without points."""
-        series: Series = {name: ([x], [y]) for name, (x, y) in self.points.items()}
-        return _plot(self.title, series, self.x_label, self.y_label) if series else ""
+    def _draw(self, axes: Any) -> None:
+        for index, (xs, ys) in enumerate(self.series.values()):
+            repeat, colour = divmod(index, len(SERIES_COLOURS))
+            marker = MARKERS[repeat % len(MARKERS)] if len(xs) == 1 else ""
+            axes.plot(xs, ys, color=SERIES_COLOURS[colour], marker=marker, linewidth=1.6)
+        axes.set(xlabel=self.x_label, ylabel=self.y_label, yscale="log" if self.log_y else "linear")
+        if self.log_y:  # matplotlib's own labels are mathematical markup
+            low, high = axes.get_ylim()
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: _minor_label(value, decades=math.log10(high / low)))
+        # Explicit handles: a name that starts with an underscore would be left out.
+        handles, names = axes.get_lines(), list(self.series)
+        if len(names) > MAX_LEGEND_INSIDE:
+            axes.figure.legend(handles, names, frameon=False, loc="outside right upper")
+        else:
+            axes.legend(handles, names, frameon=False)
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,7 @@ class SpreadPlot:
         def draw(axes: Any) -> None:
             lines = []
             for index, points in enumerate(self.series.values()):
-                drawn = sorted(
-                    ((positions[value], spread) for value, spread in points), key=lambda own: own[0]
-                )
+                drawn = sorted(((positions[value], spread) for value, spread in points), key=lambda own: own[0])
                 lines.append(
                     axes.errorbar(
                         [x for x, _ in drawn],
@@ -224,31 +221,6 @@ def drawing(title: str, draw: Callable[[Any], None]) -> str:
     return svg.replace(TEXT_COLOUR, "currentColor")
 
 
-def _plot(title: str, series: Series, x_label: str, y_label: str, log_y: bool = False) -> str:
-    """Lines, or points for series of one value, with a legend."""
-
-    def draw(axes: Any) -> None:
-        for index, (xs, ys) in enumerate(series.values()):
-            repeat, colour = divmod(index, len(SERIES_COLOURS))
-            marker = MARKERS[repeat % len(MARKERS)] if len(xs) == 1 else ""
-            axes.plot(xs, ys, color=SERIES_COLOURS[colour], marker=marker, linewidth=1.6)
-        axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_y else "linear")
-        if log_y:  # matplotlib's own labels are mathematical markup
-            low, high = axes.get_ylim()
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.yaxis.set_minor_formatter(
-                lambda value, _: _minor_label(value, decades=math.log10(high / low))
-            )
-        # Explicit handles: a name that starts with an underscore would be left out.
-        handles, names = axes.get_lines(), list(series)
-        if len(series) > MAX_LEGEND_INSIDE:
-            axes.figure.legend(handles, names, frameon=False, loc="outside right upper")
-        else:
-            axes.legend(handles, names, frameon=False)
-
-    return drawing(title, draw)
-
-
 def _minor_label(value: float, decades: float) -> str:
     """The label of a tick between powers of ten; the more decades an axis has, the fewer ticks have one."""
     digit = round(value / 10 ** math.floor(math.log10(value)))
@@ -264,10 +236,7 @@ def _heights(values: Sequence[float | str | None]) -> list[float | None]:
     """Height of each value on its axis, 0 at the bottom to 1 at the top; None for None and non-finite values."""
     if any(isinstance(value, str) for value in values):
         names = list(dict.fromkeys(str(value) for value in values if value is not None))
-        return [
-            names.index(str(value)) / max(len(names) - 1, 1) if value is not None else None
-            for value in values
-        ]
+        return [names.index(str(value)) / max(len(names) - 1, 1) if value is not None else None for value in values]
     numbers = [math.nan if value is None else float(value) for value in values]
     finite = [number for number in numbers if math.isfinite(number)]
     if not finite:

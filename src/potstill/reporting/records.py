@@ -1,41 +1,22 @@
-"""Records of a configuration without secrets: this package's and Hydra's (`.hydra/`, multirun.yaml). No torch."""
+"""Hydra's records of a configuration (`.hydra/`, multirun.yaml) without secrets, and YAML of runs. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from omegaconf.resolvers.oc import env
 
 from potstill.runtime.atomic import write_whole
-from potstill.runtime.redaction import redacted, remember_references
+from potstill.runtime.redaction import redacted
 from potstill.runtime.small_files import read_small
 
 MULTIRUN_RECORD = "multirun.yaml"
 
 _sweeps: list[Path] = []  # folders of the sweeps of this process
-
-
-def as_written(config: DictConfig) -> dict[str, Any]:
-    """A configuration for files and logs: resolved, except for environment variables, and with secrets masked.
-
-    `${oc.env:NAME}` is kept for keys of text; numbers from variables are written as numbers.
-    """
-    remember_references(OmegaConf.to_yaml(config))
-    resolved = OmegaConf.to_container(config, resolve=True)
-    OmegaConf.register_new_resolver("oc.env", _reference, replace=True)
-    try:
-        kept = _with_references(config, resolved)
-    finally:
-        OmegaConf.register_new_resolver("oc.env", env, replace=True)
-    return dict(redacted(kept))
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -52,25 +33,6 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _reference(name: str, *default: Any) -> str:
-    return f"${{oc.env:{','.join(map(str, (name, *default)))}}}"
-
-
-def _with_references(node: DictConfig | ListConfig, resolved: Any) -> Any:
-    """The values of a configuration whose variables resolve to their references, or to their values for numbers."""
-    is_list = isinstance(node, ListConfig)
-    kept = {}
-    for key in range(len(node)) if is_list else list(resolved):
-        kept[key] = resolved[key]
-        if OmegaConf.is_missing(node, key):
-            continue
-        with suppress(OmegaConfBaseException):  # the key takes a number
-            value = node[key]
-            container = isinstance(value, DictConfig | ListConfig)
-            kept[key] = _with_references(value, resolved[key]) if container else value
-    return list(kept.values()) if is_list else kept
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -98,7 +60,7 @@ def read_yaml(path: Path) -> Any:
 class SweepNoted(Callback):
     """Remembers the folder of a sweep, where Hydra writes a record before the first job."""
 
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
         """Remember the folder."""
         _sweeps.append(Path(str(config.hydra.sweep.dir)))
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from potstill.errors import DataError
-from potstill.reporting.plots import Curves, ParallelCoordinates, Points, SpreadPlot
-from potstill.reporting.tables import Table, format_cell, is_numeric, print_table, sort_key
+from potstill.errors import FileError, FormatError
+from potstill.reporting.plots import Curves, ParallelCoordinates, SpreadPlot
+from potstill.reporting.tables import Table, format_cell, is_numeric, print_table, read_rows, sort_key
 from potstill.runtime.atomic import write_whole
 from potstill.runtime.redaction import redact
 from potstill.runtime.small_files import not_a_file
@@ -43,8 +42,7 @@ class HeatMap:
         low, high = min(known, default=0.0), max(known, default=1.0)
         scale = 0.75 / ((high - low) or 1.0)
         return [
-            [(value, None if value is None else 0.05 + scale * (value - low)) for value in row]
-            for row in self.values
+            [(value, None if value is None else 0.05 + scale * (value - low)) for value in row] for row in self.values
         ]
 
 
@@ -56,7 +54,7 @@ class Collapsible:
     body: str
 
 
-Section = Text | Table | HeatMap | Points | Curves | Collapsible | SpreadPlot | ParallelCoordinates
+Section = Text | Table | HeatMap | Curves | Collapsible | SpreadPlot | ParallelCoordinates
 
 
 def write_report(folder: str | Path, *, title: str, sections: Sequence[Section]) -> Path:
@@ -79,11 +77,7 @@ def _template() -> Any:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, keep_trailing_newline=True
     )
-    environment.filters |= {
-        "cell": format_cell,
-        "sort_key": sort_key,
-        "kind": lambda section: type(section).__name__,
-    }
+    environment.filters |= {"cell": format_cell, "sort_key": sort_key, "kind": lambda section: type(section).__name__}
     environment.tests["numeric"] = is_numeric
     return environment.get_template("report.html.jinja")
 
@@ -92,32 +86,32 @@ def read_metrics(path: str | Path) -> dict[str, tuple[list[int], list[float]]]:
     """Read a metrics.csv: (steps, values) of each metric that has a value.
 
     Raises:
-        DataError: the file is missing, has no `step` column, or a cell is not a number.
+        FileError: the file is missing or cannot be read.
+        FormatError: there is no `step` column, or a cell is not a number.
     """
-    metrics: dict[str, tuple[list[int], list[float]]] = {}
-    if Path(path).exists() and not Path(path).is_file():
-        raise DataError(f"{path}: {not_a_file(Path(path))}; expected the metrics.csv of a run")
+    path = Path(path)
+    if not path.is_file():
+        raise FileError(f"{path}: {not_a_file(path)}; expected the metrics.csv of a run")
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            for line, row in enumerate(csv.DictReader(file), start=2):
-                # A killed run can leave an incomplete last line, whose missing cells are None.
-                cells = {k: v for k, v in row.items() if k not in ("step", "epoch", None) and v}
-                for name, value in cells.items():
-                    try:
-                        step, number = int(float(row["step"])), float(value)
-                    except (KeyError, TypeError, ValueError) as error:
-                        raise DataError(
-                            f"{path}, line {line}: {name}={value} needs a number and a step"
-                        ) from error
-                    steps, values = metrics.setdefault(name, ([], []))
-                    steps.append(step)
-                    values.append(number)
+        rows = read_rows(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from error
+    metrics: dict[str, tuple[list[int], list[float]]] = {}
+    for line, row in enumerate(rows, start=2):
+        for name, value in row.items():
+            if name in ("step", "epoch", None) or not value:
+                continue
+            try:
+                step, number = int(float(row["step"])), float(value)
+            except (KeyError, TypeError, ValueError) as error:
+                raise FormatError(f"{path}, line {line}: {name}={value} needs a number and a step") from error
+            steps, values = metrics.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(number)
     return metrics
 
 
 __all__ = (
-    "Collapsible", "Curves", "HeatMap", "ParallelCoordinates", "Points", "Section", "SpreadPlot", "Table", "Text",
+    "Collapsible", "Curves", "HeatMap", "ParallelCoordinates", "Section", "SpreadPlot", "Table", "Text",
     "print_table", "read_metrics", "render", "write_report",
 )  # fmt: skip

@@ -18,7 +18,7 @@ from potstill.runtime.json_text import read_json
 from potstill.runtime.small_files import read_small
 
 SEED, BENCHMARK = "seed", "benchmark"
-FAULT_FILE = "fault.txt"  # in the folder of a failed job: the reason, in one line
+ERROR_FILE = "error.txt"  # in the folder of a failed job: the reason, in one line
 JOB_FILES = (".hydra", "config.yaml", "summary.json")
 UNFINISHED = "no summary.json: stopped, or still running"
 
@@ -82,9 +82,7 @@ def read_sweep(folder: Path) -> list[Job]:
         )
     found = sorted(_job_folders(folder), key=lambda job: _natural_key(job.relative_to(folder).as_posix()))
     if not found:
-        raise ConfigError(
-            f"sweep.folder={folder}: holds no runs; expected a multirun, with one folder per job"
-        )
+        raise ConfigError(f"sweep.folder={folder}: holds no runs; expected a multirun, with one folder per job")
     overrides = [_overrides(job / ".hydra" / "overrides.yaml") for job in found]
     configs = [_config(job) for job in found]
     if all(own is not None for own in overrides):
@@ -97,9 +95,7 @@ def read_sweep(folder: Path) -> list[Job]:
         figures, error = _result(job)
         benchmark = (config.get(BENCHMARK) or {}).get("name")
         jobs.append(Job(job.relative_to(folder).as_posix(), own, figures, error, benchmark))
-    seeds = [
-        str(config.get(SEED, job.settings.get(SEED, ""))) for config, job in zip(configs, jobs, strict=True)
-    ]
+    seeds = [str(config.get(SEED, job.settings.get(SEED, ""))) for config, job in zip(configs, jobs, strict=True)]
     return _without_repeated(jobs, seeds)
 
 
@@ -243,11 +239,11 @@ def _without_repeated(jobs: list[Job], seeds: list[str]) -> list[Job]:
 
 def _result(job: Path) -> tuple[dict[str, float], str | None]:
     """The figures of a job, or why it failed."""
-    if (job / FAULT_FILE).is_file():
+    if (job / ERROR_FILE).is_file():
         try:
-            return {}, read_small(job / FAULT_FILE).strip()
+            return {}, read_small(job / ERROR_FILE).strip()
         except (OSError, ValueError):
-            return {}, f"{FAULT_FILE}: cannot be read"
+            return {}, f"{ERROR_FILE}: cannot be read"
     try:
         summary = read_json(job / "summary.json")
     except FileNotFoundError:

@@ -115,9 +115,7 @@ def print_table(table: Table) -> None:
     hidden = len(table.columns) - shown
     caption = " ".join(filter(None, [table.note, f"{hidden} more columns in the report" if hidden else ""]))
     # Text objects, so that square brackets in a cell are not markup.
-    drawn = RichTable(
-        title=RichText(printable(table.title)), caption=RichText(printable(caption)) if caption else None
-    )
+    drawn = RichTable(title=RichText(printable(table.title)), caption=RichText(printable(caption)) if caption else None)
     for index, column in enumerate(table.columns[:shown]):
         right = any(is_numeric(row[index]) for row in table.rows)
         drawn.add_column(RichText(printable(column)), justify="right" if right else "left", overflow="fold")
@@ -126,14 +124,23 @@ def print_table(table: Table) -> None:
     console.print(drawn)
 
 
-def write_table(
-    path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], *, delimiter: str = ","
-) -> None:
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], *, delimiter: str = ",") -> None:
     """Write a CSV file with a header, atomically; None is an empty cell, and numbers keep all their digits."""
     with replacing(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The complete rows of a CSV file such as metrics.csv; empty without a file.
+
+    A killed run can leave an incomplete last line, which is left out.
+    """
+    if not path.is_file():
+        return []
+    whole, newline, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return list(csv.DictReader((whole + newline).splitlines()))
 
 
 def _fitting_columns(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> int:

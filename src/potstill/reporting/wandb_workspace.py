@@ -9,7 +9,7 @@ import importlib.util
 import sys
 from typing import Any
 
-from potstill.errors import ConfigError, PotstillError, printable
+from potstill.errors import ConfigError, PackageError, PotstillError, printable
 from potstill.reporting.loggers import wandb_mode
 from potstill.runtime.redaction import redact
 
@@ -32,7 +32,7 @@ SECTIONS = {
     },
     "Speed and memory": {
         "throughput": r"^train/.+_per_second$",
-        "seconds a step": r"^train/step_seconds$",
+        "seconds per step": r"^train/step_seconds$",
         "peak memory, GB": r"^train/peak_memory_gb$",
     },
 }
@@ -79,13 +79,14 @@ def save(path: str) -> str:
         Its URL.
 
     Raises:
-        ConfigError: an invalid project, a missing package or API key, or a server that cannot be reached.
+        ConfigError: an invalid project, a missing API key, or a server that cannot be reached.
+        PackageError: wandb-workspaces is not installed.
     """
     entity, slash, project = path.partition("/")
     if not (entity and slash and project) or "/" in project:
         raise ConfigError(f"{path}: expected <entity>/<project>, with the logger.project of the runs")
     if importlib.util.find_spec("wandb_workspaces") is None:
-        raise ConfigError("wandb-workspaces is not installed; pip install 'potstill[workspaces]'")
+        raise PackageError("wandb-workspaces is not installed; pip install 'potstill[workspaces]'")
     if wandb_mode(None) != "online":
         raise ConfigError("WANDB_API_KEY is not set; set it, or run `wandb login`")
     workspace = layout(entity, project)

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig
 
+from potstill.config import TrainConfig
+from potstill.config.running import TrainerConfig
 from potstill.data.common.batching import EpochPlan
 from potstill.data.common.steps import BatchSettings, Sequences, StepDataModule, TrainSteps
 from potstill.data.common.store import store_key
@@ -68,7 +70,7 @@ class Line:
         return self.start + self.slope * batch
 
 
-def examine(config: DictConfig) -> None:
+def examine(config: TrainConfig) -> None:
     """Print what the composed run would need: device, precision, versions, stores, memory, time, the largest batch.
 
     Raises:
@@ -92,8 +94,8 @@ def examine(config: DictConfig) -> None:
     print("\n".join(printable(f"{name:<{width}}  {value}") for name, value in found.items()))
 
 
-def run_device(config: DictConfig) -> torch.device:
-    """Of the run's steps, which may leave this machine's GPU alone.
+def run_device(config: TrainConfig) -> torch.device:
+    """The device of the run's steps, which may leave a GPU of this machine unused.
 
     Raises:
         ConfigError: a device that this machine lacks.
@@ -102,14 +104,12 @@ def run_device(config: DictConfig) -> torch.device:
     return trainer.strategy.root_device
 
 
-def _on_one_device(config: DictConfig) -> DictConfig:
+def _on_one_device(config: TrainConfig) -> TrainerConfig:
     """The settings of the run's trainer, for one of its devices."""
-    settings = config.trainer.copy()
-    settings.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})
-    return settings
+    return replace(config.trainer, devices=1, num_nodes=1, strategy="auto")
 
 
-def machine(config: DictConfig, device: torch.device) -> dict[str, str]:
+def machine(config: TrainConfig, device: torch.device) -> dict[str, str]:
     """Device, precision and versions, by name; `device` is the run's."""
     trainer = config.trainer
     if _is_gpu(device):
@@ -137,9 +137,7 @@ def available_bytes(device: torch.device) -> int:
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
-def measure(
-    module: LightningModule, data: StepDataModule, config: DictConfig, folder: Path
-) -> list[Measured]:
+def measure(module: LightningModule, data: StepDataModule, config: TrainConfig, folder: Path) -> list[Measured]:
     """Real steps of one micro-batch each, of the longest sequences, at rising sizes up to the composed one.
 
     Args:
@@ -165,9 +163,7 @@ def measure(
     return found + _try(module, data, config, folder, max(largest, settings.unit))
 
 
-def _try(
-    module: LightningModule, data: StepDataModule, config: DictConfig, folder: Path, size: int
-) -> list[Measured]:
+def _try(module: LightningModule, data: StepDataModule, config: TrainConfig, folder: Path, size: int) -> list[Measured]:
     """The measurement of a size; none where memory does not suffice."""
     one: dict[str, Any] = {"batch_size": size, "max_tokens": None, "accumulate": 1}
     task, sequences = longest_of(data)
@@ -175,10 +171,9 @@ def _try(
     if isinstance(data, MixedDataModule):
         data.tasks[task].settings = replace(data.tasks[task].settings, **one)
     data._steps = Longest(sequences, data.settings, task)
-    settings = _on_one_device(config)
-    settings.update(
-        {"max_steps": STEPS, "max_epochs": None, "enable_progress_bar": False, "val_check_interval": None,
-         "log_every_n_steps": STEPS + 1}
+    settings = replace(
+        _on_one_device(config), max_steps=STEPS, max_epochs=None, enable_progress_bar=False, val_check_interval=None,
+        log_every_n_steps=STEPS + 1,
     )  # fmt: skip
     clock = _Clock()
     trainer = build_trainer(settings, folder, callbacks=[clock], loggers=False, validate=False)
@@ -225,11 +220,7 @@ class Longest(TrainSteps):
 
 
 def estimates(
-    config: DictConfig,
-    device: torch.device,
-    measured: list[Measured],
-    lengths: np.ndarray | None,
-    unit: int = 1,
+    config: TrainConfig, device: torch.device, measured: list[Measured], lengths: np.ndarray | None, unit: int = 1
 ) -> dict[str, str]:
     """Memory and time of the composed run, and the largest batch that fits, as text.
 
@@ -241,9 +232,7 @@ def estimates(
         unit: sequences that stay together.
     """
     if not measured:
-        return {
-            "memory needed": f"more than there is, even for data.batch_size={unit}; try a smaller data.max_length"
-        }
+        return {"memory needed": f"more than there is, even for data.batch_size={unit}; try a smaller data.max_length"}
     last = measured[-1]
     peaks = line_through([(m.batch, m.peak) for m in measured])
     usable = USABLE_SHARE * (available_bytes(device) + (0 if _is_gpu(device) else _resident()))
@@ -260,9 +249,7 @@ def estimates(
         return found
     times = line_through([(m.batch, m.seconds) for m in measured])
     share = 1.0 if lengths is None or not len(lengths) else float(np.mean(lengths) / np.max(lengths))
-    seconds = (
-        steps * config.trainer.accumulate_grad_batches * max(times.at(batch), last.seconds * 1e-3) * share
-    )
+    seconds = steps * config.trainer.accumulate_grad_batches * max(times.at(batch), last.seconds * 1e-3) * share
     found["time"] = f"about {_duration(seconds)} for {steps:,} steps, validation not counted"
     return found
 
@@ -286,13 +273,14 @@ def largest_batch(peaks: Line, usable: float, unit: int, tried: int) -> str:
     return f"about data.batch_size={fits} in {usable / 1e9:.1f} GB; accumulate beyond, trainer.accumulate_grad_batches"
 
 
-def steps_of(config: DictConfig, lengths: np.ndarray | None) -> int | None:
+def steps_of(config: TrainConfig, lengths: np.ndarray | None) -> int | None:
     """Optimizer steps of the run; None where that depends on a store that is not there."""
     trainer = config.trainer
-    bounds = [trainer.max_steps] if trainer.max_steps >= 0 else []
+    steps = trainer.max_steps
+    bounds = [steps] if steps is not None and steps >= 0 else []
     if lengths is not None and trainer.max_epochs is not None:
         devices = trainer.devices if isinstance(trainer.devices, int) else 1
-        batch = config.data.batch_size
+        batch: float = config.data.batch_size
         if config.data.max_tokens:
             batch = max(config.data.max_tokens / float(np.mean(lengths)), 1)
         whole = batch * trainer.accumulate_grad_batches * devices * trainer.num_nodes
@@ -300,12 +288,12 @@ def steps_of(config: DictConfig, lengths: np.ndarray | None) -> int | None:
     return min(bounds) if bounds else None
 
 
-def _build(config: DictConfig, folder: Path) -> Training:
+def _build(config: TrainConfig, folder: Path) -> Training:
     """The run's parts; what it would put into its caches goes into a folder that does not stay."""
-    own = config.copy()
+    own = deepcopy(config)
     own.teacher.cache.folder = None  # a store of a sample there would be refused by the run itself
-    if own.trainer.max_steps > 0:  # a store of a shorter run holds fewer tokens than the longest steps have
-        own.trainer.max_steps = max(own.trainer.max_steps, LEAST_STEPS)
+    if (steps := own.trainer.max_steps or 0) > 0:  # so that the store has tokens for the longest steps
+        own.trainer.max_steps = max(steps, LEAST_STEPS)
     real = Path(config.data.cache).expanduser()
     for kept in real.glob("*/*"):  # read where it is there
         (folder / "cache" / kept.parent.name).mkdir(parents=True, exist_ok=True)
@@ -317,7 +305,7 @@ def _build(config: DictConfig, folder: Path) -> Training:
     return method.build(own)
 
 
-def _sequences(config: DictConfig, data: StepDataModule, folder: Path) -> tuple[np.ndarray | None, str]:
+def _sequences(config: TrainConfig, data: StepDataModule, folder: Path) -> tuple[np.ndarray | None, str]:
     """Tokens of the sequences of an epoch, where they are known, and what of the data is there already."""
     cache = Path(config.data.cache).expanduser()
     if not isinstance(data, CorpusDataModule):
@@ -334,7 +322,7 @@ def _sequences(config: DictConfig, data: StepDataModule, folder: Path) -> tuple[
 
 
 def _key(index: Mapping[str, Any], max_examples: int | None) -> str:
-    """Of the store that the run itself would read, from that of a sample."""
+    """Key of the store that the run itself would read, from the index of a sample's store."""
 
     def whole(source: Any) -> Any:
         if isinstance(source, Mapping):

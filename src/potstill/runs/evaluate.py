@@ -6,8 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
+from potstill.config import EvaluateConfig
 from potstill.evaluation.rows import Row
 from potstill.methods import evaluator_of
 from potstill.reporting.report import Collapsible, Section, Table, print_table, write_report
@@ -20,7 +19,7 @@ from potstill.validation.names import named_models
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: DictConfig, folder: Path) -> float | None:
+def evaluate(config: EvaluateConfig, folder: Path) -> float | None:
     """Evaluate the models as configured; writes summary.json and report.html, prints the tables.
 
     Returns:
@@ -39,7 +38,7 @@ def evaluate(config: DictConfig, folder: Path) -> float | None:
     return rows[0].metrics.get(evaluator.deciding(config))
 
 
-def _write(config: DictConfig, folder: Path, rows: list[Row], sections: list[Section]) -> None:
+def _write(config: EvaluateConfig, folder: Path, rows: list[Row], sections: list[Section]) -> None:
     """Write the summary, the configuration and the report, and print the tables."""
     summary: dict[str, Any] = {}
     for row in rows:

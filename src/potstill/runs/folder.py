@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import OmegaConf, read_write
 
 from potstill.errors import ConfigError
 from potstill.runtime.atomic import write_whole
@@ -34,7 +34,7 @@ DOCTOR, SWEEP = "doctor", "sweep"
 _HARMLESS = (RECORD, STAGED, LOCK, "*.log", "wandb", "checkpoints")
 # Results of a run; not wandb/, which may still have to be uploaded, and not the log, which is appended to.
 _RESULTS = (
-    "summary.json", "config.yaml", "report.html", "metrics.csv", "student", "checkpoints", "wandb_id", "fault.txt",
+    "summary.json", "config.yaml", "report.html", "metrics.csv", "student", "checkpoints", "wandb_id", "error.txt",
     "tensorboard", "predictions*", "submission*", "export", "sweep.csv", "glue.csv", "share.csv", "stages.yaml",
 )  # fmt: skip
 _DONE = "summary.json"
@@ -54,7 +54,7 @@ class RejectedFolder(BaseException):
 class ClaimFolder(Callback):
     """Claims the output folder before Hydra writes into it."""
 
-    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+    def on_run_start(self, config: Any, **_: Any) -> None:
         """Claim the folder of a single run; only the first rank writes a record."""
         HydraConfig.instance().set_config(config)
         if not is_first_rank():
@@ -63,7 +63,7 @@ class ClaimFolder(Callback):
             return
         _claim_or_reject(Path(str(config.hydra.run.dir)), kind_of(config), config)
 
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
         """Claim the folder of a sweep; each job claims its own."""
         HydraConfig.instance().set_config(config)
         folder = Path(str(config.hydra.sweep.dir))
@@ -73,14 +73,14 @@ class ClaimFolder(Callback):
             write_whole(folder / MARK, json_text({"command": SWEEP}) + "\n")
 
 
-def _claim_or_reject(folder: Path, kind: str, config: DictConfig) -> None:
+def _claim_or_reject(folder: Path, kind: str, config: Any) -> None:
     try:
         claim(folder, kind, config)
     except (ConfigError, OSError) as error:
         raise RejectedFolder(error) from None
 
 
-def kind_of(config: DictConfig) -> str:
+def kind_of(config: Any) -> str:
     """The kind of command that a configuration belongs to."""
     if "objective" not in config:
         return EVALUATE
@@ -99,7 +99,7 @@ class _Claim:
 _claims: dict[Path, _Claim] = {}  # of this process
 
 
-def claim(folder: Path, kind: str, config: DictConfig) -> None:
+def claim(folder: Path, kind: str, config: Any) -> None:
     """Lock a folder for a command until `release` or the end of this process.
 
     Args:
@@ -114,9 +114,7 @@ def claim(folder: Path, kind: str, config: DictConfig) -> None:
     if folder in _claims or (folder.exists() and not folder.is_dir()):
         return  # a file is rejected when the folder is created
     if not _is_ours(folder):
-        raise ConfigError(
-            f"hydra.run.dir={folder}: holds files that are not of a run; name a new or empty folder"
-        )
+        raise ConfigError(f"hydra.run.dir={folder}: holds files that are not of a run; name a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -186,9 +184,7 @@ def is_claimed(folder: Path) -> bool:
 
 def is_untouched(folder: Path) -> bool:
     """Whether a folder holds nothing but the record of a rejected command."""
-    return folder.is_dir() and all(
-        _is_named(entry.name, (RECORD, STAGED, LOCK, "*.log")) for entry in folder.iterdir()
-    )
+    return folder.is_dir() and all(_is_named(entry.name, (RECORD, STAGED, LOCK, "*.log")) for entry in folder.iterdir())
 
 
 def _is_ours(folder: Path) -> bool:
@@ -197,7 +193,7 @@ def _is_ours(folder: Path) -> bool:
     return all(_is_named(entry.name, _HARMLESS) for entry in folder.iterdir())
 
 
-def _check_results(folder: Path, found: _Claim, config: DictConfig) -> None:
+def _check_results(folder: Path, found: _Claim, config: Any) -> None:
     """Reject a folder with results, unless they are resumed or `overwrite=true` is set."""
     kind = found.mark["command"]
     if kind in (SWEEP, DOCTOR):
@@ -216,12 +212,10 @@ def _check_results(folder: Path, found: _Claim, config: DictConfig) -> None:
         return
     state = "holds a finished run" if done else "holds an interrupted run"
     resume = "resume=auto to resume it, " if kind == TRAIN and same_kind else ""
-    raise ConfigError(
-        f"hydra.run.dir={folder}: {state}; {resume}overwrite=true to replace it, or another folder"
-    )
+    raise ConfigError(f"hydra.run.dir={folder}: {state}; {resume}overwrite=true to replace it, or another folder")
 
 
-def _own_checkpoint(folder: Path, config: DictConfig) -> bool:
+def _own_checkpoint(folder: Path, config: Any) -> bool:
     path = config.ckpt_path
     return path is not None and Path(path).expanduser().resolve().parent == (folder / _LAST).parent.resolve()
 
@@ -234,7 +228,7 @@ def _read_mark(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _digest(config: DictConfig) -> str:
+def _digest(config: Any) -> str:
     settings = OmegaConf.to_container(config, resolve=False)
     assert isinstance(settings, dict)
     kept = {key: value for key, value in settings.items() if key not in ("hydra", "overwrite")}

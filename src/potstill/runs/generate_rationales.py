@@ -8,12 +8,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
+from potstill.config import TrainConfig
+from potstill.config.data import SetDataConfig, data_of
 from potstill.data.rationales.files import records_of
 from potstill.data.rationales.parsing import NLI_LABELS, NLI_SETS, parse
 from potstill.data.rationales.readers import stored_rows
-from potstill.data.rationales.sets import EQUATION, SETS
+from potstill.data.rationales.sets import by_value
 from potstill.data.rationales.soft_labels import FIELD, labels_file, read_probabilities
 from potstill.evaluation.equations import value_of
 from potstill.rationale_generation.prompts import Prompts, load_prompts
@@ -27,7 +27,7 @@ from potstill.validation.generation import backend_of, own_rows_file, sampling_o
 log = logging.getLogger(__name__)
 
 
-def generate_rationales(config: DictConfig, folder: Path) -> float:
+def generate_rationales(config: TrainConfig, folder: Path) -> float:
     """Generate the rationales of a split; writes summary.json.
 
     They are written to `llm/<split>_CoT_<i>.json` in the folder of the published set or of the user's file. For a
@@ -39,7 +39,7 @@ def generate_rationales(config: DictConfig, folder: Path) -> float:
     Raises:
         PotstillError: unusable rows, prompts or model.
     """
-    data, settings = config.data, config.generation
+    data, settings = data_of(config, SetDataConfig), config.generation
     own = bool(data.train_files)
     prompts = load_prompts(task_of(data), settings.prompts, settings.shots)
     rows = _rows(config)[: data.max_examples]
@@ -49,14 +49,12 @@ def generate_rationales(config: DictConfig, folder: Path) -> float:
         rows,
         split=settings.split,
         folder=target,
-        task=task_of(data),
+        prompts=prompts,
         backend=backend_of(settings),
         sampling=sampling_of(config),
         parse=parse_answer,
         canonical=_canonical(data),
-        form=settings.form,
-        prompts_file=settings.prompts,
-        shots=settings.shots,
+        form="chat" if settings.form == "chat" else "completion",
         drop_contradicting=settings.drop_contradicting,
         chunk_rows=settings.chunk_rows,
         label_sets=[_label_set(data, row) for row in rows],
@@ -68,26 +66,22 @@ def generate_rationales(config: DictConfig, folder: Path) -> float:
     figures = {f"generation/{name}": value for name, value in report.flat().items()}
     write_config(folder, config)
     write_summary(folder, {**figures, "generation/understood": share, **provenance(config)})
-    log.info(
-        "%s", ", ".join(f"{value:,} {name}" for name, value in report.flat().items() if name != "complete")
-    )
+    log.info("%s", ", ".join(f"{value:,} {name}" for name, value in report.flat().items() if name != "complete"))
     if report.unparsed:
         cut_off = sum(count for name, count in report.not_understood.items() if name.endswith("length"))
         log.warning(
             "%d of %d answers could not be parsed%s",
             report.unparsed,
             answered,
-            f"; {cut_off} reached generation.max_tokens={settings.max_tokens}; increase it"
-            if cut_off
-            else "",
+            f"; {cut_off} reached generation.max_tokens={settings.max_tokens}; increase it" if cut_off else "",
         )
     if report.complete:
         log.info("%s; train with data.rationales=%s", target / "llm", target / "llm")
-    elif report.tally.told_to_wait:
+    elif report.tally.requested_wait:
         log.warning(
             "the endpoint asks to wait for %.0f s, longer than generation.longest_wait_seconds=%s; "
             "run the same command after that, it continues from %s",
-            report.tally.told_to_wait,
+            report.tally.requested_wait,
             settings.longest_wait_seconds,
             target / "llm",
         )
@@ -96,20 +90,20 @@ def generate_rationales(config: DictConfig, folder: Path) -> float:
     return share
 
 
-def _rows(config: DictConfig) -> list[Mapping[str, Any]]:
-    data = config.data
+def _rows(config: TrainConfig) -> list[Mapping[str, Any]]:
+    data = data_of(config, SetDataConfig)
     if data.train_files:
         path = Path(data.train_files[0]).expanduser()
         return [record for _, record in records_of(path, "data.train_files")]
-    return list(stored_rows(Path(data.folder).expanduser(), data.set, config.generation.split))
+    return list(stored_rows(Path(str(data.folder)).expanduser(), str(data.set), config.generation.split))
 
 
-def _parser(data: DictConfig, prompts: Prompts) -> Parse:
+def _parser(data: SetDataConfig, prompts: Prompts) -> Parse:
     """Parser of answers: that of the set, or one for the answer template of the prompts."""
     if data.set is not None and not data.train_files:
 
         def cut(answer: str) -> tuple[str, str] | None:
-            found = parse(data.set, answer)
+            found = parse(str(data.set), answer)
             return (found.rationale or "", found.label or "") if found.whole else None
 
         return cut
@@ -126,8 +120,8 @@ def _parser(data: DictConfig, prompts: Prompts) -> Parse:
     return match
 
 
-def _canonical(data: DictConfig) -> Canonical:
-    if data.set in SETS and SETS[data.set].compared == EQUATION:
+def _canonical(data: SetDataConfig) -> Canonical:
+    if by_value(data.set or ""):
 
         def value(label: str) -> Hashable | None:
             found = value_of(label)
@@ -137,7 +131,7 @@ def _canonical(data: DictConfig) -> Canonical:
     return plain_label
 
 
-def _label_set(data: DictConfig, row: Mapping[str, Any]) -> Sequence[str] | None:
+def _label_set(data: SetDataConfig, row: Mapping[str, Any]) -> Sequence[str] | None:
     """Possible labels of a row; None for free text."""
     if data.set in NLI_SETS:
         return NLI_LABELS

@@ -63,9 +63,7 @@ def _glue_rows(group: Group) -> tuple[list[tuple[str, str, list[float], float]],
     if means:
         # The spread is over the seeds that have all tasks; averages over other tasks are not comparable.
         complete = [
-            _mean([_mean(own) for own in seed.values()])
-            for seed in by_seed.values()
-            if len(seed) == len(means)
+            _mean([_mean(own) for own in seed.values()]) for seed in by_seed.values() if len(seed) == len(means)
         ]
         name, average = glue.macro_average(means)
         rows.append((name, "score", complete, average))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from omegaconf import DictConfig
 
+from potstill.config import EvaluateConfig, TrainConfig
 from potstill.errors import TrainingError
 
 # Messages of torch when a data loader process was killed, and of gloo when another rank was.
@@ -16,7 +16,7 @@ _LOST_RANK = ("Connection closed by peer", "Connection reset by peer")
 
 
 @contextmanager
-def as_user_errors(config: DictConfig) -> Iterator[None]:
+def as_user_errors(config: TrainConfig | EvaluateConfig) -> Iterator[None]:
     """Turn errors of the machine into user errors; other errors pass.
 
     Args:
@@ -35,8 +35,8 @@ def as_user_errors(config: DictConfig) -> Iterator[None]:
         raise TrainingError(line) from error
 
 
-def _out_of_memory(config: DictConfig) -> str:
-    if _is_evaluation(config):
+def _out_of_memory(config: TrainConfig | EvaluateConfig) -> str:
+    if isinstance(config, EvaluateConfig):
         size = config.data.eval_batch_size
         smaller = f"data.eval_batch_size={max(size // 2, 1)} or " if size > 1 else ""
         return f"data.eval_batch_size={size}: out of memory on the device; try {smaller}a smaller data.max_length"
@@ -51,10 +51,10 @@ def _out_of_memory(config: DictConfig) -> str:
     return f"data.batch_size={batch}: out of memory on the device; try {', or '.join(keys)}; doctor=true measures"
 
 
-def _lost_process(config: DictConfig, error: RuntimeError) -> str | None:
+def _lost_process(config: TrainConfig | EvaluateConfig, error: RuntimeError) -> str | None:
     """The line for an error caused by another process that died; None for other errors."""
     message, remedy = str(error), "resume=auto continues from the last checkpoint"
-    if _is_evaluation(config):
+    if isinstance(config, EvaluateConfig):
         remedy = "run the same command again"
     if _LOST_READER in message:
         return (
@@ -64,7 +64,3 @@ def _lost_process(config: DictConfig, error: RuntimeError) -> str | None:
     if isinstance(error, torch.distributed.DistBackendError) or any(words in message for words in _LOST_RANK):
         return f"trainer.strategy={config.trainer.strategy}: another process of the run was lost; {remedy}"
     return None
-
-
-def _is_evaluation(config: DictConfig) -> bool:
-    return "objective" not in config  # only a training run has one

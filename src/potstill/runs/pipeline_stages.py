@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from potstill.config import TrainConfig
-from potstill.config.defaults import settle
-from potstill.config.overrides import composition_error, quoted
+from potstill.config import SCHEMAS, EvaluateConfig, StageConfig, TrainConfig
+from potstill.config.overrides import quoted
+from potstill.config.typed import as_written, composed
 from potstill.errors import ConfigError
 from potstill.models.specs import ModelSpec
-from potstill.reporting.records import as_written, flattened, read_yaml
+from potstill.reporting.records import flattened, read_yaml
 from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.runtime.atomic import write_whole
-from potstill.validation.models import planned_faults, planned_student
+from potstill.validation.models import planned_problems, planned_student
 from potstill.validation.resuming import NEUTRAL, within
 from potstill.validation.unread import unread_in, unread_keys
 
@@ -53,7 +49,7 @@ class Stage:
     command: str
     folder: Path
     overrides: tuple[str, ...]
-    config: DictConfig
+    config: Any
     needs: tuple[str, ...]
 
     @property
@@ -67,9 +63,7 @@ class Stage:
         return self.is_done or (self.folder / "checkpoints" / "last.ckpt").is_file()
 
 
-def plan(
-    config: DictConfig, folder: Path, typed: Sequence[str], choices: Mapping[str, str | None]
-) -> list[Stage]:
+def plan(config: TrainConfig, folder: Path, given: Sequence[str], choices: Mapping[str, str | None]) -> list[Stage]:
     """The stages of a pipeline, each composed from a command line of its own.
 
     A training stage has its `defaults`, the pipeline's overrides without the sections in `without` and the keys that
@@ -79,40 +73,35 @@ def plan(
     Args:
         config: of the pipeline.
         folder: of the pipeline.
-        typed: the overrides of the pipeline's command line.
+        given: the overrides of the pipeline's command line.
         choices: the pipeline's option of each group.
 
     Raises:
         ConfigError: invalid or repeated names, references to stages that do not come earlier, overrides that do not
             compose.
     """
-    entries: list[dict[str, Any]] = OmegaConf.to_container(config.stages, resolve=False)  # type: ignore[assignment]
-    _check_entries(entries)
+    _check_entries(config.stages)
     stages: list[Stage] = []
-    unread: list[
-        dict[str, str]
-    ] = []  # for each training stage: overrides that it does not read, with the reason
-    for entry in entries:
-        name, command = entry["name"], entry["command"]
+    unread: list[dict[str, str]] = []  # for each training stage: overrides that it does not read, with the reason
+    for entry in config.stages:
+        name, command = entry.name, entry.command
         known = {stage.name: stage.folder for stage in stages}
-        own, needs = _referred(entry["overrides"], name, known)
-        first, more = _referred(entry["defaults"], name, known)
+        own, needs = _referred(entry.overrides, name, known)
+        first, more = _referred(entry.defaults, name, known)
         overrides = [*first, *own]
         try:
             if command == TRAIN:
-                handed = _handed_down(typed, entry["without"])
+                handed = _handed_down(given, entry.without)
                 overrides = [*first, *handed, *own, "stages=[]", "resume=auto"]
                 ignored = _unread(overrides, handed)
                 overrides = [override for override in overrides if override not in ignored]
                 unread.append(ignored)
             else:
                 overrides = [*_evaluation_overrides(config, choices), *overrides]
-            composed = compose(command, overrides)
-            if command == TRAIN:
-                settle(composed)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(f"stage {name}: {composition_error(command, overrides, error)}") from error
-        stages.append(Stage(name, command, folder / name, tuple(overrides), composed, needs + more))
+            own_config = composed(command, overrides, SCHEMAS[command])
+        except ConfigError as error:
+            raise type(error)(f"stage {name}: {error}") from error
+        stages.append(Stage(name, command, folder / name, tuple(overrides), own_config, needs + more))
     for override, reason in (unread[0] if unread else {}).items():
         if all(override in others for others in unread):
             raise ConfigError(reason)
@@ -148,15 +137,15 @@ def check(stages: Sequence[Stage], folder: Path, *, anew: bool = False) -> None:
                 _check_planned(stage, planned)
             elif ready:
                 validate_evaluate(stage.config)
-        except (ConfigError, OmegaConfBaseException) as error:
-            raise ConfigError(f"stage {stage.name}: {error}") from error
+        except ConfigError as error:
+            raise type(error)(f"stage {stage.name}: {error}") from error
 
 
 def _check_planned(stage: Stage, planned: dict[str, ModelSpec]) -> None:
     """Check the sizes of a stage's models against its terms, and add its student to the planned models."""
     if stage.config.tasks:
         return
-    if errors := planned_faults(stage.config, planned):
+    if errors := planned_problems(stage.config, planned):
         raise ConfigError("; ".join(errors))
     if (student := planned_student(stage.config, planned)) is not None:
         planned[str(stage.folder / "student")] = student
@@ -191,20 +180,18 @@ def write_record(folder: Path, stage: Stage) -> None:
     write_whole(folder / RECORD, yaml.safe_dump(record, sort_keys=False))
 
 
-def _check_entries(entries: Sequence[Mapping[str, Any]]) -> None:
-    names = [str(entry["name"]) for entry in entries]
+def _check_entries(entries: Sequence[StageConfig]) -> None:
+    names = [entry.name for entry in entries]
     for name, entry in zip(names, entries, strict=True):
         if not re.fullmatch(r"[A-Za-z0-9]\w*", name):
             raise ConfigError(f"stages.name={name}: expected letters, digits and _")
         if names.count(name) > 1:
             raise ConfigError(f"stages.name={name}: used twice; names must be unique")
-        if entry["command"] not in (TRAIN, EVALUATE):
-            raise ConfigError(f"stages.command={entry['command']} of {name}: one of {TRAIN}, {EVALUATE}")
+        if entry.command not in SCHEMAS:
+            raise ConfigError(f"stages.command={entry.command} of {name}: one of {', '.join(SCHEMAS)}")
 
 
-def _referred(
-    overrides: Sequence[str], name: str, known: Mapping[str, Path]
-) -> tuple[list[str], tuple[str, ...]]:
+def _referred(overrides: Sequence[str], name: str, known: Mapping[str, Path]) -> tuple[list[str], tuple[str, ...]]:
     """Overrides with `${stage:<name>}` replaced by folders, and the stages that they refer to."""
     needs: dict[str, None] = {}
 
@@ -219,36 +206,30 @@ def _referred(
     return [_REFERENCE.sub(replaced, override) for override in overrides], tuple(needs)
 
 
-def _handed_down(typed: Sequence[str], without: Sequence[str]) -> list[str]:
+def _handed_down(given: Sequence[str], without: Sequence[str]) -> list[str]:
     """The pipeline's overrides, without those of the given sections and the pipeline's own keys."""
     excluded = tuple(f"{section}." for section in (*without, *_PIPELINE_KEYS))
-    return [override for override in typed if not f"{_key(override)}.".startswith(excluded)]
+    return [override for override in given if not f"{_key(override)}.".startswith(excluded)]
 
 
 def _unread(overrides: list[str], handed: Sequence[str]) -> dict[str, str]:
     """The handed-down overrides that a training stage does not read, each with the reason."""
-    composed = compose(TRAIN, overrides)
-    settle(composed)
-    return {
-        override: found[0]
-        for override in handed
-        if (found := unread_keys(composed, TrainConfig, [_key(override)]))
-    }
+    config = composed(TRAIN, overrides, TrainConfig)
+    return {override: found[0] for override in handed if (found := unread_keys(config, [_key(override)]))}
 
 
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def _evaluation_overrides(config: DictConfig, choices: Mapping[str, str | None]) -> list[str]:
+def _evaluation_overrides(config: TrainConfig, choices: Mapping[str, str | None]) -> list[str]:
     """Overrides by which an evaluation has the pipeline's benchmark, data, seed and hardware."""
     groups = [f"{group}={choices[group]}" for group in ("benchmark", "data") if choices.get(group)]
-    default = compose(EVALUATE, groups)
-    wanted = {key: config[key] for key in _EVALUATED if config[key] is not None}
-    wanted["trainer"] = {key: config.trainer[key] for key in _EVALUATED_TRAINER}
-    present, wanted = (
-        flattened(OmegaConf.to_container(own, resolve=True))  # type: ignore[arg-type]
-        for own in (default, OmegaConf.create(wanted))
+    default, own = composed(EVALUATE, groups, EvaluateConfig), asdict(config)
+    present = flattened(asdict(default))
+    wanted = flattened(
+        {key: own[key] for key in _EVALUATED if own[key] is not None}
+        | {"trainer": {key: own["trainer"][key] for key in _EVALUATED_TRAINER}}
     )
     unread = tuple(f"{key}." for key, _ in unread_in(default))
     differing = [

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
+from potstill.config import TrainConfig
 from potstill.config.overrides import quoted
 from potstill.errors import StageError, StoppedError
 from potstill.reporting.report import Collapsible, Section, Table, write_report
@@ -34,13 +34,10 @@ log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 # DDP starts its other processes by the name of the main module, so a training runs as a module.
-_COMMANDS = {
-    TRAIN: ("-m", "potstill.cli.main"),
-    EVALUATE: ("-c", "from potstill.cli.main import evaluate; evaluate()"),
-}
+_COMMANDS = {TRAIN: ("-m", "potstill.cli.main"), EVALUATE: ("-c", "from potstill.cli.main import evaluate; evaluate()")}
 
 
-def run_pipeline(config: DictConfig, folder: Path) -> None:
+def run_pipeline(config: TrainConfig, folder: Path) -> None:
     """Run the unfinished stages; writes summary.json (`<stage>/<metric>`) and report.html.
 
     Args:
@@ -122,14 +119,10 @@ def _run(stage: Stage, processes: _ForwardedSignals) -> None:
     code = processes.call([sys.executable, *_COMMANDS[stage.command], *stage.overrides, folder])
     if processes.received is not None:
         name, done = signal.Signals(processes.received).name, code == 0 and stage.is_done
-        raise StoppedError(
-            f"stage {stage.name}: {'done, then ' if done else ''}stopped by {name}", processes.received
-        )
+        raise StoppedError(f"stage {stage.name}: {'done, then ' if done else ''}stopped by {name}", processes.received)
     if code < 0:
         killed = signal.Signals(-code).name
-        raise StageError(
-            f"stage {stage.name}: killed by {killed}; the same command continues there", 128 - code
-        )
+        raise StageError(f"stage {stage.name}: killed by {killed}; the same command continues there", 128 - code)
     if code:
         raise StageError(f"stage {stage.name}: exit code {code}; the same command continues there", code)
     if not stage.is_done:
@@ -160,7 +153,5 @@ def _evaluation_table(stage: Stage, names: Sequence[str], summary: Mapping[str, 
     columns = dict.fromkeys(
         key.removeprefix(prefix) for prefix in prefixes.values() for key in summary if key.startswith(prefix)
     )
-    rows = [
-        [name, *(summary.get(f"{prefix}{column}") for column in columns)] for name, prefix in prefixes.items()
-    ]
+    rows = [[name, *(summary.get(f"{prefix}{column}") for column in columns)] for name, prefix in prefixes.items()]
     return Table(stage.name, ["model", *columns], rows, f"Details: {stage.folder / 'report.html'}")

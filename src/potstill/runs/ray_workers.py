@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
+from potstill.config import TrainConfig
 from potstill.errors import ConfigError
 from potstill.runtime.ray_cluster import connect
 
 _VALUE_FILE = ".value"  # written by the first worker: the value that a sweep optimizes
 
 
-def train_on_ray(config: DictConfig, folder: Path) -> float | None:
+def train_on_ray(config: TrainConfig, folder: Path) -> float | None:
     """Train with `trainer.devices` workers on each of `trainer.num_nodes` machines, as `runs.train` does.
 
     Args:
@@ -45,11 +45,7 @@ def train_on_ray(config: DictConfig, folder: Path) -> float | None:
     try:
         TorchTrainer(
             _worker,
-            train_loop_config={
-                "config": OmegaConf.to_yaml(config, resolve=True),
-                "folder": str(folder.absolute()),
-                "cwd": str(Path.cwd()),
-            },
+            train_loop_config={"config": config, "folder": str(folder.absolute()), "cwd": str(Path.cwd())},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             run_config=RunConfig(storage_path=str(own), name="run"),
@@ -62,7 +58,7 @@ def train_on_ray(config: DictConfig, folder: Path) -> float | None:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def worker_settings(config: DictConfig, world: int, local: int) -> DictConfig:
+def worker_settings(config: TrainConfig, world: int, local: int) -> TrainConfig:
     """The configuration of a worker: Lightning's DDP in processes that already exist.
 
     Args:
@@ -70,7 +66,7 @@ def worker_settings(config: DictConfig, world: int, local: int) -> DictConfig:
         world: number of workers.
         local: number of them on this machine.
     """
-    own = config.copy()
+    own = deepcopy(config)
     own.trainer.strategy, own.trainer.devices, own.trainer.num_nodes = "ddp", local, world // local
     return own
 
@@ -79,7 +75,6 @@ def _worker(settings: dict[str, Any]) -> None:
     """One process of the run; Ray Train sets RANK and so on, which Lightning reads like torchrun's."""
     import ray.train
 
-    from potstill.config import TrainConfig
     from potstill.runs.train import train
     from potstill.runtime.process import prepare
 
@@ -87,9 +82,7 @@ def _worker(settings: dict[str, Any]) -> None:
     os.environ["TORCHELASTIC_RUN_ID"] = "ray"
     prepare()
     context = ray.train.get_context()
-    config = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.create(settings["config"]))
-    assert isinstance(config, DictConfig)
     folder = Path(settings["folder"])
-    value = train(worker_settings(config, context.get_world_size(), context.get_local_world_size()), folder)
+    value = train(worker_settings(settings["config"], context.get_world_size(), context.get_local_world_size()), folder)
     if context.get_world_rank() == 0 and value is not None:
         (folder / _VALUE_FILE).write_text(repr(float(value)))

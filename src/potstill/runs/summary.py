@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig
 
 import potstill
-from potstill.reporting.records import as_written
+from potstill.config import Command
+from potstill.config.typed import as_written
 from potstill.runtime.atomic import write_whole
 from potstill.runtime.json_text import json_text
 from potstill.runtime.redaction import redacted
@@ -22,23 +22,20 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     write_whole(folder / "summary.json", json_text(redacted(summary), indent=2) + "\n")
 
 
-def write_config(folder: Path, config: DictConfig) -> None:
+def write_config(folder: Path, config: Command) -> None:
     """Write config.yaml atomically."""
     write_whole(folder / "config.yaml", config_text(config))
 
 
-def config_text(config: DictConfig) -> str:
+def config_text(config: Command) -> str:
     """A configuration as YAML, without secrets."""
     return yaml.safe_dump(as_written(config), sort_keys=False, allow_unicode=True)
 
 
-def provenance(config: DictConfig) -> dict[str, Any]:
+def provenance(config: Command) -> dict[str, Any]:
     """Seed, commit of the code and package versions."""
     packages = ("torch", "lightning", "transformers", "tokenizers")
-    versions = {
-        "potstill": potstill.__version__,
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
+    versions = {"potstill": potstill.__version__, **{name: importlib.metadata.version(name) for name in packages}}
     return {
         "seed": config.seed,
         "git_commit": _git_commit(),

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
+from potstill.config import EvaluateConfig
 from potstill.evaluation import glue
 from potstill.reporting.plots import Axis, ParallelCoordinates, SpreadPlot
 from potstill.reporting.report import Section, Text, write_report
@@ -22,21 +21,18 @@ SHARE, MODE = "data.share", "objective.mode"
 SPREAD_NOTE = "Mean and sample standard deviation over seeds"
 
 
-def compare(config: DictConfig, folder: Path) -> None:
+def compare(config: EvaluateConfig, folder: Path) -> None:
     """Tabulate the jobs of `sweep.folder`: summary.json, sweep.csv and report.html.
 
     Sweeps over GLUE also get glue.csv, sweeps over the share of the training rows share.csv.
     """
-    source = Path(config.sweep.folder).expanduser()
+    source = Path(str(config.sweep.folder)).expanduser()
     jobs = read_sweep(source)
     metrics = metrics_of(jobs, config.sweep.metrics)
     options = varying(jobs)
     groups = grouped(jobs, [key for key in options if key != SEED])
     _write_jobs(folder / "sweep.csv", jobs, options)
-    summary: dict[str, Any] = {
-        "sweep/jobs": len(jobs),
-        "sweep/failed": sum(job.error is not None for job in jobs),
-    }
+    summary: dict[str, Any] = {"sweep/jobs": len(jobs), "sweep/failed": sum(job.error is not None for job in jobs)}
     for group in groups:
         prefix = f"{group.label}/" if group.label else ""
         for metric in metrics:
@@ -98,9 +94,7 @@ def share_curves(groups: Sequence[Group], metrics: Sequence[str], folder: Path) 
             if spread := Spread.of(group.values(metric)):
                 series.setdefault(_method(group), []).append((group.settings[SHARE], spread))
         for method, points in series.items():
-            rows += [
-                [method, float(share), metric, own.mean, own.deviation, own.count] for share, own in points
-            ]
+            rows += [[method, float(share), metric, own.mean, own.deviation, own.count] for share, own in points]
         if series:
             title = f"{metric} against the share of the data"
             note = f"{SPREAD_NOTE}; a smaller share is a part of a larger one."
@@ -124,11 +118,7 @@ def _overview(source: Path, jobs: Sequence[Job]) -> Section:
         return Text("Runs", f"{source}: {len(jobs)} runs.")
     options = varying(jobs)
     rows = [
-        [
-            job.name,
-            _settings_text({key: job.settings[key] for key in options if key in job.settings}),
-            job.error,
-        ]
+        [job.name, _settings_text({key: job.settings[key] for key in options if key in job.settings}), job.error]
         for job in failed
     ]
     note = f"{source}: {len(jobs)} runs, {len(failed)} failed."
@@ -178,7 +168,7 @@ def _write_jobs(path: Path, jobs: Sequence[Job], options: Sequence[str]) -> None
         ]
         for job in jobs
     ]
-    write_table(path, ["run", "state", *options, *figures, "fault"], rows)
+    write_table(path, ["run", "state", *options, *figures, "error"], rows)
 
 
 def _plots(
@@ -204,9 +194,7 @@ def _plots(
             if spread := Spread.of(group.values(metric)):
                 series.setdefault(rest, []).append((group.settings[option], spread))
         if series:
-            sections.append(
-                SpreadPlot(f"{metric} against {option}", option, metric, series, f"{SPREAD_NOTE}.")
-            )
+            sections.append(SpreadPlot(f"{metric} against {option}", option, metric, series, f"{SPREAD_NOTE}."))
     return sections
 
 

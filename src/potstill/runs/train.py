@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
-from omegaconf import DictConfig
 
-from potstill.config import teachers_of
+from potstill.config import TrainConfig, teachers_of
 from potstill.errors import CheckpointError, ConfigError, PotstillError, StoppedError
 from potstill.evaluation.efficiency import count_parameters
 from potstill.methods import Method, Training, method_of
@@ -28,7 +26,7 @@ from potstill.runtime.checksums import has_valid_checksum
 from potstill.runtime.kernels import use_kernels
 from potstill.runtime.process import is_first_rank, quiet
 from potstill.training.callbacks import BestStudent, newest_checkpoint
-from potstill.training.monitored_callbacks import is_missing_metric
+from potstill.training.monitoring import is_missing_metric
 from potstill.training.resuming import check_resumed, checkpoint_in, finish_epoch
 from potstill.training.sharding import gather
 from potstill.training.trainer import build_callbacks, build_loggers, build_trainer, configured_callbacks
@@ -37,15 +35,14 @@ from potstill.validation.resuming import identity_of
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig, folder: Path, defaults: Mapping[str, Any] | None = None) -> float | None:
+def train(config: TrainConfig, folder: Path) -> float | None:
     """Train as configured; writes summary.json, metrics.csv, student/, checkpoints/ and report.html.
 
-    A student of several tasks is a folder a task, student/<task>/, each whole by itself.
+    A student of several tasks has one folder per task, student/<task>/, each complete by itself.
 
     Args:
-        config: of the run, its defaults settled.
+        config: of the run.
         folder: of the run.
-        defaults: values that were chosen for the objective and student; logged once the run begins.
 
     Returns:
         The validation perplexity, or the monitored metric of a benchmark or of several tasks, where there is one, else
@@ -56,7 +53,8 @@ def train(config: DictConfig, folder: Path, defaults: Mapping[str, Any] | None =
     started = time.perf_counter()
     # Devices that this machine lacks, and settings that a class does not take, are found before the corpus is read.
     planned = build_trainer(config.trainer, folder, callbacks=[], loggers=False)
-    build_optimizer(config.optimizer, torch.nn.Linear(1, 1))
+    blocks = torch.nn.ModuleList([torch.nn.Linear(1, 1)])
+    build_optimizer(config.optimizer, torch.nn.ModuleDict({"blocks": blocks}))
     configured_callbacks(config)
     identity = identity_of(config, planned.num_devices * planned.num_nodes)
     if config.resume == "auto" and (found := newest_checkpoint(folder)):
@@ -70,23 +68,22 @@ def train(config: DictConfig, folder: Path, defaults: Mapping[str, Any] | None =
     monitor, mode = method.monitored(config)
     best = BestStudent(monitor, mode) if mode is not None else None
     bar = config.trainer.enable_progress_bar
-    callbacks, throughput = build_callbacks(config, folder, bar, monitor, identity, method.unit)
+    write = partial(method.save, config, training)
+    callbacks, throughput = build_callbacks(config, folder, bar, monitor, identity, method.unit, write)
     if best is not None:
         callbacks.insert(0, best)
     begin(folder, anew=resumed is None)
-    if defaults and is_first_rank():
-        log.info("defaults: %s", ", ".join(f"{key}={value}" for key, value in defaults.items()))
+    if config.defaults and is_first_rank():
+        log.info("defaults: %s", ", ".join(f"{key}={value}" for key, value in config.defaults.items()))
     loggers = build_loggers(config, folder, method.data_name(config), resumed)
     code = 1
     try:
         validate = bool(training.data.evaluation)
-        trainer = build_trainer(
-            config.trainer, folder, callbacks=callbacks, loggers=loggers, validate=validate
-        )
+        trainer = build_trainer(config.trainer, folder, callbacks=callbacks, loggers=loggers, validate=validate)
         with as_user_errors(config):
             if config.trainer.max_steps != 0:
                 _fit(trainer, training, config.ckpt_path)
-            metrics = _judged(trainer, training, best) if validate else {}
+            metrics = _final_metrics(trainer, training, best) if validate else {}
             further = method.test(trainer, training, metrics) if validate else {}  # on all ranks
             tables = method.tables(training, metrics) if validate else {}  # on all ranks
             gather(training.module.student)  # by all ranks
@@ -131,20 +128,20 @@ def _fit(trainer: Trainer, training: Training, ckpt_path: str | None) -> None:
     path = str(Path(ckpt_path).expanduser()) if ckpt_path else None
     try:
         trainer.fit(training.module, datamodule=training.data, ckpt_path=path, weights_only=True)
-    except RuntimeError as fault:
-        if is_missing_metric(fault):
-            raise ConfigError(f"callbacks: {fault}") from fault
+    except RuntimeError as error:
+        if is_missing_metric(error):
+            raise ConfigError(f"callbacks: {error}") from error
         raise
     finish_epoch(trainer)
 
 
-def _resumed(config: DictConfig, folder: Path, identity: dict[str, Any]) -> Resumed | None:
+def _resumed(config: TrainConfig, folder: Path, identity: dict[str, Any]) -> Resumed | None:
     """Where the run of this folder is resumed; None where it is resumed from the checkpoint of another folder.
 
     Raises:
         CheckpointError: it cannot be resumed from this checkpoint.
     """
-    saved = _readable(str(Path(config.ckpt_path).expanduser()))
+    saved = _readable(str(Path(str(config.ckpt_path)).expanduser()))
     check_resumed(saved, identity, config, partial(build_optimizer, config.optimizer))
     return Resumed(int(saved["global_step"])) if checkpoint_in(config, folder) else None
 
@@ -163,17 +160,15 @@ def _readable(path: str) -> dict[str, Any]:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except CheckpointError:
         raise
-    except Exception as fault:  # whatever is in the file, torch's own words are no help
-        raise CheckpointError(f"ckpt_path={path}: no readable checkpoint ({type(fault).__name__})") from fault
+    except Exception as error:  # whatever is in the file, torch's own words are no help
+        raise CheckpointError(f"ckpt_path={path}: no readable checkpoint ({type(error).__name__})") from error
     if "objective" not in saved or "state_dict" not in saved:
-        raise CheckpointError(
-            f"ckpt_path={path}: no checkpoint of this program; name a checkpoints/last.ckpt"
-        )
+        raise CheckpointError(f"ckpt_path={path}: no checkpoint of this program; name a checkpoints/last.ckpt")
     return saved
 
 
-def _judged(trainer: Trainer, training: Training, best: BestStudent | None) -> dict[str, float]:
-    """What validation says of the student that is kept: the best, where it is known; none is judged twice."""
+def _final_metrics(trainer: Trainer, training: Training, best: BestStudent | None) -> dict[str, float]:
+    """Validation metrics of the student that is saved, the best one if it is known; no student is validated twice."""
     metrics = _validated(trainer, training)
     if best is not None and best.step not in (None, trainer.global_step):
         best.restore(training.module)
@@ -193,9 +188,7 @@ def _validated(trainer: Trainer, training: Training) -> dict[str, float]:
     return {name: float(value) for name, value in found if name.startswith("val/")}
 
 
-def _report(
-    config: DictConfig, method: Method, folder: Path, summary: dict[str, Any], tables: list[Table]
-) -> None:
+def _report(config: TrainConfig, method: Method, folder: Path, summary: dict[str, Any], tables: list[Table]) -> None:
     metrics = read_metrics(folder / "metrics.csv")
     losses = {name: series for name, series in metrics.items() if name.startswith("train/loss")}
     sections: list[Section] = [*method.curves(metrics)]

@@ -25,11 +25,7 @@ DISK_ERRORS = {
     errno.ENAMETOOLONG,
     errno.ELOOP,
 }
-_WHILE_WRITING = DISK_ERRORS | {
-    errno.EIO,
-    errno.ESTALE,
-    errno.ENOENT,
-}  # when reading these may be internal errors
+_WHILE_WRITING = DISK_ERRORS | {errno.EIO, errno.ESTALE, errno.ENOENT}  # when reading these may be internal errors
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ranges of numbers: those that each numeric field of the schema names as its own."""
+"""Values that a field of the schema takes: ranges of numbers, and choices of text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEY = "range"  # of a field's metadata
+CHOICES = "choices"
+PATHS = "a dotted path"  # among choices: or a function of the user's own
 HELP = "help"
+WHEN = "when"
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,61 @@ REQUESTS = Range(1, 1024)  # at a time
 FINITE = Range(-1e300, 1e300)
 
 
-def within(default: Any, allowed: Range, help: str) -> Any:
-    """A field for a number, a list of numbers, or null, with its default, range and help text."""
-    return option(default, help, **{KEY: allowed})
+@dataclass
+class Section:
+    """Base of the schema's dataclasses: a value is also read by its key, `section["name"]`."""
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, key)
 
 
-def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A field with its default and help text; the default of a section is its dataclass.
+@dataclass(frozen=True)
+class When:
+    """A key that is read only where another key of its section has one of some values.
 
-    `help` is Markdown without a period at its end; the reference of keys is generated from it.
+    Attributes:
+        key: the other key.
+        values: of it.
     """
-    metadata[HELP] = help
+
+    key: str
+    values: tuple[Any, ...]
+
+    def __init__(self, key: str, *values: Any) -> None:
+        object.__setattr__(self, "key", key)
+        object.__setattr__(self, "values", values)
+
+    def holds(self, section: Any) -> bool:
+        """Whether a section reads the key."""
+        return getattr(section, self.key) in self.values
+
+    def __str__(self) -> str:
+        return f"{self.key}={' or '.join(map(_text, self.values))}"
+
+
+class Unless(When):
+    """A key that is read only where another key of its section has none of some values."""
+
+    def holds(self, section: Any) -> bool:
+        """Whether a section reads the key."""
+        return not super().holds(section)
+
+    def __str__(self) -> str:
+        return self.key if self.values in ((None,), (0,), (False,)) else f"{self.key} other than {self.values[0]}"
+
+
+def within(default: Any, allowed: Range, help: str, when: When | None = None) -> Any:
+    """A field for a number, a list of numbers, or null, with its default, range and help text."""
+    return option(default, help, when, **{KEY: allowed})
+
+
+def option(default: Any, help: str, when: When | None = None, **metadata: Any) -> Any:
+    """A field with its default, its help text, and what it depends on; the default of a section is its dataclass.
+
+    `help` is Markdown without a period at its end; the reference of keys is generated from it. `choices` are the
+    values that a field of text takes.
+    """
+    metadata |= {HELP: help} if when is None else {HELP: help, WHEN: when}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: deepcopy(default), metadata=metadata)
     if isinstance(default, type):
@@ -101,3 +148,7 @@ def is_number(value: Any) -> bool:
 
 def _plain(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

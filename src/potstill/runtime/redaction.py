@@ -47,9 +47,7 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 # Repetitions are bounded to bound the time.
 # `me:password@` after a scheme; the password may contain invalid characters such as "@" and "/".
-_USER = re.compile(
-    r"(?<=://)(?:[^\s'\"<>@/?#:]{0,256}:(?!\d+(?:[/?#]|$))[^\s'\"<>]{0,256}|[^\s'\"<>@/?#:]{1,256})@"
-)
+_USER = re.compile(r"(?<=://)(?:[^\s'\"<>@/?#:]{0,256}:(?!\d+(?:[/?#]|$))[^\s'\"<>]{0,256}|[^\s'\"<>@/?#:]{1,256})@")
 # The same without a scheme, before a host.
 _BARE_USER = re.compile(r"(?<![\w/@.$:~+-])[\w.+~-]{1,64}:(?![/\\\s])[^\s@'\"<>]{1,256}@(?=[\w\[])")
 _QUERY = re.compile(r"(?<=://)([^\s'\"<>?:]{1,256}(?::[^\s'\"<>?:]{0,256})?\?)([^\s'\"<>]+)")
@@ -61,8 +59,7 @@ _BARE_FIELD = re.compile(
 )
 _NAMED = re.compile(r"(?<![\w.-])([\w.-]{1,200})(['\"]?\s?[=:]\s{0,8})")
 _VALUE = re.compile(
-    r"""(?:(?:bearer|basic|token|digest)\s{1,8})?(?:"[^"\n]{0,1024}"|'[^'\n]{0,1024}'|[^\s,;&}\])'"]+)""",
-    re.IGNORECASE,
+    r"""(?:(?:bearer|basic|token|digest)\s{1,8})?(?:"[^"\n]{0,1024}"|'[^'\n]{0,1024}'|[^\s,;&}\])'"]+)""", re.IGNORECASE
 )
 _SCHEME = re.compile(r"\b(bearer|basic)\s{1,8}(?=[\w.~+/-]{0,256}[\d=])[\w.~+/=-]{8,}", re.IGNORECASE)
 _FORMS = re.compile(
@@ -108,11 +105,7 @@ def remember_overrides(arguments: Iterable[str]) -> None:
     for argument in arguments:
         name, _, value = argument.partition("=")
         value = value.strip().strip("'\"")
-        if (
-            is_secret_name(name, key="." in name)
-            and len(value) >= _SHORTEST_TYPED
-            and not _HARMLESS.match(value)
-        ):
+        if is_secret_name(name, key="." in name) and len(value) >= _SHORTEST_TYPED and not _HARMLESS.match(value):
             remember(value)
         remember_references(argument)
 
@@ -131,7 +124,11 @@ def remember_references(text: str) -> None:
 
 def redact(text: str) -> str:
     """A text without its secrets."""
-    for value in sorted(_known(), key=len, reverse=True):
+    return _redact(text, _known())
+
+
+def _redact(text: str, known: list[str]) -> str:
+    for value in known:
         if value in text:
             text = text.replace(value, _remembered.get(value, MASK))
     text = _USER.sub(f"{MASK}@", text)
@@ -145,10 +142,14 @@ def redact(text: str) -> str:
 
 def redact_override(override: str) -> str:
     """An override `key=value` without its secrets."""
+    return _redact_override(override, _known())
+
+
+def _redact_override(override: str, known: list[str]) -> str:
     name, equals, value = override.partition("=")
     if not equals:
-        return redact(override)
-    return f"{redact(name)}={redacted(value, name)}"
+        return _redact(override, known)
+    return f"{_redact(name, known)}={_redacted(value, name, False, known)}"
 
 
 def redacted(value: Any, name: str = "", *, secret: bool = False) -> Any:
@@ -159,28 +160,32 @@ def redacted(value: Any, name: str = "", *, secret: bool = False) -> Any:
         name: its key.
         secret: whether it is in a section of secrets.
     """
+    return _redacted(value, name, secret, _known())
+
+
+def _redacted(value: Any, name: str, secret: bool, known: list[str]) -> Any:
     last = name.rpartition(".")[2]
     secret = secret or is_secret_name(name, key="." in name) or last.lower().endswith(("headers", "cookies"))
     if isinstance(value, Mapping):
         return {
-            redact(key) if isinstance(key, str) else key: redacted(inner, f"{name}.{key}", secret=secret)
+            _redact(key, known) if isinstance(key, str) else key: _redacted(inner, f"{name}.{key}", secret, known)
             for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
         overrides = [isinstance(inner, str) and "=" in inner and not secret for inner in value]
         return [
-            redact_override(inner) if override else redacted(inner, name, secret=secret)
+            _redact_override(inner, known) if override else _redacted(inner, name, secret, known)
             for inner, override in zip(value, overrides, strict=True)
         ]
     if secret and isinstance(value, int | float) and abs(value) >= LARGEST_NUMBER:
         return MASK
     if not isinstance(value, str):
-        return value if value is None or isinstance(value, bool | int | float) else redact(str(value))
+        return value if value is None or isinstance(value, bool | int | float) else _redact(str(value), known)
     if last == "key_variable" and not (_VARIABLE.fullmatch(value) or value in os.environ):
         return MASK  # the key itself instead of the name of its variable
     if secret and not _HARMLESS.match(value):
         return MASK
-    return redact(value)
+    return _redact(value, known)
 
 
 def mask_tracebacks() -> None:
@@ -193,13 +198,13 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 
 
 def _known() -> list[str]:
-    """Values that are masked in all texts."""
+    """Values that are masked in all texts, the longest first."""
     variables = [
         value
         for name, value in os.environ.items()
         if len(value) >= 8 and is_secret_name(name) and not _HARMLESS.match(value) and not _is_path(value)
     ]
-    return [*_remembered, *variables]
+    return sorted([*_remembered, *variables], key=len, reverse=True)
 
 
 def _is_path(value: str) -> bool:

@@ -11,7 +11,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 from potstill.errors import StoppedError
@@ -126,21 +125,3 @@ def _in_a_child(number: int) -> None:
     if number != signal.SIGINT:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-
-
-class _Spawned(SpawnProcess):
-    def start(self) -> None:
-        """Start with SIGINT blocked; the new process inherits the mask."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Spawn(SpawnContext):
-    Process = _Spawned
-
-
-# Context for worker processes that ignore Ctrl-C, which reaches the whole process group.
-SPAWN = _Spawn()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from potstill.errors import DataError
+from potstill.errors import FileError
 
 SMALL_BYTES = 2**24  # of prompts, settings and files written by a run
 VOCABULARY_BYTES = 2**28  # of a tokenizer's vocabulary
@@ -42,7 +42,7 @@ def small_text(path: Path, key: str) -> str:
     """The text of a small file, as `read_small`.
 
     Raises:
-        DataError: as `read_small`; the message starts with the config key `key`.
+        FileError: as `read_small`; the message starts with the config key `key`.
     """
     try:
         return read_small(path)
@@ -50,10 +50,10 @@ def small_text(path: Path, key: str) -> str:
         reason = str(error)
     except OSError as error:
         reason = not_a_file(path) if not path.is_file() else f"cannot be read ({error.strerror or error})"
-    raise DataError(f"{key}={path}: {reason}; expected a small UTF-8 text file")
+    raise FileError(f"{key}={path}: {reason}; expected a small UTF-8 text file")
 
 
-def model_folder_fault(folder: Path) -> str | None:
+def model_folder_problem(folder: Path) -> str | None:
     """Error of a file in a model or tokenizer folder that would block the libraries or fill the memory; else None."""
     for path in sorted(folder.iterdir()):
         if path.exists() and not path.is_file() and not path.is_dir():

@@ -1,3 +1,3 @@
-from potstill.teacher_cache.formats import TopForm as TopForm
+from potstill.teacher_cache.formats import TopFormat as TopFormat
 from potstill.teacher_cache.store import OutputStore as OutputStore
 from potstill.teacher_cache.store import build_outputs as build_outputs

@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from potstill.data.common.store import Gathered
+from potstill.data.common.store import Gathered, ShardWriter
 from potstill.data.corpus.datamodule import MicroBatch
 from potstill.data.tasks.datamodule import TaskBatch
 from potstill.models.backbone import Backbone, backbone_of
 from potstill.objectives.interchange import hidden_states
-from potstill.teacher_cache.formats import FullForm, SampledForm, TopForm
-from potstill.teacher_cache.store import OutputWriter
+from potstill.teacher_cache.formats import FullFormat, SampledFormat, TopFormat
 
 CHUNK = 512  # rows whose logits are held at once
 _WHOLE = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
@@ -37,8 +36,8 @@ def computing(teacher: PreTrainedModel, precision: str, device: torch.device) ->
 def write_vocabulary(
     backbone: Backbone,
     batches: Iterable[MicroBatch],
-    form: TopForm | SampledForm,
-    writer: OutputWriter,
+    form: TopFormat | SampledFormat,
+    writer: ShardWriter,
     progress: Progress,
 ) -> None:
     """Write the outputs of a language model at all real tokens.
@@ -55,12 +54,12 @@ def write_vocabulary(
         (last_BLD,) = hidden_states(backbone, "teacher", micro, None, whole=True).base
         for hidden_ND in last_BLD.flatten(0, 1)[micro.positions].split(CHUNK):
             logits_NV = linear(backbone.head(hidden_ND), weight, bias)[:, : form.vocabulary_size].float()
-            writer.add(form.encode(logits_NV, np.arange(writer.written, writer.written + len(logits_NV))))
+            writer.append(form.encode(logits_NV, np.arange(writer.written, writer.written + len(logits_NV))))
         progress(writer.written)
 
 
 def write_logits(
-    backbone: Backbone, batches: Iterable[TaskBatch], form: FullForm, writer: OutputWriter, progress: Progress
+    backbone: Backbone, batches: Iterable[TaskBatch], form: FullFormat, writer: ShardWriter, progress: Progress
 ) -> None:
     """Write the logits of a task model: of rows, of the first tokens of their words, or of all their tokens.
 
@@ -73,11 +72,11 @@ def write_logits(
     """
     for micro in batches:
         (last_BLD,) = hidden_states(backbone, "teacher", micro, None, whole=True).base
-        writer.add(_encoded(backbone.classify(last_BLD, micro.attention_mask), micro, form))
+        writer.append(_encoded(backbone.classify(last_BLD, micro.attention_mask), micro, form))
         progress(writer.written)
 
 
-def _encoded(logits: Tensor, micro: TaskBatch, form: FullForm) -> Gathered:
+def _encoded(logits: Tensor, micro: TaskBatch, form: FullFormat) -> Gathered:
     if logits.ndim == 2:
         return form.encode(logits)
     wanted_BL = micro.attention_mask.bool() if micro.words is None else micro.words >= 0

@@ -1,75 +1,38 @@
 """Digests of everything that a teacher's outputs depend on: weights, config, data, and masks."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.store import canonical
 from potstill.data.corpus.store import Corpus
-from potstill.errors import ModelError
-from potstill.runtime.json_text import read_json
 
 # Keys of a config that do not change the model's outputs.
 UNREAD_CONFIG = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype"})
 
 
-def teacher_of_folder(folder: Path) -> dict[str, str]:
-    """Digests of a saved model's weights and config.
+def teacher_digests(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, str]:
+    """sha256 of a model's weights and of its config without keys that do not change its outputs.
 
-    The digest does not depend on the sharding of the weights.
+    A checkpoint and the model loaded from it may have different digests, since names, dtypes and shapes count.
 
-    Raises:
-        ModelError: There is no readable safetensors file or no config.json.
+    Args:
+        state: `state_dict()` of the model.
+        config: Its config as a dictionary.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(
-            f"teacher.model: '{folder}' has no *.safetensors, which a cached teacher needs; save the model with "
-            "save_pretrained"
-        )
-    try:
-        config = read_json(folder / "config.json")
-        weights = weights_digest(_saved(files))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"teacher.model: '{folder}' cannot be read ({error}); use a complete folder"
-        ) from error
-    return {"weights": weights, "config": config_digest(config)}
-
-
-def teacher_of_model(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of a model in memory: its `state_dict()`, and its config as a dictionary."""
-    return {
-        "weights": weights_digest((name, state[name]) for name in sorted(state)),
-        "config": config_digest(config),
-    }
-
-
-def weights_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """sha256 of tensors: names, dtypes, shapes and values, in their order.
-
-    A checkpoint and the model loaded from it may have different digests, since names and dtypes count.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(canonical([name, str(tensor.dtype), list(tensor.shape)]))
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def config_digest(config: Mapping[str, Any]) -> str:
-    """sha256 of a model's config without keys that do not change its outputs."""
+    weights = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name]
+        weights.update(canonical([name, str(tensor.dtype), list(tensor.shape)]))
+        weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     read = {key: value for key, value in config.items() if key not in UNREAD_CONFIG}
-    return hashlib.sha256(canonical(read)).hexdigest()
+    return {"weights": weights.hexdigest(), "config": hashlib.sha256(canonical(read)).hexdigest()}
 
 
 def corpus_digest(corpus: Corpus) -> str:
@@ -117,14 +80,3 @@ def mask_settings(settings: BatchSettings, *, steps: int, world: int, device: st
         "mlm_replace": list(settings.mlm_replace),
         "device": device,
     }
-
-
-def _saved(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of safetensors files by name, one in memory at a time."""
-    names: dict[str, Path] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            names |= dict.fromkeys(tensors.keys(), file)
-    for name in sorted(names):
-        with safe_open(names[name], framework="pt") as tensors:
-            yield name, tensors.get_tensor(name)

@@ -1,29 +1,41 @@
 """Formats of a teacher's outputs: encoding logits as arrays of a store, and decoding arrays as targets.
 
-Bytes per item: `FullForm` 4 per label; `TopForm` 4 per token (6 with a vocabulary above 65,536 or float32) and 4 per
-temperature; `SampledForm` 4 per distinct token (6 with a vocabulary above 65,536) and 8.
+Bytes per item: `FullFormat` 4 per label; `TopFormat` 4 per token (6 with a vocabulary above 65,536 or float32) and 4
+per temperature; `SampledFormat` 4 per distinct token (6 with a vocabulary above 65,536) and 8.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from potstill.data.common.batching import Ints
 from potstill.data.common.store import Field, Gathered
 from potstill.data.corpus.store import token_dtype
 from potstill.losses.sparse import SampledRows, TopRows, softened
 from potstill.teacher_cache.sparse_rows import draw, top_of
+from potstill.teacher_cache.store import OutputStore
 
 _GREATEST_FLOAT16 = 65504.0
 
 
 @dataclass(frozen=True)
-class FullForm:
+class _Format:
+    _kind: ClassVar[str]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Kind and settings, for `store_identity`."""
+        return {"kind": self._kind} | asdict(self)
+
+
+@dataclass(frozen=True)
+class FullFormat(_Format):
     """All logits of a task's labels, float32.
 
     Attributes:
@@ -31,13 +43,9 @@ class FullForm:
         ragged: Whether an item has any number of rows, as for words of sentences and tokens of windows.
     """
 
+    _kind = "full"
     labels: int
     ragged: bool = False
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """For `store_identity`."""
-        return {"kind": "full"} | asdict(self)
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -59,7 +67,7 @@ class FullForm:
 
 
 @dataclass(frozen=True)
-class TopForm:
+class TopFormat(_Format):
     """The top-k tokens of a vocabulary at temperature 1, and the mass of all others.
 
     Attributes:
@@ -70,22 +78,18 @@ class TopForm:
 
     Example:
         >>> import numpy as np, torch
-        >>> from potstill.teacher_cache import TopForm
-        >>> form = TopForm(k=4, vocabulary_size=100, temperatures=(1.0, 2.0))
+        >>> from potstill.teacher_cache import TopFormat
+        >>> form = TopFormat(k=4, vocabulary_size=100, temperatures=(1.0, 2.0))
         >>> rows = form.decode(form.encode(torch.randn(3, 100), np.arange(3)), temperature=2.0)
         >>> rows.ids.shape, rows.log_tail.shape
         (torch.Size([3, 4]), torch.Size([3]))
     """
 
+    _kind = "top"
     k: int
     vocabulary_size: int
     temperatures: tuple[float, ...] = (1.0,)
     precision: str = "float16"
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """For `store_identity`."""
-        return {"kind": "top"} | asdict(self)
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -119,7 +123,7 @@ class TopForm:
 
 
 @dataclass(frozen=True)
-class SampledForm:
+class SampledFormat(_Format):
     """Tokens sampled from a vocabulary at one temperature, with unbiased weights.
 
     Attributes:
@@ -131,17 +135,13 @@ class SampledForm:
         systematic: Whether to use one random number per row instead of one per draw (`sparse_rows.draw`).
     """
 
+    _kind = "sampled"
     samples: int
     vocabulary_size: int
     seed: int
     temperature: float = 1.0
     power: float = 1.0
     systematic: bool = False
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """For `store_identity`."""
-        return {"kind": "sampled"} | asdict(self)
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -164,16 +164,12 @@ class SampledForm:
             seed=self.seed,
             systematic=self.systematic,
         )
-        values = {
-            "ids": drawn.ids,
-            "weights": np.minimum(drawn.weights, _GREATEST_FLOAT16),
-            "entropy": drawn.entropy,
-        }
+        values = {"ids": drawn.ids, "weights": np.minimum(drawn.weights, _GREATEST_FLOAT16), "entropy": drawn.entropy}
         dtypes = {field.name: field.dtype for field in self.fields}
         return Gathered({k: v.astype(dtypes[k]).reshape(-1, 1) for k, v in values.items()}, drawn.counts)
 
-    def decode(self, gathered: Gathered) -> SampledRows:
-        """Targets at the format's temperature."""
+    def decode(self, gathered: Gathered, temperature: float | None = None) -> SampledRows:
+        """Targets at the format's temperature; `temperature` is not used."""
         assert gathered.counts is not None
         counts, values = gathered.counts, gathered.values
         filled = np.arange(counts.max(initial=0)) < counts[:, None]
@@ -188,3 +184,42 @@ class SampledForm:
             self.temperature,
             self.vocabulary_size,
         )
+
+
+@dataclass(frozen=True)
+class StoredLogits:
+    """Outputs of a task's teacher.
+
+    Attributes:
+        store: Store with one item per row of the part.
+        form: Format of the store.
+        units: (rows,) item of each row.
+    """
+
+    store: OutputStore
+    form: FullFormat
+    units: Ints
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(predictions, labels) float32 logits of (batch,) rows, with one or several predictions per row."""
+        gathered = self.store.gather(self.units[rows.cpu().numpy()])
+        return self.form.decode(gathered).to(rows.device)
+
+
+@dataclass(frozen=True)
+class StoredVocabulary:
+    """Outputs of a language model's teacher.
+
+    Attributes:
+        store: Store with one item per token.
+        form: Format of the store.
+        temperature: T of the targets.
+    """
+
+    store: OutputStore
+    form: TopFormat | SampledFormat
+    temperature: float
+
+    def __call__(self, units: Tensor, device: torch.device) -> TopRows | SampledRows:
+        """Targets of (rows,) items, on a device."""
+        return self.form.decode(self.store.gather(units.numpy()), self.temperature).to(device)

@@ -1,4 +1,4 @@
-"""How much each term moves the student: the answer to which weight a term should get."""
+"""Shares of the terms in the student's gradient, which help to choose their weights."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def gradient_shares(
 ) -> dict[str, float]:
     """Each term's share of the sum of all terms' gradient norms.
 
-    The gradient of a term is that of its weighted share of the loss, over the whole step and all ranks; every term is
-    run by itself under the same dropout. It touches no gradient of the parameters, but the random generator.
+    The gradient of a term is that of its weighted loss over the whole step and all ranks; every term is run by itself
+    with the same dropout. Gradients of the parameters are not changed; the random generator is.
 
     Args:
-        parameters: of the student.
+        parameters: parameters of the student.
         micro: the step's micro-batches on this rank.
-        shares: by term, what a micro-batch adds to a step that has this term alone; its `loss` is read.
-        seed: of dropout.
+        shares: by term: (micro-batch) -> its share of a step with this term alone; its `loss` is read.
+        seed: seed of dropout.
         world: number of ranks.
 
     Returns:
-        By term, adding up to 1; all 0 where no term has a gradient.
+        By term, with a sum of 1; all 0 if no term has a gradient.
     """
     norms = {}
     for term, share_of in shares.items():
@@ -40,9 +40,7 @@ def gradient_shares(
             loss: Tensor = share_of(part).loss
             if not loss.requires_grad:
                 continue
-            for total, own in zip(
-                totals, torch.autograd.grad(loss, list(parameters), allow_unused=True), strict=True
-            ):
+            for total, own in zip(totals, torch.autograd.grad(loss, list(parameters), allow_unused=True), strict=True):
                 if own is not None:
                     total += own
         if world > 1:

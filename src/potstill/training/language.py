@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 from potstill.interchange.agreement import AgreementMetric, interchange_agreement
 from potstill.models.backbone import backbone_of
 from potstill.objectives.language import (
-    HARD,
     LanguageObjective,
     Stored,
     label_nll,
@@ -22,24 +21,20 @@ from potstill.objectives.language import (
     reached_positions,
 )
 from potstill.objectives.terms import TermSums
-from potstill.training.student_module import MakeOptimizer, MakeSchedule, StudentModule
+from potstill.training.means import Means
+from potstill.training.student_module import Optimization, StudentModule
 
 
 class LanguageDistillation(StudentModule):
     """A teacher-student pair, or a single student, under a `LanguageObjective`.
 
-    One `training_step` is one optimizer step.
-
     Args:
-        student: trained.
-        teacher: frozen, in evaluation mode, absent from checkpoints; None where no term reads it.
-        objective: the weighted terms.
-        optimizer: makes the optimizer of the student's parameters.
-        schedule: makes the learning-rate schedule from the optimizer and the number of steps.
-        clip: largest norm of the gradient; None for none.
-        shares_every: optimizer steps between measurements of the terms' shares of the gradient; None for none.
-        stored: what a teacher that is not there says of the training corpus, and
-        stored_eval: of the evaluation corpus.
+        student: the student.
+        teacher: frozen, in evaluation mode, absent from checkpoints; None if no term reads it.
+        objective: weighted terms.
+        optimization: how the student is optimized.
+        stored: stored outputs of the teacher on the training corpus, instead of `teacher`.
+        stored_eval: stored outputs on the evaluation corpus.
     """
 
     student: PreTrainedModel
@@ -49,73 +44,50 @@ class LanguageDistillation(StudentModule):
         student: PreTrainedModel,
         teacher: PreTrainedModel | None,
         objective: LanguageObjective,
+        optimization: Optimization | None = None,
         *,
-        optimizer: MakeOptimizer | None = None,
-        schedule: MakeSchedule | None = None,
-        clip: float | None = None,
-        shares_every: int | None = None,
         stored: Stored | None = None,
         stored_eval: Stored | None = None,
     ):
-        super().__init__(
-            student,
-            teacher,
-            objective,
-            optimizer=optimizer,
-            schedule=schedule,
-            clip=clip,
-            shares_every=shares_every,
-        )
+        super().__init__(student, teacher, objective, optimization)
         self._student_backbone = backbone_of(student)
         self._teacher_backbone = backbone_of(teacher) if teacher is not None else None
         self._stored, self._stored_eval = stored, stored_eval
-        self._hard = HARD[objective.kind]
-        names = {*objective.active, self._hard, "teacher"}
         self._exchange = objective.interchange if teacher is not None else None
         self._agreement = AgreementMetric(self._exchange.mappings if self._exchange is not None else ())
-        self._sums = {name: SumMetric(nan_strategy="disable") for name in sorted(names)}
-        self._positions = {name: SumMetric(nan_strategy="disable") for name in sorted(names)}
-        # So that they move with the module, and are summed over ranks.
-        self._registered = nn.ModuleList([*self._sums.values(), *self._positions.values()])
+        self._means = Means((*objective.active, objective.hard, "teacher"))
         self._teacher_perplexity: float | None = None
-        self.deployed: nn.Module | None = None  # answers in the student's place where it is judged
+        self.deployed: nn.Module | None = None  # answers in the student's place where it is evaluated
         # Where it is a list, validation adds nats and labelled positions by sequence to it, and runs nothing else.
         self.sequences: list[tuple[Tensor, Tensor]] | None = None
 
-    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
-        """One optimizer step over all micro-batches of `batch`."""
-        objective = self.objective.at(self.global_step)
-        denominators = self.objective.denominators(batch)
-
-        def share_of(terms: LanguageObjective, micro: MicroBatch) -> TermSums:
-            return terms(self._student_backbone, self._teacher_backbone, micro, denominators, self._stored)
-
-        self.measure_shares(batch, objective, share_of)
-        self.optimizer_step_over(batch, lambda micro: share_of(objective, micro))
+    def share_of(
+        self, objective: LanguageObjective, micro: MicroBatch, denominators: Mapping[str, float], task: str
+    ) -> TermSums:
+        """See `StudentModule`."""
+        return objective(self._student_backbone, self._teacher_backbone, micro, denominators, self._stored)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget an earlier pass; ranks sum every metric together, so one without a batch adds nothing to each."""
-        for metric in (*self._sums.values(), *self._positions.values()):
-            metric.reset()
-            metric.update(0.0)
+        """Reset the means."""
+        self._means.reset()
         nothing = torch.zeros((), device=self.device)
         self._agreement.reset()
         self._agreement.update(nothing, nothing, 0)
 
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
-        """Adds one batch to the means of every term and to the perplexities."""
+        """Add one batch to the means of every term and to the perplexities."""
         denominators = self.objective.denominators(batch)
         for micro in batch.micro:
             if self.sequences is not None:
                 found = self._by_sequence(micro)
                 self.sequences.append(found)
-                self._add(self._hard, found[0].sum() / max(batch.labelled, 1), batch.labelled)
+                self._add(self.objective.hard, found[0].sum() / max(batch.labelled, 1), batch.labelled)
                 continue
             terms = self.objective(
                 self._student_backbone, self._teacher_backbone, micro, denominators, self._stored_eval
             ).terms
-            if self._hard not in terms:
-                terms[self._hard] = label_nll(self._student_backbone, micro) / max(batch.labelled, 1)
+            if self.objective.hard not in terms:
+                terms[self.objective.hard] = label_nll(self._student_backbone, micro) / max(batch.labelled, 1)
             for name, value in terms.items():
                 self._add(name, value, denominators.get(name, batch.labelled))
             # A perplexity of other tokens would compare with nothing.
@@ -150,21 +122,15 @@ class LanguageDistillation(StudentModule):
 
     def _add(self, name: str, share: Tensor, positions: float) -> None:
         """Add this rank's share of a batch's mean to the mean over all batches, weighted by the batch's positions."""
-        self._sums[name].update(share * positions)
-        self._positions[name].update(positions / self.trainer.world_size)
+        self._means.update(name, share * positions, positions / self.trainer.world_size)
 
     def validated_metrics(self) -> set[str]:
-        """Names of what a validation logs, less those of interventions."""
+        """Names of the logged metrics, without those of interventions."""
         teacher = {"val/teacher_perplexity"} if self.objective.needs_teacher else set()
-        return {
-            "val/loss",
-            "val/perplexity",
-            *(f"val/loss_{name}" for name in self.objective.active),
-            *teacher,
-        }
+        return {"val/loss", "val/perplexity", *(f"val/loss_{name}" for name in self.objective.active), *teacher}
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/loss`, `val/loss_<term>`, `val/perplexity`, and the teacher's perplexity, which stays as it is.
+        """Log `val/loss`, `val/loss_<term>`, `val/perplexity`, and the teacher's perplexity, computed once.
 
         A teacher of another tokenizer has no perplexity that could be compared.
 
@@ -172,19 +138,15 @@ class LanguageDistillation(StudentModule):
         positions that an intervention reaches on which both counterfactual predictions are the same token) and
         `val/interchange_kl` (KL(teacher || student) there, in nats). What no rank has a position of is not logged.
         """
-        totals = {
-            name: (float(total.compute()), float(self._positions[name].compute()))
-            for name, total in self._sums.items()
-        }
-        means = {name: total / positions for name, (total, positions) in totals.items() if positions}
+        means = self._means.compute()
         agreement = self._agreement.compute() if self._exchange is not None else {}
-        if self._hard not in means or self.trainer.sanity_checking:
+        if self.objective.hard not in means or self.trainer.sanity_checking:
             return
         weights = self.objective.weights
         active = [name for name in self.objective.active if name in means]
         logged = {f"val/loss_{name}": means[name] for name in active}
         logged["val/loss"] = sum(weights[name] * means[name] for name in active)
-        logged["val/perplexity"] = _exp(means[self._hard])
+        logged["val/perplexity"] = _exp(means[self.objective.hard])
         logged |= {f"val/{name}": mean for name, mean in agreement.items()}
         if "teacher" in means:
             self._teacher_perplexity = _exp(means["teacher"])

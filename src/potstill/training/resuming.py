@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 
+from potstill.config import TrainConfig
 from potstill.errors import CheckpointError
-from potstill.validation.resuming import differences, resume_faults, shown, within
+from potstill.validation.resuming import differences, resume_problems, shown, within
 
 IDENTITY = "run"  # key of a checkpoint: `identity_of` its run
 _EPOCH_STEPS, _ENDED = "epoch_steps", "ended_early"
@@ -26,7 +26,7 @@ MAX_NAMED = 5  # differences in an error
 def check_resumed(
     saved: Mapping[str, Any],
     identity: Mapping[str, Any],
-    config: DictConfig,
+    config: TrainConfig,
     make_optimizer: Callable[[nn.Module], Optimizer],
 ) -> None:
     """Reject a checkpoint that a run cannot be resumed from, before its data is read.
@@ -46,7 +46,7 @@ def check_resumed(
             f"ckpt_path={path}: of an earlier version, without its configuration; start anew, or from its student, "
             "student.model=<folder>/student"
         )
-    errors = resume_faults(recorded, identity)
+    errors = resume_problems(recorded, identity)
     if len(errors) > MAX_NAMED:
         errors[MAX_NAMED:] = [f"and {len(errors) - MAX_NAMED} other keys"]
     errors = errors or [
@@ -57,24 +57,20 @@ def check_resumed(
         raise CheckpointError(f"{'; '.join(errors)}; ckpt_path={path}")
 
 
-def _end_errors(saved: Mapping[str, Any], config: DictConfig) -> list[str]:
+def _end_errors(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
     """Errors of a last step or epoch before that of the checkpoint."""
     done, steps, epochs = int(saved["global_step"]), config.trainer.max_steps, config.trainer.max_epochs
     errors = []
-    if 0 <= steps < done:
+    if steps is not None and 0 <= steps < done:
         errors.append(f"trainer.max_steps={steps}: the checkpoint is of step {done}")
     epoch_steps = saved.get(_EPOCH_STEPS)
     if epochs is not None and epoch_steps and epochs * epoch_steps < done:
-        errors.append(
-            f"trainer.max_epochs={epochs}: the checkpoint is of epoch {math.ceil(done / epoch_steps)}"
-        )
+        errors.append(f"trainer.max_epochs={epochs}: the checkpoint is of epoch {math.ceil(done / epoch_steps)}")
     return errors
 
 
 def _optimizer_errors(
-    saved: Mapping[str, Any],
-    changes: Mapping[str, tuple[Any, Any]],
-    make_optimizer: Callable[[nn.Module], Optimizer],
+    saved: Mapping[str, Any], changes: Mapping[str, tuple[Any, Any]], make_optimizer: Callable[[nn.Module], Optimizer]
 ) -> list[str]:
     """Errors of optimizer options that need a state that the checkpoint lacks, such as amsgrad."""
     changed = {key: values for key, values in changes.items() if within(key, ("optimizer",))}
@@ -110,17 +106,13 @@ class Resume(Callback):
     def __init__(self, identity: Mapping[str, Any], settings: Mapping[Callback, Mapping[Any, Any]]):
         self.identity, self.settings = identity, settings
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the identity of the run and the length of its epochs."""
         checkpoint[IDENTITY] = dict(self.identity)
         checkpoint[_EPOCH_STEPS] = int(trainer.num_training_batches)
         checkpoint[_ENDED] = bool(trainer.should_stop)
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Set Lightning's counters and the settings of callbacks."""
         _set_position(checkpoint)
         for callback, settings in self.settings.items():
@@ -169,7 +161,7 @@ def _batch_progress(total: int, current: int) -> dict[str, Any]:
     }
 
 
-def checkpoint_in(config: DictConfig, folder: Path) -> bool:
+def checkpoint_in(config: TrainConfig, folder: Path) -> bool:
     """Whether `ckpt_path` lies in the folder of the run."""
     if config.ckpt_path is None:
         return False

@@ -1,8 +1,8 @@
-"""Weights, gradients and optimizer states shared out over ranks, of student and teacher alike (torch's FSDP2).
+"""Weights, gradients and optimizer states of student and teacher sharded over ranks (torch's FSDP2).
 
-Each block is a unit: its weights are gathered when it runs and given back afterwards. What is left (embeddings, norms,
-heads, projections) is gathered once per step, because backbones, tied gradients and the fused vocabulary losses read
-those weights directly. A backbone runs no `forward` of a whole model, so the module's own methods stand for it.
+The weights of each block are gathered when it runs, and resharded afterwards. The other weights (embeddings, norms,
+heads, projections) are gathered once per step, because backbones, tied gradients and the fused vocabulary losses read
+them directly. Backbones do not call the `forward` of a whole model, so FSDP hooks methods of the LightningModule.
 
 Source: Zhao et al. 2023, PyTorch FSDP (arXiv:2304.11277); Rajbhandari et al. 2020, ZeRO (arXiv:1910.02054).
 """
@@ -18,18 +18,18 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-RUNS = ("share_alone", "validation_step", "test_step")  # what reads weights: gathered before, hooked after
+RUNS = ("share_alone", "validation_step", "test_step")  # methods that read weights
 
 
 def shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, keep: bool) -> None:
-    """Share the weights of a LightningModule with `student` and `teacher` out over ranks; once.
+    """Shard the weights of a LightningModule with `student` and `teacher`, once.
 
     Args:
-        module: in place; every rank has the same weights.
-        blocks: of its submodules, that are gathered by themselves.
-        mesh: of one dimension.
-        keep: blocks stay gathered from their forward to their backward pass, which halves the communication of a
-            block (gradients and optimizer states are shared out all the same: ZeRO 2 instead of 3).
+        module: sharded in place; every rank has the same weights.
+        blocks: submodules that are gathered by themselves.
+        mesh: one-dimensional mesh of the ranks.
+        keep: whether blocks stay gathered from their forward to their backward pass, which halves the communication of
+            a block (gradients and optimizer states are still sharded: ZeRO 2 instead of 3).
     """
     if isinstance(module, FSDPModule):
         return
@@ -42,7 +42,7 @@ def shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, k
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
-    """The largest submodules that come in a list: blocks of encoders and decoders, of the student and its teachers."""
+    """Blocks of encoders and decoders, of the student and its teachers: the largest submodules in a ModuleList."""
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList) and name not in ("teacher", "_registered"):
             yield from (block for block in child if any(True for _ in block.parameters()))
@@ -51,10 +51,10 @@ def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def whole(tensor: Any) -> Any:
-    """A shared tensor put together, on every rank, which all have to ask for it; anything else as it is.
+    """The whole of a sharded tensor; all ranks must call it. Other values are returned unchanged.
 
     Args:
-        tensor: FSDP2's, or a parameter itself (not its detached data), which may be DeepSpeed's.
+        tensor: a tensor of FSDP2, or a parameter (not its detached data) that may be sharded by DeepSpeed.
     """
     if isinstance(tensor, DTensor):
         return tensor.full_tensor()
@@ -67,17 +67,17 @@ def whole(tensor: Any) -> Any:
 
 
 def as_shared(value: Any, like: Tensor) -> Any:
-    """A whole tensor shared out as another of its shape is; anything else as it is."""
+    """A whole tensor sharded like another one of its shape; other values are returned unchanged."""
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
 def load_whole(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put whole weights, the same on every rank, into a module that may be shared out.
+    """Load whole weights, the same on every rank, into a module that may be sharded.
 
     Raises:
-        RuntimeError: a name that is missing or unknown.
+        RuntimeError: a missing or unknown name.
     """
     own = module.state_dict()
     module.load_state_dict({name: as_shared(value, own.get(name, value)) for name, value in state.items()})
@@ -85,10 +85,10 @@ def load_whole(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def gather(module: nn.Module) -> None:
-    """Make a shared module a plain one, on the CPU of every rank; it is not trained any more.
+    """Replace sharded weights by whole ones on the CPU of every rank, after training.
 
     Args:
-        module: in place; weights that are tied stay tied.
+        module: changed in place; tied weights stay tied.
     """
     if not any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in module.parameters()):
         return
@@ -103,7 +103,7 @@ def gather(module: nn.Module) -> None:
 
 
 def rest(module: nn.Module) -> None:
-    """After a run without a backward pass: give back the weights outside blocks, so that a step gathers new ones."""
+    """Reshard all weights after a run without a backward pass, so that the next step gathers new ones."""
     if isinstance(module, FSDPModule):
         for part in module.modules():
             if isinstance(part, FSDPModule):
@@ -111,7 +111,7 @@ def rest(module: nn.Module) -> None:
 
 
 def exchange(module: nn.Module, last: bool) -> None:
-    """Whether the next backward pass exchanges gradients: that of a step's last micro-batch."""
+    """Exchange gradients in the next backward pass if it is that of the last micro-batch of a step."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(last)
         module.set_is_last_backward(last)

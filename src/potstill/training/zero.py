@@ -1,8 +1,8 @@
-"""Optimizer states, gradients and, in stage 3, weights shared out over ranks by DeepSpeed.
+"""Optimizer states, gradients and, in stage 3, weights sharded over ranks by DeepSpeed.
 
-The step stays the module's own; DeepSpeed exchanges gradients, clips and updates. In stage 3 the modules within blocks
-are gathered as they run, and what is left (embeddings, norms, heads, projections) stays gathered, because backbones,
-tied gradients and the fused vocabulary losses read those weights directly.
+`StudentModule` runs the step; DeepSpeed exchanges gradients, clips and updates. In stage 3 the modules within blocks
+are gathered as they run. The other weights (embeddings, norms, heads, projections) stay gathered, because backbones,
+tied gradients and the fused vocabulary losses read them directly.
 
 Source: Rajbhandari et al. 2020, ZeRO (arXiv:1910.02054).
 """
@@ -25,21 +25,21 @@ from torch.optim import Optimizer
 from potstill.training.sharding import RUNS, blocks_of, gather
 
 LOCAL_RANK = "LOCAL_RANK"
-KILLED_SECONDS = 600  # no part of DeepSpeed takes so long to compile
+KILLED_SECONDS = 600  # longer than any part of DeepSpeed takes to compile
 
 log = logging.getLogger(__name__)
 
 
 class Zero:
-    """A LightningModule in DeepSpeed's hands, from its construction to `close`.
+    """Runs a LightningModule with DeepSpeed, from construction to `close`.
 
     Args:
-        module: with all its weights, the same on every rank.
-        optimizer: over the trained ones, without states; DeepSpeed makes it one over this rank's parts.
-        stage: of ZeRO, 2 or 3.
+        module: has the same weights on every rank.
+        optimizer: optimizer of the trained weights, without states; DeepSpeed changes it to one of this rank's parts.
+        stage: stage of ZeRO, 2 or 3.
         clip: largest norm of the gradient; None for none.
-        local_rank: of this process, on its machine.
-        precision: context that a forward pass runs in; DeepSpeed itself runs it without autocast.
+        local_rank: local rank of this process.
+        precision: context of the forward pass; DeepSpeed itself does not use autocast.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Zero:
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._in_3 = stage == 3
         settings = {
-            "train_micro_batch_size_per_gpu": 1,  # it only counts; batches are the data module's
+            "train_micro_batch_size_per_gpu": 1,  # not used: the data module makes the batches
             "gradient_clipping": clip or 0.0,
             "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
             "zero_allow_untested_optimizer": True,
         }
         unlock_compiler()
-        # DeepSpeed reads it; it does not stay, because to Lightning it is a sign of another launcher.
+        # DeepSpeed reads it. It is removed later, because Lightning takes it for a sign of another launcher.
         self._lent_rank = LOCAL_RANK not in os.environ
         os.environ.setdefault(LOCAL_RANK, str(local_rank))
         self._engine, *_ = deepspeed.initialize(
@@ -78,7 +78,7 @@ class Zero:
                 setattr(module, name, self._through_engine(getattr(module, name)))
 
     def _keep(self, weights: list[Any]) -> None:
-        """DeepSpeed leaves small weights gathered; these too."""
+        """Keep weights gathered, as DeepSpeed does with small ones."""
         kept = self._engine.optimizer.parameter_offload.persistent_parameters
         for weight in weights:
             weight.ds_persist = weight.is_external_param = True
@@ -87,7 +87,7 @@ class Zero:
             kept[0].all_gather(kept)
 
     def _through_engine(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The method as a forward pass of the engine, which is what DeepSpeed hooks."""
+        """The method, run as a forward pass of the engine, which DeepSpeed hooks."""
 
         def run(*arguments: Any) -> Any:
             with self._precision():
@@ -103,25 +103,25 @@ class Zero:
         return forward
 
     def exchange(self, last: bool) -> None:
-        """Whether the next micro-batch is the last of its step."""
+        """Exchange gradients in the next backward pass if it is the last of a step."""
         self._engine.set_gradient_accumulation_boundary(last)
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients averaged over ranks, each rank keeping its part."""
+        """Average gradients over ranks; each rank keeps its part."""
         self._engine.backward(loss)
 
     def step(self) -> Tensor:
-        """Clip and update; left out where the gradient is no number.
+        """Clip and update, unless the gradient is not finite.
 
         Returns:
-            Norm of the gradient over all ranks before clipping, a scalar; NaN where the step was left out.
+            Norm of the gradient over all ranks before clipping, a scalar; NaN if the step was skipped.
         """
         self._engine.step()
         norm = self._engine.get_global_grad_norm() if self._engine.was_step_applied() else math.nan
         return torch.as_tensor(norm)
 
     def optimizer_state(self) -> dict[str, Any]:
-        """As the plain optimizer's `state_dict`, put together on the CPU of every rank; all ranks have to ask."""
+        """The `state_dict` of a plain optimizer, gathered on the CPU of every rank; all ranks must call it."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         example: dict[str, Any] = next(iter(self._optimizer.state.values()), {})
@@ -137,7 +137,7 @@ class Zero:
         return {"state": state if example else {}, "param_groups": self._numbered()}
 
     def load_optimizer_state(self, saved: dict[str, Any]) -> None:
-        """Share a plain optimizer's state out."""
+        """Shard the state of a plain optimizer."""
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         for group, old in zip(self._optimizer.param_groups, saved["param_groups"], strict=True):
@@ -149,8 +149,7 @@ class Zero:
         parts = zero.fp32_partitioned_groups_flat if self._in_3 else zero.single_partition_of_fp32_groups
         for part in parts:
             self._optimizer.state[part] = {
-                key: torch.zeros_like(part) if _by_weight(value) else value.clone()
-                for key, value in example.items()
+                key: torch.zeros_like(part) if _by_weight(value) else value.clone() for key, value in example.items()
             }
         self._link()
         weights = [weight for group in self._groups for weight in group]
@@ -162,7 +161,7 @@ class Zero:
                     safe_set_full_optimizer_state(weight, value, key)
 
     def _link(self) -> None:
-        """Stage 2 finds a weight's states by links, which DeepSpeed makes when only the first group has states."""
+        """Make the links by which stage 2 finds the states of a weight; DeepSpeed omits those of later groups."""
         if not self._in_3:
             self._engine.optimizer._hp_optimizer_states_linked = False
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
@@ -175,7 +174,7 @@ class Zero:
         return numbered
 
     def close(self) -> None:
-        """Every rank has all weights again, and the module is its own."""
+        """Gather all weights on every rank, and release the module."""
         for name in RUNS:
             self._module.__dict__.pop(name, None)
         self._engine.destroy()
@@ -185,24 +184,24 @@ class Zero:
 
 
 def unlock_compiler() -> None:
-    """Remove the lock of a process that was killed while DeepSpeed compiled a part; torch waits for it for ever."""
+    """Remove the lock of a process that was killed while DeepSpeed compiled a part; torch would wait for it forever."""
     from torch.utils.cpp_extension import get_default_build_root
 
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", get_default_build_root()))
     for lock in root.glob("**/deepspeed_*/lock"):
-        with suppress(OSError):  # another rank may have been first
+        with suppress(OSError):  # another rank may have removed it
             if time.time() - lock.stat().st_mtime > KILLED_SECONDS:
                 lock.unlink()
-                log.warning("%s: left by a process that was killed; removed", lock)
+                log.warning("%s: removed; left by a killed process", lock)
 
 
 def _by_weight(value: Any) -> bool:
-    """Whether an entry of a state has a number a weight; the others are counts."""
+    """Whether an entry of a state has one number per weight; others are counts."""
     return isinstance(value, Tensor) and value.dim() > 0
 
 
 def _part(value: Tensor, size: int) -> Tensor:
-    """This rank's part, of `size` numbers; the last ranks' are filled up with zeros."""
+    """This rank's part with `size` numbers, padded with zeros on the last ranks."""
     first = torch.distributed.get_rank() * size
     part = value.flatten()[first : first + size]
     return nn.functional.pad(part, (0, size - len(part)))

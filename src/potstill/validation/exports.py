@@ -1,35 +1,35 @@
-"""Faults of the forms that a model is to be exported to."""
+"""Problems of the forms that a model is to be exported to."""
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
-
+from potstill.config import EvaluateConfig
+from potstill.config.benchmarks import swaps_of
 from potstill.errors import PotstillError
-from potstill.models.export.folders import require_packages
+from potstill.runtime.packages import require_packages
 
 ONNX, INT8 = "onnx", "int8"
 
 
-def forms_of(config: DictConfig) -> list[str]:
+def forms_of(config: EvaluateConfig) -> list[str]:
     """`export=` as a list; empty where nothing is exported."""
     if config.export is None:
         return []
-    return [str(form) for form in config.export] if OmegaConf.is_list(config.export) else [str(config.export)]
+    return [str(form) for form in config.export] if isinstance(config.export, list) else [str(config.export)]
 
 
-def export_faults(config: DictConfig) -> list[str]:
-    """Of unknown forms, of packages that are not installed, and of what an exported model cannot do."""
-    forms, faults = forms_of(config), []
+def export_problems(config: EvaluateConfig) -> list[str]:
+    """Problems of exports: unknown formats, missing packages, and features that exported models lack."""
+    forms, problems = forms_of(config), []
     if unknown := [form for form in forms if form not in (ONNX, INT8)]:
-        faults.append(f"export={unknown[0]}: {ONNX}, {INT8}, or both, [{ONNX},{INT8}]")
-    if forms and config.benchmark.interchange.mapping is not None:
-        faults.append(
+        problems.append(f"export={unknown[0]}: {ONNX}, {INT8}, or both, [{ONNX},{INT8}]")
+    if forms and swaps_of(config.benchmark).mapping is not None:
+        problems.append(
             f"export={','.join(forms)}: benchmark={config.benchmark.name} swaps hidden states, which an exported model "
             "does not show; export=null"
         )
-    if forms and not faults:
+    if forms and not problems:
         try:
-            require_packages("onnx", "onnxruntime", "onnxscript")
-        except PotstillError as fault:
-            faults.append(str(fault))
-    return faults
+            require_packages("export", "export", "onnx", "onnxruntime", "onnxscript")
+        except PotstillError as error:
+            problems.append(str(error))
+    return problems

@@ -1,4 +1,4 @@
-"""Faults of the folders that a run writes."""
+"""Problems of the folders that a run writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 
-def output_faults() -> list[str]:
+def output_problems() -> list[str]:
     """Hydra has made the output folder, which works on a full disk too."""
     from hydra.core.hydra_config import HydraConfig
 

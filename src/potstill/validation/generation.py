@@ -1,49 +1,54 @@
-"""Faults of stage=rationales: the language model, how it is asked, and the rows that it explains."""
+"""Problems of stage=rationales: the language model, how it is asked, and the rows that it explains."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from potstill.data.common.text_files import fault_of
+from potstill.config import TrainConfig
+from potstill.config.data import SetDataConfig, data_of
+from potstill.config.running import GenerationConfig
+from potstill.data.common.text_files import file_problem
 from potstill.data.rationales.sets import SETS
 from potstill.errors import ConfigError, PotstillError
 from potstill.rationale_generation.prompts import load_prompts
 from potstill.rationale_generation.settings import EndpointSettings, LocalSettings, Sampling
+from potstill.validation.data import kind_problems
 
 STAGES = ("train", "rationales")
 
 
-def generation_faults(config: DictConfig) -> list[str]:
-    """Of a run that has a language model write rationales."""
+def generation_problems(config: TrainConfig) -> list[str]:
+    """Problems of a run that generates rationales."""
     if config.stage not in STAGES:
         return [f"stage={config.stage}: one of {', '.join(STAGES)}"]
-    faults, settings = _row_faults(config), config.generation
+    if problems := kind_problems(config.data, SetDataConfig, f"stage={config.stage}"):
+        return problems
+    data, settings = data_of(config, SetDataConfig), config.generation
+    problems = _row_problems(config, data)
     if settings.model is None:
-        faults.append(
+        problems.append(
             "generation.model=null: name the endpoint's model with generation.url=<its address>, or a folder or hub id"
         )
     if settings.form not in ("chat", "completion"):
-        faults.append(f"generation.form={settings.form}: chat or completion")
+        problems.append(f"generation.form={settings.form}: chat or completion")
     try:
         sampling_of(config)
         if settings.model is not None:
             backend_of(settings)
-        load_prompts(task_of(config.data), settings.prompts, settings.shots)
-    except PotstillError as fault:
-        faults.append(str(fault))
-    return faults
+        load_prompts(task_of(data), settings.prompts, settings.shots)
+    except PotstillError as error:
+        problems.append(str(error))
+    return problems
 
 
-def target_of(config: DictConfig) -> Path:
+def target_of(config: TrainConfig) -> Path:
     """The folder whose `llm/` is written: `generation.folder`, else the one of the rows."""
     if config.generation.folder is not None:
         return Path(config.generation.folder).expanduser()
-    if config.data.train_files:
-        return Path(config.data.train_files[0]).expanduser().parent
-    return Path(config.data.folder).expanduser() / config.data.set
+    data = data_of(config, SetDataConfig)
+    if data.train_files:
+        return Path(data.train_files[0]).expanduser().parent
+    return Path(str(data.folder)).expanduser() / str(data.set)
 
 
 def own_rows_file(target: Path, split: str) -> Path:
@@ -51,60 +56,59 @@ def own_rows_file(target: Path, split: str) -> Path:
     return target / "llm" / f"{split}.jsonl"
 
 
-def sampling_of(config: DictConfig) -> Sampling:
+def sampling_of(config: TrainConfig) -> Sampling:
     """How answers are drawn.
 
     Raises:
-        ConfigError: a value that cannot be.
+        ConfigError: an invalid value.
     """
     settings = config.generation
     names = ("max_tokens", "temperature", "top_p", "samples", "logprobs")
-    return Sampling(**{name: settings[name] for name in names}, seed=config.seed)
+    return Sampling(**{name: getattr(settings, name) for name in names}, seed=config.seed)
 
 
-def backend_of(settings: DictConfig) -> EndpointSettings | LocalSettings:
+def backend_of(settings: GenerationConfig) -> EndpointSettings | LocalSettings:
     """Where the model is.
 
     Raises:
-        ConfigError: a value that cannot be.
+        ConfigError: an invalid value.
     """
     if settings.url is None:
         for name in ("max_requests", "max_total_tokens"):
-            if settings[name] is not None:
+            if (value := getattr(settings, name)) is not None:
                 raise ConfigError(
-                    f"generation.{name}={settings[name]}: is the budget of an endpoint, and generation.url is null; a "
-                    "model in this process is asked for data.max_examples=<rows>"
+                    f"generation.{name}={value}: is the budget of an endpoint, and generation.url is null; a "
+                    "model in this process is limited by data.max_examples=<rows>"
                 )
-        return LocalSettings(settings.model, settings.batch_size, settings.device, settings.dtype)
+        return LocalSettings(str(settings.model), settings.batch_size, settings.device, settings.dtype)
     names = (
         "url", "model", "key_variable", "concurrency", "timeout", "retries", "backoff_seconds",
         "longest_wait_seconds", "max_requests", "max_total_tokens",
     )  # fmt: skip
-    extra: Any = OmegaConf.to_container(settings.extra_body, resolve=True)
-    return EndpointSettings(**{name: settings[name] for name in names}, extra_body=extra)
+    return EndpointSettings(**{name: getattr(settings, name) for name in names}, extra_body=settings.extra_body)
 
 
-def task_of(data: DictConfig) -> str:
+def task_of(data: SetDataConfig) -> str:
     """Whose prompts are used; ASDiv's problems are put as SVAMP's are."""
-    return {"asdiv": "svamp"}.get(data.set, data.set) or str(data.name)
+    return "svamp" if data.set == "asdiv" else data.set or data.name
 
 
-def _row_faults(config: DictConfig) -> list[str]:
-    data, settings = config.data, config.generation
+def _row_problems(config: TrainConfig, data: SetDataConfig) -> list[str]:
+    settings = config.generation
     if data.set is None or data.train_files:
         if not data.train_files:
             return [
                 "data.set=null: there are no rows to explain; data=svamp data.folder=<folder>, or your own by "
                 "data=rationales data.train_files=[a.jsonl] generation.prompts=<file>"
             ]
-        faults = [
-            f"data.train_files: '{file}' {fault}; give JSON lines, JSON or CSV, plain or gzip"
+        problems = [
+            f"data.train_files: '{file}' {error}; give JSON lines, JSON or CSV, plain or gzip"
             for file in data.train_files
-            if (fault := fault_of(Path(file).expanduser()))
+            if (error := file_problem(Path(file).expanduser()))
         ]
         if len(data.train_files) > 1:
-            faults.append(f"data.train_files={list(data.train_files)}: one file is explained at a time")
-        return faults or _overwritten(config)
+            problems.append(f"data.train_files={list(data.train_files)}: one file is explained at a time")
+        return problems or _overwritten(config, data.train_files[0])
     if data.set not in SETS:
         return [f"data.set={data.set}: one of {', '.join(SETS)}"]
     if settings.split not in SETS[data.set].splits:
@@ -115,13 +119,13 @@ def _row_faults(config: DictConfig) -> list[str]:
     return []
 
 
-def _overwritten(config: DictConfig) -> list[str]:
+def _overwritten(config: TrainConfig, file: str) -> list[str]:
     """A file that would be replaced, and that no earlier run has made."""
     split = config.generation.split
     path = own_rows_file(target_of(config), split)
     if not path.exists():
         return []
-    rows = Path(config.data.train_files[0]).expanduser()
+    rows = Path(file).expanduser()
     if path.samefile(rows) or not path.with_name(f"{split}_journal.jsonl").exists():
         return [f"generation.folder: '{path}' is there and would be replaced; give another generation.folder"]
     return []

@@ -1,10 +1,12 @@
-"""Faults of where a run goes: strategies, extras that they need, sweeps of several processes. No torch."""
+"""Problems of where a run goes: strategies, extras that they need, sweeps of several processes. No torch."""
 
 from __future__ import annotations
 
 import importlib.util
 
-from omegaconf import DictConfig
+from potstill.config import TrainConfig
+from potstill.config.data import CorpusDataConfig
+from potstill.config.objectives import LossConfig
 
 FSDP, FSDP_GRADIENTS = "fsdp", "fsdp_gradients"  # ZeRO 3 and 2
 RAY = "ray"
@@ -15,10 +17,10 @@ IN_PROCESS = "spawn"
 
 
 def missing_extra(key: str, module: str, extra: str) -> list[str]:
-    """What is wrong where an optional package is not installed, with the command that installs it.
+    """The problem of an optional package that is not installed, with the command that installs it.
 
     Args:
-        key: as it was asked for, `trainer.strategy=ray`.
+        key: the key and value that need the package, `trainer.strategy=ray`.
         module: that is imported.
         extra: of this package.
     """
@@ -27,43 +29,44 @@ def missing_extra(key: str, module: str, extra: str) -> list[str]:
     return [f"{key}: {module} is not installed; pip install 'potstill[{extra}]'"]
 
 
-def strategy_faults(config: DictConfig) -> list[str]:
-    """Of a training run's strategy, and what does not go with it."""
-    trainer, faults = config.trainer, []
+def strategy_problems(config: TrainConfig) -> list[str]:
+    """Problems of `trainer.strategy` and of the keys that cannot be combined with it."""
+    trainer, problems = config.trainer, []
     name = trainer.strategy
     if name == RAY:
-        faults += missing_extra("trainer.strategy=ray", "ray", "ray")
+        problems += missing_extra("trainer.strategy=ray", "ray", "ray")
         if not isinstance(trainer.devices, int):
-            faults.append(
+            problems.append(
                 f"trainer.devices={trainer.devices}: with trainer.strategy=ray the number of workers, trainer.devices=4"
             )
-        if config.data.engine == RAY:
-            faults.append(
+        if isinstance(config.data, CorpusDataConfig) and config.data.engine == RAY:
+            problems.append(
                 "data.engine=ray: not with trainer.strategy=ray, whose workers have the CPUs; binarize beforehand, "
                 "strategy=cpu trainer.max_steps=0"
             )
     if name in DEEPSPEED:
-        faults += missing_extra(f"trainer.strategy={name}", "deepspeed", "deepspeed")
+        problems += missing_extra(f"trainer.strategy={name}", "deepspeed", "deepspeed")
         if DEEPSPEED[name] == 3 and trainer.nonfinite == "skip":
-            faults.append(f"trainer.nonfinite=skip: stop with trainer.strategy={name}, or deepspeed_stage_2")
+            problems.append(f"trainer.nonfinite=skip: stop with trainer.strategy={name}, or deepspeed_stage_2")
     elif name.startswith("deepspeed"):
-        faults.append(f"trainer.strategy={name}: one of {', '.join(DEEPSPEED)}")
+        problems.append(f"trainer.strategy={name}: one of {', '.join(DEEPSPEED)}")
     if name in SHARDED:
-        if config.objective.gradient_shares_every is not None:
-            faults.append(
-                f"objective.gradient_shares_every={config.objective.gradient_shares_every}: null with "
+        objective = config.objective
+        if isinstance(objective, LossConfig) and objective.gradient_shares_every is not None:
+            problems.append(
+                f"objective.gradient_shares_every={objective.gradient_shares_every}: null with "
                 f"trainer.strategy={name}, which has no whole gradients"
             )
         if trainer.precision == "64-true" or (trainer.precision == "bf16-true" and name in DEEPSPEED):
-            faults.append(
+            problems.append(
                 f"trainer.precision={trainer.precision}: 32-true or bf16-mixed with trainer.strategy={name}"
             )
         if config.compile:
-            faults.append(f"compile=true: false with trainer.strategy={name}")
-    return faults
+            problems.append(f"compile=true: false with trainer.strategy={name}")
+    return problems
 
 
-def launch_faults(config: DictConfig) -> list[str]:
+def launch_problems(config: TrainConfig) -> list[str]:
     """A sweep in one process would be entered again by each process that DDP starts."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

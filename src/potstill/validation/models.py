@@ -1,18 +1,18 @@
-"""Faults of teacher and student, from their config.json."""
+"""Problems of teacher and student, from their config.json."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from omegaconf import DictConfig, OmegaConf
-
-from potstill.config import teachers_of
-from potstill.config.defaults import TASKS, trains_task
-from potstill.config.learning import CacheConfig
-from potstill.data.tasks.labels import SPANS
+from potstill.config import TrainConfig, teachers_of
+from potstill.config.benchmarks import SpansConfig
+from potstill.config.data import DataConfig, SequenceDataConfig
+from potstill.config.defaults import trains_task
+from potstill.config.models import CacheConfig, StudentConfig
+from potstill.config.objectives import KdConfig, exchange_of, matches_of
 from potstill.errors import PotstillError
-from potstill.models.head_problems import settings_fault
+from potstill.models.heads import settings_problem
 from potstill.models.specs import (
     ModelSpec,
     check_layers,
@@ -22,205 +22,225 @@ from potstill.models.specs import (
     read_spec,
     spec_from_settings,
 )
-from potstill.validation.inputs import own_input_faults
-from potstill.validation.interchange import mapping_faults
-from potstill.validation.objectives import SUPERVISED
+from potstill.validation.inputs import own_input_problems
+from potstill.validation.interchange import mapping_problems
 from potstill.validation.teachers import (
-    label_faults,
-    match_faults,
-    teacher_faults,
-    vocabulary_faults,
-    width_faults,
+    label_problems,
+    match_problems,
+    teacher_problems,
+    vocabulary_problems,
+    width_problems,
 )
 
-CHECKPOINTING = ("selective", "full")
 ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 
 
-def spec_of(key: str, value: str, faults: list[str]) -> ModelSpec | None:
-    """A model's facts; None, and one more fault, where they cannot be read."""
+def spec_of(key: str, value: str, problems: list[str]) -> ModelSpec | None:
+    """A model's facts; None, and one more error, where they cannot be read."""
     try:
         return read_spec(key, value)
-    except PotstillError as fault:
-        faults.append(str(fault))
+    except PotstillError as error:
+        problems.append(str(error))
         return None
 
 
-def attention_faults(config: DictConfig) -> list[str]:
-    """Of names that transformers does not know; one with a slash is a kernel on the hub."""
+def attention_problems(config: TrainConfig) -> list[str]:
+    """Attention implementations that transformers does not know; a name with a slash is a kernel on the hub."""
     return [
-        f"{key}.attention={config[key].attention}: one of {', '.join(ATTENTION)}"
-        for key in ("teacher", "student")
-        if config[key].attention not in ATTENTION and "/" not in config[key].attention
+        f"{key}.attention={name}: one of {', '.join(ATTENTION)}"
+        for key, name in (("teacher", config.teacher.attention), ("student", config.student.attention))
+        if name not in ATTENTION and "/" not in name
     ]
 
 
-def model_faults(config: DictConfig, made: ModelSpec | None = None) -> list[str]:
-    """Of teacher and student: each by itself, together, and with the objective and the data.
+def model_problems(config: TrainConfig, made: ModelSpec | None = None) -> list[str]:
+    """Problems of teacher and student: each alone, together, and with the objective and the data.
 
     Args:
         config: of a training run.
         made: the student's facts, where it is made of the layers of another task's teacher.
     """
-    faults: list[str] = []
-    objective, student, name = config.objective, config.student, config.objective.name
-    faults += [*teacher_faults(config), *own_input_faults(config)]
-    own = config.teacher.tokenizer is not None  # teachers read their own tokens
+    problems = [*teacher_problems(config), *own_input_problems(config)]
     key = "teacher.models" if config.teacher.models else "teacher.model"
-    teachers = [spec_of(key, name, faults) for name in teachers_of(config)]
-    teacher = teachers[0] if teachers else None
-    learner = made or _learner(student, faults)
-    if faults:
-        return faults
+    teachers = [spec_of(key, name, problems) for name in teachers_of(config)]
+    learner = made or _learner(config.student, problems)
+    if problems:
+        return problems
+    known = [spec for spec in teachers if spec is not None]
+    teacher = known[0] if known else None
+    layered = not config.student.model and not config.student.config and made is None
+    problems += _student_problems(config)
+    problems += _missing_problems(config, teacher, layered)
+    if teacher is not None:
+        problems += _layer_problems(config.student, teacher) if layered else []
+        problems += _pair_problems(config, known, learner, fixed=bool(config.student.model or made))
+    spec = learner or (teacher if layered else None)
+    problems += length_problems(
+        config.data, {"teacher.model": teacher if config.objective.taught or layered else None, "the student": learner}
+    )
+    if spec and not spec.is_transformer:
+        problems += _recurrent_problems(config, spec)
+    if trains_task(config):
+        return problems + _task_problems(config)
+    return problems + _language_problems(config, teacher, spec)
+
+
+def _student_problems(config: TrainConfig) -> list[str]:
+    """Problems of the keys that name the student, its attention and its checkpointing."""
+    student, problems = config.student, attention_problems(config)
     if student.model and (student.layers or student.config):
-        both = "student.layers" if student.layers else "student.config"
-        faults.append(
-            f"student.model={student.model} with {both}={student[both.split('.')[1]]}: give one of them"
-        )
+        both = f"layers={student.layers}" if student.layers else f"config={student.config}"
+        problems.append(f"student.model={student.model} with student.{both}: give one of them")
     elif student.layers and student.config:
-        faults.append(
+        problems.append(
             f"student.layers={student.layers} with student.config={student.config}: a student from scratch has none of "
             "the teacher's layers; give one of them"
         )
-    faults += attention_faults(config)
-    if student.checkpointing not in (None, *CHECKPOINTING):
-        faults.append(
-            f"student.checkpointing={student.checkpointing}: one of {', '.join(CHECKPOINTING)}, or null"
-        )
-    elif student.checkpointing == "selective" and config.compile:
-        faults.append(
-            "student.checkpointing=selective: a compiled block hides its parts; use full, or compile=false"
-        )
-    needs_layers = not student.model and not student.config and made is None
-    if teacher is None and name not in SUPERVISED + TASKS:
-        faults.append(
+    if student.checkpointing == "selective" and config.compile:
+        problems.append("student.checkpointing=selective: a compiled block hides its parts; use full, or compile=false")
+    return problems
+
+
+def _missing_problems(config: TrainConfig, teacher: ModelSpec | None, layered: bool) -> list[str]:
+    """Problems of a teacher, student or tokenizer that is not named; `layered`: a student of the teacher's layers."""
+    name, student = config.objective.name, config.student
+    if teacher is None and config.objective.taught:
+        return [
             f"teacher.model=null: objective={name} needs a teacher, a folder or hub id; "
             "train one with `objective=mlm student=bert_small`"
-        )
-    elif teacher is None and needs_layers:
-        faults.append(
+        ]
+    if teacher is None and layered:
+        return [
             f"student.model=null: objective={name} trains student.model=<folder or hub id>, or a model from scratch "
             "(student=bert_small), or one made of the layers of teacher.model"
-        )
-    if name in TASKS and student.config and not student.model and not (teacher or config.data.tokenizer):
-        faults.append(
+        ]
+    alone = trains_task(config) and not config.objective.taught
+    if alone and student.config and not student.model and not (teacher or config.data.tokenizer):
+        return [
             f"data.tokenizer=null: objective={name} of a model from scratch needs a tokenizer; "
             "data.tokenizer=<folder or hub id>"
-        )
-    if teacher and needs_layers and student.layers is not None:
-        try:
-            check_layers(list(student.layers), teacher.depth, "student.layers")
-        except PotstillError as fault:
-            faults.append(str(fault))
-    if teacher and learner and (student.model or made) and name not in SUPERVISED + TASKS:
-        faults += [] if own else _pair_faults_of(teacher, learner)
-    if teacher and learner and name not in SUPERVISED + TASKS:
-        faults += width_faults(config, teacher, learner)
-    known = [spec for spec in teachers if spec is not None]
-    if teacher and not trains_task(config):
-        faults += _kept_faults(config.teacher.cache, teacher)
-    faults += [] if own else vocabulary_faults(known)
-    if trains_task(config):
-        faults += label_faults(config) if name not in TASKS else []
-        faults += _head_faults(student.model)
-    if teacher and objective.matches is not None:
-        depth = len(student.layers or default_layers(teacher.depth))
-        faults += match_faults(config, known, learner or replace(teacher, depth=depth))
-    if teacher and objective.interchange.mapping is not None and not faults:
-        layers = student.layers or default_layers(teacher.depth)
-        pupil = learner or replace(teacher, depth=len(layers))
-        faults += mapping_faults(objective.interchange, teacher, pupil, "objective.interchange")
-        if objective.interchange.pairing == "in_batch" and config.data.max_tokens is None:
-            faults += _pair_faults(config.data.batch_size)
-    needed = {
-        "teacher.model": teacher if name not in SUPERVISED + TASKS or needs_layers else None,
-        "the student": learner,
-    }
-    faults += length_faults(config.data, needed)
-    spec = learner or (teacher if needs_layers else None)
-    if (
-        objective.interchange.mapping is not None
-        and trains_task(config)
-        and objective.interchange.positions == "masked"
-    ):
-        faults.append(
-            "objective.interchange.positions=masked: a task model masks nothing; use consecutive or free"
-        )
-    if spec and not spec.is_transformer:
-        faults += _recurrent_faults(config, spec)
-    if own and not trains_task(config):
-        faults += [
+        ]
+    return []
+
+
+def _layer_problems(student: StudentConfig, teacher: ModelSpec) -> list[str]:
+    """Problems of the layers that a student is built from."""
+    if student.layers is None:
+        return []
+    try:
+        check_layers(list(student.layers), teacher.depth, "student.layers")
+    except PotstillError as error:
+        return [str(error)]
+    return []
+
+
+def _pair_problems(
+    config: TrainConfig, teachers: list[ModelSpec], learner: ModelSpec | None, *, fixed: bool
+) -> list[str]:
+    """Problems of student and teachers together, and of what is compared within them.
+
+    Args:
+        config: of a training run.
+        teachers: their facts, the first one first.
+        learner: facts of a student that is not made of the teacher's layers.
+        fixed: whether the student has a vocabulary of its own.
+    """
+    teacher, student, problems = teachers[0], config.student, []
+    shared = config.teacher.tokenizer is None  # all read the student's tokens
+    if learner and config.objective.taught:
+        problems += _token_problems(teacher, learner) if fixed and shared else []
+        problems += width_problems(config, teacher, learner)
+    if not trains_task(config):
+        problems += _kept_problems(config.teacher.cache, teacher)
+    if shared:
+        problems += vocabulary_problems(teachers)
+    compared = learner or replace(teacher, depth=len(student.layers or default_layers(teacher.depth)))
+    if matches_of(config.objective) is not None:
+        problems += match_problems(config, teachers, compared)
+    exchange = exchange_of(config.objective)
+    if exchange.mapping is not None and not problems:
+        problems += mapping_problems(exchange, teacher, compared, "objective.interchange")
+        if exchange.pairing == "in_batch" and config.data.max_tokens is None:
+            problems += _source_problems(config.data.batch_size)
+    return problems
+
+
+def _task_problems(config: TrainConfig) -> list[str]:
+    """Problems of task models: their labels and heads, and what only masked language models have."""
+    problems = label_problems(config) if config.objective.taught else []
+    problems += _head_problems(config.student.model)
+    exchange = exchange_of(config.objective)
+    if exchange.mapping is not None and exchange.positions == "masked":
+        problems.append("objective.interchange.positions=masked: a task model masks nothing; use consecutive or free")
+    return problems
+
+
+def _language_problems(config: TrainConfig, teacher: ModelSpec | None, student: ModelSpec | None) -> list[str]:
+    """Problems of masked and causal language models with terms and keys of the other kind."""
+    problems = []
+    if config.teacher.tokenizer is not None:
+        problems += [
             f"teacher.tokenizer={config.teacher.tokenizer}: {key} is a masked language model, which predicts what is "
             "hidden; other tokens are compared by causal ones"
-            for key, model in (("teacher.model", teacher), ("the student", learner))
+            for key, model in (("teacher.model", teacher), ("the student", student))
             if model is not None and model.kind == "masked"
         ]
-    if spec and not trains_task(config):
-        kind = spec.kind
-        wrong = "clm" if kind == "masked" else "mlm"
-        if objective.terms[wrong].weight:
-            right = "mlm" if kind == "masked" else "clm"
-            faults.append(
-                f"objective.terms.{wrong}.weight={objective.terms[wrong].weight}: the student is a {kind} language "
-                f"model; use {right}"
-            )
-        if kind == "causal" and objective.positions == "masked":
-            faults.append("objective.positions=masked: a causal language model masks nothing; use all")
-    return faults
+    if student is None:
+        return problems
+    right, wrong = ("mlm", "clm") if student.kind == "masked" else ("clm", "mlm")
+    problems += [
+        f"objective.terms.{name}.weight={term.weight}: the student is a {student.kind} language model; use {right}"
+        for name, term in config.losses.terms.given(wrong).items()
+    ]
+    if student.kind == "causal" and isinstance(config.objective, KdConfig) and config.objective.positions == "masked":
+        problems.append("objective.positions=masked: a causal language model masks nothing; use all")
+    return problems
 
 
-def _kept_faults(cache: DictConfig, teacher: ModelSpec) -> list[str]:
-    """Of more tokens than there are; the default keeps all of a small vocabulary."""
+def _kept_problems(cache: CacheConfig, teacher: ModelSpec) -> list[str]:
+    """Problems of storing more tokens than the vocabulary has; the default stores all of a small vocabulary."""
     if not cache.enabled or cache.form != "top" or cache.k <= max(teacher.vocab_size, CacheConfig().k):
         return []
-    return [
-        f"teacher.cache.k={cache.k}: the teacher's vocabulary has {teacher.vocab_size} tokens; that or fewer"
-    ]
+    return [f"teacher.cache.k={cache.k}: the teacher's vocabulary has {teacher.vocab_size} tokens; that or fewer"]
 
 
-def _head_faults(model: str | None) -> list[str]:
-    """Of a student whose config.json contradicts itself about its head."""
+def _head_problems(model: str | None) -> list[str]:
+    """Problems of a student whose config.json contradicts itself about its head."""
     if model is None:
         return []
-    fault = settings_fault(read_settings("student.model", model))
-    return [f"student.model={model}: {fault}"] if fault else []
+    error = settings_problem(read_settings("student.model", model))
+    return [f"student.model={model}: {error}"] if error else []
 
 
-def _recurrent_faults(config: DictConfig, spec: ModelSpec) -> list[str]:
-    """Of a student without attention."""
-    student, faults = config.student, []
+def _recurrent_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
+    """Problems of a recurrent student, which has no attention."""
+    student, problems = config.student, []
     if not trains_task(config):
-        faults.append(
+        problems.append(
             f"student.config.model_type={spec.model_type}: has no language-model head; use "
             "objective=task_kd or finetune"
         )
-    elif config.benchmark is not None and config.benchmark.task == SPANS:
-        faults.append(
+    elif isinstance(config.benchmark, SpansConfig):
+        problems.append(
             f"student.config.model_type={spec.model_type}: has no head for answers that are pieces of a text; choose a "
             "transformer, student=t3"
         )
     if student.checkpointing is not None:
-        faults.append(
-            f"student.checkpointing={student.checkpointing}: a {spec.model_type} makes nothing again; null"
-        )
+        problems.append(f"student.checkpointing={student.checkpointing}: a {spec.model_type} makes nothing again; null")
     if config.compile:
-        faults.append(
-            f"compile=true: the packed sequences of a {spec.model_type} cannot be compiled; use false"
-        )
-    return faults
+        problems.append(f"compile=true: the packed sequences of a {spec.model_type} cannot be compiled; use false")
+    return problems
 
 
-def _pair_faults_of(teacher: ModelSpec, student: ModelSpec) -> list[str]:
-    """Of two models that read the same tokens."""
+def _token_problems(teacher: ModelSpec, student: ModelSpec) -> list[str]:
+    """User errors of two models that must read the same tokens."""
     return [
-        f"{fault}; or let the teacher read its own, teacher.tokenizer=own"
-        if "one tokenizer" in fault
-        else fault
-        for fault in check_pair(teacher, student)
+        f"{error}; or let the teacher read its own, teacher.tokenizer=own" if "one tokenizer" in error else error
+        for error in check_pair(teacher, student)
     ]
 
 
-def _pair_faults(batch_size: int) -> list[str]:
+def _source_problems(batch_size: int) -> list[str]:
     if batch_size > 1:
         return []
     return [
@@ -229,30 +249,30 @@ def _pair_faults(batch_size: int) -> list[str]:
     ]
 
 
-def _learner(student: DictConfig, faults: list[str]) -> ModelSpec | None:
+def _learner(student: StudentConfig, problems: list[str]) -> ModelSpec | None:
     """The student's facts where it is a model of its own; None where it is made of the teacher's layers."""
     if student.model:
-        return spec_of("student.model", student.model, faults)
+        return spec_of("student.model", student.model, problems)
     if not student.config:
         return None
     try:
-        settings = OmegaConf.to_container(student.config, resolve=True)
-        return spec_from_settings(settings, "student.config")  # type: ignore[arg-type]
-    except PotstillError as fault:
-        faults.append(str(fault))
+        return spec_from_settings(student.config, "student.config")
+    except PotstillError as error:
+        problems.append(str(error))
         return None
 
 
-def length_faults(data: DictConfig, models: dict[str, ModelSpec | None]) -> list[str]:
-    """Of sequences that are longer than models read."""
+def length_problems(data: DataConfig, models: dict[str, ModelSpec | None]) -> list[str]:
+    """Problems of sequences that are longer than the models' maximum."""
+    longest = data.max_length if isinstance(data, SequenceDataConfig) else None
     return [
-        f"data.max_length={data.max_length}: {key} reads at most {spec.max_length} tokens"
+        f"data.max_length={longest}: {key} reads at most {spec.max_length} tokens"
         for key, spec in models.items()
-        if spec and data.max_length is not None and data.max_length > spec.max_length
+        if spec and longest is not None and longest > spec.max_length
     ]
 
 
-def planned_student(config: DictConfig, planned: Mapping[str, ModelSpec]) -> ModelSpec | None:
+def planned_student(config: TrainConfig, planned: Mapping[str, ModelSpec]) -> ModelSpec | None:
     """The facts of the student that a run makes, before it runs; None where its models cannot be read.
 
     Args:
@@ -271,21 +291,21 @@ def planned_student(config: DictConfig, planned: Mapping[str, ModelSpec]) -> Mod
     return replace(teacher, depth=depth, model_type=student.architecture or teacher.model_type)
 
 
-def planned_faults(config: DictConfig, planned: Mapping[str, ModelSpec]) -> list[str]:
-    """Of what a later stage of a recipe compares, as far as the sizes of its models are known before it runs.
+def planned_problems(config: TrainConfig, planned: Mapping[str, ModelSpec]) -> list[str]:
+    """Problems of a later stage's comparisons, as far as the sizes of its models are known before it runs.
 
     Args:
         config: of a training run.
         planned: as in `planned_student`.
     """
-    if config.objective.name in SUPERVISED + TASKS:
+    if not config.objective.taught:
         return []
     teachers = [spec for name in teachers_of(config) if (spec := _planned(name, planned)) is not None]
     student = planned_student(config, planned)
     if student is None or not teachers or len(teachers) < len(teachers_of(config)):
         return []
-    faults = width_faults(config, teachers[0], student)
-    return faults + (match_faults(config, teachers, student) if config.objective.matches is not None else [])
+    problems = width_problems(config, teachers[0], student)
+    return problems + (match_problems(config, teachers, student) if matches_of(config.objective) is not None else [])
 
 
 def _planned(name: str, planned: Mapping[str, ModelSpec]) -> ModelSpec | None:

@@ -7,16 +7,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from potstill.config import EvaluateConfig
 
 STEM_BYTES = 160
 
 
-def models_of(config: DictConfig) -> list[str]:
+def models_of(config: EvaluateConfig) -> list[str]:
     """`model=` as a list of folders or hub ids; empty where none is given."""
-    if OmegaConf.is_missing(config, "model") or config.model is None:
+    if config.model is None:
         return []
-    return [str(m) for m in config.model] if OmegaConf.is_list(config.model) else [str(config.model)]
+    return [str(m) for m in config.model] if isinstance(config.model, list) else [str(config.model)]
 
 
 def stem_of(name: str) -> str:
@@ -31,7 +31,7 @@ def stem_of(name: str) -> str:
     return stem
 
 
-def named_models(config: DictConfig) -> dict[str, str]:
+def named_models(config: EvaluateConfig) -> dict[str, str]:
     """The models of an evaluation by the names of their rows: `names`, else the shortest distinct ends of the paths."""
     models = models_of(config)
     names = list(map(str, config.names)) if config.names is not None else _distinct_ends(models)
@@ -47,14 +47,12 @@ def _distinct_ends(models: Sequence[str]) -> list[str]:
     return [f"{model} #{i + 1}" for i, model in enumerate(models)]
 
 
-def name_faults(names: Sequence[str]) -> list[str]:
+def name_problems(names: Sequence[str]) -> list[str]:
     """Two models whose metrics or files would replace each other's."""
     first: dict[str, str] = {}
     for name in names:
         if (stem := stem_of(name)) in first:
-            same = (
-                name if name == first[stem] else f"{first[stem]} and {name}, which are both {stem} in files"
-            )
+            same = name if name == first[stem] else f"{first[stem]} and {name}, which are both {stem} in files"
             return [f"names=[{', '.join(names)}]: two models are called {same}; give each a name of its own"]
         first[stem] = name
     return []

@@ -1,48 +1,87 @@
-"""Numbers of a composed configuration that are out of their fields' ranges."""
+"""Keys that do not exist, values that are no section, numbers out of range and text that is no choice of its field."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from potstill.config.typed import leaves
+from potstill.errors import ConfigError, KeyNameError
+from potstill.runtime.dotted import is_path
+from potstill.runtime.ranges import CHOICES, FINITE, KEY, PATHS, is_number
 
-from potstill.runtime.ranges import FINITE, KEY, is_number
+
+def check_keys(section: Any, prefix: str = "") -> None:
+    """Reject keys that `+key=value` has added, and references to something else than a section.
+
+    Args:
+        section: the options of a command, or a part of them.
+        prefix: of its keys.
+
+    Raises:
+        ConfigError: the first such key.
+    """
+    hints = get_type_hints(type(section))
+    for name, value in vars(section).items():
+        key = f"{prefix}{name}"
+        if name not in hints:
+            raise KeyNameError(f"{key}={value}: no such key; `--cfg job` shows all keys")
+        kinds = {get_origin(hint) for hint in (hints[name], *get_args(hints[name]))}
+        if value is None:
+            continue
+        if is_dataclass(value):
+            check_keys(value, f"{key}.")
+        elif list in kinds:
+            if not isinstance(value, list):
+                raise ConfigError(f"{key}={value}: a list")
+            for number, item in enumerate(value):
+                if is_dataclass(item):
+                    check_keys(item, f"{key}.{number}.")
+        elif dict in kinds and not isinstance(value, dict):
+            raise ConfigError(f"{key}={value}: a dictionary")
+        elif section_of(hints[name]):
+            raise ConfigError(f"{key}={value}: a section of keys")
 
 
-def range_faults(config: DictConfig, schema: type, prefix: str = "") -> list[str]:
-    """Every number of a composed configuration that is out of its field's range.
+def range_problems(section: Any, prefix: str = "") -> list[str]:
+    """Every number that is out of its field's range, and every text that is none of its field's choices.
 
     Numbers in free dictionaries (`optimizer`, `student.config`) and values of any type have no range here, but are
     finite too.
 
     Args:
-        config: composed from the schema.
-        schema: the dataclass of this section.
-        prefix: of this section's keys.
+        section: the options of a command, or a part of them.
+        prefix: of its keys.
     """
-    faults: list[str] = []
-    hints = get_type_hints(schema)
-    for own in fields(schema):
-        if OmegaConf.is_missing(config, own.name) or (value := config[own.name]) is None:
+    problems: list[str] = []
+    for own in fields(section):
+        value, key = getattr(section, own.name), f"{prefix}{own.name}"
+        if value is None:
             continue
-        key = f"{prefix}{own.name}"
+        parts = {f"{key}.{number}.": item for number, item in enumerate(value)} if isinstance(value, list) else {}
         if allowed := own.metadata.get(KEY):
-            numbers = list(value) if isinstance(value, ListConfig) else [value]
-            shown = numbers if isinstance(value, ListConfig) else value
-            faults += [f"{key}={shown}: {allowed}"] if any(n not in allowed for n in numbers) else []
-        elif section := section_of(hints[own.name]):
-            parts = {f"{key}.": value} if isinstance(value, DictConfig) else _numbered(key, value)
+            numbers = value if isinstance(value, list) else [value]
+            problems += [f"{key}={value}: {allowed}"] if any(number not in allowed for number in numbers) else []
+        elif known := own.metadata.get(CHOICES):
+            shown = ", ".join([*known, *(["or null"] if own.default is None else [])])
+            problems += [f"{key}={value}: one of {shown}"] if not _is_choice(value, known) else []
+        elif is_dataclass(value):
+            problems += range_problems(value, f"{key}.")
+        elif parts and all(map(is_dataclass, parts.values())):
             for place, part in parts.items():
-                faults += range_faults(part, section, place)
+                problems += range_problems(part, place)
         else:
-            faults += [
+            problems += [
                 f"{place}={inner}: a finite number"
                 for place, inner in leaves(key, value)
                 if is_number(inner) and inner not in FINITE
             ]
-    return faults
+    return problems
+
+
+def _is_choice(value: Any, known: Sequence[str]) -> bool:
+    return value in known or (PATHS in known and is_path(value))
 
 
 def section_of(hint: Any) -> type | None:
@@ -50,19 +89,3 @@ def section_of(hint: Any) -> type | None:
     if isinstance(hint, type) and is_dataclass(hint):
         return hint
     return next((found for inner in get_args(hint) if (found := section_of(inner))), None)
-
-
-def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Keys and values within nested dictionaries and lists of a configuration."""
-    if isinstance(value, DictConfig):
-        for name in value:
-            yield from leaves(f"{key}.{name!s}", value[name])
-    elif isinstance(value, ListConfig):
-        for place, part in _numbered(key, value).items():
-            yield from leaves(place.removesuffix("."), part)
-    else:
-        yield key, value
-
-
-def _numbered(key: str, values: Any) -> dict[str, Any]:
-    return {f"{key}.{place}.": value for place, value in enumerate(values)}

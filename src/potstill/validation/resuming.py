@@ -1,15 +1,15 @@
-"""What makes a run the one that a checkpoint is of: one table of keys, and the comparison of two runs by it."""
+"""The identity of a run: a table of keys that may change on resuming, and the comparison of two runs."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from potstill.reporting.records import as_written
+from potstill.config import TrainConfig
+from potstill.config.typed import as_written
 
 # Keys and sections that change no result, or change it by rounding alone.
 NEUTRAL = (
@@ -25,7 +25,7 @@ CHANGEABLE = (
     "trainer.nonfinite", "trainer.precision", "trainer.val_check_interval",
 )  # fmt: skip
 # Of the sections above, what has to be as it was. Whatever is in neither list has to be, too.
-FIXED = ("optimizer._target_",)
+FIXED = ("optimizer._target_", "optimizer.layer_decay")
 # Their product has to be as it was: the sequences (tokens, with data.max_tokens) of an optimizer step.
 STEP = ("data.batch_size", "data.max_tokens", "trainer.accumulate_grad_batches")
 WORLD = ("trainer.devices", "trainer.num_nodes")
@@ -45,14 +45,14 @@ def within(key: str, sections: tuple[str, ...]) -> bool:
     return any(f"{key}.".startswith(f"{section}.") for section in sections)
 
 
-def identity_of(config: DictConfig, world: int) -> dict[str, Any]:
-    """What a checkpoint records of its run, as primitives.
+def identity_of(config: TrainConfig, world: int) -> dict[str, Any]:
+    """The identity of a run that its checkpoints record, as primitives.
 
     Args:
         config: of the run.
         world: number of its processes.
     """
-    given = dict(_leaves(OmegaConf.to_container(config, resolve=True)))
+    given = dict(_leaves(asdict(config)))
     places = {key: found for key, value in given.items() if _counts(key) and (found := _places(key, value))}
     settings = {key: value for key, value in _leaves(as_written(config)) if _counts(key)}  # without secrets
     return {"settings": settings, "places": places, "world": world}
@@ -77,24 +77,22 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, t
     } | _step_differences(saved, now)
 
 
-def resume_faults(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of a configuration does not fit the checkpoint that the run is resumed from.
+def resume_problems(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys of a configuration that contradict the checkpoint that the run is resumed from.
 
     Args:
         saved: `identity_of` the checkpoint's run.
         now: of this run.
     """
-    faults = []
+    problems = []
     for key, (before, value) in differences(saved, now).items():
         if within(key, CHANGEABLE) and not within(key, FIXED):
             continue
         if before == value:  # of files, whose contents differ
-            faults.append(
-                f"{key}={shown(value)}: its contents are not those that the checkpoint was made with"
-            )
+            problems.append(f"{key}={shown(value)}: its contents are not those that the checkpoint was made with")
         else:
-            faults.append(f"{key}={shown(value)}: the checkpoint was made with {shown(before)}")
-    return faults
+            problems.append(f"{key}={shown(value)}: the checkpoint was made with {shown(before)}")
+    return problems
 
 
 def _step_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -128,7 +126,7 @@ def _same_place(before: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
 
 
 def _places(key: str, value: Any) -> list[dict[str, Any]]:
-    """What the file or folder of a key, or each of a list of them, is known by; empty for any other value."""
+    """The identity of each file or folder that a key names; empty for any other value."""
     if key.rpartition(".")[2] not in _PLACES:
         return []
     names = value if isinstance(value, list) else [value]
@@ -155,7 +153,7 @@ def _place(name: str) -> dict[str, Any]:
 
 
 def _digest(files: list[Path]) -> str:
-    """Of the sizes and contents of files; of a large file, of blocks that are spread over it."""
+    """Digest of the sizes and contents of files; of a large file, blocks spread over it are read."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Faults of how a run goes: trainer, optimizer, schedule, checkpoint, logger."""
+"""Problems of how a run goes: trainer, optimizer, schedule, checkpoint, logger."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import re
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
+from potstill.config import TrainConfig
+from potstill.config.running import ALL, LoggerConfig, TrainerConfig
+from potstill.config.typed import leaves
 from potstill.runtime.ranges import (
+    COUNT,
     EPSILON,
     FINITE,
     LEARNING_RATE,
     MOST_PROCESSES,
     PART,
+    SOME,
     WEIGHT,
     WHOLE,
     is_number,
 )
-from potstill.validation.ranges import leaves
+from potstill.validation.launch import SHARDED
 
 LOGGERS = ("wandb", "tensorboard", "csv")
 # What transformers.get_scheduler makes without further arguments.
@@ -39,33 +42,32 @@ OPTIMIZER = {
     "betas": PART,
     "momentum": PART,
     "weight_decay": WEIGHT,
+    "layer_decay": SOME,
 }
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 MOST_DEVICES = 1024  # of a machine
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 
 
-def trainer_faults(trainer: DictConfig) -> list[str]:
-    """Of devices, precision, and steps that cannot be taken."""
-    faults = device_faults(trainer)
+def trainer_problems(trainer: TrainerConfig) -> list[str]:
+    """Problems of devices, precision and the treatment of steps that are not finite."""
+    problems = device_problems(trainer)
     if trainer.nonfinite not in ("stop", "skip"):
-        faults.append(f"trainer.nonfinite={trainer.nonfinite}: stop or skip")
+        problems.append(f"trainer.nonfinite={trainer.nonfinite}: stop or skip")
     if trainer.precision not in PRECISIONS:
-        faults.append(f"trainer.precision={trainer.precision}: one of {', '.join(PRECISIONS)}")
-    return faults
+        problems.append(f"trainer.precision={trainer.precision}: one of {', '.join(PRECISIONS)}")
+    return problems
 
 
-def device_faults(trainer: DictConfig) -> list[str]:
-    """Of a number of devices, a list of GPUs, or `auto`; each is a process with the models in its memory."""
+def device_problems(trainer: TrainerConfig) -> list[str]:
+    """Problems of `trainer.devices`: a number, a list of GPUs, or `auto`; each device is a process with all models."""
     devices, accelerator = trainer.devices, trainer.accelerator
     if accelerator not in ACCELERATORS:
         return [f"trainer.accelerator={accelerator}: one of {', '.join(ACCELERATORS)}"]
     on_cpu = accelerator == "cpu"
     most = MOST_PROCESSES if on_cpu and trainer.strategy != "ray" else MOST_DEVICES
-    wanted = f"a number from 1 to {most}" + (
-        "" if on_cpu else ", auto or -1 for all, or a list of GPUs, [0,1]"
-    )
-    numbers = list(devices) if OmegaConf.is_list(devices) else _listed(devices)
+    wanted = f"a number from 1 to {most}" + ("" if on_cpu else ", auto or -1 for all, or a list of GPUs, [0,1]")
+    numbers = list(devices) if isinstance(devices, list) else _listed(devices)
     if numbers is not None:
         known = {n for n in numbers if n in WHOLE and n < MOST_DEVICES}
         fits = not on_cpu and 0 < len(numbers) == len(known)
@@ -74,7 +76,7 @@ def device_faults(trainer: DictConfig) -> list[str]:
     else:
         count = int(devices) if isinstance(devices, str) and re.fullmatch("[0-9]{1,9}", devices) else devices
         fits = count in WHOLE and 1 <= count <= most
-    shown = list(devices) if OmegaConf.is_list(devices) else devices
+    shown = list(devices) if isinstance(devices, list) else devices
     return [] if fits else [f"trainer.devices={shown}: {wanted}"]
 
 
@@ -85,33 +87,39 @@ def _listed(devices: Any) -> list[Any] | None:
     return [int(number) for number in devices.split(",")]
 
 
-def optimizer_faults(config: DictConfig) -> list[str]:
-    """Of optimizer, schedule, and how long and how often."""
-    faults = []
+def optimizer_problems(config: TrainConfig) -> list[str]:
+    """Problems of optimizer, callbacks, schedule and length of a run."""
+    problems = []
     optimizer, schedule = config.optimizer, config.schedule
     classes: dict[str, Any] = {"optimizer": optimizer}
     classes |= {f"callbacks.{name}": own for name, own in config.callbacks.items()}
     for key, own in classes.items():
-        target = own.get("_target_") if OmegaConf.is_dict(own) else None
+        target = own.get("_target_") if isinstance(own, dict) else None
         if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+)+", target):
-            faults.append(
+            problems.append(
                 f"{key}._target_={'null' if target is None else target}: a dotted path, such as torch.optim.AdamW, or "
                 "lightning.pytorch.callbacks.EarlyStopping of a callback"
             )
     for key, value in leaves("optimizer", optimizer):
         allowed = OPTIMIZER.get(key.split(".")[1], FINITE if is_number(value) else None)
         if value is not None and allowed is not None and value not in allowed:
-            faults.append(f"{key}={value}: {allowed}")
+            problems.append(f"{key}={value}: {allowed}")
     if schedule.name not in SCHEDULES:
-        faults.append(f"schedule.name={schedule.name}: one of {', '.join(SCHEDULES)}")
+        problems.append(f"schedule.name={schedule.name}: one of {', '.join(SCHEDULES)}")
     if config.trainer.max_steps == -1 and config.trainer.max_epochs is None:
-        faults.append("trainer.max_steps=-1 with trainer.max_epochs=null never ends; give one of them")
-    return faults
+        problems.append("trainer.max_steps=-1 with trainer.max_epochs=null never ends; give one of them")
+    return problems
 
 
-def checkpoint_faults(config: DictConfig) -> list[str]:
-    """Of the checkpoint to resume from."""
-    path = config.ckpt_path
+def checkpoint_problems(config: TrainConfig) -> list[str]:
+    """Problems of the checkpoints that are kept, and of the one to resume from."""
+    path, keep, strategy = config.ckpt_path, config.checkpoint.keep, config.trainer.strategy
+    if keep not in (None, ALL) and not (isinstance(keep, int) and keep in COUNT):
+        return [f"checkpoint.keep={keep}: {COUNT}, {ALL}, or null"]
+    if keep is not None and strategy in SHARDED:
+        return [
+            f"checkpoint.keep={keep}: not with trainer.strategy={strategy}, whose ranks have parts of the student; null"
+        ]
     if config.resume not in (None, "auto"):
         return [f"resume={config.resume}: auto, or null; a checkpoint is named by ckpt_path"]
     if config.resume and path is not None:
@@ -121,13 +129,13 @@ def checkpoint_faults(config: DictConfig) -> list[str]:
     return [f"ckpt_path={path}: no such file; a run writes checkpoints/last.ckpt into its folder"]
 
 
-def logger_faults(logger: DictConfig) -> list[str]:
-    """Of the logger and its mode."""
-    faults = []
+def logger_problems(logger: LoggerConfig) -> list[str]:
+    """Problems of the logger and its mode."""
+    problems = []
     if logger.name not in LOGGERS:
-        faults.append(f"logger.name={logger.name}: one of {', '.join(LOGGERS)}")
+        problems.append(f"logger.name={logger.name}: one of {', '.join(LOGGERS)}")
     if logger.name == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        faults.append("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
+        problems.append("logger=tensorboard: not installed; pip install 'potstill[tensorboard]'")
     if logger.mode not in (None, "online", "offline", "disabled"):
-        faults.append(f"logger.mode={logger.mode}: online, offline, disabled, or null")
-    return faults
+        problems.append(f"logger.mode={logger.mode}: online, offline, disabled, or null")
+    return problems

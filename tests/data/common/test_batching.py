@@ -9,10 +9,8 @@ lengths_of = st.lists(st.integers(3, 60), min_size=1, max_size=200).map(np.array
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    lengths_of, st.integers(1, 17), st.integers(0, 3), st.sampled_from([0, 1, 4]), st.sampled_from([None, 3])
-)
-def test_every_sequence_comes_once_an_epoch(lengths, size, epoch, length_bin, group):
+@given(lengths_of, st.integers(1, 17), st.integers(0, 3), st.sampled_from([0, 1, 4]), st.sampled_from([None, 3]))
+def test_every_sequence_occurs_once_per_epoch(lengths, size, epoch, length_bin, group):
     plan = plan_epoch(lengths, seed=1, epoch=epoch, sequences=size, length_bin=length_bin, group_size=group)
     assert sorted(plan.order) == list(range(len(lengths)))
     sizes = np.diff(plan.bounds)
@@ -23,7 +21,7 @@ def test_every_sequence_comes_once_an_epoch(lengths, size, epoch, length_bin, gr
 
 @settings(deadline=None, max_examples=60)
 @given(lengths_of, st.integers(64, 400))
-def test_token_budget_holds_and_epochs_are_of_one_length(lengths, tokens):
+def test_token_budget(lengths, tokens):
     plans = [plan_epoch(lengths, seed=1, epoch=e, sequences=8, tokens=tokens) for e in range(3)]
     assert len({len(plan) for plan in plans}) == 1
     for plan in plans:
@@ -45,7 +43,7 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert len({derive_seed(s, e, i) for s in range(5) for e in range(5) for i in range(5)}) == 125
 
 
-def test_groups_are_of_like_length_and_a_step_joins_several():
+def test_groups_of_similar_lengths():
     lengths = np.random.default_rng(0).integers(5, 100, 4000)
     whole = plan_epoch(lengths, seed=1, epoch=0, sequences=32)
     spread = np.mean([np.ptp(lengths[whole.step(i)]) for i in range(len(whole))])
@@ -70,7 +68,7 @@ def test_micro_batches_of_all_ranks_are_the_step(lengths, size, world, tokens):
 
 
 @pytest.mark.parametrize("group", [None, 3])
-def test_a_step_is_the_same_however_it_is_cut(group):
+def test_units_stay_together(group):
     lengths = np.random.default_rng(3).integers(5, 50, 100)
     plan = plan_epoch(lengths, seed=1, epoch=0, sequences=12, group_size=group)
     for size in (12, 6, 4, 3):

@@ -1,10 +1,11 @@
+import errno
 import multiprocessing
 import time
 
 import pytest
 
 from potstill.data.common.store import build_once, store_key
-from potstill.errors import DataError
+from potstill.errors import DataError, WriteError
 
 
 def test_key_depends_on_every_part():
@@ -31,16 +32,17 @@ def test_a_failed_build_leaves_nothing(tmp_path):
 def test_a_full_disk_is_a_user_error(tmp_path):
     def fail(folder):
         (folder / "part").write_text("x")
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(DataError, match=r"No space left on device.*another cache folder"):
+    with pytest.raises(WriteError) as caught:
         build_once(tmp_path / "stores" / "key", fail)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "stores"))
     assert [path.name for path in (tmp_path / "stores").iterdir()] == ["key.lock"]
 
 
 def test_an_unwritable_cache(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(WriteError, match="stores"):
         build_once(tmp_path / "file" / "stores" / "key", lambda folder: None)
 
 

@@ -37,7 +37,7 @@ def steps(data, count=3):
 
 
 def flat(step):
-    """Sequences of a step as sets of (ids, labels), whatever micro-batch they are in."""
+    """Sequences of a step as a set of (ids, labels)."""
     found = set()
     for micro in step.micro:
         labels = torch.full_like(micro.input_ids, -100).flatten()
@@ -51,12 +51,10 @@ def flat(step):
     return found
 
 
-def test_a_step_is_the_same_however_it_is_cut(corpus, vocabulary):
+def test_a_step_does_not_depend_on_micro_batches(corpus, vocabulary):
     whole = steps(module(corpus, vocabulary, batch_size=12))
     for size, times in ((6, 2), (4, 3), (2, 6)):
-        for one, cut in zip(
-            whole, steps(module(corpus, vocabulary, batch_size=size, accumulate=times)), strict=True
-        ):
+        for one, cut in zip(whole, steps(module(corpus, vocabulary, batch_size=size, accumulate=times)), strict=True):
             assert flat(one) == flat(cut)
             assert (one.tokens, one.labelled, one.seed) == (cut.tokens, cut.labelled, cut.seed)
             lengths = torch.cat([micro.attention_mask.sum(1) for micro in one.micro])
@@ -73,11 +71,7 @@ def test_ranks_share_a_step(corpus, vocabulary):
         data.trainer = SimpleNamespace(world_size=2, global_rank=rank, global_step=0)
         halves.append(steps(data)[0])
     assert flat(halves[0]) | flat(halves[1]) == flat(one)
-    assert (
-        halves[0].labelled
-        == one.labelled
-        == sum(int((m.labels != -100).sum()) for h in halves for m in h.micro)
-    )
+    assert halves[0].labelled == one.labelled == sum(int((m.labels != -100).sum()) for h in halves for m in h.micro)
 
 
 def test_counts(corpus, vocabulary):
@@ -89,49 +83,44 @@ def test_counts(corpus, vocabulary):
     assert causal.labelled == causal.tokens - 8
 
 
-def test_workers_give_what_one_process_gives(corpus, vocabulary):
+def test_a_step_does_not_depend_on_workers(corpus, vocabulary):
     alone = steps(module(corpus, vocabulary))
     helped = steps(module(corpus, vocabulary, num_workers=2))
     assert [flat(step) for step in alone] == [flat(step) for step in helped]
 
 
-def test_a_run_goes_on_where_it_was(corpus, vocabulary):
+def test_a_run_resumes_at_its_step(corpus, vocabulary):
     data = module(corpus, vocabulary)
-    an_epoch = data.steps_an_epoch
-    through = steps(data, an_epoch)
+    steps_per_epoch = data.steps_per_epoch
+    through = steps(data, steps_per_epoch)
     resumed = module(corpus, vocabulary)
     resumed.trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=4)
     loader = resumed.train_dataloader()
-    assert len(loader) == an_epoch
+    assert len(loader) == steps_per_epoch
     rest = [resumed.on_after_batch_transfer(item, 0) for item in loader]
     assert [flat(s) for s in rest] == [flat(s) for s in through[4:]]
     # In the next epoch other batches, from the first on.
-    resumed.trainer.global_step = an_epoch
+    resumed.trainer.global_step = steps_per_epoch
     second = [resumed.on_after_batch_transfer(item, 0) for item in loader]
-    assert len(second) == an_epoch
+    assert len(second) == steps_per_epoch
     assert [flat(s) for s in second] != [flat(s) for s in through]
 
 
 def test_evaluation_is_always_the_same(corpus, vocabulary):
     data = module(corpus, vocabulary)
-    first, second = (
-        [data.on_after_batch_transfer(item, 0) for item in data.val_dataloader()] for _ in range(2)
-    )
+    first, second = ([data.on_after_batch_transfer(item, 0) for item in data.val_dataloader()] for _ in range(2))
     assert [flat(s) for s in first] == [flat(s) for s in second]
     assert sum(s.tokens for s in first) == int(corpus.lengths.sum())
 
 
 def test_labels_are_the_hidden_tokens(corpus, vocabulary):
-    """With the labels put back, every sequence is one of the corpus."""
+    """With the labels in place of the masks, every sequence is one of the corpus."""
     ids, lengths = corpus.gather(np.arange(len(corpus)))
     known = {tuple(s.tolist()) for s in np.split(ids, np.cumsum(lengths)[:-1])}
     for step in steps(module(corpus, vocabulary, batch_size=6, accumulate=2)):
         for sequence, labels in flat(step):
             assert (
-                tuple(
-                    label if label != -100 else token for token, label in zip(sequence, labels, strict=True)
-                )
-                in known
+                tuple(label if label != -100 else token for token, label in zip(sequence, labels, strict=True)) in known
             )
     for step in steps(module(corpus, vocabulary, kind="causal")):
         for sequence, labels in flat(step):
@@ -160,7 +149,7 @@ def test_a_few_evaluation_batches_are_a_fair_sample(vocabulary):
     assert abs(Lengths.lengths[np.concatenate(plan[:20])].mean() - Lengths.lengths.mean()) < 150
 
 
-def test_ranks_that_share_weights_all_have_a_part_of_every_evaluation_batch():
+def test_even_evaluation_batches():
     from potstill.data.common.steps import EvalSteps
 
     class Lengths:
@@ -171,12 +160,12 @@ def test_ranks_that_share_weights_all_have_a_part_of_every_evaluation_batch():
     assert sorted(len(batch) for batch in plan) == [5, 5, 5, 6]
     assert sorted(np.concatenate(plan)) == list(range(21))
     assert sorted(len(batch) for batch in EvalSteps(Lengths(), settings, world=8).plan) == [8, 13]
-    with pytest.raises(DataError, match=r"trainer.devices=32: 21 "):
+    with pytest.raises(DataError, match=r"^trainer\.devices=32: 21 "):
         EvalSteps(Lengths(), settings, world=32)
 
 
 def exchanges(step, data):
-    """All swaps of a step as ((base sequence, column), (source sequence, column)), whatever its micro-batches."""
+    """All swaps of a step as ((base sequence, column), (source sequence, column))."""
     found = set()
     for micro in step.micro:
         sources = micro if micro.sources is None else micro.sources
@@ -207,7 +196,7 @@ PLANS = {
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("kind", ["masked", "causal"])
-def test_swaps_are_the_same_however_a_step_is_cut(corpus, vocabulary, plan, kind):
+def test_swaps_do_not_depend_on_micro_batches(corpus, vocabulary, plan, kind):
     if kind == "causal" and plan == "masked":
         pytest.skip("a causal model masks nothing")
     settings = {"interchange": PLANS[plan], "kind": kind}
@@ -219,12 +208,7 @@ def test_swaps_are_the_same_however_a_step_is_cut(corpus, vocabulary, plan, kind
             assert flat(one) == flat(cut)
             for name in ("tokens", "labelled", "reached", "reached_labelled", "seed"):
                 assert getattr(one, name) == getattr(cut, name), name
-            parts = [
-                p
-                for m in cut.micro
-                for p in (m, m.sources if PLANS[plan].crossway else None)
-                if p is not None
-            ]
+            parts = [p for m in cut.micro for p in (m, m.sources if PLANS[plan].crossway else None) if p is not None]
             assert cut.reached == sum(int(p.reached.sum()) for p in parts)
             assert cut.reached_labelled == sum(int((p.reached & (p.labels != -100)).sum()) for p in parts)
             assert cut.tokens == sum(len(p.positions) for p in parts)
@@ -245,13 +229,13 @@ def test_ranks_share_the_swaps(corpus, vocabulary, plan):
     assert {half.reached for half in halves} == {one.reached}
 
 
-def test_a_token_budget_leaves_nobody_alone(corpus, vocabulary):
+def test_pairs_stay_together_with_a_token_budget(corpus, vocabulary):
     data = module(corpus, vocabulary, max_tokens=40, interchange=PlanSettings())
-    for step in steps(data, data.steps_an_epoch):
+    for step in steps(data, data.steps_per_epoch):
         assert all(len(micro.input_ids) >= 2 for micro in step.micro)
 
 
-def test_sources_from_the_data_set_are_others_of_like_length(corpus, vocabulary):
+def test_sources_of_the_data_set_have_similar_lengths(corpus, vocabulary):
     data = module(corpus, vocabulary, interchange=PLANS["data set"])
     for step in steps(data):
         for (base, _), (source, _) in exchanges(step, data):
@@ -261,7 +245,7 @@ def test_sources_from_the_data_set_are_others_of_like_length(corpus, vocabulary)
             assert (ours - theirs).abs().float().mean() < 12
 
 
-def test_a_causal_model_is_reached_from_the_first_swapped_position_on(corpus, vocabulary):
+def test_a_causal_model_is_reached_after_the_first_swap(corpus, vocabulary):
     for step in steps(module(corpus, vocabulary, kind="causal", interchange=PlanSettings())):
         for micro in step.micro:
             width = micro.input_ids.shape[1]
@@ -282,7 +266,7 @@ def test_evaluation_swaps_do_not_depend_on_the_batch_size(corpus, vocabulary):
     assert found[0] == found[1] == found[2]
 
 
-def test_a_corpus_that_cannot_swap(corpus, vocabulary):
+def test_a_corpus_of_too_short_sequences(corpus, vocabulary):
     longest = int(corpus.lengths.max())
-    with pytest.raises(DataError, match=f"all {len(corpus)} sequences are too short .* has {longest}"):
+    with pytest.raises(DataError, match=rf"^objective\.interchange\.proportion=.* {len(corpus)} .* {longest}\)"):
         module(corpus, vocabulary, interchange=PlanSettings(0.9 / longest))

@@ -10,16 +10,14 @@ def draw(ids, weights, seed=0, share=0.15, replace=(0.8, 0.1, 0.1), mask_id=4):
     return mask_tokens(ids, weights, share=share, replace=replace, mask_id=mask_id, generator=generator)
 
 
-def test_weights_are_smoothed_counts_and_special_tokens_have_none():
+def test_weights_are_smoothed_counts():
     weights = token_weights(np.array([50, 0, 1, 16, 100]), 0.5, [0])
     assert weights.tolist() == pytest.approx([0.0, 1.0, 1.0, 0.25, 0.1])
     assert token_weights(np.array([0, 7, 9]), 0.0, []).tolist() == [1.0, 1.0, 1.0]
     assert token_weights(np.array([0, 8, 1]), 1.0, []).tolist() == [1.0, 0.125, 1.0]
 
 
-@pytest.mark.parametrize(
-    ("tokens", "share", "count"), [(20, 0.15, 3), (21, 0.15, 4), (1, 0.15, 1), (40, 0.1, 4)]
-)
+@pytest.mark.parametrize(("tokens", "share", "count"), [(20, 0.15, 3), (21, 0.15, 4), (1, 0.15, 1), (40, 0.1, 4)])
 def test_count_is_the_ceiling(tokens, share, count):
     assert masked_count(tokens, share) == count
 
@@ -38,7 +36,7 @@ def test_literal_masks():
     assert (labels != IGNORED).sum() == 3
 
 
-def test_special_tokens_never_and_no_more_than_there_are():
+def test_special_tokens_are_never_masked():
     ids = torch.tensor([2, 10, 3, 2, 11, 3])
     weights = token_weights(np.ones(30, dtype=np.int64), 0.7, [0, 1, 2, 3, 4])
     masked, labels = draw(ids, weights, share=1.0, replace=(1.0, 0.0, 0.0))
@@ -74,9 +72,7 @@ def test_the_published_distribution():
     for i in range(draws):
         ours += (draw(ids, weights, seed=i)[1] != IGNORED).float()
         chances = weights[ids] / weights[ids].sum()
-        theirs[
-            torch.multinomial(chances, masked_count(21, 0.15), replacement=False, generator=generator)
-        ] += 1
+        theirs[torch.multinomial(chances, masked_count(21, 0.15), replacement=False, generator=generator)] += 1
     assert ours.sum() == theirs.sum() == 4 * draws
     # Both are counts of 4000 draws: the standard error of a frequency is below 0.008.
     assert torch.allclose(ours / draws, theirs / draws, atol=0.035)

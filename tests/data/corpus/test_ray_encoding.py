@@ -43,9 +43,7 @@ def source(tmp_path):
     """Three files of several batches each, of texts that differ; one is packed."""
     paths = []
     for number in range(3):
-        lines = [
-            " ".join(WORDS[5 + (line * step + number) % 7] for step in range(3, 40)) for line in range(6000)
-        ]
+        lines = [" ".join(WORDS[5 + (line * step + number) % 7] for step in range(3, 40)) for line in range(6000)]
         content = "".join(f"{line}\n" for line in lines).encode()
         path = tmp_path / (f"{number}.txt.gz" if number == 1 else f"{number}.txt")
         path.write_bytes(gzip.compress(content) if number == 1 else content)
@@ -65,11 +63,9 @@ def contents(store):
 @pytest.mark.parametrize("part", ["all", "limited", "held out"])
 def test_the_store_is_the_local_one(part, two_cpus, source, vocabulary, tmp_path):
     """The same name, ids, lengths, counts, report and index, byte for byte, whatever the blocks."""
-    wanted = {
-        "all": source,
-        "limited": replace(source, max_examples=7000),
-        "held out": HeldOut(source, 0.3, "eval"),
-    }[part]
+    wanted = {"all": source, "limited": replace(source, max_examples=7000), "held out": HeldOut(source, 0.3, "eval")}[
+        part
+    ]
     done: list[int] = []
     local = run(wanted, vocabulary, tmp_path / "local")
     other = run(wanted, vocabulary, tmp_path / "ray", num_proc=None, engine="ray", progress=done.append)
@@ -80,7 +76,7 @@ def test_the_store_is_the_local_one(part, two_cpus, source, vocabulary, tmp_path
     assert done[-1] == local.index["report"]["texts"]
 
 
-def test_the_option_has_ray_binarize(two_cpus, source, vocabulary, tmp_path, compose_config, monkeypatch):
+def test_the_option_ray(two_cpus, source, vocabulary, tmp_path, compose_config, monkeypatch):
     calls = []
     encoded = ray_encoding.encoded_on_ray
     monkeypatch.setattr(ray_encoding, "encoded_on_ray", lambda *given: calls.append(given) or encoded(*given))
@@ -116,11 +112,7 @@ def workers_at_work():
     """Processes that this one's Ray has given a task of ours."""
     found = []
     for process in Path("/proc").iterdir():
-        if (
-            process.name.isdigit()
-            and (name := command_of(process)).startswith("ray::")
-            and "MapBatches" in name
-        ):
+        if process.name.isdigit() and (name := command_of(process)).startswith("ray::") and "MapBatches" in name:
             found += [int(process.name)] if os.getpid() in ancestors(int(process.name)) else []
     return found
 
@@ -140,21 +132,21 @@ def ancestors(pid):
     return found
 
 
-def test_a_fault_in_a_file_is_told_as_without_ray(two_cpus, source, vocabulary, tmp_path):
+def test_errors_are_those_of_the_local_engine(two_cpus, source, vocabulary, tmp_path):
     bad = tmp_path / "2.txt"
     bad.write_bytes(f"{TEXT}\n".encode() * 60_000 + b"\xff\xfe\n")
-    told = []
+    found = []
     for engine in ("local", "ray"):
-        with pytest.raises(DataError) as fault:
+        with pytest.raises(DataError) as error:
             run(source, vocabulary, tmp_path / engine, engine=engine)
-        told.append(str(fault.value))
+        found.append((error.value.code, str(error.value)))
         assert [path.suffix for path in (tmp_path / engine / "stores").iterdir()] == [".lock"]
-    assert told[0] == told[1]
-    assert "line 60001" in told[0]
-    assert "\n" not in told[0]
+    assert found[0] == found[1]
+    assert found[0][0] == "E-FILE"
+    assert "line 60001" in found[0][1]
 
 
-def test_a_source_of_files_is_read_by_a_task_a_file(source):
+def test_parts_of_sources(source):
     parts = parts_of(HeldOut(source, 0.3, "train"))
     assert [part.source.files for part in parts] == [(file,) for file in source.files]
     assert all((part.share, part.part) == (0.3, "train") for part in parts)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.data.corpus.store import Corpus, StoreWriter, TokenStore, token_dtype
-from potstill.errors import DataError
+from potstill.errors import CacheError, TokenizerError
 
 REPORT = {"texts": 3, "sequences": 3, "tokens": 9, "split": 0, "dropped_short": 1, "dropped_unknown": 0}
 
@@ -27,7 +27,7 @@ def cut(ids, lengths):
     return [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])]
 
 
-def test_golden_layout(tmp_path):
+def test_layout(tmp_path):
     folder = write(tmp_path / "s", [[1, 2, 3], [4, 5], [6, 7, 8, 9]], shard_tokens=6)
     assert sorted(path.name for path in folder.iterdir()) == [
         "counts.npy",
@@ -51,14 +51,14 @@ def test_golden_layout(tmp_path):
 @pytest.mark.parametrize(("size", "dtype"), [(65536, np.uint16), (65537, np.uint32)])
 def test_smallest_type(tmp_path, size, dtype):
     store = TokenStore.open(write(tmp_path / "s", [[size - 1, 0]], vocabulary_size=size))
-    tokens = store.reader.shards[0]["tokens"][:, 0]
+    tokens = store.shards[0]["tokens"][:, 0]
     assert tokens.dtype == dtype
     assert tokens.tolist() == [size - 1, 0]
 
 
 @pytest.mark.parametrize("file", ["tokens-00001.npy", "ends-00000.npy", "counts.npy", "index.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_damage_is_named(tmp_path, file, damage):
+def test_a_damaged_store_is_rejected(tmp_path, file, damage):
     folder = write(tmp_path / "s", [[1, 2, 3], [4, 5], [6, 7, 8, 9]], shard_tokens=6)
     content = bytearray((folder / file).read_bytes())
     if damage == "flip":
@@ -68,23 +68,22 @@ def test_damage_is_named(tmp_path, file, damage):
         (folder / file).write_bytes(content[:-2])
     else:
         (folder / file).unlink()
-    with pytest.raises(DataError, match=rf"{file}.*delete the folder") as caught:
+    with pytest.raises(CacheError, match=file):
         TokenStore.open(folder)
-    assert "\n" not in str(caught.value)
 
 
-def test_every_byte_of_the_index_counts(tmp_path):
+def test_an_altered_index_is_rejected(tmp_path):
     folder = write(tmp_path / "s", [[1, 2, 3]])
     text = (folder / "index.json").read_text()
     (folder / "index.json").write_text(text.replace('"texts": 3', '"texts": 4'))
-    with pytest.raises(DataError, match=r"index\.json"):
+    with pytest.raises(CacheError, match=r"index\.json"):
         TokenStore.open(folder)
 
 
-def test_pickled_arrays_are_refused(tmp_path):
+def test_pickled_arrays_are_rejected(tmp_path):
     folder = write(tmp_path / "s", [[1, 2, 3]])
     np.save(folder / "counts.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match=r"counts\.npy"):
+    with pytest.raises(CacheError, match=r"counts\.npy"):
         TokenStore.open(folder)
 
 
@@ -107,14 +106,12 @@ def test_join(tmp_path):
 def test_stores_of_different_tokenizers_do_not_join(tmp_path):
     a = TokenStore.open(write(tmp_path / "a", [[1]], tokenizer="t"))
     b = TokenStore.open(write(tmp_path / "b", [[1]], tokenizer="u"))
-    with pytest.raises(DataError, match=r"data\.tokenizer"):
+    with pytest.raises(TokenizerError, match=r"^data\.tokenizer"):
         Corpus([a, b])
 
 
-def test_pickling_maps_anew(tmp_path):
-    corpus = Corpus(
-        [TokenStore.open(write(tmp_path / "s", [[1, 2]] * 5000, shard_tokens=10**6, at_once=500))]
-    )
+def test_pickles_have_no_values(tmp_path):
+    corpus = Corpus([TokenStore.open(write(tmp_path / "s", [[1, 2]] * 5000, shard_tokens=10**6, at_once=500))])
     message = pickle.dumps(corpus)
     assert len(message) < 1000
     assert cut(*pickle.loads(message).gather([4999])) == [[1, 2]]
@@ -125,7 +122,7 @@ SEQUENCES = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=12), min_
 
 @settings(max_examples=60, deadline=None)
 @given(stores=st.lists(SEQUENCES, min_size=1, max_size=3), shard_tokens=st.integers(1, 60), data=st.data())
-def test_gather_is_naive_indexing(tmp_path_factory, stores, shard_tokens, data):
+def test_gather_equals_indexing(tmp_path_factory, stores, shard_tokens, data):
     root = tmp_path_factory.mktemp("gather")
     at_once = data.draw(st.integers(1, 7))
     opened = [
@@ -136,8 +133,6 @@ def test_gather_is_naive_indexing(tmp_path_factory, stores, shard_tokens, data):
     indices = data.draw(st.lists(st.integers(0, len(every) - 1), min_size=1, max_size=40))
     corpus = Corpus(opened)
     assert cut(*corpus.gather(np.array(indices))) == [every[index] for index in indices]
-    assert (
-        corpus.token_counts.tolist() == np.bincount(list(chain.from_iterable(every)), minlength=100).tolist()
-    )
+    assert corpus.token_counts.tolist() == np.bincount(list(chain.from_iterable(every)), minlength=100).tolist()
     for shard in (shard for store in opened for shard in store.index["shards"]):
         assert shard["rows"] <= shard_tokens or shard["items"] == 1

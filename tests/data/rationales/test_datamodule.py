@@ -1,4 +1,4 @@
-"""Both tasks of a row are in one batch, padded no further than needed; a step is what its seed says."""
+"""Batches have both tasks of a row and little padding; a step is a function of its seed."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,7 @@ import torch
 
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import describe
-from potstill.data.rationales.datamodule import (
-    VALID,
-    RationaleDataModule,
-    RationaleSequences,
-)
+from potstill.data.rationales.datamodule import VALID, RationaleDataModule, RationaleSequences
 from potstill.data.rationales.features import RationaleFeatures, Tokens, rationale_features
 from potstill.data.rationales.rows import EXPLAIN, PREDICT, RationaleRows
 
@@ -33,9 +29,7 @@ def features(rows, t5_tokenizer, tmp_path):
 
 def module_of(features, *, explains=True, choices=None, **settings):
     sequences = RationaleSequences(features, explains, choices)
-    settings = BatchSettings(
-        **{"seed": 3, "batch_size": 4, "accumulate": 2, "eval_batch_size": 5, **settings}
-    )
+    settings = BatchSettings(**{"seed": 3, "batch_size": 4, "accumulate": 2, "eval_batch_size": 5, **settings})
     return RationaleDataModule(sequences, {VALID: sequences}, pad_id=0, settings=settings)
 
 
@@ -51,7 +45,7 @@ def texts(tokens):
 def test_every_row_comes_once_with_both_tasks(features):
     module = module_of(features)
     steps = steps_of(module, module.train_dataloader())
-    assert len(steps) == module.steps_an_epoch == 3
+    assert len(steps) == module.steps_per_epoch == 3
     wanted = {name: texts(getattr(features, name)) for name in ("predict", "explain", "labels", "rationales")}
     seen = {PREDICT: [], EXPLAIN: []}
     for step in steps:
@@ -90,9 +84,7 @@ def test_labels_alone(features):
 def test_order_is_a_function_of_the_seed(features):
     def order(module):
         return [
-            micro.rows[PREDICT].tolist()
-            for step in steps_of(module, module.train_dataloader())
-            for micro in step.micro
+            micro.rows[PREDICT].tolist() for step in steps_of(module, module.train_dataloader()) for micro in step.micro
         ]
 
     assert order(module_of(features)) == order(module_of(features))
@@ -126,7 +118,7 @@ def test_evaluation_batches_bring_choices(features, rows):
     assert sorted(seen) == list(range(COUNT))
 
 
-def test_rows_of_like_lengths_are_together():
+def test_rows_of_similar_lengths_share_a_batch():
     draw = np.random.default_rng(0)
     count = 600
     lengths = {"predict": draw.integers(20, 80, count), "rationales": draw.integers(10, 70, count)}
@@ -140,15 +132,13 @@ def test_rows_of_like_lengths_are_together():
         module, padded, real = module_of(features, batch_size=16, **settings), 0, 0
         for step in steps_of(module, module.train_dataloader()):
             real += step.tokens
-            padded += sum(
-                part.numel() for micro in step.micro for part in (micro.input_ids, *micro.targets.values())
-            )
+            padded += sum(part.numel() for micro in step.micro for part in (micro.input_ids, *micro.targets.values()))
         return padded / real
 
     assert waste() < 1.25 < 1.4 < waste(length_bin=0)
 
 
-def test_rows_without_a_rationale_can_be_asked_for_one(rows, t5_tokenizer, tmp_path):
+def test_rows_without_a_rationale_can_have_an_explanation_input(rows, t5_tokenizer, tmp_path):
     features = rationale_features(rows, describe(t5_tokenizer), cache=tmp_path, explain_all=True)
     module = module_of(features)
     for step in steps_of(module, module.val_dataloader()):

@@ -1,5 +1,6 @@
-"""Features agree with transformers' own tokenizer, are cut at their end, and are read again."""
+"""Features equal those of transformers' tokenizer, are truncated, and are read from the cache."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,8 @@ from potstill.data.common.tokenizers import describe
 from potstill.data.rationales import features as module
 from potstill.data.rationales.features import rationale_features
 from potstill.data.rationales.rows import RationaleRows
-from potstill.errors import DataError
+from potstill.data.tasks import features as task_features
+from potstill.errors import CacheError, TokenizerError
 
 WORDS = ["predict:", "explain:", "the", "sea", "is", "wet", "a", "label"]
 
@@ -31,9 +33,7 @@ def tokenizer(tmp_path_factory):
 def rows_of(inputs, labels, rationales):
     count = len(inputs)
     none = [None] * count
-    return RationaleRows(
-        inputs, labels, none, rationales, none, [False] * count, [""] * count, "a.json", "data.folder"
-    )
+    return RationaleRows(inputs, labels, none, rationales, none, [False] * count, [""] * count, "a.json", "data.folder")
 
 
 def texts(tokens, row):
@@ -47,10 +47,7 @@ ROWS = rows_of(["the sea", "is the sea wet"], ["label", "a label"], ["the sea is
 
 def test_inputs_and_targets(tokenizer, tmp_path):
     made = rationale_features(ROWS, tokenizer, cache=tmp_path)
-    assert [texts(made.predict, row) for row in (0, 1)] == [
-        "predict: the sea </s>",
-        "predict: is the sea wet </s>",
-    ]
+    assert [texts(made.predict, row) for row in (0, 1)] == ["predict: the sea </s>", "predict: is the sea wet </s>"]
     assert [texts(made.explain, row) for row in (0, 1)] == ["explain: the sea </s>", ""]
     assert [texts(made.labels, row) for row in (0, 1)] == ["label </s>", "a label </s>"]
     assert [texts(made.rationales, row) for row in (0, 1)] == ["the sea is wet </s>", ""]
@@ -73,7 +70,7 @@ def test_prefixes_are_configurable(tokenizer, tmp_path):
 
 def test_the_second_call_reads_what_the_first_has_written(tokenizer, tmp_path, monkeypatch):
     first = rationale_features(ROWS, tokenizer, cache=tmp_path)
-    monkeypatch.setattr(module, "_tokenise", None)
+    monkeypatch.setattr(module, "encode_texts", None)
     second = rationale_features(ROWS, tokenizer, cache=tmp_path)
     for name in ("predict", "explain", "labels", "rationales"):
         for array in ("ids", "lengths", "truncated"):
@@ -99,18 +96,18 @@ def test_damaged_features_are_refused(tokenizer, tmp_path):
     rationale_features(ROWS, tokenizer, cache=tmp_path)
     (file,) = (tmp_path / "features").glob("*/features.npz")
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(DataError, match="delete the folder"):
+    with pytest.raises(CacheError, match=re.escape(str(file.parent))):
         rationale_features(ROWS, tokenizer, cache=tmp_path)
 
 
-def test_a_tokenizer_without_end_token_is_refused(gpt2_tokenizer, tmp_path):
-    with pytest.raises(DataError, match=r"data\.tokenizer: .* no end token"):
+def test_a_tokenizer_without_end_token_is_rejected(gpt2_tokenizer, tmp_path):
+    with pytest.raises(TokenizerError, match=r"^data\.tokenizer: "):
         rationale_features(ROWS, describe(gpt2_tokenizer), cache=tmp_path)
     assert not list((tmp_path / "features").glob("*/features.npz"))
 
 
 def test_batches_are_put_together(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(task_features, "BATCH", 2)
     done = []
     rows = rows_of(["the", "sea", "is", "wet", "a"], WORDS[2:7], ["the", None, "is", None, "a"])
     made = rationale_features(rows, tokenizer, cache=tmp_path, progress=done.append)
@@ -127,9 +124,7 @@ def test_t5s_own_tokenizer(data_dir, tmp_path):
         ["( 8.0 - 3.0 )", "entailment"],
         ["The answer must be wet. " * 9, "Dogs bark."],
     )
-    made = rationale_features(
-        rows, describe(folder), cache=tmp_path, max_input_length=24, max_target_length=16
-    )
+    made = rationale_features(rows, describe(folder), cache=tmp_path, max_input_length=24, max_target_length=16)
     whole = AutoTokenizer.from_pretrained(folder)
     for name, prefix, column, most in (
         ("predict", "predict: ", rows.inputs, 24),

@@ -1,8 +1,8 @@
-"""What is cut from raw outputs, and what counts as not found."""
+"""Rationales and labels of raw outputs, and unparsed outputs."""
 
 import pytest
 
-from potstill.data.rationales.parsing import PARSED_SETS, Parsed, as_published, named, parse
+from potstill.data.rationales.parsing import PARSED_SETS, Parsed, named, parse
 
 
 @pytest.mark.parametrize(
@@ -45,19 +45,8 @@ def test_gpt_outputs_are_stripped_at_the_front():
 
 @pytest.mark.parametrize("name", PARSED_SETS)
 @pytest.mark.parametrize("output", ["", "\n", "Answer:", " Answer: "])
-def test_nothing_is_found_in_nothing(name, output):
+def test_empty_outputs(name, output):
     assert parse(name, output) == Parsed(None, None)
-
-
-def test_oddities_of_the_published_parsers():
-    assert as_published("anli1", "It is. So the answer is neutral") == ("It is.", "neutra")
-    assert as_published("esnli", "It is.\nAnswer: neutral\n\nPre") == ("It is.", "neutral\n\nPre")
-    assert as_published("svamp", "No idea.") == (" ", " ")
-    assert as_published("cqa", "No idea.", "gpt") == (" ", " ")
-    assert as_published("cqa", "Wet. So the answer is (b)") == ("Wet.", " ")
-    assert as_published("cqa", "Wet. So the answer is (b).") == ("Wet.", "")
-    with pytest.raises(ValueError, match="So the answer is"):
-        as_published("cqa", "No idea.")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Parts of the sets and their outputs, in small files laid out as published and in the real ones."""
+"""Parts of the sets and their outputs: small files in the published layout, and the published ones if available."""
 
 import gzip
 import json
@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from potstill.data.rationales.files import entries_of, records_of, svamp_part
-from potstill.data.rationales.parsing import as_published
+from potstill.data.rationales.files import records_of
+from potstill.data.rationales.published import svamp_part
 from potstill.data.rationales.readers import read_own, read_split, stored_rows
 from potstill.data.rationales.sets import SETS, allowed_labels
-from potstill.errors import ConfigError, DataError
+from potstill.errors import ConfigError, DataError, FileError, FormatError, LabelError
 
 
 def write(path, content, lines=False):
@@ -21,12 +21,7 @@ def write(path, content, lines=False):
 
 
 def question(number):
-    return {
-        "id": str(number),
-        "question": f"Where is {number}?",
-        "choices": ["pond", "sea", "sea"],
-        "answer": "sea",
-    }
+    return {"id": str(number), "question": f"Where is {number}?", "choices": ["pond", "sea", "sea"], "answer": "sea"}
 
 
 def answer(text="sea", letter="b"):
@@ -49,14 +44,7 @@ def test_cqa(cqa):
     assert rows.rationales == ["It is wet."] * 3
     assert rows.places == ["line 1", "line 2", "line 3"]
     assert (rows.name, rows.key) == ("cqa_test.json", "data.folder")
-    assert rows.counts == {
-        "read": 3,
-        "answered": 3,
-        "unparsed": 0,
-        "unanswered": 0,
-        "off_label": 0,
-        "left_out": 0,
-    }
+    assert rows.counts == {"read": 3, "answered": 3, "unparsed": 0, "unanswered": 0, "off_label": 0, "left_out": 0}
     assert allowed_labels(rows.choices[0]) == ["pond", "sea"]
 
 
@@ -72,22 +60,20 @@ def test_chunks_are_joined_by_number(cqa):
         write(cqa / f"cqa/llm/train_CoT_{number}.json", [answer(str(number))])
     write(cqa / "cqa/cqa_train.json", [question(n) for n in range(12)])
     train, valid = (read_split(cqa, "cqa", part) for part in ("train", "valid"))
-    answers = {
-        row: label for part in (train, valid) for row, label in zip(part.places, part.llm_labels, strict=True)
-    }
+    answers = {row: label for part in (train, valid) for row, label in zip(part.places, part.llm_labels, strict=True)}
     assert answers == {f"row {n + 1}": str(n) for n in range(12)}
     assert train.counts["off_label"] == 12
 
 
-def test_a_missing_chunk_is_refused(cqa):
+def test_a_missing_chunk_is_rejected(cqa):
     (cqa / "cqa/llm/test_CoT_0.json").unlink()
-    with pytest.raises(DataError, match=r"has test_CoT_1\.json but no test_CoT_0\.json"):
+    with pytest.raises(FileError, match=r"test_CoT_1\.json\.gz but no test_CoT_0\.json"):
         read_split(cqa, "cqa", "test")
 
 
 def test_more_rows_than_outputs(cqa):
     (cqa / "cqa/llm/test_CoT_1.json.gz").unlink()
-    with pytest.raises(DataError, match=r"cqa_test\.json' has 3 rows, but '.*test_CoT_0\.json' 2 outputs"):
+    with pytest.raises(FormatError, match=r"cqa_test\.json' .*3 .*test_CoT_0\.json' 2 "):
         read_split(cqa, "cqa", "test")
     rows = read_split(cqa, "cqa", "test", allow_partial=True)
     assert rows.places == ["line 1", "line 2"]
@@ -96,14 +82,14 @@ def test_more_rows_than_outputs(cqa):
 
 def test_more_outputs_than_rows(cqa):
     write(cqa / "cqa/llm/test_CoT_1.json.gz", [answer(), answer("x")])
-    with pytest.raises(DataError, match=r"3 rows, but '.*' 4 outputs"):
+    with pytest.raises(FormatError, match=r"3 rows.* 4 outputs"):
         read_split(cqa, "cqa", "test")
     assert read_split(cqa, "cqa", "test", allow_partial=True).llm_labels == ["sea", "pond", "sea"]
 
 
 def test_unparsed_outputs_are_marked_up_to_a_share(cqa):
     write(cqa / "cqa/llm/test_CoT_1.json.gz", ["It is wet."])
-    with pytest.raises(DataError, match=r"1 of 3 outputs .* \(the first for line 3\).*max_unparsed=0.05"):
+    with pytest.raises(FormatError, match=r"1 of 3 .*line 3.*data\.max_unparsed=0.05"):
         read_split(cqa, "cqa", "test")
     rows = read_split(cqa, "cqa", "test", max_unparsed=0.5)
     assert rows.unparsed == [False, False, True]
@@ -112,7 +98,7 @@ def test_unparsed_outputs_are_marked_up_to_a_share(cqa):
 
 
 def test_gpt(cqa):
-    with pytest.raises(DataError, match=r"'gpt' has no outputs for cqa/test: .*gpt-neox/cqa/test\.json'"):
+    with pytest.raises(FileError, match=r"^data\.rationales: 'gpt' .*cqa/test: .*gpt-neox/cqa/test\.json'"):
         read_split(cqa, "cqa", "test", rationales="gpt")
     write(cqa / "gpt-neox/cqa/test.json", [f"\n {answer()}"] * 3)
     assert read_split(cqa, "cqa", "test", rationales="gpt").rationales == ["It is wet."] * 3
@@ -133,7 +119,7 @@ def test_outputs_of_ones_own(cqa, files, given):
     assert (rows.rationales, rows.llm_labels) == (["Why not."] * 3, ["sea"] * 3)
 
 
-def test_rationales_without_labels_are_no_unparsed_ones(cqa):
+def test_rationales_without_labels_count_as_parsed(cqa):
     write(cqa / "mine.jsonl", [{"rationale": text} for text in ("A.", " ", "C.")], lines=True)
     rows = read_split(cqa, "cqa", "test", rationales=str(cqa / "mine.jsonl"), max_unparsed=0.5)
     assert rows.rationales == ["A.", None, "C."]
@@ -141,9 +127,9 @@ def test_rationales_without_labels_are_no_unparsed_ones(cqa):
 
 
 @pytest.mark.parametrize("entry", [7, None, {"label": "sea"}, {"rationale": "A.", "label": 2}])
-def test_an_entry_that_is_no_output(cqa, entry):
+def test_invalid_outputs(cqa, entry):
     write(cqa / "mine.json", ["A.", entry])
-    with pytest.raises(DataError, match=r"data\.rationales: '.*mine\.json' row 2: invalid output"):
+    with pytest.raises(FormatError, match=r"^data\.rationales: '.*mine\.json' row 2: "):
         read_split(cqa, "cqa", "test", rationales=str(cqa / "mine.json"))
 
 
@@ -190,22 +176,16 @@ def test_own_rows(tmp_path):
     [
         ([{"input": "a?", "rationale": "A."}], "line 1: 'label' is missing"),
         ([{"input": 3, "label": "b", "rationale": "A."}], "line 1: 'input' is 3"),
-        (
-            [{"input": "a", "label": "b", "rationale": "A."}, {"input": "a", "label": "b"}],
-            "line 2: 'rationale'",
-        ),
+        ([{"input": "a", "label": "b", "rationale": "A."}, {"input": "a", "label": "b"}], "line 2: 'rationale'"),
         ([{"input": "a", "label": "b", "rationale": "A.", "choices": []}], "line 1: 'choices'"),
-        (
-            [{"input": "a", "label": "b", "rationale": "A.", "choices": ["c"]}],
-            "line 1: 'label' is 'b'",
-        ),
+        ([{"input": "a", "label": "b", "rationale": "A.", "choices": ["c"]}], "line 1: 'label' is 'b'"),
         ([{"input": "a", "label": " ", "rationale": "A."}], "line 1: the label is blank"),
         ([{"input": "a", "label": "b", "rationale": "A.", "llm_label": 1}], "line 1: 'llm_label' is 1"),
-        ([["a", "b"]], "not a JSON object"),
-        ([], "is empty|has no rows"),
+        ([["a", "b"]], "row 1: 'a'"),
+        ([], ""),
     ],
 )
-def test_faults_of_own_rows(tmp_path, rows, message):
+def test_invalid_own_rows(tmp_path, rows, message):
     with pytest.raises(DataError, match=rf"data\.train_files: .*({message})"):
         read_own(write(tmp_path / "own.jsonl", rows, lines=True))
 
@@ -215,36 +195,33 @@ def test_faults_of_own_rows(tmp_path, rows, message):
     [
         ("x.json", "[1, 2", "invalid JSON"),
         ("x.jsonl", '{"a": 1}\n{"a"', "line 2: invalid JSON"),
-        ("x.csv", "a,b\n1,2\n3\n", "line 3: not as many columns"),
+        ("x.csv", "a,b\n1,2\n3\n", "line 3: 1 columns"),
         ("x.xml", "<a><b></a>", "is not XML"),
         ("x.json", "[" * 200_000, "invalid JSON"),
     ],
 )
-def test_files_that_cannot_be_read(tmp_path, name, text, message):
+def test_invalid_files(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=f"data.folder: .*{message}"):
         records_of(tmp_path / name, "data.folder")
 
 
-def test_no_such_set_or_file(tmp_path):
+def test_unknown_sets_and_missing_files(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.set=gsm: must be one of cqa"):
         read_split(tmp_path, "gsm", "train")
     with pytest.raises(ConfigError, match="'test'"):
         read_split(tmp_path, "asdiv", "test")
-    with pytest.raises(DataError, match=r"has no esnli/esnli_train\.json"):
+    with pytest.raises(FileError, match=r"esnli/esnli_train\.json"):
         read_split(tmp_path, "esnli", "train")
 
 
 @pytest.mark.parametrize(
     ("record", "message"),
-    [
-        ({"premise": "A", "hypothesis": "B", "label": 3}, "'label' is 3"),
-        ({"premise": "A", "label": 0}, "hypo"),
-    ],
+    [({"premise": "A", "hypothesis": "B", "label": 3}, "'label' is 3"), ({"premise": "A", "label": 0}, "hypo")],
 )
-def test_a_record_that_cannot_be_used(tmp_path, record, message):
+def test_invalid_records(tmp_path, record, message):
     write(tmp_path / "anli1/anli1_test.json", [record], lines=True)
-    with pytest.raises(DataError, match=rf"anli1_test\.json' line 1: .*{message}"):
+    with pytest.raises(FormatError, match=rf"anli1_test\.json' line 1: .*{message}"):
         read_split(tmp_path, "anli1", "test", rationales=None)
 
 
@@ -305,38 +282,23 @@ def test_svamp_is_read_from_its_original_file(data_dir, tmp_path):
     (tmp_path / "svamp/SVAMP.json").symlink_to(real / "svamp/SVAMP.json")
     (tmp_path / "svamp/llm").symlink_to(real / "svamp/llm")
     ours, published = (read_split(folder, "svamp", "train") for folder in (tmp_path, real))
-    assert (ours.inputs, ours.labels, ours.rationales) == (
-        published.inputs,
-        published.labels,
-        published.rationales,
-    )
+    assert (ours.inputs, ours.labels, ours.rationales) == (published.inputs, published.labels, published.rationales)
 
 
 def test_the_published_csv_agrees_with_the_raw_outputs(data_dir):
     folder = data_dir / "stepbystep"
     cut = read_split(folder, "esnli", "train")
-    with pytest.raises(DataError, match=r"10,000 rows, but '.*' 11,000 outputs"):
+    with pytest.raises(FormatError, match=r"10,000 rows.* 11,000 outputs"):
         read_split(folder, "esnli", "train", rationales=str(folder / "esnli/llm"))
     raw = read_split(folder, "esnli", "train", rationales=str(folder / "esnli/llm"), allow_partial=True)
     assert (raw.inputs, raw.rationales, raw.llm_labels) == (cut.inputs, cut.rationales, cut.llm_labels)
-
-
-def test_the_published_csv_has_what_the_published_parser_cuts(data_dir):
-    folder = data_dir / "stepbystep/esnli"
-    (file,) = folder.glob("*.csv.gz")
-    records = [record for _, record in records_of(file, "k")]
-    raw = [e for n in (0, 1) for _, e in entries_of(folder / f"llm/train_CoT_{n}.json", "k")]
-    ours = [as_published("esnli", output) for output in raw[: len(records)]]
-    assert ours == [(record["rationale"], record["llm_label"]) for record in records]
 
 
 CHOICES = ("pond", "sea", "hill")
 
 
 def nested(number):
-    choices = [
-        {"label": letter, "text": f"{text} {number}"} for letter, text in zip("ABC", CHOICES, strict=True)
-    ]
+    choices = [{"label": letter, "text": f"{text} {number}"} for letter, text in zip("ABC", CHOICES, strict=True)]
     return {"answerKey": "B", "id": "x", "question": {"choices": choices, "stem": f"Where is {number}?"}}
 
 
@@ -364,25 +326,25 @@ def test_cqa_of_its_authors(tmp_path, form, file):
         ({"answerKey": ""}, "'answerKey' is '', not one of A, B, C"),
         ({"question": {"stem": "?"}}, "'choices' is missing"),
         ({"question": "?", "choices": {"label": ["A"], "text": []}}, "'choices' has 1 labels and 0 texts"),
-        ({"question": {"stem": "?", "choices": ["pond"]}}, "'choices' is not a list"),
+        ({"question": {"stem": "?", "choices": ["pond"]}}, "'pond' is not a JSON object"),
     ],
 )
-def test_faults_of_cqas_own_records(tmp_path, change, message):
+def test_invalid_records_of_cqas_authors(tmp_path, change, message):
     write(tmp_path / "cqa/dev_rand_split.jsonl", [{**nested(0), **change}], lines=True)
-    with pytest.raises(DataError, match=rf"dev_rand_split\.jsonl' line 1: {message}"):
+    with pytest.raises(FormatError, match=rf"dev_rand_split\.jsonl' line 1: {message}"):
         read_split(tmp_path, "cqa", "test", rationales=None)
 
 
-def test_outputs_of_other_rows_are_refused(tmp_path):
+def test_outputs_of_other_rows_are_rejected(tmp_path):
     write(tmp_path / "cqa/dev_rand_split.jsonl", [nested(n) for n in range(9)], lines=True)
     for shift, wrong in ((0, 4), (1, 9)):
         texts = [f"SEA {n + shift}" if n >= wrong - 9 * shift else "neither" for n in range(9)]
         write(tmp_path / "cqa/llm/test_CoT_0.json", list(map(answer, texts)))
         if not shift:
             assert len(read_split(tmp_path, "cqa", "test")) == 9
-    with pytest.raises(DataError, match=r"9 of 9 labels of '.*test_CoT_0.json' are not among the") as fault:
+    with pytest.raises(LabelError, match=r"9 of 9 .*test_CoT_0.json'") as error:
         read_split(tmp_path, "cqa", "test")
-    assert "\n" not in str(fault.value)
+    assert "\n" not in str(error.value)
 
 
 def snli(*rows):
@@ -408,10 +370,10 @@ def test_esnli_of_its_authors(tmp_path):
         assert read_split(tmp_path, "esnli", split, rationales=None).labels == [label]
     (home / "esnli_train_3.csv").write_text(snli((5, "neutral")))
     (home / "esnli_train_2.csv").unlink()
-    with pytest.raises(DataError, match=r"has esnli_train_3\.csv but no esnli_train_2\.csv"):
+    with pytest.raises(FileError, match=r"esnli_train_3\.csv but no esnli_train_2\.csv"):
         read_split(tmp_path, "esnli", "train")
-    (home / "esnli_train_head.csv").write_text(snli((5, "neutral")))
-    with pytest.raises(DataError, match=r"several files of one part \(esnli_train_1\.csv, "):
+    (home / "esnli_train_3.csv").rename(home / "esnli_train_head.csv")
+    with pytest.raises(FileError, match=r"\(esnli_train_1\.csv, esnli_train_head\.csv\)"):
         read_split(tmp_path, "esnli", "train")
 
 
@@ -432,11 +394,11 @@ def test_asdiv_is_read_from_gzip(tmp_path):
     assert read_split(tmp_path, "asdiv", "train", rationales=None).labels == ["9"]
 
 
-def test_svamps_original_file_has_to_be_whole(tmp_path):
+def test_svamps_original_file_must_be_complete(tmp_path):
     records = [{"Body": "B.", "Question": f"Q {n}?", "Equation": "( 1 )"} for n in range(800)]
     write(tmp_path / "svamp/SVAMP.json", records)
     assert len(read_split(tmp_path, "svamp", "train", rationales=None)) == 720
-    with pytest.raises(DataError, match=r"has 800 rows"):
+    with pytest.raises(FormatError, match="800"):
         read_split(tmp_path, "svamp", "test", rationales=None)
 
 
@@ -445,9 +407,9 @@ def test_half_of_a_surrogate_pair(tmp_path, lines, place):
     whole = {"input": "a \U0001f600", "label": "b", "rationale": "c"}  # an escaped pair is a character
     assert read_own(write(tmp_path / "own.json", [whole], lines)).inputs == ["a \U0001f600"]
     write(tmp_path / "own.json", [whole, {**whole, "input": "\ud83d"}], lines)
-    with pytest.raises(DataError, match=rf"data\.train_files: '.*own\.json' {place}: .* surrogate") as fault:
+    with pytest.raises(FormatError, match=rf"data\.train_files: '.*own\.json' {place}: .* surrogate") as error:
         read_own(tmp_path / "own.json")
-    assert "\n" not in str(fault.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_path_of_outputs_may_begin_with_home(cqa, monkeypatch):
@@ -456,11 +418,9 @@ def test_a_path_of_outputs_may_begin_with_home(cqa, monkeypatch):
     assert read_split(cqa, "cqa", "test", rationales="~/mine").rationales == ["Why not."] * 3
 
 
-def test_thoughts_are_no_part_of_recorded_outputs(cqa):
+def test_thoughts_are_removed_from_recorded_outputs(cqa):
     thought = "<think>So the answer is (a) pond.</think>\n"
-    write(
-        cqa / "raw.json", [thought + answer(), f"Hm.</think>{answer()}", "<think>So the answer is (b) sea."]
-    )
+    write(cqa / "raw.json", [thought + answer(), f"Hm.</think>{answer()}", "<think>So the answer is (b) sea."])
     entry = {"rationale": f"{thought}It is wet.", "label": "<THINK>pond</THINK> sea"}
     cut_off = {**entry, "finish_reason": "length"}
     write(cqa / "cut.json", [entry, {**entry, "rationale": "<think>It is wet."}, cut_off])
@@ -471,20 +431,16 @@ def test_thoughts_are_no_part_of_recorded_outputs(cqa):
         assert rows.llm_labels[0] == "sea"
     own = {"input": "a?", "label": "b", "rationale": f"{thought}Because.", "llm_label": f"{thought}b"}
     read = read_own(write(cqa / "own.jsonl", [own, {**own, "rationale": None}], lines=True), max_unparsed=1)
-    assert (read.rationales, read.llm_labels, read.unparsed) == (
-        ["Because.", None],
-        ["b", "b"],
-        [False, True],
-    )
+    assert (read.rationales, read.llm_labels, read.unparsed) == (["Because.", None], ["b", "b"], [False, True])
 
 
 @pytest.mark.parametrize("field", ["id", "question"])
-def test_an_output_that_repeats_another_row_is_refused(cqa, field):
+def test_an_output_that_repeats_another_row_is_rejected(cqa, field):
     entries = [{"rationale": "Wet.", "label": "sea", field: question(n)[field]} for n in range(3)]
     write(cqa / "mine.json", entries)
     assert len(read_split(cqa, "cqa", "test", rationales=str(cqa / "mine.json"))) == 3
     write(cqa / "mine.json", entries[::-1])
-    with pytest.raises(DataError, match=rf"data\.rationales: .*mine\.json.* {field}=.* line 1"):
+    with pytest.raises(FormatError, match=rf"data\.rationales: .*mine\.json.* {field}=.* line 1"):
         read_split(cqa, "cqa", "test", rationales=str(cqa / "mine.json"))
 
 
@@ -493,18 +449,15 @@ def test_two_outputs_of_one_id_are_rejected(cqa, field):
     entries = [{"rationale": "Wet.", "label": "sea", field: n} for n in (7, 8, 7)]
     path = write(cqa / "mine.jsonl", entries, lines=True)
     with pytest.raises(
-        DataError, match=rf"data\.rationales: .*mine\.jsonl' line 3: .*{field} 7.*mine\.jsonl' line 1"
+        FormatError, match=rf"data\.rationales: .*mine\.jsonl' line 3: .*{field} 7.*mine\.jsonl' line 1"
     ):
         read_split(cqa, "cqa", "test", rationales=str(path))
 
 
-def test_rationales_in_another_order_are_warned_of(tmp_path, caplog):
+def test_a_warning_for_rationales_in_another_order(tmp_path, caplog):
     draw, own = random.Random(0), []
     for _ in range(160):
-        who, what = (
-            draw.choice(["ann", "bob", "eve", "tim", "sue"]),
-            draw.choice(["pens", "cups", "hats", "nuts"]),
-        )
+        who, what = (draw.choice(["ann", "bob", "eve", "tim", "sue"]), draw.choice(["pens", "cups", "hats", "nuts"]))
         own.append({"input": f"{who} has {what}", "label": "x", "rationale": f"{who} has some {what} left"})
     read_own(write(tmp_path / "own.jsonl", own, lines=True))
     assert "other rows" not in caplog.text

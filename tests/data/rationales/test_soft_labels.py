@@ -1,4 +1,4 @@
-"""Label probabilities beside the rationales: read, checked, and put into the order of the choices."""
+"""Label probabilities: reading, validation, order of the choices."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from potstill.data.common import text_files
 from potstill.data.rationales.readers import read_own, read_split
 from potstill.data.rationales.rows import split_validation, subsample
 from potstill.data.rationales.soft_labels import aligned, read_probabilities
-from potstill.errors import DataError
+from potstill.errors import DataError, FormatError
 
 CHOICES = ["lake", "pond"]
 
@@ -29,7 +29,7 @@ def sets(tmp_path):
     return tmp_path
 
 
-def test_they_stay_with_their_rows(sets):
+def test_probabilities_stay_with_their_rows(sets):
     train, valid = (read_split(sets, "cqa", split) for split in ("train", "valid"))
     assert (len(train), len(valid)) == (18, 2)
     for rows in (train, valid, subsample(train, 0.5, 3), split_validation(train)[0]):
@@ -40,7 +40,7 @@ def test_they_stay_with_their_rows(sets):
                 assert soft["pond"] == pytest.approx(number / 20)
 
 
-def test_without_outputs_or_their_file_there_are_none(sets):
+def test_probabilities_are_optional(sets):
     assert set(read_split(sets, "cqa", "train", rationales=None).soft) == {None}
     (sets / "cqa" / "llm" / "train_labels.json").unlink()
     assert set(read_split(sets, "cqa", "train").soft) == {None}
@@ -49,20 +49,20 @@ def test_without_outputs_or_their_file_there_are_none(sets):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[null]", "has 1 rows, but there are 20 outputs"),
-        ("{}", "has no list"),
-        ("[", "is not JSON"),
+        ("[null]", "1 rows.*20 outputs"),
+        ("{}", "20 outputs"),
+        ("[", "invalid JSON"),
         (json.dumps([{"lake": 0.9, "pond": 0.9}] * 20), "row 0: invalid"),
         (json.dumps([None, {"lake": "high"}] * 10), "row 1: invalid"),
     ],
 )
-def test_faults(sets, content, said):
+def test_invalid_probabilities(sets, content, said):
     path = sets / "cqa" / "llm" / "train_labels.json"
     path.write_text(content)
-    with pytest.raises(DataError, match=said) as fault:
+    with pytest.raises(FormatError, match=said) as error:
         read_split(sets, "cqa", "train")
-    assert str(path) in str(fault.value)
-    assert "\n" not in str(fault.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_rows_of_ones_own_have_a_field(tmp_path):
@@ -74,7 +74,7 @@ def test_rows_of_ones_own_have_a_field(tmp_path):
     assert aligned(rows.soft[0], rows.choices[0]) == [0.75, 0.25]
 
 
-def test_what_no_choice_has_is_none():
+def test_probabilities_in_the_order_of_the_choices():
     assert aligned({"sea": 1.0}, CHOICES) is None
     assert aligned(None, CHOICES) is None
     assert aligned({"lake": 1.0}, None) is None

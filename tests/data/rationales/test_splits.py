@@ -1,12 +1,12 @@
-"""Which rows are trained on, selected on and reported on."""
+"""Rows for training, validation and test."""
 
 import json
 import shutil
 
 import pytest
 
-from potstill.data.rationales.splits import judged_part, training_parts
-from potstill.errors import DataError
+from potstill.data.rationales.splits import evaluated_part, training_parts
+from potstill.errors import DataError, FileError, FormatError
 
 LETTERS = "abcde"
 
@@ -19,8 +19,7 @@ def svamp(folder, name="svamp", *, train=20, test=4, outputs=("train", "test"), 
         (home / f"{name}_{split}.json").write_text("\n".join(map(json.dumps, rows)))
         if split in outputs:
             texts = [
-                "nothing" if n in unparsed else f"as {n}. The answer is ({n} + {1 + n % 2})."
-                for n in range(count)
+                "nothing" if n in unparsed else f"as {n}. The answer is ({n} + {1 + n % 2})." for n in range(count)
             ]
             (home / "llm" / f"{split}_CoT_0.json").write_text(json.dumps(texts))
     return folder
@@ -45,12 +44,10 @@ def test_parts_of_a_published_set(data):
     assert parts.train.labels == [f"({text.split()[1]} + 1)" for text in parts.train.inputs]
 
 
-def test_labels_of_the_llm_are_learnt_and_gold_ones_judged(data):
+def test_training_on_labels_of_the_llm_evaluates_on_gold_labels(data):
     parts = training_parts(data("data.labels=llm"), standard=True, seed=0)
     assert any(label.endswith("+ 2)") for label in parts.train.labels)
-    assert all(
-        label.endswith("+ 1)") for label in [*parts.valid.labels, *parts.test.labels, *parts.read.labels]
-    )
+    assert all(label.endswith("+ 1)") for label in [*parts.valid.labels, *parts.test.labels, *parts.read.labels])
 
 
 def test_gold_labels_alone_need_no_outputs_and_keep_every_row(data):
@@ -58,13 +55,13 @@ def test_gold_labels_alone_need_no_outputs_and_keep_every_row(data):
     assert (len(parts.train), len(parts.valid), len(parts.test)) == (18, 2, 4)
 
 
-def test_gold_labels_alone_keep_rows_whose_output_was_not_understood(data):
+def test_gold_labels_alone_keep_rows_with_unparsed_outputs(data):
     parts = training_parts(data(unparsed=(3, 4)), standard=True, seed=0)
     assert len(parts.train) == 18
 
 
 def test_rationales_need_outputs(data):
-    with pytest.raises(DataError, match="'palm' has no outputs for svamp/train"):
+    with pytest.raises(FileError, match=r"'palm' .*svamp/train"):
         training_parts(data(outputs=()), standard=False, seed=0)
 
 
@@ -101,9 +98,7 @@ def test_other_sets_are_added_to_what_is_trained_on(data, tmp_path):
     (home / "llm").mkdir(parents=True)
     rows = [{"Body": "more", "Question": str(n), "Answer": f"{n} (pens)"} for n in range(3)]
     (home / "asdiv_train.json").write_text("\n".join(map(json.dumps, rows)))
-    (home / "llm" / "train_CoT_0.json").write_text(
-        json.dumps([f"So. The answer is ({n})." for n in range(3)])
-    )
+    (home / "llm" / "train_CoT_0.json").write_text(json.dumps([f"So. The answer is ({n})." for n in range(3)]))
     parts = training_parts(settings, standard=False, seed=0)
     assert len(parts.train) == 18 + 3
     assert parts.train.inputs[-1] == "more\n2"
@@ -112,23 +107,21 @@ def test_other_sets_are_added_to_what_is_trained_on(data, tmp_path):
 
 def test_outputs_and_rows_that_differ_in_number(data, tmp_path):
     settings = data()
-    (tmp_path / "sets" / "svamp" / "llm" / "train_CoT_0.json").write_text(
-        json.dumps(["a. The answer is (1)."])
-    )
-    with pytest.raises(DataError, match=r"has 20 rows, but .* 1 outputs"):
+    (tmp_path / "sets" / "svamp" / "llm" / "train_CoT_0.json").write_text(json.dumps(["a. The answer is (1)."]))
+    with pytest.raises(FormatError, match=r"20 rows.* 1 outputs"):
         training_parts(settings, standard=False, seed=0)
 
 
-def test_what_is_judged(data, tmp_path, compose_config):
+def test_parts_for_evaluation(data, tmp_path, compose_config):
     settings = data()
-    assert judged_part(settings, "test").inputs == [f"test {n}" for n in range(4)]
-    assert len(judged_part(settings, "valid")) == 2
+    assert evaluated_part(settings, "test").inputs == [f"test {n}" for n in range(4)]
+    assert len(evaluated_part(settings, "valid")) == 2
     settings.max_examples = 3
-    assert len(judged_part(settings, "test")) == 3
+    assert len(evaluated_part(settings, "test")) == 3
     rows = [{"input": letter, "label": letter} for letter in LETTERS]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     own = compose_config("data=rationales", f"data.test_files=[{tmp_path}/own.jsonl]").data
-    assert judged_part(own, "test").labels == list(LETTERS)
+    assert evaluated_part(own, "test").labels == list(LETTERS)
 
 
 def test_own_files_take_the_place_of_their_part_alone(data, tmp_path):
@@ -136,9 +129,9 @@ def test_own_files_take_the_place_of_their_part_alone(data, tmp_path):
     for key, part, other in (("eval", "valid", "test"), ("test", "test", "valid")):
         settings = data(f"data.{key}_files=[{tmp_path}/own.jsonl]")
         parts = training_parts(settings, standard=False, seed=0)._asdict()
-        for given in (parts[part], judged_part(settings, part)):
+        for given in (parts[part], evaluated_part(settings, part)):
             assert given.inputs == ["own"]
-        assert parts[other].inputs == judged_part(settings, other).inputs
+        assert parts[other].inputs == evaluated_part(settings, other).inputs
         assert "own" not in [*parts[other].inputs, *parts["train"].inputs]
         shutil.rmtree(tmp_path / "sets")
 
@@ -176,5 +169,5 @@ def test_gold_labels_alone_do_not_read_outputs(data, tmp_path, compose_config):
     own = [f"data.{part}_files=[{tmp_path}/own.jsonl]" for part in ("train", "eval", "test")]
     settings = compose_config("data=rationales", *own).data
     assert len(training_parts(settings, standard=True, seed=0).test) == 5
-    with pytest.raises(DataError, match="5 of 5 outputs"):
+    with pytest.raises(FormatError, match="5 of 5 outputs"):
         training_parts(settings, standard=False, seed=0)

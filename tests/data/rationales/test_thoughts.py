@@ -1,4 +1,4 @@
-"""Thoughts are never a part of an answer, in whatever form they are written, and an unfinished one is no answer."""
+"""Thoughts are removed from answers in every notation; an unfinished thought has no answer."""
 
 import pytest
 
@@ -31,7 +31,7 @@ STOP = ("\n\nQ:",)
         f"x</think>{FINAL}\n\nQ: What else?\nA: y</think> So the answer is (a) sea.",
     ],
 )
-def test_what_is_left_is_the_answer(text):
+def test_final_answers(text):
     assert final_answer(text, stop=STOP) == FINAL
 
 
@@ -46,38 +46,36 @@ def test_what_is_left_is_the_answer(text):
         "x" * (LONGEST + 1),
     ],
 )
-def test_an_unfinished_thought_is_no_answer(text):
+def test_an_unfinished_thought_has_no_answer(text):
     assert final_answer(text, stop=STOP) is None
     assert not ended(text, STOP)
 
 
-def test_marks_that_answers_are_to_have_are_no_thoughts():
+def test_marks_of_the_template_are_kept():
     text = "<reasoning>Ink.</reasoning> <answer>shop</answer>"
     template = "<reasoning>{rationale}</reasoning> <answer>{label}</answer>"
     assert final_answer(text, template=template) == text
     assert final_answer(f"<think>x</think>{text}", template=template) == text
 
 
-def test_an_end_of_a_message_alone_is_no_thought():
+def test_the_end_of_a_message_alone_ends_no_thought():
     assert final_answer(f"{FINAL}<|end|>") == f"{FINAL}<|end|>"
 
 
-@pytest.mark.parametrize(
-    "unit", ["<think></think>", "<think>", "</think>", "a<think></think>", "<think ", "("]
-)
+@pytest.mark.parametrize("unit", ["<think></think>", "<think>", "</think>", "a<think></think>", "<think ", "("])
 def test_long_answers_take_no_time(unit):
     text = unit * (10**6 // len(unit))
     for name in ("cqa", "svamp", "esnli"):
         assert not parse(name, text).whole
 
 
-def test_where_an_answer_ends():
+def test_stop_strings():
     assert ended(f"<think>\n\nQ:</think>{FINAL}\n\nQ:", STOP)
     assert not ended("<think>\n\nQ:</think>Ink", STOP)
     assert not ended(FINAL, STOP)
 
 
-def test_what_a_prompt_opens():
+def test_thoughts_opened_by_a_prompt():
     assert opened_thought("user: x\nassistant: <think>\n") == "<think>"
     assert opened_thought("user: x\nassistant: <think>\n\n</think>\n\n") == ""
     assert opened_thought("write <think> first") == opened_thought("") == ""
@@ -95,10 +93,7 @@ def test_what_a_prompt_opens():
     ],
 )
 def test_outputs_of_every_set_are_parsed_without_thoughts(name, answer, label):
-    for thought in (
-        "<think>So the answer is (a) sea. The answer is (1). Answer: x</think>\n\n",
-        "Answer: y</think>",
-    ):
+    for thought in ("<think>So the answer is (a) sea. The answer is (1). Answer: x</think>\n\n", "Answer: y</think>"):
         found = parse(name, thought + answer)
         assert found == parse(name, answer)
         assert found.label == label

@@ -1,4 +1,4 @@
-"""What training rows become: special tokens stay, no token leaves its text, and each kind of noise does its own."""
+"""Augmentation: special tokens stay, no token leaves its text, and every kind of noise has its effect."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def texts_of(result):
     size=st.integers(1, 6),
     distance=st.integers(0, 5),
 )
-def test_whatever_is_drawn_special_tokens_stay_and_texts_hold_together(seed, share, chances, size, distance):
+def test_special_tokens_and_texts_stay_in_place(seed, share, chances, size, distance):
     mask, delete, ngram, disorder = chances
     settings = {"mask": mask, "delete": delete, "ngram": ngram, "disorder": disorder}
     result = drawn(seed, share=share, ngram_size=size, disorder_distance=distance, **settings)
@@ -65,7 +65,7 @@ def test_a_share_of_the_rows_changes_and_the_rest_stays():
     assert not same.masked.any()
 
 
-def test_an_ngram_is_what_is_left_of_each_text():
+def test_ngrams_of_each_text():
     sizes = set()
     for seed in range(200):
         for kept in texts_of(drawn(seed, ngram=1.0, ngram_size=3)).values():
@@ -76,7 +76,7 @@ def test_an_ngram_is_what_is_left_of_each_text():
     assert {(first, n) for first in range(1, 5) for n in range(1, 4) if first + n <= 5} <= sizes
 
 
-def test_left_out_tokens_leave_the_order_and_one_at_least():
+def test_deletion_keeps_the_order_and_at_least_one_token():
     for seed in range(50):
         for kept in texts_of(drawn(seed, delete=0.5)).values():
             assert kept == sorted(kept)

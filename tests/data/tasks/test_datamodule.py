@@ -51,13 +51,9 @@ def test_an_epoch_has_every_row_once_with_its_own_tokens_and_label(settings):
             assert settings.get("max_tokens") or len(micro.rows) <= 4
             for i, number in enumerate(micro.rows.tolist()):
                 length, start = int(rows.features.lengths[number]), int(starts[number])
-                assert (
-                    micro.input_ids[i, :length].tolist() == rows.features.ids[start : start + length].tolist()
-                )
+                assert micro.input_ids[i, :length].tolist() == rows.features.ids[start : start + length].tolist()
                 assert (micro.input_ids[i, length:] == PAD).all()
-                assert micro.attention_mask[i].tolist() == [1] * length + [0] * (
-                    micro.input_ids.shape[1] - length
-                )
+                assert micro.attention_mask[i].tolist() == [1] * length + [0] * (micro.input_ids.shape[1] - length)
                 types = rows.features.types[start : start + length].tolist()
                 assert micro.token_type_ids[i, :length].tolist() == types
                 assert (micro.token_type_ids[i, length:] == 0).all()
@@ -68,9 +64,7 @@ def test_an_epoch_has_every_row_once_with_its_own_tokens_and_label(settings):
 def test_evaluation_sets_have_a_loader_each_in_a_fixed_order():
     data = module(evaluation={"": part(20), "mismatched": part(9, labels=False)}, token_types=False)
     first, second = data.val_dataloader()
-    orders = [
-        [m.rows.tolist() for s in steps(data, loader) for m in s.micro] for loader in (first, first, second)
-    ]
+    orders = [[m.rows.tolist() for s in steps(data, loader) for m in s.micro] for loader in (first, first, second)]
     assert orders[0] == orders[1]
     assert sorted(row for micro in orders[0] for row in micro) == list(range(20))
     assert sorted(row for micro in orders[2] for row in micro) == list(range(9))
@@ -81,9 +75,7 @@ def test_epochs_differ_and_are_a_function_of_the_seed():
     rows = part()
     data = module(rows)
     sampled = data._steps
-    orders = [
-        [sampled[(epoch, s)]["rows"].tolist() for s in range(len(sampled.plan(epoch)))] for epoch in (0, 1, 0)
-    ]
+    orders = [[sampled[(epoch, s)]["rows"].tolist() for s in range(len(sampled.plan(epoch)))] for epoch in (0, 1, 0)]
     assert orders[0] != orders[1]
     assert orders[0] == orders[2]
     seeds = {sampled[(epoch, s)]["seed"] for epoch in (0, 1) for s in range(5)}
@@ -99,9 +91,7 @@ def test_scores_stay_floating():
 
 def test_noise_changes_training_rows_alone_and_anew_in_every_epoch():
     rows = part(labels=True)
-    noise = Noise(
-        Augmentation(share=0.5, mask=0.3, delete=0.2, disorder=0.5), special_ids=(10, 11), mask_id=8
-    )
+    noise = Noise(Augmentation(share=0.5, mask=0.3, delete=0.2, disorder=0.5), special_ids=(10, 11), mask_id=8)
     data = TaskDataModule(
         rows, {"": rows}, pad_id=PAD, token_types=True, noise=noise,
         settings=BatchSettings(seed=1, batch_size=4, eval_batch_size=4),
@@ -120,9 +110,7 @@ def test_noise_changes_training_rows_alone_and_anew_in_every_epoch():
 
     whole = {
         row: rows.features.ids[start : start + length].tolist()
-        for row, (start, length) in enumerate(
-            zip(starts.tolist(), rows.features.lengths.tolist(), strict=True)
-        )
+        for row, (start, length) in enumerate(zip(starts.tolist(), rows.features.lengths.tolist(), strict=True))
     }
     (evaluation,) = data.val_dataloader()
     assert read(evaluation) == whole
@@ -134,7 +122,7 @@ def test_noise_changes_training_rows_alone_and_anew_in_every_epoch():
     assert 0.2 < len(changed) / len(whole) < 0.7
     for row in changed:
         assert set(first[row]) <= {*whole[row], 8}
-    later = iter(StepSampler(data.steps_an_epoch, lambda: data.steps_an_epoch))
+    later = iter(StepSampler(data.steps_per_epoch, lambda: data.steps_per_epoch))
     second = read([data._steps[at] for at in later])
     assert second.keys() == whole.keys()
     assert second != first

@@ -1,4 +1,4 @@
-"""Entities of tags: seqeval's rules, whole and broken sequences, schemes that are turned into each other."""
+"""Entities: seqeval's rules, valid and invalid sequences, conversion between schemes."""
 
 import numpy as np
 import pytest
@@ -50,15 +50,6 @@ def is_entity(tags, start, end):
     return begins(start) and ends(end) and not any(ends(at) or begins(at) for at in range(start + 1, end))
 
 
-def is_strict_entity(tags, start, end, scheme):
-    kind = tags[start][2:]
-    part, after = tags[start:end], tags[end : end + 1]
-    inside = [f"I-{kind}"]
-    if scheme == BIO:
-        return part == [f"B-{kind}"] + inside * (len(part) - 1) and after != inside
-    return part == [f"S-{kind}"] or part == [f"B-{kind}", *inside * (len(part) - 2), f"E-{kind}"]
-
-
 def slowly(tags, rule):
     spans = [(start, end) for start in range(len(tags)) for end in range(start + 1, len(tags) + 1)]
     return [Entity(tags[start][2:], start, end) for start, end in spans if rule(tags, start, end)]
@@ -67,16 +58,6 @@ def slowly(tags, rule):
 @given(tags_with("BIES"))
 def test_entities_are_those_of_the_tables_of_conlleval(tags):
     assert entities_of(tags) == slowly(tags, is_entity)
-
-
-@given(tags_with("BI"))
-def test_strict_bio(tags):
-    assert entities_of(tags, strict=BIO) == slowly(tags, lambda *span: is_strict_entity(*span, BIO))
-
-
-@given(tags_with("BIES"))
-def test_strict_bioes(tags):
-    assert entities_of(tags, strict=BIOES) == slowly(tags, lambda *span: is_strict_entity(*span, BIOES))
 
 
 # Worked out by hand from the tables above; the first two are seqeval's own examples (its ends are inclusive).
@@ -101,33 +82,12 @@ def test_strict_bioes(tags):
         ("B-a-b I-a-b I-a", [("a-b", 0, 2), ("a", 2, 3)]),
     ],
 )
-def test_whole_and_broken_sequences(tags, expected):
+def test_valid_and_invalid_sequences(tags, expected):
     assert entities_of(tags.split()) == expected
 
 
-@pytest.mark.parametrize(
-    ("tags", "scheme", "expected"),
-    [
-        ("I-X I-X O", BIO, []),
-        ("B-X I-X I-Y B-Y", BIO, [("X", 0, 2), ("Y", 3, 4)]),
-        ("B-X I-X O S-X", BIOES, [("X", 3, 4)]),
-        ("B-X B-X E-X E-X", BIOES, [("X", 1, 3)]),
-        ("B-X E-Y", BIOES, []),
-    ],
-)
-def test_strict_reading_leaves_out_what_is_broken(tags, scheme, expected):
-    assert entities_of(tags.split(), strict=scheme) == expected
-
-
-def test_strict_reading_knows_its_scheme():
-    with pytest.raises(ValueError, match="'S-X' of BIO"):
-        entities_of(["S-X"], strict=BIO)
-    with pytest.raises(ValueError, match="strict=IOB1"):
-        entities_of([], strict=IOB1)
-
-
 @given(st.text(max_size=5))
-def test_what_is_no_tag_is_refused(text):
+def test_invalid_tags_are_rejected(text):
     if is_tag(text):
         split_tag(text)
     else:
@@ -140,8 +100,6 @@ def test_every_scheme_holds_the_same_entities(tags, first, second):
     one = converted(tags, first)
     assert entities_of(one) == entities_of(tags)
     assert converted(converted(one, second), first) == one
-    if second != IOB1:
-        assert entities_of(converted(tags, second), strict=second) == entities_of(tags)
 
 
 @given(tags_with("BIES"), st.sampled_from([IOB1, BIO, BIOES]))
@@ -150,15 +108,13 @@ def test_a_scheme_is_recognised_where_it_shows(tags, scheme):
     assert scheme_of([tags]) == (scheme if entities_of(tags) else BIO)
 
 
-def test_a_broken_file_is_bio():
+def test_the_scheme_of_invalid_sequences():
     assert scheme_of([["I-X", "O"], ["O", "B-X"]]) == BIO
     assert scheme_of([["I-X", "B-X"], ["O", "I-X"]]) == IOB1
     assert scheme_of([["O"], ["B-X", "M-X", "E-X"]]) == BIOES
 
 
-@pytest.mark.parametrize(
-    ("scheme", "expected"), [(IOB1, "I-X I-X B-X O I-Y I-X"), (BIOES, "B-X E-X S-X O S-Y S-X")]
-)
+@pytest.mark.parametrize(("scheme", "expected"), [(IOB1, "I-X I-X B-X O I-Y I-X"), (BIOES, "B-X E-X S-X O S-Y S-X")])
 def test_schemes_by_hand(scheme, expected):
     bio = ["B-X", "I-X", "B-X", "O", "B-Y", "B-X"]
     assert converted(bio, scheme) == expected.split()
@@ -166,7 +122,7 @@ def test_schemes_by_hand(scheme, expected):
 
 
 @pytest.mark.parametrize("entities", [[("X", 0, 2), ("Y", 1, 3)], [("X", 1, 1)], [("X", 2, 4)]])
-def test_entities_that_cannot_be_written_are_refused(entities):
+def test_invalid_entities_are_rejected(entities):
     with pytest.raises(ValueError, match="is empty, overlaps"):
         tags_of([Entity(*entity) for entity in entities], 3, BIO)
 
@@ -180,7 +136,7 @@ def test_labels_have_a_fixed_order():
     assert tag_labels([["O"]], BIO) == ("O",)
 
 
-def test_tags_that_training_lacks_are_counted_and_have_no_number():
+def test_unknown_tags_are_counted_and_ignored_in_training():
     labels = ("O", "B-X", "I-X")
     sentences = [["O", "B-Y", "I-Y"], ["I-X", "B-Y"]]
     assert unknown_tags(sentences, labels) == {"B-Y": 2, "I-Y": 1}

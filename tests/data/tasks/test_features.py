@@ -1,4 +1,6 @@
-"""Features agree with transformers' own tokenizers; the cache is whole or refused; oddities are counted."""
+"""Features equal those of transformers' tokenizers; a damaged cache is rejected; irregular rows are counted."""
+
+import re
 
 import numpy as np
 import pytest
@@ -7,13 +9,11 @@ from potstill.data.common.tokenizers import describe
 from potstill.data.tasks.features import features_of
 from potstill.data.tasks.preflight import oddities, warnings_of
 from potstill.data.tasks.readers import Rows
-from potstill.errors import DataError
+from potstill.errors import CacheError
 
 
 def rows_of(*columns, labels=None):
-    return Rows(
-        columns, labels, [f"line {n}" for n in range(len(columns[0]))], "a.tsv", "benchmark.train_file"
-    )
+    return Rows(columns, labels, [f"line {n}" for n in range(len(columns[0]))], "a.tsv", "benchmark.train_file")
 
 
 def row(features, number):
@@ -45,10 +45,7 @@ def test_pairs_of_real_tokenizers(name, data_dir, tmp_path):
     from transformers import AutoTokenizer
 
     folder = data_dir / "tokenizers" / name
-    columns = [
-        ["他说妈妈我回来了。", "It's  naïve; isn't it?"],
-        ["校车把他放下后", 'Well "so" they say...'],
-    ]
+    columns = [["他说妈妈我回来了。", "It's  naïve; isn't it?"], ["校车把他放下后", 'Well "so" they say...']]
     features = features_of(rows_of(*columns), describe(folder), max_length=12, cache=tmp_path)
     whole = AutoTokenizer.from_pretrained(folder)
     for number, texts in enumerate(zip(*columns, strict=True)):
@@ -63,9 +60,7 @@ def test_the_second_call_reads_what_the_first_has_written(bert_tokenizer, tmp_pa
     first = features_of(rows, vocabulary, max_length=16, cache=tmp_path)
     monkeypatch.setattr(module, "load_backend", lambda _: pytest.fail("tokenised again"))
     again = features_of(rows, vocabulary, max_length=16, cache=tmp_path)
-    assert all(
-        np.array_equal(getattr(first, n), getattr(again, n)) for n in ("ids", "types", "lengths", "truncated")
-    )
+    assert all(np.array_equal(getattr(first, n), getattr(again, n)) for n in ("ids", "types", "lengths", "truncated"))
     for other, length in ((rows_of(["the man", "two"]), 16), (rows, 15), (rows_of(["the", "man one"]), 16)):
         with pytest.raises(pytest.fail.Exception, match="tokenised again"):
             features_of(other, vocabulary, max_length=length, cache=tmp_path)
@@ -79,7 +74,7 @@ def test_damaged_features_are_refused(bert_tokenizer, tmp_path):
     middle = len(whole) // 3
     for damaged in (b"", whole[:middle], whole[:300] + b"\xff\xff" + whole[302:]):
         file.write_bytes(damaged)
-        with pytest.raises(DataError, match="delete the folder"):
+        with pytest.raises(CacheError, match=re.escape(str(file.parent))):
             features_of(rows, vocabulary, max_length=16, cache=tmp_path)
 
 
@@ -89,13 +84,11 @@ def test_a_blank_text_has_a_token_to_read(gpt2_tokenizer, tmp_path):
     assert row(features, 0) == ([vocabulary.pad_id], [0])
 
 
-def test_oddities_are_counted_and_told(bert_tokenizer, tmp_path):
+def test_irregular_rows_are_counted_and_reported(bert_tokenizer, tmp_path):
     vocabulary = describe(bert_tokenizer)
     train = rows_of(["the man", "the man", " ", "one " * 40, "xylophone quartz"])
     features = features_of(train, vocabulary, max_length=16, cache=tmp_path)
-    counts = oddities(
-        list(zip(*train.texts, strict=True)), features.ids, vocabulary, [("the man",), ("other",)]
-    )
+    counts = oddities(list(zip(*train.texts, strict=True)), features.ids, vocabulary, [("the man",), ("other",)])
     counts |= {"truncated": int(features.truncated.sum()), "broken": 2}
     assert {key: counts[key] for key in ("examples", "truncated", "unknown", "empty", "duplicates")} == {
         "examples": 5, "truncated": 1, "unknown": 2, "empty": 1, "duplicates": 1,

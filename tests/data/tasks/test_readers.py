@@ -1,4 +1,4 @@
-"""Rows of the tasks' own formats: small literal files, and the real ones where they are."""
+"""Rows in the formats of the tasks: small files, and the published ones if available."""
 
 import gzip
 import json
@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from potstill.data.tasks.labels import encode_labels, labels_of
-from potstill.data.tasks.readers import Layout, TaskFile
-from potstill.data.tasks.splits import judged_parts, task_of, training_parts
-from potstill.errors import ConfigError, DataError
+from potstill.data.tasks.labels import encode_labels, labels_of, with_known_labels
+from potstill.data.tasks.readers import Layout, RowSource
+from potstill.data.tasks.sources import DataFile
+from potstill.data.tasks.splits import evaluated_parts, task_of, training_parts
+from potstill.errors import ConfigError, DataError, FormatError, LabelError
 
 SINGLE = (Layout(("text",), "label"),)
 PAIR = (Layout(("a", "b"), "label"),)
@@ -27,14 +28,15 @@ def write(tmp_path):
 
 
 def read(path, layouts=SINGLE, labelled=True, **options):
-    source = TaskFile(path, layouts, labelled, **options)
+    source = RowSource(DataFile(path), labelled, layouts=layouts, **options)
     source.check()
     return source.read()
 
 
-def fault(path, layouts=SINGLE, labelled=True, **options):
+def error(path, layouts=SINGLE, code="E-FORMAT"):
     with pytest.raises(DataError) as caught:
-        read(path, layouts, labelled, **options)
+        read(path, layouts)
+    assert caught.value.code == code
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(f"benchmark.train_file: '{path}'")
@@ -51,16 +53,20 @@ def fault(path, layouts=SINGLE, labelled=True, **options):
         ("a.jsonl", '{"text": "say \\"so", "label": "yes"}\n\n{"text": "well, no", "label": "no"}\n'),
         ("a.json", '{"text": "say \\"so", "label": "yes"}\n{"text": "well, no", "label": "no"}\n'),
         ("b.json", '[{"text": "say \\"so", "label": "yes"},\n {"text": "well, no", "label": "no"}]'),
-        (
-            "c.json.gz",
-            '{"0": {"text": "say \\"so", "label": "yes"},\n "1": {"text": "well, no", "label": "no"}}',
-        ),
+        ("c.json.gz", '{"0": {"text": "say \\"so", "label": "yes"},\n "1": {"text": "well, no", "label": "no"}}'),
     ],
 )
 def test_every_format_gives_the_same_rows(write, name, content):
     rows = read(write(name, content))
     assert rows.texts == (['say "so', "well, no"],)
     assert rows.labels == ["yes", "no"]
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("content", ['{"text": "a", "label": "x"}', '[{"text": "a", "label": "x"}]'])
+def test_a_single_row(write, name, content, end):
+    assert read(write(name, content + end)).labels == ["x"]
 
 
 def test_a_text_of_a_csv_file_may_have_several_lines(write):
@@ -78,40 +84,42 @@ def test_columns_by_number_where_there_is_no_header(write):
     assert (test.texts, test.labels) == ((["The ship sank."],), None)
 
 
-def test_only_so_many_rows(write):
+def test_max_examples_limits_the_rows(write):
     path = write("a.tsv", "text\tlabel\na\tx\nb\ty\nc\tz\n")
     assert len(read(path, max_examples=2)) == 2
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "code", "message"),
     [
-        ("a.tsv", "text\tlabel\na\tb\tx\n", "line 2: 3 columns, the first line has 2"),
-        ("a.tsv", "text\tlable\na\tx\n", "'label'; its first line holds text, lable"),
-        ("a.tsv", "sentence\tlabel\na\tx\n", "[text]; its first line holds sentence, label"),
-        ("a.tsv", "text\tlabel\n", "has no rows"),
-        ("a.tsv", "", "is empty"),
-        ("a.tsv", b"text\tlabel\ncaf\xe9\tx\n", "is not UTF-8 (line 2)"),
-        ("a.xlsx", "text\n", ".tsv .txt .csv"),
-        ("a.csv", 'text,label\n"a"b,x\n', "line 2: invalid CSV"),
-        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": \n', "line 2: invalid JSON"),
-        ("a.jsonl", '{"text": "a", "label": "x"}\n[1]\n', "line 2: not a JSON object"),
-        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "a"}\n', "line 2: no 'label'"),
-        ("a.jsonl", '{"text": 3, "label": "x"}\n', "line 1: 'text' is not text (3)"),
-        ("a.json", "[1, 2]", "has no rows"),
+        ("a.tsv", "text\tlabel\na\tb\tx\n", "E-FORMAT", "line 2: 3 columns, the first line has 2"),
+        ("a.tsv", "text\tlable\na\tx\n", "E-FORMAT", "text, lable; set benchmark.label_column"),
+        ("a.tsv", "sentence\tlabel\na\tx\n", "E-FORMAT", "sentence, label; set benchmark.text_columns"),
+        ("a.tsv", "text\tlabel\n", "E-FORMAT", ""),
+        ("a.tsv", "", "E-FILE", ""),
+        ("a.tsv", b"text\tlabel\ncaf\xe9\tx\n", "E-FILE", "line 2"),
+        ("a.xlsx", "text\n", "E-FORMAT", ".tsv .txt .csv"),
+        ("a.csv", 'text,label\n"a"b,x\n', "E-FORMAT", "line 2: invalid CSV"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": \n', "E-FORMAT", "line 2: invalid JSON"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n[1]\n', "E-FORMAT", "line 2: [1]"),
+        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text": "a"}\n', "E-FORMAT", "line 2: 'label'"),
+        ("a.jsonl", '{"text": 3, "label": "x"}\n', "E-FORMAT", "line 1: 'text' is 3"),
+        ("a.json", "[1, 2]", "E-FORMAT", "row 1: 1"),
+        ("a.json", "7", "E-FORMAT", "line 1: 7"),
     ],
 )  # fmt: skip
-def test_faults_name_file_and_line(write, name, content, said):
-    assert said in fault(write(name, content))
+def test_invalid_files(write, name, content, code, message):
+    path = write(name, content)
+    assert message in error(path, code=code)
 
 
 def test_a_missing_file(tmp_path):
-    assert "does not exist" in fault(tmp_path / "nowhere.tsv")
+    error(tmp_path / "nowhere.tsv", code="E-FILE")
 
 
 def test_broken_rows_can_be_left_out(write):
     path = write("a.tsv", "a\tb\tlabel\n1\t2\tx\n1\t2\n3\t4\ty\n")
-    assert "skip_broken=true" in fault(path, PAIR)
+    assert "skip_broken=true" in error(path, PAIR)
     rows = read(path, PAIR, skip_broken=True)
     assert (rows.texts, rows.broken) == ((["1", "3"], ["2", "4"]), 1)
     assert rows.places == ["line 2", "line 4"]
@@ -133,11 +141,9 @@ def test_a_label_is_a_name_or_its_number_or_an_alias(write, compose_config):
     assert encode_labels(rows, named).tolist() == [1, 0]  # a name that is a number is a name
 
 
-def test_an_unknown_label_is_told_with_its_line(write, compose_config):
+def test_an_unknown_label_is_reported_with_its_line(write, compose_config):
     rows = read(write("a.tsv", "text\tlabel\na\tpositive\nb\tmaybe\n"))
-    with pytest.raises(
-        DataError, match=r"'a.tsv' line 3: label 'maybe' is unknown; sst2 has negative, positive"
-    ):
+    with pytest.raises(LabelError, match=r"'a.tsv' line 3: .*'maybe'.*negative, positive"):
         encode_labels(rows, task(compose_config, "benchmark=sst2"))
 
 
@@ -145,16 +151,16 @@ def test_scores_are_finite_numbers(write, compose_config):
     stsb = task(compose_config, "benchmark=stsb")
     assert encode_labels(read(write("a.tsv", "text\tlabel\na\t2.5\n")), stsb).tolist() == [2.5]
     for wrong in ("much", "nan"):
-        with pytest.raises(DataError, match=f"line 2: score '{wrong}'"):
+        with pytest.raises(LabelError, match=f"line 2: score '{wrong}'"):
             encode_labels(read(write("a.tsv", f"text\tlabel\na\t{wrong}\n")), stsb)
 
 
-def test_labels_are_found_in_order(write):
+def test_labels_are_sorted(write):
     assert labels_of(read(write("a.tsv", "text\tlabel\na\tb\nb\ta\nc\tb\n"))) == ("a", "b")
     assert labels_of(read(write("a.tsv", "text\tlabel\na\t10\nb\t9\n"))) == ("9", "10")
-    with pytest.raises(DataError, match="has 1 different labels"):
+    with pytest.raises(LabelError, match="1 different"):
         labels_of(read(write("a.tsv", "text\tlabel\na\tb\n")))
-    with pytest.raises(DataError, match=r"a.tsv' line 3: label '' is blank"):
+    with pytest.raises(LabelError, match=r"a.tsv' line 3: label ''"):
         labels_of(read(write("a.tsv", "text\tlabel\na\tb\nb\t \nc\ta\n")))
 
 
@@ -169,19 +175,21 @@ def test_labels_are_found_in_order(write):
         (["benchmark=mnli", "benchmark.metrics=[f1]", "benchmark.monitor=f1"], "mnli has 3; use f1_macro"),
         (["benchmark=sst2", "benchmark.monitor=f1"], "benchmark.monitor=f1: one of benchmark.metrics, accuracy"),
         (["benchmark=sst2", "benchmark.labels=[a,a]"], "benchmark.labels=['a', 'a']:"),
-        (["benchmark=stsb", "benchmark.labels=[a,b]"], "benchmark.labels=['a', 'b']:"),
-        (["benchmark=sst2", "benchmark.mode=up"], "benchmark.mode=up: min or max"),
-        (["benchmark=sst2", "benchmark.task=tagging"], "benchmark.task=tagging: one of"),
+        (["benchmark=stsb", "benchmark.labels=[a,b]"], "benchmark.labels=[a,b]: no such key of benchmark=stsb"),
+        (["benchmark=stsb", "benchmark.aliases=[a]"], "benchmark.aliases=[a]: no such key of benchmark=stsb"),
+        (["benchmark=sst2", "benchmark.task=tokens"], "benchmark.task=tokens: no such key"),
         (["benchmark=sst2", "benchmark.aliases=[a]"], "benchmark.aliases=[a]:"),
         (["benchmark=sst2", "benchmark.folder=nowhere"], "benchmark.folder=nowhere:"),
-        (["benchmark=sst2", "benchmark.part=dev"], "benchmark.part=dev:"),
         (["benchmark=lcqmc"], "benchmark.eval_file=null: benchmark=lcqmc needs its eval part"),
     ],
 )  # fmt: skip
-def test_configurations_that_cannot_be(overrides, said, compose_config):
-    benchmark = compose_config(*overrides, name="evaluate").benchmark
+def test_invalid_configurations(overrides, said, compose_config):
+    def read():
+        benchmark = compose_config(*overrides, name="evaluate").benchmark
+        return task_of(benchmark), evaluated_parts(benchmark, None)
+
     with pytest.raises(ConfigError) as caught:
-        task_of(benchmark), judged_parts(benchmark, None)
+        read()
     assert said in str(caught.value)
 
 
@@ -207,7 +215,8 @@ def test_a_saved_hub_data_set_is_read_by_its_names(tmp_path, compose_config):
     train.check()
     assert encode_labels(train.read(), task_of(benchmark)).tolist() == [1, 0]
     benchmark = compose_config(*keys, "benchmark.part=test", name="evaluate").benchmark
-    assert judged_parts(benchmark, None)[""].read().labels is None
+    rows = evaluated_parts(benchmark, None)[""].read()
+    assert with_known_labels(rows, task_of(benchmark)).labels is None
 
 
 def test_saved_hub_data_sets_of_tokens_and_of_questions_are_read(tmp_path, compose_config):
@@ -217,12 +226,8 @@ def test_saved_hub_data_sets_of_tokens_and_of_questions_are_read(tmp_path, compo
     features = datasets.Features({"tokens": [datasets.Value("string")], "ner_tags": [tags]})
     rows = {"tokens": [["Ada", "said"], ["no"]], "ner_tags": [[1, 0], [0]]}
     for split in ("train", "validation"):
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(
-            str(tmp_path / "ner" / f"{split}.parquet")
-        )
-    benchmark = compose_config(
-        "benchmark=conll2003", f"benchmark.hub={tmp_path}/ner", name="evaluate"
-    ).benchmark
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "ner" / f"{split}.parquet"))
+    benchmark = compose_config("benchmark=conll2003", f"benchmark.hub={tmp_path}/ner", name="evaluate").benchmark
     (source,) = training_parts(benchmark, None).train
     source.check()
     sentences = source.read()
@@ -234,27 +239,16 @@ def test_saved_hub_data_sets_of_tokens_and_of_questions_are_read(tmp_path, compo
         {"text": ["Ada"], "answer_start": [4]},  # not where it says
         {"text": [], "answer_start": []},
     ]
-    rows = {
-        "id": ["a", "b", "c"],
-        "question": ["Who?"] * 3,
-        "context": ["Ada said no."] * 3,
-        "answers": answers,
-    }
+    rows = {"id": ["a", "b", "c"], "question": ["Who?"] * 3, "context": ["Ada said no."] * 3, "answers": answers}
     for split in ("train", "validation"):
         datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "qa" / f"{split}.parquet"))
-    benchmark = compose_config(
-        "benchmark=squad_v2", f"benchmark.hub={tmp_path}/qa", name="evaluate"
-    ).benchmark
+    benchmark = compose_config("benchmark=squad_v2", f"benchmark.hub={tmp_path}/qa", name="evaluate").benchmark
     parts = training_parts(benchmark, None)
-    train, judged = parts.train[0].read(), parts.eval[""].read()
-    assert ([item.id for item in train.items], train.counts.misplaced, train.counts.unanswerable) == (
-        ["a", "c"],
-        1,
-        1,
-    )
-    assert [item.id for item in judged.items] == ["a", "b", "c"]
+    train, evaluated = parts.train[0].read(), parts.eval[""].read()
+    assert ([item.id for item in train.items], train.counts.misplaced, train.counts.unanswerable) == (["a", "c"], 1, 1)
+    assert [item.id for item in evaluated.items] == ["a", "b", "c"]
     benchmark = compose_config("benchmark=squad", f"benchmark.hub={tmp_path}/ner", name="evaluate").benchmark
-    with pytest.raises(DataError, match="question"):
+    with pytest.raises(FormatError, match="question"):
         training_parts(benchmark, None).train[0].check()
 
 
@@ -273,7 +267,7 @@ def test_the_files_of_glue(name, data_dir, compose_config):
     keys = [f"benchmark={name}", f"benchmark.folder={data_dir}/glue/{folder}"]
     benchmark = compose_config(*keys, "benchmark.part=test", name="evaluate").benchmark
     parts = training_parts(benchmark, None)
-    sources = [*parts.train, parts.eval[""], judged_parts(benchmark, None)[""]]
+    sources = [*parts.train, parts.eval[""], evaluated_parts(benchmark, None)[""]]
     rows = [source.read() for source in sources]
     assert tuple(map(len, rows)) == sizes
     assert rows[2].labels is None
@@ -295,10 +289,8 @@ def test_the_files_of_glue(name, data_dir, compose_config):
     ],
 )
 def test_further_files_of_pairs(name, file, count, labels, data_dir, compose_config):
-    benchmark = compose_config(
-        f"benchmark={name}", f"benchmark.eval_file={data_dir}/{file}", name="evaluate"
-    ).benchmark
-    (source,) = judged_parts(benchmark, None).values()
+    benchmark = compose_config(f"benchmark={name}", f"benchmark.eval_file={data_dir}/{file}", name="evaluate").benchmark
+    (source,) = evaluated_parts(benchmark, None).values()
     source.check()
     rows = source.read()
     assert len(rows) == count

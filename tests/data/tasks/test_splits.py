@@ -1,8 +1,8 @@
-"""Where a benchmark's parts are read from: the task's own folder, or that of all of GLUE."""
+"""Sources of a benchmark's parts: files, the folder of a task, the folder of GLUE."""
 
 import pytest
 
-from potstill.data.tasks.splits import judged_parts, training_parts
+from potstill.data.tasks.splits import evaluated_parts, training_parts
 from potstill.errors import ConfigError, PotstillError
 
 
@@ -17,10 +17,8 @@ def glue(tmp_path):
 def test_both_folders_hold_the_same_part(glue, compose_config):
     paths = []
     for folder in (glue, glue / "SST-2"):
-        benchmark = compose_config(
-            "objective=finetune", "benchmark=sst2", f"benchmark.folder={folder}"
-        ).benchmark
-        paths.append(training_parts(benchmark, None).train[0].path)
+        benchmark = compose_config("objective=finetune", "benchmark=sst2", f"benchmark.folder={folder}").benchmark
+        paths.append(training_parts(benchmark, None).train[0].source.path)
     assert paths == [glue / "SST-2" / "train.tsv"] * 2
 
 
@@ -51,7 +49,7 @@ def test_a_configured_column_must_be_there(evaluated, overrides, tmp_path, compo
     path.write_text("sentence\tlabel\nfine\t1\n")
     files = [f"benchmark.{part}_file={path}" for part in ("train", "eval")]
     benchmark = benchmark_of(compose_config, *overrides, *files)
-    parts = judged_parts(benchmark, None) if evaluated else training_parts(benchmark, None).eval
+    parts = evaluated_parts(benchmark, None) if evaluated else training_parts(benchmark, None).eval
     with pytest.raises(PotstillError, match=r"benchmark\.(label|text)_column"):
         parts[""].check()
 
@@ -62,7 +60,7 @@ def test_a_label_column_takes_the_place_of_a_benchmarks_own(tmp_path, compose_co
     benchmark = benchmark_of(
         compose_config, "benchmark=sst2", "benchmark.label_column=gold", f"benchmark.eval_file={path}"
     )
-    assert judged_parts(benchmark, None)[""].read().labels == ["0"]
+    assert evaluated_parts(benchmark, None)[""].read().labels == ["0"]
 
 
 @pytest.mark.parametrize("name", ["rows.tsv", "rows.csv", "rows.jsonl"])
@@ -75,7 +73,7 @@ def test_lines_to_skip_keep_the_others_numbers(name, tmp_path, compose_config):
     }
     path.write_text(rows[name])
     benchmark = benchmark_of(compose_config, "benchmark=text_classification", f"benchmark.eval_file={path}")
-    read = judged_parts(benchmark, None, "^#")[""].read()
+    read = evaluated_parts(benchmark, None, "^#")[""].read()
     with pytest.raises(PotstillError, match=r"data\.skip=\(:"):
-        judged_parts(benchmark, None, "(")[""].check()
+        evaluated_parts(benchmark, None, "(")[""].check()
     assert (read.texts, read.labels, read.places) == ((["fine"],), ["yes"], ["line 4"])

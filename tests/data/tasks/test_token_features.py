@@ -1,4 +1,4 @@
-"""Tokens of words: transformers' ids, labels that stay with their words, windows that lose none."""
+"""Token features: ids of transformers, labels at the first tokens of words, windows without lost words."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.data.common.tokenizers import describe, load_backend
-from potstill.data.tasks.columns import ColumnFile
+from potstill.data.tasks.columns import ColumnSource
 from potstill.data.tasks.entities import tag_labels, tag_numbers
+from potstill.data.tasks.sources import DataFile
 from potstill.data.tasks.token_features import CUT, _bounds, token_features, token_labels
 from potstill.errors import ConfigError
 from potstill.evaluation.entities import entity_scores, micro
@@ -31,9 +32,7 @@ def unigram_tokenizer(tmp_path_factory):
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Metaspace()
     folder = tmp_path_factory.mktemp("unigram")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>").save_pretrained(
-        folder
-    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>").save_pretrained(folder)
     return folder
 
 
@@ -166,17 +165,7 @@ def test_a_word_without_tokens_moves_no_label(nothing, at, bert_tokenizer):
     window = windows(features)[0]
     assert len(window) == 6
     assert window[at + 1] == vocabulary.unk_id
-    assert token_labels(features, numbered([words, ["they"]])).tolist() == [
-        -100,
-        0,
-        1,
-        2,
-        3,
-        -100,
-        -100,
-        4,
-        -100,
-    ]
+    assert token_labels(features, numbered([words, ["they"]])).tolist() == [-100, 0, 1, 2, 3, -100, -100, 4, -100]
 
 
 def test_a_word_without_tokens_is_outside_where_there_is_no_unknown_token(bert_tokenizer):
@@ -196,12 +185,12 @@ def test_a_word_longer_than_a_window_keeps_its_first_tokens(gpt2_tokenizer):
     assert (np.diff(features.firsts) > 0).all()
 
 
-def test_a_length_without_room_is_refused(bert_tokenizer):
+def test_a_length_without_words_is_rejected(bert_tokenizer):
     with pytest.raises(ConfigError, match=r"data\.max_length=2: .* use 3 or more"):
         token_features([["the"]], describe(bert_tokenizer), max_length=2)
 
 
-def test_numbers_that_do_not_fit_are_refused(bert_tokenizer):
+def test_a_wrong_number_of_labels_is_rejected(bert_tokenizer):
     features = token_features([["the", "man"]], describe(bert_tokenizer), max_length=8)
     with pytest.raises(ValueError, match="3 labels of 2 words"):
         token_labels(features, np.zeros(3, np.int64))
@@ -209,7 +198,7 @@ def test_numbers_that_do_not_fit_are_refused(bert_tokenizer):
         token_features([["the"]], describe(bert_tokenizer), max_length=8, too_long="half")
 
 
-def test_progress_is_told(bert_tokenizer):
+def test_progress_is_reported(bert_tokenizer):
     told = []
     token_features([["the"]] * 1500, describe(bert_tokenizer), max_length=8, progress=told.append)
     assert told == [1000, 1500]
@@ -228,7 +217,7 @@ def test_real_sentences_of_real_tokenizers(name, file, data_dir):
     from transformers import AutoTokenizer
 
     folder = data_dir / "tokenizers" / name
-    sentences = ColumnFile(data_dir / file, max_examples=1500).read()
+    sentences = ColumnSource(DataFile(data_dir / file), max_examples=1500).read()
     features = token_features(sentences.words, describe(folder), max_length=64)
     options = {"add_prefix_space": True} if name.startswith("roberta") else {}
     whole = AutoTokenizer.from_pretrained(folder, **options)

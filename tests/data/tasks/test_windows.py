@@ -1,4 +1,4 @@
-"""Windows agree with transformers' own, hold every context token, and find every answer."""
+"""Windows equal those of transformers, cover every context token, and contain every answer."""
 
 from itertools import pairwise
 
@@ -8,13 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from potstill.data.common.tokenizers import describe
-from potstill.data.tasks.questions import Answer, Question, read_questions
+from potstill.data.tasks.questions import Answer, Question, QuestionSource
+from potstill.data.tasks.sources import DataFile
 from potstill.data.tasks.windows import NULL, targets_of, windows_of
-from potstill.errors import DataError
+from potstill.errors import ConfigError
 
-ANY_FIXTURE = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+ANY_FIXTURE = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def ask(question, context, *answers):
@@ -103,9 +102,7 @@ def test_windows_cover_every_context_and_targets_are_the_answers(kind, data, req
         assert set().union(*held) == set(range(len(offsets)))
         assert all(len(a - b) and len(b - a) for a, b in pairwise(held))
         (answer,) = question.answers
-        touching = {
-            t for t, (a, b) in enumerate(offsets) if a < answer.start + len(answer.text) and b > answer.start
-        }
+        touching = {t for t, (a, b) in enumerate(offsets) if a < answer.start + len(answer.text) and b > answer.start}
         for window, tokens in zip(own, held, strict=True):
             start, end = targets[window] - windows.begin[window] + windows.first[window]
             if touching <= tokens:
@@ -153,9 +150,9 @@ def test_long_questions_are_cut_and_counted(bert_tokenizer):
 
 
 @pytest.mark.parametrize("stride", [0, 11, 30])
-def test_windows_without_room_or_with_gaps_are_refused(bert_tokenizer, stride):
+def test_an_invalid_stride_is_rejected(bert_tokenizer, stride):
     options = {"max_length": 20, "stride": stride, "max_question_length": 6}
-    with pytest.raises(DataError, match=rf"^benchmark.stride={stride}: must be 1 to 10,"):
+    with pytest.raises(ConfigError, match=rf"^benchmark.stride={stride}: must be 1 to 10,"):
         windows_of([ask("who", "the man")], describe(bert_tokenizer), **options)
     windows_of([ask("who", "the man")], describe(bert_tokenizer), **options | {"stride": 10})
 
@@ -171,14 +168,12 @@ def test_windows_without_room_or_with_gaps_are_refused(bert_tokenizer, stride):
     ],
 )
 def test_targets_of_real_questions_are_their_answers(data_dir, file, tokenizer, found):
-    questions, _ = read_questions([data_dir / file], training=True, max_examples=1000)
+    questions = QuestionSource(DataFile(data_dir / file), max_examples=1000, training=True).read().items
     vocabulary = describe(data_dir / "tokenizers" / tokenizer)
     windows = windows_of(questions, vocabulary, max_length=384, stride=128, max_question_length=64)
     places = targets_of(windows, questions)
     answered = np.zeros(len(questions), np.bool_)
-    for (start, end), number, begin, first in zip(
-        places, windows.question, windows.begin, windows.first, strict=True
-    ):
+    for (start, end), number, begin, first in zip(places, windows.question, windows.begin, windows.first, strict=True):
         if start == NULL:
             continue
         offsets, question = windows.offsets_of(number), questions[number]

@@ -29,10 +29,10 @@ def bare(bert_teacher, tmp_path):
 def test_a_model_without_a_tokenizer(key, left, bare, bert_teacher):
     if left:
         (bare / left).write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
-    with pytest.raises(DataError) as fault:
+    with pytest.raises(DataError) as error:
         local_tokenizer(key, str(bare))
-    assert str(fault.value).startswith(f"{key}={bare}: ")
-    assert "data.tokenizer" in str(fault.value)
+    assert str(error.value).startswith(f"{key}={bare}: ")
+    assert "data.tokenizer" in str(error.value)
     data = SimpleNamespace(tokenizer=str(bert_teacher))
     assert build_vocabulary(data, None, {key: str(bare)}).size == describe(bert_teacher).size
 
@@ -44,9 +44,9 @@ def test_a_tokenizer_of_special_tokens_alone(bare):
     empty = Tokenizer(models.WordPiece({name: n for n, name in enumerate(specials)}, unk_token="[UNK]"))
     empty.add_special_tokens(specials)
     empty.save(str(bare / "tokenizer.json"))
-    with pytest.raises(DataError, match=r"^data\.tokenizer: ") as fault:
+    with pytest.raises(DataError, match=r"^data\.tokenizer: ") as error:
         describe(bare)
-    assert str(bare) in str(fault.value)
+    assert str(bare) in str(error.value)
 
 
 def test_a_tokenizer_of_a_larger_vocabulary(bert_tokenizer):

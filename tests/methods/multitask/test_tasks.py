@@ -1,6 +1,6 @@
 import pytest
 
-from potstill.errors import ConfigError
+from potstill.errors import ConfigError, KeyNameError
 from potstill.methods.multitask.tasks import monitored, task_configs
 
 TWO = "tasks=[{benchmark: sst2, teacher: a}, {benchmark: stsb, teacher: b, name: alike, %s}]"
@@ -27,21 +27,26 @@ def test_what_says_which_student_is_best(compose_config):
     assert monitored(compose_config(*common)) == ("val/mean", "max")
     assert monitored(compose_config(*common, "mixing.monitor=sst2")) == ("val/accuracy_sst2", "max")
     lower = TWO % "options: {metrics: [mse], monitor: mse, mode: min}"
-    assert monitored(compose_config("objective=task_kd", lower, "mixing.monitor=alike")) == (
-        "val/mse_alike",
-        "min",
-    )
+    assert monitored(compose_config("objective=task_kd", lower, "mixing.monitor=alike")) == ("val/mse_alike", "min")
     with pytest.raises(ConfigError, match="accuracy of sst2, mse of alike some are best high and some low"):
         monitored(compose_config("objective=task_kd", lower))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "said", "kind"),
     [
-        ("options: {folders: glue}", r"tasks\[1\]\.options=.*Key 'folders' not in 'BenchmarkConfig'"),
-        ("options: {max_length: long}", r"tasks\[1\]\.options=.*long"),
+        ("options: {folders: glue}", "tasks[1].options.folders='glue': ", KeyNameError),
+        ("options: {multi_label: true}", "tasks[1].options.multi_label=true: ", KeyNameError),
+        ("options: {max_length: long}", "tasks[1].options.max_length='long': ", ConfigError),
     ],
 )
-def test_an_option_that_a_benchmark_has_not(options, said, compose_config):
-    with pytest.raises(ConfigError, match=said):
+def test_an_option_that_a_benchmark_has_not(options, said, kind, compose_config):
+    with pytest.raises(ConfigError) as found:
         task_configs(compose_config("objective=task_kd", TWO % options))
+    assert type(found.value) is kind
+    assert str(found.value).startswith(said)
+
+
+def test_a_benchmark_of_no_task(compose_config):
+    with pytest.raises(ConfigError, match=r"^tasks\[0\]\.benchmark=mlm: is of no task"):
+        task_configs(compose_config("objective=task_kd", "tasks=[{benchmark: mlm, teacher: a}]"))

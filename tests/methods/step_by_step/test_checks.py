@@ -1,4 +1,4 @@
-"""Faults of step-by-step distillation, told in one line before torch is imported."""
+"""Problems of step-by-step distillation, told in one line before torch is imported."""
 
 import pytest
 
@@ -14,11 +14,11 @@ def given(arithmetic_files, t5_tokenizer):
     ]  # fmt: skip
 
 
-def fault_of(config, validate=validate_train):
-    with pytest.raises(ConfigError) as fault:
+def problem_of(config, validate=validate_train):
+    with pytest.raises(ConfigError) as error:
         validate(config)
-    assert "\n" not in str(fault.value)
-    return str(fault.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def test_what_is_right_is_taken(given, compose_config):
@@ -32,46 +32,31 @@ def test_what_is_right_is_taken(given, compose_config):
         (["objective.alpha=1.5"], "objective.alpha=1.5"),
         (["objective.alpha=-0.1"], "objective.alpha=-0.1"),
         (["objective.soft_weight=2"], "objective.soft_weight=2.0"),
-        (
-            ["objective.soft_weight=0.5", "objective.temperature=0"],
-            "objective.temperature=0.0",
-        ),
-        (["objective.soft_weight=0.5", "data.set=svamp"], "labels of data.set=svamp are free"),
-        (["data.set=arithmetic", "data.generated.events=0"], "data.generated.events=0"),
-        (["objective.mode=both"], "objective.mode=both: one of standard, task_prefix"),
+        (["objective.soft_weight=0.5", "objective.temperature=0"], "objective.temperature=0.0"),
+        (["objective.soft_weight=0.5", "data.set=svamp"], "labels of svamp are free"),
+        (["data=arithmetic", "data.generated.events=0"], "data.generated.events=0"),
+        (["objective.mode=both"], "objective.mode=both: one of task_prefix, standard"),
         (["data.labels=gold"], "data.labels=gold: one of gt, llm"),
         (["data.share=0"], "data.share=0.0"),
         (["data.max_unparsed=2"], "data.max_unparsed=2.0"),
         (["data.max_target_length=1"], "data.max_target_length=1"),
         (["data.train_files=[/no/such.jsonl]"], "data.train_files: '/no/such.jsonl' does not exist"),
-        (
-            ["data.train_files=null"],
-            "data.train_files=null: there are no rows; data=svamp data.folder=<folder>",
-        ),
+        (["data.train_files=null"], "data.train_files=null: there are no rows; data=svamp data.folder=<folder>"),
         (["data.set=imdb"], "data.set=imdb: one of cqa, svamp, esnli, anli1"),
         (
             ["data.set=asdiv"],
-            "data.set=asdiv: one of cqa, svamp, esnli, anli1, arithmetic; it is added to another",
+            "data.set=asdiv: one of cqa, svamp, esnli, anli1, or data=arithmetic; it is added to another",
         ),
         (["data=cqa", "data.train_files=null"], "data.folder=null: cqa is read from its files"),
         (["data.folder=/no/such"], "data.folder=/no/such: no such folder"),
         (["data.more_sets=[gsm]", "data.folder=/"], "data.more_sets=['gsm']: 'gsm' is none of cqa"),
         (["data.tokenizer=null"], "data.tokenizer=null: a student from scratch needs a tokenizer"),
-        (
-            ["student=half", "student.config={}"],
-            "student.model=null: objective=step_by_step trains student.model",
-        ),
+        (["student=half", "student.config={}"], "student.model=null: objective=step_by_step trains student.model"),
         (["student=bert_tiny"], "student.config: is an encoder (bert)"),
         (["student=gpt2_tiny"], "student.config: is a decoder (gpt2)"),
         (["teacher.model=x"], "teacher.model=x: objective=step_by_step learns from what an LLM wrote"),
-        (
-            ["teacher.tokenizer=own"],
-            "teacher.tokenizer=own: objective=step_by_step learns from what an LLM wrote",
-        ),
-        (
-            ["teacher.models=[x,y]"],
-            "teacher.models=['x', 'y']: objective=step_by_step learns from what an LLM wrote",
-        ),
+        (["teacher.tokenizer=own"], "teacher.tokenizer=own: objective=step_by_step learns from what an LLM wrote"),
+        (["teacher.models=[x,y]"], "teacher.models=['x', 'y']: objective=step_by_step learns from what an LLM wrote"),
         (["benchmark=sst2"], "benchmark=sst2: objective=step_by_step trains on data=svamp"),
         (["compile=true"], "compile=true: an encoder-decoder is not compiled"),
         (["student.dropout=1"], "student.dropout=1.0"),
@@ -83,56 +68,49 @@ def test_what_is_right_is_taken(given, compose_config):
         ),
         (
             ["data=svamp", "data.train_files=null", "data.folder=/", "data.restricted_decoding=true"],
-            "data.restricted_decoding=true: labels of data.set=svamp are free",
+            "data.restricted_decoding=true: labels of svamp are free",
         ),
-        (
-            ["objective.matches=L3"],
-            "objective.matches=L3: objective=step_by_step does not read it; leave it out",
-        ),
-        (
-            ["objective.interchange.pairing=dataset"],
-            "objective.interchange.pairing=dataset: objective=step_by_step",
-        ),
-        (["objective.gradient_shares_every=5"], "objective.gradient_shares_every=5: objective=step_by_step"),
-        (
-            ["objective.terms.ce.weight=5"],
-            "objective.terms.ce.weight=5.0: objective=step_by_step does not read it; leave it out",
-        ),
-        (["objective.terms.mse.steps=3"], "objective.terms.mse.steps=3: objective=step_by_step does not"),
-        (["data.augment.share=0.5"], "data.augment.share=0.5: objective=step_by_step"),
+        (["objective.matches=L3"], "objective.matches=L3: no such key of objective=step_by_step"),
+        (["objective.interchange.pairing=dataset"], "objective.interchange.pairing=dataset: no such key of objective"),
+        (["objective.gradient_shares_every=5"], "objective.gradient_shares_every=5: no such key of objective"),
+        (["objective.terms.ce.weight=5"], "objective.terms.ce.weight=5: no such key of objective=step_by_step"),
+        (["data.augment.share=0.5"], "data.augment.share=0.5: no such key of data=rationales; data=task has it"),
         (["student.layers=[0,1]"], "student.layers=[0, 1]: objective=step_by_step"),
         (["student.architecture=distilbert"], "student.architecture=distilbert: objective=step_by_step"),
     ],
 )
-def test_training_faults(given, compose_config, overrides, message):
-    assert message in fault_of(compose_config(*given, *overrides))
+def test_training_problems(given, compose_config, overrides, message):
+    with pytest.raises(ConfigError) as error:
+        validate_train(compose_config(*given, *overrides))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_set_needs_outputs_where_they_are_learnt(compose_config, given, tmp_path):
     own = [*given, "data=svamp", "data.train_files=null", f"data.folder={tmp_path}", "data.rationales=null"]
-    assert "data.rationales=null: objective.mode=task_prefix" in fault_of(compose_config(*own))
-    assert "data.labels=llm" in fault_of(compose_config(*own, "objective.mode=standard", "data.labels=llm"))
+    assert "data.rationales=null: objective.mode=task_prefix" in problem_of(compose_config(*own))
+    assert "data.labels=llm" in problem_of(compose_config(*own, "objective.mode=standard", "data.labels=llm"))
     validate_train(compose_config(*own, "objective.mode=standard"))
 
 
 def test_encoder_students_are_refused(given, compose_config, bert_teacher):
-    message = fault_of(compose_config(*given, "student=pretrained", f"student.model={bert_teacher}"))
+    message = problem_of(compose_config(*given, "student=pretrained", f"student.model={bert_teacher}"))
     assert f"student.model={bert_teacher}: is an encoder (bert); step-by-step distillation needs" in message
 
 
 def test_rationales_are_not_a_corpus(compose_config, bert_teacher, tmp_path):
-    message = fault_of(compose_config("objective=kd", "data=svamp", f"teacher.model={bert_teacher}"))
-    assert message.startswith("data.set=svamp: its rows have rationales, which objective=kd does not read")
-    message = fault_of(
-        compose_config(f"model={bert_teacher}", "data=svamp", name="evaluate"), validate_evaluate
-    )
-    assert "which benchmark=mlm does not read" in message
+    message = problem_of(compose_config("objective=kd", "data=svamp", f"teacher.model={bert_teacher}"))
+    assert message.startswith("data=svamp: is read by objective=step_by_step")
+    assert "objective=kd reads data=bookcorpus, docstrings, saved, text_files, wikitext" in message
+    message = problem_of(compose_config(f"model={bert_teacher}", "data=svamp", name="evaluate"), validate_evaluate)
+    assert "benchmark=mlm reads data=bookcorpus" in message
 
 
 def test_other_objectives_say_who_trains_a_t5(compose_config, tmp_path, source):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    message = fault_of(compose_config(*source, "objective=mlm", f"student.model={tmp_path}"))
-    assert "t5 is an encoder-decoder, which objective=step_by_step trains" in message
+    message = problem_of(compose_config(*source, "objective=mlm", f"student.model={tmp_path}"))
+    assert message.startswith(f"student.model={tmp_path}: ")
+    assert "objective=step_by_step" in message
 
 
 @pytest.mark.parametrize(
@@ -141,21 +119,18 @@ def test_other_objectives_say_who_trains_a_t5(compose_config, tmp_path, source):
         ([], "is an encoder (bert)"),
         (["data.test_files=null"], "data.test_files=null: there are no rows"),
         (["benchmark.part=eval"], "data.eval_files=null: there are no rows"),
-        (["benchmark.part=train"], "benchmark.part=train: eval, test, or null for test"),
+        (["benchmark.part=train"], "benchmark.part=train: one of eval, test, or null"),
         (["data.generation_max_length=0"], "data.generation_max_length=0"),
         (["export=onnx"], "export=onnx: an encoder-decoder has no exported form"),
         (["export=[onnx,int8]"], "export=['onnx', 'int8']: an encoder-decoder has no exported form"),
         (["compile=true"], "compile=true: an encoder-decoder is not compiled"),
-        (
-            ["data=arithmetic", "data.test_files=null", "data.restricted_decoding=true"],
-            "of data.set=arithmetic are free",
-        ),
+        (["data=arithmetic", "data.test_files=null", "data.restricted_decoding=true"], "labels of arithmetic are free"),
     ],
 )
-def test_evaluation_faults(compose_config, arithmetic_files, bert_teacher, overrides, message):
+def test_evaluation_problems(compose_config, arithmetic_files, bert_teacher, overrides, message):
     given = ["benchmark=step_by_step", "data=rationales", f"data.test_files=[{arithmetic_files}/test.jsonl]"]
     config = compose_config(*given, f"model={bert_teacher}", *overrides, name="evaluate")
-    assert message in fault_of(config, validate_evaluate)
+    assert message in problem_of(config, validate_evaluate)
 
 
 @pytest.mark.parametrize(
@@ -167,5 +142,5 @@ def test_evaluation_faults(compose_config, arithmetic_files, bert_teacher, overr
 )  # fmt: skip
 def test_published_recipes_are_right(compose_config, tmp_path, preset):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    model = [] if preset == "arithmetic" else [f"student.model={tmp_path}"]
-    validate_train(compose_config(f"experiment={preset}", f"data.folder={tmp_path}", *model, "logger=csv"))
+    given = [] if preset == "arithmetic" else [f"student.model={tmp_path}", f"data.folder={tmp_path}"]
+    validate_train(compose_config(f"experiment={preset}", *given, "logger=csv"))

@@ -7,29 +7,25 @@ import torch
 
 from potstill.data.tasks.readers import Rows
 from potstill.data.tasks.splits import MAIN, task_of
-from potstill.evaluation.evaluators import LabelJudge
+from potstill.evaluation.evaluators import LabelEvaluator
 from potstill.evaluation.rows import add_differences
 from potstill.methods.task import evaluation as task_evaluation
 
-ROWS = Rows(
-    (["a", "b", "c", "d"],), ["0", "1", "0", "1"], [f"line {n}" for n in range(4)], "dev", "benchmark.eval"
-)
+ROWS = Rows((["a", "b", "c", "d"],), ["0", "1", "0", "1"], [f"line {n}" for n in range(4)], "dev", "benchmark.eval")
 
 
 @pytest.fixture
 def row_of(compose_config, monkeypatch, tmp_path):
     """The row of a model that was evaluated on the rows of these numbers."""
     config = compose_config("model=[a,b]", "benchmark=sst2", name="evaluate")
-    monkeypatch.setattr(
-        task_evaluation, "evaluation_trainer", lambda *_: SimpleNamespace(validate=lambda *_, **__: [])
-    )
+    monkeypatch.setattr(task_evaluation, "evaluation_trainer", lambda *_: SimpleNamespace(validate=lambda *_, **__: []))
     monkeypatch.setattr(task_evaluation, "sized", lambda row, *_: row)
 
-    def judged(*numbers):
+    def evaluated(*numbers):
         seen = torch.tensor(numbers)
         predicted = (seen, torch.eye(2)[seen % 2], (seen % 2).double())
         module = SimpleNamespace(
-            judges={MAIN: LabelJudge(task_of(config.benchmark), ROWS)},
+            evaluators={MAIN: LabelEvaluator(task_of(config.benchmark), ROWS)},
             student=None,
             predicted=lambda _: predicted,
         )
@@ -39,7 +35,7 @@ def row_of(compose_config, monkeypatch, tmp_path):
         (row,) = task_evaluation.evaluate(config, {"name": "model"}, tmp_path)
         return row
 
-    return judged
+    return evaluated
 
 
 @pytest.mark.parametrize(("theirs", "paired"), [((0, 2, 3), True), ((0, 1, 3), False), ((0, 2), False)])

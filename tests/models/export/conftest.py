@@ -1,3 +1,5 @@
+import importlib.util
+
 import pytest
 import torch
 from transformers import (
@@ -21,13 +23,7 @@ STANDARD = {
 SIZES = {
     "bert": STANDARD,
     "roberta": STANDARD | {"type_vocab_size": 1},
-    "distilbert": {
-        "dim": 16,
-        "n_layers": 2,
-        "n_heads": 4,
-        "hidden_dim": 24,
-        "max_position_embeddings": 48,
-    },
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 48},
     "electra": STANDARD | {"embedding_size": 8},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48},
     "llama": STANDARD | {"num_key_value_heads": 2},
@@ -45,9 +41,7 @@ def tiny(model_type, head, **further):
     """A random model of two blocks whose biases and norms are random too; in training mode, with dropout."""
     torch.manual_seed(0)
     further = {"num_labels": 2 if head == "spans" else 3, "pad_token_id": PAD} | SIZES[model_type] | further
-    config = AutoConfig.for_model(
-        model_type, **{"vocab_size": 60, "bos_token_id": 0, "eos_token_id": 2} | further
-    )
+    config = AutoConfig.for_model(model_type, **{"vocab_size": 60, "bos_token_id": 0, "eos_token_id": 2} | further)
     model = HEADS[head].from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -102,16 +96,12 @@ def make_batch():
 
 @pytest.fixture
 def missing(monkeypatch):
-    """Call `missing(package)` to have it look as if it were not installed."""
-    from potstill.models.export import folders
-
-    find = folders.importlib.util.find_spec
+    """Call `missing(package)` to simulate that it is not installed."""
+    find = importlib.util.find_spec
 
     def hide(package):
         monkeypatch.setattr(
-            folders.importlib.util,
-            "find_spec",
-            lambda name, *rest: None if name == package else find(name, *rest),
+            importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest)
         )
 
     return hide

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from potstill.errors import ConfigError, ModelError
+from potstill.errors import ConfigError, ModelError, PackageError, WeightsError
 from potstill.evaluation.efficiency import count_parameters
 from potstill.evaluation.latency import Timed, measure_latencies
 from potstill.models.export.runtime import ExportedModel
 
 
-def test_logits_and_what_is_assumed(exports, make_batch):
+def test_logits_and_default_inputs(exports, make_batch):
     _, folder = exports("bert", "sequence")
     exported, batch = ExportedModel(folder), make_batch(3, 8, types=2)
     assert_close(exported(*batch.values()), exported.run(batch)["logits"])
@@ -42,16 +42,16 @@ def test_threads_and_size(exports):
     assert two._session.get_session_options().intra_op_num_threads == 2
     assert_close(one(ids), two(ids))
     assert one.size_mb == (folder / "model.onnx").stat().st_size / 1e6
-    with pytest.raises(ConfigError, match="threads=0: a positive number"):
+    with pytest.raises(ConfigError, match=r"^export: threads=0"):
         ExportedModel(folder, threads=0)
 
 
-def test_its_time_is_measured_as_any_other_models(exports):
+def test_its_latency_is_measured_like_that_of_other_models(exports):
     _, folder = exports("bert", "sequence")
     exported = ExportedModel(folder, threads=1)
     assert measure_latencies([Timed(exported)], batch=2, length=8)[0].p50 > 0
     assert count_parameters(exported)["total"] == 0
-    with pytest.raises(ModelError, match=r"benchmark.lengths=49: the model has 48 positions"):
+    with pytest.raises(ModelError, match=r"^benchmark.lengths=49: .*48"):
         measure_latencies([Timed(exported)], batch=1, length=49)
 
 
@@ -59,26 +59,26 @@ def test_too_long_a_text(exports):
     _, folder = exports("roberta", "masked")
     exported = ExportedModel(folder)
     assert exported.max_length == 46
-    with pytest.raises(ModelError, match="length 47 exceeds the model's 46 positions"):
+    with pytest.raises(ModelError, match=r"47 .*46"):
         exported(torch.full((1, 47), 5))
 
 
-def test_refuses_other_folders(exports, tmp_path):
+def test_other_folders_are_rejected(exports, tmp_path):
     _, folder = exports("bert", "sequence")
-    with pytest.raises(ModelError, match=r"has no model\.onnx"):
+    with pytest.raises(WeightsError, match=r"model\.onnx"):
         ExportedModel(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(ModelError, match=r"has no config\.json"):
+    with pytest.raises(WeightsError, match=r"config\.json"):
         ExportedModel(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"config\.json is damaged"):
+    with pytest.raises(WeightsError, match=r"config\.json"):
         ExportedModel(tmp_path)
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
-    with pytest.raises(ModelError, match=r"model\.onnx: cannot be opened"):
+    with pytest.raises(WeightsError, match=r"model\.onnx: "):
         ExportedModel(tmp_path)
 
 
 def test_a_missing_package_is_named(tmp_path, missing):
     missing("onnxruntime")
-    with pytest.raises(ConfigError, match=r"onnxruntime is not installed; pip install 'potstill\[export\]'"):
+    with pytest.raises(PackageError, match=r"^export: onnxruntime .*potstill\[export\]"):
         ExportedModel(tmp_path)

@@ -72,9 +72,6 @@ print("same")
 @pytest.mark.skipif(not hasattr(torch.library, "get_kernel"), reason="a torch whose kernels stay its own")
 def test_masks_are_as_likely_as_asked_and_a_function_of_the_seed():
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", CHECK],
-        capture_output=True,
-        text=True,
-        env=os.environ,
+        [sys.executable, "-W", "error::UserWarning", "-c", CHECK], capture_output=True, text=True, env=os.environ
     )
     assert done.stdout == "same\n", done.stderr

@@ -55,9 +55,6 @@ print("same")
 )
 def test_products_are_the_same_and_other_types_stay_where_they_were():
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", COMPARE],
-        capture_output=True,
-        text=True,
-        env=os.environ,
+        [sys.executable, "-W", "error::UserWarning", "-c", COMPARE], capture_output=True, text=True, env=os.environ
     )
     assert done.stdout == "same\n", done.stderr

@@ -83,11 +83,7 @@ def plan_epoch(
         upper = ((lengths[order] // width + 1) * width - 1).astype(np.int64)
         return _shuffle_groups(order, _bounds(upper, sequences, tokens, unit), rng)
     group = min(group_size or sequences, sequences)
-    grouped = (
-        _shuffle_groups(order, _even_bounds(len(order), group), rng)
-        if length_bin
-        else EpochPlan(order, order)
-    )
+    grouped = _shuffle_groups(order, _even_bounds(len(order), group), rng) if length_bin else EpochPlan(order, order)
     return EpochPlan(grouped.order, _even_bounds(len(order), sequences))
 
 

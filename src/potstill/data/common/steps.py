@@ -14,7 +14,7 @@ from potstill.data.common.batching import EpochPlan, Ints, StepSampler, derive_s
 from potstill.data.common.swaps import EVALUATION, Neighbours, check_swappable
 from potstill.errors import CheckpointError, DataError
 from potstill.interchange.plans import PAIR, PlanSettings
-from potstill.runtime.signals import SPAWN
+from potstill.runtime.workers import SPAWN
 
 
 @dataclass(frozen=True)
@@ -140,15 +140,46 @@ class EvalSteps(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         wanted = self.plan[index]
-        return self.sequences.item(
-            wanted, wanted[:0], derive_seed(self.seed, EVALUATION, index), training=False
-        )
+        return self.sequences.item(wanted, wanted[:0], derive_seed(self.seed, EVALUATION, index), training=False)
 
 
-class StepDataModule(LightningDataModule):
+class ResumableDataModule(LightningDataModule):
+    """Base of data modules whose position in a resumed run follows from its number of steps."""
+
+    _resumed_steps_per_epoch: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps per epoch."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps per epoch, for the comparison with a resumed run."""
+        return {"steps_an_epoch": self.steps_per_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the steps per epoch of the interrupted run."""
+        self._resumed_steps_per_epoch = state_dict.get("steps_an_epoch")
+
+    def check_resumed(self) -> None:
+        """Compare the steps per epoch with those of the interrupted run, if any.
+
+        Raises:
+            CheckpointError: They differ.
+        """
+        if self._resumed_steps_per_epoch not in (None, self.steps_per_epoch):
+            raise CheckpointError(
+                f"ckpt_path: the checkpoint's epochs have {self._resumed_steps_per_epoch} steps, this run's "
+                f"{self.steps_per_epoch}; resume with the same data, batch size, accumulation and devices"
+            )
+
+    def done(self) -> int:
+        """Number of finished optimizer steps."""
+        return self.trainer.global_step if self.trainer else 0
+
+
+class StepDataModule(ResumableDataModule):
     """Base of data modules whose loaders give one optimizer step per item.
-
-    The position of a resumed run follows from its number of steps.
 
     Args:
         train: Training sequences, if any.
@@ -159,7 +190,6 @@ class StepDataModule(LightningDataModule):
         super().__init__()
         self.settings = settings
         self._steps: Any = TrainSteps(train, settings) if train is not None else None
-        self._resumed_steps_an_epoch: int | None = None
 
     @property
     def train_steps(self) -> TrainSteps:
@@ -174,12 +204,8 @@ class StepDataModule(LightningDataModule):
             CheckpointError: The checkpoint has another number of steps per epoch.
         """
         assert self._steps is not None
-        if self._resumed_steps_an_epoch not in (None, self.steps_an_epoch):
-            raise CheckpointError(
-                f"ckpt_path: the checkpoint's epochs have {self._resumed_steps_an_epoch} steps, this run's "
-                f"{self.steps_an_epoch}; resume with the same data, data.batch_size, accumulation and devices"
-            )
-        return self._loader(self._steps, StepSampler(self.steps_an_epoch, self._done))
+        self.check_resumed()
+        return self._loader(self._steps, StepSampler(self.steps_per_epoch, self.done))
 
     def evaluation_loader(self, sequences: Sequences) -> DataLoader:
         """Batches of an evaluation set."""
@@ -203,26 +229,11 @@ class StepDataModule(LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if not training:
             unit = 1 if s.interchange is None else PAIR
-            return micro_batches(
-                lengths, sequences=len(lengths), tokens=None, rank=rank, world=world, unit=unit
-            )
-        return micro_batches(
-            lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world, unit=s.unit
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Steps per epoch, for the comparison with a resumed run."""
-        return {"steps_an_epoch": self.steps_an_epoch}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the steps per epoch of the interrupted run."""
-        self._resumed_steps_an_epoch = state_dict.get("steps_an_epoch")
-
-    def _done(self) -> int:
-        return self.trainer.global_step if self.trainer else 0
+            return micro_batches(lengths, sequences=len(lengths), tokens=None, rank=rank, world=world, unit=unit)
+        return micro_batches(lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world, unit=s.unit)
 
     @property
-    def steps_an_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Optimizer steps per epoch; 0 without training data."""
         if self._steps is None:
             return 0

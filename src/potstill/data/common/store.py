@@ -12,10 +12,9 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -24,7 +23,8 @@ from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
 
 from potstill.data.common.ragged import flat_indices
-from potstill.errors import DataError
+from potstill.errors import CacheError
+from potstill.runtime.atomic import writing
 from potstill.runtime.json_text import json_text, read_json
 
 FORMAT_VERSION = 2
@@ -85,7 +85,7 @@ class ArrayFile:
         if self._stream.tell() != self._header_bytes:
             raise RuntimeError(f"the .npy header of {self.path} has grown over the data")
         self._stream.close()
-        return index_entry(self.path)
+        return _index_entry(self.path)
 
     def _write_header(self) -> None:
         # numpy pads the header for any size of the first axis, so that it can be replaced in place.
@@ -100,12 +100,18 @@ class ShardWriter:
         folder: Empty folder.
         fields: Arrays of the store.
         shard_bytes: Size of a shard; only a single item may be larger.
+
+    Attributes:
+        written: Number of items.
     """
 
     def __init__(self, folder: Path, fields: Sequence[Field], shard_bytes: int = SHARD_BYTES) -> None:
         self.written = 0
         self._folder, self._fields, self._shard_bytes = folder, tuple(fields), shard_bytes
         self._ragged = any(field.ragged for field in fields)
+        self._row_bytes = {False: 0, True: 0}  # of one row of all plain, and of all ragged fields
+        for field in fields:
+            self._row_bytes[field.ragged] += field.width * np.dtype(field.dtype).itemsize
         self._shards: list[dict[str, Any]] = []
         self._files: dict[str, ArrayFile] = {}
         self._items = self._rows = self._bytes = 0  # of the open shard
@@ -116,26 +122,19 @@ class ShardWriter:
         Raises:
             ValueError: Arrays of other fields or shapes.
         """
-        count, counts = self._check(outputs), outputs.counts
-        row_bytes = dict.fromkeys((False, True), 0)
-        for field in self._fields:
-            row_bytes[field.ragged] += field.width * np.dtype(field.dtype).itemsize
-        sizes = np.full(count, row_bytes[False], dtype=np.int64)
-        row_ends = np.zeros(count, dtype=np.int64)
-        if counts is not None:
-            sizes += counts * row_bytes[True]
-            row_ends = np.cumsum(counts, dtype=np.int64)
-        ends = np.append(0, np.cumsum(sizes))
-        row_ends = np.append(0, row_ends)
-        first = 0
+        self._check(outputs)
+        plain = next((len(outputs.values[field.name]) for field in self._fields if not field.ragged), 0)
+        counts = np.zeros(plain, dtype=np.int64) if outputs.counts is None else outputs.counts
+        row_ends = np.append(0, np.cumsum(counts, dtype=np.int64))
+        ends = np.append(0, np.cumsum(self._row_bytes[False] + counts * self._row_bytes[True]))
+        first, count = 0, len(counts)
         while first < count:
             free = max(self._shard_bytes - self._bytes, 0)
             last = int(np.searchsorted(ends, ends[first] + free, side="right")) - 1
             if last == first and not self._items:  # larger than a whole shard
                 last = first + 1
             if last > first:
-                rows = slice(int(row_ends[first]), int(row_ends[last]))
-                self._write(outputs, slice(first, last), rows, row_ends[first + 1 : last + 1])
+                self._write(outputs, slice(first, last), row_ends[first : last + 1])
                 self._bytes += int(ends[last] - ends[first])
             first = last
             if first < count:
@@ -152,7 +151,7 @@ class ShardWriter:
         entries = []
         for name, array in (arrays or {}).items():
             np.save(self._folder / f"{name}.npy", array, allow_pickle=False)
-            entries.append(index_entry(self._folder / f"{name}.npy"))
+            entries.append(_index_entry(self._folder / f"{name}.npy"))
         index = {
             "version": FORMAT_VERSION,
             "items": self.written,
@@ -161,37 +160,34 @@ class ShardWriter:
             "arrays": entries,
             **content,
         }
-        write_index(self._folder, index)
+        index["crc32"] = zlib.crc32(canonical(index))
+        (self._folder / "index.json").write_text(json_text(index, indent=1), encoding="utf-8")
 
-    def _check(self, outputs: Gathered) -> int:
-        """Number of items in well-formed outputs."""
+    def _check(self, outputs: Gathered) -> None:
         values, counts = outputs.values, outputs.counts
         if values.keys() != {field.name for field in self._fields} or (counts is not None) != self._ragged:
             raise ValueError(f"outputs {sorted(values)} of a store of {[f.name for f in self._fields]}")
-        sizes = [len(values[field.name]) for field in self._fields if not field.ragged]
-        count = len(counts) if counts is not None else sizes[0]
+        rows = {True: 0, False: len(next(iter(values.values())))}
+        if counts is not None:
+            rows = {True: int(counts.sum()), False: len(counts)}
         for field in self._fields:
-            rows = int(counts.sum()) if field.ragged and counts is not None else count
-            if values[field.name].shape != (rows, field.width):
-                shape = values[field.name].shape
-                raise ValueError(f"{field.name} has the shape {shape} instead of {(rows, field.width)}")
-        return count
+            shape, expected = values[field.name].shape, (rows[field.ragged], field.width)
+            if shape != expected:
+                raise ValueError(f"{field.name} has the shape {shape} instead of {expected}")
 
-    def _write(self, outputs: Gathered, items: slice, rows: slice, row_ends: NDArray[np.int64]) -> None:
+    def _write(self, outputs: Gathered, items: slice, row_ends: NDArray[np.int64]) -> None:
         if not self._files:
-            dtypes = {field.name: field.dtype for field in self._fields} | (
-                {_ENDS: "<u4"} if self._ragged else {}
-            )
-            number = len(self._shards)
+            dtypes = {field.name: field.dtype for field in self._fields} | ({_ENDS: "<u4"} if self._ragged else {})
+            suffix = f"{len(self._shards):05d}.npy"
             self._files = {
-                name: ArrayFile(self._folder / f"{name}-{number:05d}.npy", np.dtype(dtype))
-                for name, dtype in dtypes.items()
+                name: ArrayFile(self._folder / f"{name}-{suffix}", np.dtype(dtype)) for name, dtype in dtypes.items()
             }
+        rows = slice(int(row_ends[0]), int(row_ends[-1]))
         for field in self._fields:
             part = outputs.values[field.name][rows if field.ragged else items]
             self._files[field.name].append(part.reshape(-1))
         if self._ragged:
-            self._files[_ENDS].append(self._rows + row_ends - rows.start)
+            self._files[_ENDS].append(self._rows + row_ends[1:] - rows.start)
         self._rows += rows.stop - rows.start
         self._items += items.stop - items.start
         self.written += items.stop - items.start
@@ -222,7 +218,7 @@ class ShardReader:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def counts(self) -> NDArray[np.int32]:
+    def row_counts(self) -> NDArray[np.int32]:
         """`(items,)` rows of all items in the ragged fields."""
         parts = [np.diff(shard[_ENDS], prepend=np.uint32(0)) for shard in self.shards]
         return np.concatenate([np.zeros(0, np.int32), *parts]).astype(np.int32)
@@ -241,43 +237,43 @@ class ShardReader:
             raise IndexError(f"items {wanted.min()} to {wanted.max()} of a store of {len(self)}")
         shard_of = np.searchsorted(self._starts[1:], wanted, side="right")
         local = wanted - self._starts[shard_of]
-        counts = rows = owners = None
-        touched = np.unique(shard_of)
+        counts, touched = None, np.unique(shard_of)
+        places = {False: (local, shard_of)}
         if self._ragged:
             starts, counts = np.zeros_like(wanted), np.zeros_like(wanted)
             for number in touched:
                 here, ends = shard_of == number, self.shards[number][_ENDS]
                 starts[here] = np.where(local[here] > 0, ends[local[here] - 1], 0)
                 counts[here] = ends[local[here]] - starts[here]
-            rows, owners = flat_indices(starts, counts), np.repeat(shard_of, counts)
+            places[True] = flat_indices(starts, counts), np.repeat(shard_of, counts)
         values = {}
         for field in self.fields:
-            places, shards = (rows, owners) if field.ragged else (local, shard_of)
-            assert places is not None
+            rows, shards = places[field.ragged]
             if len(touched) == 1:
-                values[field.name] = self.shards[touched[0]][field.name][places]
+                values[field.name] = self.shards[touched[0]][field.name][rows]
                 continue
-            values[field.name] = out = np.empty((len(places), field.width), dtype=field.dtype)
+            values[field.name] = out = np.empty((len(rows), field.width), dtype=field.dtype)
             for number in touched:
                 here = shards == number
-                out[here] = self.shards[number][field.name][places[here]]
+                out[here] = self.shards[number][field.name][rows[here]]
         return Gathered(values, counts)
 
 
-class Store:
+class Store(ShardReader):
     """A store of one folder, memory-mapped.
 
     Attributes:
         folder: Folder of the store.
         index: Content of index.json.
-        reader: Its items.
     """
 
     kind: ClassVar[str] = "store"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, check: bool = False) -> None:
         self.folder = folder
-        self.index = read_index(folder, partial(self._unusable, folder))
+        self.index = self._read_index()
+        if check:
+            self._check_files()
         fields = [Field(**field) for field in self.index["fields"]]
         widths = {field.name: field.width for field in fields}
         shards = [
@@ -288,34 +284,51 @@ class Store:
             }
             for shard in self.index["shards"]
         ]
-        self.reader = ShardReader(fields, shards, [shard["items"] for shard in self.index["shards"]])
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def gather(self, items: ArrayLike) -> Gathered:
-        """Read items, see `ShardReader.gather`."""
-        return self.reader.gather(items)
+        super().__init__(fields, shards, [shard["items"] for shard in self.index["shards"]])
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Open a store after a check of the size and the checksums of every file.
 
         Raises:
-            DataError: A file is missing, truncated or altered; the message names it.
+            CacheError: A file is missing, truncated or altered; the message names it.
         """
-        index = read_index(folder, partial(cls._unusable, folder))
-        entries = [entry for shard in index["shards"] for entry in shard["files"].values()]
-        check_files(folder, [*entries, *index["arrays"]], partial(cls._unusable, folder))
-        return cls(folder)
+        return cls(folder, check=True)
 
-    @classmethod
-    def _unusable(cls, folder: Path, reason: str) -> DataError:
-        return DataError(
-            f"the {cls.kind} '{folder}' cannot be used: {reason}; delete the folder to rebuild it"
-        )
+    def unusable(self, reason: str) -> CacheError:
+        """The error of a store that cannot be used for a reason."""
+        return CacheError(f"the {self.kind} '{self.folder}' cannot be used: {reason}; delete the folder to rebuild it")
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+    def _read_index(self) -> dict[str, Any]:
+        try:
+            index = dict(read_json(self.folder / "index.json"))
+            crc32 = index.pop("crc32")
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise self.unusable("index.json is missing or cannot be read") from error
+        if crc32 != zlib.crc32(canonical(index)):
+            raise self.unusable("the content of index.json does not match its checksum")
+        if index["version"] != FORMAT_VERSION:
+            raise self.unusable(f"it has format version {index['version']} instead of {FORMAT_VERSION}")
+        return index
+
+    def _check_files(self) -> None:
+        """Compare the size and the checksums of all files with their index entries."""
+        blocks = []
+        of_shards = [entry for shard in self.index["shards"] for entry in shard["files"].values()]
+        for entry in [*of_shards, *self.index["arrays"]]:
+            path = self.folder / entry["file"]
+            size = path.stat().st_size if path.is_file() else None
+            if size != entry["bytes"]:
+                found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
+                raise self.unusable(f"{entry['file']} {found}")
+            blocks += [(path, number, crc32) for number, crc32 in enumerate(entry["crc32"])]
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
+            checksums = threads.map(lambda block: _block_crc32(block[0], block[1]), blocks)
+            for (path, _, expected), found_crc32 in zip(blocks, checksums, strict=True):
+                if found_crc32 != expected:
+                    raise self.unusable(f"the content of {path.name} does not match its checksum")
+
+    def __reduce__(self) -> tuple[Any, ...]:
         # A worker process of a loader maps the files itself; pickling the maps would copy every value.
         return type(self), (self.folder,)
 
@@ -332,11 +345,11 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
     One of several processes builds while the others wait. Leftovers of killed runs are removed.
 
     Raises:
-        DataError: The folder cannot be written (no space, no permission).
+        WriteError: The folder cannot be written (no space, no permission).
     """
     if folder.is_dir():
         return
-    try:
+    with writing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if folder.is_dir():
@@ -351,70 +364,18 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
-    except OSError as error:
-        raise DataError(
-            f"the cache folder '{folder.parent}' cannot be written ({error.strerror or error}); "
-            "free some space or choose another cache folder"
-        ) from error
-
-
-def index_entry(path: Path) -> dict[str, Any]:
-    """Name, size and checksums of a file, for an index."""
-    size = path.stat().st_size
-    blocks = range((size + CHECKSUM_BYTES - 1) // CHECKSUM_BYTES)
-    return {"file": path.name, "bytes": size, "crc32": [_block_crc32(path, number) for number in blocks]}
-
-
-def check_files(
-    folder: Path, entries: Iterable[dict[str, Any]], unusable: Callable[[str], DataError]
-) -> None:
-    """Compare the size and the checksums of files with their index entries.
-
-    Raises:
-        DataError: `unusable(reason)` for a file that is missing, truncated or altered.
-    """
-    blocks = []
-    for entry in entries:
-        path = folder / entry["file"]
-        size = path.stat().st_size if path.is_file() else None
-        if size != entry["bytes"]:
-            found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-            raise unusable(f"{entry['file']} {found}")
-        blocks += [(path, number, crc32) for number, crc32 in enumerate(entry["crc32"])]
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
-        checksums = threads.map(lambda block: _block_crc32(block[0], block[1]), blocks)
-        for (path, _, expected), found_crc32 in zip(blocks, checksums, strict=True):
-            if found_crc32 != expected:
-                raise unusable(f"the content of {path.name} does not match its checksum")
-
-
-def write_index(folder: Path, index: dict[str, Any]) -> None:
-    """Write index.json with a checksum of its own."""
-    content = index | {"crc32": zlib.crc32(canonical(index))}
-    (folder / "index.json").write_text(json_text(content, indent=1), encoding="utf-8")
-
-
-def read_index(folder: Path, unusable: Callable[[str], DataError]) -> dict[str, Any]:
-    """Content of index.json.
-
-    Raises:
-        DataError: `unusable(reason)` for an index that is missing, altered, or of another version.
-    """
-    try:
-        index = dict(read_json(folder / "index.json"))
-        crc32 = index.pop("crc32")
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise unusable("index.json is missing or cannot be read") from error
-    if crc32 != zlib.crc32(canonical(index)):
-        raise unusable("the content of index.json does not match its checksum")
-    if index["version"] != FORMAT_VERSION:
-        raise unusable(f"it has format version {index['version']} instead of {FORMAT_VERSION}")
-    return index
 
 
 def canonical(value: Any) -> bytes:
     """JSON of a value, the same bytes for any order of its keys."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _index_entry(path: Path) -> dict[str, Any]:
+    """Name, size and checksums of a file."""
+    size = path.stat().st_size
+    blocks = range((size + CHECKSUM_BYTES - 1) // CHECKSUM_BYTES)
+    return {"file": path.name, "bytes": size, "crc32": [_block_crc32(path, number) for number in blocks]}
 
 
 def _mapped(path: Path) -> NDArray[Any]:

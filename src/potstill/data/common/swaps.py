@@ -42,9 +42,7 @@ class Exchange:
     reached: Bools
     seed: int
 
-    def cut(
-        self, rows: Ints, width: int, device: torch.device | str, source_width: int | None = None
-    ) -> Swap:
+    def cut(self, rows: Ints, width: int, device: torch.device | str, source_width: int | None = None) -> Swap:
         """The swaps of one micro-batch.
 
         Args:
@@ -60,13 +58,7 @@ class Exchange:
 
 
 def training_exchange(
-    plan: PlanSettings,
-    lengths: Ints,
-    bases: int,
-    seed: int,
-    *,
-    causal: bool,
-    masked: list[Ints] | None = None,
+    plan: PlanSettings, lengths: Ints, bases: int, seed: int, *, causal: bool, masked: list[Ints] | None = None
 ) -> Exchange:
     """Draw the swaps of a training step.
 
@@ -98,13 +90,7 @@ def training_exchange(
 
 
 def evaluation_exchange(
-    plan: PlanSettings,
-    lengths: Ints,
-    sequences: Ints,
-    seed: int,
-    *,
-    causal: bool,
-    masked: list[Ints] | None = None,
+    plan: PlanSettings, lengths: Ints, sequences: Ints, seed: int, *, causal: bool, masked: list[Ints] | None = None
 ) -> Exchange:
     """Draw the swaps of an evaluation batch.
 
@@ -146,9 +132,7 @@ class Neighbours:
         """`(bases,)` ids of the sources, a function of (seed, epoch, step)."""
         rng = np.random.default_rng(derive_seed(self.seed, epoch, step, _SOURCES))
         count = len(self._rank)
-        offsets = rng.integers(1, min(NEIGHBOURS, count // 2) + 1, len(bases)) * rng.choice(
-            [-1, 1], len(bases)
-        )
+        offsets = rng.integers(1, min(NEIGHBOURS, count // 2) + 1, len(bases)) * rng.choice([-1, 1], len(bases))
         ranks = self._rank[bases]
         outside = (ranks + offsets < 0) | (ranks + offsets >= count)
         return self._by_length[ranks + np.where(outside, -offsets, offsets)]
@@ -161,9 +145,7 @@ def check_swappable(plan: PlanSettings, lengths: NDArray[np.integer]) -> None:
         DataError: All sequences are too short.
     """
     if len(lengths) < PAIR:
-        raise DataError(
-            f"objective.interchange: {len(lengths)} sequences, but a swap needs {PAIR}; use more text"
-        )
+        raise DataError(f"objective.interchange: {len(lengths)} sequences, but a swap needs {PAIR}; use more text")
     if plan.positions != "masked" and not swappable(lengths.astype(np.int64), plan):
         raise DataError(
             f"objective.interchange.proportion={plan.proportion}: all {len(lengths):,} sequences are too short to "

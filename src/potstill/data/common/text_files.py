@@ -13,13 +13,14 @@ from typing import IO
 
 import regex
 
-from potstill.errors import DataError
-from potstill.runtime.atomic import write_whole
+from potstill.errors import DataError, FileError, FormatError
+from potstill.runtime.atomic import writing
 from potstill.runtime.small_files import not_a_file
 
 READ_BYTES = 2**20
 LINE_BYTES = 2**23  # limit of a line, and of a paragraph in characters
 DOCUMENT_BYTES = 2**29  # limit of a JSON or XML document, uncompressed
+UNREADABLE = (OSError, EOFError, zlib.error)  # errors of plain and gzip files
 SEARCH_SECONDS = 2.0  # processor time for data.skip on a line
 
 
@@ -29,14 +30,14 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def fault_of(path: Path) -> str | None:
+def file_problem(path: Path) -> str | None:
     """The reason why a file is unusable, from its first MiB; None for a usable file."""
     if not path.is_file():
         return not_a_file(path)
     try:
         with _open(path) as stream:
             head = stream.read(READ_BYTES)
-    except (OSError, EOFError, zlib.error) as error:
+    except UNREADABLE as error:
         return f"cannot be read ({error})"
     if not head:
         return "is empty"
@@ -53,83 +54,70 @@ def read_lines(path: Path, key: str) -> Iterator[str]:
     """Lines of a file without their ends, read in blocks.
 
     Raises:
-        DataError: A line is too long or not UTF-8, or the file cannot be read; the message starts with `key`.
+        FileError: The file cannot be read, or is not UTF-8; the message starts with `key`.
+        FormatError: A line is too long.
     """
     read = 0
     try:
         with _open(path) as stream:
             for raw in _blocks(stream):
-                lines = raw.count(b"\n") + (not raw.endswith(b"\n"))
-                if len(raw) > LINE_BYTES and (long := _too_long(raw)):
-                    raise DataError(
+                lengths = map(len, raw.split(b"\n")) if len(raw) > LINE_BYTES else ()
+                if long := next((number for number, length in enumerate(lengths, 1) if length > LINE_BYTES), 0):
+                    raise FormatError(
                         f"{key}: '{path}' line {read + long}: has more than {LINE_BYTES:,} bytes; use shorter lines"
                     )
-                try:
-                    text = raw.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    line = read + raw.count(b"\n", 0, error.start) + 1
-                    raise DataError(
-                        f"{key}: '{path}' is not UTF-8 in line {line}; convert the file to UTF-8"
-                    ) from error
-                if read == 0:
-                    text = text.removeprefix("\ufeff")
                 # Not splitlines, which also cuts at separators within texts, such as U+2028.
-                yield from text.split("\n")[:lines]
-                read += lines
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{key}: '{path}' cannot be read after line {read} ({error}); use a complete file"
-        ) from error
+                count = raw.count(b"\n") + (not raw.endswith(b"\n"))
+                yield from _decoded(raw, path, key, read).split("\n")[:count]
+                read += count
+    except UNREADABLE as error:
+        raise FileError(f"{key}: '{path}' cannot be read after line {read} ({error}); use a complete file") from error
 
 
 def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
     """The content in blocks of whole lines, about `READ_BYTES` each; a line that is too long is the last block."""
     rest = b""
     while chunk := stream.read(READ_BYTES):
-        whole, newline, left = (rest + chunk).rpartition(b"\n")
+        whole, newline, rest = (rest + chunk).rpartition(b"\n")
         if newline:
             yield whole + newline
-        rest = left
         if len(rest) > LINE_BYTES:
             break
     if rest:
         yield rest
 
 
-def _too_long(raw: bytes) -> int | None:
-    """Number of the first line of a block, from 1, that is too long."""
-    return next((n for n, line in enumerate(raw.split(b"\n"), 1) if len(line) > LINE_BYTES), None)
+def _decoded(raw: bytes, path: Path, key: str, read: int = 0) -> str:
+    """The text of a block after `read` lines; a byte order mark at the start of the file is dropped."""
+    try:
+        return raw.decode("utf-8" if read else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = read + raw.count(b"\n", 0, error.start) + 1
+        raise FileError(f"{key}: '{path}' is not UTF-8 in line {line}; convert the file to UTF-8") from error
 
 
 def read_document(path: Path, key: str) -> str:
     """The text of a file that is decoded as a whole, such as a JSON document, with lines of any length.
 
     Raises:
-        DataError: It is too long or not UTF-8, or cannot be read; the message starts with `key`.
+        FileError: It cannot be read, or is not UTF-8; the message starts with `key`.
+        FormatError: It is too long.
     """
     try:
         with _open(path) as stream:
-            blocks, size = [], 0
-            while block := stream.read(READ_BYTES):
-                blocks.append(block)
-                size += len(block)
-                if size > DOCUMENT_BYTES:
-                    raise DataError(
-                        f"{key}: '{path}' has more than {DOCUMENT_BYTES:,} bytes (uncompressed); use JSON lines, or "
-                        "several files"
-                    )
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{key}: '{path}' cannot be read ({error}); use a complete file") from error
-    raw = b"".join(blocks)
-    try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{key}: '{path}' is not UTF-8 in line {line}; convert the file to UTF-8") from error
+            blocks = iter(lambda: stream.read(READ_BYTES), b"")
+            raw = b"".join(islice(blocks, DOCUMENT_BYTES // READ_BYTES + 1))
+    except UNREADABLE as error:
+        raise FileError(f"{key}: '{path}' cannot be read ({error}); use a complete file") from error
+    if len(raw) > DOCUMENT_BYTES:
+        raise FormatError(
+            f"{key}: '{path}' has more than {DOCUMENT_BYTES:,} bytes (uncompressed); use JSON lines, or several files"
+        )
+    return _decoded(raw, path, key)
 
 
 def skipping(pattern: str | None, key: str = "data.skip") -> Callable[[str], bool]:
-    """A function that tells whether a line matches a pattern.
+    """A function that returns whether a line matches a pattern.
 
     Args:
         pattern: Regular expression in the syntax of Python's `re`; None matches nothing.
@@ -141,9 +129,7 @@ def skipping(pattern: str | None, key: str = "data.skip") -> Callable[[str], boo
     try:
         search = regex.compile(r"(?!)" if pattern is None else pattern).search
     except regex.error as error:
-        raise DataError(
-            f"{key}={pattern}: invalid regular expression ({error}); use such as '^</?doc'"
-        ) from error
+        raise DataError(f"{key}={pattern}: invalid regular expression ({error}); use such as '^</?doc'") from error
 
     def skipped(line: str) -> bool:
         try:
@@ -165,7 +151,7 @@ def paragraphs(lines: Iterable[str], place: str) -> Iterator[str]:
         place: Config key and file for messages.
 
     Raises:
-        DataError: A paragraph is too long.
+        FormatError: A paragraph is too long.
     """
     block: list[str] = []
     length = 0
@@ -175,7 +161,7 @@ def paragraphs(lines: Iterable[str], place: str) -> Iterator[str]:
             block.append(stripped)
             length += len(stripped) + 1
             if length > LINE_BYTES + 1:
-                raise DataError(
+                raise FormatError(
                     f"{place} line {number}: the paragraph has more than {LINE_BYTES:,} characters; separate "
                     "paragraphs by blank lines, or set data.unit=line"
                 )
@@ -197,12 +183,12 @@ def remembered_digest(path: Path, folder: Path, key: str) -> str:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(
-            f"{key}: '{path}' cannot be read ({error.strerror}); use UTF-8 text, plain or gzip"
-        ) from error
+        raise FileError(f"{key}: '{path}' cannot be read ({error.strerror}); use UTF-8 text, plain or gzip") from error
     # A file that was just written may change again within the resolution of its modification time.
     if time.time_ns() - stat.st_mtime_ns > 2 * 10**9:
-        write_whole(remembered, digest)
+        with writing(remembered):  # other processes may write the same; a partial digest is not used
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            remembered.write_text(digest, encoding="ascii")
     return digest
 
 

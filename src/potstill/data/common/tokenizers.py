@@ -3,6 +3,8 @@
 transformers is used only for folders of other kinds.
 """
 
+from __future__ import annotations
+
 import hashlib
 import re
 from collections import Counter
@@ -11,35 +13,25 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tokenizers import (
-    AddedToken,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from potstill.data.common.store import build_once, store_key
 from potstill.data.corpus.sources import TextSource
-from potstill.errors import DataError
+from potstill.errors import DataError, TokenizerError
 from potstill.runtime.json_text import json_text, read_json
-from potstill.runtime.small_files import model_folder_fault
+from potstill.runtime.small_files import model_folder_problem
 
 # Larger values mean "no limit" in transformers.
 NO_LIMIT = 10**9
 BERT_NAMES = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 BERT_NAMES |= {"mask_token": "[MASK]"}
-ROBERTA_NAMES = dict.fromkeys(("bos_token", "cls_token"), "<s>") | dict.fromkeys(
-    ("eos_token", "sep_token"), "</s>"
-)
+ROBERTA_NAMES = dict.fromkeys(("bos_token", "cls_token"), "<s>") | dict.fromkeys(("eos_token", "sep_token"), "</s>")
 ROBERTA_NAMES |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
 T5_NAMES = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 GPT2_NAMES = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
+_ADVICE = "use the folder of a saved tokenizer"
 # tokenizer.json, WordPiece or BPE, SentencePiece, tiktoken.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.*", "vocab", "*.model", "*.spm", "*.tiktoken")
 
@@ -87,42 +79,33 @@ def load_backend(folder: str | Path) -> Tokenizer:
             another fast tokenizer of transformers.
 
     Raises:
-        DataError: The folder or its tokenizer does not exist or cannot be used.
+        TokenizerError: The folder or its tokenizer does not exist or cannot be used.
     """
-    at = Path(folder)
-    if not at.is_dir():
-        raise DataError(
-            f"data.tokenizer: the folder '{folder}' does not exist; use the folder of a saved tokenizer"
-        )
-    if fault := model_folder_fault(at):
-        raise DataError(f"data.tokenizer: '{folder}': {fault}; use the folder of a saved tokenizer")
+    return _load(_Folder(folder))
+
+
+def _load(folder: _Folder) -> Tokenizer:
+    path = folder.path
     try:
-        if (at / "tokenizer.json").is_file():
-            tokenizer = Tokenizer.from_file(str(at / "tokenizer.json"))
-        elif (at / "vocab.txt").is_file():
-            tokenizer = _wordpiece(at)
-        elif (at / "vocab.json").is_file() and (at / "merges.txt").is_file():
-            tokenizer = _byte_level(at)
+        if folder.has("tokenizer.json"):
+            tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+        elif folder.has("vocab.txt"):
+            tokenizer = _wordpiece(folder)
+        elif folder.has("vocab.json") and folder.has("merges.txt"):
+            tokenizer = _byte_level(folder)
         else:
-            tokenizer = _from_transformers(at)
-    except DataError:
+            tokenizer = _from_transformers(path)
+    except TokenizerError:
         raise
     except Exception as error:  # the tokenizers library raises plain Exception
-        if (at / "spiece.model").is_file() and not (at / "tokenizer.json").is_file():
-            raise DataError(
-                f"data.tokenizer: '{folder}' has a SentencePiece model and no tokenizer.json; install the package "
-                "sentencepiece, or use a folder with a tokenizer.json"
-            ) from error
         reason = str(error).strip().split("\n")[0]
-        raise DataError(
-            f"data.tokenizer: '{folder}' cannot be read ({reason}); use the folder of a saved tokenizer"
-        ) from error
+        advice = _ADVICE
+        if folder.has("spiece.model"):
+            advice = "install the package sentencepiece, or use a folder with a tokenizer.json"
+        raise folder.error(f"cannot be read ({reason})", advice) from error
     # For a folder without vocabulary files, transformers returns a tokenizer of special tokens alone.
     if tokenizer.get_vocab_size() <= len(tokenizer.get_added_tokens_decoder()):
-        raise DataError(
-            f"data.tokenizer: '{folder}' has a tokenizer without a vocabulary; use the folder or hub id of the model's "
-            "tokenizer"
-        )
+        raise folder.error("has no vocabulary", "use the folder or hub id of the model's tokenizer")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -139,16 +122,16 @@ def describe(folder: str | Path) -> Vocabulary:
     The tokens around a sequence are those of the post-processor, or BOS and EOS if it adds none (GPT-2).
 
     Raises:
-        DataError: The folder or its tokenizer does not exist, or it adds several tokens on one side.
+        TokenizerError: The folder or its tokenizer does not exist, or it adds several tokens on one side.
     """
-    tokenizer = load_backend(folder)
-    at = Path(folder)
-    names, extra = _special_tokens(at, tokenizer)
+    own = _Folder(folder)
+    tokenizer = _load(own)
+    names, further = _special_tokens(own, tokenizer)
     ids = {name: tokenizer.token_to_id(token) for name, token in names.items()}
-    start_id, end_id = _frame(tokenizer, at)
+    start_id, end_id = _frame(tokenizer, own)
     if start_id is None and end_id is None:
         start_id, end_id = ids.get("bos_token"), ids.get("eos_token")
-    special = {number for number in [*ids.values(), *map(tokenizer.token_to_id, extra)] if number is not None}
+    special = {number for number in [*ids.values(), *map(tokenizer.token_to_id, further)] if number is not None}
     pads = [known for known in (ids.get("pad_token"), end_id, start_id) if known is not None]
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     return Vocabulary(
@@ -160,7 +143,7 @@ def describe(folder: str | Path) -> Vocabulary:
         mask_id=ids.get("mask_token"),
         unk_id=ids.get("unk_token"),
         special_ids=tuple(sorted(special)),
-        max_length=_max_length(at, ids.get("pad_token")),
+        max_length=_max_length(own, ids.get("pad_token")),
         digest=hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
     )
 
@@ -192,7 +175,7 @@ def train_wordpiece(
         }
         (temporary / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
         (temporary / "tokenizer_config.json").write_text(json_text(config, indent=1), encoding="utf-8")
-        _wordpiece(temporary).save(str(temporary / "tokenizer.json"))
+        _wordpiece(_Folder(temporary)).save(str(temporary / "tokenizer.json"))
 
     build_once(folder, build)
     return folder
@@ -235,16 +218,49 @@ def _learn_wordpieces(texts: list[str], vocabulary_size: int, lowercase: bool) -
     return sorted(vocabulary, key=vocabulary.__getitem__)[:vocabulary_size]
 
 
-def _wordpiece(folder: Path) -> Tokenizer:
-    config = _json(folder, "tokenizer_config.json")
-    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    vocabulary = {token: number for number, token in enumerate(tokens[:-1] if tokens[-1] == "" else tokens)}
-    names = _named(folder)
+class _Folder:
+    """The JSON files and the special tokens of a tokenizer's folder.
+
+    Attributes:
+        config: Content of tokenizer_config.json.
+        saved: The same with special_tokens_map.json.
+        names: Special tokens by name, from these files and the defaults of the kind of tokenizer.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder)
+        if problem := model_folder_problem(self.path) if self.path.is_dir() else "does not exist":
+            raise self.error(problem)
+        self.config = self.json("tokenizer_config.json")
+        self.saved = self.json("special_tokens_map.json") | self.config
+        names: dict[str, str] = {}
+        if self.has("vocab.txt") and not self.has("tokenizer.json"):
+            names = BERT_NAMES
+        elif self.has("vocab.json") and not self.has("tokenizer.json"):
+            names = GPT2_NAMES if "<|endoftext|>" in self.json("vocab.json") else ROBERTA_NAMES
+        names = names | {name: _text(self.saved[name]) for name in TOKEN_NAMES if self.saved.get(name)}
+        self.names = {name: token for name, token in names.items() if self.saved.get(name, token) is not None}
+
+    def has(self, file: str) -> bool:
+        return (self.path / file).is_file()
+
+    def json(self, file: str) -> dict[str, Any]:
+        """Content of a JSON file; empty if it does not exist."""
+        try:
+            return dict(read_json(self.path / file)) if self.has(file) else {}
+        except (ValueError, TypeError) as error:
+            raise self.error(f"{file} is not a JSON object ({error})") from error
+
+    def error(self, problem: str, advice: str = "") -> TokenizerError:
+        return TokenizerError(f"data.tokenizer: '{self.path}': {problem}; {advice or _ADVICE}")
+
+
+def _wordpiece(folder: _Folder) -> Tokenizer:
+    tokens = (folder.path / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    config, names = folder.config, folder.names
     if names["unk_token"] not in vocabulary:
-        raise DataError(
-            f"data.tokenizer: '{folder}/vocab.txt' has no {names['unk_token']}; "
-            "use a BERT vocabulary with one token per line"
-        )
+        raise folder.error(f"vocab.txt has no {names['unk_token']}", "use a BERT vocabulary with one token per line")
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(
         lowercase=config.get("do_lower_case", True),
@@ -253,7 +269,7 @@ def _wordpiece(folder: Path) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    _add_specials(tokenizer, names, folder)
+    _add_specials(tokenizer, folder)
     start, end = names["cls_token"], names["sep_token"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{start}:0 $A:0 {end}:0",
@@ -263,18 +279,16 @@ def _wordpiece(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _byte_level(folder: Path) -> Tokenizer:
-    config = _json(folder, "tokenizer_config.json")
-    prefix_space = config.get("add_prefix_space", False)
-    tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+def _byte_level(folder: _Folder) -> Tokenizer:
+    prefix_space = folder.config.get("add_prefix_space", False)
+    files = (str(folder.path / name) for name in ("vocab.json", "merges.txt"))
+    tokenizer = Tokenizer(models.BPE.from_file(*files))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     tokenizer.decoder = decoders.ByteLevel()
-    names = _named(folder)
-    _add_specials(tokenizer, names, folder)
+    _add_specials(tokenizer, folder)
+    names = folder.names
     if "cls_token" in names and "sep_token" in names:
-        end, start = (
-            (names[name], tokenizer.token_to_id(names[name]) or 0) for name in ("sep_token", "cls_token")
-        )
+        end, start = ((names[name], tokenizer.token_to_id(names[name]) or 0) for name in ("sep_token", "cls_token"))
         tokenizer.post_processor = processors.RobertaProcessing(end, start, True, prefix_space)
     return tokenizer
 
@@ -288,84 +302,46 @@ def _from_transformers(folder: Path) -> Tokenizer:
     return backend
 
 
-def _add_specials(tokenizer: Tokenizer, names: dict[str, str], folder: Path) -> None:
+def _add_specials(tokenizer: Tokenizer, folder: _Folder) -> None:
     """Add special tokens; some include the space before them (RoBERTa's mask)."""
-    saved = _settings_of(folder)
-    takes_space = {
-        name: isinstance(saved.get(name), dict) and bool(saved[name].get("lstrip")) for name in names
-    }
-    tokenizer.add_special_tokens(
-        [AddedToken(token, lstrip=takes_space[name], normalized=False) for name, token in names.items()]
-    )
+    tokens = []
+    for name, token in folder.names.items():
+        saved = folder.saved.get(name)
+        takes_space = isinstance(saved, dict) and bool(saved.get("lstrip"))
+        tokens.append(AddedToken(token, lstrip=takes_space, normalized=False))
+    tokenizer.add_special_tokens(tokens)
 
 
-def _named(folder: Path) -> dict[str, str]:
-    """Special tokens by name, from the JSON files and the defaults of the kind of tokenizer."""
-    names: dict[str, str] = {}
-    if not (folder / "tokenizer.json").is_file():
-        if (folder / "vocab.txt").is_file():
-            names = BERT_NAMES
-        elif (folder / "vocab.json").is_file():
-            names = GPT2_NAMES if "<|endoftext|>" in _json(folder, "vocab.json") else ROBERTA_NAMES
-    saved = _settings_of(folder)
-    given = {name: _text(saved[name]) for name in TOKEN_NAMES if saved.get(name)}
-    return {name: token for name, token in (names | given).items() if saved.get(name, token) is not None}
-
-
-def _special_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[dict[str, str], list[str]]:
+def _special_tokens(folder: _Folder, tokenizer: Tokenizer) -> tuple[dict[str, str], list[str]]:
     """Special tokens by name, and further ones; for a lone tokenizer.json they are found by their usual spelling."""
-    names = _named(folder)
-    saved = _settings_of(folder)
-    further = saved.get("extra_special_tokens") or saved.get("additional_special_tokens") or []
-    if not names:
+    if not folder.names:
         added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-        for usual in (T5_NAMES, BERT_NAMES, ROBERTA_NAMES, GPT2_NAMES):  # RoBERTa has T5's and more
-            if set(usual.values()) <= added:
-                names = usual
-        further = sorted(added)
-    return names, [_text(token) for token in (further.values() if isinstance(further, dict) else further)]
+        usual = (names for names in (GPT2_NAMES, ROBERTA_NAMES, BERT_NAMES, T5_NAMES) if set(names.values()) <= added)
+        return next(usual, {}), sorted(added)  # RoBERTa has T5's names and more
+    further = folder.saved.get("extra_special_tokens") or folder.saved.get("additional_special_tokens") or []
+    return folder.names, [_text(token) for token in (further.values() if isinstance(further, dict) else further)]
 
 
-def _frame(tokenizer: Tokenizer, folder: Path) -> tuple[int | None, int | None]:
+def _frame(tokenizer: Tokenizer, folder: _Folder) -> tuple[int | None, int | None]:
     """Tokens that the post-processor adds before and after a text."""
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     framed = tokenizer.encode("a").ids
     before = framed.index(bare[0]) if bare and bare[0] in framed else len(framed) // 2
     after = len(framed) - before - len(bare)
     if before > 1 or after > 1:
-        raise DataError(
-            f"data.tokenizer: '{folder}' adds {before} tokens before a text and {after} after it; "
-            "use a tokenizer that adds at most one on either side"
+        raise folder.error(
+            f"adds {before} tokens before a text and {after} after it",
+            "use a tokenizer that adds at most one on either side",
         )
     return (framed[0] if before == 1 else None), (framed[-1] if after == 1 else None)
 
 
-def _max_length(folder: Path, pad_id: int | None) -> int | None:
-    config = _json(folder, "config.json")
-    limits = [
-        _json(folder, "tokenizer_config.json").get("model_max_length"),
-        config.get("max_position_embeddings"),
-    ]
+def _max_length(folder: _Folder, pad_id: int | None) -> int | None:
+    config = folder.json("config.json")
+    limits = [folder.config.get("model_max_length"), config.get("max_position_embeddings")]
     if limits[1] and config.get("model_type") in ("roberta", "camembert", "xlm-roberta", "longformer"):
         limits[1] -= (pad_id or 0) + 1  # their positions start after the padding id
-    known = [int(limit) for limit in limits if limit and limit < NO_LIMIT]
-    return min(known, default=None)
-
-
-def _settings_of(folder: Path) -> dict[str, Any]:
-    return _json(folder, "special_tokens_map.json") | _json(folder, "tokenizer_config.json")
-
-
-def _json(folder: Path, file: str) -> dict[str, Any]:
-    path = folder / file
-    if not path.is_file():
-        return {}
-    try:
-        return dict(read_json(path))
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"data.tokenizer: '{path}' is not a JSON object ({error}); use the folder of a saved tokenizer"
-        ) from error
+    return min((int(limit) for limit in limits if limit and limit < NO_LIMIT), default=None)
 
 
 def _text(token: Any) -> str:

@@ -3,16 +3,12 @@
 The store has the same bytes for any number of workers, local or of Ray (`ray_encoding.py`).
 """
 
-import multiprocessing
 import os
-import sys
-import threading
-import types
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -28,7 +24,7 @@ from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.splits import LOCAL, RAY
 from potstill.data.corpus.store import StoreWriter, TokenStore, token_dtype
 from potstill.errors import DataError
-from potstill.runtime.signals import SPAWN
+from potstill.runtime.workers import worker_pool
 
 # Large enough to make passing a batch cheap, small enough for memory: the encoder needs about 1 kB per token.
 BATCH_CHARACTERS = 2**18
@@ -175,11 +171,10 @@ def binarize(
         progress: Called with the number of texts done.
 
     Raises:
-        DataError: All sequences are dropped, the source cannot be read, or the cache cannot be written.
+        DataError: All sequences are dropped, or the source cannot be read.
+        WriteError: The cache cannot be written.
     """
-    framing = Framing(
-        vocabulary.start_id, vocabulary.end_id, vocabulary.unk_id, max_length, min_length, max_unknown
-    )
+    framing = Framing(vocabulary.start_id, vocabulary.end_id, vocabulary.unk_id, max_length, min_length, max_unknown)
     if max_length <= framing.specials:
         raise DataError(
             f"data.max_length={max_length}: must be at least {framing.specials + 1}, above the number of special tokens"
@@ -253,38 +248,3 @@ def _start_encoder(tokenizer: str, framing: Framing, dtype: np.dtype[Any]) -> No
 
 def _encode(texts: list[str]) -> Encoded:
     return _worker_encoder(texts)
-
-
-@contextmanager
-def worker_pool(
-    num_proc: int, initializer: Callable[..., object], arguments: tuple[Any, ...] = ()
-) -> Iterator[ProcessPoolExecutor]:
-    """Spawned worker processes that start fast and end with their parent.
-
-    They start while an empty module replaces the main script, whose import would take each of them seconds.
-    """
-    with ProcessPoolExecutor(num_proc, SPAWN, _start_worker, (initializer, arguments)) as pool:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            for _ in range(num_proc):  # each task that finds no idle worker starts one
-                pool.submit(int)
-        finally:
-            sys.modules["__main__"] = main
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _start_worker(initializer: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    initializer(*arguments)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

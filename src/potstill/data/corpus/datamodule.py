@@ -20,13 +20,7 @@ from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.masking import mask_tokens, next_tokens, token_weights
 from potstill.data.corpus.retokenise import Retokeniser
 from potstill.data.corpus.store import Corpus
-from potstill.data.corpus.teacher_rows import (
-    SequenceUnits,
-    StepUnits,
-    Units,
-    by_length,
-    run_steps,
-)
+from potstill.data.corpus.teacher_rows import SequenceUnits, StepUnits, Units, by_length, run_steps
 from potstill.interchange.intervene import Swap
 
 
@@ -134,18 +128,14 @@ class CorpusDataModule(StepDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Evaluation batches of similar lengths, in a fixed order."""
-        return (
-            []
-            if self.evaluation is None
-            else self.evaluation_loader(_Items(self.evaluation, self.retokenise))
-        )
+        return [] if self.evaluation is None else self.evaluation_loader(_Items(self.evaluation, self.retokenise))
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> StepBatch:
         """Mask the whole step and draw its swaps, then cut this rank's micro-batches."""
         ids, lengths = batch["ids"].long(), batch["lengths"].cpu().numpy()
         bases = int(batch["bases"])  # followed by sources
         training = bool(batch["training"])
-        inputs, labels = self._predicted(ids, lengths, batch, training)
+        inputs, labels = self._predicted(ids, lengths, batch)
         exchange = self._exchange(lengths, batch, labels)
         reached = None if exchange is None else torch.from_numpy(exchange.reached).to(ids.device)
         starts = starts_of(lengths)
@@ -167,9 +157,7 @@ class CorpusDataModule(StepDataModule):
                 continue
             part = cut(rows)
             if self.retokenise is not None:
-                part.teacher = _aligned(
-                    batch["aligned"], rows, part.input_ids.shape[1], self.retokenise.teacher.pad_id
-                )
+                part.teacher = _aligned(batch["aligned"], rows, part.input_ids.shape[1], self.retokenise.teacher.pad_id)
             if exchange is not None:
                 part.sources = cut(rows + bases) if bases < len(lengths) else None
                 source_width = None if part.sources is None else part.sources.input_ids.shape[1]
@@ -215,24 +203,20 @@ class CorpusDataModule(StepDataModule):
         """Inputs of a cached teacher in the order of its items."""
         size = self.settings.eval_batch_size
         units = self.train_units if training else self.eval_units
-        if isinstance(units, StepUnits):
-            for item in units.items():
-                ids, lengths = item["ids"].long().to(device), item["lengths"].numpy()
-                inputs, labels = self._predicted(ids, lengths, item, training=True)
-                order, starts = by_length(lengths)[0], starts_of(lengths)
-                for rows in np.split(order, range(size, len(order), size)):
-                    yield pad(inputs, labels, lengths[rows], starts[rows], self.vocabulary.pad_id)
-            return
         corpus = self.train if training else self.evaluation
-        assert isinstance(units, SequenceUnits)
+        assert isinstance(units, StepUnits | SequenceUnits)
         assert corpus is not None
-        for sequences in np.split(units.order, range(size, len(units.order), size)):
-            found, lengths = corpus.gather(sequences)
-            ids, lengths = torch.from_numpy(found).long().to(device), lengths.astype(np.int64)
-            read = {"sequences": torch.from_numpy(sequences)}
-            inputs, labels = self._predicted(ids, lengths, read, training=False)
-            starts = starts_of(lengths)
-            yield pad(inputs, labels, lengths, starts, self.vocabulary.pad_id)
+        if isinstance(units, StepUnits):
+            items = units.items()
+        else:
+            parts = np.split(units.order, range(size, len(units.order), size))
+            items = (_Items(corpus).item(part, part[:0], 0, training=False) for part in parts)
+        for item in items:
+            ids, lengths = item["ids"].long().to(device), item["lengths"].numpy()
+            inputs, labels = self._predicted(ids, lengths, item)
+            order, starts = by_length(lengths)[0], starts_of(lengths)
+            for rows in np.split(order, range(size, len(order), size)):
+                yield pad(inputs, labels, lengths[rows], starts[rows], self.vocabulary.pad_id)
 
     def _exchange(self, lengths: NDArray[np.int64], batch: dict[str, Any], labels: Tensor) -> Exchange | None:
         plan, causal = self.settings.interchange, self.kind == "causal"
@@ -248,13 +232,11 @@ class CorpusDataModule(StepDataModule):
         sequences = batch["sequences"].cpu().numpy()
         return evaluation_exchange(plan, lengths, sequences, self.settings.seed, causal=causal, masked=masked)
 
-    def _predicted(
-        self, ids: Tensor, lengths: NDArray[np.int64], batch: dict[str, Any], training: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _predicted(self, ids: Tensor, lengths: NDArray[np.int64], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Inputs and labels of all tokens."""
         if self.kind == "causal":
             return ids, next_tokens(ids, torch.from_numpy(np.cumsum(lengths) - 1).to(ids.device))
-        if not training:
+        if not batch["training"]:
             return self._mask_each(ids, lengths, batch["sequences"])
         generator = torch.Generator(ids.device).manual_seed(int(batch["seed"]))
         self._weights = self._weights.to(ids.device)
@@ -263,9 +245,7 @@ class CorpusDataModule(StepDataModule):
     def _mask(self, ids: Tensor, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         s, mask_id = self.settings, self.vocabulary.mask_id
         assert mask_id is not None
-        return mask_tokens(
-            ids, weights, share=s.mlm_share, replace=s.mlm_replace, mask_id=mask_id, generator=generator
-        )
+        return mask_tokens(ids, weights, share=s.mlm_share, replace=s.mlm_replace, mask_id=mask_id, generator=generator)
 
     def _mask_each(self, ids: Tensor, lengths: NDArray[np.int64], sequences: Tensor) -> tuple[Tensor, Tensor]:
         """Masks of evaluation: drawn per sequence, on the CPU, without smoothing by counts.
@@ -306,11 +286,7 @@ def pad(
     input_ids[positions] = inputs[source]
     mask = torch.from_numpy(real.astype(np.int64)).to(device)
     return MicroBatch(
-        input_ids.view(real.shape),
-        mask,
-        positions,
-        labels[source],
-        None if reached is None else reached[source],
+        input_ids.view(real.shape), mask, positions, labels[source], None if reached is None else reached[source]
     )
 
 
@@ -349,9 +325,7 @@ class _Items:
     def lengths(self) -> NDArray[np.integer]:
         return self.corpus.lengths
 
-    def item(
-        self, bases: NDArray[np.int64], sources: NDArray[np.int64], seed: int, training: bool
-    ) -> dict[str, Any]:
+    def item(self, bases: NDArray[np.int64], sources: NDArray[np.int64], seed: int, training: bool) -> dict[str, Any]:
         wanted = np.concatenate([bases, sources])
         ids, lengths = self.corpus.gather(wanted)
         further: dict[str, Any] = {}

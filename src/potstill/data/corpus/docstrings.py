@@ -13,14 +13,17 @@ import platform
 import re
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from potstill.data.common.store import build_once
-from potstill.data.corpus.binarize import worker_pool
+from potstill.data.corpus.sources import TextFiles
 from potstill.errors import DataError
+from potstill.runtime.workers import worker_pool
 
 # Version of the rules in this file, part of the corpus's identity.
 RULES_VERSION = 1
@@ -58,6 +61,53 @@ _ROLE = re.compile(r":[\w:+-]+:`~?!?([^`<]*?)(?:\s*<[^`>]*>)?`")
 _LINK = re.compile(r"`([^`<]*?)\s*<[^`>]*>`_{1,2}|\[([^\]]*)\]\([^)]*\)")
 _TRIPLE_QUOTE = re.compile(rb"\"\"\"|'''")
 _WORD = re.compile(r"[A-Za-z]+(?:['\u2019-][A-Za-z]+)*[.,;:!?)\"'\]]*")
+
+
+@dataclass(frozen=True)
+class Docstrings:
+    """The English in the docstrings of installed libraries, one paragraph per text.
+
+    Attributes:
+        packages: Names as in `pip list`, `python` for the standard library; None for all installed packages.
+        max_examples: Maximum number of texts.
+        cache: The text is stored in its `docstrings` folder.
+        key: Config key for messages.
+    """
+
+    packages: tuple[str, ...] | None
+    max_examples: int | None
+    cache: Path
+    key: str = "data.packages"
+
+    @property
+    def name(self) -> str:
+        """Names of the packages."""
+        return f"docstrings of {', '.join(self.packages) if self.packages else 'the installed packages'}"
+
+    def check(self) -> None:
+        """See `TextSource`."""
+        installed(self.packages, self.key)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See `TextSource`; reads versions only."""
+        return _identity(installed(self.packages, self.key)) | {"max_examples": self.max_examples}
+
+    def batches(self, size: int) -> Iterator[list[str]]:
+        """See `TextSource`."""
+        text = str(self.write_texts())
+        return TextFiles((text,), "line", None, self.max_examples, self.cache).batches(size)
+
+    def write_texts(self, num_proc: int = 2) -> Path:
+        """Write the text file of the paragraphs, one per line, on the first call; returns its path.
+
+        Args:
+            num_proc: Number of processes; the result does not depend on it.
+        """
+        packages = installed(self.packages, self.key)
+        key = json.dumps(_identity(packages), sort_keys=True)
+        folder = self.cache / "docstrings" / hashlib.sha256(key.encode()).hexdigest()[:32]
+        build_once(folder, lambda at: _write(source_files(packages), at / TEXT_FILE, num_proc))
+        return folder / TEXT_FILE
 
 
 def prose(docstring: str) -> list[str]:
@@ -125,11 +175,7 @@ def read_source(path: str) -> list[str]:
     """Paragraphs of prose of one Python file; empty if it cannot be parsed."""
     try:
         source = Path(path).read_bytes()
-        if (
-            len(source) > LARGEST_SOURCE_BYTES
-            or GENERATED in source[:1024]
-            or not _TRIPLE_QUOTE.search(source)
-        ):
+        if len(source) > LARGEST_SOURCE_BYTES or GENERATED in source[:1024] or not _TRIPLE_QUOTE.search(source):
             return []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in the docstrings of others
@@ -169,8 +215,7 @@ def installed(packages: Sequence[str] | None, key: str) -> Packages:
     for name in chosen:
         if name not in found:
             raise DataError(
-                f"{key}: the package '{name}' is not installed; "
-                f"use names as in `pip list`, or '{STANDARD_LIBRARY}'"
+                f"{key}: the package '{name}' is not installed; use names as in `pip list`, or '{STANDARD_LIBRARY}'"
             )
     return {name: found[name] for name in chosen}
 
@@ -186,61 +231,27 @@ def source_files(packages: Packages) -> list[str]:
             root = Path(str(distribution.locate_file("")))
             # path,digest,size; `distribution.files` is much slower.
             names = [line.split(",")[0] for line in (distribution.read_text("RECORD") or "").splitlines()]
-        kept = {
-            name for name in names if name.endswith(".py") and SKIPPED_FOLDERS.isdisjoint(name.split("/"))
-        }
+        kept = {name for name in names if name.endswith(".py") and SKIPPED_FOLDERS.isdisjoint(name.split("/"))}
         files += [f"{root}/{name}" for name in sorted(kept)]
     return list(dict.fromkeys(files))
 
 
-def identity(packages: Packages) -> dict[str, Any]:
+def _identity(packages: Packages) -> dict[str, Any]:
     """Versions of the packages, of Python, and of the rules in this file."""
-    versions = {
-        name: found.version if found else platform.python_version() for name, found in packages.items()
-    }
-    return {
-        "kind": "docstrings",
-        "rules": RULES_VERSION,
-        "versions": versions,
-        "python": platform.python_version(),
-    }
+    versions = {name: found.version if found else platform.python_version() for name, found in packages.items()}
+    return {"kind": "docstrings", "rules": RULES_VERSION, "versions": versions, "python": platform.python_version()}
 
 
-def materialise(
-    packages: Packages, cache: Path, num_proc: int, progress: Callable[[int, int], None] | None
-) -> Path:
-    """The text file of the prose of packages, one paragraph per line, written on the first call.
-
-    Args:
-        packages: From `installed`.
-        cache: Parent of the file's folder.
-        num_proc: Number of processes; the result does not depend on it.
-        progress: Called with the number of files read and their total.
-    """
-    key = json.dumps(identity(packages), sort_keys=True)
-    folder = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
-    build_once(folder, lambda at: _write(source_files(packages), at / TEXT_FILE, num_proc, progress))
-    return folder / TEXT_FILE
-
-
-def _write(files: list[str], path: Path, num_proc: int, progress: Callable[[int, int], None] | None) -> None:
+def _write(files: list[str], path: Path, num_proc: int) -> None:
     """Write the distinct paragraphs of source files, in their order."""
     tasks = [files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)]
     seen: set[bytes] = set()
-    done = 0
-    with (
-        worker_pool(num_proc, gc.disable) as pool,
-        path.open("w", encoding="utf-8", errors="replace") as stream,
-    ):
-        for task, paragraphs in zip(tasks, pool.map(_read_sources, tasks), strict=True):
-            for paragraph in paragraphs:
-                digest = hashlib.blake2b(paragraph.encode("utf-8", "replace"), digest_size=16).digest()
-                if digest not in seen:
-                    seen.add(digest)
-                    stream.write(paragraph + "\n")
-            done += len(task)
-            if progress:
-                progress(done, len(files))
+    with worker_pool(num_proc, gc.disable) as pool, path.open("w", encoding="utf-8", errors="replace") as stream:
+        for paragraph in chain.from_iterable(pool.map(_read_sources, tasks)):
+            digest = hashlib.blake2b(paragraph.encode("utf-8", "replace"), digest_size=16).digest()
+            if digest not in seen:
+                seen.add(digest)
+                stream.write(paragraph + "\n")
 
 
 def _read_sources(paths: Sequence[str]) -> list[str]:

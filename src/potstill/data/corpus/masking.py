@@ -37,13 +37,7 @@ def masked_count(tokens: int, share: float) -> int:
 
 
 def mask_tokens(
-    ids: Tensor,
-    weights: Tensor,
-    *,
-    share: float,
-    replace: Sequence[float],
-    mask_id: int,
-    generator: torch.Generator,
+    ids: Tensor, weights: Tensor, *, share: float, replace: Sequence[float], mask_id: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Mask positions of a whole batch, as DistilBERT's distiller does.
 
@@ -63,21 +57,14 @@ def mask_tokens(
         Masked ids and labels, each `(tokens,)`; a label is the original token, or -100.
     """
     chances = weights[ids]
-    race = (
-        torch.empty_like(chances).exponential_(generator=generator) / chances
-    )  # weight 0: infinite, never chosen
+    race = torch.empty_like(chances).exponential_(generator=generator) / chances  # weight 0: infinite, never chosen
     count = min(masked_count(len(ids), share), len(ids))
     chosen = race.topk(count, largest=False).indices
     chosen = chosen[race[chosen].isfinite()]
     kinds = torch.multinomial(
-        torch.tensor(list(replace), device=ids.device),
-        max(len(chosen), 1),
-        replacement=True,
-        generator=generator,
+        torch.tensor(list(replace), device=ids.device), max(len(chosen), 1), replacement=True, generator=generator
     )[: len(chosen)]
-    random_ids = torch.randint(
-        len(weights), chosen.shape, device=ids.device, generator=generator, dtype=ids.dtype
-    )
+    random_ids = torch.randint(len(weights), chosen.shape, device=ids.device, generator=generator, dtype=ids.dtype)
     hidden = ids[chosen]
     masked, labels = ids.clone(), torch.full_like(ids, IGNORED)
     labels[chosen] = hidden

@@ -19,8 +19,10 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from potstill import errors
 from potstill.data.corpus.binarize import Encoded, Encoder, Framing, Tally
-from potstill.data.corpus.sources import Docstrings, TextFiles, TextSource
+from potstill.data.corpus.docstrings import Docstrings
+from potstill.data.corpus.sources import TextFiles, TextSource
 from potstill.data.corpus.splits import HeldOut
 from potstill.errors import DataError
 from potstill.runtime.ray_cluster import connected
@@ -30,15 +32,11 @@ BLOCK_BYTES = 16 * 2**20
 # Reading needs little CPU; with another share than encoding, Ray does not fuse both into one task.
 READING_CPUS = 0.25
 
-_FAULT, _TEXTS = "fault", "texts"
-_READ = pa.schema({_TEXTS: pa.list_(pa.large_string()), _FAULT: pa.string()})
+_ERROR, _TEXTS = "error", "texts"
+_ERROR_TYPE = pa.list_(pa.string())  # class and message
+_READ = pa.schema({_TEXTS: pa.list_(pa.large_string()), _ERROR: _ERROR_TYPE})
 _ENCODED = pa.schema(
-    {
-        "ids": pa.large_binary(),
-        "lengths": pa.large_binary(),
-        "tally": pa.list_(pa.int64()),
-        _FAULT: pa.string(),
-    }
+    {"ids": pa.large_binary(), "lengths": pa.large_binary(), "tally": pa.list_(pa.int64()), _ERROR: _ERROR_TYPE}
 )
 
 
@@ -68,9 +66,7 @@ def encoded_on_ray(
         try:
             dataset = (
                 ray.data.from_items(list(range(len(parts))), override_num_blocks=len(parts))
-                .map_batches(
-                    partial(_read, parts, size), batch_size=1, batch_format="pyarrow", num_cpus=READING_CPUS
-                )
+                .map_batches(partial(_read, parts, size), batch_size=1, batch_format="pyarrow", num_cpus=READING_CPUS)
                 .map_batches(encode, batch_size=1, batch_format="pyarrow", num_cpus=1, concurrency=num_proc)
             )
             dataset.context.execution_options.preserve_order = True
@@ -94,7 +90,7 @@ def parts_of(source: TextSource) -> list[TextSource]:
     if isinstance(source, HeldOut):
         return [replace(source, source=part) for part in parts_of(source.source)]
     if isinstance(source, Docstrings):  # extracted by processes of this machine
-        text = str(source.materialise())
+        text = str(source.write_texts())
         return [TextFiles((text,), "line", None, source.max_examples, source.cache)]
     if isinstance(source, TextFiles) and source.max_examples is None:
         return [replace(source, files=(file,)) for file in source.files]
@@ -106,9 +102,10 @@ def _read(parts: list[TextSource], size: int, numbers: pa.Table) -> Iterator[pa.
     for number in numbers.column("item").to_pylist():
         try:
             for texts in parts[number].batches(size):
-                yield pa.Table.from_pylist([{_TEXTS: texts, _FAULT: None}], schema=_READ)
-        except DataError as fault:
-            yield pa.Table.from_pylist([{_TEXTS: [], _FAULT: str(fault)}], schema=_READ)
+                yield pa.Table.from_pylist([{_TEXTS: texts, _ERROR: None}], schema=_READ)
+        except DataError as error:
+            row = {_TEXTS: [], _ERROR: [type(error).__name__, str(error)]}
+            yield pa.Table.from_pylist([row], schema=_READ)
 
 
 def _encode(tokenizer: str, framing: Framing, dtype: str, batches: pa.Table) -> pa.Table:
@@ -118,7 +115,7 @@ def _encode(tokenizer: str, framing: Framing, dtype: str, batches: pa.Table) -> 
     for batch in batches.to_pylist():
         ids, lengths, tally = encoder(batch[_TEXTS])
         encoded = {"ids": ids.tobytes(), "lengths": lengths.tobytes(), "tally": list(astuple(tally))}
-        rows.append(encoded | {_FAULT: batch[_FAULT]})
+        rows.append(encoded | {_ERROR: batch[_ERROR]})
     return pa.Table.from_pylist(rows, schema=_ENCODED)
 
 
@@ -131,8 +128,9 @@ def _encoder(tokenizer: str, framing: Framing, dtype: str) -> Encoder:
 
 def _decoded(block: pa.Table, dtype: np.dtype[Any]) -> Iterator[Encoded]:
     for row in block.to_pylist():
-        if row[_FAULT] is not None:
-            raise DataError(row[_FAULT])
+        if row[_ERROR] is not None:
+            kind, message = row[_ERROR]
+            raise getattr(errors, kind)(message)
         ids, lengths = np.frombuffer(row["ids"], dtype), np.frombuffer(row["lengths"], np.int32)
         yield ids, lengths, Tally(*row["tally"])
 

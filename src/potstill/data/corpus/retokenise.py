@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from potstill.data.common.alignment import aligned_ends
+from potstill.data.common.batching import Ints
 from potstill.data.common.tokenizers import Vocabulary, load_backend
 
 Span = tuple[int, int]
@@ -26,10 +26,10 @@ class Aligned(NamedTuple):
     """
 
     ids: NDArray[np.int32]
-    lengths: NDArray[np.int64]
-    row: NDArray[np.int64]
-    student: NDArray[np.int64]
-    teacher: NDArray[np.int64]
+    lengths: Ints
+    row: Ints
+    student: Ints
+    teacher: Ints
 
 
 class Retokeniser:
@@ -56,14 +56,14 @@ class Retokeniser:
         theirs = self._teacher.encode_batch(texts, add_special_tokens=False)
         before = [own for own in (self.teacher.start_id,) if own is not None]
         after = [own for own in (self.teacher.end_id,) if own is not None]
-        room = max(self.max_length - len(before) - len(after), 0)
+        limit = max(self.max_length - len(before) - len(after), 0)
         ids, lengths, places = [], [], []
         for (first, own), ours, other in zip(bare, again, theirs, strict=True):
-            framed = [*before, *other.ids[:room], *after] or [self.teacher.pad_id]
+            framed = [*before, *other.ids[:limit], *after] or [self.teacher.pad_id]
             ids += framed
             lengths.append(len(framed))
             same = _common(own, ours.ids, self.student.unk_id)
-            student, teacher = aligned_ends(_read(ours.offsets, same), _read(other.offsets, room))
+            student, teacher = aligned_ends(_read(ours.offsets, same), _read(other.offsets, limit))
             places.append((student + first, teacher + len(before)))
         counts = [len(student) for student, _ in places]
         return Aligned(
@@ -80,6 +80,40 @@ class Retokeniser:
         if last > first and self.student.end_id is not None and ids[-1] == self.student.end_id:
             last -= 1
         return first, ids[first:last]
+
+
+def aligned_ends(first: ArrayLike, second: ArrayLike) -> tuple[Ints, Ints]:
+    """The tokens of two tokenizations that end at the same character.
+
+    After such tokens both models have read the same text, so their predictions can be compared. Tokens without
+    characters (special tokens, padding) never align. For several tokens that end at one character, such as the bytes of
+    one letter, the last one counts.
+
+    Args:
+        first: `(tokens, 2)` start and end characters of one text, as of `return_offsets_mapping`.
+        second: `(tokens, 2)` of another tokenizer for the same text.
+
+    Returns:
+        Two arrays `(aligned,)`: positions in the first and in the second tokenization, ascending.
+
+    Raises:
+        ValueError: The ends decrease.
+    """
+    first_tokens, first_ends = _last_tokens(first)
+    second_tokens, second_ends = _last_tokens(second)
+    _, in_first, in_second = np.intersect1d(first_ends, second_ends, assume_unique=True, return_indices=True)
+    return first_tokens[in_first], second_tokens[in_second]
+
+
+def _last_tokens(offsets: ArrayLike) -> tuple[Ints, Ints]:
+    """The last token that ends at each character, and the character; both ascending."""
+    spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    tokens = np.flatnonzero(spans[:, 1] > spans[:, 0])
+    ends = spans[tokens, 1]
+    if (np.diff(ends) < 0).any():
+        raise ValueError("ends of offsets decrease: they are not of one text")
+    last = np.append(np.diff(ends) > 0, True)[: len(ends)]
+    return tokens[last], ends[last]
 
 
 def _common(first: list[int], second: list[int], unknown: int | None) -> int:

@@ -1,20 +1,21 @@
-"""Sources of text: files, data sets of the hub or of `save_to_disk`, and docstrings of the installed libraries."""
+"""Sources of text: files, and data sets of the hub or of `save_to_disk`."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from potstill.data.common.text_files import (
     LINE_BYTES,
-    fault_of,
+    file_problem,
     packed,
     paragraphs,
     read_lines,
     remembered_digest,
     skipping,
 )
-from potstill.errors import DataError
+from potstill.errors import DataError, FileError, FormatError
 from potstill.runtime.json_text import read_json
 
 HUB_TIMEOUT_SECONDS = 10
@@ -75,16 +76,14 @@ class TextFiles:
     def check(self) -> None:
         """See `TextSource`; reads the first MiB of each file."""
         if not self.files:
-            raise DataError(
-                f"{self.key}=[]: must have at least one file, such as {self.key}=[a.txt,b.txt.gz]"
-            )
+            raise DataError(f"{self.key}=[]: must have at least one file, such as {self.key}=[a.txt,b.txt.gz]")
         if self.unit not in ("line", "paragraph"):
             raise DataError(f"data.unit={self.unit}: must be line or paragraph")
         skipping(self.skip)
         for file in self.files:
-            fault = fault_of(Path(file))
-            if fault:
-                raise DataError(f"{self.key}: '{file}' {fault}; use UTF-8 text, plain or gzip (.gz)")
+            error = file_problem(Path(file))
+            if error:
+                raise FileError(f"{self.key}: '{file}' {error}; use UTF-8 text, plain or gzip (.gz)")
 
     def fingerprint(self) -> dict[str, Any]:
         """See `TextSource`."""
@@ -127,6 +126,11 @@ class HubDataset:
     max_examples: int | None = None
     key: str = "data.dataset"
 
+    _advice: ClassVar[str] = (
+        "check the name and the network (HF_HUB_OFFLINE=1 if it is downloaded), or use local data: data=text_files "
+        "data.train_files=[...] or a folder of save_to_disk"
+    )
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", CANONICAL_NAMES.get(self.path, self.path))
 
@@ -144,7 +148,7 @@ class HubDataset:
         load = datasets.load_dataset_builder
         builder = self._guarded(lambda: load(self.path, self.config, revision=self.revision))
         if builder.info.features:
-            _check_column(self.column, builder.info.features, self.name, self.key)
+            self._check_column(builder.info.features)
 
     def fingerprint(self) -> dict[str, Any]:
         """See `TextSource`; downloads the data set if it is not in the cache of `datasets`."""
@@ -154,7 +158,7 @@ class HubDataset:
 
     def batches(self, size: int) -> Iterator[list[str]]:
         """See `TextSource`."""
-        return packed(_column(self._load(), self.column, self.name, self.key), size, self.max_examples)
+        return packed(self._texts(), size, self.max_examples)
 
     def _reach(self) -> None:
         """Ask the hub for the data set once; `datasets` would retry for half a minute."""
@@ -162,16 +166,13 @@ class HubDataset:
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         def ask() -> None:
-            try:
-                huggingface_hub.HfApi().dataset_info(
-                    self.path, revision=self.revision, timeout=HUB_TIMEOUT_SECONDS
-                )
-            except OfflineModeIsEnabled:
-                return  # the cache may have it
+            with suppress(OfflineModeIsEnabled):  # the cache may have it
+                huggingface_hub.HfApi().dataset_info(self.path, revision=self.revision, timeout=HUB_TIMEOUT_SECONDS)
 
         self._guarded(ask)
 
     def _load(self) -> Any:
+        """The `datasets.Dataset` of the split."""
         import datasets
 
         load = {"split": self.split, "revision": self.revision, "streaming": False}
@@ -180,170 +181,59 @@ class HubDataset:
     def _guarded(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except Exception as error:  # the hub's client raises errors of many libraries
+        except Exception as error:  # errors of many libraries
             reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise DataError(
-                f"{self.key}: '{self.name}' cannot be loaded ({reason}); check the name and the network "
-                "(HF_HUB_OFFLINE=1 if it is downloaded), or use local data: data=text_files "
-                "data.train_files=[...] or a folder of save_to_disk"
-            ) from error
+            raise FileError(f"{self.key}: '{self.name}' cannot be loaded ({reason}); {self._advice}") from error
+
+    def _texts(self) -> Iterator[str]:
+        """The texts, read in blocks of 1,000 rows."""
+        dataset = self._load()
+        self._check_column(dataset.features)
+        for table in dataset.select_columns([self.column]).with_format("arrow").iter(batch_size=1000):
+            for text in filter(None, table.column(self.column).to_pylist()):
+                if len(text) > LINE_BYTES:
+                    raise FormatError(
+                        f"{self.key}.column={self.column}: a text of {self.name} has more than {LINE_BYTES:,} "
+                        "characters; split it"
+                    )
+                yield text
+
+    def _check_column(self, features: Mapping[str, Any]) -> None:
+        texts = [name for name, of in features.items() if getattr(of, "dtype", None) in ("string", "large_string")]
+        if self.column not in texts:
+            problem = "is not text" if self.column in features else "does not exist"
+            raise FormatError(
+                f"{self.key}.column={self.column}: {problem} in {self.name}; text columns: {', '.join(texts) or 'none'}"
+            )
 
 
 @dataclass(frozen=True)
-class SavedDataset:
-    """One column of a `Dataset` or `DatasetDict` written by `save_to_disk`.
+class SavedDataset(HubDataset):
+    """One column of a `Dataset`, or of a split of a `DatasetDict`, in the folder `path` of `save_to_disk`."""
 
-    Attributes:
-        folder: The folder.
-        split: Split of a `DatasetDict`, `train` if None.
-        column: The column of text.
-        max_examples: Maximum number of texts.
-        key: Config key for messages.
-    """
-
-    folder: str
-    split: str | None = None
-    column: str = "text"
-    max_examples: int | None = None
-    key: str = "data.folder"
-
-    @property
-    def name(self) -> str:
-        """Folder and split."""
-        return f"{self.folder} ({self.split})" if self.split else self.folder
+    _advice = "use a folder of save_to_disk, or save the data set again"
 
     def check(self) -> None:
-        """See `TextSource`; reads the descriptions in the folder."""
-        info = self._read(self._root() / "dataset_info.json")
-        for file in self._arrow_files():
-            if not file.is_file():
-                raise DataError(
-                    f"{self.key}: '{self.folder}' lacks its file {file.name}; save the data set again"
-                )
-        _check_column(self.column, info.get("features") or {}, self.name, self.key)
+        """See `TextSource`; maps the files of the folder."""
+        self._check_column(self._load().features)
 
     def fingerprint(self) -> dict[str, Any]:
         """See `TextSource`."""
+        files = [Path(file["filename"]) for file in self._load().cache_files]
         return {
             "kind": "saved",
-            "fingerprint": self._state().get("_fingerprint"),
-            "bytes": [file.stat().st_size for file in self._arrow_files()],
+            "fingerprint": read_json(files[0].with_name("state.json"))["_fingerprint"],
+            "bytes": [file.stat().st_size for file in files],
             "column": self.column,
             "max_examples": self.max_examples,
         }
 
-    def batches(self, size: int) -> Iterator[list[str]]:
-        """See `TextSource`."""
+    def _load(self) -> Any:
         import datasets
 
-        try:
-            dataset = datasets.Dataset.load_from_disk(str(self._root()))
-        except Exception as error:  # pyarrow and datasets raise errors of many kinds
-            raise DataError(
-                f"{self.key}: '{self.folder}' cannot be loaded ({error}); save the data set again"
-            ) from error
-        return packed(_column(dataset, self.column, self.name, self.key), size, self.max_examples)
-
-    def _root(self) -> Path:
-        root = Path(self.folder)
-        splits = root / "dataset_dict.json"
-        if not splits.is_file():
-            return root
-        known = self._read(splits).get("splits", [])
-        split = self.split or "train"
-        if split not in known:
-            raise DataError(f"{self.key}.split={split}: '{self.folder}' has the splits {', '.join(known)}")
-        return root / split
-
-    def _arrow_files(self) -> list[Path]:
-        return [self._root() / entry["filename"] for entry in self._state().get("_data_files", [])]
-
-    def _state(self) -> dict[str, Any]:
-        return self._read(self._root() / "state.json")
-
-    def _read(self, file: Path) -> dict[str, Any]:
-        try:
-            return dict(read_json(file))
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(
-                f"{self.key}: '{self.folder}' is not a folder of save_to_disk ({file.name} is missing or damaged)"
-            ) from error
-
-
-@dataclass(frozen=True)
-class Docstrings:
-    """The English in the docstrings of installed libraries, one paragraph per text.
-
-    Attributes:
-        packages: Names as in `pip list`, `python` for the standard library; None for all installed packages.
-        max_examples: Maximum number of texts.
-        cache: The text is stored in its `docstrings` folder.
-        key: Config key for messages.
-    """
-
-    packages: tuple[str, ...] | None
-    max_examples: int | None
-    cache: Path
-    key: str = "data.packages"
-
-    @property
-    def name(self) -> str:
-        """Names of the packages."""
-        return f"docstrings of {', '.join(self.packages) if self.packages else 'the installed packages'}"
-
-    def check(self) -> None:
-        """See `TextSource`."""
-        self._identity()
-
-    def fingerprint(self) -> dict[str, Any]:
-        """See `TextSource`; reads versions only."""
-        return self._identity() | {"max_examples": self.max_examples}
-
-    def batches(self, size: int) -> Iterator[list[str]]:
-        """See `TextSource`."""
-        text = str(self.materialise())
-        return TextFiles((text,), "line", None, self.max_examples, self.cache).batches(size)
-
-    def materialise(self, num_proc: int = 2, progress: Callable[[int, int], None] | None = None) -> Path:
-        """The text file of the paragraphs, written on the first call.
-
-        Args:
-            num_proc: Number of processes.
-            progress: Called with the number of files read and their total.
-        """
-        from potstill.data.corpus.docstrings import installed, materialise
-
-        return materialise(installed(self.packages, self.key), self.cache / "docstrings", num_proc, progress)
-
-    def _identity(self) -> dict[str, Any]:
-        # Late, against a cycle: that module uses the worker processes of binarization.
-        from potstill.data.corpus.docstrings import identity, installed
-
-        return identity(installed(self.packages, self.key))
-
-
-def _dtype(feature: Any) -> str:
-    """Type of a `datasets` feature, or of its JSON."""
-    described = feature if isinstance(feature, dict) else vars(feature)
-    return str(described.get("dtype", "nested"))
-
-
-def _check_column(column: str, features: Mapping[str, Any], name: str, key: str) -> None:
-    texts = [known for known, of in features.items() if _dtype(of) in ("string", "large_string")]
-    if column not in texts:
-        fault = "is not text" if column in features else "does not exist"
-        raise DataError(
-            f"{key}.column={column}: {fault} in {name}; text columns: {', '.join(texts) or 'none'}"
-        )
-
-
-def _column(dataset: Any, column: str, name: str, key: str) -> Iterator[str]:
-    """Texts of one column of a `datasets.Dataset`, read in blocks of 1,000 rows."""
-    _check_column(column, dataset.features, name, key)
-    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):
-        for text in filter(None, table.column(column).to_pylist()):
-            if len(text) > LINE_BYTES:
-                raise DataError(
-                    f"{key}.column={column}: a text of {name} has more than {LINE_BYTES:,} characters; split it"
-                )
-            yield text
+        loaded = self._guarded(lambda: datasets.load_from_disk(self.path))
+        if not isinstance(loaded, datasets.DatasetDict):
+            return loaded
+        if self.split not in loaded:
+            raise DataError(f"{self.key}.split={self.split}: '{self.path}' has the splits {', '.join(loaded)}")
+        return loaded[self.split]

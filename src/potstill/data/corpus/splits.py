@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
-
-from potstill.data.corpus.sources import Docstrings, HubDataset, SavedDataset, TextFiles, TextSource
+from potstill.config.data import CorpusDataConfig, SourceConfig
+from potstill.data.corpus.docstrings import Docstrings
+from potstill.data.corpus.sources import HubDataset, SavedDataset, TextFiles, TextSource
 from potstill.errors import ConfigError
 
 # Processes for binarization: of this machine, or of Ray.
@@ -59,7 +59,7 @@ class HeldOut:
                 yield kept
 
 
-def sources_of(data: DictConfig, *, eval_file: str | None = None) -> Parts:
+def sources_of(data: CorpusDataConfig, *, eval_file: str | None = None) -> Parts:
     """The sources of the keys of `data`.
 
     `train_files` and `eval_files` (or a benchmark's `eval_file`) replace the sources of the option. Without evaluation
@@ -88,49 +88,44 @@ def sources_of(data: DictConfig, *, eval_file: str | None = None) -> Parts:
     )
 
 
-def _local(data: DictConfig, files: Any, key: str) -> list[TextSource]:
+def _local(data: CorpusDataConfig, files: Any, key: str) -> list[TextSource]:
     if files is None:
         return []
     if not len(files):
         raise ConfigError(f"{key}=[]: must have at least one text file")
-    return [TextFiles(_paths(files), data.unit, data.skip, data.max_examples, _cache(data), key)]
+    return [_text_files(data, files, data.unit, key)]
 
 
-def _listed(data: DictConfig, sources: Any, key: str) -> list[TextSource]:
+def _listed(data: CorpusDataConfig, sources: Any, key: str) -> list[TextSource]:
     return [_source(data, source, f"{key}.{i}") for i, source in enumerate(sources)]
 
 
-def _source(data: DictConfig, source: DictConfig, key: str) -> TextSource:
+def _source(data: CorpusDataConfig, source: SourceConfig, key: str) -> TextSource:
     given = [name for name in ("files", "hub", "folder", "docstrings") if source[name]]
     if len(given) != 1:
         raise ConfigError(
             f"{key}: has {', '.join(given) or 'no source'}; must have one of files, hub, folder, docstrings"
         )
     if source.files:
-        unit = source.unit or data.unit
-        return TextFiles(
-            _paths(source.files), unit, data.skip, data.max_examples, _cache(data), f"{key}.files"
-        )
+        return _text_files(data, source.files, source.unit or data.unit, f"{key}.files")
+    if source.docstrings:
+        packages = tuple(source.packages) if source.packages else None
+        return Docstrings(packages, data.max_examples, Path(data.cache).expanduser())
+    options: dict[str, Any] = {
+        "split": source.split or "train",
+        "column": source.column,
+        "max_examples": data.max_examples,
+        "key": key,
+    }
     if source.hub:
-        return HubDataset(
-            source.hub,
-            source.config,
-            source.split or "train",
-            source.column,
-            source.revision,
-            data.max_examples,
-            key,
-        )
-    if source.folder:
-        folder = str(Path(source.folder).expanduser().absolute())
-        return SavedDataset(folder, source.split, source.column, data.max_examples, key)
-    packages = tuple(source.packages) if source.packages else None
-    return Docstrings(packages, data.max_examples, _cache(data))
+        return HubDataset(source.hub, source.config, revision=source.revision, **options)
+    return SavedDataset(str(_absolute(str(source.folder))), **options)
 
 
-def _paths(files: Any) -> tuple[str, ...]:
-    return tuple(str(Path(file).expanduser().absolute()) for file in files)
+def _text_files(data: CorpusDataConfig, files: Any, unit: str, key: str) -> TextFiles:
+    paths = tuple(str(_absolute(file)) for file in files)
+    return TextFiles(paths, unit, data.skip, data.max_examples, Path(data.cache).expanduser(), key)
 
 
-def _cache(data: DictConfig) -> Path:
-    return Path(data.cache).expanduser()
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()

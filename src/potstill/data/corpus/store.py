@@ -6,6 +6,7 @@ A store is named by its content (source, tokenizer, options), so a changed input
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from potstill.data.common.store import Field, Gathered, ShardReader, ShardWriter, Store, store_key
-from potstill.errors import DataError
+from potstill.errors import DataError, TokenizerError
 
 SHARD_TOKENS = 64 * 2**20
 
@@ -31,9 +32,7 @@ class StoreWriter(ShardWriter):
         self.counts += np.bincount(ids, minlength=len(self.counts))
         self.append(Gathered({"tokens": ids[:, None]}, lengths.astype(np.int64)))
 
-    def close(
-        self, source: dict[str, Any], tokenizer: str, options: dict[str, Any], report: dict[str, int]
-    ) -> None:
+    def close(self, source: dict[str, Any], tokenizer: str, options: dict[str, Any], report: dict[str, int]) -> None:
         """Close the shards and write the index, which makes the folder a store."""
         content = {
             "key": store_key(source, tokenizer, options),
@@ -46,19 +45,20 @@ class StoreWriter(ShardWriter):
 
 
 class TokenStore(Store):
-    """One binarized source, memory-mapped.
-
-    Attributes:
-        lengths: `(sequences,)` int32, with special tokens.
-        counts: `(vocabulary,)` int64, how often each token id occurs.
-    """
+    """One binarized source, memory-mapped."""
 
     kind = "token store"
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.lengths = self.reader.counts()
-        self.counts = np.load(folder / "counts.npy", allow_pickle=False)
+    @cached_property
+    def lengths(self) -> NDArray[np.int32]:
+        """`(sequences,)` tokens of each sequence, with special tokens."""
+        return self.row_counts()
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """`(vocabulary,)` occurrences of each token id."""
+        counts: NDArray[np.int64] = np.load(self.folder / "counts.npy", allow_pickle=False)
+        return counts
 
 
 class Corpus:
@@ -79,18 +79,17 @@ class Corpus:
             raise DataError("the corpus has no text source; name at least one")
         for store in stores[1:]:
             if store.index["tokenizer"] != stores[0].index["tokenizer"]:
-                raise DataError(
+                raise TokenizerError(
                     f"data.tokenizer: the stores '{stores[0].folder}' and '{store.folder}' have different "
                     "tokenizers and cannot be joined; binarize both with one"
                 )
         self.stores = tuple(stores)
         self.lengths: NDArray[np.int32] = np.concatenate([store.lengths for store in stores])
         self.token_counts: NDArray[np.int64] = np.sum([store.counts for store in stores], axis=0)
-        readers = [store.reader for store in stores]
         self._reader = ShardReader(
-            readers[0].fields,
-            [shard for reader in readers for shard in reader.shards],
-            [size for reader in readers for size in reader.sizes],
+            stores[0].fields,
+            [shard for store in stores for shard in store.shards],
+            [size for store in stores for size in store.sizes],
         )
 
     def __len__(self) -> int:

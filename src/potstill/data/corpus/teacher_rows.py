@@ -57,9 +57,9 @@ class StepUnits:
     """One item per token of the first `count` steps, which may span several epochs."""
 
     def __init__(self, steps: TrainSteps, count: int) -> None:
-        self.steps, self._an_epoch, self.covered = steps, len(steps.plan(0)), count
+        self.steps, self._steps_per_epoch, self.covered = steps, len(steps.plan(0)), count
         sizes: list[Ints] = []
-        for epoch in range(-(-count // self._an_epoch)):
+        for epoch in range(-(-count // self._steps_per_epoch)):
             plan = steps.plan(epoch)
             tokens = np.cumsum(steps.sequences.lengths[plan.order], dtype=np.int64)
             sizes.append(np.diff(np.append(0, tokens[plan.bounds[1:] - 1])))
@@ -69,7 +69,7 @@ class StepUnits:
     def items(self) -> Iterator[dict[str, Any]]:
         """All steps, in their order."""
         for number in range(self.covered):
-            yield self.steps[divmod(number, self._an_epoch)]
+            yield self.steps[divmod(number, self._steps_per_epoch)]
 
     def starts(self, sequences: Ints, lengths: Ints, at: tuple[int, int]) -> Ints:
         """See `Units`.
@@ -77,15 +77,15 @@ class StepUnits:
         Raises:
             IndexError: The step is not covered.
         """
-        number = at[0] * self._an_epoch + at[1]
+        number = at[0] * self._steps_per_epoch + at[1]
         if number >= self.covered:
             raise IndexError(f"step {at[1]} of epoch {at[0]} is beyond {self.covered} steps")
         return int(self._offsets[number]) + by_length(lengths)[1]
 
 
-def run_steps(an_epoch: int, *, max_steps: int, max_epochs: int | None) -> int:
+def run_steps(steps_per_epoch: int, *, max_steps: int, max_epochs: int | None) -> int:
     """Optimizer steps of a run, limited by `max_steps` (if above 0) and `max_epochs`; one epoch without limits."""
     bounds = [max_steps] if max_steps > 0 else []
     if max_epochs is not None:
-        bounds.append(max_epochs * an_epoch)
-    return min(bounds, default=an_epoch)
+        bounds.append(max_epochs * steps_per_epoch)
+    return min(bounds, default=steps_per_epoch)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from potstill.config.data import GeneratedConfig
 from potstill.data.common.store import build_once, store_key
 from potstill.data.common.tokenizers import T5_NAMES
 from potstill.data.rationales.rows import RationaleRows
@@ -26,45 +27,6 @@ TRIES = 100  # draws without a new problem until the problems count as exhausted
 
 
 @dataclass(frozen=True)
-class Problems:
-    """Size of the data set and of its problems.
-
-    Attributes:
-        train: Rows of the training part.
-        valid: Rows of the validation part.
-        test: Rows of the test part.
-        people: People in a problem.
-        events: Maximum number of sentences with a change, one more if none is about the person asked for.
-        largest: Largest number of things; a change is at most half of it.
-        seed: Seed of all rows. A row is a function of (seed, number). Test rows come first, so they do not depend on
-            the sizes of other parts.
-
-    Raises:
-        ConfigError: An invalid value.
-    """
-
-    train: int = 4000
-    valid: int = 500
-    test: int = 1000
-    people: int = 1
-    events: int = 3
-    largest: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("train", 1, 10**7),
-            ("valid", 1, 10**6),
-            ("test", 1, 10**6),
-            ("people", 1, len(PEOPLE)),
-            ("events", 1, 20),
-            ("largest", 4, 1000),
-        ):
-            if not low <= (value := getattr(self, name)) <= high:
-                raise ConfigError(f"data.generated.{name}={value}: must be {low} to {high}")
-
-
-@dataclass(frozen=True)
 class Problem:
     """A problem with its answer and the sums."""
 
@@ -73,11 +35,11 @@ class Problem:
     rationale: str
 
 
-def arithmetic_rows(problems: Problems, split: str) -> RationaleRows:
+def arithmetic_rows(problems: GeneratedConfig, split: str) -> RationaleRows:
     """The rows of a part; all problems of all parts are distinct.
 
     Args:
-        problems: Size of the data set and of its problems.
+        problems: Size of the parts, and the difficulty.
         split: `train`, `valid` or `test`.
 
     Raises:
@@ -102,7 +64,7 @@ def arithmetic_rows(problems: Problems, split: str) -> RationaleRows:
     )
 
 
-def draw_problem(problems: Problems, generator: random.Random) -> Problem:
+def draw_problem(problems: GeneratedConfig, generator: random.Random) -> Problem:
     """Draw one problem."""
     names, thing = generator.sample(PEOPLE, problems.people), generator.choice(THINGS)
     asked = generator.choice(names)
@@ -128,7 +90,7 @@ def _event(name: str, counts: dict[str, int], largest: int, generator: random.Ra
     return f"{name} {'gets' if gets else 'loses'} {change} ."
 
 
-def arithmetic_tokenizer(problems: Problems, prefixes: tuple[str, ...], cache: Path) -> Path:
+def arithmetic_tokenizer(problems: GeneratedConfig, prefixes: tuple[str, ...], cache: Path) -> Path:
     """The folder of a tokenizer with one token per word and number of the problems, and an end token.
 
     Args:
@@ -166,7 +128,7 @@ def arithmetic_tokenizer(problems: Problems, prefixes: tuple[str, ...], cache: P
     return folder
 
 
-def _drawn(problems: Problems, count: int) -> list[Problem]:
+def _drawn(problems: GeneratedConfig, count: int) -> list[Problem]:
     """The first distinct problems; each number has its own generator."""
     found: dict[str, Problem] = {}
     number = missed = 0

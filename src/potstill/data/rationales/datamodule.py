@@ -15,11 +15,10 @@ from torch.utils.data import DataLoader
 from potstill.data.common.batching import IGNORED
 from potstill.data.common.ragged import flat_indices, padded_indices, starts_of
 from potstill.data.common.steps import BatchSettings, StepDataModule
-from potstill.data.rationales.features import RationaleFeatures, Tokens
+from potstill.data.rationales.features import COLUMNS, RationaleFeatures, Tokens
 from potstill.data.rationales.rows import EXPLAIN, PREDICT, SOFT
 
 VALID, TEST = "valid", "test"
-_COLUMNS = ("predict", "explain", "labels", "rationales")
 TARGET_BIN = 8  # tokens: rows are sorted by bins of the rationale's length, then by the input's length
 _WIDE = 2**20  # above the length of any input, and a multiple of any usual bin of lengths
 
@@ -48,21 +47,15 @@ class RationaleSequences:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """`(rows,)` sort keys for batches with little padding, see `length_keys`."""
-        return length_keys(
-            {name: getattr(self.features, name).lengths for name in self._columns}, self.budgeted
-        )
+        return length_keys({name: getattr(self.features, name).lengths for name in self._columns}, self.budgeted)
 
     @property
     def _columns(self) -> tuple[str, ...]:
-        return _COLUMNS if self.explains else ("predict", "labels")
+        return COLUMNS if self.explains else ("predict", "labels")
 
     def item(self, bases: NDArray, sources: NDArray, seed: int, training: bool) -> dict[str, Any]:
         """A step of rows: the texts of each column end to end, with their lengths."""
-        item: dict[str, Any] = {
-            "rows": torch.from_numpy(bases.astype(np.int64)),
-            "seed": seed,
-            "training": training,
-        }
+        item: dict[str, Any] = {"rows": torch.from_numpy(bases.astype(np.int64)), "seed": seed, "training": training}
         for name in self._columns:
             ids, lengths = _taken(getattr(self.features, name), bases)
             item |= {f"{name}.ids": torch.from_numpy(ids), f"{name}.lengths": torch.from_numpy(lengths)}
@@ -168,13 +161,9 @@ class RationaleDataModule(StepDataModule):
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> RationaleStep:
         """Cut this rank's micro-batches from a step, and pad them."""
-        lengths = {
-            name: batch[f"{name}.lengths"].cpu().numpy() for name in _COLUMNS if f"{name}.lengths" in batch
-        }
+        lengths = {name: batch[f"{name}.lengths"].cpu().numpy() for name in COLUMNS if f"{name}.lengths" in batch}
         like = length_keys(lengths, self._budgeted)
-        micro = [
-            self._padded(batch, lengths, cut) for cut in self.cuts(like, bool(batch["training"])) if len(cut)
-        ]
+        micro = [self._padded(batch, lengths, cut) for cut in self.cuts(like, bool(batch["training"])) if len(cut)]
         tokens = int(sum(own.sum() for own in lengths.values()))
         targets = {PREDICT: int(lengths["labels"].sum())}
         if "rationales" in lengths:
@@ -183,9 +172,7 @@ class RationaleDataModule(StepDataModule):
             targets[SOFT] = sum(own is not None for own in batch["soft"])
         return RationaleStep(micro, targets, tokens, int(batch["seed"]))
 
-    def _padded(
-        self, batch: dict[str, Any], lengths: dict[str, NDArray], cut: NDArray[np.int64]
-    ) -> RationaleBatch:
+    def _padded(self, batch: dict[str, Any], lengths: dict[str, NDArray], cut: NDArray[np.int64]) -> RationaleBatch:
         explained = cut[lengths["explain"][cut] > 0] if "explain" in lengths else cut[:0]
         shown = {PREDICT: (cut, "labels"), EXPLAIN: (explained, "rationales")}
         shown = {task: part for task, part in shown.items() if len(part[0])}
@@ -200,18 +187,14 @@ class RationaleDataModule(StepDataModule):
         )
         if "choices" in batch:
             soft = batch.get("soft")
-            shown_rows = [
-                (place, row) for place, row in enumerate(cut) if soft is None or soft[row] is not None
-            ]
+            shown_rows = [(place, row) for place, row in enumerate(cut) if soft is None or soft[row] is not None]
             flat = [(place, own) for place, row in shown_rows for own in batch["choices"][row]]
             if flat and soft is not None:
                 values = [value for _, row in shown_rows for value in soft[row]]
                 made.soft = torch.tensor(values, dtype=torch.float32, device=ids.device)
             if flat:
                 made.choices = torch.nn.utils.rnn.pad_sequence(
-                    [torch.tensor(own, dtype=torch.long) for _, own in flat],
-                    batch_first=True,
-                    padding_value=IGNORED,
+                    [torch.tensor(own, dtype=torch.long) for _, own in flat], batch_first=True, padding_value=IGNORED
                 ).to(ids.device)
                 made.choice_rows = torch.tensor([place for place, _ in flat], device=ids.device)
         return made
@@ -240,14 +223,11 @@ def _taken(tokens: Tokens, rows: NDArray) -> tuple[NDArray[np.int32], NDArray[np
     return tokens.ids[flat_indices(starts_of(tokens.lengths)[rows], lengths)], lengths
 
 
-def _pad(
-    batch: dict[str, Any], name: str, lengths: NDArray, rows: NDArray, width: int
-) -> tuple[Tensor, Tensor]:
+def _pad(batch: dict[str, Any], name: str, lengths: NDArray, rows: NDArray, width: int) -> tuple[Tensor, Tensor]:
     """`(rows, width)` ids with any value at padding, and a mask that is False there."""
     ids = batch[f"{name}.ids"]
     places, mask = (
-        torch.from_numpy(own).to(ids.device)
-        for own in padded_indices(starts_of(lengths)[rows], lengths[rows], width)
+        torch.from_numpy(own).to(ids.device) for own in padded_indices(starts_of(lengths)[rows], lengths[rows], width)
     )
     return ids[places].long() if len(ids) else torch.zeros_like(places), mask
 

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from potstill.data.common.tokenizers import Vocabulary, load_backend
 from potstill.data.rationales.rows import RationaleRows
-from potstill.data.tasks.features import remembered_arrays
-from potstill.errors import DataError
+from potstill.data.tasks.features import encode_texts, remembered_arrays
+from potstill.errors import TokenizerError
 
 PREDICT, EXPLAIN = "predict: ", "explain: "
 MAX_INPUT_LENGTH, MAX_TARGET_LENGTH = 1024, 256  # tokens, as published
-BATCH = 1000  # rows tokenized together
+COLUMNS = ("predict", "explain", "labels", "rationales")
 ARRAYS = ("ids", "lengths", "truncated")
 
 
@@ -63,10 +62,7 @@ class RationaleFeatures:
 
     def cut(self) -> dict[str, int]:
         """Number of truncated texts, by attribute."""
-        return {name: int(np.count_nonzero(getattr(self, name).truncated)) for name in _COLUMNS}
-
-
-_COLUMNS = ("predict", "explain", "labels", "rationales")
+        return {name: int(np.count_nonzero(getattr(self, name).truncated)) for name in COLUMNS}
 
 
 def rationale_features(
@@ -114,39 +110,19 @@ def rationale_features(
     def make() -> dict[str, NDArray]:
         backend = load_backend(vocabulary.path)
         if backend.encode("a").ids[-1:] != [vocabulary.end_id]:
-            raise DataError(
+            raise TokenizerError(
                 f"data.tokenizer: '{vocabulary.path}' adds no end token to a text, so a student could not learn "
                 "to stop; use the tokenizer of an encoder-decoder, such as T5's"
             )
         arrays: dict[str, NDArray] = {}
         for name, (column, prefix, most) in columns.items():
-            tokens = _tokenise(column, prefix, backend, most, progress if name == "rationales" else None)
+            backend.enable_truncation(most)
+            texts = (None if text is None else f"{prefix}{text}" for text in column)
+            tokens = encode_texts(texts, backend, progress=progress if name == "rationales" else None)
             arrays |= {f"{name}.{array}": getattr(tokens, array) for array in ARRAYS}
         return arrays
 
     options = {name: {"prefix": prefix, "max_length": most} for name, (_, prefix, most) in columns.items()}
-    texts = ([] if text is None else [text] for column, _, _ in columns.values() for text in column)
-    stored = remembered_arrays(make, cache, texts, vocabulary, options | {"kind": "rationales"})
+    digested = ([] if text is None else [text] for column, _, _ in columns.values() for text in column)
+    stored = remembered_arrays(make, cache, digested, vocabulary, options | {"kind": "rationales"})
     return RationaleFeatures(*(Tokens(*(stored[f"{name}.{array}"] for array in ARRAYS)) for name in columns))
-
-
-def _tokenise(
-    texts: Sequence[str | None],
-    prefix: str,
-    backend: Tokenizer,
-    max_length: int,
-    progress: Callable[[int], None] | None,
-) -> Tokens:
-    backend.enable_truncation(max_length)
-    ids: list[NDArray] = [np.zeros(0, np.int32)]
-    lengths, truncated = np.zeros(len(texts), np.int32), np.zeros(len(texts), np.bool_)
-    for start in range(0, len(texts), BATCH):
-        batch = texts[start : start + BATCH]
-        there = [start + row for row, text in enumerate(batch) if text is not None]
-        encoded = backend.encode_batch([f"{prefix}{texts[row]}" for row in there])
-        for row, encoding in zip(there, encoded, strict=True):
-            ids.append(np.array(encoding.ids, np.int32))
-            lengths[row], truncated[row] = len(encoding.ids), bool(encoding.overflowing)
-        if progress is not None:
-            progress(start + len(batch))
-    return Tokens(np.concatenate(ids), lengths, truncated)

@@ -7,7 +7,7 @@ differs by set (Hsieh et al. 2023, arXiv:2305.02301, section 3.1, and the prompt
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NamedTuple
 
 from potstill.data.rationales.thoughts import final_answer
@@ -36,38 +36,46 @@ class Parsed(NamedTuple):
         return self.rationale is not None and self.label is not None
 
 
-@dataclass(frozen=True)
-class _Format:
+class _Format(NamedTuple):
     """Format of the outputs of a set.
 
     Attributes:
         examples: Beginning of the first invented example.
-        markers: Text before the label, by flavour; the first that occurs exactly once is used.
-        label: `option` (after a bracketed letter), `equation` (from the first to the last bracket), or `nli`.
-        missing: Result of the published parser without marker.
+        label: Parser of the text after a marker.
+        markers: Text before the label; the first that occurs exactly once is used. PaLM's outputs have the first one.
     """
 
     examples: str
-    markers: dict[str, tuple[str, ...]]
-    label: str
-    missing: str
+    label: Callable[[str], str | None]
+    markers: tuple[str, ...]
 
 
-def _both(*markers: str) -> dict[str, tuple[str, ...]]:
-    return dict.fromkeys(FLAVOURS, markers)
+def named(label: str) -> str | None:
+    """The NLI label on the first line of a text, or None."""
+    first = label.strip().split("\n")[0].strip().removesuffix(".").strip().lower()
+    return first if first in NLI_LABELS else None
 
 
-_EQUATIONS = _Format("Q:", _both("The answer is"), "equation", " ")
+def _option(rest: str) -> str | None:
+    """The text after a bracketed letter."""
+    text = "".join(_OPTION.split(rest)[1:2]).strip()
+    return text.removesuffix(".") if text else None
+
+
+def _equation(rest: str) -> str | None:
+    """The text from the first to the last bracket of the first line with both."""
+    for line in rest.split("\n"):
+        begin, end = line.find("("), line.rfind(")")
+        if 0 <= begin < end:
+            return line[begin : end + 1]
+    return None
+
+
 _FORMATS = {
-    "cqa": _Format("Q:", _both("So the answer is"), "option", " "),
-    "svamp": _EQUATIONS,
-    "asdiv": _EQUATIONS,
-    "anli1": _Format(
-        "Premise:",
-        {"palm": ("So the answer is",), "gpt": ("So the answer is", "The answer is")},
-        "nli",
-        "",
-    ),
+    "cqa": _Format("Q:", _option, ("So the answer is",)),
+    "svamp": _Format("Q:", _equation, ("The answer is",)),
+    "asdiv": _Format("Q:", _equation, ("The answer is",)),
+    "anli1": _Format("Premise:", named, ("So the answer is", "The answer is")),
 }
 # e-SNLI's outputs have the label on a separate line, and a rationale even without that line.
 _ESNLI = "esnli"
@@ -89,37 +97,10 @@ def parse(name: str, output: str, flavour: str = "palm") -> Parsed:
     """
     answer = final_answer(output, stop=() if name == _ESNLI else (_FORMATS[name].examples,))
     rationale, rest = (None, None) if answer is None else _halves(name, answer, flavour)
-    kind = "nli" if name == _ESNLI else _FORMATS[name].label
-    label = None if rest is None else _LABELS[kind](rest)
+    parse_label = named if name == _ESNLI else _FORMATS[name].label
+    label = None if rest is None else parse_label(rest)
     stripped = None if rationale is None else rationale.rstrip()
     return Parsed(stripped or None, label or None)
-
-
-def as_published(name: str, output: str, flavour: str = "palm") -> tuple[str, str]:
-    """The results of the published parser with its peculiarities, for comparison only.
-
-    Missing parts are `" "` or `""`; ANLI's labels lose their last character; the label of e-SNLI extends to the next
-    premise.
-
-    Raises:
-        ValueError: The published parser fails for this output.
-    """
-    rationale, rest = _halves(name, output, flavour)
-    if name == _ESNLI:
-        return (rationale or "").rstrip(), " " if rest is None else rest.split("Premise")[0].rstrip()
-    form = _FORMATS[name]
-    if rationale is None or rest is None:
-        if name == "cqa" and flavour == "palm":
-            raise ValueError(f"'{form.markers[flavour][0]}' does not occur exactly once")
-        return form.missing, form.missing
-    label = rest.lstrip()[:-1] if form.label == "nli" else _LABELS[form.label](rest)
-    return rationale.rstrip(), " " if label is None else label
-
-
-def named(label: str) -> str | None:
-    """The NLI label on the first line of a text, or None."""
-    first = label.strip().split("\n")[0].strip().removesuffix(".").strip().lower()
-    return first if first in NLI_LABELS else None
 
 
 def _halves(name: str, output: str, flavour: str) -> tuple[str | None, str | None]:
@@ -131,24 +112,8 @@ def _halves(name: str, output: str, flavour: str) -> tuple[str | None, str | Non
     form = _FORMATS[name]
     own = output.split(form.examples)[0].rstrip()
     own = own.lstrip() if flavour == "gpt" else own
-    for marker in form.markers[flavour]:
+    for marker in form.markers if flavour == "gpt" else form.markers[:1]:
         parts = own.split(marker)
         if len(parts) == 2:
             return parts[0], parts[1]
     return None, None
-
-
-def _option(rest: str) -> str | None:
-    text = "".join(_OPTION.split(rest)[1:2]).strip()
-    return text.removesuffix(".") if text else None
-
-
-def _equation(rest: str) -> str | None:
-    for line in rest.split("\n"):
-        begin, end = line.find("("), line.rfind(")")
-        if 0 <= begin < end:
-            return line[begin : end + 1]
-    return None
-
-
-_LABELS = {"option": _option, "equation": _equation, "nli": named}

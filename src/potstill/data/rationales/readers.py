@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from potstill.data.rationales import sets
-from potstill.data.rationales.files import SVAMP_TRAIN, Placed, find, records_of, svamp_part
-from potstill.data.rationales.order import mismatched_rows
-from potstill.data.rationales.outputs import Outputs, given_outputs, read_outputs
-from potstill.data.rationales.parsing import NLI_SETS
-from potstill.data.rationales.published import author_files, plain
+from potstill.data.common.records import Placed, Record, RecordError
+from potstill.data.rationales.files import convert, records_of
+from potstill.data.rationales.outputs import KEY, Outputs, given_outputs, read_outputs
+from potstill.data.rationales.parsing import NLI_SETS, Parsed
+from potstill.data.rationales.published import part_records
 from potstill.data.rationales.rows import RationaleRows, split_validation
-from potstill.data.rationales.sets import SETS, Example, RecordError
-from potstill.data.rationales.soft_labels import (
-    FIELD,
-    Probabilities,
-    checked,
-    home_of,
-    labels_file,
-    read_probabilities,
-)
-from potstill.errors import ConfigError, DataError
+from potstill.data.rationales.sets import SETS, TEXT, Example, RationaleSet, own_example
+from potstill.data.rationales.soft_labels import FIELD, Probabilities, checked
+from potstill.errors import ConfigError, FormatError, LabelError
 
 log = logging.getLogger(__name__)
 
 SEPARATOR = "</s>"  # T5's end token, between premise and hypothesis in the published inputs
 MAX_UNPARSED = 0.05  # share of the outputs; more indicate another set or flavour
+PARTS = 4  # of a set, whose order is checked separately: a missing row shifts all that follow
+FEWEST = 20  # decisive rows that a part must have
+# Share of these whose rationale has more words of its own input: 0.99 in the published sets, a half for other rows.
+LEAST = 0.75
+
+_WORD = re.compile(r"[^\W_]+")
 
 
 def read_split(
@@ -67,22 +67,16 @@ def read_split(
     if split not in kept and not (split == "valid" and "train" in kept):
         raise ConfigError(f"{name} has no split '{split}', but {', '.join(kept)}")
     stored = split if split in kept else "train"
-    path, records = _records(folder, name, stored, key)
-    own = "rationale" in records[0][1]
+    path, records = part_records(folder, name, stored, key)
     outputs = None
-    if rationales == "palm" and own:  # the published CSV contains PaLM's parsed outputs
-        outputs = given_outputs(_pairs(records, path, key), path, name in NLI_SETS)
+    if rationales == "palm" and "rationale" in records[0][1]:  # the published CSV contains PaLM's parsed outputs
+        outputs = given_outputs(records, path, key, name in NLI_SETS)
     elif rationales is not None:
         outputs = read_outputs(folder, name, stored, rationales)
-    soft = None
-    if rationales is not None and outputs is not None and not own:
-        soft = read_probabilities(
-            labels_file(home_of(folder, name, stored, rationales), stored), len(outputs)
-        )
-    rows, taken = _rows(records, path, SETS[name], outputs, separator, allow_partial, key, soft)
-    _check_parsed(rows, outputs, max_unparsed)
-    _check_choices(rows, outputs, path)
-    _check_order(rows, outputs)
+    source = _Source(records, path, key, SETS[name], separator)
+    rows, taken = source.rows(outputs, allow_partial, () if outputs is None else outputs.soft)
+    if outputs is not None:
+        _check_outputs(rows, outputs, path, max_unparsed)
     if split in kept and ("valid" in kept or split != "train" or name == "asdiv"):
         return rows
     return split_validation(rows, taken, len(records))[split == "valid"]
@@ -107,12 +101,12 @@ def read_own(
     """
     records = records_of(path, key)
     reasoned = outputs and any("rationale" in record for _, record in records)
-    given = given_outputs(_pairs(records, path, key), path, nli=False) if reasoned else None
-    known = sets.RationaleSet(path.name, sets.TEXT, sets.own, ("train",))
-    soft = [checked(record.get(FIELD), path, place) for place, record in records] if outputs else None
-    rows, _ = _rows(records, path, known, given, "", False, key, soft)
-    _check_parsed(rows, given, max_unparsed)
-    _check_order(rows, given)
+    given = given_outputs(records, path, key, nli=False) if reasoned else None
+    soft = [checked(record.get(FIELD), path, place) for place, record in records] if outputs else ()
+    source = _Source(records, path, key, RationaleSet(path.name, TEXT, own_example, ("train",)), "")
+    rows, _ = source.rows(given, False, soft)
+    if given is not None:
+        _check_outputs(rows, given, path, max_unparsed)
     return rows
 
 
@@ -128,125 +122,89 @@ def stored_rows(folder: Path, name: str, split: str, *, key: str = "data.folder"
     Raises:
         DataError: A file is missing or cannot be used.
     """
-    path, records = _records(folder, name, split, key)
-    rows = []
-    for place, record in records:
-        example = _example(place, record, path, SETS[name], SEPARATOR, key)
-        # Unusable records are included: outputs and rows are matched by their order.
-        made = {"input": "", "label": ""} if example is None else example._asdict()
-        rows.append({**record, "input": made["input"], "label": made["label"]})
-    return rows
+    path, records = part_records(folder, name, split, key)
+    examples = _Source(records, path, key, SETS[name], SEPARATOR).examples(len(records))
+    # Unusable records are included: outputs and rows are matched by their order.
+    made = (Example("", "", None) if example is None else example for example in examples)
+    return [{**record, "input": own.input, "label": own.label} for (_, record), own in zip(records, made, strict=True)]
 
 
-def _records(folder: Path, name: str, split: str, key: str) -> tuple[Path, list[Placed]]:
-    """Name of a part's files for messages, and its records in the published layout."""
-    home = folder / name
-    if path := find(home / f"{name}_{split}"):
-        return path, _plain(records_of(path, key), path, name, key)
-    if name == "svamp" and (path := find(home / "SVAMP")):
-        whole = records_of(path, key)
-        if part := svamp_part(whole, split):
-            return path, part
-        raise DataError(
-            f"{key}: '{path}' has {len(whole):,} rows, {SVAMP_TRAIN} of which are for training, and none for "
-            f"{name}/{split}; use the complete file, or {name}/{name}_{split}.json"
-        )
-    files = author_files(home, name, split, key)
-    if not files:
-        raise DataError(
-            f"{key}: '{folder}' has no {name}/{name}_{split}.json (or .gz); use the folder with the sets' folders"
-        )
-    if len(files) == 1:
-        return files[0], _plain(records_of(files[0], key), files[0], name, key)
-    joined = [
-        (f"{file.name} {place}", record)
-        for file in files
-        for place, record in _plain(records_of(file, key), file, name, key)
-    ]
-    return Path(f"{files[0]} to {files[-1].name}"), joined
+@dataclass(frozen=True)
+class _Source:
+    """Records of a part.
 
+    Attributes:
+        records: All records, with their places.
+        path: Name of their files for messages.
+        key: Config key for messages.
+        known: Their set.
+        separator: End token of the tokenizer.
+    """
 
-def _plain(records: list[Placed], path: Path, name: str, key: str) -> list[Placed]:
-    """Records in the published layout."""
-    made = []
-    for place, record in records:
-        try:
-            made.append((place, plain(name, record)))
-        except RecordError as error:
-            raise DataError(f"{key}: '{path}' {place}: {error}; use a file of {name}") from error
-    return made
+    records: list[Placed]
+    path: Path
+    key: str
+    known: RationaleSet
+    separator: str
 
+    def examples(self, count: int) -> list[Example | None]:
+        """Inputs and labels of the first records; None for an unusable one."""
 
-def _pairs(records: list[Placed], path: Path, key: str) -> list[tuple[str, str | None]]:
-    pairs = []
-    for place, record in records:
-        rationale, label = record.get("rationale"), record.get("llm_label")
-        if not isinstance(rationale, str) and (rationale is not None or "rationale" not in record):
-            raise DataError(
-                f"{key}: '{path}' {place}: 'rationale' is {rationale!r:.60}; must be text or null in every row"
+        def example_of(record: Record) -> Example | None:
+            example = self.known.example(record, self.separator)
+            if example is not None and not example.label.strip():
+                raise RecordError("the label is blank")
+            return example
+
+        source, wanted = f"{self.key}: '{self.path}'", f"a file of {self.known.name}"
+        return convert(self.records[:count], example_of, source, wanted)
+
+    def rows(
+        self, outputs: Outputs | None, allow_partial: bool, soft: Sequence[Probabilities | None]
+    ) -> tuple[RationaleRows, list[int]]:
+        """The rows with outputs, and the numbers of their records."""
+        count = len(self.records)
+        used = count if outputs is None else min(count, len(outputs))
+        if outputs is not None and len(outputs) != count and not allow_partial:
+            raise FormatError(
+                f"{self.key}: '{self.path}' has {count:,} rows, but '{outputs.name}' {len(outputs):,} outputs; give "
+                "one per row, or set data.allow_partial=true"
             )
-        if label is not None and not isinstance(label, str):
-            raise DataError(
-                f"{key}: '{path}' {place}: 'llm_label' is {label!r:.60}; must be text, or remove it"
+        if outputs is not None:
+            _check_repeated(self.records, outputs, self.path)
+        examples = self.examples(used)
+        taken = [row for row, example in enumerate(examples) if example is not None]
+        kept = [example for example in examples if example is not None]
+        if not kept:
+            raise FormatError(
+                f"{self.key}: '{self.path}' has no usable rows with outputs; use a file of {self.known.name}"
             )
-        pairs.append((rationale or "", label))
-    return pairs
-
-
-def _rows(
-    records: list[Placed],
-    path: Path,
-    known: sets.RationaleSet,
-    outputs: Outputs | None,
-    separator: str,
-    allow_partial: bool,
-    key: str,
-    soft: Sequence[Probabilities | None] | None = None,
-) -> tuple[RationaleRows, list[int]]:
-    """The rows with outputs, and the numbers of their records."""
-    used = len(records) if outputs is None else min(len(records), len(outputs))
-    if outputs is not None and len(outputs) != len(records) and not allow_partial:
-        raise DataError(
-            f"{key}: '{path}' has {len(records):,} rows, but '{outputs.name}' {len(outputs):,} outputs; give one "
-            "per row, or set data.allow_partial=true"
+        parsed = [Parsed(None, None) if outputs is None else outputs.parsed[row] for row in taken]
+        rows = RationaleRows(
+            inputs=[example.input for example in kept],
+            labels=[example.label for example in kept],
+            llm_labels=[own.label for own in parsed],
+            rationales=[own.rationale for own in parsed],
+            choices=[example.choices for example in kept],
+            unparsed=[outputs is not None and outputs.failed(row) for row in taken],
+            places=[self.records[row][0] for row in taken],
+            name=self.path.name,
+            key=self.key,
+            soft=[soft[row] for row in taken] if soft else [],
         )
-    if not used:
-        raise DataError(
-            f"data.rationales: '{outputs.name if outputs else path}' has no outputs; give one per row"
+        off_label = [
+            label is not None and choices is not None and label not in choices
+            for label, choices in zip(rows.llm_labels, rows.choices, strict=True)
+        ]
+        rows.counts.update(
+            read=count,
+            answered=0 if outputs is None else len(rows),
+            unparsed=sum(rows.unparsed),
+            unanswered=count - used,
+            off_label=sum(off_label),
+            left_out=used - len(kept),
         )
-    if outputs is not None:
-        _check_repeated(records[:used], outputs, path)
-    examples = [_example(place, record, path, known, separator, key) for place, record in records[:used]]
-    taken = [row for row, example in enumerate(examples) if example is not None]
-    kept = [example for example in examples if example is not None]
-    if not kept:
-        raise DataError(f"{key}: '{path}' has no usable rows; use a file of {known.name}")
-    parsed = [(None, None) if outputs is None else outputs.parsed[row] for row in taken]
-    rows = RationaleRows(
-        inputs=[example.input for example in kept],
-        labels=[example.label for example in kept],
-        llm_labels=[label for _, label in parsed],
-        rationales=[rationale for rationale, _ in parsed],
-        choices=[example.choices for example in kept],
-        unparsed=[outputs is not None and outputs.failed(row) for row in taken],
-        places=[records[row][0] for row in taken],
-        name=path.name,
-        key=key,
-        soft=[None if soft is None else soft[row] for row in taken],
-    )
-    off = sum(
-        label is not None and choices is not None and label not in choices
-        for label, choices in zip(rows.llm_labels, rows.choices, strict=True)
-    )
-    rows.counts.update(
-        read=len(records),
-        answered=0 if outputs is None else len(rows),
-        unparsed=sum(rows.unparsed),
-        unanswered=len(records) - used,
-        off_label=off,
-        left_out=used - len(kept),
-    )
-    return rows, taken
+        return rows, taken
 
 
 def _check_repeated(records: Sequence[Placed], outputs: Outputs, path: Path) -> None:
@@ -254,64 +212,67 @@ def _check_repeated(records: Sequence[Placed], outputs: Outputs, path: Path) -> 
     for (place, record), repeated in zip(records, outputs.repeated, strict=False):
         for name, value in repeated.items():
             if name in record and record[name] != value:
-                raise DataError(
-                    f"data.rationales: '{outputs.name}' has {name}={value!r:.60} for {place} of '{path}', which has "
+                raise FormatError(
+                    f"{KEY}: '{outputs.name}' has {name}={value!r:.60} for {place} of '{path}', which has "
                     f"{record[name]!r:.60}; outputs must be in the order of the rows"
                 )
 
 
-def _example(
-    place: str, record: sets.Record, path: Path, known: sets.RationaleSet, separator: str, key: str
-) -> Example | None:
-    try:
-        example = known.example(record, separator)
-        if example is not None and not example.label.strip():
-            raise RecordError("the label is blank")
-        return example
-    except RecordError as error:
-        raise DataError(f"{key}: '{path}' {place}: {error}; use a file of {known.name}") from error
-
-
-def _check_parsed(rows: RationaleRows, outputs: Outputs | None, max_unparsed: float) -> None:
-    """Warn about unparsed outputs; reject too many."""
+def _check_outputs(rows: RationaleRows, outputs: Outputs, path: Path, max_unparsed: float) -> None:
+    """Reject too many unparsed outputs, and labels of other rows; warn about rationales of other rows."""
     unparsed, cut = rows.counts["unparsed"], rows.counts["unanswered"]
-    if outputs is None:
-        return
     if unparsed > max_unparsed * len(rows):
         place = rows.places[rows.unparsed.index(True)]
-        raise DataError(
-            f"data.rationales: {unparsed:,} of {len(rows):,} outputs of '{outputs.name}' lack a rationale or a label "
+        raise FormatError(
+            f"{KEY}: {unparsed:,} of {len(rows):,} outputs of '{outputs.name}' lack a rationale or a label "
             f"(the first for {place}), more than data.max_unparsed={max_unparsed}; check their source"
         )
     if unparsed:
         log.warning("%s: %d of %d outputs lack a rationale or a label", rows.name, unparsed, len(rows))
     if cut:
         log.warning("%s: %d of %d rows have no output and are skipped", rows.name, cut, rows.counts["read"])
-
-
-def _check_choices(rows: RationaleRows, outputs: Outputs | None, path: Path) -> None:
-    """Reject outputs of other rows, detected by labels that are not among the choices."""
-    if outputs is None or len(set(rows.choices)) < 2:
-        return
     fits = [
         label.strip().lower() in {choice.strip().lower() for choice in choices}
         for label, choices in zip(rows.llm_labels, rows.choices, strict=True)
         if label is not None and choices is not None
     ]
-    if 2 * sum(fits) < len(fits):
-        raise DataError(
-            f"data.rationales: {len(fits) - sum(fits):,} of {len(fits):,} labels of '{outputs.name}' are not among the "
+    # A record with its own output cannot have that of another row, and equal choices show nothing.
+    if outputs.name != str(path) and len(set(rows.choices)) > 1 and 2 * sum(fits) < len(fits):
+        raise LabelError(
+            f"{KEY}: {len(fits) - sum(fits):,} of {len(fits):,} labels of '{outputs.name}' are not among the "
             f"choices of their row in '{path}'; outputs must be in the order of the rows"
         )
-
-
-def _check_order(rows: RationaleRows, outputs: Outputs | None) -> None:
-    """Warn about rationales of other rows, detected by their words."""
-    if outputs is not None and (part := mismatched_rows(rows.inputs, rows.rationales)) is not None:
+    if (part := mismatched_rows(rows.inputs, rows.rationales)) is not None:
         log.warning(
-            "data.rationales: '%s' seems to have rationales of other rows, from %s to %s, by the words they share; "
-            "outputs must be in the order of the rows",
-            outputs.name,
-            rows.places[part[0]],
-            rows.places[part[-1]],
-        )
+            "%s: '%s' seems to have rationales of other rows, from %s to %s, by the words they share; outputs must be "
+            "in the order of the rows",
+            KEY, outputs.name, rows.places[part[0]], rows.places[part[-1]],
+        )  # fmt: skip
+
+
+def mismatched_rows(inputs: Sequence[str], rationales: Sequence[str | None]) -> range | None:
+    """The first part of the rows whose rationales do not share more words with their own input than with a far one.
+
+    Args:
+        inputs: One per row.
+        rationales: One per row, or None.
+
+    Returns:
+        Numbers of rows, from 0; None if the rationales fit, or too few rows are decisive.
+    """
+    words = [set(_WORD.findall(text.lower())) for text in inputs]
+    size = -(-len(inputs) // PARTS) if inputs else 1
+    for start in range(0, len(inputs), size):
+        part = range(start, min(start + size, len(inputs)))
+        shared = [_shared(row, words, rationales[row]) for row in part]
+        more = sum(own > other for own, other in shared)
+        decided = sum(own != other for own, other in shared)
+        if decided >= FEWEST and more < LEAST * decided:
+            return part
+    return None
+
+
+def _shared(row: int, words: Sequence[set[str]], rationale: str | None) -> tuple[int, int]:
+    """Number of a rationale's words in its own input, and in that of the row half a set away."""
+    own = set(_WORD.findall((rationale or "").lower()))
+    return len(own & words[row]), len(own & words[(row + len(words) // 2) % len(words)])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.errors import ConfigError, DataError
+from potstill.errors import ConfigError, DataError, LabelError
 
 PREDICT, EXPLAIN = "predict", "explain"  # the tasks of a row
 SOFT = "soft"  # the loss term of label probabilities
@@ -138,7 +138,7 @@ def for_training(rows: RationaleRows, labels: str) -> RationaleRows:
         return kept
     if None in kept.llm_labels:
         place = kept.places[kept.llm_labels.index(None)]
-        raise DataError(
+        raise LabelError(
             f"data.labels=llm: '{rows.name}' {place} has no label of an LLM; set data.rationales with labels, or "
             "data.labels=gt"
         )
@@ -149,7 +149,5 @@ def join(first: RationaleRows, second: RationaleRows) -> RationaleRows:
     """Concatenate rows; counts are summed, places name their part."""
     columns: dict[str, Any] = {name: [*getattr(first, name), *getattr(second, name)] for name in _COLUMNS}
     columns["places"] = [f"{rows.name} {place}" for rows in (first, second) for place in rows.places]
-    counts = {
-        name: first.counts.get(name, 0) + second.counts.get(name, 0) for name in first.counts | second.counts
-    }
+    counts = {name: first.counts.get(name, 0) + second.counts.get(name, 0) for name in first.counts | second.counts}
     return replace(first, **columns, name=f"{first.name} and {second.name}", counts=counts)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from potstill.config.data import ArithmeticDataConfig, RationaleDataConfig, SetDataConfig
+from potstill.data.common.records import Record, RecordError, field_of
 from potstill.data.rationales.parsing import NLI_LABELS
 
-GENERATED = "arithmetic"  # the generated set, see `arithmetic.py`
+GENERATED = "arithmetic"  # name of the generated set, see `arithmetic.py`
 TEXT, EQUATION = "text", "equation"  # labels are compared as text, or by their values
-
-Record = Mapping[str, Any]
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(/[0-9]+)?")
 
@@ -31,10 +31,6 @@ class Example(NamedTuple):
     choices: tuple[str, ...] | None
 
 
-class RecordError(ValueError):
-    """A record that cannot be used."""
-
-
 @dataclass(frozen=True)
 class RationaleSet:
     """A data set of step-by-step distillation.
@@ -51,19 +47,6 @@ class RationaleSet:
     compared: str
     example: Callable[[Record, str], Example | None]
     splits: tuple[str, ...]
-
-
-def field_of(record: Record, field: str, kind: type | tuple[type, ...] = str) -> Any:
-    """A field of a record.
-
-    Raises:
-        RecordError: It is missing, or of another type.
-    """
-    value = record.get(field)
-    if not isinstance(value, kind):
-        found = f"is {value!r}" if field in record else f"is missing (found {', '.join(map(str, record))})"
-        raise RecordError(f"'{field}' {found}")
-    return value
 
 
 def _cqa(record: Record, _: str) -> Example:
@@ -103,12 +86,10 @@ def _asdiv(record: Record, _: str) -> Example | None:
     return Example(f"{field_of(record, 'Body')}\n{field_of(record, 'Question')}", answer, None)
 
 
-def own(record: Record, _: str) -> Example:
+def own_example(record: Record, _: str) -> Example:
     """A record of a user's own data: `input`, `label`, and optionally `choices`."""
     choices = record.get("choices")
-    if choices is not None and not (
-        isinstance(choices, list) and choices and all(isinstance(c, str) for c in choices)
-    ):
+    if choices is not None and not (isinstance(choices, list) and choices and all(isinstance(c, str) for c in choices)):
         raise RecordError(f"'choices' is not a list of texts ({choices!r})")
     label = field_of(record, "label")
     if choices is not None and label not in choices:
@@ -124,9 +105,20 @@ SETS = {
         RationaleSet("asdiv", EQUATION, _asdiv, ("train",)),
         RationaleSet("esnli", TEXT, _nli, ("train", "valid", "test")),
         RationaleSet("anli1", TEXT, _nli, ("train", "valid", "test")),
-        RationaleSet(GENERATED, EQUATION, own, ("train", "valid", "test")),
     )
 }
+
+
+def set_of(data: RationaleDataConfig) -> str:
+    """The set by whose rules labels are compared; empty if as texts."""
+    if isinstance(data, ArithmeticDataConfig):
+        return GENERATED
+    return data.set or "" if isinstance(data, SetDataConfig) else ""
+
+
+def by_value(name: str) -> bool:
+    """Whether the labels of a set are free, and compared by their values."""
+    return name == GENERATED or (name in SETS and SETS[name].compared == EQUATION)
 
 
 def allowed_labels(choices: tuple[str, ...] | None) -> list[str] | None:

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.data.common.text_files import fault_of, read_document
-from potstill.errors import DataError
-from potstill.runtime.json_text import parse_json
+from potstill.data.common.records import check_file, read_json_document
+from potstill.errors import FormatError
 
 FIELD = "label_probabilities"  # of rows of a user's own file
-KEY = "objective.soft_weight"
+KEY = "data.rationales"
 
 Probabilities = Mapping[str, float]
 
@@ -20,16 +19,6 @@ Probabilities = Mapping[str, float]
 def labels_file(folder: Path, split: str) -> Path:
     """The file of a part in the folder of its rationales: a list of objects or nulls, one per row."""
     return folder / f"{split}_labels.json"
-
-
-def home_of(folder: Path, name: str, split: str, rationales: str) -> Path:
-    """The folder of the rationales of a part, see `outputs.read_outputs`."""
-    if rationales == "palm":
-        return folder / name / "llm"
-    if rationales == "gpt":
-        return folder / "gpt-neox" / name
-    at = Path(rationales.replace("{split}", split)).expanduser()
-    return at if at.is_dir() else at.parent
 
 
 def read_probabilities(path: Path, rows: int) -> list[Probabilities | None]:
@@ -44,17 +33,11 @@ def read_probabilities(path: Path, rows: int) -> list[Probabilities | None]:
     """
     if not path.exists():
         return [None] * rows
-    if fault := fault_of(path):
-        raise DataError(f"data.rationales: '{path}' {fault}; recreate it with stage=rationales")
-    try:
-        found = parse_json(read_document(path, "data.rationales"))
-    except ValueError as error:
-        raise DataError(
-            f"data.rationales: '{path}' is not JSON ({error}); recreate it with stage=rationales"
-        ) from None
+    check_file(path, KEY, "stage=rationales to recreate it")
+    found = read_json_document(path, KEY)
     if not isinstance(found, list) or len(found) != rows:
         size = f"{len(found):,} rows" if isinstance(found, list) else "no list"
-        raise DataError(f"data.rationales: '{path}' has {size}, but there are {rows:,} outputs")
+        raise FormatError(f"{KEY}: '{path}' has {size}, but there are {rows:,} outputs")
     return [checked(value, path, f"row {number}") for number, value in enumerate(found)]
 
 
@@ -70,8 +53,8 @@ def checked(value: Any, path: Path, place: str) -> Probabilities | None:
         isinstance(one, int | float) and not isinstance(one, bool) and 0 <= one <= 1 for one in value.values()
     )
     if not numbers or not math.isclose(sum(value.values()), 1.0, abs_tol=1e-3):
-        raise DataError(
-            f"data.rationales: '{path}' {place}: invalid probabilities {value!r:.60}; must be null, or an object of "
+        raise FormatError(
+            f"{KEY}: '{path}' {place}: invalid probabilities {value!r:.60}; must be null, or an object of "
             "numbers by choice with a sum of 1"
         )
     return {str(choice): float(one) for choice, one in value.items()}

@@ -7,22 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from omegaconf import DictConfig
-
-from potstill.data.rationales.arithmetic import Problems, arithmetic_rows
-from potstill.data.rationales.files import find
-from potstill.data.rationales.outputs import KEY
+from potstill.config.data import ArithmeticDataConfig, RationaleDataConfig, SetDataConfig
+from potstill.data.rationales.arithmetic import arithmetic_rows
+from potstill.data.rationales.outputs import KEY, find_outputs
 from potstill.data.rationales.readers import SEPARATOR, read_own, read_split
 from potstill.data.rationales.rows import RationaleRows, for_training, join, split_validation, subsample
-from potstill.data.rationales.sets import GENERATED, SETS
+from potstill.data.rationales.sets import SETS
 from potstill.data.rationales.soft_labels import aligned
 from potstill.errors import DataError
 
 log = logging.getLogger(__name__)
 
-STEP_BY_STEP = "step_by_step"  # objective.name
-RATIONALES = "rationales"  # benchmark.task
-STANDARD, TASK_PREFIX = MODES = ("standard", "task_prefix")
+STANDARD = "standard"
 MAIN_SETS = tuple(name for name, known in SETS.items() if "test" in known.splits)
 OWN_FILES = {"valid": "data.eval_files", "test": "data.test_files"}  # by the part that they replace
 
@@ -37,7 +33,7 @@ class Parts(NamedTuple):
 
 
 def training_parts(
-    data: DictConfig, *, standard: bool, seed: int, separator: str | None = None, soft_labels: bool = False
+    data: RationaleDataConfig, *, standard: bool, seed: int, separator: str | None = None, soft_labels: bool = False
 ) -> Parts:
     """Rows for training, for validation (all rows with gold labels), and for the test if available.
 
@@ -52,7 +48,7 @@ def training_parts(
         PotstillError: A file cannot be used; required labels, label probabilities or rationales of an LLM are missing.
     """
     read_outputs = not standard or data.labels == "llm" or soft_labels
-    wanted = data.rationales if read_outputs else None
+    wanted = data.rationales if read_outputs and isinstance(data, SetDataConfig) else None
     if data.train_files:
         train = _own(data.train_files, "data.train_files", data, read_outputs)
         valid = _own(data.eval_files, "data.eval_files", data, read_outputs) if data.eval_files else None
@@ -60,12 +56,15 @@ def training_parts(
             train, valid = split_validation(train)
         test = _own(data.test_files, "data.test_files", data, read_outputs) if data.test_files else None
     else:
-        made = data.set == GENERATED
-        train = judged_part(data, "train") if made else _published(data, "train", wanted, separator)
-        valid = judged_part(data, "valid", separator, outputs=read_outputs)
-        test = judged_part(data, "test", separator, outputs=read_outputs)
-    for name in data.more_sets:
-        train = join(train, _published(data, "train", wanted, separator, name))
+        if isinstance(data, SetDataConfig):
+            train = _published(data, "train", wanted, separator)
+        else:
+            train = evaluated_part(data, "train")
+        valid = evaluated_part(data, "valid", separator, outputs=read_outputs)
+        test = evaluated_part(data, "test", separator, outputs=read_outputs)
+    if isinstance(data, SetDataConfig):
+        for name in data.more_sets:
+            train = join(train, _published(data, "train", wanted, separator, name))
     read = train
     train = subsample(_first(train, data.max_examples), data.share, seed)
     if standard and data.labels == "gt":  # outputs of the LLM are not used
@@ -79,14 +78,14 @@ def training_parts(
     if not standard and None in train.rationales:
         place = train.places[train.rationales.index(None)]
         raise DataError(
-            f"{KEY}={data.rationales}: '{train.name}' {place} has no rationale, which objective.mode=task_prefix "
+            f"{KEY}={wanted}: '{train.name}' {place} has no rationale, which objective.mode=task_prefix "
             "requires; use outputs with rationales, or objective.mode=standard"
         )
     return Parts(train, _first(valid, data.max_examples), test and _first(test, data.max_examples), read)
 
 
-def judged_part(
-    data: DictConfig, split: str, separator: str | None = None, *, outputs: bool = True
+def evaluated_part(
+    data: RationaleDataConfig, split: str, separator: str | None = None, *, outputs: bool = True
 ) -> RationaleRows:
     """A part for evaluation: all its rows with gold labels, and the LLM's rationales if available.
 
@@ -102,29 +101,21 @@ def judged_part(
     key = OWN_FILES.get(split, "data.train_files")
     if files := data[key.removeprefix("data.")]:
         return _first(_own(files, key, data, outputs), data.max_examples)
-    if data.set == GENERATED:
-        return _first(arithmetic_rows(problems_of(data), split), data.max_examples)
-    stored = split if split in SETS[data.set].splits else "train"  # validation is a part of it
+    if isinstance(data, ArithmeticDataConfig):
+        return _first(arithmetic_rows(data.generated, split), data.max_examples)
+    assert isinstance(data, SetDataConfig)
+    stored = split if split in SETS[str(data.set)].splits else "train"  # validation is a part of it
     there = outputs and _has_outputs(data, stored)
     rows = _published(data, split, data.rationales if there else None, separator)
     return _first(rows, data.max_examples)
 
 
-def problems_of(data: DictConfig) -> Problems:
-    """The problems of `data.generated`.
-
-    Raises:
-        ConfigError: An invalid value.
-    """
-    return Problems(**{str(name): value for name, value in data.generated.items()})
-
-
 def _published(
-    data: DictConfig, split: str, rationales: str | None, separator: str | None, name: str | None = None
+    data: SetDataConfig, split: str, rationales: str | None, separator: str | None, name: str | None = None
 ) -> RationaleRows:
     return read_split(
-        Path(data.folder).expanduser(),
-        name or data.set,
+        Path(str(data.folder)).expanduser(),
+        name or str(data.set),
         split,
         rationales=rationales,
         separator=separator or SEPARATOR,
@@ -133,35 +124,23 @@ def _published(
     )
 
 
-def _own(files: list[str], key: str, data: DictConfig, outputs: bool) -> RationaleRows:
+def _own(files: list[str], key: str, data: RationaleDataConfig, outputs: bool) -> RationaleRows:
     first, *others = (
-        read_own(Path(file).expanduser(), outputs=outputs, max_unparsed=data.max_unparsed, key=key)
-        for file in files
+        read_own(Path(file).expanduser(), outputs=outputs, max_unparsed=data.max_unparsed, key=key) for file in files
     )
     for rows in others:
         first = join(first, rows)
     return first
 
 
-def _has_outputs(data: DictConfig, split: str) -> bool:
-    """Whether there are outputs for an evaluation part; a file without `{split}` is of the training rows."""
-    folder, rationales = Path(data.folder).expanduser(), data.rationales
-    if rationales is None:
+def _has_outputs(data: SetDataConfig, split: str) -> bool:
+    """Whether there are outputs for an evaluation part."""
+    if data.rationales is None:
         return False
-    if rationales == "palm":
-        home = folder / data.set / "llm"
-    elif rationales == "gpt":
-        return find(folder / "gpt-neox" / data.set / split) is not None
-    else:
-        home = Path(rationales.replace("{split}", split)).expanduser()
-        if not home.is_dir():
-            return home.is_file() and ("{split}" in rationales or split == "train")
-    found = home.is_dir() and (any(home.glob(f"{split}_CoT_*")) or find(home / split) is not None)
-    if not found:
-        log.warning(
-            "%s: no outputs for %s/%s, so rationales are not evaluated there", rationales, data.set, split
-        )
-    return bool(found)
+    found = find_outputs(Path(str(data.folder)).expanduser(), str(data.set), split, data.rationales)
+    if not found.files:
+        log.warning("%s: no outputs for %s/%s, so rationales are not evaluated there", found.folder, data.set, split)
+    return bool(found.files) and found.of_split
 
 
 def _first(rows: RationaleRows, count: int | None) -> RationaleRows:

@@ -203,19 +203,12 @@ class TaskDataModule(StepDataModule):
         if plan is None:
             return None
         if batch["training"]:
-            return training_exchange(
-                plan, lengths, int(batch["bases"]), int(batch["seed"]), causal=self.causal
-            )
+            return training_exchange(plan, lengths, int(batch["bases"]), int(batch["seed"]), causal=self.causal)
         rows = batch["rows"].cpu().numpy()
         return evaluation_exchange(plan, lengths, rows, self.settings.seed, causal=self.causal)
 
     def _padded(
-        self,
-        batch: dict[str, Any],
-        lengths: NDArray,
-        starts: NDArray,
-        cut: NDArray[np.int64],
-        reached: Tensor | None,
+        self, batch: dict[str, Any], lengths: NDArray, starts: NDArray, cut: NDArray[np.int64], reached: Tensor | None
     ) -> TaskBatch:
         device = batch["ids"].device
         source, mask = _places(lengths, starts, device)
@@ -230,9 +223,7 @@ class TaskDataModule(StepDataModule):
             None if reached is None else reached[source] & mask,
         )
 
-    def _read_by_teachers(
-        self, batch: dict[str, Any], cut: NDArray[np.int64], rows: Tensor
-    ) -> list[TaskBatch | None]:
+    def _read_by_teachers(self, batch: dict[str, Any], cut: NDArray[np.int64], rows: Tensor) -> list[TaskBatch | None]:
         """The rows of a micro-batch in the tokens of each teacher; empty in evaluation."""
         found: list[TaskBatch | None] = []
         for own, item in zip(self.teachers, batch.get("teachers", ()), strict=False):
@@ -290,9 +281,7 @@ class _Flat(_Gathered):
         self.part, self.noise = part, noise
         self.teachers = [None if own is None else _Gathered(own.features) for own in teachers]
 
-    def item(
-        self, bases: NDArray[np.int64], sources: NDArray[np.int64], seed: int, training: bool
-    ) -> dict[str, Any]:
+    def item(self, bases: NDArray[np.int64], sources: NDArray[np.int64], seed: int, training: bool) -> dict[str, Any]:
         wanted = np.concatenate([bases, sources])
         places, lengths = self.places(wanted)
         ids = self.part.features.ids[places]

@@ -91,29 +91,19 @@ def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
     return IOB1 if started_by_i and not needless_b else BIO
 
 
-def entities_of(tags: Sequence[str], *, strict: str | None = None) -> list[Entity]:
+def entities_of(tags: Sequence[str]) -> list[Entity]:
     """The entities of a sentence, in order.
 
-    By default every word that is not `O` belongs to an entity, in any scheme and with any errors: an entity starts at
+    Every word that is not `O` belongs to an entity, in any scheme and with any errors: an entity starts at
     B, at S, after `O`, after E or S, and where the type changes. These are the rules of conlleval and of seqeval's
     default mode (`seqeval.metrics.sequence_labeling.get_entities`, whose ends are of the last word).
 
-    In strict mode, as in seqeval's `mode="strict"`, only valid sequences are entities: in `BIO` a B and all following I
-    of its type; in `BIOES` an S, or a B, any I, and an E of one type.
-
-    Args:
-        tags: Tags of a sentence, one per word.
-        strict: None, or the scheme, `BIO` or `BIOES`.
-
     Raises:
-        ValueError: An invalid tag; in strict mode also a prefix that the scheme does not have.
+        ValueError: An invalid tag.
     """
-    split = [split_tag(tag) for tag in tags]
-    if strict is not None:
-        return _strict_entities(split, strict)
     found: list[Entity] = []
     before = (OUTSIDE, "")
-    for at, (prefix, kind) in enumerate(split):
+    for at, (prefix, kind) in enumerate(map(split_tag, tags)):
         if kind and (prefix in "BS" or before[0] in "ES" or kind != before[1]):
             found.append(Entity(kind, at, at + 1))
         elif kind:
@@ -188,25 +178,3 @@ def tag_numbers(sentences: Iterable[Sequence[str]], labels: Sequence[str]) -> ND
     """Label numbers of all words, end to end: `(words,)`; -100 for unknown tags, which are not trained on."""
     numbers: Mapping[str, int] = {label: number for number, label in enumerate(labels)}
     return np.array([numbers.get(tag, IGNORED) for tags in sentences for tag in tags], dtype=np.int64)
-
-
-def _strict_entities(tags: Sequence[tuple[str, str]], scheme: str) -> list[Entity]:
-    if scheme not in (BIO, BIOES):
-        raise ValueError(f"strict={scheme}: expected BIO or BIOES")
-    found: list[Entity] = []
-    at = 0
-    while at < len(tags):
-        prefix, kind = tags[at]
-        if prefix not in PREFIXES[scheme] + OUTSIDE:
-            raise ValueError(f"invalid tag '{prefix}-{kind}' of {scheme}")
-        end = at + 1
-        if prefix == "B":
-            while end < len(tags) and tags[end] == ("I", kind):
-                end += 1
-        whole = prefix == "B" and scheme == BIO
-        if prefix == "B" and scheme == BIOES and end < len(tags) and tags[end] == ("E", kind):
-            end, whole = end + 1, True
-        if whole or prefix == "S":
-            found.append(Entity(kind, at, end))
-        at = end
-    return found

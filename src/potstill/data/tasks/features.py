@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from potstill.data.common.store import build_once, store_key
 from potstill.data.common.tokenizers import Vocabulary, load_backend
 from potstill.data.tasks.readers import Rows
-from potstill.errors import DataError
+from potstill.errors import CacheError
 
 BATCH = 1000  # rows tokenized together
 
@@ -43,12 +45,7 @@ class Features:
 
 
 def features_of(
-    rows: Rows,
-    vocabulary: Vocabulary,
-    *,
-    max_length: int,
-    cache: Path,
-    progress: Callable[[int], None] | None = None,
+    rows: Rows, vocabulary: Vocabulary, *, max_length: int, cache: Path, progress: Callable[[int], None] | None = None
 ) -> Features:
     """Tokenize texts or pairs of texts with the tokenizer's own special tokens, truncated `longest_first`.
 
@@ -62,13 +59,50 @@ def features_of(
     Raises:
         DataError: The cache cannot be written, or its content is damaged.
     """
-    return remembered(
-        Features,
-        lambda: _tokenise(rows, vocabulary, max_length, progress),
-        cache,
-        zip(*rows.texts, strict=True),
-        vocabulary,
-        {"max_length": max_length, "kind": "rows"},
+
+    def make() -> Features:
+        tokenizer = load_backend(vocabulary.path)
+        tokenizer.enable_truncation(max_length, strategy="longest_first")
+        texts = rows.texts[0] if len(rows.texts) == 1 else zip(*rows.texts, strict=True)
+        # A blank text and a tokenizer without special tokens: a model needs at least one token.
+        return encode_texts(texts, tokenizer, filler=[vocabulary.pad_id], progress=progress)
+
+    options = {"max_length": max_length, "kind": "rows"}
+    return remembered(Features, make, cache, zip(*rows.texts, strict=True), vocabulary, options)
+
+
+def encode_texts(
+    texts: Iterable[str | tuple[str, ...] | None],
+    tokenizer: Tokenizer,
+    *,
+    filler: Sequence[int] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Features:
+    """Tokenize texts or pairs of texts in batches.
+
+    Args:
+        texts: Texts or pairs; None gives a row without tokens.
+        tokenizer: Tokenizer with its truncation.
+        filler: Tokens of a text that has none.
+        progress: Called with the number of texts done.
+    """
+    ids, types = [np.zeros(0, np.int32)], [np.zeros(0, np.uint8)]
+    lengths: list[int] = []
+    truncated: list[bool] = []
+    iterator = iter(texts)
+    while batch := list(islice(iterator, BATCH)):
+        encoded = iter(tokenizer.encode_batch([text for text in batch if text is not None]))
+        for text in batch:
+            encoding = None if text is None else next(encoded)
+            own = [] if encoding is None else encoding.ids or list(filler)
+            ids.append(np.array(own, np.int32))
+            types.append(np.array(encoding.type_ids if encoding and encoding.ids else [0] * len(own), np.uint8))
+            lengths.append(len(own))
+            truncated.append(encoding is not None and bool(encoding.overflowing))
+        if progress is not None:
+            progress(len(lengths))
+    return Features(
+        np.concatenate(ids), np.concatenate(types), np.array(lengths, np.int32), np.array(truncated, np.bool_)
     )
 
 
@@ -117,35 +151,7 @@ def remembered_arrays(
         with np.load(folder / "features.npz", allow_pickle=False) as stored:  # zip files carry checksums
             return dict(stored)
     except (OSError, ValueError, BadZipFile, EOFError) as error:
-        raise DataError(
-            f"the features '{folder}' cannot be used: {error}; delete the folder to rebuild it"
-        ) from error
-
-
-def _tokenise(
-    rows: Rows, vocabulary: Vocabulary, max_length: int, progress: Callable[[int], None] | None
-) -> Features:
-    tokenizer = load_backend(vocabulary.path)
-    tokenizer.enable_truncation(max_length, strategy="longest_first")
-    ids: list[NDArray] = []
-    types: list[NDArray] = []
-    lengths, truncated = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.bool_)
-    for start, texts in _batches(rows):
-        for row, encoding in enumerate(tokenizer.encode_batch(texts), start):
-            # A blank text and a tokenizer without special tokens: a model needs at least one token.
-            own = encoding.ids or [vocabulary.pad_id]
-            ids.append(np.array(own, np.int32))
-            types.append(np.array(encoding.type_ids or [0], np.uint8))
-            lengths[row], truncated[row] = len(own), bool(encoding.overflowing)
-        if progress is not None:
-            progress(start + len(texts))
-    return Features(np.concatenate(ids), np.concatenate(types), lengths, truncated)
-
-
-def _batches(rows: Rows) -> Iterator[tuple[int, list]]:
-    for start in range(0, len(rows), BATCH):
-        parts = [column[start : start + BATCH] for column in rows.texts]
-        yield start, parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
+        raise CacheError(f"the features '{folder}' cannot be used: {error}; delete the folder to rebuild it") from error
 
 
 def _digest(rows: Iterable[Iterable[str]]) -> str:

@@ -1,22 +1,23 @@
-"""Tasks of benchmarks, and labels as numbers."""
+"""Tasks of benchmarks, and their labels: as written in a file or a data set, and as numbers."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from potstill.data.tasks.entities import are_plain
-from potstill.data.tasks.label_values import UNLABELLED
-from potstill.data.tasks.readers import Rows
-from potstill.errors import ConfigError, DataError
-from potstill.models.head_labels import Head, match_labels, number_of, unnamed
-from potstill.models.head_problems import Problem
+from potstill.errors import ConfigError, LabelError
+from potstill.models.heads import Head, Problem, match_labels, number_of, unnamed
+
+if TYPE_CHECKING:
+    from potstill.data.tasks.readers import Rows
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
 MULTI_LABEL = "multi_label"  # classification with benchmark.multi_label: any number of labels per row
@@ -30,6 +31,7 @@ METRICS = {
     SPANS: ("em", "f1"),
 }
 MAX_LABELS = 1000  # more indicate a column that is not of labels
+UNLABELLED = ("", "-1")  # values of missing labels
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,7 @@ class Task:
     @property
     def problem(self) -> Problem | None:
         """`problem_type` of transformers; None for `spans`."""
-        problems: dict[str, Problem] = {
-            REGRESSION: "regression",
-            MULTI_LABEL: "multi_label_classification",
-        }
+        problems: dict[str, Problem] = {REGRESSION: "regression", MULTI_LABEL: "multi_label_classification"}
         return None if self.kind == SPANS else problems.get(self.kind, "single_label_classification")
 
     @property
@@ -99,19 +98,44 @@ class Task:
         return replace(task, metrics=("accuracy",), monitor="accuracy", mode="max") if task.plain else task
 
 
+def column_of_labels(
+    values: Sequence[Any], where: Iterable[str], separator: str | None, labelled: bool
+) -> tuple[list[str] | None, list[tuple[str, ...]] | None]:
+    """Labels of all rows as text, and their sets for a multi-label task; None without labels.
+
+    Args:
+        values: Values of the label column.
+        where: Beginning of the messages of each row.
+        separator: Separator of labels in text; None for one label per row.
+        labelled: Whether the rows must have labels.
+
+    Raises:
+        LabelError: An invalid label or set of labels.
+    """
+    if separator is None:
+        hint = "; set benchmark.multi_label=true for rows with several labels"
+        pairs = zip(values, where, strict=True)
+        labels = ["" if value is None else _name(value, place, hint) for value, place in pairs]
+        return (labels if labelled or any(labels) else None), None
+    if not labelled and all(value is None or value == "" for value in values):
+        return None, None
+    sets = [_label_set(value, separator, place) for value, place in zip(values, where, strict=True)]
+    return [separator.join(own) for own in sets], sets
+
+
 def labels_of(rows: Rows) -> tuple[str, ...]:
     """The distinct labels, sorted: numbers by size, others alphabetically.
 
     Spellings of one number (`1`, `1.0`) are one label, named by the shortest.
 
     Raises:
-        DataError: A blank label, fewer than two labels, or more than `MAX_LABELS`.
+        LabelError: A blank label, fewer than two labels, or more than `MAX_LABELS`.
     """
     if rows.sets is not None:
         return labels_of(_one_by_one(rows, rows.sets)[1])
     written = [label.strip() for label in rows.labels or ()]
     if "" in written:
-        raise DataError(
+        raise LabelError(
             f"{rows.key}: '{rows.name}' {rows.places[written.index('')]}: label '' is blank; add it, or remove the row"
         )
     numbers = {label: number_of(label) for label in sorted(set(written), key=lambda own: (len(own), own))}
@@ -120,7 +144,7 @@ def labels_of(rows: Rows) -> tuple[str, ...]:
         names.setdefault(label if number is None else number, label)
     found = list(names.values())
     if not 2 <= len(found) <= MAX_LABELS:
-        raise DataError(
+        raise LabelError(
             f"{rows.key}: '{rows.name}' has {len(found)} different labels, expected 2 to {MAX_LABELS}; "
             "set benchmark.label_column, or benchmark.labels=[a,b]"
         )
@@ -145,7 +169,7 @@ def label_names(rows: Rows, task: Task) -> dict[str, str]:
     without numbers as names, as its number.
 
     Raises:
-        DataError: An unknown label; the message names the place.
+        LabelError: An unknown label; the message names the place.
     """
     written = [label.strip() for label in rows.labels or ()]
     aliases = {spelling: name for spelling, name in task.aliases.items() if name in task.labels}
@@ -166,7 +190,7 @@ def label_names(rows: Rows, task: Task) -> dict[str, str]:
     what = f"{task.name} has {', '.join(task.labels)}"
     if not task.ordered and (unnamed(task.labels) or number_of(written[at]) in numbered):
         what += "; set benchmark.labels=[a,b] to the label of each number, in order"
-    raise DataError(
+    raise LabelError(
         f"{rows.key}: '{rows.name}' {rows.places[at]}: label '{(rows.labels or ())[at]}' is unknown; {what}"
     )
 
@@ -187,7 +211,7 @@ def encode_labels(rows: Rows, task: Task) -> NDArray[np.int64] | NDArray[np.floa
     For a multi-label task, multi-hot `(rows, labels)` int64.
 
     Raises:
-        DataError: An unknown label (`label_names`), or a score that is not finite; the message names the place.
+        LabelError: An unknown label (`label_names`), or a score that is not finite; the message names the place.
     """
     if rows.labels is None:
         return None
@@ -216,5 +240,35 @@ def _score(rows: Rows, at: int, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{rows.key}: '{rows.name}' {rows.places[at]}: score '{text}' is not a finite number")
+        raise LabelError(f"{rows.key}: '{rows.name}' {rows.places[at]}: score '{text}' is not a finite number")
     return value
+
+
+def _label_set(value: Any, separator: str, where: str) -> tuple[str, ...]:
+    """The set of labels of a row: of a list of names or numbers, or of text, whose blank parts are no labels."""
+    if value is None:
+        raise LabelError(f"{where} is null; use the empty list for a row without labels")
+    if isinstance(value, list | tuple):
+        names = [_name(entry, f"{where}, entry {number},").strip() for number, entry in enumerate(value, 1)]
+    elif isinstance(value, str):
+        names = [name for part in value.split(separator) if (name := part.strip())]
+    else:
+        names = [_name(value, where)]
+    if "" in names or len(set(names)) < len(names):
+        raise LabelError(f"{where} is {_shown(value)}: a label is blank or occurs twice; list each label once")
+    return tuple(names)
+
+
+def _name(value: Any, where: str, hint_for_list: str = "") -> str:
+    """A label or a score as text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    hint = hint_for_list if isinstance(value, list | tuple) else ""
+    raise LabelError(f"{where} is {_shown(value)}; a label must be text or a number{hint}")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.labels import SPANS, TOKENS
-from potstill.errors import DataError
+from potstill.errors import TokenizerError
 
 UNKNOWN_SHARE = 0.05  # of the tokens; above it the tokenizer does not fit the language
 _EXAMPLES = {TOKENS: "sentences", SPANS: "questions"}  # else rows
@@ -57,11 +57,11 @@ def refuse_unknown(name: str, ids: NDArray[np.integer], vocabulary: Vocabulary, 
         most: `data.max_unknown`, the largest share of unknown tokens.
 
     Raises:
-        DataError: The share is larger.
+        TokenizerError: The share is larger.
     """
     share = float((ids == vocabulary.unk_id).mean()) if len(ids) and vocabulary.unk_id is not None else 0.0
     if share > most:
-        raise DataError(
+        raise TokenizerError(
             f"data.max_unknown={most}: {share:.0%} of the tokens of '{name}' are unknown to the tokenizer "
             f"'{vocabulary.path}'; set data.tokenizer=<the tokenizer of the model>, or a larger share"
         )
@@ -98,11 +98,7 @@ def warnings_of(name: str, counts: dict[str, int], max_length: int, tokenizer: s
     if kind == TOKENS:
         del said["truncated"], said["empty"]
         counted["truncated"] = f"words are cut off, of sentences {too_long.removesuffix(', and cut')}"
-    lines = [
-        f"{name}: {counts[key]:,} of {rows:,} {noun} {words}"
-        for key, words in said.items()
-        if counts.get(key)
-    ]
+    lines = [f"{name}: {counts[key]:,} of {rows:,} {noun} {words}" for key, words in said.items() if counts.get(key)]
     lines += [f"{name}: {counts[key]:,} {words}" for key, words in counted.items() if counts.get(key)]
     share = counts["unknown"] / max(counts["tokens"], 1)
     if share > UNKNOWN_SHARE:

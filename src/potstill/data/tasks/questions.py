@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from potstill.data.common.text_files import fault_of, read_document
-from potstill.data.tasks.readers import TaskHub
-from potstill.errors import DataError
-from potstill.runtime.json_text import parse_json
+from potstill.data.common.records import RecordError, field_of, read_json_document
+from potstill.data.tasks.sources import DataFile, PartSource
+from potstill.errors import FormatError, LabelError
 
-LOOK = 100  # questions read by a check
+FORMAT = "data[].paragraphs[].{context, qas[].{id, question, answers[].{text, answer_start}}}"
 
 
 @dataclass(frozen=True)
@@ -101,140 +99,66 @@ class Questions:
     @staticmethod
     def joined(parts: Sequence[Questions]) -> Questions:
         """Concatenate parts, under the name and key of the first."""
-        sums = {
-            name: sum(getattr(part.counts, name) for part in parts)
-            for name in QuestionCounts.__dataclass_fields__
-        }
+        sums = {name: sum(getattr(part.counts, name) for part in parts) for name in QuestionCounts.__dataclass_fields__}
         items = [item for part in parts for item in part.items]
         return replace(parts[0], items=items, counts=QuestionCounts(**sums))
 
 
 @dataclass(frozen=True)
-class References:
-    """Requirements on reference answers.
+class QuestionSource(PartSource):
+    """Questions of a JSON file in the format of SQuAD 1.1 or 2.0, or of a data set with the columns of SQuAD.
 
     Attributes:
-        needed: Whether references are required, as in training and validation.
-        unanswerable: Whether the benchmark has unanswerable questions.
+        training: Whether answers that are not at their stated place are dropped; otherwise their text is kept.
+        unanswerable: Whether the part may have unanswerable questions alone.
     """
-
-    needed: bool = False
-    unanswerable: bool = False
-
-    def check(self, questions: Questions) -> Questions:
-        """Set `labelled` of questions.
-
-        Raises:
-            DataError: Required references are missing.
-        """
-        answered = any(question.answerable for question in questions.items)
-        known = all(question.known for question in questions.items)
-        labelled = known and (answered or self.unanswerable)
-        if self.needed and not labelled:
-            raise DataError(
-                f"{questions.key}: '{questions.name}' has no question with an answer; use a file with answers, or "
-                "benchmark.answer_metric=squad_v2 for unanswerable questions"
-            )
-        return replace(questions, labelled=labelled)
-
-
-@dataclass(frozen=True)
-class QuestionFile:
-    """A JSON file in the format of SQuAD, plain or gzip.
-
-    Attributes:
-        path: Path of the file.
-        training: Whether answers without a place are dropped.
-        max_examples: Maximum number of questions.
-        key: Config key for messages.
-        references: Requirements on reference answers.
-    """
-
-    path: Path
-    training: bool
-    max_examples: int | None = None
-    key: str = "benchmark.train_file"
-    references: References = References()
-
-    @property
-    def name(self) -> str:
-        """The name of the file."""
-        return self.path.name
-
-    def check(self) -> None:
-        """See `PartSource`; reads the first questions."""
-        items, counts = read_questions([self.path], training=self.training, max_examples=LOOK, key=self.key)
-        if counts.questions < LOOK or not items[0].known:  # else an answer may come later
-            self.references.check(Questions(items, counts, self.name, self.key))
-
-    def read(self) -> Questions:
-        """All questions; see `read_questions`."""
-        items, counts = read_questions(
-            [self.path], training=self.training, max_examples=self.max_examples, key=self.key
-        )
-        return self.references.check(Questions(items, counts, self.name, self.key))
-
-
-@dataclass(frozen=True)
-class HubQuestions(TaskHub):
-    """A split on the hub with the columns `id`, `question`, `context` and `answers` of SQuAD; see `QuestionFile`."""
 
     training: bool = False
-    references: References = References()
+    unanswerable: bool = False
 
-    def read(self) -> Questions:
-        """All questions; see `read_questions`."""
-        dataset = self.split_rows()
-        wanted = ("id", "question", "context", "answers")
-        if missing := [column for column in wanted if column not in dataset.features]:
-            raise DataError(
-                f"{self.key}: '{self.name}' has no column '{missing[0]}', but {', '.join(dataset.features)}; use a "
-                "data set with the columns of SQuAD"
-            )
-        items, counts = _usable(map(_hub_question, dataset), self.training, f"{self.key}: '{self.name}'")
-        return self.references.check(Questions(items, counts, self.name, self.key))
+    wanted: ClassVar[str] = "a JSON file in the format of SQuAD"
+    checked_examples: ClassVar[int] = 100
+
+    def read_first(self, count: int | None) -> Questions:
+        """See `PartSource`."""
+        found = self._entries(self.source) if isinstance(self.source, DataFile) else self._rows()
+        entries = list(islice(found, count))
+        return usable_questions(entries, self, partial=len(entries) == count != self.max_examples)
+
+    def _entries(self, file: DataFile) -> Iterator[Question]:
+        place = ""
+        try:
+            articles = field_of(read_json_document(file.path, file.key), "data", list)
+            for article_number, article in enumerate(articles, 1):
+                place = f" article {article_number}"
+                for number, paragraph in enumerate(field_of(article, "paragraphs", list), 1):
+                    place = f" article {article_number} paragraph {number}"
+                    context, entries = field_of(paragraph, "context"), field_of(paragraph, "qas", list)
+                    for entry_number, entry in enumerate(entries, 1):
+                        place = f" article {article_number} paragraph {number} question {entry_number}"
+                        yield _question(entry, context)
+        except RecordError as error:
+            raise FormatError(f"{file.prefix}{place}: {error}; the format is {FORMAT}") from error
+
+    def _rows(self) -> Iterator[Question]:
+        for place, row in self.source.records():
+            try:
+                yield _row_question(row)
+            except RecordError as error:
+                raise FormatError(f"{self.source.prefix} {place}: {error}; use the columns of SQuAD") from error
 
 
-def _hub_question(row: Mapping[str, Any]) -> Question:
-    answers, context = row["answers"] or {"text": [], "answer_start": []}, str(row["context"])
-    found = tuple(
-        Answer(text, start if start >= 0 and context.startswith(text, start) else None)
-        for text, start in zip(answers["text"], answers["answer_start"], strict=True)
-    )
-    return Question(
-        str(row["id"]), str(row["question"]), context, found, bool(found), row["answers"] is not None
-    )
-
-
-def read_questions(
-    paths: Sequence[Path],
-    *,
-    training: bool,
-    max_examples: int | None = None,
-    key: str = "benchmark.train_file",
-) -> tuple[list[Question], QuestionCounts]:
-    """All questions of SQuAD files, in order.
-
-    An answer that is not at its stated place is dropped in training; otherwise its text is kept.
+def usable_questions(entries: Iterable[Question], part: QuestionSource, *, partial: bool = False) -> Questions:
+    """Usable questions, in order.
 
     Args:
-        paths: JSON files in the format of SQuAD 1.1 or 2.0, plain or gzip.
-        training: Whether answers without a place are dropped.
-        max_examples: Maximum number of questions.
-        key: Config key for messages.
-
-    Returns:
-        Usable questions, and counts of all.
+        entries: Questions as written.
+        part: The part that they are from.
+        partial: Whether there are more questions, so that the first answer may come later.
 
     Raises:
-        DataError: A file cannot be read or has another format, or no question is left; the message names the place.
+        DataError: There are none, or required answers are missing; the message names the question.
     """
-    entries = (entry for path in paths for entry in _entries(path, key))
-    shown = ", ".join(f"'{path}'" for path in paths)
-    return _usable(islice(entries, max_examples), training, f"{key}: {shown}")
-
-
-def _usable(entries: Iterable[Question], training: bool, label: str) -> tuple[list[Question], QuestionCounts]:
     kept: list[Question] = []
     counts = dict.fromkeys(QuestionCounts.__dataclass_fields__, 0)
     seen: set[str] = set()
@@ -245,9 +169,9 @@ def _usable(entries: Iterable[Question], training: bool, label: str) -> tuple[li
         seen.add(question.id)
         if question.known != (first := first or question).known:
             asked = question.id if first.known else first.id
-            raise DataError(
-                f"{label} question '{asked}': no 'answers', unlike others; add a list to every question ([] if it is "
-                "unanswerable), or to none"
+            raise FormatError(
+                f"{part.source.prefix} question '{asked}': no 'answers', unlike others; add a list to every question "
+                "([] if it is unanswerable), or to none"
             )
         if not question.answerable:
             counts["unanswerable"] += question.known
@@ -257,86 +181,42 @@ def _usable(entries: Iterable[Question], training: bool, label: str) -> tuple[li
         placed = [answer for answer in written if answer.start is not None]
         counts["blank"] += len(question.answers) - len(written)
         counts["misplaced"] += len(written) - len(placed)
-        if answers := tuple(placed if training else written):
-            kept.append(Question(question.id, question.question, question.context, answers, True))
+        if answers := tuple(placed if part.training else written):
+            kept.append(replace(question, answers=answers))
         else:
             counts["skipped"] += 1
     if not kept:
-        why = (
-            "has no questions" if not counts["questions"] else "has no question with an answer in its context"
+        problem = "has no question with an answer in its context" if counts["questions"] else "has no questions"
+        raise FormatError(f"{part.source.prefix} {problem}; use a file in the format of SQuAD")
+    labelled = kept[0].known and (part.unanswerable or any(question.answerable for question in kept))
+    if part.labelled and not labelled and not (partial and kept[0].known):
+        raise LabelError(
+            f"{part.source.prefix} has no question with an answer; use a file with answers, or "
+            "benchmark.answer_metric=squad_v2 for unanswerable questions"
         )
-        raise DataError(f"{label} {why}; use a file in the format of SQuAD")
-    return kept, QuestionCounts(**counts)
+    return Questions(kept, QuestionCounts(**counts), part.source.name, part.source.key, labelled)
 
 
-def _entries(path: Path, key: str) -> Iterator[Question]:
-    if fault := fault_of(path):
-        raise DataError(f"{key}: '{path}' {fault}; use a JSON file in the format of SQuAD, plain or gzip")
-    try:
-        content = parse_json(read_document(path, key))
-    except ValueError as error:
-        raise DataError(
-            f"{key}: '{path}' is not JSON ({error}); use a file in the format of SQuAD"
-        ) from error
-    file = _Place(f"{key}: '{path}'")
-    for article_number, article in enumerate(file.members(content, "data"), 1):
-        at_article = file.inside(f"article {article_number}")
-        for number, paragraph in enumerate(at_article.members(article, "paragraphs"), 1):
-            at_paragraph = at_article.inside(f"paragraph {number}")
-            context = at_paragraph.text(paragraph, "context")
-            for entry_number, entry in enumerate(at_paragraph.members(paragraph, "qas"), 1):
-                yield _question(at_paragraph.inside(f"question {entry_number}"), entry, context)
+def _row_question(row: Any) -> Question:
+    """A question of a row with the columns of SQuAD."""
+    name, question, context = (str(field_of(row, column, object)) for column in ("id", "question", "context"))
+    written = field_of(row, "answers", object)
+    answers = written or {"text": [], "answer_start": []}
+    pairs = zip(field_of(answers, "text", list), field_of(answers, "answer_start", list), strict=True)
+    found = tuple(_answer(text, start, context) for text, start in pairs)
+    return Question(name, question, context, found, bool(found), written is not None)
 
 
-def _question(at: _Place, entry: Any, context: str) -> Question:
-    name, question = at.member(entry, "id"), at.text(entry, "question")
+def _question(entry: Any, context: str) -> Question:
+    name, question = field_of(entry, "id", object), field_of(entry, "question")
     # SQuAD 2.0 keeps the plausible but wrong answers in another field.
-    known = entry.get("answers") is not None or bool(entry.get("is_impossible"))
-    answers = () if entry.get("is_impossible") or not known else tuple(at.members(entry, "answers"))
-    found = tuple(
-        _answer(at.inside(f"answer {number}"), own, context) for number, own in enumerate(answers, 1)
-    )
+    impossible = bool(entry.get("is_impossible"))
+    known = impossible or entry.get("answers") is not None
+    answers = field_of(entry, "answers", list) if known and not impossible else []
+    found = tuple(_answer(field_of(one, "text"), field_of(one, "answer_start", int), context) for one in answers)
     return Question(str(name), question, context, found, bool(found), known)
 
 
-def _answer(at: _Place, entry: Any, context: str) -> Answer:
-    text, start = at.text(entry, "text"), at.member(entry, "answer_start")
-    if not isinstance(start, int):
-        raise at.fault(f"'answer_start' is not an integer ({start!r})")
+def _answer(text: str, start: int, context: str) -> Answer:
     # CMRC 2018 has negative places, which Python would count from the end.
     return Answer(text, start if start >= 0 and context.startswith(text, start) else None)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Access to the members of an object, with its place in the file for errors."""
-
-    name: str
-
-    def inside(self, name: str) -> _Place:
-        return _Place(f"{self.name} {name}")
-
-    def fault(self, what: str) -> DataError:
-        return DataError(
-            f"{self.name}: {what}; the format is data[].paragraphs[].{{context, qas[].{{id, question, "
-            "answers[].{text, answer_start}}}"
-        )
-
-    def member(self, entry: Any, name: str) -> Any:
-        if not isinstance(entry, Mapping):
-            raise self.fault("not a JSON object")
-        if name not in entry:
-            raise self.fault(f"no '{name}'")
-        return entry[name]
-
-    def members(self, entry: Any, name: str) -> list[Any]:
-        value = self.member(entry, name)
-        if not isinstance(value, list):
-            raise self.fault(f"'{name}' is not a list")
-        return value
-
-    def text(self, entry: Any, name: str) -> str:
-        value = self.member(entry, name)
-        if not isinstance(value, str):
-            raise self.fault(f"'{name}' is not text ({value!r})")
-        return value

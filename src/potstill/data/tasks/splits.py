@@ -6,38 +6,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
-
-from potstill.data.tasks.columns import ColumnFile, HubSentences, ListFile
+from potstill.config.benchmarks import (
+    BenchmarkConfig,
+    ClassificationConfig,
+    LabelledConfig,
+    PartConfig,
+    RowsConfig,
+    SpansConfig,
+    TaskBenchmarkConfig,
+    TokensConfig,
+    own_metrics,
+)
+from potstill.data.common.records import suffix_of
+from potstill.data.tasks.columns import ColumnSource, ListSource
 from potstill.data.tasks.entities import mixed_tags
-from potstill.data.tasks.labels import (
-    CLASSIFICATION,
-    METRICS,
-    MULTI_LABEL,
-    REGRESSION,
-    SPANS,
-    TOKENS,
-    Task,
-)
-from potstill.data.tasks.questions import HubQuestions, QuestionFile, References
-from potstill.data.tasks.readers import (
-    ENDINGS,
-    OBJECTS,
-    HubRows,
-    Layout,
-    PartSource,
-    TaskFile,
-    find_file,
-    suffix_of,
-)
+from potstill.data.tasks.labels import METRICS, MULTI_LABEL, SPANS, Task
+from potstill.data.tasks.questions import QuestionSource
+from potstill.data.tasks.readers import Layout, RowSource
+from potstill.data.tasks.sources import ENDINGS, OBJECTS, DataFile, HubSplit, PartSource, find_file
 from potstill.errors import ConfigError, PotstillError
-from potstill.models.head_labels import SPAN_LABELS
+from potstill.models.heads import SPAN_LABELS
 
-EFFICIENCY = "efficiency"  # benchmark.task of the benchmark that reads no data
-KINDS = (CLASSIFICATION, REGRESSION, TOKENS, SPANS)  # benchmark.task of task models
 SEPARATOR = ","  # benchmark.label_separator where it is null
 SQUAD_V2 = "squad_v2"  # the script of sets that have questions without answers
-SCRIPTS = ("squad", SQUAD_V2, "cmrc")  # benchmark.answer_metric
 MEAN = "mean"  # mixing.monitor: the mean of the tasks' monitored metrics, `val/mean`
 MAIN = ""  # name of the evaluation set of the monitored metric
 
@@ -49,18 +40,12 @@ class TaskParts(NamedTuple):
     eval: dict[str, PartSource]
 
 
-def is_task(benchmark: DictConfig | None) -> bool:
-    """Whether a benchmark is of a task model (not a perplexity)."""
-    return benchmark is not None and benchmark.task in KINDS
-
-
-def kind_of(benchmark: DictConfig) -> str:
+def kind_of(benchmark: TaskBenchmarkConfig) -> str:
     """`Task.kind` of a benchmark."""
-    sets = benchmark.task == CLASSIFICATION and benchmark.multi_label
-    return MULTI_LABEL if sets else str(benchmark.task)
+    return MULTI_LABEL if isinstance(benchmark, ClassificationConfig) and benchmark.multi_label else benchmark.kind
 
 
-def settle_labels(benchmark: DictConfig | None, skip: str | None, *, training: bool) -> None:
+def settle_labels(benchmark: BenchmarkConfig | None, skip: str | None, *, training: bool) -> None:
     """Set `benchmark.multi_label` if it is null and the rows have lists as labels.
 
     Errors of the files are left to later checks.
@@ -70,93 +55,67 @@ def settle_labels(benchmark: DictConfig | None, skip: str | None, *, training: b
         skip: `data.skip`.
         training: Whether to read the training set, or the evaluation sets.
     """
-    if benchmark is None or benchmark.task != CLASSIFICATION or benchmark.multi_label is not None:
+    if not isinstance(benchmark, ClassificationConfig) or benchmark.multi_label is not None:
         return
     try:
-        judged = [] if training else judged_parts(benchmark, None, skip).values()
-        parts = training_parts(benchmark, None, skip).train if training else judged
-        if any(isinstance(source, TaskFile) and source.lists_labels() for source in parts):
+        evaluated = [] if training else evaluated_parts(benchmark, None, skip).values()
+        parts = training_parts(benchmark, None, skip).train if training else evaluated
+        if any(isinstance(source, RowSource) and source.lists_labels() for source in parts):
             benchmark.multi_label = True
     except PotstillError:
         return
 
 
-def task_of(benchmark: DictConfig) -> Task:
+def task_of(benchmark: TaskBenchmarkConfig) -> Task:
     """The task of a benchmark's configuration.
 
     Raises:
         ConfigError: Invalid keys.
     """
-    kind, name = kind_of(benchmark), benchmark.name
-    if benchmark.task not in KINDS:
-        raise ConfigError(f"benchmark.task={benchmark.task}: one of {', '.join(KINDS)}")
-    if benchmark.multi_label and kind != MULTI_LABEL:
-        raise ConfigError(f"benchmark.multi_label=true: {name} is benchmark.task={kind}; use false")
-    if benchmark.label_separator is not None and not (benchmark.label_separator and kind == MULTI_LABEL):
-        raise ConfigError(
-            f"benchmark.label_separator='{benchmark.label_separator}': must be null, or text with "
-            "benchmark.multi_label=true"
-        )
-    labels = tuple(map(str, benchmark.labels or ()))
-    if kind in (REGRESSION, SPANS) and labels:
-        raise ConfigError(f"benchmark.labels={list(labels)}: must be null for benchmark.task={kind} ({name})")
-    if kind == TOKENS and (mixed := mixed_tags(labels)):
-        raise ConfigError(
-            f"benchmark.labels={list(labels)}: invalid tag '{mixed[0]}', expected O or tags such as {mixed[1]}"
-        )
-    if labels and len(set(labels)) < max(len(labels), 2):
-        raise ConfigError(f"benchmark.labels={list(labels)}: must be two or more distinct names")
-    metrics = tuple(benchmark.metrics)
+    kind, labels = kind_of(benchmark), _labels(benchmark)
+    own: dict[str, Any] = {}
+    if isinstance(benchmark, ClassificationConfig):
+        own = {"aliases": _aliases(benchmark), "separator": _separator(benchmark)}
+    metrics = tuple(benchmark.metrics or (own_metrics(kind == MULTI_LABEL) if own else ()))
     if not metrics or set(metrics) - set(METRICS[kind]):
         raise ConfigError(
             f"benchmark.metrics={list(metrics)}: some of {', '.join(METRICS[kind])}, the metrics of a {kind}"
         )
-    if benchmark.monitor not in metrics:
-        raise ConfigError(
-            f"benchmark.monitor={benchmark.monitor}: one of benchmark.metrics, {', '.join(metrics)}"
-        )
-    if benchmark.mode not in ("min", "max"):
-        raise ConfigError(f"benchmark.mode={benchmark.mode}: min or max")
+    monitor = benchmark.monitor or metrics[0]
+    if monitor not in metrics:
+        raise ConfigError(f"benchmark.monitor={monitor}: one of benchmark.metrics, {', '.join(metrics)}")
     known = SPAN_LABELS if kind == SPANS else ()
-    task = Task(
-        name, kind, known, metrics, benchmark.monitor, benchmark.mode, _aliases(benchmark), ordered=bool(labels),
-        separator=benchmark.label_separator or SEPARATOR,
-    )  # fmt: skip
+    task = Task(benchmark.name, kind, known, metrics, monitor, benchmark.mode, ordered=bool(labels), **own)
     return task.with_labels(labels) if labels else task
 
 
-def training_parts(benchmark: DictConfig, max_examples: int | None, skip: str | None = None) -> TaskParts:
+def training_parts(benchmark: TaskBenchmarkConfig, max_examples: int | None, skip: str | None = None) -> TaskParts:
     """Training and validation sources of a benchmark, all with labels.
 
     Raises:
         ConfigError: A part without a source.
     """
     parts = _Parts(benchmark, max_examples, skip)
-    more = [
-        parts.file(Path(path), "benchmark.more_train_files", "train") for path in benchmark.more_train_files
-    ]
+    more = [parts.file(Path(path), "benchmark.more_train_files", "train") for path in benchmark.more_train_files]
     return TaskParts([parts.part("train"), *more], parts.evaluation(labelled=True))
 
 
-def judged_parts(
-    benchmark: DictConfig, max_examples: int | None, skip: str | None = None
+def evaluated_parts(
+    benchmark: TaskBenchmarkConfig, max_examples: int | None, skip: str | None = None
 ) -> dict[str, PartSource]:
     """Evaluation sources by name; they may lack labels.
 
     Raises:
-        ConfigError: A part without a source, or an unknown part.
+        ConfigError: A part without a source.
     """
     parts = _Parts(benchmark, max_examples, skip)
-    part = benchmark.part or ("test" if benchmark.test_file else "eval")
-    if part == "eval":
+    if (benchmark.part or ("test" if benchmark.test_file else "eval")) == "eval":
         return parts.evaluation(labelled=False)
-    if part != "test":
-        raise ConfigError(f"benchmark.part={part}: must be eval or test")
     sets = {MAIN: parts.part("test", labelled=False)}
     if not benchmark.test_file:
         for number, further in enumerate(benchmark.further):
             if further.test_split or further.test_file:
-                place = OmegaConf.create({"split": further.test_split, "file": further.test_file})
+                place = PartConfig(further.test_split, further.test_file)
                 sets[further.name] = parts.part(f"further.{number}", labelled=False, place=place)
     return sets
 
@@ -164,11 +123,9 @@ def judged_parts(
 class _Parts:
     """Creates the sources of a benchmark's parts."""
 
-    def __init__(self, benchmark: DictConfig, max_examples: int | None, skip: str | None):
+    def __init__(self, benchmark: TaskBenchmarkConfig, max_examples: int | None, skip: str | None):
         self.benchmark, self.max_examples, self.skip = benchmark, max_examples, skip
-        sets = kind_of(benchmark) == MULTI_LABEL
-        self.separator = (benchmark.label_separator or SEPARATOR) if sets else None
-        self.layouts = _layouts(benchmark) if benchmark.task in (CLASSIFICATION, REGRESSION) else ()
+        self.layouts = _layouts(benchmark) if isinstance(benchmark, RowsConfig) else ()
 
     def evaluation(self, labelled: bool) -> dict[str, PartSource]:
         """The evaluation sets by name."""
@@ -177,12 +134,10 @@ class _Parts:
             return sets
         for number, further in enumerate(self.benchmark.further):
             key = f"further.{number}"
-            if OmegaConf.is_missing(further, "name"):
-                raise ConfigError(f"benchmark.{key}.name=???: must be a name, such as mismatched")
             sets[further.name] = self.part(key, labelled=labelled, place=further)
         return sets
 
-    def part(self, part: str, *, labelled: bool = True, place: DictConfig | None = None) -> PartSource:
+    def part(self, part: str, *, labelled: bool = True, place: PartConfig | None = None) -> PartSource:
         """The part's file, else its file in the folder, else its split on the hub."""
         benchmark = self.benchmark
         given = benchmark[f"{part}_file"] if place is None else None
@@ -203,32 +158,30 @@ class _Parts:
     def file(self, path: Path, key: str, part: str, *, labelled: bool = True) -> PartSource:
         """The source of a file."""
         path = path.expanduser().absolute()
-        if self.benchmark.task == SPANS:
+        if isinstance(self.benchmark, SpansConfig):
             self._check_skip("a JSON document of questions")
-            references = References(labelled, self.benchmark.answer_metric == SQUAD_V2)
-            return QuestionFile(path, part == "train", self.max_examples, key, references)
-        if self.benchmark.task == TOKENS and suffix_of(path) in OBJECTS:
-            tokens, tags = self.benchmark.token_column, self.benchmark.tag_column
-            names: dict[str, Any] = {}
-            if tags is not None:
-                names["tag_columns"] = () if tags == "none" else (str(tags),)
-            names |= {"labels": tuple(self.benchmark.labels)} if self.benchmark.labels else {}
-            return ListFile(
-                path,
-                str(tokens or "tokens"),
-                **names,
-                labelled=labelled,
-                max_examples=self.max_examples,
-                key=key,
-                skip=self.skip,
-            )
-        if self.benchmark.task == TOKENS:
-            token, tag = (_number(self.benchmark, name, default) for name, default in _COLUMNS.items())
-            return ColumnFile(path, token or 0, tag, labelled, self.max_examples, key, self.skip)
-        broken = self.benchmark.skip_broken
-        return TaskFile(
-            path, self.layouts, labelled, broken, self.max_examples, key, self.skip, self.separator
-        )
+        return self._source(DataFile(path, key, self.skip), part, labelled)
+
+    def _source(self, source: DataFile | HubSplit, part: str, labelled: bool) -> PartSource:
+        benchmark = self.benchmark
+        common: dict[str, Any] = {"source": source, "labelled": labelled, "max_examples": self.max_examples}
+        if isinstance(benchmark, SpansConfig):
+            unanswerable = benchmark.answer_metric == SQUAD_V2
+            return QuestionSource(**common, training=part == "train", unanswerable=unanswerable)
+        if isinstance(benchmark, RowsConfig):
+            separator = None
+            if isinstance(benchmark, ClassificationConfig) and benchmark.multi_label:
+                separator = _separator(benchmark)
+            return RowSource(**common, layouts=self.layouts, skip_broken=benchmark.skip_broken, separator=separator)
+        assert isinstance(benchmark, TokensConfig)
+        token, tag, names = benchmark.token_column, benchmark.tag_column, benchmark.labels
+        if isinstance(source, DataFile) and suffix_of(source.path) not in OBJECTS:
+            token_number, tag_number = _number("token_column", token, 0), _number("tag_column", tag, -1)
+            return ColumnSource(**common, token_column=token_number or 0, tag_column=tag_number)
+        common |= {"names": tuple(names)} if names else {}
+        common |= {} if token is None else {"token_column": str(token)}
+        common |= {} if tag is None else {"tag_columns": () if tag == "none" else (str(tag),)}
+        return ListSource(**common)
 
     def _check_skip(self, what: str) -> None:
         if self.skip is not None:
@@ -239,7 +192,7 @@ class _Parts:
     def _in_folder(self, part: str, names: str) -> Path:
         """The file of a part with one of `names` (`train|eng.train`)."""
         benchmark = self.benchmark
-        folder = Path(benchmark.folder).expanduser().absolute()
+        folder = Path(str(benchmark.folder)).expanduser().absolute()
         if not folder.is_dir():
             raise ConfigError(
                 f"benchmark.folder={benchmark.folder}: does not exist; set the folder of the task's files"
@@ -260,52 +213,34 @@ class _Parts:
     def _hub(self, split: str, part: str, labelled: bool) -> PartSource:
         benchmark = self.benchmark
         self._check_skip(f"the hub ({benchmark.hub})")
-        place: dict[str, Any] = {
-            "path": benchmark.hub, "config": benchmark.config, "split": split, "revision": benchmark.revision,
-            "max_examples": self.max_examples, "key": "benchmark.hub",
-        }  # fmt: skip
-        if benchmark.task == SPANS:
-            references = References(labelled, benchmark.answer_metric == SQUAD_V2)
-            return HubQuestions(**place, column="question", training=part == "train", references=references)
-        if benchmark.task == TOKENS:
-            tokens, tags = (_name(benchmark[key], hub) for key, hub in _HUB_COLUMNS.items())
-            labels = tuple(benchmark.labels) if benchmark.labels else None
-            return HubSentences(
-                **place, column=str(tokens), tag_column=tags, labels=labels, labelled=labelled,
-                named=benchmark.tag_column is not None,
-            )  # fmt: skip
-        named = next((layout for layout in self.layouts if not layout.numbered), self.layouts[0])
-        return HubRows(
-            **place, column=named.texts[0], layouts=self.layouts, labelled=labelled, separator=self.separator
-        )
+        if isinstance(benchmark, SpansConfig):
+            column = "question"
+        elif isinstance(benchmark, TokensConfig):
+            column = str(benchmark.token_column or "tokens")
+        else:
+            column = next((layout for layout in self.layouts if not layout.numbered), self.layouts[0]).texts[0]
+        hub, key = str(benchmark.hub), "benchmark.hub"
+        source = HubSplit(hub, benchmark.config, split, column, revision=benchmark.revision, key=key)
+        return self._source(source, part, labelled)
 
 
-# Default columns of a token and its tag, in a file of columns and in a data set of the hub.
-_COLUMNS = {"token_column": 0, "tag_column": -1}
-_HUB_COLUMNS = {"token_column": "tokens", "tag_column": "ner_tags"}
-
-
-def _number(benchmark: DictConfig, key: str, default: int) -> int | None:
-    value = benchmark[key]
-    if value is None:
-        return default
+def _number(key: str, value: str | None, default: int) -> int | None:
+    """The number of a column; None for `none`."""
+    if value is None or value == "none":
+        return None if value else default
     try:
-        return None if value == "none" else int(value)
+        return int(value)
     except ValueError:
         raise ConfigError(
             f"benchmark.{key}={value}: must be a column number, from 0, or negative to count from the last"
         ) from None
 
 
-def _name(value: str | None, default: str) -> str | None:
-    return default if value is None else None if value == "none" else str(value)
-
-
 def _key_of(part: str) -> str:
     return f"{part}.file" if part.startswith("further") else f"{part}_file"
 
 
-def _layouts(benchmark: DictConfig) -> tuple[Layout, ...]:
+def _layouts(benchmark: RowsConfig) -> tuple[Layout, ...]:
     known = tuple(
         Layout(tuple(map(str, layout.texts)), None if layout.label is None else str(layout.label))
         for layout in benchmark.layouts
@@ -315,9 +250,7 @@ def _layouts(benchmark: DictConfig) -> tuple[Layout, ...]:
     if benchmark.text_columns is not None:
         layouts = (Layout(tuple(map(str, benchmark.text_columns)), own or "label", own is not None),)
     elif own is not None:
-        layouts = tuple(
-            replace(layout, label=own, given=True) for layout in known if layout.numbered == own.isdigit()
-        )
+        layouts = tuple(replace(layout, label=own, given=True) for layout in known if layout.numbered == own.isdigit())
         if known and not layouts:
             raise ConfigError(
                 f"benchmark.label_column={own}: {benchmark.name} has no numbered columns; use a name, or set "
@@ -337,7 +270,27 @@ def _layouts(benchmark: DictConfig) -> tuple[Layout, ...]:
     return layouts
 
 
-def _aliases(benchmark: DictConfig) -> dict[str, str]:
+def _labels(benchmark: TaskBenchmarkConfig) -> tuple[str, ...]:
+    labels = tuple(map(str, benchmark.labels or ())) if isinstance(benchmark, LabelledConfig) else ()
+    if isinstance(benchmark, TokensConfig) and (mixed := mixed_tags(labels)):
+        raise ConfigError(
+            f"benchmark.labels={list(labels)}: invalid tag '{mixed[0]}', expected O or tags such as {mixed[1]}"
+        )
+    if labels and len(set(labels)) < max(len(labels), 2):
+        raise ConfigError(f"benchmark.labels={list(labels)}: must be two or more distinct names")
+    return labels
+
+
+def _separator(benchmark: ClassificationConfig) -> str:
+    separator = benchmark.label_separator
+    if separator is not None and not (separator and benchmark.multi_label):
+        raise ConfigError(
+            f"benchmark.label_separator='{separator}': must be null, or text with benchmark.multi_label=true"
+        )
+    return separator or SEPARATOR
+
+
+def _aliases(benchmark: ClassificationConfig) -> dict[str, str]:
     pairs = [str(alias).partition("=") for alias in benchmark.aliases]
     if wrong := [spelling for spelling, equals, _ in pairs if not equals]:
         raise ConfigError(

@@ -89,13 +89,13 @@ def token_features(
         raise ValueError(f"too_long={too_long}: must be {SPLIT} or {CUT}")
     tokenizer = load_backend(vocabulary.path)
     before, after = _frame(tokenizer)
-    room = max_length - len(before) - len(after)
-    if room < 1:
+    capacity = max_length - len(before) - len(after)
+    if capacity < 1:
         raise ConfigError(
             f"data.max_length={max_length}: the tokenizer adds {len(before) + len(after)} special tokens; "
-            f"use {max_length - room + 1} or more"
+            f"use {max_length - capacity + 1} or more"
         )
-    made = _Windows(before, after, room, vocabulary.pad_id, too_long)
+    made = _Windows(before, after, capacity, vocabulary.pad_id, too_long)
     spaced = _needs_space(tokenizer)
     filler = [] if vocabulary.unk_id is None else [vocabulary.unk_id]
     for start in range(0, len(sentences), BATCH):
@@ -129,8 +129,8 @@ def token_labels(features: TokenFeatures, numbers: NDArray[np.int64]) -> NDArray
 class _Windows:
     """Collects windows of words, sentence after sentence."""
 
-    def __init__(self, before: list[int], after: list[int], room: int, pad_id: int, too_long: str):
-        self.before, self.after, self.room, self.pad_id = before, after, room, pad_id
+    def __init__(self, before: list[int], after: list[int], capacity: int, pad_id: int, too_long: str):
+        self.before, self.after, self.capacity, self.pad_id = before, after, capacity, pad_id
         self.too_long = too_long
         self.ids: list[int] = []
         self.lengths: list[int] = []
@@ -141,11 +141,11 @@ class _Windows:
 
     def add(self, words: list[list[int]]) -> None:
         """Add a sentence, given as the tokens of its words."""
-        self.shortened += sum(len(word) > self.room for word in words)
-        words = [word[: self.room] for word in words]
-        bounds = _bounds([len(word) for word in words], self.room)
+        self.shortened += sum(len(word) > self.capacity for word in words)
+        words = [word[: self.capacity] for word in words]
+        bounds = _bounds([len(word) for word in words], self.capacity)
         if self.too_long == CUT:
-            bounds = _filled([len(word) for word in words], self.room)[:2]
+            bounds = _filled([len(word) for word in words], self.capacity)[:2]
         for start, end in pairwise(bounds):
             self._add_window(words[start:end])
         self.cut += len(words) - bounds[-1]
@@ -177,22 +177,22 @@ class _Windows:
         )
 
 
-def _bounds(lengths: list[int], room: int) -> list[int]:
+def _bounds(lengths: list[int], capacity: int) -> list[int]:
     """Bounds of windows in words: as few windows as possible, with the longest as short as possible."""
-    bounds = _filled(lengths, room)
+    bounds = _filled(lengths, capacity)
     if len(bounds) <= 2:
         return bounds
     # Filled to the brim, the last window could be a word without any context.
     least = max(max(lengths), -(-sum(lengths) // (len(bounds) - 1)))
-    trials = (_filled(lengths, limit) for limit in range(least, room + 1))
+    trials = (_filled(lengths, limit) for limit in range(least, capacity + 1))
     return next(trial for trial in trials if len(trial) == len(bounds))
 
 
-def _filled(lengths: list[int], room: int) -> list[int]:
+def _filled(lengths: list[int], capacity: int) -> list[int]:
     """Bounds of windows that are filled greedily."""
     bounds, filled = [0], 0
     for word, length in enumerate(lengths):
-        if filled + length > room:
+        if filled + length > capacity:
             bounds.append(word)
             filled = 0
         filled += length

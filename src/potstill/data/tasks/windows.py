@@ -11,7 +11,7 @@ from tokenizers import Encoding, Tokenizer
 
 from potstill.data.common.tokenizers import Vocabulary, load_backend
 from potstill.data.tasks.questions import Question
-from potstill.errors import DataError
+from potstill.errors import ConfigError
 
 BATCH = 1000  # texts tokenized together
 NULL = 0  # position for "no answer in this window": its first token, such as [CLS]
@@ -79,16 +79,16 @@ def windows_of(
         progress: Called with the number of questions done.
 
     Raises:
-        DataError: The stride is larger than a window's piece of context.
+        ConfigError: The stride is larger than a window's piece of context.
     """
     tokenizer = load_backend(vocabulary.path)
     frame = _frame(tokenizer)
-    room = max_length - max_question_length - len(frame.ids)
-    if not 0 < stride < room:
-        raise DataError(
-            f"benchmark.stride={stride}: must be 1 to {room - 1}, less than the {room} context tokens of a window "
-            f"(data.max_length={max_length} without {max_question_length} tokens of the question and {len(frame.ids)} "
-            "special tokens)"
+    capacity = max_length - max_question_length - len(frame.ids)
+    if not 0 < stride < capacity:
+        raise ConfigError(
+            f"benchmark.stride={stride}: must be 1 to {capacity - 1}, less than the {capacity} context tokens of a "
+            f"window (data.max_length={max_length} without {max_question_length} tokens of the question and "
+            f"{len(frame.ids)} special tokens)"
         )
     numbers: dict[str, int] = {}
     context_of = [numbers.setdefault(question.context, len(numbers)) for question in questions]
@@ -196,16 +196,16 @@ class _Builder:
         self.rows: list[tuple[int, int, int, int, int]] = []
 
     def add(self, number: int, question: NDArray[np.int32], context: NDArray[np.int32]) -> None:
-        room = self.max_length - len(question) - len(self.frame.ids)
+        capacity = self.max_length - len(question) - len(self.frame.ids)
         begin = len(question) + self.frame.ends[1]
         first, reached = 0, -1
         while reached < len(context):  # also once for a context without tokens
-            piece = context[first : first + room]
+            piece = context[first : first + capacity]
             ids, types = self.frame.around(question, piece)
             self.ids.append(ids)
             self.types.append(types)
             self.rows.append((len(ids), number, begin, first, len(piece)))
-            reached, first = first + room, first + self.stride
+            reached, first = first + capacity, first + self.stride
 
     def arrays(self) -> dict[str, NDArray]:
         rows = np.ascontiguousarray(np.array(self.rows, np.int32).reshape(-1, 5).T)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
-from potstill.config import teachers_of
+from potstill.config import TrainConfig, teachers_of
 from potstill.models.backbone import task_head
-from potstill.models.head_labels import SUFFIXES
+from potstill.models.heads import SUFFIXES
 from potstill.reporting.model_card import code_span, figure_list
 
 
-def student_card(config: DictConfig, data: str, summary: dict[str, Any], student: PreTrainedModel) -> str:
+def student_card(config: TrainConfig, data: str, summary: dict[str, Any], student: PreTrainedModel) -> str:
     """The README.md of a student's folder.
 
     Args:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
-from omegaconf import DictConfig
 
+from potstill.config import EvaluateConfig
+from potstill.config.benchmarks import swaps_of
 from potstill.evaluation.latency import Timed
 from potstill.evaluation.rows import Row
 from potstill.interchange.agreement import AGREEMENT
 from potstill.methods.common.costs import UNSTEADY, latency_cell, size_figures, timed_figures
 from potstill.methods.common.exported_models import Deployed, deploy
-from potstill.reporting.report import HeatMap, Points
+from potstill.reporting.report import Curves, HeatMap
 from potstill.training.callbacks import progress_bar
 from potstill.training.trainer import build_trainer
 from potstill.validation.exports import forms_of
@@ -27,18 +28,18 @@ LATENCY_NOTE = f"latency: one sequence, the models measured in turn; {UNSTEADY}:
 LONGEST_TIMED = 128  # tokens
 
 
-def evaluation_trainer(config: DictConfig, folder: Path) -> Trainer:
+def evaluation_trainer(config: EvaluateConfig, folder: Path) -> Trainer:
     """The trainer of an evaluation."""
     callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
     return build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
 
 
-def reference_of(config: DictConfig, models: Mapping[str, str]) -> str | None:
+def reference_of(config: EvaluateConfig, models: Mapping[str, str]) -> str | None:
     """The model that the others are compared with by interventions, where the benchmark swaps states."""
-    return next(iter(models.values())) if config.benchmark.interchange.mapping is not None else None
+    return next(iter(models.values())) if swaps_of(config.benchmark).mapping is not None else None
 
 
-def evaluated(config: DictConfig, models: Mapping[str, str]) -> Iterator[tuple[str, str, list[str]]]:
+def evaluated(config: EvaluateConfig, models: Mapping[str, str]) -> Iterator[tuple[str, str, list[str]]]:
     """Names, models and exported forms that are evaluated; a reference of interventions is not, by itself."""
     swapped = reference_of(config, models) is not None
     for number, (name, model) in enumerate(models.items()):
@@ -87,21 +88,19 @@ def cost_columns(rows: list[Row]) -> tuple[list[str], list[list[Any]]]:
     return columns, cells
 
 
-def quality_against_latency(config: DictConfig, rows: list[Row], monitor: str) -> list[Points]:
+def quality_against_latency(config: EvaluateConfig, rows: list[Row], monitor: str) -> list[Curves]:
     """A plot of the deciding metric against latency; none for a single row."""
     if len(rows) < 2:
         return []
     points = {
-        row.name: (row.metrics["latency_ms"], row.metrics[monitor])
+        row.name: ([row.metrics["latency_ms"]], [row.metrics[monitor]])
         for row in rows
         if row.metrics.get(monitor) is not None
     }
-    return [
-        Points("Quality against latency", points, "latency of one sequence, ms", config.benchmark.monitor)
-    ]
+    return [Curves("Quality against latency", points, "latency of one sequence, ms", config.benchmark.monitor)]
 
 
-def agreement_maps(config: DictConfig, rows: list[Row], prefix: str) -> list[HeatMap]:
+def agreement_maps(config: EvaluateConfig, rows: list[Row], prefix: str) -> list[HeatMap]:
     """Agreement by blocks of the teacher (down) and of the student (across), one map per row that has swapped states.
 
     Args:

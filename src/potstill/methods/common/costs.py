@@ -7,23 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
-from potstill.evaluation.efficiency import (
-    count_parameters,
-    forward_gflop,
-    forward_peak_mb,
-    parameter_tree,
-    size_mb,
-)
+from potstill.config import EvaluateConfig
+from potstill.config.benchmarks import efficiency_of
+from potstill.evaluation.efficiency import count_parameters, forward_gflop, forward_peak_mb, parameter_tree, size_mb
 from potstill.evaluation.latency import STEADY, Latency, Timed, measure_latencies
 from potstill.methods.common.data import local_tokenizer
 from potstill.methods.common.exported_models import deploy
-from potstill.models.head_labels import head_from_settings, labels_from_settings
-from potstill.models.head_problems import problem_of
+from potstill.models.heads import head_from_settings, labels_from_settings, problem_of
 from potstill.models.load import load_language_model, load_task_model
-from potstill.models.specs import local_folder, read_settings
+from potstill.models.pretrained import local_folder
+from potstill.models.specs import read_settings
 from potstill.reporting.report import Collapsible, Section, Table
 from potstill.training.trainer import build_trainer
 
@@ -42,7 +37,7 @@ class Costs(NamedTuple):
 
 
 def measure_costs(
-    config: DictConfig, name: str, model: str, folder: Path, forms: Sequence[str] = ()
+    config: EvaluateConfig, name: str, model: str, folder: Path, forms: Sequence[str] = ()
 ) -> dict[str, Costs]:
     """Size, FLOPs and memory of a model and its exports, on the configured device and precision; not yet timed.
 
@@ -61,7 +56,7 @@ def measure_costs(
     Raises:
         PotstillError: the model cannot be loaded or exported, or a text is too long for it.
     """
-    benchmark = config.benchmark
+    benchmark = efficiency_of(config.benchmark)
     trainer = build_trainer(config.trainer, folder, callbacks=[], loggers=False)
     device, context = trainer.strategy.root_device, trainer.precision_plugin.forward_context
     loaded = _load(model).to(device)  # type: ignore[arg-type]
@@ -80,7 +75,7 @@ def measure_costs(
     return found
 
 
-def time_passes(config: DictConfig, costs: dict[str, Costs]) -> None:
+def time_passes(config: EvaluateConfig, costs: dict[str, Costs]) -> None:
     """Add latency and throughput of all models, by batch and length, to their figures.
 
     `latency_ms` and so on are of the smallest pass; others have the pass in their names, `latency_ms_8x128`.
@@ -89,8 +84,9 @@ def time_passes(config: DictConfig, costs: dict[str, Costs]) -> None:
         config: of `evaluate.py`.
         costs: by model; the first is the reference.
     """
-    for batch in config.benchmark.batches:
-        for length in config.benchmark.lengths:
+    benchmark = efficiency_of(config.benchmark)
+    for batch in benchmark.batches:
+        for length in benchmark.lengths:
             found = timed_figures({name: own.timed for name, own in costs.items()}, batch, length)
             for name, figures in found.items():
                 own = {**figures, "tokens_per_second": batch * length / figures["latency_ms"] * 1e3}
@@ -129,9 +125,9 @@ def latency_cell(figures: dict[str, Any], name: str = "latency_ms") -> str:
     return f"{UNSTEADY if error > STEADY else ''}{figures[name]:.2f}"
 
 
-def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
+def cost_sections(config: EvaluateConfig, costs: dict[str, Costs]) -> list[Section]:
     """A table of the models compared with the first, one of all passes, and each model's parameters by module."""
-    names, benchmark = list(costs), config.benchmark
+    names, benchmark = list(costs), efficiency_of(config.benchmark)
     base = costs[names[0]].figures
     keys = {"parameters": "parameters", "parameters_without_embeddings": "without embeddings", "size_mb": "MB",
             "gflop": "GFLOP", "peak_mb": "peak MB"}  # fmt: skip
@@ -156,22 +152,11 @@ def cost_sections(config: DictConfig, costs: dict[str, Costs]) -> list[Section]:
             for name, (figures, *_) in costs.items():
                 times = [latency_cell(figures, f"{key}_{here}") for key in ("latency_ms", "latency_p95_ms")]
                 speed = 1 / figures.get(f"latency_ratio_{here}", 1.0)
-                passes.append(
-                    [name, batch, length, *times, figures[f"tokens_per_second_{here}"], f"{speed:.2f}"]
-                )
+                passes.append([name, batch, length, *times, figures[f"tokens_per_second_{here}"], f"{speed:.2f}"])
     return [
         Table(f"benchmark={benchmark.name}", columns, rows, note),
-        Table(
-            "Passes",
-            ["model", "batch", "length", *PASSES.values(), "speed"],
-            passes,
-            f"Speed: over {names[0]}'s.",
-        ),
-        *(
-            Collapsible(f"{name}: parameters", _tree_text(tree))
-            for name, (_, tree, _) in costs.items()
-            if tree
-        ),
+        Table("Passes", ["model", "batch", "length", *PASSES.values(), "speed"], passes, f"Speed: over {names[0]}'s."),
+        *(Collapsible(f"{name}: parameters", _tree_text(tree)) for name, (_, tree, _) in costs.items() if tree),
     ]
 
 
@@ -198,6 +183,5 @@ def _load(model: str) -> PreTrainedModel:
 def _tree_text(tree: list[tuple[int, str, int]]) -> str:
     total = tree[0][2]
     return "\n".join(
-        f"{count:>15,} {count / total:>6.1%}  {'  ' * depth}{name.rpartition('.')[2]}"
-        for depth, name, count in tree
+        f"{count:>15,} {count / total:>6.1%}  {'  ' * depth}{name.rpartition('.')[2]}" for depth, name, count in tree
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
 from transformers import PreTrainedModel
 
-from potstill.config.learning import OWN
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.config.data import CorpusDataConfig, SequenceDataConfig, data_of
+from potstill.config.models import OWN
 from potstill.data.common.progress import counting
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import Vocabulary, describe, has_tokenizer, train_wordpiece
@@ -18,7 +20,7 @@ from potstill.data.corpus.retokenise import Retokeniser
 from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.splits import Parts
 from potstill.data.corpus.store import Corpus, TokenStore
-from potstill.errors import ConfigError, DataError
+from potstill.errors import ConfigError, DataError, TokenizerError
 from potstill.interchange.plans import PlanSettings
 from potstill.models.backbone import backbone_of
 from potstill.models.load import keep_tokenizer
@@ -31,7 +33,7 @@ LONGEST = 512  # tokens of a sequence where neither data.max_length nor a model 
 
 
 def build_vocabulary(
-    data: DictConfig, parts: Parts, models: dict[str, str | None], *, saved: bool = False
+    data: CorpusDataConfig, parts: Parts, models: dict[str, str | None], *, saved: bool = False
 ) -> Vocabulary:
     """The tokenizer: `data.tokenizer`, else that of the first model given, else one trained on the corpus.
 
@@ -61,16 +63,16 @@ def vocabulary_of(key: str, value: str, *, saved: bool = False) -> Vocabulary:
         saved: whether a student will be saved with the tokenizer, which is then tried before any work.
 
     Raises:
-        DataError: there is none, or it cannot be read.
+        TokenizerError: there is none, or it cannot be read.
         ModelError: it cannot be loaded or saved by transformers.
     """
     folder = local_tokenizer(key, value)
     try:
         found = describe(folder)
     except DataError as error:
-        raise DataError(str(error).replace("data.tokenizer:", f"{key}={value}:", 1)) from error
+        raise TokenizerError(str(error).replace("data.tokenizer:", f"{key}={value}:", 1)) from error
     except Exception as error:  # of any kind, depending on what is in the files
-        raise DataError(
+        raise TokenizerError(
             f"{key}={value}: its tokenizer cannot be read ({type(error).__name__}: {' '.join(str(error).split())})"
         ) from error
     if saved:
@@ -82,18 +84,14 @@ def local_tokenizer(key: str, value: str) -> str:
     """A folder with the tokenizer of a folder or hub id.
 
     Raises:
-        DataError: there is none, or no network for a hub id.
+        TokenizerError: there is none, or no network for a hub id.
     """
     folder = Path(value).expanduser()
     if not folder.is_dir():
         folder = Path(_downloaded(key, value))
     if not has_tokenizer(folder):
-        other = (
-            "a folder with a tokenizer.json"
-            if key == "data.tokenizer"
-            else "data.tokenizer=<folder or hub id>"
-        )
-        raise DataError(f"{key}={value}: the folder has no tokenizer; give {other}")
+        other = "a folder with a tokenizer.json" if key == "data.tokenizer" else "data.tokenizer=<folder or hub id>"
+        raise TokenizerError(f"{key}={value}: the folder has no tokenizer; give {other}")
     return str(folder)
 
 
@@ -102,11 +100,11 @@ def _downloaded(key: str, value: str) -> str:
 
     try:
         return snapshot_download(value, allow_patterns=["*.json", "*.txt", "*.model"], etag_timeout=3)
-    except Exception as fault:
-        raise DataError(
+    except Exception as error:
+        raise TokenizerError(
             f"{key}={value}: no such folder, and the hub gives no tokenizer of that name "
-            f"({type(fault).__name__}); pass a folder, data.tokenizer=<folder>"
-        ) from fault
+            f"({type(error).__name__}); pass a folder, data.tokenizer=<folder>"
+        ) from error
 
 
 def own_vocabulary(setting: str | None, key: str, teacher: str, vocabulary: Vocabulary) -> Vocabulary | None:
@@ -119,7 +117,7 @@ def own_vocabulary(setting: str | None, key: str, teacher: str, vocabulary: Voca
         vocabulary: the student's.
 
     Raises:
-        DataError: there is no such tokenizer.
+        TokenizerError: there is no such tokenizer.
     """
     if setting is None:
         return None
@@ -128,10 +126,8 @@ def own_vocabulary(setting: str | None, key: str, teacher: str, vocabulary: Voca
     return None if own.digest == vocabulary.digest else own
 
 
-def build_retokeniser(
-    corpus: Corpus, vocabulary: Vocabulary, own: Vocabulary | None, max_length: int
-) -> Retokeniser:
-    """What reads a corpus in a teacher's tokens; how well both go together is seen on its first sequences.
+def build_retokeniser(corpus: Corpus, vocabulary: Vocabulary, own: Vocabulary | None, max_length: int) -> Retokeniser:
+    """A reader of a corpus in the teacher's tokens, checked on the first sequences.
 
     Args:
         corpus: in the student's tokens.
@@ -174,7 +170,7 @@ def check_mask(kind: str, vocabulary: Vocabulary) -> None:
 
 
 def sequence_length(
-    data: DictConfig, vocabulary: Vocabulary, models: list[PreTrainedModel], usual: int | None = None
+    data: SequenceDataConfig, vocabulary: Vocabulary, models: list[PreTrainedModel], usual: int | None = None
 ) -> int:
     """Tokens of the longest sequence: `data.max_length`, within what the models can read.
 
@@ -194,23 +190,21 @@ def sequence_length(
 
 
 def build_corpora(
-    data: DictConfig, parts: Parts, vocabulary: Vocabulary, length: int
+    data: CorpusDataConfig, parts: Parts, vocabulary: Vocabulary, length: int
 ) -> tuple[Corpus | None, Corpus | None]:
     """Binarized training and evaluation corpora; a second run opens the stores of the first."""
     if not parts.held_out:
-        return build_corpus(data, parts.train, vocabulary, length), build_corpus(
-            data, parts.eval, vocabulary, length
-        )
+        return build_corpus(data, parts.train, vocabulary, length), build_corpus(data, parts.eval, vocabulary, length)
     train = build_corpus(data, parts.train, vocabulary, length)
     try:
         return train, build_corpus(data, parts.eval, vocabulary, length)
-    except DataError as fault:
-        log.warning("no evaluation: %s; give data.eval_files or a larger data.eval_share", fault)
+    except DataError as error:
+        log.warning("no evaluation: %s; give data.eval_files or a larger data.eval_share", error)
         return train, None
 
 
 def build_corpus(
-    data: DictConfig, sources: list[TextSource], vocabulary: Vocabulary, length: int
+    data: CorpusDataConfig, sources: list[TextSource], vocabulary: Vocabulary, length: int
 ) -> Corpus | None:
     """The stores of all sources, joined; their counts are reported. None where there is no source."""
     stores = []
@@ -229,9 +223,7 @@ def build_corpus(
             )
         refuse_dropped(source.name, store, data.max_unknown, vocabulary)
         stores.append(store)
-        counts = ", ".join(
-            f"{count:,} {name.replace('_', ' ')}" for name, count in Corpus([store]).describe().items()
-        )
+        counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in Corpus([store]).describe().items())
         log.info("%s: %s", source.name, counts)
     return Corpus(stores) if stores else None
 
@@ -252,8 +244,8 @@ def refuse_dropped(name: str, store: TokenStore, most: float, vocabulary: Vocabu
         )
 
 
-def batch_settings(config: DictConfig, interchange: PlanSettings | None = None) -> BatchSettings:
-    """How sequences become batches, masks and swaps."""
+def batch_settings(config: TrainConfig | EvaluateConfig, interchange: PlanSettings | None = None) -> BatchSettings:
+    """How sequences become batches and swaps."""
     data = config.data
     return BatchSettings(
         seed=config.seed,
@@ -263,10 +255,18 @@ def batch_settings(config: DictConfig, interchange: PlanSettings | None = None) 
         eval_batch_size=data.eval_batch_size,
         group_size=data.group_size,
         length_bin=data.length_bin,
-        mlm_share=data.mlm_share,
-        mlm_smoothing=data.mlm_smoothing,
-        mlm_replace=tuple(data.mlm_replace),
         num_workers=data.num_workers,
         interchange=interchange,
         even=config.trainer.strategy in SHARDED,
+    )
+
+
+def corpus_settings(config: TrainConfig | EvaluateConfig, interchange: PlanSettings | None = None) -> BatchSettings:
+    """The same of a corpus, with the masks of `data`."""
+    data = data_of(config, CorpusDataConfig)
+    return replace(
+        batch_settings(config, interchange),
+        mlm_share=data.mlm_share,
+        mlm_smoothing=data.mlm_smoothing,
+        mlm_replace=tuple(data.mlm_replace),
     )

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
-from potstill.models.export.int8 import export_int8
-from potstill.models.export.onnx import export_onnx
+from potstill.models.export.onnx import export_int8, export_onnx
 from potstill.models.export.runtime import ExportedModel
 from potstill.models.load import load_tokenizer
 from potstill.validation.exports import INT8, ONNX
@@ -38,9 +37,7 @@ class Deployed(NamedTuple):
         return {"size_mb": self.model.size_mb, "export_difference": self.difference}
 
 
-def deploy(
-    forms: Sequence[str], model: PreTrainedModel, tokenizer: str, folder: Path, name: str
-) -> Iterator[Deployed]:
+def deploy(forms: Sequence[str], model: PreTrainedModel, tokenizer: str, folder: Path, name: str) -> Iterator[Deployed]:
     """Export a model to `<folder>/export/<name>/<form>`, and open each export.
 
     Args:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import PreTrainedModel, get_scheduler
 
+from potstill.config import TrainConfig
 from potstill.config.instantiate import make
+from potstill.config.models import StudentConfig
+from potstill.config.objectives import (
+    InterchangeConfig,
+    KdConfig,
+    LossConfig,
+    SoftTargetsConfig,
+    SwapConfig,
+    TaughtConfig,
+    exchange_of,
+    matches_of,
+)
+from potstill.config.running import ScheduleConfig
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.labels import Task
 from potstill.errors import ConfigError, DataError
@@ -22,16 +35,20 @@ from potstill.models.preparing import freeze, halve_products, parameter_groups, 
 from potstill.models.specs import default_layers
 from potstill.models.students import check_tokens, student_from_config, student_from_layers
 from potstill.objectives.interchange import Interchange
-from potstill.objectives.language import HARD, LanguageObjective
-from potstill.objectives.matches import Matches, MatchTerms
+from potstill.objectives.language import LanguageObjective
+from potstill.objectives.matches import Matches
 from potstill.objectives.matching import read_matches
-from potstill.objectives.schedules import Schedule, weight_schedule
+from potstill.objectives.own import EXAMPLES, own_loss, own_temperatures
+from potstill.objectives.schedules import WeightSchedule
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean
-from potstill.objectives.task import LABEL, TaskObjective
+from potstill.objectives.task import TaskObjective
+from potstill.objectives.terms import HARD, LABEL
+from potstill.runtime.dotted import is_path
+from potstill.training.student_module import Optimization
 
 
 def build_models(
-    config: DictConfig, vocabulary: Vocabulary, own: Vocabulary | None = None
+    config: TrainConfig, vocabulary: Vocabulary, own: Vocabulary | None = None
 ) -> tuple[PreTrainedModel | None, PreTrainedModel]:
     """Teacher, if one is named, and student.
 
@@ -43,12 +60,8 @@ def build_models(
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
     teacher = None
     if config.teacher.model:
-        supervised = config.objective.name in ("mlm", "clm")
         teacher = load_language_model(
-            "teacher.model",
-            config.teacher.model,
-            need_head=not supervised,
-            attention=config.teacher.attention,
+            "teacher.model", config.teacher.model, need_head=config.objective.taught, attention=config.teacher.attention
         )
     student = _build_student(config, teacher, vocabulary)
     if teacher is not None:
@@ -73,7 +86,7 @@ def check_vocabulary(vocabulary: Vocabulary, key: str, model: PreTrainedModel) -
         )
 
 
-def prepare_student(settings: DictConfig, student: PreTrainedModel) -> None:
+def prepare_student(settings: StudentConfig, student: PreTrainedModel) -> None:
     """Freeze what stays as it is; set the dropout, and what the backward pass makes again."""
     freeze(student, positions=settings.freeze_positions, token_types=settings.freeze_token_types)
     if settings.dropout is not None:
@@ -82,9 +95,7 @@ def prepare_student(settings: DictConfig, student: PreTrainedModel) -> None:
         set_checkpointing(student, settings.checkpointing)
 
 
-def suit_hardware(
-    config: DictConfig, teachers: Sequence[PreTrainedModel | None], student: PreTrainedModel
-) -> None:
+def suit_hardware(config: TrainConfig, teachers: Sequence[PreTrainedModel | None], student: PreTrainedModel) -> None:
     """Half precision for the weights of frozen teachers, where they compute in it; compiled blocks."""
     frozen = [teacher for teacher in teachers if teacher is not None]
     if config.trainer.precision == "bf16-mixed":
@@ -95,15 +106,13 @@ def suit_hardware(
             compile_blocks(model)
 
 
-def _build_student(
-    config: DictConfig, teacher: PreTrainedModel | None, vocabulary: Vocabulary
-) -> PreTrainedModel:
+def _build_student(config: TrainConfig, teacher: PreTrainedModel | None, vocabulary: Vocabulary) -> PreTrainedModel:
     s = config.student
     if s.model:
         return load_language_model("student.model", s.model, need_head=False, attention=s.attention)
     if s.config:
         return student_from_config(
-            OmegaConf.to_container(s.config, resolve=True),  # type: ignore[arg-type]
+            s.config,
             vocab_size=vocabulary.size,
             pad_token_id=vocabulary.pad_id,
             bos_token_id=vocabulary.start_id,
@@ -113,16 +122,12 @@ def _build_student(
     assert teacher is not None  # checked by validation
     layers = list(s.layers) if s.layers is not None else default_layers(backbone_of(teacher).depth)
     return student_from_layers(
-        teacher,
-        layers,
-        architecture=s.architecture,
-        vocab_transform=s.vocab_transform,
-        attention=s.attention,
+        teacher, layers, architecture=s.architecture, vocab_transform=s.vocab_transform, attention=s.attention
     )
 
 
 def build_objective(
-    settings: DictConfig, student: Backbone, teacher: Backbone | None, *, seed: int
+    settings: LossConfig, student: Backbone, teacher: Backbone | None, *, seed: int
 ) -> LanguageObjective:
     """The weighted terms for a masked or a causal language model; `seed` is of projections.
 
@@ -131,73 +136,69 @@ def build_objective(
             interchange mapping or a match names.
     """
     kind = student.kind
-    interchange = build_interchange(settings.interchange, teacher, student)
+    interchange = build_interchange(exchange_of(settings), teacher, student)
     matches = build_matches(settings, [teacher] if teacher is not None else [], student, seed)
     weights, schedules = term_weights(settings, HARD[kind], matches)
-    return LanguageObjective(
-        kind,
-        weights,
-        settings.temperature,
-        settings.positions,
-        interchange,
-        schedules=schedules,
-        matches=matches,
-    )
+    objective = LanguageObjective(kind, weights, interchange=interchange, schedules=schedules, matches=matches)
+    if isinstance(settings, KdConfig):
+        return replace(objective, temperature=settings.temperature, positions=settings.positions)
+    return objective
 
 
 def build_task_objective(
-    config: DictConfig, task: Task, student: Backbone, teachers: Sequence[Backbone]
+    config: TrainConfig, task: Task, student: Backbone, teachers: Sequence[Backbone]
 ) -> TaskObjective:
     """The weighted terms for a task model, from the whole training configuration.
 
     Raises:
         ConfigError: as `build_objective`.
     """
-    settings = config.objective
-    interchange = build_interchange(settings.interchange, teachers[0] if teachers else None, student)
+    settings = config.losses
+    interchange = build_interchange(exchange_of(settings), teachers[0] if teachers else None, student)
     matches = build_matches(settings, teachers, student, config.seed)
+    mean = TeacherMean(tuple(config.teacher.weights or ()), config.teacher.average)
+    return replace(soft_objective(settings, task.kind, matches), interchange=interchange, mean=mean)
+
+
+def soft_objective(settings: LossConfig, kind: str, matches: Matches | None) -> TaskObjective:
+    """The weighted terms of a task on the base run.
+
+    Raises:
+        ConfigError: as `term_weights`.
+    """
     weights, schedules = term_weights(settings, LABEL, matches)
-    return TaskObjective(
-        task.kind,
-        weights,
-        settings.temperature,
-        interchange,
-        soft=SoftTargets(
-            settings.soft_target,
-            settings.beta,
-            settings.temperature_schedule,
-            settings.temperature_strength,
-            settings.temperature_gamma,
-            settings.probability_shift,
-        ),
-        mean=TeacherMean(tuple(config.teacher.weights or ()), config.teacher.average),
-        schedules=schedules,
-        matches=matches,
+    objective = TaskObjective(kind, weights, schedules=schedules, matches=matches)
+    if not isinstance(settings, SoftTargetsConfig):
+        return objective
+    loss, temperatures = settings.soft_target, settings.temperature_schedule
+    logits_NC = torch.eye(EXAMPLES, 3)
+    soft = SoftTargets(
+        own_loss("objective.soft_target", loss, logits_NC, logits_NC, 2.0) if is_path(loss) else loss,
+        settings.beta,
+        own_temperatures("objective.temperature_schedule", temperatures) if is_path(temperatures) else temperatures,
+        settings.temperature_strength,
+        settings.temperature_gamma,
+        settings.probability_shift,
     )
+    return replace(objective, temperature=settings.temperature, soft=soft)
 
 
-def build_matches(
-    settings: DictConfig, teachers: Sequence[Backbone], student: Backbone, seed: int
-) -> Matches | None:
-    """What is compared within the models; None where nothing is.
+def build_matches(settings: LossConfig, teachers: Sequence[Backbone], student: Backbone, seed: int) -> Matches | None:
+    """The intermediate matches of student and teachers; None without any.
 
     Raises:
         ConfigError: a match that does not fit them.
     """
-    if settings.matches is None or not teachers:
+    given = matches_of(settings)
+    if given is None or not teachers:
         return None
-    read = read_matches(plain_matches(settings), [teacher.spec for teacher in teachers], student.spec)
+    read = read_matches(given, [teacher.spec for teacher in teachers], student.spec)
     return Matches(read, teachers, student, seed=seed) if read else None
 
 
-def plain_matches(settings: DictConfig) -> Any:
-    """`objective.matches` as plain lists, dictionaries and names."""
-    return OmegaConf.to_container(OmegaConf.create({"of": settings.matches}), resolve=True)["of"]  # type: ignore[index,call-overload]
-
-
 def term_weights(
-    settings: DictConfig, hard: str, matches: MatchTerms | None
-) -> tuple[dict[str, float], dict[str, Schedule]]:
+    settings: LossConfig, hard: str, matches: Matches | None
+) -> tuple[dict[str, float], dict[str, WeightSchedule]]:
     """The weight of each term, the highest where it changes, and how it changes.
 
     Args:
@@ -208,11 +209,12 @@ def term_weights(
     Raises:
         ConfigError: another student's hard term has a weight, or no term has one.
     """
-    schedules: dict[str, Schedule] = {}
+    schedules: dict[str, WeightSchedule] = {}
     weights = {name: term.weight for name, term in settings.terms.items()}
-    for name in (*HARD.values(), LABEL):
+    hard_weight = settings.hard_weight if isinstance(settings, TaughtConfig) else 0.0
+    for name in weights.keys() & {*HARD.values(), LABEL}:
         if weights[name] is None:
-            weights[name] = settings.hard_weight if name == hard else 0.0
+            weights[name] = hard_weight if name == hard else 0.0
         if name != hard and weights[name]:
             raise ConfigError(
                 f"objective.terms.{name}.weight={weights[name]}: this student learns from {hard}; use that term"
@@ -220,8 +222,8 @@ def term_weights(
     for name, term in settings.terms.items():
         if term.schedule != "constant":
             start = weights[name] if term.start is None else term.start
-            schedules[name] = weight_schedule(
-                term.schedule, float(start or 0.0), term.end, term.steps, term.schedule_args
+            schedules[name] = WeightSchedule(
+                term.schedule, float(start or 0.0), float(term.end or 0.0), term.steps, term.schedule_args
             )
             weights[name] = max(schedules[name].start, schedules[name].last)
     if matches is not None:
@@ -241,70 +243,86 @@ def term_weights(
 
 
 def build_interchange(
-    settings: DictConfig,
-    teacher: Backbone | None,
-    student: Backbone,
-    key: str = "objective.interchange",
+    settings: SwapConfig, teacher: Backbone | None, student: Backbone, key: str = "objective.interchange"
 ) -> Interchange | None:
-    """What is swapped in both models; None where nothing is.
+    """The intervention on both models; None without one.
 
     Raises:
         ConfigError: a mapping that does not fit one of them.
     """
     if settings.mapping is None or teacher is None:
         return None
-    mapping = OmegaConf.to_container(OmegaConf.create({"mapping": settings.mapping}), resolve=True)
-    return Interchange(
-        read_mappings(mapping["mapping"], teacher, student, key=f"{key}.mapping"),  # type: ignore[index,call-overload]
-        settings.read_site,
-        settings.get("crossway", False),
-        settings.get("data_augment", False),
-    )
+    mappings = read_mappings(settings.mapping, teacher, student, key=f"{key}.mapping")
+    if isinstance(settings, InterchangeConfig):
+        return Interchange(mappings, settings.read_site, settings.crossway, settings.data_augment)
+    return Interchange(mappings, settings.read_site)
 
 
-def build_plan(settings: DictConfig) -> PlanSettings | None:
+def build_plan(settings: SwapConfig) -> PlanSettings | None:
     """At which positions, and from which source; None where nothing is swapped.
 
     A benchmark says nothing of the source: evaluation always has it in the batch.
     """
     if settings.mapping is None:
         return None
-    return PlanSettings(
-        settings.proportion,
-        settings.max_tokens,
-        settings.positions,
-        settings.get("pairing", "in_batch"),
-        settings.get("crossway", False),
+    plan = PlanSettings(settings.proportion, settings.max_tokens, settings.positions)
+    if isinstance(settings, InterchangeConfig):
+        return replace(plan, pairing=settings.pairing, crossway=settings.crossway)
+    return plan
+
+
+def build_optimization(config: TrainConfig, student: nn.Module) -> Optimization:
+    """Optimizer, schedule, clipping and measurements of a run.
+
+    Raises:
+        ConfigError: invalid arguments of the optimizer or of the schedule, before data is read.
+    """
+    objective = config.objective
+    build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
+    return Optimization(
+        optimizer=lambda model: build_optimizer(config.optimizer, model),
+        schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
+        clip=config.trainer.gradient_clip_val,
+        shares_every=objective.gradient_shares_every if isinstance(objective, LossConfig) else None,
     )
 
 
-def build_optimizer(settings: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(settings: dict[str, Any], model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of the model's trainable parameters; biases and norms are not decayed.
 
     Raises:
         ConfigError: an unknown optimizer, or an argument that it does not take.
     """
-    groups = parameter_groups(model, settings.get("weight_decay") or 0.0)
+    settings = dict(settings)
+    layer_decay = settings.pop("layer_decay", None)
+    if layer_decay is not None and settings.get("lr") is None:
+        raise ConfigError(f"optimizer.layer_decay={layer_decay}: needs optimizer.lr, the rate of the head; give both")
+    rate = {} if layer_decay is None else {"lr": settings["lr"], "layer_decay": layer_decay}
+    groups = parameter_groups(model, settings.get("weight_decay") or 0.0, **rate)
     return make("optimizer", settings, groups, kind=torch.optim.Optimizer)
 
 
 def build_schedule(
-    settings: DictConfig, optimizer: torch.optim.Optimizer, steps: int
+    settings: ScheduleConfig, optimizer: torch.optim.Optimizer, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning rate over `steps` optimizer steps.
 
     Raises:
         ConfigError: a name that transformers does not know.
     """
-    warmup = (
-        settings.warmup_steps if settings.warmup_steps is not None else round(settings.warmup_share * steps)
-    )
+    warmup = settings.warmup_steps if settings.warmup_steps is not None else round(settings.warmup_share * steps)
     try:
-        return get_scheduler(settings.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
-    except (ValueError, TypeError) as fault:
-        raise ConfigError(
-            f"schedule.name={settings.name}: linear, cosine, constant_with_warmup ({fault})"
-        ) from fault
+        schedule = get_scheduler(settings.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"schedule.name={settings.name}: linear, cosine, constant_with_warmup ({error})") from error
+    if settings.end_share:
+        schedule.lr_lambdas = [_ending_at(settings.end_share, own, warmup) for own in schedule.lr_lambdas]
+    return schedule
+
+
+def _ending_at(share: float, factor: Callable[[int], float], warmup: int) -> Callable[[int], float]:
+    """A schedule's factor of the learning rate, which falls to a share instead of 0 after the warm-up."""
+    return lambda step: factor(step) if step < warmup else share + (1 - share) * factor(step)
 
 
 def compile_blocks(model: PreTrainedModel) -> None:

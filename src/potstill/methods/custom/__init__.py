@@ -1,17 +1,16 @@
-"""Modules, data and adaptors of the user's own (`objective=adapted`)."""
+"""Modules, data and adaptors of the user's own (`objective=custom`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from potstill.config.learning import ADAPTED
+from potstill.config import TrainConfig
+from potstill.config.objectives import CustomObjectiveConfig
 from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.methods.base import Method, Training
-from potstill.methods.custom.checks import adapted_faults
-from potstill.validation.objectives import objective_faults
+from potstill.methods.custom.checks import custom_problems
+from potstill.validation.objectives import objective_problems
 
 
 class Custom(Method):
@@ -19,32 +18,32 @@ class Custom(Method):
 
     unit = "examples"
 
-    def applies(self, config: DictConfig) -> bool:
-        """With `objective=adapted`."""
-        return bool(config.objective.name == ADAPTED)
+    def applies(self, config: TrainConfig) -> bool:
+        """With `objective=custom`."""
+        return isinstance(config.objective, CustomObjectiveConfig)
 
-    def problems(self, config: DictConfig, *, models: bool = True) -> list[str]:
+    def problems(self, config: TrainConfig, *, models: bool = True) -> list[str]:
         """User errors of objective and dotted paths."""
-        return [*objective_faults(config.objective, CLASSIFICATION), *adapted_faults(config)]
+        return [*objective_problems(config.losses, CLASSIFICATION), *custom_problems(config)]
 
-    def build(self, config: DictConfig) -> Training:
+    def build(self, config: TrainConfig) -> Training:
         """Models, data, adaptors and module."""
-        from potstill.methods.custom.build import build_adapted_training
+        from potstill.methods.custom.build import build_custom_training
 
-        return build_adapted_training(config)
+        return build_custom_training(config)
 
-    def monitored(self, config: DictConfig) -> tuple[str, str | None]:
+    def monitored(self, config: TrainConfig) -> tuple[str, str | None]:
         """The validation loss; the last student is kept."""
         return "val/loss", None
 
-    def data_name(self, config: DictConfig) -> str:
+    def data_name(self, config: TrainConfig) -> str:
         """The function that makes the data."""
-        return str(config.adapted.data["_target_"])
+        return str(config.custom.data["_target_"])
 
     def check_savable(self, training: Training) -> None:
         """Weights of any module can be saved."""
 
-    def save(self, config: DictConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
+    def save(self, config: TrainConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
         """The weights, and a card that says how to load them."""
         from potstill.methods.custom.build import student_card
         from potstill.models.load import save_module

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-
-from potstill.data.tasks.splits import EFFICIENCY
+from potstill.config import EvaluateConfig
+from potstill.config.benchmarks import EfficiencyConfig, efficiency_of
 from potstill.methods.base import Evaluator
 from potstill.methods.common.checks import evaluation_problems
-from potstill.validation.benchmarks import cost_faults, unread_faults
-from potstill.validation.data import data_faults
+from potstill.validation.benchmarks import cost_problems
 from potstill.validation.exports import forms_of
 from potstill.validation.models import spec_of
 
@@ -24,19 +22,18 @@ if TYPE_CHECKING:
 class EfficiencyEvaluator(Evaluator):
     """Parameters, size, arithmetic, memory and latency of models."""
 
-    def applies(self, config: DictConfig) -> bool:
+    def applies(self, config: EvaluateConfig) -> bool:
         """With `benchmark=efficiency`."""
-        return bool(config.benchmark.task == EFFICIENCY)
+        return isinstance(config.benchmark, EfficiencyConfig)
 
-    def problems(self, config: DictConfig, models: Sequence[str]) -> list[str]:
+    def problems(self, config: EvaluateConfig, models: Sequence[str]) -> list[str]:
         """User errors of passes and models."""
-        own = data_faults(config.data, evaluating=True, corpus=False)
-        own += unread_faults(config.benchmark)
+        own: list[str] = []
         for model in models:
-            own += cost_faults(config.benchmark, model, spec_of("model", model, []))
+            own += cost_problems(efficiency_of(config.benchmark), model, spec_of("model", model, []))
         return evaluation_problems(config, models, own)
 
-    def evaluate(self, config: DictConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
+    def evaluate(self, config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
         """Costs of every model and of its exported forms; the models are timed in turn."""
         from potstill.evaluation.rows import Row
         from potstill.methods.common.costs import Costs, measure_costs, time_passes
@@ -48,12 +45,12 @@ class EfficiencyEvaluator(Evaluator):
         time_passes(config, costs)
         return [Row(name, own.figures, extra=own) for name, own in costs.items()]
 
-    def sections(self, config: DictConfig, rows: list[Row]) -> list[Section]:
+    def sections(self, config: EvaluateConfig, rows: list[Row]) -> list[Section]:
         """Tables of costs."""
         from potstill.methods.common.costs import cost_sections
 
         return cost_sections(config, {row.name: row.extra for row in rows})
 
-    def deciding(self, config: DictConfig) -> str:
+    def deciding(self, config: EvaluateConfig) -> str:
         """The benchmark's metric, without a prefix."""
         return str(config.benchmark.monitor)

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.config.benchmarks import LanguageBenchmarkConfig, language_benchmark_of
+from potstill.config.data import CorpusDataConfig, data_of
 from potstill.methods.base import Evaluator, Method, Training
 from potstill.methods.common.checks import distillation_problems, evaluation_problems
-from potstill.validation.data import data_faults
+from potstill.validation.benchmarks import choice_problems
+from potstill.validation.data import corpus_problems, kind_problems
 
 if TYPE_CHECKING:
     from potstill.evaluation.rows import Row
@@ -20,26 +22,31 @@ if TYPE_CHECKING:
 class Language(Method):
     """Training of language models on a corpus."""
 
-    def problems(self, config: DictConfig, *, models: bool = True) -> list[str]:
+    def problems(self, config: TrainConfig, *, models: bool = True) -> list[str]:
         """User errors of objective, corpus and models."""
-        data = data_faults(config.data)
-        return distillation_problems(config, data, kind=None, models=models)
+        return (
+            choice_problems(config)
+            or kind_problems(config.data, CorpusDataConfig, f"objective={config.objective.name}")
+            or distillation_problems(
+                config, corpus_problems(data_of(config, CorpusDataConfig)), kind=None, models=models
+            )
+        )
 
-    def build(self, config: DictConfig) -> Training:
+    def build(self, config: TrainConfig) -> Training:
         """Tokenizer, models, corpus and module."""
         from potstill.methods.language.build import build_language_training
 
         return build_language_training(config)
 
-    def monitored(self, config: DictConfig) -> tuple[str, str | None]:
+    def monitored(self, config: TrainConfig) -> tuple[str, str | None]:
         """Perplexity; the last student is kept."""
         return "val/perplexity", None
 
-    def data_name(self, config: DictConfig) -> str:
+    def data_name(self, config: TrainConfig) -> str:
         """The corpus."""
         return str(config.data.name)
 
-    def sample(self, config: DictConfig, examples: int) -> None:
+    def sample(self, config: TrainConfig, examples: int) -> None:
         """A sample of each source's texts."""
         config.data.max_examples = min(config.data.max_examples or examples, examples)
 
@@ -54,26 +61,31 @@ class Language(Method):
 class LanguageEvaluator(Evaluator):
     """Perplexity of language models, and their agreement with a teacher under interventions."""
 
-    def problems(self, config: DictConfig, models: Sequence[str]) -> list[str]:
+    def applies(self, config: EvaluateConfig) -> bool:
+        """Benchmarks of language models."""
+        return isinstance(config.benchmark, LanguageBenchmarkConfig)
+
+    def problems(self, config: EvaluateConfig, models: Sequence[str]) -> list[str]:
         """User errors of benchmark, text and models."""
-        from potstill.validation.benchmarks import unread_faults
+        benchmark = language_benchmark_of(config.benchmark)
+        if problems := kind_problems(config.data, CorpusDataConfig, f"benchmark={benchmark.name}"):
+            return problems
+        text = data_of(config, CorpusDataConfig)
+        own = corpus_problems(text, evaluating=True, eval_file=benchmark.eval_file)
+        return evaluation_problems(config, models, own, masked=benchmark.masked)
 
-        kind = {"mlm": "masked", "clm": "causal"}.get(config.benchmark.name)
-        own = data_faults(config.data, evaluating=True, eval_file=config.benchmark.eval_file)
-        return evaluation_problems(config, models, [*own, *unread_faults(config.benchmark)], kind=kind)
-
-    def evaluate(self, config: DictConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
+    def evaluate(self, config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
         """Perplexity of every model, and its agreement with the first where states are swapped."""
         from potstill.methods.language.evaluation import evaluate
 
         return evaluate(config, models, folder)
 
-    def sections(self, config: DictConfig, rows: list[Row]) -> list[Section]:
+    def sections(self, config: EvaluateConfig, rows: list[Row]) -> list[Section]:
         """A table of the models, and plots."""
         from potstill.methods.language.evaluation import sections
 
         return sections(config, rows)
 
-    def deciding(self, config: DictConfig) -> str:
+    def deciding(self, config: EvaluateConfig) -> str:
         """The benchmark's metric, without a prefix."""
         return str(config.benchmark.monitor)

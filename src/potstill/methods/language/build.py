@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from omegaconf import DictConfig
-
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.config.benchmarks import language_benchmark_of
+from potstill.config.data import CorpusDataConfig, data_of
+from potstill.config.objectives import exchange_of
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.splits import sources_of
 from potstill.data.corpus.store import Corpus
 from potstill.errors import ConfigError
 from potstill.methods.common.data import (
-    batch_settings,
     build_corpora,
     build_corpus,
     build_retokeniser,
     build_vocabulary,
     check_mask,
+    corpus_settings,
     own_vocabulary,
     sequence_length,
 )
@@ -25,9 +27,8 @@ from potstill.methods.common.models import (
     build_interchange,
     build_models,
     build_objective,
-    build_optimizer,
+    build_optimization,
     build_plan,
-    build_schedule,
     check_vocabulary,
     compile_blocks,
     suit_hardware,
@@ -36,7 +37,8 @@ from potstill.methods.common.teacher_cache import store_language_teacher
 from potstill.models.backbone import backbone_of
 from potstill.models.load import load_language_model
 from potstill.models.students import check_tokens
-from potstill.objectives.language import HARD, LanguageObjective
+from potstill.objectives.language import LanguageObjective
+from potstill.objectives.terms import HARD
 from potstill.training.language import LanguageDistillation
 
 
@@ -56,37 +58,34 @@ class LanguageTraining:
         return self.corpus.describe()
 
 
-def build_language_training(config: DictConfig) -> LanguageTraining:
+def build_language_training(config: TrainConfig) -> LanguageTraining:
     """Tokenizer, models, corpus and module of a training run; what can fail early comes first.
 
     Raises:
         PotstillError: text, tokenizer or models that cannot be used, or that do not fit each other.
     """
-    parts = sources_of(config.data)
+    text = data_of(config, CorpusDataConfig)
+    parts = sources_of(text)
     if not parts.train:
         raise ConfigError("data.train_files=null: training needs text, data.train_files=[a.txt,b.txt.gz]")
     models = {"teacher.model": config.teacher.model, "student.model": config.student.model}
     if config.teacher.tokenizer is not None:  # the corpus is in the student's tokens
         del models["teacher.model"]
-    vocabulary = build_vocabulary(config.data, parts, models, saved=True)
-    own = own_vocabulary(config.teacher.tokenizer, "teacher.model", config.teacher.model, vocabulary)
+    vocabulary = build_vocabulary(text, parts, models, saved=True)
+    own = own_vocabulary(config.teacher.tokenizer, "teacher.model", str(config.teacher.model), vocabulary)
     teacher, student = build_models(config, vocabulary, own)
     objective = build_objective(
-        config.objective,
-        backbone_of(student),
-        backbone_of(teacher) if teacher is not None else None,
-        seed=config.seed,
+        config.losses, backbone_of(student), backbone_of(teacher) if teacher is not None else None, seed=config.seed
     )
     check_mask(objective.kind, vocabulary)
-    # An error in their arguments must not wait for the corpus.
-    build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
+    optimization = build_optimization(config, student)
     if not objective.needs_teacher:
         teacher = None  # it only gave its layers
     readers = [m for m in (teacher if own is None else None, student) if m is not None]
-    length = sequence_length(config.data, vocabulary, readers)
-    train, evaluation = build_corpora(config.data, parts, vocabulary, length)
+    length = sequence_length(text, vocabulary, readers)
+    train, evaluation = build_corpora(text, parts, vocabulary, length)
     assert train is not None
-    settings = batch_settings(config, build_plan(config.objective.interchange))
+    settings = corpus_settings(config, build_plan(exchange_of(config.objective)))
     retokenise = None
     if config.teacher.tokenizer is not None:
         assert teacher is not None
@@ -98,23 +97,13 @@ def build_language_training(config: DictConfig) -> LanguageTraining:
         stored, stored_eval = store_language_teacher(config, teacher, student, data, vocabulary)
         teacher = None
     suit_hardware(config, [teacher], student)
-    module = LanguageDistillation(
-        student,
-        teacher,
-        objective,
-        optimizer=lambda model: build_optimizer(config.optimizer, model),
-        schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
-        clip=config.trainer.gradient_clip_val,
-        shares_every=config.objective.gradient_shares_every,
-        stored=stored,
-        stored_eval=stored_eval,
-    )
+    module = LanguageDistillation(student, teacher, objective, optimization, stored=stored, stored_eval=stored_eval)
     return LanguageTraining(module, data, vocabulary, train, parameters)
 
 
 @dataclass
 class LanguageEvaluation:
-    """A single model, what it is judged on, the longest sequence in tokens, and the tokenizer's folder."""
+    """A single model, what it is evaluated on, the longest sequence in tokens, and the tokenizer's folder."""
 
     module: LanguageDistillation
     data: CorpusDataModule
@@ -122,21 +111,20 @@ class LanguageEvaluation:
     tokenizer: str
 
 
-def build_language_evaluation(
-    config: DictConfig, model: str, reference: str | None = None
-) -> LanguageEvaluation:
+def build_language_evaluation(config: EvaluateConfig, model: str, reference: str | None = None) -> LanguageEvaluation:
     """A language model and its evaluation data, binarized with its own tokenizer.
 
     Args:
         config: of `evaluate.py`.
-        model: judged.
+        model: evaluated.
         reference: the teacher that it is compared with, where the benchmark swaps states.
 
     Raises:
         PotstillError: a model or text that cannot be used, or two models that do not fit each other.
     """
-    parts = sources_of(config.data, eval_file=config.benchmark.eval_file)
-    vocabulary = build_vocabulary(config.data, parts, {"model": model})
+    benchmark, text = language_benchmark_of(config.benchmark), data_of(config, CorpusDataConfig)
+    parts = sources_of(text, eval_file=benchmark.eval_file)
+    vocabulary = build_vocabulary(text, parts, {"model": model})
     student = load_language_model("model", model, need_head=True)
     teacher = load_language_model("model", reference, need_head=True) if reference else None
     models = [m for m in (teacher, student) if m is not None]
@@ -146,23 +134,21 @@ def build_language_evaluation(
         check_tokens(teacher, student)
     kind = backbone_of(student).kind
     check_mask(kind, vocabulary)
-    length = sequence_length(config.data, vocabulary, models)
-    corpus = build_corpus(config.data, parts.eval or parts.train, vocabulary, length)
-    exchange, plan = config.benchmark.interchange, None
+    length = sequence_length(text, vocabulary, models)
+    corpus = build_corpus(text, parts.eval or parts.train, vocabulary, length)
+    exchange, plan = benchmark.interchange, None
     objective = LanguageObjective(kind, {HARD[kind]: 1.0})
     if teacher is not None:
         plan = build_plan(exchange)
         objective = replace(
             objective,
-            positions=config.benchmark.positions,
+            positions=benchmark.positions,
             interchange=build_interchange(
                 exchange, backbone_of(teacher), backbone_of(student), "benchmark.interchange"
             ),
         )
-    data = CorpusDataModule(None, corpus, vocabulary, kind, batch_settings(config, plan))
+    data = CorpusDataModule(None, corpus, vocabulary, kind, corpus_settings(config, plan))
     if config.compile:
         for part in models:
             compile_blocks(part)
-    return LanguageEvaluation(
-        LanguageDistillation(student, teacher, objective), data, length, vocabulary.path
-    )
+    return LanguageEvaluation(LanguageDistillation(student, teacher, objective), data, length, vocabulary.path)

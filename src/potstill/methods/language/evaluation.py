@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
+from potstill.config import EvaluateConfig
+from potstill.config.benchmarks import swaps_of
 from potstill.evaluation.bootstrap import Metric
 from potstill.evaluation.rows import Row, add_difference_column, add_differences
 from potstill.interchange.agreement import AGREEMENT
@@ -33,7 +34,7 @@ from potstill.reporting.report import Section, Table
 from potstill.validation.names import models_of
 
 
-def evaluate(config: DictConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
+def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
     """Rows of the models and of their exported forms."""
     reference, rows = reference_of(config, models), []
     for name, model, forms in evaluated(config, models):
@@ -46,9 +47,7 @@ def evaluate(config: DictConfig, models: Mapping[str, str], folder: Path) -> lis
             row = sized(Row(form_name(name, form), own), trainer, evaluation, model, form)
             if sequences := evaluation.module.sequences:
                 nats, positions = (torch.cat(side).cpu().numpy() for side in zip(*sequences, strict=True))
-                row = replace(
-                    row, metric=_perplexity(nats, positions), examples=len(nats), pairing=positions.tobytes()
-                )
+                row = replace(row, metric=_perplexity(nats, positions), examples=len(nats), pairing=positions.tobytes())
             rows.append(row)
     add_latencies(rows)
     add_differences(rows, config.benchmark.monitor)
@@ -60,15 +59,15 @@ def _perplexity(nats: NDArray, positions: NDArray) -> Metric:
     return lambda rows: float(np.exp(nats[rows].sum() / max(positions[rows].sum(), 1)))
 
 
-def sections(config: DictConfig, rows: list[Row]) -> list[Section]:
+def sections(config: EvaluateConfig, rows: list[Row]) -> list[Section]:
     """A table of the models, and plots."""
     plots = quality_against_latency(config, rows, config.benchmark.monitor)
-    if config.benchmark.interchange.mapping is None:
+    if swaps_of(config.benchmark).mapping is None:
         return [_comparison(config, rows), *plots]
     return [_agreement_table(config, rows), *plots, *agreement_maps(config, rows, "")]
 
 
-def _comparison(config: DictConfig, rows: list[Row]) -> Table:
+def _comparison(config: EvaluateConfig, rows: list[Row]) -> Table:
     monitor, mode = config.benchmark.monitor, config.benchmark.mode
     reference = rows[0].metrics[monitor]
     named, costs = cost_columns(rows)
@@ -87,14 +86,14 @@ def _comparison(config: DictConfig, rows: list[Row]) -> Table:
     return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
 
 
-def _agreement_table(config: DictConfig, rows: list[Row]) -> Table:
+def _agreement_table(config: EvaluateConfig, rows: list[Row]) -> Table:
     named, costs = cost_columns(rows)
     columns = ["model", *named, "agreement", "KL nats", "perplexity"]
     cells = [
         [row.name, *own, *(row.metrics.get(key) for key in (*AGREEMENT, "perplexity"))]
         for row, own in zip(rows, costs, strict=True)
     ]
-    exchange = config.benchmark.interchange
+    exchange = swaps_of(config.benchmark)
     note = (
         f"Counterfactual predictions against those of {models_of(config)[0]} on {config.data.name}, mean over the "
         f"mappings ({exchange.mapping}); {exchange.proportion:.0%} {exchange.positions} positions swapped within pairs."

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
+from potstill.config import TrainConfig
 from potstill.methods.base import Method, Training
-from potstill.methods.common.checks import own_module_problems
-from potstill.methods.multitask.checks import shared_task_faults
+from potstill.methods.multitask.checks import shared_task_problems
 from potstill.methods.multitask.tasks import monitored
-from potstill.validation.data import data_faults
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -21,29 +18,25 @@ if TYPE_CHECKING:
 class Multitask(Method):
     """Training of one encoder with one head per task."""
 
-    def applies(self, config: DictConfig) -> bool:
+    def applies(self, config: TrainConfig) -> bool:
         """With `tasks`."""
         return bool(config.tasks)
 
-    def problems(self, config: DictConfig, *, models: bool = True) -> list[str]:
+    def problems(self, config: TrainConfig, *, models: bool = True) -> list[str]:
         """User errors of each task alone and of all together."""
-        return [
-            *shared_task_faults(config, models=models),
-            *own_module_problems(config),
-            *data_faults(config.data, corpus=False),
-        ]
+        return shared_task_problems(config, models=models)
 
-    def build(self, config: DictConfig) -> Training:
+    def build(self, config: TrainConfig) -> Training:
         """Rows, teachers, student, features and module."""
         from potstill.methods.multitask.build import build_shared_training
 
         return build_shared_training(config)
 
-    def monitored(self, config: DictConfig) -> tuple[str, str | None]:
+    def monitored(self, config: TrainConfig) -> tuple[str, str | None]:
         """The mean of the tasks' metrics, or the metric of one task; the best student is kept."""
         return monitored(config)
 
-    def data_name(self, config: DictConfig) -> str:
+    def data_name(self, config: TrainConfig) -> str:
         """The benchmarks."""
         return ", ".join(str(task.name or task.benchmark) for task in config.tasks)
 
@@ -53,9 +46,9 @@ class Multitask(Method):
         from potstill.evaluation.constant import compared_with_constant
 
         found: dict[str, Any] = {}
-        for name, lane in training.module.lanes.items():
-            predicted = training.module.predicted(name, MAIN)
-            found |= compared_with_constant(lane.task, lane.judges[MAIN], predicted, metrics, f"_{name}")
+        for name, own in training.module.parts.items():
+            predicted = training.module.predicted(MAIN, name)
+            found |= compared_with_constant(own.task, own.evaluators[MAIN], predicted, metrics, f"_{name}")
         return found
 
     def check_savable(self, training: Training) -> None:
@@ -66,7 +59,7 @@ class Multitask(Method):
         for task in student:
             check_savable(student.model(task))
 
-    def save(self, config: DictConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
+    def save(self, config: TrainConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
         """One folder per task, each complete by itself."""
         from potstill.methods.common.cards import student_card
         from potstill.models.folders import fresh_folder

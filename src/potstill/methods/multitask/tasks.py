@@ -7,36 +7,33 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from potstill.config import BenchmarkConfig, config_folder
-from potstill.data.tasks.splits import MEAN, settle_labels
+from potstill.config import TrainConfig
+from potstill.config.data import TaskDataConfig, data_of
+from potstill.config.objectives import TaughtConfig
+from potstill.config.typed import benchmark_of
+from potstill.data.tasks.splits import MEAN, settle_labels, task_of
 from potstill.errors import ConfigError
 
 
-def task_configs(config: DictConfig) -> dict[str, DictConfig]:
+def task_configs(config: TrainConfig) -> dict[str, TrainConfig]:
     """The configuration of a run on each task, by the task's name, in the order of `tasks`.
 
     Args:
         config: of a training run; its own `benchmark`, `teacher.model` and `objective.matches` give way to a task's.
 
     Raises:
-        ConfigError: a task without benchmark or teacher, an unknown benchmark or key of one, a name that is none, or
+        ConfigError: a task without benchmark or teacher, an unknown benchmark or key of one, an invalid name, or
             two tasks of one name.
     """
-    made: dict[str, DictConfig] = {}
+    made: dict[str, TrainConfig] = {}
     for number, entry in enumerate(config.tasks):
         key = f"tasks[{number}]"
-        benchmark = _benchmark(entry, key)
-        settle_labels(benchmark, config.data.skip, training=True)
+        benchmark = benchmark_of(entry.benchmark, entry.options, key)
+        settle_labels(benchmark, data_of(config, TaskDataConfig).skip, training=True)
         name = str(entry.name or benchmark.name)
         if not re.fullmatch(r"\w+", name) or name == MEAN:
-            raise ConfigError(
-                f"{key}.name={name}: letters, digits and _, and not {MEAN}; a folder is called so"
-            )
+            raise ConfigError(f"{key}.name={name}: letters, digits and _, and not {MEAN}; a folder is called so")
         if name in made:
             raise ConfigError(f"{key}.name={name}: two tasks have this name; give each its own, name: <name>")
         if entry.teacher is None:
@@ -47,13 +44,13 @@ def task_configs(config: DictConfig) -> dict[str, DictConfig]:
         own = copy.deepcopy(config)
         own.tasks, own.benchmark = [], benchmark
         own.teacher.model, own.teacher.models = entry.teacher, None
-        if entry.matches is not None:
+        if entry.matches is not None and isinstance(own.objective, TaughtConfig):
             own.objective.matches = entry.matches
         made[name] = own
     return made
 
 
-def monitored(config: DictConfig) -> tuple[str, str]:
+def monitored(config: TrainConfig) -> tuple[str, str]:
     """The metric that says which student is best, as it is logged, and whether it is to be `min` or `max`.
 
     Raises:
@@ -61,33 +58,14 @@ def monitored(config: DictConfig) -> tuple[str, str]:
     """
     tasks, monitor = task_configs(config), config.mixing.monitor
     if monitor == MEAN:
-        modes = {own.benchmark.mode for own in tasks.values()}
+        modes = {own.task_benchmark.mode for own in tasks.values()}
         if len(modes) > 1:
-            shown = ", ".join(f"{own.benchmark.monitor} of {name}" for name, own in tasks.items())
+            shown = ", ".join(f"{task_of(own.task_benchmark).monitor} of {name}" for name, own in tasks.items())
             raise ConfigError(
                 f"mixing.monitor={MEAN}: of {shown} some are best high and some low; name the task that decides"
             )
         return f"val/{MEAN}", modes.pop()
     if monitor not in tasks:
         raise ConfigError(f"mixing.monitor={monitor}: {MEAN}, or one of the tasks {', '.join(tasks)}")
-    benchmark = tasks[monitor].benchmark
-    return f"val/{benchmark.monitor}_{monitor}", benchmark.mode
-
-
-def _benchmark(entry: DictConfig, key: str) -> DictConfig:
-    folder = config_folder() / "benchmark"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if entry.benchmark not in known:
-        raise ConfigError(f"{key}.benchmark={entry.benchmark}: one of {', '.join(known)}")
-    options: dict[str, Any] = OmegaConf.to_container(entry.options, resolve=True)  # type: ignore[assignment]
-    try:
-        made = OmegaConf.merge(
-            OmegaConf.structured(BenchmarkConfig), OmegaConf.load(folder / f"{entry.benchmark}.yaml"), options
-        )
-    except OmegaConfBaseException as fault:
-        reason = str(fault).split("\n")[0]
-        raise ConfigError(
-            f"{key}.options={options}: {reason}; keys of {entry.benchmark}, such as train_file"
-        ) from fault
-    assert isinstance(made, DictConfig)
-    return made
+    task = task_of(tasks[monitor].task_benchmark)
+    return f"val/{task.monitor}_{monitor}", task.mode

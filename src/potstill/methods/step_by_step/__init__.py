@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
-from potstill.data.rationales.splits import RATIONALES, STEP_BY_STEP
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.config.benchmarks import StepByStepBenchmarkConfig
+from potstill.config.data import RationaleDataConfig
+from potstill.config.objectives import StepByStepConfig
 from potstill.methods.base import Evaluator, Method, Training
-from potstill.methods.step_by_step.checks import judged_rationale_faults, rationale_faults
-from potstill.validation.data import data_faults
+from potstill.methods.step_by_step.checks import evaluated_rationale_problems, rationale_problems
+from potstill.validation.data import kind_problems
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -23,25 +24,26 @@ if TYPE_CHECKING:
 class StepByStep(Method):
     """Training of an encoder-decoder with task prefixes."""
 
-    def applies(self, config: DictConfig) -> bool:
+    def applies(self, config: TrainConfig) -> bool:
         """With `objective=step_by_step`."""
-        return bool(config.objective.name == STEP_BY_STEP)
+        return isinstance(config.objective, StepByStepConfig)
 
-    def problems(self, config: DictConfig, *, models: bool = True) -> list[str]:
+    def problems(self, config: TrainConfig, *, models: bool = True) -> list[str]:
         """User errors of objective, sets and student."""
-        return rationale_faults(config)
+        reader = f"objective={config.objective.name}"
+        return kind_problems(config.data, RationaleDataConfig, reader) or rationale_problems(config)
 
-    def build(self, config: DictConfig) -> Training:
+    def build(self, config: TrainConfig) -> Training:
         """Rows, tokenizer, student, features and module."""
         from potstill.methods.step_by_step.build import build_rationale_training
 
         return build_rationale_training(config)
 
-    def monitored(self, config: DictConfig) -> tuple[str, str | None]:
+    def monitored(self, config: TrainConfig) -> tuple[str, str | None]:
         """Accuracy of the labels; the best student is kept."""
         return "val/accuracy", "max"
 
-    def data_name(self, config: DictConfig) -> str:
+    def data_name(self, config: TrainConfig) -> str:
         """The set."""
         return str(config.data.name)
 
@@ -61,22 +63,24 @@ class StepByStep(Method):
 class StepByStepEvaluator(Evaluator):
     """Labels and rationales of students on a part with rationales."""
 
-    def applies(self, config: DictConfig) -> bool:
+    def applies(self, config: EvaluateConfig) -> bool:
         """With `benchmark=step_by_step`."""
-        return bool(config.benchmark.task == RATIONALES)
+        return isinstance(config.benchmark, StepByStepBenchmarkConfig)
 
-    def problems(self, config: DictConfig, models: Sequence[str]) -> list[str]:
+    def problems(self, config: EvaluateConfig, models: Sequence[str]) -> list[str]:
         """User errors of sets and students."""
-        own = data_faults(config.data, evaluating=True, corpus=False)
-        return [*own, *judged_rationale_faults(config, list(models))]
+        reader = f"benchmark={config.benchmark.name}"
+        return kind_problems(config.data, RationaleDataConfig, reader) or evaluated_rationale_problems(
+            config, list(models)
+        )
 
-    def evaluate(self, config: DictConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
+    def evaluate(self, config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
         """The metrics of every student; writes predictions.jsonl."""
         from potstill.methods.step_by_step.evaluation import evaluate
 
         return evaluate(config, models, folder)
 
-    def sections(self, config: DictConfig, rows: list[Row]) -> list[Section]:
+    def sections(self, config: EvaluateConfig, rows: list[Row]) -> list[Section]:
         """A table of the students, and samples of each."""
         from potstill.methods.step_by_step.evaluation import sections
 

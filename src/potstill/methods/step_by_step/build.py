@@ -11,34 +11,30 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.config.benchmarks import rationale_part
+from potstill.config.data import ArithmeticDataConfig, RationaleDataConfig, data_of
+from potstill.config.objectives import step_by_step_of
 from potstill.data.common.progress import counting
 from potstill.data.common.tokenizers import Vocabulary, describe, load_backend
 from potstill.data.rationales.arithmetic import arithmetic_tokenizer
-from potstill.data.rationales.datamodule import (
-    EXPLAIN,
-    PREDICT,
-    TEST,
-    VALID,
-    RationaleDataModule,
-    RationaleSequences,
-)
+from potstill.data.rationales.datamodule import TEST, VALID, RationaleDataModule, RationaleSequences
 from potstill.data.rationales.features import EXPLAIN as EXPLAIN_PREFIX
 from potstill.data.rationales.features import PREDICT as PREDICT_PREFIX
 from potstill.data.rationales.features import RationaleFeatures, rationale_features
-from potstill.data.rationales.rows import RationaleRows
-from potstill.data.rationales.sets import GENERATED, allowed_labels
+from potstill.data.rationales.rows import EXPLAIN, PREDICT, RationaleRows
+from potstill.data.rationales.sets import allowed_labels, set_of
 from potstill.data.rationales.soft_labels import aligned
-from potstill.data.rationales.splits import STANDARD, Parts, judged_part, problems_of, training_parts
+from potstill.data.rationales.splits import STANDARD, Parts, evaluated_part, training_parts
 from potstill.data.tasks.preflight import refuse_unknown
 from potstill.errors import DataError
 from potstill.evaluation.rationales import llm_accuracy
-from potstill.evaluation.step_by_step import StudentJudge
+from potstill.evaluation.step_by_step import RationaleEvaluator
 from potstill.methods.common.data import batch_settings, vocabulary_of
-from potstill.methods.common.models import build_optimizer, build_schedule, check_vocabulary
+from potstill.methods.common.models import build_optimization, check_vocabulary
 from potstill.models.load import keep_tokenizer
 from potstill.models.preparing import set_checkpointing, set_dropout
 from potstill.models.seq2seq import load_seq2seq, prefixes_of, remember_prefixes, seq2seq_from_config
@@ -62,26 +58,24 @@ class RationaleTraining:
 
 @dataclass
 class RationaleEvaluation:
-    """A single student, and what it is judged on."""
+    """A single student, and what it is evaluated on."""
 
     module: TaskPrefix
     data: RationaleDataModule
 
 
-def build_rationale_training(config: DictConfig) -> RationaleTraining:
+def build_rationale_training(config: TrainConfig) -> RationaleTraining:
     """Rows, tokenizer, student, features and module of a training run; what can fail early comes first.
 
     Raises:
         PotstillError: files, tokenizer or student that cannot be used, or that do not fit each other.
     """
-    standard = config.objective.mode == STANDARD
+    objective, own = step_by_step_of(config), data_of(config, RationaleDataConfig)
+    standard, weight = objective.mode == STANDARD, objective.soft_weight
     vocabulary = _vocabulary(config)
     backend = load_backend(vocabulary.path)
     separator = None if vocabulary.end_id is None else backend.id_to_token(vocabulary.end_id)
-    weight = config.objective.soft_weight
-    parts = training_parts(
-        config.data, standard=standard, seed=config.seed, separator=separator, soft_labels=weight > 0
-    )
+    parts = training_parts(own, standard=standard, seed=config.seed, separator=separator, soft_labels=weight > 0)
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
     student = _build_student(config, vocabulary)
     check_vocabulary(vocabulary, "the student", student)
@@ -89,13 +83,12 @@ def build_rationale_training(config: DictConfig) -> RationaleTraining:
         set_dropout(student, config.student.dropout)
     if config.student.checkpointing is not None:
         set_checkpointing(student, config.student.checkpointing)
-    # An error in their arguments must not wait for the features.
-    build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
+    optimization = build_optimization(config, student)
     prefixes = {PREDICT: "" if standard else PREDICT_PREFIX}
     prefixes |= {} if standard else {EXPLAIN: EXPLAIN_PREFIX}
-    prefixes |= {task: prefix for task, prefix in _given(config.data).items() if task in prefixes}
-    preparer = _Preparer(config.data, vocabulary, backend, prefixes)
-    train = preparer.sequences("train", parts.train, judged=False, soft=weight > 0)
+    prefixes |= {task: prefix for task, prefix in _given(own).items() if task in prefixes}
+    preparer = _Preparer(own, vocabulary, backend, prefixes)
+    train = preparer.sequences("train", parts.train, evaluated=False, soft=weight > 0)
     held_out = {VALID: parts.valid, **({TEST: parts.test} if parts.test is not None else {})}
     evaluation = {name: preparer.sequences(name, rows) for name, rows in held_out.items()}
     data = RationaleDataModule(train, evaluation, pad_id=vocabulary.pad_id, settings=batch_settings(config))
@@ -103,49 +96,42 @@ def build_rationale_training(config: DictConfig) -> RationaleTraining:
     module = TaskPrefix(
         student,
         TaskPrefixObjective(
-            config.objective.alpha,
-            explains=not standard,
-            soft_weight=weight,
-            temperature=config.objective.temperature,
+            objective.alpha, explains=not standard, soft_weight=weight, temperature=objective.temperature
         ),
-        {name: preparer.judge(rows) for name, rows in held_out.items()},
-        _decoding(config.data),
-        optimizer=lambda model: build_optimizer(config.optimizer, model),
-        schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
-        clip=config.trainer.gradient_clip_val,
+        {name: preparer.evaluator(rows) for name, rows in held_out.items()},
+        _decoding(own),
+        optimization,
     )
-    figures = _llm_figures(config.data, parts) if config.data.labels == "llm" else {}
+    figures = _llm_figures(own, parts) if own.labels == "llm" else {}
     return RationaleTraining(module, data, vocabulary, {**preparer.counts, **figures})
 
 
-def build_rationale_evaluation(config: DictConfig, model: str) -> RationaleEvaluation:
-    """A student and the rows that it is judged on, asked for as its configuration remembers, with its own tokenizer.
+def build_rationale_evaluation(config: EvaluateConfig, model: str) -> RationaleEvaluation:
+    """A student and the rows that it is evaluated on, with the prefixes of its configuration and its own tokenizer.
 
     Raises:
         PotstillError: a student or files that cannot be used.
     """
-    given = ("model", model) if config.data.tokenizer is None else ("data.tokenizer", config.data.tokenizer)
+    own = data_of(config, RationaleDataConfig)
+    given = ("model", model) if own.tokenizer is None else ("data.tokenizer", own.tokenizer)
     vocabulary = vocabulary_of(*given)
     backend = load_backend(vocabulary.path)
     separator = None if vocabulary.end_id is None else backend.id_to_token(vocabulary.end_id)
-    part = VALID if config.benchmark.part == "eval" else TEST
-    rows = judged_part(config.data, part, separator)
+    part = VALID if rationale_part(config.benchmark) == "eval" else TEST
+    rows = evaluated_part(own, part, separator)
     student = load_seq2seq("model", model)
     check_vocabulary(vocabulary, "model", student)
-    # A student without a second task has learnt to explain nothing; another model is asked for both.
+    # A student without a second task cannot explain; other models are evaluated on both tasks.
     remembered = prefixes_of(read_settings("model", model))
     if PREDICT not in remembered:
         remembered = {PREDICT: PREDICT_PREFIX, EXPLAIN: EXPLAIN_PREFIX}
     prefixes = {task: prefix for task, prefix in remembered.items() if task in (PREDICT, EXPLAIN)}
-    preparer = _Preparer(config.data, vocabulary, backend, prefixes | _given(config.data))
+    preparer = _Preparer(own, vocabulary, backend, prefixes | _given(own))
     data = RationaleDataModule(
-        None,
-        {VALID: preparer.sequences(part, rows)},
-        pad_id=vocabulary.pad_id,
-        settings=batch_settings(config),
+        None, {VALID: preparer.sequences(part, rows)}, pad_id=vocabulary.pad_id, settings=batch_settings(config)
     )
     objective = TaskPrefixObjective(explains=EXPLAIN in preparer.prefixes)
-    module = TaskPrefix(student, objective, {VALID: preparer.judge(rows)}, _decoding(config.data))
+    module = TaskPrefix(student, objective, {VALID: preparer.evaluator(rows)}, _decoding(own))
     return RationaleEvaluation(module, data)
 
 
@@ -161,14 +147,14 @@ class _Preparer:
         counts: of all parts prepared, by part and name.
     """
 
-    data: DictConfig
+    data: RationaleDataConfig
     vocabulary: Vocabulary
     backend: Tokenizer
     prefixes: dict[str, str]
     counts: dict[str, float] = field(default_factory=dict)
 
     def sequences(
-        self, name: str, rows: RationaleRows, *, judged: bool = True, soft: bool = False
+        self, name: str, rows: RationaleRows, *, evaluated: bool = True, soft: bool = False
     ) -> RationaleSequences:
         explains = EXPLAIN in self.prefixes
         with counting(f"tokenising {rows.name}") as progress:
@@ -180,13 +166,13 @@ class _Preparer:
                 explain_prefix=self.prefixes.get(EXPLAIN, EXPLAIN_PREFIX),
                 max_input_length=self.data.max_input_length,
                 max_target_length=self.data.max_target_length,
-                explain_all=judged and self.data.output_rationale,
+                explain_all=evaluated and self.data.output_rationale,
                 progress=progress,
             )
         refuse_unknown(rows.name, features.predict.ids, self.vocabulary, self.data.max_unknown)
-        unknown = self._unknown(rows, features, judged)
+        unknown = self._unknown(rows, features, evaluated)
         self._tell(name, rows, features, explains, unknown)
-        restricted = judged and self.data.restricted_decoding
+        restricted = evaluated and self.data.restricted_decoding
         if restricted and not any(rows.choices):
             raise DataError(
                 f"data.restricted_decoding=true: '{rows.name}' has no choices to choose from; give rows with "
@@ -194,15 +180,12 @@ class _Preparer:
             )
         if not soft:
             return RationaleSequences(features, explains, self._choices(rows) if restricted else None)
-        likely = [
-            aligned(own, allowed_labels(choices))
-            for own, choices in zip(rows.soft, rows.choices, strict=True)
-        ]
+        likely = [aligned(own, allowed_labels(choices)) for own, choices in zip(rows.soft, rows.choices, strict=True)]
         self.counts[f"{name}_soft"] = len(likely) - likely.count(None)
         log.info("%s: %d rows have label probabilities", name, self.counts[f"{name}_soft"])
         return RationaleSequences(features, explains, self._choices(rows), soft=likely)
 
-    def judge(self, rows: RationaleRows) -> StudentJudge:
+    def evaluator(self, rows: RationaleRows) -> RationaleEvaluator:
         backend = self.backend
 
         def decode(ids: Sequence[Sequence[int]]) -> list[str]:
@@ -214,7 +197,7 @@ class _Preparer:
             label if self.vocabulary.unk_id in ids else text
             for label, ids, text in zip(rows.labels, encoded, decode(encoded), strict=True)
         ]
-        return StudentJudge(rows, self.data.set or "", gold, decode)
+        return RationaleEvaluator(rows, set_of(self.data), gold, decode)
 
     def _choices(self, rows: RationaleRows) -> list[list[list[int]]]:
         allowed = [allowed_labels(choices) or [] for choices in rows.choices]
@@ -222,13 +205,11 @@ class _Preparer:
         ids = {text: made.ids for text, made in zip(texts, self.backend.encode_batch(texts), strict=True)}
         return [[ids[text] for text in own] for own in allowed]
 
-    def _unknown(self, rows: RationaleRows, features: RationaleFeatures, judged: bool) -> NDArray[np.int64]:
+    def _unknown(self, rows: RationaleRows, features: RationaleFeatures, evaluated: bool) -> NDArray[np.int64]:
         """The rows whose labels the tokenizer cannot write: some of it is the unknown token."""
         ids, lengths, unknown = features.labels.ids, features.labels.lengths, self.vocabulary.unk_id
-        found = np.unique(
-            np.repeat(np.arange(len(rows)), lengths)[ids == (-1 if unknown is None else unknown)]
-        )
-        if len(found) == len(rows) and not judged:
+        found = np.unique(np.repeat(np.arange(len(rows)), lengths)[ids == (-1 if unknown is None else unknown)])
+        if len(found) == len(rows) and not evaluated:
             raise DataError(
                 f"data.tokenizer: '{self.vocabulary.path}' cannot write the labels of '{rows.name}': all hold tokens "
                 f"that it does not know, as {rows.labels[0]!r:.60} does; give the tokenizer of a student that has "
@@ -237,12 +218,7 @@ class _Preparer:
         return found
 
     def _tell(
-        self,
-        name: str,
-        rows: RationaleRows,
-        features: RationaleFeatures,
-        explains: bool,
-        unknown: NDArray[np.int64],
+        self, name: str, rows: RationaleRows, features: RationaleFeatures, explains: bool, unknown: NDArray[np.int64]
     ) -> None:
         cut = {f"{column}_cut": count for column, count in features.cut().items()}
         if not explains:
@@ -265,43 +241,44 @@ class _Preparer:
         self.counts |= {f"{name}_{key}": count for key, count in counts.items()}
 
 
-def _llm_figures(data: DictConfig, parts: Parts) -> dict[str, float]:
+def _llm_figures(data: RationaleDataConfig, parts: Parts) -> dict[str, float]:
     """How often the LLM's own labels are right, which a student of them can hardly surpass."""
     figures = {}
     for name, rows in (("train", parts.read), ("test", parts.test)):
         if rows is not None and any(label is not None for label in rows.llm_labels):
-            figures[f"llm_{name}_accuracy"] = llm_accuracy(data.set or "", rows)
+            figures[f"llm_{name}_accuracy"] = llm_accuracy(set_of(data), rows)
             log.info("the LLM's own accuracy on %s: %.2f %%", name, 100 * figures[f"llm_{name}_accuracy"])
     return figures
 
 
-def _given(data: DictConfig) -> dict[str, str]:
+def _given(data: RationaleDataConfig) -> dict[str, str]:
     """The prefixes that the user gives."""
     both = {PREDICT: data.predict_prefix, EXPLAIN: data.explain_prefix}
     return {task: prefix for task, prefix in both.items() if prefix is not None}
 
 
-def _decoding(data: DictConfig) -> Decoding:
+def _decoding(data: RationaleDataConfig) -> Decoding:
     return Decoding(data.generation_max_length, data.output_rationale, data.restricted_decoding)
 
 
-def _vocabulary(config: DictConfig) -> Vocabulary:
-    """Of `data.tokenizer`, else of the student, else the one of generated problems."""
-    if config.data.tokenizer is not None:
-        return vocabulary_of("data.tokenizer", config.data.tokenizer, saved=True)
-    if config.data.set == GENERATED and not config.student.model:
-        prefixes = {PREDICT: PREDICT_PREFIX, EXPLAIN: EXPLAIN_PREFIX} | _given(config.data)
-        cache = Path(config.data.cache).expanduser()
-        folder = arithmetic_tokenizer(problems_of(config.data), tuple(prefixes.values()), cache)
+def _vocabulary(config: TrainConfig) -> Vocabulary:
+    """The tokenizer of `data.tokenizer`, else of the student, else of the generated problems."""
+    data = config.data
+    if data.tokenizer is not None:
+        return vocabulary_of("data.tokenizer", data.tokenizer, saved=True)
+    if isinstance(data, ArithmeticDataConfig) and not config.student.model:
+        prefixes = {PREDICT: PREDICT_PREFIX, EXPLAIN: EXPLAIN_PREFIX} | _given(data)
+        cache = Path(data.cache).expanduser()
+        folder = arithmetic_tokenizer(data.generated, tuple(prefixes.values()), cache)
         keep_tokenizer(f"data.cache={cache}", folder)
         return describe(folder)
-    return vocabulary_of("student.model", config.student.model, saved=True)
+    return vocabulary_of("student.model", str(config.student.model), saved=True)
 
 
-def _build_student(config: DictConfig, vocabulary: Vocabulary) -> PreTrainedModel:
+def _build_student(config: TrainConfig, vocabulary: Vocabulary) -> PreTrainedModel:
     if config.student.model:
         return load_seq2seq("student.model", config.student.model, attention=config.student.attention)
-    settings: Any = OmegaConf.to_container(config.student.config, resolve=True)
+    settings: Any = config.student.config
     return seq2seq_from_config(
         settings,
         vocab_size=vocabulary.size,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
-from omegaconf import DictConfig
 
+from potstill.config import EvaluateConfig
+from potstill.config.benchmarks import rationale_part
 from potstill.data.rationales.datamodule import TEST, VALID
 from potstill.evaluation.rows import Row
 from potstill.evaluation.step_by_step import SAMPLE_COLUMNS
@@ -33,8 +34,8 @@ def test_metrics(trainer: Trainer, training: RationaleTraining) -> dict[str, flo
 
 def samples_of(module: TaskPrefix, title: str = "Samples") -> Table:
     """The first rows with what the student wrote of them: of the test part where it was tested, else of the other."""
-    part = TEST if TEST in module.judges else VALID
-    rows = module.judges[part].samples(module.written[part], SAMPLES)
+    part = TEST if TEST in module.evaluators else VALID
+    rows = module.evaluators[part].samples(module.written[part], SAMPLES)
     filled = [index for index in range(len(SAMPLE_COLUMNS)) if any(row[index] for row in rows)]
     return Table(
         title,
@@ -44,20 +45,20 @@ def samples_of(module: TaskPrefix, title: str = "Samples") -> Table:
     )
 
 
-def evaluate(config: DictConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
+def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
     """Rows of the students; writes predictions.jsonl, with the student's name where there are several."""
     return [_evaluate(config, name, model, folder, len(models) == 1) for name, model in models.items()]
 
 
-def _evaluate(config: DictConfig, name: str, model: str, folder: Path, only: bool) -> Row:
+def _evaluate(config: EvaluateConfig, name: str, model: str, folder: Path, only: bool) -> Row:
     evaluation = build_rationale_evaluation(config, model)
     trainer = evaluation_trainer(config, folder)
     began = time.perf_counter()
     metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)[0]
     seconds = time.perf_counter() - began
-    judge, written = evaluation.module.judges[VALID], evaluation.module.written[VALID]
+    evaluator, written = evaluation.module.evaluators[VALID], evaluation.module.written[VALID]
     ends = [] if only else [stem_of(name)]
-    judge.write(folder / f"{'_'.join(['predictions', *ends])}.jsonl", written)
+    evaluator.write(folder / f"{'_'.join(['predictions', *ends])}.jsonl", written)
     figures: dict[str, Any] = {
         metric.replace("val/", "test/", 1): value
         for metric, value in metrics.items()
@@ -68,15 +69,13 @@ def _evaluate(config: DictConfig, name: str, model: str, folder: Path, only: boo
     return Row(name, figures, extra=samples_of(evaluation.module, f"Samples of {name}"))
 
 
-def sections(config: DictConfig, rows: list[Row]) -> list[Section]:
+def sections(config: EvaluateConfig, rows: list[Row]) -> list[Section]:
     """A table of all metrics of all students, and samples of each."""
-    metrics = [
-        name for name in dict.fromkeys(key for row in rows for key in row.metrics) if name.startswith("test/")
-    ]
+    metrics = [name for name in dict.fromkeys(key for row in rows for key in row.metrics) if name.startswith("test/")]
     others = ("parameters", "size_mb", "examples_per_second")
     cells = [[row.name, *(row.metrics.get(key) for key in (*others, *metrics))] for row in rows]
     columns = ["model", "parameters", "MB", "examples/s", *(name.removeprefix("test/") for name in metrics)]
-    note = f"{config.data.name}, {config.benchmark.part or 'test'} part; losses in nats per target token."
+    note = f"{config.data.name}, {rationale_part(config.benchmark)} part; losses in nats per target token."
     return [
         Table(f"benchmark={config.benchmark.name}", columns, cells, note),
         *(Text(row.extra.title, _as_text(row.extra)) for row in rows),

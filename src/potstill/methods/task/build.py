@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel
 
-from potstill.config import teachers_of
-from potstill.config.defaults import TASKS
+from potstill.config import EvaluateConfig, TrainConfig, teachers_of
+from potstill.config.benchmarks import TaskBenchmarkConfig, swaps_of
+from potstill.config.data import AugmentConfig, TaskDataConfig, data_of
+from potstill.config.objectives import exchange_of
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.augment import Augmentation, Noise
 from potstill.data.tasks.datamodule import OwnInputs, TaskDataModule
 from potstill.data.tasks.labels import Task
-from potstill.data.tasks.splits import MAIN, judged_parts, task_of, training_parts
+from potstill.data.tasks.splits import MAIN, evaluated_parts, task_of, training_parts
 from potstill.errors import DataError
-from potstill.evaluation.evaluators import Judge
+from potstill.evaluation.evaluators import Evaluator
 from potstill.methods.common.data import batch_settings, own_vocabulary, sequence_length, vocabulary_of
 from potstill.methods.common.models import (
     build_interchange,
-    build_optimizer,
+    build_optimization,
     build_plan,
-    build_schedule,
     build_task_objective,
     check_vocabulary,
     compile_blocks,
@@ -34,21 +34,14 @@ from potstill.methods.common.models import (
     suit_hardware,
 )
 from potstill.methods.common.teacher_cache import store_task_teachers
-from potstill.methods.task.parts import (
-    Part,
-    Preparer,
-    check_labels,
-    read_joined,
-    with_labels_of,
-    with_own_labels,
-)
+from potstill.methods.task.parts import Part, Preparer, check_labels, read_joined, with_labels_of, with_own_labels
 from potstill.models.backbone import backbone_of
-from potstill.models.head_labels import read_labels
+from potstill.models.heads import labels_from_settings
 from potstill.models.load import load_task_model
-from potstill.models.specs import default_layers
+from potstill.models.specs import default_layers, read_settings
 from potstill.models.students import check_tokens, student_from_config, student_from_layers
 from potstill.objectives.task import TaskObjective
-from potstill.training.task import Downstream
+from potstill.training.task import ONLY, Downstream, TaskPart
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +75,7 @@ class ReadTask(NamedTuple):
 
 @dataclass
 class TaskEvaluation:
-    """A single task model, what it is judged on, the longest sequence in tokens, and the tokenizer's folder."""
+    """A single task model, what it is evaluated on, the longest sequence in tokens, and the tokenizer's folder."""
 
     module: Downstream
     data: TaskDataModule
@@ -90,7 +83,7 @@ class TaskEvaluation:
     tokenizer: str
 
 
-def build_task_training(config: DictConfig) -> TaskTraining:
+def build_task_training(config: TrainConfig) -> TaskTraining:
     """Examples, labels, tokenizer, model, features and module of a training run; what can fail early comes first.
 
     Raises:
@@ -99,63 +92,50 @@ def build_task_training(config: DictConfig) -> TaskTraining:
     read = read_task(config)
     vocabulary = student_vocabulary(config)
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
-    supervised = config.objective.name in TASKS  # a teacher only gives its layers
-    readers = [] if supervised else load_teachers(config, read.task, vocabulary)
+    # Without a teacher in the objective, teacher.model only gives its layers.
+    readers = load_teachers(config, read.task, vocabulary) if config.objective.taught else []
     teachers = [reader.model for reader in readers]
     student = build_student(config, read.task, vocabulary, teachers[0] if teachers else None)
     check_pairs(vocabulary, readers, student)
     prepare_student(config.student, student)
-    objective = build_task_objective(
-        config, read.task, backbone_of(student), [backbone_of(one) for one in teachers]
-    )
-    # An error in their arguments must not wait for the features.
-    build_schedule(config.schedule, build_optimizer(config.optimizer, student), steps=1)
-    settings = batch_settings(config, build_plan(config.objective.interchange))
-    data, judges, counts = prepare_task(config, read, vocabulary, readers, student, settings)
+    objective = build_task_objective(config, read.task, backbone_of(student), [backbone_of(one) for one in teachers])
+    optimization = build_optimization(config, student)
+    settings = batch_settings(config, build_plan(exchange_of(config.objective)))
+    data, evaluators, counts = prepare_task(config, read, vocabulary, readers, student, settings)
     parameters = sum(teacher.num_parameters() for teacher in teachers) or None
     stored = []
     if config.teacher.cache.enabled:
         stored, teachers = store_task_teachers(config, teachers, data, vocabulary, read.task), []
     suit_hardware(config, teachers, student)
-    module = Downstream(
-        student,
-        torch.nn.ModuleList(teachers) if len(teachers) > 1 else teachers[0] if teachers else None,
-        objective,
-        read.task,
-        judges,
-        optimizer=lambda model: build_optimizer(config.optimizer, model),
-        schedule=lambda optimizer, steps: build_schedule(config.schedule, optimizer, steps),
-        clip=config.trainer.gradient_clip_val,
-        shares_every=config.objective.gradient_shares_every,
-        stored=stored,
-    )
+    part = TaskPart(read.task, student, objective, evaluators, teachers, stored)
+    module = Downstream(student, {ONLY: part}, optimization)
     return TaskTraining(module, data, vocabulary, read.task, counts, parameters)
 
 
-def read_task(config: DictConfig) -> ReadTask:
+def read_task(config: TrainConfig) -> ReadTask:
     """The rows of a benchmark and what is asked of them; nothing is tokenised yet.
 
     Raises:
-        PotstillError: files that cannot be used, or labels that are none of the task's.
+        PotstillError: files that cannot be used, or labels that the task does not have.
     """
-    task = task_of(config.benchmark)
-    parts = training_parts(config.benchmark, config.data.max_examples, config.data.skip)
+    task = task_of(config.task_benchmark)
+    data = data_of(config, TaskDataConfig)
+    parts = training_parts(config.task_benchmark, data.max_examples, data.skip)
     train, evaluation = read_joined(parts.train), {name: source.read() for name, source in parts.eval.items()}
-    task = with_labels_of(task, train, config.benchmark.scheme)
-    adopt_metrics(config, task)
+    task = with_labels_of(task, train, config.task_benchmark)
+    adopt_metrics(config.task_benchmark, task)
     check_labels(train, *evaluation.values(), task=task)
     return ReadTask(task, train, evaluation)
 
 
-def adopt_metrics(config: DictConfig, task: Task) -> None:
-    """Have a configuration name the metrics of a task whose labels are known by now; plain tags have others."""
-    if task.monitor != config.benchmark.monitor:
+def adopt_metrics(benchmark: TaskBenchmarkConfig, task: Task) -> None:
+    """Set the metrics of a benchmark to those of its task, which depend on the labels."""
+    if benchmark.monitor and task.monitor != benchmark.monitor:
         log.info("%s: its tags mark no entities, so accuracy decides", task.name)
-        config.benchmark.metrics, config.benchmark.monitor = list(task.metrics), task.monitor
-        config.benchmark.mode = task.mode
+    benchmark.metrics, benchmark.monitor, benchmark.mode = list(task.metrics), task.monitor, task.mode
 
 
-def load_teachers(config: DictConfig, task: Task, vocabulary: Vocabulary) -> list[Reader]:
+def load_teachers(config: TrainConfig, task: Task, vocabulary: Vocabulary) -> list[Reader]:
     """The teachers of a task, all with its head, and what they read.
 
     Raises:
@@ -193,25 +173,24 @@ def check_pairs(vocabulary: Vocabulary, teachers: Sequence[Reader], student: Pre
 
 
 def prepare_task(
-    config: DictConfig,
+    config: TrainConfig,
     read: ReadTask,
     vocabulary: Vocabulary,
     teachers: Sequence[Reader],
     student: PreTrainedModel,
     settings: BatchSettings,
-) -> tuple[TaskDataModule, dict[str, Judge], dict[str, int]]:
-    """The batches of a task, the judges of its evaluation sets by name, and what was counted.
+) -> tuple[TaskDataModule, dict[str, Evaluator], dict[str, int]]:
+    """The batches of a task, the evaluators of its evaluation sets by name, and what was counted.
 
     Raises:
         PotstillError: the rows cannot be tokenised, or not for these models.
     """
     models = [*(teacher.model for teacher in teachers if teacher.vocabulary is None), student]
-    length = sequence_length(config.data, vocabulary, models, config.benchmark.max_length)
-    preparer = Preparer(config.data, config.benchmark, read.task, vocabulary, length)
+    rows = data_of(config, TaskDataConfig)
+    length = sequence_length(rows, vocabulary, models, config.task_benchmark.max_length)
+    preparer = Preparer(rows, config.task_benchmark, read.task, vocabulary, length)
     train_set = preparer.part("train", read.train).set
-    prepared = {
-        name: preparer.part(_part_name(name), part, read.train) for name, part in read.evaluation.items()
-    }
+    prepared = {name: preparer.part(_part_name(name), part, read.train) for name, part in read.evaluation.items()}
     data = TaskDataModule(
         train_set,
         {name: part.set for name, part in prepared.items()},
@@ -219,39 +198,41 @@ def prepare_task(
         token_types=any(backbone_of(m).token_types > 1 for m in models),
         settings=settings,
         causal=backbone_of(student).kind == "causal",
-        noise=_noise(config.data.augment, vocabulary),
+        noise=_noise(rows.augment, vocabulary),
         teachers=[_own_inputs(config, read, teacher) for teacher in teachers],
     )
-    return data, {name: part.judge for name, part in prepared.items()}, preparer.counts
+    return data, {name: part.evaluator for name, part in prepared.items()}, preparer.counts
 
 
-def _own_inputs(config: DictConfig, read: ReadTask, teacher: Reader) -> OwnInputs | None:
+def _own_inputs(config: TrainConfig, read: ReadTask, teacher: Reader) -> OwnInputs | None:
     """The training rows in a teacher's own tokens."""
     model, vocabulary = teacher
     if vocabulary is None:
         return None
-    length = sequence_length(config.data, vocabulary, [model], config.benchmark.max_length)
-    preparer = Preparer(config.data, config.benchmark, read.task, vocabulary, length)
+    rows = data_of(config, TaskDataConfig)
+    length = sequence_length(rows, vocabulary, [model], config.task_benchmark.max_length)
+    preparer = Preparer(rows, config.task_benchmark, read.task, vocabulary, length)
     features = preparer.part("train", read.train).set.features
     return OwnInputs(features, vocabulary.pad_id, backbone_of(model).token_types > 1)
 
 
-def build_task_evaluation(config: DictConfig, model: str, reference: str | None = None) -> TaskEvaluation:
-    """A task model and the rows that it is judged on, tokenised with its own tokenizer.
+def build_task_evaluation(config: EvaluateConfig, model: str, reference: str | None = None) -> TaskEvaluation:
+    """A task model and the rows that it is evaluated on, tokenised with its own tokenizer.
 
     Args:
         config: of `evaluate.py`.
-        model: judged.
+        model: evaluated.
         reference: the teacher that it is compared with, where states are swapped.
 
     Raises:
         PotstillError: a model or files that cannot be used, or that do not fit each other.
     """
-    task = task_of(config.benchmark)
-    sources = judged_parts(config.benchmark, config.data.max_examples, config.data.skip)
+    benchmark, rows = config.task_benchmark, data_of(config, TaskDataConfig)
+    task = task_of(benchmark)
+    sources = evaluated_parts(benchmark, rows.max_examples, rows.skip)
     parts = {name: source.read() for name, source in sources.items()}
-    task = with_own_labels(task, read_labels("model", model, task.head) or ())
-    adopt_metrics(config, task)
+    task = with_own_labels(task, labels_from_settings(read_settings("model", model), task.head) or ())
+    adopt_metrics(benchmark, task)
     given = ("model", model) if config.data.tokenizer is None else ("data.tokenizer", config.data.tokenizer)
     vocabulary = vocabulary_of(*given)
     loaded = [
@@ -273,16 +254,12 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
     objective, plan = TaskObjective(task.kind), None
     if teacher is not None:
         check_tokens(teacher, classifier)
-        plan = build_plan(config.benchmark.interchange)
-        exchange = build_interchange(
-            config.benchmark.interchange,
-            backbone_of(teacher),
-            backbone_of(classifier),
-            "benchmark.interchange",
-        )
+        swaps = swaps_of(benchmark)
+        plan = build_plan(swaps)
+        exchange = build_interchange(swaps, backbone_of(teacher), backbone_of(classifier), "benchmark.interchange")
         objective = replace(objective, interchange=exchange)
-    length = sequence_length(config.data, vocabulary, loaded, config.benchmark.max_length)
-    preparer = Preparer(config.data, config.benchmark, task, vocabulary, length)
+    length = sequence_length(rows, vocabulary, loaded, benchmark.max_length)
+    preparer = Preparer(rows, benchmark, task, vocabulary, length)
     prepared = {name: preparer.part(_part_name(name), part) for name, part in parts.items()}
     data = TaskDataModule(
         None,
@@ -295,13 +272,12 @@ def build_task_evaluation(config: DictConfig, model: str, reference: str | None 
     if config.compile:
         for part in loaded:
             compile_blocks(part)
-    module = Downstream(
-        classifier, teacher, objective, task, {name: part.judge for name, part in prepared.items()}
-    )
+    evaluators = {name: part.evaluator for name, part in prepared.items()}
+    module = Downstream(classifier, {ONLY: TaskPart(task, classifier, objective, evaluators, loaded[1:])})
     return TaskEvaluation(module, data, length, vocabulary.path)
 
 
-def _noise(settings: DictConfig, vocabulary: Vocabulary) -> Noise | None:
+def _noise(settings: AugmentConfig, vocabulary: Vocabulary) -> Noise | None:
     """How training rows change.
 
     Raises:
@@ -315,17 +291,15 @@ def _noise(settings: DictConfig, vocabulary: Vocabulary) -> Noise | None:
             "use data.augment.mask=0"
         )
     special = tuple(token for token in vocabulary.special_ids if token != vocabulary.unk_id)
-    return Noise(
-        Augmentation(**{str(key): value for key, value in settings.items()}), special, vocabulary.mask_id
-    )
+    return Noise(Augmentation(**asdict(settings)), special, vocabulary.mask_id)
 
 
 def _part_name(name: str) -> str:
     return "eval" if name == MAIN else f"eval_{name}"
 
 
-def student_vocabulary(config: DictConfig) -> Vocabulary:
-    """Of `data.tokenizer`, else of the model that the student is, or is made of."""
+def student_vocabulary(config: TrainConfig) -> Vocabulary:
+    """The tokenizer of `data.tokenizer`, else of the student, else of the teacher that the student is built from."""
     given = {
         "data.tokenizer": config.data.tokenizer,
         "student.model": config.student.model,
@@ -335,7 +309,7 @@ def student_vocabulary(config: DictConfig) -> Vocabulary:
 
 
 def build_student(
-    config: DictConfig, task: Task, vocabulary: Vocabulary, teacher: PreTrainedModel | None
+    config: TrainConfig, task: Task, vocabulary: Vocabulary, teacher: PreTrainedModel | None
 ) -> PreTrainedModel:
     """The student of a task: that of `student.model`, from scratch, or of the layers of `teacher`."""
     s = config.student
@@ -352,7 +326,7 @@ def build_student(
         )
     elif s.config:
         student = student_from_config(
-            OmegaConf.to_container(s.config, resolve=True),  # type: ignore[arg-type]
+            s.config,
             vocab_size=vocabulary.size,
             pad_token_id=vocabulary.pad_id,
             bos_token_id=vocabulary.start_id,
@@ -375,14 +349,8 @@ def build_student(
         )
         layers = list(s.layers) if s.layers is not None else default_layers(backbone_of(teacher).depth)
         student = student_from_layers(
-            teacher,
-            layers,
-            architecture=s.architecture,
-            vocab_transform=s.vocab_transform,
-            attention=s.attention,
+            teacher, layers, architecture=s.architecture, vocab_transform=s.vocab_transform, attention=s.attention
         )
-    if (
-        student.config.pad_token_id is None
-    ):  # a causal classifier reads a batch only where it knows its padding
+    if student.config.pad_token_id is None:  # a causal classifier reads a batch only where it knows its padding
         student.config.pad_token_id = vocabulary.pad_id
     return student

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
+from potstill.config import EvaluateConfig
+from potstill.config.benchmarks import swaps_of
 from potstill.data.tasks.labels import CLASSIFICATION, MULTI_LABEL, TOKENS
 from potstill.data.tasks.splits import MAIN
 from potstill.evaluation.bootstrap import Metric
@@ -39,7 +40,7 @@ from potstill.validation.names import stem_of
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: DictConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
+def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
     """Rows of the models and of their exported forms; what each predicts is written."""
     reference, rows = reference_of(config, models), []
     for name, model, forms in evaluated(config, models):
@@ -50,14 +51,14 @@ def evaluate(config: DictConfig, models: Mapping[str, str], folder: Path) -> lis
             own = {key.replace("val/", "test/", 1): value for part in metrics for key, value in part.items()}
             row = sized(Row(form_name(name, form), own), trainer, evaluation, model, form)
             called = form_name("" if len(models) == 1 else name, form).strip()
-            for part in evaluation.module.judges:
+            for part in evaluation.module.evaluators:
                 ends = [end for end in (called and stem_of(called), part) if end]
                 path = folder / "_".join(["predictions", *ends])
                 scored = _write_predictions(config, evaluation, part, path)
                 if part == MAIN and scored is not None:
                     metric, numbers = scored
                     row = replace(row, metric=metric, examples=len(numbers), pairing=numbers.tobytes())
-                if form is None and config.benchmark.part == "test" and _is_of_glue(evaluation):
+                if form is None and config.task_benchmark.part == "test" and _is_of_glue(evaluation):
                     own_folder = "_".join(["submission", *ends[: len(models) > 1]])
                     _write_submission(evaluation, part, folder / own_folder)
             rows.append(row)
@@ -67,13 +68,13 @@ def evaluate(config: DictConfig, models: Mapping[str, str], folder: Path) -> lis
 
 
 def _write_predictions(
-    config: DictConfig, evaluation: TaskEvaluation, part: str, stem: Path
+    config: EvaluateConfig, evaluation: TaskEvaluation, part: str, stem: Path
 ) -> tuple[Metric, NDArray] | None:
     """Write the predictions of a set; its deciding metric by examples and their numbers, where there are labels."""
-    judge, predicted = evaluation.module.judges[part], evaluation.module.predicted(part)
-    path = judge.write(stem, *predicted[:2])
-    if judge.labelled:
-        return judge.metric(config.benchmark.monitor, *predicted)
+    evaluator, predicted = evaluation.module.evaluators[part], evaluation.module.predicted(part)
+    path = evaluator.write(stem, *predicted[:2])
+    if evaluator.labelled:
+        return evaluator.metric(config.benchmark.monitor, *predicted)
     log.warning("%s has no labels; it is only predicted, in %s", config.benchmark.name, path)
     return None
 
@@ -96,7 +97,7 @@ def _write_submission(evaluation: TaskEvaluation, part: str, folder: Path) -> No
 
 def class_tables(module: Downstream, metrics: Mapping[str, float]) -> dict[str, Table]:
     """A table of the metrics of each class, or of each type of entity, as `classes`."""
-    if not module.judges[MAIN].labelled:
+    if not module.evaluators[MAIN].labelled:
         return {}
     if module.task.kind in (CLASSIFICATION, MULTI_LABEL):
         _, logits, labels = module.predicted(MAIN)
@@ -106,23 +107,20 @@ def class_tables(module: Downstream, metrics: Mapping[str, float]) -> dict[str, 
     return {}
 
 
-def sections(config: DictConfig, rows: list[Row]) -> list[Section]:
+def sections(config: EvaluateConfig, rows: list[Row]) -> list[Section]:
     """A table of the models, further metrics, and plots."""
-    maps = agreement_maps(config, rows, "test/") if config.benchmark.interchange.mapping is not None else []
+    maps = agreement_maps(config, rows, "test/") if swaps_of(config.benchmark).mapping is not None else []
     plots = quality_against_latency(config, rows, f"test/{config.benchmark.monitor}")
     return [_comparison(config, rows), *plots, *_further_metrics(config, rows), *maps]
 
 
-def _comparison(config: DictConfig, rows: list[Row]) -> Table:
+def _comparison(config: EvaluateConfig, rows: list[Row]) -> Table:
     """Every metric of every model; the share is of the monitored one, where there are labels."""
     monitor = f"test/{config.benchmark.monitor}"
     metrics, _ = _metric_names(config, rows)
     named, costs = cost_columns(rows)
     columns = ["model", *named, *(name.removeprefix("test/") for name in metrics)]
-    cells = [
-        [row.name, *own, *(row.metrics.get(key) for key in metrics)]
-        for row, own in zip(rows, costs, strict=True)
-    ]
+    cells = [[row.name, *own, *(row.metrics.get(key) for key in metrics)] for row, own in zip(rows, costs, strict=True)]
     note = f"{config.benchmark.name}; {LATENCY_NOTE}"
     reference = rows[0].metrics.get(monitor)
     if reference:
@@ -138,21 +136,20 @@ def _comparison(config: DictConfig, rows: list[Row]) -> Table:
     return Table(f"benchmark={config.benchmark.name}", columns, cells, note)
 
 
-def _metric_names(config: DictConfig, rows: list[Row]) -> tuple[list[str], list[str]]:
+def _metric_names(config: EvaluateConfig, rows: list[Row]) -> tuple[list[str], list[str]]:
     """The benchmark's metrics, of all its sets, and the others; each mapping's agreement is on the map alone."""
-    main = (*config.benchmark.metrics, "loss", *AGREEMENT)
-    sets = tuple(f"_{further.name}" for further in config.benchmark.further)
+    main = (*config.task_benchmark.metrics, "loss", *AGREEMENT)
+    sets = tuple(f"_{further.name}" for further in config.task_benchmark.further)
     known = {f"test/{name}{end}" for name in main for end in ("", *sets)}
     names = [  # of the first, which differs from nothing
         name
         for name in rows[0].metrics
-        if name.startswith("test/")
-        and not name.removeprefix("test/").startswith(tuple(f"{a}_" for a in AGREEMENT))
+        if name.startswith("test/") and not name.removeprefix("test/").startswith(tuple(f"{a}_" for a in AGREEMENT))
     ]
     return [name for name in names if name in known], [name for name in names if name not in known]
 
 
-def _further_metrics(config: DictConfig, rows: list[Row]) -> list[Section]:
+def _further_metrics(config: EvaluateConfig, rows: list[Row]) -> list[Section]:
     """A table of what a benchmark's kind has beside its metrics, one row per type of entity or kind of question."""
     _, names = _metric_names(config, rows)
     cells = [[name.removeprefix("test/"), *(row.metrics.get(name) for row in rows)] for name in names]

@@ -1,4 +1,4 @@
-"""What is read of a benchmark's parts as labels, features and judges, a kind of task at a time."""
+"""Labels, features and evaluators of a benchmark's parts, for each kind of task."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from omegaconf import DictConfig
 
+from potstill.config.benchmarks import SpansConfig, TaskBenchmarkConfig, TokensConfig
+from potstill.config.data import TaskDataConfig
 from potstill.data.common.progress import counting
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.columns import Sentences
@@ -41,12 +42,13 @@ from potstill.data.tasks.labels import (
 )
 from potstill.data.tasks.preflight import oddities, refuse_unknown, warnings_of
 from potstill.data.tasks.questions import Questions
-from potstill.data.tasks.readers import PartSource, Rows
+from potstill.data.tasks.readers import Rows
+from potstill.data.tasks.sources import PartSource
 from potstill.data.tasks.splits import SQUAD_V2
 from potstill.data.tasks.token_features import TokenFeatures, token_features, token_labels
 from potstill.data.tasks.windows import Windows, targets_of, windows_of
 from potstill.errors import DataError
-from potstill.evaluation.evaluators import EntityJudge, Judge, LabelJudge, SpanJudge
+from potstill.evaluation.evaluators import EntityEvaluator, Evaluator, LabelEvaluator, SpanEvaluator
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +56,14 @@ Part = Rows | Sentences | Questions
 
 
 class Prepared(NamedTuple):
-    """A part as a model reads it, and what judges predictions of it."""
+    """A part as a model reads it, and what evaluators predictions of it."""
 
     set: TaskSet
-    judge: Judge
+    evaluator: Evaluator
 
 
 def read_joined(sources: Sequence[PartSource]) -> Part:
-    """What sources of one kind hold, one after another.
+    """The rows of several sources of one kind, concatenated.
 
     Raises:
         DataError: one cannot be used, or they do not go together.
@@ -70,8 +72,8 @@ def read_joined(sources: Sequence[PartSource]) -> Part:
     return parts[0] if len(parts) == 1 else type(parts[0]).joined(parts)
 
 
-def with_labels_of(task: Task, train: Part, scheme: str | None) -> Task:
-    """The task, its labels those of the training part where they are not known yet.
+def with_labels_of(task: Task, train: Part, benchmark: TaskBenchmarkConfig) -> Task:
+    """The task of a benchmark, its labels those of the training part where they are not known yet.
 
     Raises:
         DataError: the part has no labels that a model could learn.
@@ -80,8 +82,8 @@ def with_labels_of(task: Task, train: Part, scheme: str | None) -> Task:
         return task
     if isinstance(train, Rows) and task.kind in (CLASSIFICATION, MULTI_LABEL):
         return task.with_labels(labels_of(train))
-    if isinstance(train, Sentences):
-        return task.with_labels(_labels_of_tags(train, scheme))
+    if isinstance(train, Sentences) and isinstance(benchmark, TokensConfig):
+        return task.with_labels(_labels_of_tags(train, benchmark.scheme))
     return task
 
 
@@ -95,9 +97,7 @@ def _labels_of_tags(train: Sentences, scheme: str | None) -> tuple[str, ...]:
     labels = tag_labels(tags, scheme or (BIOES if not plain and scheme_of(tags) == BIOES else BIO))
     if len(labels) < 2:
         only = labels[0] if labels else "O"
-        raise DataError(
-            f"{train.key}: '{train.name}' has no tag but {only}; name their column by benchmark.tag_column"
-        )
+        raise DataError(f"{train.key}: '{train.name}' has no tag but {only}; name their column by benchmark.tag_column")
     if len(labels) > MAX_LABELS:
         raise DataError(
             f"{train.key}: '{train.name}' has {len(labels)} different tags, at most {MAX_LABELS} are expected; name "
@@ -127,9 +127,7 @@ def check_labels(train: Part, *others: Part, task: Task) -> None:
             encode_labels(part, task)
         elif isinstance(part, Sentences):
             _in_scheme(part, task)
-    if isinstance(train, Sentences) and (
-        unknown := unknown_tags(_in_scheme(train, task).tags or (), task.labels)
-    ):
+    if isinstance(train, Sentences) and (unknown := unknown_tags(_in_scheme(train, task).tags or (), task.labels)):
         raise DataError(
             f"{train.key}: '{train.name}' has the tag {next(iter(unknown))}, {task.name} has {', '.join(task.labels)}; "
             "give others by benchmark.labels, or null for the training file's"
@@ -175,8 +173,8 @@ class Preparer:
         counts: of all parts prepared, by part and name.
     """
 
-    data: DictConfig
-    benchmark: DictConfig
+    data: TaskDataConfig
+    benchmark: TaskBenchmarkConfig
     task: Task
     vocabulary: Vocabulary
     length: int
@@ -185,7 +183,7 @@ class Preparer:
         self.counts: dict[str, int] = {}
 
     def part(self, name: str, read: Part, train: Part | None = None) -> Prepared:
-        """Features, labels and judge of a part; what it has in common with `train` is counted too.
+        """Features, labels and evaluator of a part; what it has in common with `train` is counted too.
 
         Raises:
             DataError: labels are unknown, or the cache cannot be used.
@@ -203,36 +201,32 @@ class Preparer:
         if spellings := other_spellings(rows, self.task):
             log.info("%s: labels are read as %s", rows.name, spellings)
         with counting(f"tokenising {rows.name}") as progress:
-            features = features_of(
-                rows, self.vocabulary, max_length=self.length, cache=self._cache, progress=progress
-            )
+            features = features_of(rows, self.vocabulary, max_length=self.length, cache=self._cache, progress=progress)
         refuse_unknown(rows.name, features.ids, self.vocabulary, self.data.max_unknown)
         texts = list(zip(*rows.texts, strict=True))
         known = None if train is None else zip(*train.texts, strict=True)
         counts = oddities(texts, features.ids, self.vocabulary, known)
         counts |= {"truncated": int(np.count_nonzero(features.truncated)), "broken": rows.broken}
         self._tell(name, rows.name, counts)
-        return Prepared(TaskSet(features, labels), LabelJudge(self.task, rows))
+        return Prepared(TaskSet(features, labels), LabelEvaluator(self.task, rows))
 
     def _sentences(self, name: str, sentences: Sentences, train: Sentences | None) -> Prepared:
-        sentences = _in_scheme(sentences, self.task)
+        assert isinstance(self.benchmark, TokensConfig)
+        sentences, too_long = _in_scheme(sentences, self.task), self.benchmark.too_long
         unknown = unknown_tags(sentences.tags or (), self.task.labels)
         with counting(f"tokenising {sentences.name}") as progress:
             features = remembered(
                 TokenFeatures,
                 lambda: token_features(
-                    sentences.words, self.vocabulary, max_length=self.length, too_long=self.benchmark.too_long,
-                    progress=progress,
+                    sentences.words, self.vocabulary, max_length=self.length, too_long=too_long, progress=progress
                 ),
                 self._cache,
                 sentences.words,
                 self.vocabulary,
-                {"max_length": self.length, "too_long": self.benchmark.too_long, "kind": "sentences"},
-            )  # fmt: skip
+                {"max_length": self.length, "too_long": too_long, "kind": "sentences"},
+            )
         refuse_unknown(sentences.name, features.ids, self.vocabulary, self.data.max_unknown)
-        counts = oddities(
-            sentences.words, features.ids, self.vocabulary, None if train is None else train.words
-        )
+        counts = oddities(sentences.words, features.ids, self.vocabulary, None if train is None else train.words)
         counts |= {"windows": len(features), "truncated": features.cut, "blank": features.blank}
         counts |= {"shortened": features.shortened, "unknown_tags": sum(unknown.values())}
         self._tell(name, sentences.name, counts)
@@ -241,11 +235,12 @@ class Preparer:
             labels = token_labels(features, tag_numbers(sentences.tags, self.task.labels))
         types = np.zeros(len(features.ids), np.uint8)
         flat = Features(features.ids, types, features.lengths, np.zeros(len(features), np.bool_))
-        judge = EntityJudge(self.task, sentences, features)
-        return Prepared(TaskSet(flat, labels, features.words), judge)
+        evaluator = EntityEvaluator(self.task, sentences, features)
+        return Prepared(TaskSet(flat, labels, features.words), evaluator)
 
     def _questions(self, name: str, questions: Questions, train: Questions | None) -> Prepared:
         asked, bench = questions.items, self.benchmark
+        assert isinstance(bench, SpansConfig)
         options = {
             "max_length": self.length, "stride": bench.stride, "max_question_length": bench.max_question_length,
         }  # fmt: skip
@@ -274,12 +269,12 @@ class Preparer:
             )  # fmt: skip
         types = windows.types
         flat = Features(windows.ids, types, windows.lengths, windows.cut[windows.question])
-        judge = SpanJudge(
+        evaluator = SpanEvaluator(
             asked, windows, script=bench.answer_metric, n_best=bench.n_best,
             max_answer_length=bench.max_answer_length, null_threshold=bench.null_threshold,
             labelled=questions.labelled,
         )  # fmt: skip
-        return Prepared(TaskSet(flat, targets_of(windows, asked).astype(np.int64)), judge)
+        return Prepared(TaskSet(flat, targets_of(windows, asked).astype(np.int64)), evaluator)
 
     @property
     def _cache(self) -> Path:

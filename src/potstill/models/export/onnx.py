@@ -1,9 +1,15 @@
-"""Models of transformers as ONNX files."""
+"""Export of models of transformers to ONNX files, in float32 and in int8."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+import logging
+import math
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from potstill.errors import ModelError
+from potstill.errors import ConfigError, ModelError
 from potstill.models.export.comparison import SPANS, Batch, Outputs, largest_difference, random_batches
-from potstill.models.export.folders import MODEL_FILE, quiet, require_packages, whole_folder
-from potstill.models.export.runtime import ExportedModel, pad_token
+from potstill.models.export.runtime import MODEL_FILE, ExportedModel, pad_token
+from potstill.models.folders import fresh_folder
 from potstill.models.specs import spec_from_settings
+from potstill.runtime.packages import require_packages
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # in logits
 LARGEST_BYTES = 2**31  # of a protocol buffer, which an ONNX file is
 
 HEADS = {
@@ -30,62 +37,96 @@ HEADS = {
 }
 
 
-def export_onnx(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
-    tolerance: float = TOLERANCE,
-) -> float:
-    """Write a folder with `model.onnx`, `config.json` and the tokenizer's files, whole or not at all.
+def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> float:
+    """Write a folder with `model.onnx`, `config.json` and the tokenizer's files, in one step.
 
-    The file takes int64 `input_ids` and `attention_mask`, and `token_type_ids` where the model has several types, each
-    (batch, length) of any size, and gives float32 `logits`, or `start_logits` and `end_logits` of question answering.
-    It is written by torch's exporter of `torch.export` programs, which rejects a model whose sizes it cannot keep
-    open; a trace would fix them silently. It is opened and compared with the model on random padded batches
-    before the folder appears.
+    The inputs of the file are int64 `input_ids` and `attention_mask`, and `token_type_ids` if the model has several
+    types, each (batch, length) of any size; the outputs are float32 `logits`, or `start_logits` and `end_logits` for
+    question answering. torch's exporter of `torch.export` programs writes it, which rejects a model whose sizes cannot
+    be dynamic; a trace would fix them silently. Before the folder appears, the file is opened and compared with the
+    model on random padded batches.
 
     Args:
-        model: of an architecture of `models.specs.ARCHITECTURES`, with a head of `HEADS`; left as it is. What is
-            written is float32 and has no dropout.
-        tokenizer: its own.
+        model: of an architecture of `models.specs.ARCHITECTURES`, with a head of `HEADS`; unchanged. The file is
+            float32 without dropout.
+        tokenizer: of the model.
         folder: where to; an earlier one is replaced.
-        tolerance: the largest difference to allow, in logits.
 
     Returns:
         The largest difference of the file's logits from the model's, at real tokens.
 
     Raises:
-        ConfigError: a package is not installed, or the folder cannot be written.
-        ModelError: another architecture or head, too large a model, one that cannot be exported, or a difference
-            above `tolerance`.
+        PackageError: a package is not installed.
+        WriteError: the folder cannot be written.
+        ModelError: another architecture or head, a model that is too large or cannot be exported, or a difference
+            above `TOLERANCE`.
     """
-    require_packages("onnx", "onnxscript", "onnxruntime")
+    require_packages("export", "export", "onnx", "onnxscript", "onnxruntime")
     folder, name = Path(folder), type(model).__name__
     spec = spec_from_settings(model.config.to_dict(), name)
     wrapped = _Positional(_plain(model, name))
     batches = [*random_batches(spec.vocab_size, spec.max_length, pad_token(model.config), wrapped.types)]
-    with whole_folder(folder) as fresh:
+    with fresh_folder(folder) as fresh:
         _write(wrapped, batches[2], fresh / MODEL_FILE, name)
         wrapped.model.config.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         difference = largest_difference(ExportedModel(fresh).run, wrapped.run, iter(batches))
-        if not difference <= tolerance:
+        if not difference <= TOLERANCE:
             raise ModelError(
-                f"{name}: the exported model's logits differ from the model's by {difference:.2g}, "
-                f"allowed are {tolerance:.2g}; nothing is written"
+                f"{name}: the exported model's logits differ from the model's by {difference:.2g}, more than "
+                f"{TOLERANCE:.2g}; nothing is written"
             )
     return difference
 
 
+def export_int8(source: str | Path, folder: str | Path) -> float:
+    """Write a folder like that of an exported model, with weights in int8, in one step.
+
+    ONNX Runtime's dynamic quantization: linear layers multiply int8 weights, scaled by channel, with activations that
+    are scaled at run time, so no data is needed; embeddings are int8 too. The same library runs float32 and int8
+    files, and the folder stays portable, unlike packed weights of torch. A vocabulary projection that is tied to the
+    embeddings is int8 on disk but multiplies in float32. Activations are scaled by batch, so the logits of a row depend
+    slightly on the other rows. If sums of 8-bit products saturate on this processor (x86 without VNNI), weights have 7
+    bits.
+
+    Args:
+        source: a folder that `export_onnx` wrote.
+        folder: where to; an earlier one is replaced.
+
+    Returns:
+        The largest difference of the logits from the float32 model's, at real tokens of random batches.
+
+    Raises:
+        PackageError: a package is not installed.
+        ConfigError: the folder is the source.
+        WriteError: the folder cannot be written.
+        WeightsError: the source holds no exported model.
+        ModelError: its int8 logits are not finite.
+    """
+    require_packages("export", "export", "onnx", "onnxruntime")
+    source, folder = Path(source), Path(folder)
+    if source.resolve() == folder.resolve():
+        raise ConfigError(f"export: {folder} holds the float32 model; choose another folder for int8")
+    original = ExportedModel(source)
+    config = original.config
+    types = getattr(config, "type_vocab_size", 1)
+    batches = random_batches(config.vocab_size, original.max_length, pad_token(config), types)
+    with fresh_folder(folder) as fresh:
+        shutil.copytree(source, fresh, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MODEL_FILE))
+        _quantize(source / MODEL_FILE, fresh / MODEL_FILE)
+        difference = largest_difference(ExportedModel(fresh).run, original.run, batches)
+        if not math.isfinite(difference):
+            raise ModelError(f"{source}: its int8 logits are not finite; nothing is written")
+    return difference
+
+
 class _Positional(nn.Module):
-    """A model that takes its inputs in order and gives plain tensors, as the exporter wants it."""
+    """A model with positional inputs and plain tensors as outputs, as the exporter needs it."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self.outputs = next(
-            outputs for suffix, outputs in HEADS.items() if type(model).__name__.endswith(suffix)
-        )
+        self.outputs = next(outputs for suffix, outputs in HEADS.items() if type(model).__name__.endswith(suffix))
         takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self.types = getattr(model.config, "type_vocab_size", 1) if takes_types else 1
         self.inputs = ["input_ids", "attention_mask", *["token_type_ids"] * (self.types > 1)]
@@ -102,16 +143,14 @@ class _Positional(nn.Module):
 
 
 def _plain(model: PreTrainedModel, name: str) -> PreTrainedModel:
-    """A float32 copy on the CPU, with the attention that can be exported and without a cache of keys."""
+    """A float32 copy on the CPU, with attention that can be exported and without a cache of keys and values."""
     if not any(name.endswith(suffix) for suffix in HEADS):
-        raise ModelError(f"{name}: this head cannot be exported; one of {', '.join(HEADS)} can")
+        raise ModelError(f"{name}: this head cannot be exported; expected one of {', '.join(HEADS)}")
     gigabytes = sum(parameter.numel() for parameter in model.parameters()) * 4 / 1e9
     if gigabytes * 1e9 >= LARGEST_BYTES:
         raise ModelError(f"{name}: {gigabytes:.1f} GB of weights; an ONNX file holds less than 2.1 GB")
     if name.endswith("ForSequenceClassification") and model.config.pad_token_id is None:
-        raise ModelError(
-            f"{name}: config.pad_token_id is not set; a batch needs it to find where sequences end"
-        )
+        raise ModelError(f"{name}: config.pad_token_id is not set; a batch needs it to find where sequences end")
     plain: Any = copy.deepcopy(model).float().cpu()
     plain.set_attn_implementation("sdpa")
     plain.config.use_cache = False
@@ -121,7 +160,7 @@ def _plain(model: PreTrainedModel, name: str) -> PreTrainedModel:
 
 def _write(wrapped: _Positional, example: Batch, path: Path, name: str) -> None:
     open_sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    with quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad():
         try:
             torch.onnx.export(
                 wrapped,
@@ -141,7 +180,7 @@ def _write(wrapped: _Positional, example: Batch, path: Path, name: str) -> None:
 
 
 def _strip(path: Path) -> None:
-    """Take out what the exporter notes on each node: stack traces, with the paths of this machine."""
+    """Remove the exporter's metadata of each node: stack traces with the paths of this machine."""
     import onnx
 
     written = onnx.load(path)
@@ -149,3 +188,37 @@ def _strip(path: Path) -> None:
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
     onnx.save(written, path)
+
+
+def _quantize(source: Path, target: Path) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _quiet():
+        # Loaded here, because the quantizer would leave a temporary file beside the source. It transposes weights, in
+        # contradiction to the shapes that the exporter has recorded; without these it infers them.
+        model = onnx.load(source)
+        del model.graph.value_info[:]
+        settings = {"per_channel": True, "weight_type": QuantType.QInt8, "reduce_range": _products_saturate()}
+        quantize_dynamic(model, target, **settings)
+
+
+def _products_saturate() -> bool:
+    """Whether sums of 8-bit products saturate on this processor."""
+    return torch.cpu._is_avx2_supported() and not torch.cpu._is_vnni_supported()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings and log lines of the exporter and the quantizer within the context."""
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    # Without a handler, logging.warning() would install one of its own.
+    root.addHandler(handler := logging.NullHandler())
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        root.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""Exported models, opened and run by ONNX Runtime on the CPU."""
+"""Exported models in ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from potstill.errors import ConfigError, ModelError
+from potstill.errors import ConfigError, ModelError, WeightsError
 from potstill.models.export.comparison import Batch, Outputs
-from potstill.models.export.folders import MODEL_FILE, require_packages
 from potstill.models.specs import spec_from_settings
 from potstill.runtime.json_text import read_json
+from potstill.runtime.packages import require_packages
+
+MODEL_FILE = "model.onnx"
 
 
 class ExportedModel(nn.Module):
     """A model from a folder with `model.onnx`, `config.json` and a tokenizer.
 
-    A module, so that `evaluation.efficiency.latency_ms` measures it as any other. It has no parameters of its own:
-    count those, and arithmetic and memory, on the model that was exported.
+    It is a module, so that its latency is measured like that of others, but has no parameters: count parameters, FLOPs
+    and memory on the model that was exported.
 
     Attributes:
         config: of the model that was exported.
@@ -34,14 +36,15 @@ class ExportedModel(nn.Module):
 
         Args:
             folder: written by `export_onnx` or `export_int8`.
-            threads: of one pass; torch's own number if None, so that both can be compared.
+            threads: of one pass; None: as many as torch uses, so that both can be compared.
 
         Raises:
-            ConfigError: ONNX Runtime is not installed, or `threads` is not positive.
-            ModelError: the folder holds no exported model, or one that cannot be opened.
+            PackageError: ONNX Runtime is not installed.
+            ConfigError: `threads` is not positive.
+            WeightsError: the folder holds no exported model, or one that cannot be opened.
         """
         super().__init__()
-        require_packages("onnxruntime")
+        require_packages("export", "export", "onnxruntime")
         if threads is not None and threads < 1:
             raise ConfigError(f"export: threads={threads}: a positive number, or null for torch's own")
         self.folder = Path(folder)
@@ -52,7 +55,7 @@ class ExportedModel(nn.Module):
         self._session = _open(self.folder / MODEL_FILE, threads or torch.get_num_threads())
         self._inputs = [node.name for node in self._session.get_inputs()]
         self.outputs = [node.name for node in self._session.get_outputs()]
-        # Where measurements look for a device and for the number of ids to draw from; it holds no number.
+        # Measurements find the device and the number of ids here; it has no elements.
         self.ids = nn.Embedding(self.config.vocab_size, 0)
 
     def forward(
@@ -62,8 +65,8 @@ class ExportedModel(nn.Module):
 
         Args:
             input_ids: (batch, length).
-            attention_mask: (batch, length), 1 for real tokens; all are if None.
-            token_type_ids: (batch, length); all 0 if None. Ignored by a model with one type.
+            attention_mask: (batch, length), 1 for real tokens; None: all are real.
+            token_type_ids: (batch, length); None: all 0. Ignored by a model with one type.
 
         Returns:
             (batch, labels) of a classifier of sequences, (batch, length, labels or vocabulary) of other heads;
@@ -73,9 +76,7 @@ class ExportedModel(nn.Module):
             ModelError: a sequence is longer than the model's positions.
         """
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        found = list(
-            self.run({name: tensor for name, tensor in batch.items() if tensor is not None}).values()
-        )
+        found = list(self.run({name: tensor for name, tensor in batch.items() if tensor is not None}).values())
         return found[0] if len(found) == 1 else torch.stack(found, dim=-1)
 
     def run(self, batch: Batch) -> Outputs:
@@ -86,9 +87,7 @@ class ExportedModel(nn.Module):
         """
         ids_BL = batch["input_ids"]
         if ids_BL.shape[1] > self.max_length:
-            raise ModelError(
-                f"{self.folder}: length {ids_BL.shape[1]} exceeds the model's {self.max_length} positions"
-            )
+            raise ModelError(f"{self.folder}: length {ids_BL.shape[1]} exceeds the model's {self.max_length} positions")
         assumed = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}
         feed = {}
         for name in self._inputs:
@@ -106,28 +105,28 @@ def pad_token(config: Any) -> int:
 def _settings(folder: Path) -> dict[str, Any]:
     for name in (MODEL_FILE, "config.json"):
         if not (folder / name).is_file():
-            raise ModelError(f"{folder}: has no {name}; expected a folder that an export wrote")
+            raise WeightsError(f"{folder}: has no {name}; expected a folder that an export wrote")
     try:
         settings = read_json(folder / "config.json")
     except ValueError as error:
-        raise ModelError(f"{folder}: config.json is damaged ({error}); export the model again") from error
+        raise WeightsError(f"{folder}: config.json is damaged ({error}); export the model again") from error
     if not isinstance(settings, dict) or "model_type" not in settings:
-        raise ModelError(f"{folder}: config.json names no model_type; export the model again")
+        raise WeightsError(f"{folder}: config.json names no model_type; export the model again")
     return settings
 
 
 def _open(path: Path, threads: int) -> Any:
-    """A session of ONNX Runtime."""
+    """Open a session of ONNX Runtime."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
-    faults = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf,
+    problems = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf,
               state.NotImplemented, state.RuntimeException)  # fmt: skip
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except faults as error:
+    except problems as error:
         reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{path}: cannot be opened ({reason}); export the model again") from error
+        raise WeightsError(f"{path}: cannot be opened ({reason}); export the model again") from error

@@ -1,0 +1,159 @@
+"""Keys of the models: `teacher`, `tasks`, `student`, `custom`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from potstill.runtime.ranges import PART, POSITIVE, SIZE, TEMPERATURE, Range, Section, Unless, When, option, within
+
+OWN = "own"  # teacher.tokenizer: that of the teacher's own folder
+
+
+@dataclass
+class CacheConfig(Section):
+    """Whether a teacher's outputs are computed once and read from the disk, and in which form."""
+
+    enabled: bool = option(
+        False, "compute the teacher's outputs once and read them from disk, see [Cached teachers](cache.md)"
+    )
+    folder: str | None = option(
+        None,
+        "folder of the stores, `train/` and for language models `eval/`; null: `teacher_outputs/` in `data.cache`",
+        When("enabled", True),
+    )
+    form: str = option(
+        "top",
+        "form of a vocabulary: `top`, the likeliest tokens and the mass of the others, or `sampled`, "
+        "tokens drawn without bias; labels of a task are stored whole",
+        When("enabled", True),
+    )
+    k: int = within(64, SIZE, "tokens per position", When("form", "top"))
+    precision: str = option("float16", "type of their log-probabilities, `float16` or `float32`", When("form", "top"))
+    temperatures: list[float] | None = within(
+        None,
+        TEMPERATURE,
+        "temperatures of the runs that will read the store; null: `objective.temperature`",
+        When("enabled", True),
+    )
+    samples: int = within(50, Range(1, 2048), "draws per position", When("form", "sampled"))
+    power: float = within(1.0, Range(0.5, 1.5), "tokens are drawn from p ** power", When("form", "sampled"))
+    systematic: bool = option(True, "one random number per position instead of one per draw", When("form", "sampled"))
+
+
+@dataclass
+class TeacherConfig(Section):
+    """The model that is learned from."""
+
+    model: str | None = option(None, "folder or hub id")
+    models: list[str] | None = option(
+        None,
+        "several teachers of one task, `[a,b]`, in place of `teacher.model`; a student of layers is built "
+        "from the first",
+    )
+    weights: list[float] | None = within(None, POSITIVE, "weights of their mean, one per teacher; null: equal")
+    tokenizer: str | None = option(
+        None,
+        "null: the teacher reads the student's tokens; `own`: those of its own tokenizer; or the folder of "
+        "a tokenizer. See [Teachers of another tokenizer](#teachers-of-another-tokenizer)",
+    )
+    average: str = option(
+        "logits",
+        "average the `logits` of several teachers, or their `probabilities` at T",
+        Unless("models", None),
+        choices=("logits", "probabilities"),
+    )
+    attention: str = option(
+        "sdpa",
+        "attention implementation of transformers: `sdpa` `eager` `flex_attention` `flash_attention_2` to "
+        "`_4`, or a kernel of the hub",
+    )
+    cache: CacheConfig = field(default_factory=CacheConfig)
+
+
+@dataclass
+class SharedTaskConfig(Section):
+    """One of several tasks that a student learns, of objective=task_kd."""
+
+    benchmark: str | None = option(None, "an option of `benchmark`")
+    teacher: str | None = option(None, "folder or hub id of a model that is fine-tuned on it")
+    name: str | None = option(
+        None, "name of the student's folder and suffix of its metrics: letters, digits and _; null: the benchmark's"
+    )
+    options: dict[str, Any] = option(
+        {}, "keys of the benchmark: `{folder: <folder>}`, `{train_file: a.tsv, eval_file: b.tsv}`"
+    )
+    matches: Any = option(None, "replaces `objective.matches`; `[]`: none")
+
+
+@dataclass
+class MixingConfig(Section):
+    """How several tasks share the steps of a run, and what says which student is best."""
+
+    exponent: float = within(
+        1.0,
+        Range(0, 10),
+        "with `tasks`: a task is drawn in proportion to its number of training examples to this power; 0: uniformly",
+    )
+    monitor: str = option(
+        "mean",
+        "with `tasks`: `mean` keeps the student with the best mean of the tasks' monitored metrics, "
+        "`val/mean`; or the name of the task whose metric decides",
+    )
+
+
+@dataclass
+class StudentConfig(Section):
+    """The model that learns: pretrained, made of the teacher's layers, or from scratch."""
+
+    model: str | None = option(None, "folder or hub id of an existing student")
+    config: dict[str, Any] = option(
+        {}, "a student from scratch: `model_type` and arguments of its transformers configuration"
+    )
+    layers: list[int] | None = within(
+        None,
+        Range(0, 1000),
+        "teacher layers that the student is built from; null: half of them, first and last included",
+    )
+    architecture: str | None = option(
+        None, "architecture of a student of layers; null: the teacher's; `distilbert` from a BERT"
+    )
+    vocab_transform: bool = option(True, "copy the transform of the teacher's head too")
+    freeze_positions: bool = option(False, "do not train the position embeddings")
+    freeze_token_types: bool = option(False, "do not train the token type embeddings")
+    dropout: float | None = within(
+        None, PART, "every dropout probability in training; null: as in the model's config, which is saved unchanged"
+    )
+    checkpointing: str | None = option(
+        None,
+        "activation checkpointing: `selective` keeps the outputs of linear layers (about half the memory, "
+        "a little slower), `full` only the input of each block",
+        choices=("selective", "full"),
+    )
+    attention: str = option(
+        "sdpa", "as `teacher.attention`; also for a student of the teacher's layers; a BiGRU has none"
+    )
+
+
+@dataclass
+class CustomConfig(Section):
+    """Modules of the user's own, of objective=custom; dotted paths, found from the working directory too."""
+
+    teacher: dict[str, Any] = option(
+        {"_target_": None},
+        "`_target_`: a class or function that returns the teacher, an nn.Module with its weights, and its "
+        "arguments; null if no term reads a teacher",
+    )
+    student: dict[str, Any] = option({"_target_": None}, "`_target_`: the same for the student")
+    data: dict[str, Any] = option(
+        {"_target_": None},
+        "`_target_`: returns a LightningDataModule, or (training DataLoader, validation DataLoader or "
+        "None); their batches are micro-batches, `data.*` is not read",
+    )
+    adaptor: str | None = option(None, "`(batch, outputs) -> dictionary` of features")
+    teacher_adaptor: str | None = option(None, "adaptor of the teacher; null: `custom.adaptor`")
+    forward: str | None = option(
+        None,
+        "`(model, batch) -> outputs`; null: a dictionary is passed by name and a tuple by position, as far "
+        "as the model's `forward` accepts them; anything else as it is",
+    )

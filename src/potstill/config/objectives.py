@@ -1,0 +1,397 @@
+"""Keys of `objective`: a dataclass for each option, with the keys that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from omegaconf import MISSING
+
+from potstill.runtime.ranges import (
+    INNER,
+    PATHS,
+    SHARE,
+    SIZE,
+    SOME,
+    STEPS,
+    STEPS_OR_NONE,
+    TEMPERATURE,
+    WEIGHT,
+    Range,
+    Section,
+    Unless,
+    When,
+    option,
+    within,
+)
+
+_SWAPPING = Unless("mapping", None)
+_SCHEDULED = Unless("temperature_schedule", "constant")
+
+
+@dataclass
+class TermConfig(Section):
+    """A named term of the loss; weight 0 costs nothing, null (mlm, clm, label) is hard_weight where it applies."""
+
+    weight: float | None = within(
+        0.0,
+        WEIGHT,
+        "0: the term is not computed; null (`mlm`, `clm`, `label`): `objective.hard_weight` if the term applies",
+    )
+    schedule: str = option(
+        "constant",
+        "schedule of the weight: `constant`, `linear`, `cosine`, or one of torch's: `StepLR` `MultiStepLR` "
+        "`ConstantLR` `LinearLR` `ExponentialLR` `PolynomialLR` `CosineAnnealingLR` "
+        "`CosineAnnealingWarmRestarts`; or [a function of your own](#matches)",
+    )
+    start: float | None = within(
+        None,
+        WEIGHT,
+        "weight at the first step; null: `weight`. torch's schedules scale it and have no `end` or `steps`",
+    )
+    end: float | None = within(None, WEIGHT, "weight after `steps`")
+    steps: int = within(0, STEPS_OR_NONE, "optimizer steps of the schedule; 0: those of the run")
+    schedule_args: dict[str, Any] = option({}, "arguments of a torch schedule, `{gamma: 0.999}`")
+
+    @property
+    def given(self) -> bool:
+        """Whether the term is computed at some step."""
+        return bool(self.weight) or self.schedule != "constant"
+
+
+@dataclass
+class TermsConfig(Section):
+    """The terms of an objective."""
+
+    def items(self) -> Iterator[tuple[str, TermConfig]]:
+        """The terms by name."""
+        return ((own.name, getattr(self, own.name)) for own in fields(self))
+
+    def values(self) -> Iterator[TermConfig]:
+        """The terms in their order."""
+        return (term for _, term in self.items())
+
+    def given(self, *names: str) -> dict[str, TermConfig]:
+        """Those of the named terms that the objective has and computes at some step."""
+        return {name: term for name, term in self.items() if name in names and term.given}
+
+
+_MLM = "cross entropy of the masked tokens"
+_CLM = "cross entropy of the next tokens"
+_LABEL = "task models: cross entropy of the labels, or squared error of the scores"
+_CE = (
+    "KL(teacher ‖ student) · T², nats, or the loss that `objective.soft_target` names; with "
+    "`benchmark.multi_label` over the two outcomes of each label, mean over labels"
+)
+_MSE = "squared distance of the logits, summed over the vocabulary"
+_COS = "1 - cosine of the last hidden states"
+_CAUSAL_CE = "as `ce`, of the counterfactual runs, over the positions that the swap reaches"
+_CAUSAL_COS = "as `cos`, of the counterfactual runs"
+
+
+@dataclass
+class MlmTerms(TermsConfig):
+    """The term of a masked language model."""
+
+    mlm: TermConfig = option(TermConfig, _MLM)
+
+
+@dataclass
+class ClmTerms(TermsConfig):
+    """The term of a causal language model."""
+
+    clm: TermConfig = option(TermConfig, _CLM)
+
+
+@dataclass
+class LabelTerms(TermsConfig):
+    """The term of a task model."""
+
+    label: TermConfig = option(TermConfig, _LABEL)
+
+
+@dataclass
+class CustomTerms(LabelTerms):
+    """The terms on features of adaptors."""
+
+    ce: TermConfig = option(TermConfig, _CE)
+    mse: TermConfig = option(TermConfig, _MSE)
+
+
+@dataclass
+class ComparingTerms(TermsConfig):
+    """The terms that compare two transformers."""
+
+    ce: TermConfig = option(TermConfig, _CE)
+    mse: TermConfig = option(TermConfig, _MSE)
+    cos: TermConfig = option(TermConfig, _COS)
+    causal_ce: TermConfig = option(TermConfig, _CAUSAL_CE)
+    causal_cos: TermConfig = option(TermConfig, _CAUSAL_COS)
+
+
+@dataclass
+class TaskTerms(ComparingTerms):
+    """The terms of a task model with teachers."""
+
+    label: TermConfig = option(TermConfig, _LABEL)
+
+
+@dataclass
+class LanguageTerms(ComparingTerms):
+    """The terms of a language model with a teacher."""
+
+    mlm: TermConfig = option(TermConfig, _MLM)
+    clm: TermConfig = option(TermConfig, _CLM)
+    uld: TermConfig = option(
+        TermConfig,
+        "causal language models of different tokenizers, with `teacher.tokenizer`: distance of the sorted "
+        "probabilities at T, 0 to 2, without T²; see [Teachers of another "
+        "tokenizer](#teachers-of-another-tokenizer)",
+    )
+
+
+@dataclass
+class AllTerms(LanguageTerms, TaskTerms):
+    """The terms of either."""
+
+
+@dataclass
+class SwapConfig(Section):
+    """Options of an intervention: the states that are swapped between inputs, and their positions."""
+
+    mapping: Any = option(
+        None,
+        "what is swapped: a layout, a `.nm` file or a list, see [Variable mappings](#variable-mappings); "
+        "with `objective=kd` only agreement is measured, with `benchmark.interchange` models are compared "
+        "with the first one",
+    )
+    proportion: float = within(
+        0.3, SOME, "share of the shorter of two sequences that is swapped, rounded down", _SWAPPING
+    )
+    max_tokens: int | None = within(None, SIZE, "most swapped positions of a sequence", _SWAPPING)
+    positions: str = option(
+        "consecutive",
+        "`consecutive` (a span), `free`, or `masked` (a share of the masked positions); never padding",
+        _SWAPPING,
+        choices=("consecutive", "free", "masked"),
+    )
+    read_site: str = option(
+        "block_output",
+        "`block_output`; `block_input`: read one block earlier, as the published code does",
+        _SWAPPING,
+        choices=("block_output", "block_input"),
+    )
+
+
+@dataclass
+class InterchangeConfig(SwapConfig):
+    """The same, and from which source."""
+
+    pairing: str = option(
+        "in_batch",
+        "`in_batch`: the source is another sequence of the micro-batch; `dataset`: a second sequence of "
+        "similar length is drawn",
+        _SWAPPING,
+        choices=("in_batch", "dataset"),
+    )
+    crossway: bool = option(False, "swap in both directions at the same positions in one step", _SWAPPING)
+    data_augment: bool = option(False, "swap input tokens instead of states", _SWAPPING)
+
+
+@dataclass
+class ObjectiveConfig(Section):
+    """What every objective has.
+
+    Attributes:
+        taught: whether it compares the student with a teacher model.
+        cacheable: whether stored outputs can take the teacher's place.
+        trains_task: whether it trains a task model; None: where a benchmark is given.
+    """
+
+    taught: ClassVar[bool] = False
+    cacheable: ClassVar[bool] = False
+    trains_task: ClassVar[bool | None] = False
+
+    name: str = option(MISSING, "name of the objective")
+    method: str | None = option(
+        None, "dotted path of a class of `potstill.methods.Method`; null: the method of the objective"
+    )
+    options: dict[str, Any] = option({}, "keys of a method of your own, which checks them", Unless("method", None))
+
+
+@dataclass
+class LossConfig(ObjectiveConfig):
+    """A sum of weighted terms."""
+
+    terms: TermsConfig = field(default_factory=TermsConfig)
+    gradient_shares_every: int | None = within(
+        None,
+        STEPS,
+        "steps between measurements of each term's share of the gradient norm, "
+        "`train/gradient_share_<term>`; costs one more backward pass per term",
+    )
+
+
+@dataclass
+class MlmConfig(LossConfig):
+    """Masked language modelling."""
+
+    terms: MlmTerms = field(default_factory=MlmTerms)
+
+
+@dataclass
+class ClmConfig(LossConfig):
+    """Causal language modelling."""
+
+    terms: ClmTerms = field(default_factory=ClmTerms)
+
+
+@dataclass
+class FinetuneConfig(LossConfig):
+    """Fine-tuning on labels."""
+
+    trains_task = True
+
+    terms: LabelTerms = field(default_factory=LabelTerms)
+
+
+@dataclass
+class TaughtConfig(LossConfig):
+    """Terms that compare student and teacher."""
+
+    taught = True
+
+    temperature: float = within(2.0, TEMPERATURE, "T of `ce` and `causal_ce`, or of the LLM's label probabilities")
+    hard_weight: float = within(
+        0.0, WEIGHT, "weight of `mlm`, `clm` or `label`, whichever applies, if its own weight is null"
+    )
+    matches: Any = option(None, "what is compared inside the models, see [Matches](#matches)")
+
+
+@dataclass
+class SoftTargetsConfig(TaughtConfig):
+    """Soft targets over the labels of rows."""
+
+    soft_target: str = option(
+        "kl",
+        "task models, `ce` and `causal_ce`: `kl` · T²; `cross_entropy` without T², as TextBrewer; `mse` of "
+        "logits / T, mean over labels (not for spans); `reverse_kl` · T²; `jsd` · T²; or [a function of your "
+        "own](#matches)",
+        choices=("kl", "cross_entropy", "mse", "reverse_kl", "jsd", PATHS),
+    )
+    beta: float = within(0.5, INNER, "for `jsd`: the teacher's share of the mixture", When("soft_target", "jsd"))
+    temperature_schedule: str = option(
+        "constant",
+        "task models: `constant`, or `flsw` (not with `benchmark.multi_label`) or `cwsm`: one temperature "
+        "per row, lower if the student is uncertain or far from the teacher; or [a function of your own](#matches)",
+        choices=("constant", "flsw", "cwsm", PATHS),
+    )
+    temperature_strength: float = within(
+        1.0, Range(0, 1000, above=True), "how far a schedule moves the temperature from T", _SCHEDULED
+    )
+    temperature_gamma: float = within(
+        1.0, Range(0, 100, above=True), "exponent of `flsw`", When("temperature_schedule", "flsw")
+    )
+    probability_shift: bool = option(
+        False, "task models: if a teacher is wrong, swap its highest logit and that of the label"
+    )
+
+
+@dataclass
+class TransformersConfig(TaughtConfig):
+    """Terms that compare two transformers, also under interventions."""
+
+    terms: ComparingTerms = field(default_factory=ComparingTerms)
+    interchange: InterchangeConfig = field(default_factory=InterchangeConfig)
+
+
+@dataclass
+class KdConfig(TransformersConfig):
+    """Distillation of language models."""
+
+    cacheable = True
+
+    terms: LanguageTerms = field(default_factory=LanguageTerms)
+    positions: str = option(
+        "all",
+        "positions of `ce`, `mse`, `cos` and the causal terms: `all` real tokens, or the `masked` ones",
+        choices=("all", "masked"),
+    )
+
+
+@dataclass
+class TaskKdConfig(TransformersConfig, SoftTargetsConfig):
+    """Distillation of task models."""
+
+    cacheable = True
+    trains_task: ClassVar[bool | None] = True
+
+    terms: TaskTerms = field(default_factory=TaskTerms)
+
+
+@dataclass
+class DiitoConfig(KdConfig, TaskKdConfig):
+    """Distillation with interventions, of language models or, with a benchmark, of task models."""
+
+    cacheable = False
+    trains_task = None
+
+    terms: AllTerms = field(default_factory=AllTerms)
+
+
+@dataclass
+class CustomObjectiveConfig(SoftTargetsConfig):
+    """Distillation of modules of the user's own."""
+
+    terms: CustomTerms = field(default_factory=CustomTerms)
+
+
+@dataclass
+class StepByStepConfig(ObjectiveConfig):
+    """Labels and rationales as two tasks."""
+
+    temperature: float = within(
+        1.0, TEMPERATURE, "T of `ce` and `causal_ce`, or of the LLM's label probabilities", Unless("soft_weight", 0)
+    )
+    mode: str = option(
+        "task_prefix", "`task_prefix`, both tasks, or `standard`, labels only", choices=("task_prefix", "standard")
+    )
+    alpha: float = within(
+        0.5, SHARE, "alpha · predict + (1 - alpha) · explain, each a mean over its target tokens, nats"
+    )
+    soft_weight: float = within(
+        0.0,
+        SHARE,
+        "(1 - soft_weight) · hard + soft_weight · T² · cross entropy over the row's "
+        "choices under the LLM's probabilities p^(1/T), mean over the rows that have them "
+        "(`<split>_labels.json` beside the rationales, see `generation.logprobs`)",
+    )
+
+
+OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
+    "mlm": MlmConfig,
+    "clm": ClmConfig,
+    "kd": KdConfig,
+    "diito": DiitoConfig,
+    "finetune": FinetuneConfig,
+    "task_kd": TaskKdConfig,
+    "step_by_step": StepByStepConfig,
+    "custom": CustomObjectiveConfig,
+}
+
+
+def step_by_step_of(config: Any) -> StepByStepConfig:
+    """The objective of a run of step-by-step distillation."""
+    assert isinstance(config.objective, StepByStepConfig)
+    return config.objective
+
+
+def exchange_of(objective: ObjectiveConfig) -> InterchangeConfig:
+    """The intervention of an objective; one that swaps nothing where it compares no transformers."""
+    return objective.interchange if isinstance(objective, TransformersConfig) else InterchangeConfig()
+
+
+def matches_of(objective: ObjectiveConfig) -> Any:
+    """`objective.matches`; None where the objective has no teacher."""
+    return objective.matches if isinstance(objective, TaughtConfig) else None
