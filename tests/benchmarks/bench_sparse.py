@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from potstill.data.common.store import Field, Gathered
 from potstill.losses.sparse import SampledRows, TopRows
 from potstill.losses.vocabulary import VocabularyLosses, vocabulary_losses
 from potstill.teacher_cache.formats import SampledFormat, TopFormat
-from potstill.teacher_cache.store import Field, Gathered
 
 TOP = (8, 16, 64, 256)
 SAMPLES = (12, 25, 50)

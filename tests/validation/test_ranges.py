@@ -16,7 +16,7 @@ from potstill.config.reference import classes
 from potstill.config.typed import typed
 from potstill.errors import ConfigError
 from potstill.runs.checks import validate_evaluate, validate_train
-from potstill.runtime.ranges import CHOICES, HELP, KEY, MOST_PROCESSES, Range
+from potstill.runtime.ranges import CHOICES, HELP, KEY, MOST_PROCESSES, PATHS, Range
 from potstill.validation.ranges import range_problems, section_of
 
 BEYOND = ("nan", "inf", "-inf", "1e308", "-1e308", "1e300")
@@ -68,10 +68,15 @@ def test_no_number_is_beyond_its_range(schema):
 def test_text_that_is_no_choice_is_out_of_range(schema):
     for own in fields(schema):
         if known := own.metadata.get(CHOICES):
-            assert own.default in (*known, None, MISSING)
-            assert all(f"`{choice}`" in own.metadata[HELP] for choice in known), own.name
+            names = [choice for choice in known if choice != PATHS]
+            assert own.default in (*names, None, MISSING)
+            assert all(f"`{choice}`" in own.metadata[HELP] for choice in names), own.name
             section = schema()
-            for value, said in ((known[-1], []), (None, []), ("other", [f"x.{own.name}=other: one of {known[0]}, "])):
+            right = [*names, None, *(["torch.nn.functional.mse_loss"] if PATHS in known else [])]
+            for value, said in (
+                *((value, []) for value in right),
+                ("other", [f"x.{own.name}=other: one of {known[0]}, "]),
+            ):
                 setattr(section, own.name, value)
                 found = [error for error in range_problems(section, "x.") if own.name in error]
                 assert [error[: len(text)] for error, text in zip(found, said, strict=True)] == said
