@@ -75,7 +75,7 @@ def test_an_experiment_runs(
         small += _prefixed(tmp_path, arithmetic_files, t5_tokenizer)
     else:
         small.append("data.max_length=32")
-    if recipe.data.name in ("docstrings", "wikitext_bookcorpus"):
+    if recipe.data.name in ("docstrings", "wikitext", "wikitext_bookcorpus"):
         files = [f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]"]
         small += ["data=text_files", *files, "data.num_proc=1"]
     if recipe.objective.name in ("kd", "diito") and recipe.benchmark is None:
@@ -153,17 +153,30 @@ def test_the_published_recipes_say_what_was_published(compose_config):
 
 
 def test_the_published_interventions_say_what_was_published(compose_config):
+    """The README of frankaging/Causal-Distill; layers, pairs and read site from its scripts.
+
+    `scripts/extract_distilbert.py` takes the first `--num_layers` of 0, 2, 4, 7, 9, 11, without `--vocab_transform`;
+    `LmSeqsDataset` shuffles the corpus once; `counterfactual_utils.py` reads `hidden_states[k]`, the input of block k.
+    """
     for name in ("diito", "diito_naacl", "diito_3layer"):
         config = compose_config(f"experiment={name}")
         weights = {term: settings.weight for term, settings in config.objective.terms.items() if settings.weight}
         names = ["ce", "mlm", "cos", "causal_ce", *(["causal_cos"] if name == "diito_naacl" else [])]
         assert weights == dict.fromkeys(names, 0.2 if name == "diito_naacl" else 0.25)
         exchange = config.objective.interchange
-        assert (exchange.proportion, exchange.positions, exchange.read_site) == (0.3, "consecutive", "block_output")
+        assert (exchange.proportion, exchange.positions, exchange.max_tokens) == (0.3, "consecutive", None)
+        assert (exchange.pairing, exchange.read_site) == ("shuffled", "block_input")
+        assert (exchange.crossway, exchange.data_augment) == (False, False)
         assert exchange.mapping == ("multilayer" if name == "diito_naacl" else "single_middle")
-        assert config.data.batch_size * config.trainer.accumulate_grad_batches == 240
-        assert config.trainer.max_epochs == 3
-        assert len(config.student.layers) == (3 if name == "diito_3layer" else 6)
+        assert (config.data.batch_size, config.trainer.accumulate_grad_batches) == (40, 6)
+        assert [(source.hub, source.config) for source in config.data.train] == [
+            ("Salesforce/wikitext", "wikitext-103-v1")
+        ]
+        assert config.objective.temperature == 2.0
+        assert (config.trainer.max_epochs, config.seed) == (3, 42)
+        assert config.student.layers == ([0, 2, 4] if name == "diito_3layer" else [0, 2, 4, 7, 9, 11])
+        assert config.student.vocab_transform is False
+        assert (config.data.mlm_share, config.data.mlm_smoothing, config.optimizer["lr"]) == (0.15, 0.7, 5e-4)
 
 
 def test_the_readme_has_a_line_per_option():

@@ -107,7 +107,7 @@ def test_all_weights_zero(kd, train_problem):
         ("proportion=1.5", ""),
         ("max_tokens=0", ""),
         ("positions=spans", "consecutive, free, masked"),
-        ("pairing=batch", "in_batch, dataset"),
+        ("pairing=batch", "in_batch, dataset, shuffled"),
         ("read_site=output", "block_output, block_input"),
         ("mapping=[]", ""),
         ("mapping=middle", "single_middle, middle_late, multilayer, grid"),

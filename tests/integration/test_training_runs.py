@@ -215,6 +215,8 @@ def test_interventions_teach_the_student_to_react(run, bert_teacher):
     [
         ["objective.interchange.pairing=dataset"],
         ["objective.interchange.pairing=dataset", "objective.interchange.crossway=true"],
+        ["objective.interchange.pairing=shuffled"],
+        ["objective.interchange.pairing=shuffled", "objective.interchange.crossway=true"],
         ["objective.interchange.crossway=true", "objective.interchange.positions=free"],
         ["objective.interchange.positions=masked", "objective.positions=masked"],
         ["objective.interchange.data_augment=true"],

@@ -78,6 +78,19 @@ def test_several_variables_of_a_block_are_set_together():
     assert mapping.teacher == (Site(1, ((0, 16),)), Site(2, ((0, 16),)))
 
 
+def test_a_file_of_the_first_release_is_one_mapping(tmp_path):
+    """`training_configs/neuron_mapping.json` of Causal-Distill: a variable per side at a time."""
+    names = {
+        f"{side}_variable_names": [f"$L:{layer}$H:{head}$[0:64]" for head in (1, 2, 3)]
+        for side, layer in (("teacher", 6), ("student", 1))
+    }
+    file = tmp_path / "neuron_mapping.json"
+    file.write_text(json.dumps(names))
+    expected = InterchangeMapping((Site(6, ((64, 256),)),), (Site(1, ((64, 256),)),))
+    assert read_mappings(str(file), BASE, BASE) == (expected,)
+    assert read_mappings(names, BASE, BASE) == (expected,)
+
+
 @pytest.mark.skipif(not PARITY, reason="POTSTILL_PARITY_DIR is not set")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_layouts(name, tmp_path):

@@ -80,15 +80,32 @@ def test_crossway_is_its_own_reverse(lengths, seed):
     assert forth == {(c, d, a, b) for a, b, c, d in forth}
 
 
-def test_masked_positions_swap_with_masked_ones():
+def test_masked_positions_swap_with_any():
     masked = [np.array([1, 5, 7]), np.array([0, 2, 3, 8])]
     swaps = drawn(np.array([9, 9]), PlanSettings(0.7, positions="masked"), masked=masked)
-    assert (np.bincount(swaps.base_row) == 2).all()  # 0.7 of 3
-    for base, column, source, other in zip(
-        swaps.base_row, swaps.base_column, swaps.source_row, swaps.source_column, strict=True
-    ):
-        assert column in masked[base]
-        assert other in masked[source]
+    assert np.bincount(swaps.base_row).tolist() == [2, 2]  # 0.7 of 3 and of 4
+    assert all(column in masked[base] for base, column in zip(swaps.base_row, swaps.base_column, strict=True))
+
+
+@pytest.mark.parametrize("pairing", ["in_batch", "shuffled"])
+def test_a_proportion_of_one_takes_all_masked_positions(pairing):
+    masked = [np.array([1, 5, 7]), np.array([0, 2, 3, 8]), np.array([0, 1, 2, 3]), np.array([], dtype=np.int64)]
+    lengths, settings = np.array([9, 9, 5, 5]), PlanSettings(1.0, positions="masked", pairing=pairing)
+    for seed in range(20):
+        if pairing == "in_batch":
+            swaps = drawn(lengths, settings, seed, masked=masked)
+        else:
+            swaps = draw_swaps(
+                lengths, np.arange(4), settings, np.random.default_rng(seed), source_lengths=lengths, masked=masked
+            )
+        for row, columns in enumerate(masked):
+            mine = swaps.base_row == row
+            assert swaps.base_column[mine].tolist() == columns.tolist()
+            assert len(set(swaps.source_column[mine].tolist())) == len(columns)
+    few = draw_swaps(
+        np.array([9]), np.arange(1), settings, np.random.default_rng(0), source_lengths=np.array([2]), masked=masked[:1]
+    )
+    assert len(few.base_column) == 2  # the source has no more
 
 
 def test_separate_sources():

@@ -172,7 +172,8 @@ class SwapConfig(Section):
     max_tokens: int | None = within(None, SIZE, "most swapped positions of a sequence", _SWAPPING)
     positions: str = option(
         "consecutive",
-        "`consecutive` (a span), `free`, or `masked` (a share of the masked positions); never padding",
+        "`consecutive` (a span), `free`, or `masked` (a share of the masked positions, which take values at free "
+        "positions of the source; all of them with `proportion=1`); never padding",
         _SWAPPING,
         choices=("consecutive", "free", "masked"),
     )
@@ -191,9 +192,10 @@ class InterchangeConfig(SwapConfig):
     pairing: str = option(
         "in_batch",
         "`in_batch`: the source is another sequence of the micro-batch; `dataset`: a second sequence of "
-        "similar length is drawn",
+        "similar length is drawn; `shuffled`: one permutation of the training sequences pairs them for the whole "
+        "run, as published; sources of a corpus are cut to the length of their base",
         _SWAPPING,
-        choices=("in_batch", "dataset"),
+        choices=("in_batch", "dataset", "shuffled"),
     )
     crossway: bool = option(False, "swap in both directions at the same positions in one step", _SWAPPING)
     data_augment: bool = option(False, "swap input tokens instead of states", _SWAPPING)

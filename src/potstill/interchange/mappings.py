@@ -108,8 +108,8 @@ def read_mappings(value: Any, teacher: Sizes, student: Sizes, *, key: str = KEY)
     Args:
         value: A layout (`single_middle`, `middle_late`, `multilayer`: the published ones and their analogues at
             other depths and widths; `grid`: every block of the teacher with every block of the student), a published
-            `.nm` JSON file, or a list of `{teacher: [...], student: [...]}` whose variables are strings or
-            `{layers: , heads: , dims: }`.
+            JSON file (`.nm`, or one of the first release, which holds one mapping), or one or a list of
+            `{teacher: [...], student: [...]}` whose variables are strings or `{layers: , heads: , dims: }`.
         teacher: Sizes of the teacher.
         student: Sizes of the student.
         key: Config key for messages.
@@ -136,6 +136,8 @@ def read_mappings(value: Any, teacher: Sizes, student: Sizes, *, key: str = KEY)
         return _layout(value, teacher, student, key)
     label = f"{key}={value if isinstance(value, str) else '[...]'}"
     entries = _read_file(value, label) if isinstance(value, str) else value
+    if isinstance(entries, Mapping):
+        entries = [entries]
     if not isinstance(entries, Sequence) or not entries:
         raise ConfigError(
             f"{label}: an empty mapping; must be a list of {{teacher: [{EXAMPLE}], student: [...]}} or one of "
@@ -183,8 +185,8 @@ def _read_file(value: str, label: str) -> Any:
         raise ConfigError(f"{label}: neither a layout nor a file; one of {', '.join(LAYOUTS)}, or a .nm JSON file")
     try:
         content = read_json(path)
-        return content["interchange_variable_mappings"] if isinstance(content, dict) else content
-    except (OSError, ValueError, KeyError) as error:
+        return content.get("interchange_variable_mappings", content) if isinstance(content, dict) else content
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"{label}: not a mapping file ({error}); expected JSON with interchange_variable_mappings, a list of "
             "{teacher_variable_names: [...], student_variable_names: [...]}"

@@ -26,8 +26,10 @@ class PlanSettings:
     Attributes:
         proportion: Share of the shorter of two sequences that is swapped, rounded down, in (0, 1].
         max_tokens: Maximum number of swapped positions of a sequence; None for no limit.
-        positions: `consecutive` spans, `free` positions, or `masked` ones (a share of the masked positions).
-        pairing: `in_batch`: the source is another sequence of the batch; `dataset`: a second one is drawn.
+        positions: `consecutive` spans, `free` positions, or `masked`: a share of the base's masked positions takes
+            values at free positions of the source.
+        pairing: `in_batch`: the source is another sequence of the batch; `dataset`: a second one of similar length is
+            drawn; `shuffled`: one permutation of the data set pairs all sequences.
         crossway: Whether to swap in both directions, at the same positions.
     """
 
@@ -82,7 +84,6 @@ def draw_swaps(
     *,
     source_lengths: Ints | None = None,
     masked: list[Ints] | None = None,
-    source_masked: list[Ints] | None = None,
 ) -> Swaps:
     """Draw the swapped positions.
 
@@ -93,7 +94,6 @@ def draw_swaps(
         rng: Generator; the number of its draws depends on the lengths alone.
         source_lengths: `(sources,)` real tokens; None if sources are among the bases.
         masked: Columns of the masked positions of each base, ascending; required for `positions="masked"`.
-        source_masked: The same for the sources; None if sources are among the bases.
     """
     sources = lengths if source_lengths is None else source_lengths
     rows = np.flatnonzero(partner != NOBODY)
@@ -101,13 +101,12 @@ def draw_swaps(
     if mutual:  # a pair's positions are drawn once
         rows = rows[rows < partner[rows]]
     source_rows = partner[rows]
+    sizes = [lengths[rows], sources[source_rows]]
+    eligible = None
     if settings.positions == "masked":
         assert masked is not None
-        theirs = masked if source_masked is None else source_masked
-        eligible = _wide([masked[row] for row in rows]), _wide([theirs[row] for row in source_rows])
-    else:
-        eligible = None
-    sizes = [lengths[rows], sources[source_rows]] if eligible is None else [(e >= 0).sum(1) for e in eligible]
+        eligible = _wide([masked[row] for row in rows])
+        sizes[0] = (eligible >= 0).sum(1)
     shares = np.floor(settings.proportion * np.minimum(*sizes) + 1e-9).astype(np.int64)
     counts = shares if settings.max_tokens is None else np.minimum(shares, settings.max_tokens)
     taken = [
@@ -116,7 +115,7 @@ def draw_swaps(
     ]
     which = np.repeat(np.arange(len(rows)), counts)
     if eligible is not None:
-        taken = [columns[which, places] for columns, places in zip(eligible, taken, strict=True)]
+        taken[0] = eligible[which, taken[0]]
     base_row, source_row = rows[which], source_rows[which]
     if not mutual:
         return Swaps(base_row, taken[0], source_row, taken[1])

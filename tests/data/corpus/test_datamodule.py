@@ -191,13 +191,16 @@ PLANS = {
     "masked": PlanSettings(0.9, positions="masked"),
     "data set": PlanSettings(pairing="dataset"),
     "data set, crossway": PlanSettings(pairing="dataset", crossway=True, max_tokens=4),
+    "shuffled": PlanSettings(pairing="shuffled"),
+    "shuffled, crossway": PlanSettings(0.5, pairing="shuffled", crossway=True),
+    "shuffled, masked": PlanSettings(1.0, positions="masked", pairing="shuffled"),
 }
 
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("kind", ["masked", "causal"])
 def test_swaps_do_not_depend_on_micro_batches(corpus, vocabulary, plan, kind):
-    if kind == "causal" and plan == "masked":
+    if kind == "causal" and PLANS[plan].positions == "masked":
         pytest.skip("a causal model masks nothing")
     settings = {"interchange": PLANS[plan], "kind": kind}
     whole = steps(module(corpus, vocabulary, batch_size=12, **settings))
@@ -214,7 +217,7 @@ def test_swaps_do_not_depend_on_micro_batches(corpus, vocabulary, plan, kind):
             assert cut.tokens == sum(len(p.positions) for p in parts)
 
 
-@pytest.mark.parametrize("plan", ["in batch", "data set"])
+@pytest.mark.parametrize("plan", ["in batch", "data set", "shuffled"])
 def test_ranks_share_the_swaps(corpus, vocabulary, plan):
     one = steps(module(corpus, vocabulary, batch_size=8, interchange=PLANS[plan]))[0]
     halves = []
@@ -243,6 +246,29 @@ def test_sources_of_the_data_set_have_similar_lengths(corpus, vocabulary):
         for micro in step.micro:
             ours, theirs = (part.attention_mask.sum(1) for part in (micro, micro.sources))
             assert (ours - theirs).abs().float().mean() < 12
+
+
+def test_shuffled_sources_are_one_permutation_of_the_corpus(corpus, vocabulary):
+    data = module(corpus, vocabulary, batch_size=4, interchange=PLANS["shuffled"])
+    source_of = {}
+    for epoch in range(2):
+        found = {}
+        for step in range(data.steps_per_epoch):
+            item = data.train_steps[epoch, step]
+            numbers, lengths, bases = item["sequences"].numpy(), item["lengths"].numpy(), item["bases"]
+            found |= dict(zip(numbers[:bases].tolist(), numbers[bases:].tolist(), strict=True))
+            theirs = np.minimum(corpus.lengths[numbers[bases:]], corpus.lengths[numbers[:bases]])
+            assert lengths.tolist() == [*corpus.lengths[numbers[:bases]], *theirs]
+            whole, starts = corpus.gather(numbers)[0], np.append(0, np.cumsum(corpus.lengths[numbers]))
+            expected = [whole[start : start + n] for start, n in zip(starts, lengths, strict=False)]
+            assert item["ids"].tolist() == np.concatenate(expected).tolist()
+        assert len(found) >= len(corpus) - 4
+        assert len(set(found.values())) == len(found)
+        assert all(source_of.setdefault(base, source) == source for base, source in found.items())
+    other = module(corpus, vocabulary, batch_size=4, seed=8, interchange=PLANS["shuffled"])
+    item = other.train_steps[0, 0]
+    numbers, bases = item["sequences"].tolist(), item["bases"]
+    assert [source_of.get(base) for base in numbers[:bases]] != numbers[bases:]
 
 
 def test_a_causal_model_is_reached_after_the_first_swap(corpus, vocabulary):

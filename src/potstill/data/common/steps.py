@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from potstill.data.common.batching import EpochPlan, Ints, StepSampler, derive_seed, micro_batches, plan_epoch
-from potstill.data.common.swaps import EVALUATION, Neighbours, check_swappable
+from potstill.data.common.swaps import EVALUATION, Sources, check_swappable, sources_of_plan
 from potstill.errors import CheckpointError, DataError
 from potstill.interchange.plans import PAIR, PlanSettings
 from potstill.runtime.workers import SPAWN
@@ -63,11 +63,10 @@ class TrainSteps(Dataset):
 
     def __init__(self, sequences: Sequences, settings: BatchSettings):
         self.sequences, self.settings, self.world = sequences, settings, 1
-        self.neighbours: Neighbours | None = None
+        self._sources: Sources | None = None
         if settings.interchange is not None:
             check_swappable(settings.interchange, sequences.lengths)
-            if settings.interchange.pairing == "dataset":
-                self.neighbours = Neighbours(sequences.lengths, settings.seed)
+            self._sources = sources_of_plan(settings.interchange, sequences.lengths, settings.seed)
         self._planned: tuple[tuple[int, int], EpochPlan] | None = None
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -102,8 +101,8 @@ class TrainSteps(Dataset):
 
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:
         epoch, step = at
-        bases, near = self.plan(epoch).step(step), self.neighbours
-        sources = bases[:0] if near is None else near.sources(bases, epoch, step)
+        bases, drawn = self.plan(epoch).step(step), self._sources
+        sources = bases[:0] if drawn is None else drawn.sources(bases, epoch, step)
         seed = derive_seed(self.settings.seed, epoch, step)
         return {**self.sequences.item(bases, sources, seed, training=True), "epoch": epoch, "step": step}
 

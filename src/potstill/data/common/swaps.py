@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -74,15 +75,7 @@ def training_exchange(
     if plan.pairing == "in_batch":
         swaps = _within(lengths, np.argsort(lengths, kind="stable"), plan, rng, masked)
     else:
-        swaps = draw_swaps(
-            lengths[:bases],
-            np.arange(bases),
-            plan,
-            rng,
-            source_lengths=lengths[bases:],
-            masked=masked[:bases] if masked else None,
-            source_masked=masked[bases:] if masked else None,
-        )
+        swaps = draw_swaps(lengths[:bases], np.arange(bases), plan, rng, source_lengths=lengths[bases:], masked=masked)
     reached = [reached_tokens(lengths[:bases], swaps.base_row, swaps.base_column, causal=causal)]
     if bases < len(lengths):
         reached.append(reached_tokens(lengths[bases:], swaps.source_row, swaps.source_column, causal=causal))
@@ -115,6 +108,32 @@ def evaluation_exchange(
     return Exchange(swaps, reached, int(sequences[0]))
 
 
+class Sources(Protocol):
+    """Draws a source from the data set for each base."""
+
+    def sources(self, bases: Ints, epoch: int, step: int) -> Ints:
+        """`(bases,)` ids of the sources, a function of (seed, epoch, step)."""
+
+
+class Shuffled:
+    """One permutation of the data set, in which the source of a sequence has the sequence's place.
+
+    It is the same in every epoch, and a sequence may be its own source, as in the published code of Wu et al. 2022
+    (`LmSeqsDataset.prepare_causal_batch`).
+
+    Args:
+        count: Number of sequences.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, count: int, seed: int):
+        self._order = np.random.default_rng(derive_seed(seed, 0, 0, _SOURCES)).permutation(count)
+
+    def sources(self, bases: Ints, epoch: int, step: int) -> Ints:
+        """See `Sources`."""
+        return self._order[bases]
+
+
 class Neighbours:
     """Draws another sequence of similar length from the data set for each base.
 
@@ -129,13 +148,26 @@ class Neighbours:
         self._rank = np.argsort(self._by_length)
 
     def sources(self, bases: Ints, epoch: int, step: int) -> Ints:
-        """`(bases,)` ids of the sources, a function of (seed, epoch, step)."""
+        """See `Sources`."""
         rng = np.random.default_rng(derive_seed(self.seed, epoch, step, _SOURCES))
         count = len(self._rank)
         offsets = rng.integers(1, min(NEIGHBOURS, count // 2) + 1, len(bases)) * rng.choice([-1, 1], len(bases))
         ranks = self._rank[bases]
         outside = (ranks + offsets < 0) | (ranks + offsets >= count)
         return self._by_length[ranks + np.where(outside, -offsets, offsets)]
+
+
+def sources_of_plan(plan: PlanSettings, lengths: NDArray[np.integer], seed: int) -> Sources | None:
+    """What draws the sources of training; None if they are in the batch.
+
+    Args:
+        plan: Settings of the interventions.
+        lengths: `(sequences,)` tokens of each sequence.
+        seed: Seed of the run.
+    """
+    if plan.pairing == "in_batch":
+        return None
+    return Neighbours(lengths, seed) if plan.pairing == "dataset" else Shuffled(len(lengths), seed)
 
 
 def check_swappable(plan: PlanSettings, lengths: NDArray[np.integer]) -> None:

@@ -116,7 +116,8 @@ class CorpusDataModule(StepDataModule):
         settings: BatchSettings,
         retokenise: Retokeniser | None = None,
     ):
-        super().__init__(_Items(train, retokenise) if train is not None else None, settings)
+        cut = settings.interchange is not None and settings.interchange.pairing == "shuffled"
+        super().__init__(_Items(train, retokenise, cut) if train is not None else None, settings)
         self.retokenise = retokenise
         self.train, self.evaluation, self.vocabulary, self.kind = train, evaluation, vocabulary, kind
         counts = (train or evaluation).token_counts  # type: ignore[union-attr]
@@ -316,10 +317,16 @@ def _aligned(item: dict[str, Tensor], rows: NDArray[np.int64], width: int, pad_i
 
 
 class _Items:
-    """A corpus as `Sequences`."""
+    """A corpus as `Sequences`.
 
-    def __init__(self, corpus: Corpus, retokenise: Retokeniser | None = None):
-        self.corpus, self.retokenise = corpus, retokenise
+    Args:
+        corpus: Its sequences.
+        retokenise: Encodes them for a teacher of another tokenizer.
+        cut: Whether a source is cut to the length of its base, so that it is not padded further.
+    """
+
+    def __init__(self, corpus: Corpus, retokenise: Retokeniser | None = None, cut: bool = False):
+        self.corpus, self.retokenise, self.cut = corpus, retokenise, cut
 
     @property
     def lengths(self) -> NDArray[np.integer]:
@@ -328,6 +335,9 @@ class _Items:
     def item(self, bases: NDArray[np.int64], sources: NDArray[np.int64], seed: int, training: bool) -> dict[str, Any]:
         wanted = np.concatenate([bases, sources])
         ids, lengths = self.corpus.gather(wanted)
+        if self.cut and len(sources):
+            kept = np.minimum(lengths, np.tile(lengths[: len(bases)], 2))
+            ids, lengths = ids[flat_indices(starts_of(lengths), kept)], kept
         further: dict[str, Any] = {}
         if self.retokenise is not None:
             aligned = self.retokenise(np.split(ids, np.cumsum(lengths)[:-1]))
