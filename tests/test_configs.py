@@ -15,9 +15,10 @@ CONF = Path(__file__).parents[1] / "conf"
 # conf/local/ is git-ignored and its user's own.
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name != "local")
 OPTIONS = [path for path in FILES if path.parent != CONF]
-EXPERIMENTS = [path.stem for path in OPTIONS if path.parent.name == "experiment"]
+OF_TASK = CONF / "experiment" / "of_task"  # not chosen by name
+EXPERIMENTS = [path.stem for path in OPTIONS if path.parent == CONF / "experiment"]
 # Recipes in stages are run whole by integration/test_recipes.py, and their stages here.
-STAGED = ["t3_mnli", "t3_sst2", "t3_mrpc", "t3_conll2003", "t4_tiny_mnli", "bigru_sst2"]
+STAGED = ["textbrewer"]
 
 
 # Options that need a plugin of Hydra's.
@@ -34,10 +35,11 @@ def test_a_config_begins_with_the_command_that_uses_it(path):
     command = re.match(r"# python (train|evaluate)\.py (.+)", lines[0])
     assert command, lines[0]
     if path.parent != CONF and path.parent.name not in ("optimizer", "teacher"):
-        assert path.stem in command[2]
+        recipe, _, task = path.stem.partition("_") if path.parent == OF_TASK else (path.stem, "", "")
+        assert recipe in command[2] and task in command[2]
 
 
-@pytest.mark.parametrize("path", OPTIONS, ids=name_of)
+@pytest.mark.parametrize("path", [path for path in OPTIONS if path.parent != OF_TASK], ids=name_of)
 def test_an_option_composes(path, compose_config):
     group, option = path.parent.relative_to(CONF).as_posix(), path.stem
     if EXTRAS.get(name_of(path)):
@@ -179,6 +181,56 @@ def test_the_published_interventions_say_what_was_published(compose_config):
         assert (config.data.mlm_share, config.data.mlm_smoothing, config.optimizer["lr"]) == (0.15, 0.7, 5e-4)
 
 
+@pytest.mark.parametrize(
+    ("student", "vocabulary", "millions"),
+    [
+        ("t6", 28_996, 65), ("t3", 28_996, 44), ("t3_small", 28_996, 17), ("t4_tiny", 28_996, 14),
+        ("t12_nano", 28_996, 17), ("bigru_base", 28_996, 31), ("t3", 21_128, 38), ("t3_small", 21_128, 14),
+        ("t4_tiny", 21_128, 11), ("electra_small", 21_128, 12),
+    ],
+)  # fmt: skip
+def test_students_are_as_large_as_published(student, vocabulary, millions, compose_config):
+    """TextBrewer's README: with the embeddings of bert-base-cased or chinese-roberta-wwm-ext, without the task's head."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    from potstill.models.bigru import BiGruConfig, BiGruModel
+
+    AutoModel.register(BiGruConfig, BiGruModel, exist_ok=True)
+    config = compose_config("objective=task_kd", f"student={student}", "benchmark=sst2", "teacher.model=x").student
+    sizes = dict(config.config) or {"model_type": "bert", "num_hidden_layers": len(config.layers)}
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.for_model(sizes.pop("model_type"), vocab_size=vocabulary, **sizes))
+    assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(millions * 1e6, abs=1e6)
+
+
+def test_the_tables_of_textbrewer(compose_config):
+    """README.md and the scripts in examples/ of TextBrewer 0.2.1; 1/30 of the rate is left where they have s_opt1=30."""
+    english, chinese = "bert-base-cased", "hfl/chinese-roberta-wwm-ext"
+    published = {
+        "mnli": (english, 1e-4, 0.0333, 24, 128, 40),
+        "squad": (english, 1e-4, 0.0333, 24, 384, 40),
+        "conll2003": (english, 1e-4, 0.0, 32, 128, 40),
+        "xnli_zh": (chinese, 1e-4, 0.0333, 24, 128, 40),
+        "lcqmc": (chinese, 1e-4, 0.0333, 24, 128, 40),
+        "cmrc2018": (chinese, 1.5e-4, 1.0, 24, 512, 50),
+        "drcd": (chinese, 7e-5, 1.0, 24, 512, 50),
+        "msra_ner": ("hfl/chinese-electra-180g-base-discriminator", 5e-5, 0.0, 24, 160, 30),
+    }
+    for benchmark, values in published.items():
+        for student in ("t6", "t3", "t3_small", "t4_tiny", "t12_nano", "bigru_base", "electra_small"):
+            config = compose_config("experiment=textbrewer", f"benchmark={benchmark}", f"student={student}")
+            length = config.data.max_length or config.benchmark.max_length
+            assert values == (
+                config.teacher.model, config.optimizer["lr"], config.schedule.end_share, config.data.batch_size, length,
+                config.trainer.max_epochs,
+            )  # fmt: skip
+            assert (config.objective.temperature, config.objective.soft_target) == (8, "cross_entropy")
+            assert (config.objective.terms.ce.weight, config.objective.terms.label.weight) == (1, 0)
+            assert (config.optimizer["weight_decay"], config.schedule.warmup_share) == (0.01, 0.1)
+            assert config.trainer.gradient_clip_val == 1.0
+
+
 def test_the_readme_has_a_line_per_option():
     text = (CONF / "README.md").read_text()
     sections = dict(re.findall(r"^## `([\w/]+)/`(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
@@ -194,7 +246,6 @@ def test_the_readme_has_a_line_per_option():
 def rows_of(benchmark, folder):
     """Files of a task in its own form; returns the overrides that name them."""
     texts = {
-        "sst2": "sentence\tlabel\n" + "the man\t1\none other\t0\n" * 8,
         "mrpc": "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n" + "1\ta\tb\tthe man\tthe man\n0\ta\tb\tone\twho\n" * 8,
         "mnli": "sentence1\tsentence2\tgold_label\n"
         + "the man\tone\tneutral\none\tthe\tentailment\nwho\tno\tcontradiction\n" * 6,
@@ -207,8 +258,10 @@ def rows_of(benchmark, folder):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("experiment", STAGED)
-def test_the_stages_of_a_recipe_run(experiment, bert_teacher, shared_cache, tmp_path):
+@pytest.mark.parametrize(
+    ("benchmark", "student", "matches"), [("mnli", "t3", 8), ("mrpc", "t4_tiny", 10), ("conll2003", "bigru", 0)]
+)
+def test_the_stages_of_a_recipe_run(benchmark, student, matches, bert_teacher, shared_cache, tmp_path):
     from hydra import compose, initialize_config_dir
     from omegaconf import open_dict
 
@@ -218,16 +271,15 @@ def test_the_stages_of_a_recipe_run(experiment, bert_teacher, shared_cache, tmp_
     from potstill.runs import train as train_run
     from potstill.runs.pipeline_stages import check, plan, write_record
 
-    benchmark = experiment.split("_")[-1]
     words = [
-        f"experiment={experiment}", f"teacher.model={bert_teacher}", *rows_of(benchmark, tmp_path),
+        "experiment=textbrewer", f"benchmark={benchmark}", f"student={student}", f"teacher.model={bert_teacher}", *rows_of(benchmark, tmp_path),
         f"data.cache={shared_cache}", "data.max_length=32", "data.batch_size=4", "trainer.max_steps=2",
         "logger=csv", "trainer.enable_progress_bar=false", "checkpoint.every_n_steps=null",
     ]  # fmt: skip
-    if experiment == "t4_tiny_mnli":
+    if student == "t4_tiny":
         sizes = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 32}
         words += [f"student.config.{key}={size}" for key, size in sizes.items()]
-    if experiment == "bigru_sst2":
+    if student == "bigru":
         words += ["student.config.embedding_size=16", "student.config.hidden_size=16"]
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
@@ -246,4 +298,4 @@ def test_the_stages_of_a_recipe_run(experiment, bert_teacher, shared_cache, tmp_
     monitor = f"test/{config.benchmark.monitor}"
     assert {f"{model}/{monitor}" for model in ("teacher", "alone", "kd")} <= ended[-1].keys()
     matched = [name for name in ended[3] if name.startswith("train/loss_match_")]
-    assert len(matched) == {"t4_tiny_mnli": 10, "bigru_sst2": 0}.get(experiment, 8)
+    assert len(matched) == matches

@@ -37,7 +37,7 @@ def recipe(rows, tmp_path_factory, bert_tokenizer, make_bert):
     """The command line of a recipe, less its folder."""
     encoder = make_bert(tmp_path_factory.mktemp("encoder"), bert_tokenizer, initializer_range=0.05)
     return [
-        "experiment=t3_sst2", f"benchmark.folder={rows}", f"teacher.model={encoder}", *SMALL,
+        "experiment=textbrewer", "benchmark=sst2", f"benchmark.folder={rows}", f"teacher.model={encoder}", *SMALL,
         "trainer.max_epochs=2", "objective.terms.label.weight=0.5",
     ]  # fmt: skip
 

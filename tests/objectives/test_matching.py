@@ -57,6 +57,16 @@ def test_published_names_of_losses(published, own):
     assert read(entry) == read({**entry, "loss": own})
 
 
+def test_the_matches_of_the_published_tables_follow_from_the_student():
+    for depth, own in ((3, "L3"), (4, "L4_tiny"), (6, "L6"), (12, "L12_nano")):
+        student = replace(SMALL, depth=depth)
+        assert read("textbrewer", student) == read(own, student)
+    assert read("textbrewer", replace(STUDENT, model_type="bigru")) == ()
+    assert read("textbrewer", replace(STUDENT, model_type="electra")) == ()
+    with pytest.raises(PairError, match=r"^objective.matches=textbrewer: .* 5 blocks"):
+        read("textbrewer", replace(STUDENT, depth=5))
+
+
 def test_presets_adapt_to_the_teacher_and_are_for_students_of_their_depth():
     big = replace(TEACHER, depth=24, width=1024)
     assert [(m.teacher, m.projection) for m in read("L3_hidden_mse", STUDENT, (big,))] == [

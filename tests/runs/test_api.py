@@ -84,7 +84,7 @@ def test_a_run_in_a_thread_has_a_folder_of_its_own(kd, tmp_path, monkeypatch):
         (["not an override"], {}, "not an override"),
         ([], {"trainer.devices": 2}, "trainer.devices=2"),
         ([], {"doctor": True}, "doctor=True"),
-        (["experiment=t3_mnli"], {}, "stages"),
+        (["experiment=textbrewer"], {}, "stages"),
     ],
 )
 def test_user_errors_are_raised(overrides, options, key, tmp_path):

@@ -38,18 +38,18 @@ def planned():
 
 
 def test_stages_have_the_settings_of_the_recipe(planned):
-    stages = planned("experiment=t3_mnli", "teacher.model=encoder")
+    stages = planned("experiment=textbrewer", "teacher.model=encoder")
     assert list(stages) == ["teacher", "student", "alone", "kd", "table"]
     teacher, student, alone, kd = (stages[name].config for name in list(stages)[:4])
     assert (teacher.objective.name, teacher.student.model) == ("finetune", "encoder")
     assert (teacher.trainer.max_epochs, teacher.optimizer["lr"]) == (3, 2e-5)
     assert (student.trainer.max_steps, student.student.layers) == (0, [0, 1, 2])
     assert student.teacher.model == "encoder"
-    assert (kd.objective.name, kd.objective.temperature, kd.objective.matches) == ("task_kd_L3", 8.0, "L3")
+    assert (kd.objective.name, kd.objective.temperature, kd.objective.matches) == ("task_kd", 8.0, "textbrewer")
     assert kd.teacher.model == f"{FOLDER}/teacher/student"
     assert kd.student.model == alone.student.model == f"{FOLDER}/student/student"
     for config in (alone, kd):  # the baseline has the same steps and rate
-        assert (config.optimizer["lr"], config.trainer.max_epochs, config.student.layers) == (1e-4, 30, None)
+        assert (config.optimizer["lr"], config.trainer.max_epochs, config.student.layers) == (1e-4, 40, None)
     assert all(config.resume == "auto" and not config.stages for config in (teacher, student, alone, kd))
     assert stages["kd"].needs == ("teacher", "student")
     table = stages["table"]
@@ -79,7 +79,7 @@ def test_the_students_of_the_quickstart_differ_in_the_teacher_alone(planned):
 
 def test_overrides_reach_every_stage_that_has_their_keys(planned):
     typed = [
-        "experiment=t3_sst2", "optimizer.lr=5e-5", "trainer.max_epochs=2", "seed=7", "data.max_examples=64",
+        "experiment=textbrewer", "benchmark=sst2", "optimizer.lr=5e-5", "trainer.max_epochs=2", "seed=7", "data.max_examples=64",
         "benchmark.folder=rows", "objective.temperature=4", "student.layers=[0,5,11]", "sweep=seeds",
         "student.dropout=0.3",
         "trainer.precision=bf16-mixed", r"data.skip='a\'b, [c'",
@@ -101,27 +101,23 @@ def test_overrides_reach_every_stage_that_has_their_keys(planned):
 
 
 @pytest.mark.parametrize(
-    ("experiment", "kind", "matches", "benchmark"),
-    [
-        ("t4_tiny_mnli", "bert", "L4_tiny", "mnli"),
-        ("bigru_sst2", "bigru", None, "sst2"),
-        ("t3_conll2003", None, "L3", "conll2003"),
-        ("t3_mrpc", None, "L3", "mrpc"),
-    ],
+    ("benchmark", "student", "kind"),
+    [("mnli", "t4_tiny", "bert"), ("sst2", "bigru", "bigru"), ("conll2003", "t6", None), ("msra_ner", "t3", None)],
 )
-def test_the_other_recipes(experiment, kind, matches, benchmark, planned):
-    stages = planned(f"experiment={experiment}", *(["student.config.hidden_size=48"] if kind else []))
+def test_a_recipe_is_for_every_task_and_student(benchmark, student, kind, planned):
+    stages = planned("experiment=textbrewer", f"benchmark={benchmark}", f"student={student}", *(["student.config.hidden_size=48"] if kind else []))
     assert stages["student"].config.student.config.get("model_type") == kind
     assert (stages["student"].config.student.layers is None) == (kind is not None)
     assert stages["student"].config.student.config.get("hidden_size") == (48 if kind else None)
-    assert stages["kd"].config.objective.matches == matches
+    assert stages["kd"].config.objective.matches == "textbrewer"
+    assert stages["teacher"].config.trainer.max_epochs == 3
     assert not stages["kd"].config.student.config
     assert {stage.config.benchmark.name for stage in stages.values()} == {benchmark}
 
 
 def test_the_output_folder_is_the_recipes_name(planned):
-    config = compose("train", ["experiment=t3_mrpc"], return_hydra_config=True)
-    assert config.hydra.run.dir == "runs/t3_mrpc"
+    config = compose("train", ["experiment=textbrewer", "benchmark=mrpc"], return_hydra_config=True)
+    assert config.hydra.run.dir == "runs/textbrewer/mrpc_t3"
 
 
 @pytest.mark.parametrize(
@@ -235,7 +231,7 @@ def test_the_models_of_a_later_stage_are_compared_by_their_sizes(
     (tmp_path / "rows.tsv").write_text("text\tlabel\nthe man\tyes\none other\tno\n")
     files = [f"benchmark.{part}_file={tmp_path}/rows.tsv" for part in ("train", "eval")]
     recipe = [
-        "experiment=t4_tiny_mnli", "benchmark=text_classification", *files, f"teacher.model={bert_teacher}",
+        "experiment=textbrewer", "student=t4_tiny", "benchmark=text_classification", *files, f"teacher.model={bert_teacher}",
         "data.max_length=32", "logger=csv", "trainer.precision=32-true",
     ]  # fmt: skip
     wide = "student.config.hidden_size=64"

@@ -75,6 +75,9 @@ _PRESETS = {
     "L12_nano": ((0, 2, 4, 6, 8, 10, 12), 12, True),
     "es": ((2, 4, 6, 8, 10, 12), 12, True),
 }
+_BY_DEPTH = "textbrewer"  # the preset that the published tables use for a student of this depth
+_OF_DEPTH = {3: "L3", 4: "L4", 6: "L6", 12: "L12_nano"}
+_UNMATCHED = ("bigru", "electra")  # published without matches
 _FORMS = ("hidden_mse", "nst")  # of a preset without a form
 _MORE_FORMS = ("fsp", "attention_mse", "attention_mse_sum", "attention_ce", "attention_ce_mean")
 # Names of the published code.
@@ -212,9 +215,16 @@ def read_matches(
 def _preset(name: str, teacher: ModelSpec, student: ModelSpec, key: str) -> list[dict[str, Any]]:
     """A published list of matches, with the teacher's layers scaled to its depth."""
     given, name = name, _own_name(name)
+    if name == _BY_DEPTH:
+        if student.model_type in _UNMATCHED:
+            return []
+        if student.depth not in _OF_DEPTH:
+            depths = ", ".join(map(str, _OF_DEPTH))
+            raise PairError(f"{key}={name}: the student has {student.depth} blocks; published for {depths}")
+        name = _OF_DEPTH[student.depth]
     if name not in preset_names():
         raise KeyNameError(
-            f"{key}={given}: one of {', '.join(_PRESETS)}, alone or with one of "
+            f"{key}={given}: {_BY_DEPTH}, or one of {', '.join(_PRESETS)}, alone or with one of "
             f"{', '.join(f'_{form}' for form in (*_FORMS, *_MORE_FORMS))}; or a list {EXAMPLE}"
         )
     base = next(known for known in sorted(_PRESETS, key=len, reverse=True) if name.startswith(known))
