@@ -36,7 +36,8 @@ def test_a_config_begins_with_the_command_that_uses_it(path):
     assert command, lines[0]
     if path.parent != CONF and path.parent.name not in ("optimizer", "teacher"):
         recipe, _, task = path.stem.partition("_") if path.parent == OF_TASK else (path.stem, "", "")
-        assert recipe in command[2] and task in command[2]
+        assert recipe in command[2]
+        assert task in command[2]
 
 
 @pytest.mark.parametrize("path", [path for path in OPTIONS if path.parent != OF_TASK], ids=name_of)
@@ -190,7 +191,7 @@ def test_the_published_interventions_say_what_was_published(compose_config):
     ],
 )  # fmt: skip
 def test_students_are_as_large_as_published(student, vocabulary, millions, compose_config):
-    """TextBrewer's README: with the embeddings of bert-base-cased or chinese-roberta-wwm-ext, without the task's head."""
+    """TextBrewer's README: with the embeddings of bert-base-cased or chinese-roberta-wwm-ext, without a head."""
     import torch
     from transformers import AutoConfig, AutoModel
 
@@ -205,7 +206,7 @@ def test_students_are_as_large_as_published(student, vocabulary, millions, compo
 
 
 def test_the_tables_of_textbrewer(compose_config):
-    """README.md and the scripts in examples/ of TextBrewer 0.2.1; 1/30 of the rate is left where they have s_opt1=30."""
+    """README.md and the scripts in examples/ of TextBrewer 0.2.1. s_opt1=30 leaves 1/30 of the rate."""
     english, chinese = "bert-base-cased", "hfl/chinese-roberta-wwm-ext"
     published = {
         "mnli": (english, 1e-4, 0.0333, 24, 128, 40),
@@ -272,7 +273,8 @@ def test_the_stages_of_a_recipe_run(benchmark, student, matches, bert_teacher, s
     from potstill.runs.pipeline_stages import check, plan, write_record
 
     words = [
-        "experiment=textbrewer", f"benchmark={benchmark}", f"student={student}", f"teacher.model={bert_teacher}", *rows_of(benchmark, tmp_path),
+        "experiment=textbrewer", f"benchmark={benchmark}", f"student={student}", f"teacher.model={bert_teacher}",
+        *rows_of(benchmark, tmp_path),
         f"data.cache={shared_cache}", "data.max_length=32", "data.batch_size=4", "trainer.max_steps=2",
         "logger=csv", "trainer.enable_progress_bar=false", "checkpoint.every_n_steps=null",
     ]  # fmt: skip

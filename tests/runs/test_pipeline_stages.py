@@ -79,7 +79,8 @@ def test_the_students_of_the_quickstart_differ_in_the_teacher_alone(planned):
 
 def test_overrides_reach_every_stage_that_has_their_keys(planned):
     typed = [
-        "experiment=textbrewer", "benchmark=sst2", "optimizer.lr=5e-5", "trainer.max_epochs=2", "seed=7", "data.max_examples=64",
+        "experiment=textbrewer", "benchmark=sst2", "optimizer.lr=5e-5",
+        "trainer.max_epochs=2", "seed=7", "data.max_examples=64",
         "benchmark.folder=rows", "objective.temperature=4", "student.layers=[0,5,11]", "sweep=seeds",
         "student.dropout=0.3",
         "trainer.precision=bf16-mixed", r"data.skip='a\'b, [c'",
@@ -105,7 +106,8 @@ def test_overrides_reach_every_stage_that_has_their_keys(planned):
     [("mnli", "t4_tiny", "bert"), ("sst2", "bigru", "bigru"), ("conll2003", "t6", None), ("msra_ner", "t3", None)],
 )
 def test_a_recipe_is_for_every_task_and_student(benchmark, student, kind, planned):
-    stages = planned("experiment=textbrewer", f"benchmark={benchmark}", f"student={student}", *(["student.config.hidden_size=48"] if kind else []))
+    width = ["student.config.hidden_size=48"] if kind else []
+    stages = planned("experiment=textbrewer", f"benchmark={benchmark}", f"student={student}", *width)
     assert stages["student"].config.student.config.get("model_type") == kind
     assert (stages["student"].config.student.layers is None) == (kind is not None)
     assert stages["student"].config.student.config.get("hidden_size") == (48 if kind else None)
@@ -231,7 +233,8 @@ def test_the_models_of_a_later_stage_are_compared_by_their_sizes(
     (tmp_path / "rows.tsv").write_text("text\tlabel\nthe man\tyes\none other\tno\n")
     files = [f"benchmark.{part}_file={tmp_path}/rows.tsv" for part in ("train", "eval")]
     recipe = [
-        "experiment=textbrewer", "student=t4_tiny", "benchmark=text_classification", *files, f"teacher.model={bert_teacher}",
+        "experiment=textbrewer", "student=t4_tiny", "benchmark=text_classification", *files,
+        f"teacher.model={bert_teacher}",
         "data.max_length=32", "logger=csv", "trainer.precision=32-true",
     ]  # fmt: skip
     wide = "student.config.hidden_size=64"
