@@ -3,14 +3,18 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from potstill.config.benchmarks import TaskBenchmarkConfig
 from potstill.data.tasks.splits import task_of
+from potstill.models.specs import ModelSpec
+from potstill.objectives.matching import read_matches
 from potstill.runs.checks import validate_train
 
+BERT = ModelSpec("bert", "masked", depth=12, width=768, heads=12, vocab_size=30522, max_length=512)
 CONF = Path(__file__).parents[1] / "conf"
 # conf/local/ is git-ignored and its user's own.
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name != "local")
@@ -94,6 +98,8 @@ def test_an_experiment_runs(
             fine = [f"benchmark={recipe.benchmark.name}", "objective=finetune", f"student.model={local}"]
             train_run.train(compose_config(*fine, *small), tmp_path / "teacher")
             small.append(f"teacher.model={tmp_path}/teacher/student")
+    if experiment == "diito_task_pkd":
+        small.append("objective.matches=[{teacher: 2, student: 1, loss: pkd, run: counterfactual}]")
     config = compose_config(f"experiment={experiment}", *small)
     validate_train(config)
     train_run.train(config, tmp_path)
@@ -230,6 +236,35 @@ def test_the_tables_of_textbrewer(compose_config):
             assert (config.objective.terms.ce.weight, config.objective.terms.label.weight) == (1, 0)
             assert (config.optimizer["weight_decay"], config.schedule.warmup_share) == (0.01, 0.1)
             assert config.trainer.gradient_clip_val == 1.0
+
+
+def test_the_published_interventions_of_a_task_say_what_was_published(compose_config):
+    """The README of frankaging/Causal-Distill-XXS; `get_predefine_argv("glue", "SST-2", "kd.cls")` of its parser.
+
+    `causal_distiller.py` adds the counterfactual KL with weight 1; `layer_mapping` is `full`.
+    """
+    for name, t, lr, epochs in (("diito_task", 20.0, 2e-5, 5), ("diito_task_pkd", 10.0, 1e-5, 4)):
+        config = compose_config(f"experiment={name}")
+        objective, exchange = config.objective, config.objective.interchange
+        assert (objective.temperature, objective.hard_weight) == (t, 0.3)
+        weights = {term: own.weight for term, own in objective.terms.items() if own.weight}
+        assert weights == {"ce": 0.7, "causal_ce": 1.0}
+        assert objective.terms.label.weight is None  # hard_weight
+        assert (exchange.mapping, exchange.proportion, exchange.positions) == ("multilayer", 0.3, "free")
+        assert (exchange.max_tokens, exchange.read_site) == (None, "block_output")
+        assert config.student.layers == [0, 1, 2, 3, 4, 5]
+        assert (config.benchmark.name, config.data.max_length, config.data.batch_size) == ("sst2", 128, 32)
+        assert (config.trainer.max_epochs, config.trainer.accumulate_grad_batches) == (epochs, 1)
+        assert (config.optimizer["lr"], config.optimizer["weight_decay"], config.schedule.warmup_share) == (
+            lr,
+            0.01,
+            0.1,
+        )
+    matches = read_matches(objective.matches, [BERT], replace(BERT, depth=6))
+    assert [match.teacher for match in matches] == [(2,), (4,), (6,), (8,), (10,)] * 2
+    assert [match.student for match in matches] == [(1,), (2,), (3,), (4,), (5,)] * 2
+    assert [match.run for match in matches] == ["base"] * 5 + ["counterfactual"] * 5
+    assert [match.weight for match in matches] == pytest.approx([500 / (5 * 768)] * 10, abs=1e-4)
 
 
 def test_the_readme_has_a_line_per_option():

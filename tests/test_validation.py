@@ -147,6 +147,11 @@ def test_requirements_of_interventions(kd, source, gpt2_teacher, train_problem, 
     message = train_problem(*kd, "objective.terms.causal_ce.weight=1")
     assert message.startswith("objective.terms.causal_ce.weight=1.0: swaps states between inputs")
     assert "use objective=diito" in message
+    after = "objective.matches=[{teacher: 2, student: 1, loss: cos, run: counterfactual}]"
+    message = train_problem(*kd, after)
+    assert message.startswith("objective.matches: run=counterfactual (match_0)")
+    assert "objective.interchange.mapping=null" in message
+    validate_train(compose_config(*kd, "objective=diito", after))
     swap = "objective.interchange.mapping=single_middle"
     validate_train(compose_config(*kd, "objective.terms.causal_ce.weight=1", swap))
     assert train_problem(*kd, "objective=mlm", swap).startswith(f"{swap}: no such key of objective=mlm")

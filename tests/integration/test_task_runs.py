@@ -355,6 +355,11 @@ def test_a_task_student_learns_to_react_like_its_teacher(run, task_teacher):
         ["objective.interchange.crossway=true", "objective.terms.causal_cos.weight=1"],
         ["objective.interchange.data_augment=true", "trainer.accumulate_grad_batches=2"],
         ["student.architecture=distilbert", "objective.terms.mse.weight=0.1"],
+        [
+            "objective.matches=[{teacher: 1, student: 1, loss: pkd, run: counterfactual}]",
+            "objective.interchange.pairing=shuffled",
+            "objective.interchange.crossway=true",
+        ],
         ["data.augment.share=0.8", "data.augment.delete=0.3", "data.augment.ngram=0.5"],
     ],
     ids=lambda overrides: ",".join(overrides).replace("objective.", ""),

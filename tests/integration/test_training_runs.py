@@ -223,6 +223,10 @@ def test_interventions_teach_the_student_to_react(run, bert_teacher):
         ["objective.interchange.max_tokens=3", "objective.interchange.read_site=block_input"],
         ["objective.terms.causal_cos.weight=1", "objective.terms.ce.weight=0", "objective.terms.mlm.weight=0"],
         ["data.max_tokens=80", "objective.interchange.mapping=grid"],
+        [
+            "objective.terms.causal_ce.weight=0",
+            "objective.matches=[{teacher: 4, student: 2, loss: cos, run: counterfactual}]",
+        ],
     ],
     ids=lambda o: ",".join(o).replace("objective.", ""),
 )

@@ -105,6 +105,56 @@ def test_hidden_states_are_those_of_transformers():
         assert sums.loss.item() == pytest.approx(3 * expected.item(), rel=1e-4)
 
 
+def swapped_states(model, block, swap):
+    """States after every block of a second pass whose hook overwrites the output of one, and after the embeddings."""
+    layers, width = model.base_model.encoder.layer, batch().input_ids.shape[1]
+    sources = outputs(model).hidden_states[block + 1]
+    rows = [(places // width, places % width) for places in (swap.base, swap.source)]
+    states, handles = [], []
+
+    def record(_, __, output):
+        states.append((output[0] if isinstance(output, tuple) else output).clone())
+
+    def overwrite(_, __, output):
+        (output[0] if isinstance(output, tuple) else output)[rows[0]] = sources[rows[1]]
+
+    handles.append(layers[block].register_forward_hook(overwrite))
+    handles += [module.register_forward_hook(record) for module in (model.base_model.embeddings, *layers)]
+    outputs(model)
+    for handle in handles:
+        handle.remove()
+    return states
+
+
+def test_states_after_an_intervention_are_those_of_a_second_pass():
+    """The patience loss on counterfactual states of Causal-Distill-XXS, before, at and behind the swapped block."""
+    teacher, student = bert(0, 4), bert(1, 3)
+    exchange = Interchange(read_mappings("single_middle", backbone_of(teacher), backbone_of(student)))
+    assert [site.block for side in (exchange.mappings[0].teacher, exchange.mappings[0].student) for site in side] == [
+        2,
+        1,
+    ]
+    micro = batch()
+    micro.swap = Swap(torch.tensor([0, 7 + 2, 14, 3 * 7 + 6]), torch.tensor([7, 3 * 7 + 1, 0, 4 * 7 + 5]))
+    micro.reached = micro.attention_mask.bool()
+    theirs, ours = (swapped_states(model, block, micro.swap) for model, block in ((teacher, 2), (student, 1)))
+    entries = [
+        {"name": f"{loss}_{t}_{s}", "teacher": t, "student": s, "loss": loss, "run": "counterfactual"}
+        for loss in ("pkd", "hidden_mse")
+        for t, s in ((0, 0), (2, 1), (3, 2), (4, 3))
+    ]
+    base = {"name": "base", "teacher": 4, "student": 3, "loss": "pkd"}
+    objective = objective_of([*entries, base], student, teacher, interchange=exchange)
+    sums = found(objective, student, teacher, micro=micro)
+    for entry in entries:
+        pair = ours[entry["student"]], theirs[entry["teacher"]]
+        expected = hidden.pkd(*pair) if entry["loss"] == "pkd" else hidden.hidden_mse(*pair, micro.attention_mask)
+        assert sums.terms[f"match_{entry['name']}"].item() == pytest.approx(expected.item(), rel=1e-4), entry["name"]
+    plain = hidden.pkd(*(outputs(model).hidden_states[-1] for model in (student, teacher)))
+    assert sums.terms["match_base"].item() == pytest.approx(plain.item(), rel=1e-4)
+    assert sums.terms["match_pkd_4_3"].item() != pytest.approx(plain.item(), rel=1e-2)
+
+
 def test_attention_scores_and_relations_are_those_before_the_softmax():
     teacher, student = bert(0, 4), bert(1, 2)
     mask, ours, theirs = batch().attention_mask, scores_by_hooks(student, 1), scores_by_hooks(teacher, 3)

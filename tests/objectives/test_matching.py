@@ -128,6 +128,12 @@ def test_names_terms_and_layers_that_stand_for_all():
         ({"teacher": 1, "student": 1, "loss": "cos", "weight": -1}, STUDENT, r"\[0\].weight=-1: "),
         ({"teacher": 1, "student": 1, "loss": "cos", "weight": [1]}, STUDENT, r"\[0\].weight=\[1\]: "),
         ({"teacher": 1, "student": 1, "loss": "cos", "teacher_index": 1}, STUDENT, r"\[0\].teacher_index=1: .* 0 to 0"),
+        ({"teacher": 1, "student": 1, "loss": "cos", "run": "swapped"}, STUDENT, r"\[0\].run=swapped: "),
+        (
+            {"teacher": 1, "student": 1, "loss": "attention_mse", "run": "counterfactual"},
+            STUDENT,
+            r"\[0\].run=counterfactual: .*feature=hidden",
+        ),
         ({"teacher": 1, "student": 1, "loss": "cos", "schedule": "linear"}, STUDENT, r"\[0\].end=null: .*=linear"),
         ({"teacher": 1, "student": 1, "loss": "cos", "steps": 3}, STUDENT, r"\[0\].schedule=constant: .*steps=3"),
         (

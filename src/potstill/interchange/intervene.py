@@ -140,13 +140,49 @@ def counterfactual(
         >>> states.shape, torch.equal(states, base.last_BLD)
         (torch.Size([2, 3, 16]), False)
     """
-    hidden_BLD, start = base.state(sites[0].block), sites[0].block + 1
+    last_BLD = counterfactual_run(backbone, base, source, sites, swap, read_site).last_BLD
+    assert last_BLD is not None
+    return last_BLD
+
+
+def counterfactual_run(
+    backbone: Backbone,
+    base: Run,
+    source: Run,
+    sites: Sequence[Site],
+    swap: Swap,
+    read_site: str = "block_output",
+    keep: Collection[int] = (),
+) -> Run:
+    """As `counterfactual`, with the states after some blocks.
+
+    Args:
+        backbone: The model.
+        base: Run that has kept the block of the first site, and those of `keep` before it, which the swap leaves as
+            they are.
+        source: See `counterfactual`.
+        sites: See `counterfactual`.
+        swap: See `counterfactual`.
+        read_site: See `counterfactual`.
+        keep: Blocks whose output is kept; that of a site's block has the source's values.
+    """
+    first = sites[0].block
+    hidden_BLD, start = base.state(first), first + 1
+    kept = {block: base.state(block) for block in keep if 0 <= block < first}
     for site in sites:
-        hidden_BLD, _ = backbone.blocks(base.flow.resume(hidden_BLD), start, site.block + 1)
+        hidden_BLD, between = _resumed(backbone, base.flow, hidden_BLD, start, site.block + 1, keep)
         hidden_BLD = write(hidden_BLD, source.state(read_block(site, read_site)), site, swap)
+        kept |= between | ({site.block: hidden_BLD} if site.block in keep else {})
         start = site.block + 1
-    hidden_BLD, _ = backbone.blocks(base.flow.resume(hidden_BLD), start)
-    return backbone.finish(hidden_BLD)
+    hidden_BLD, after = _resumed(backbone, base.flow, hidden_BLD, start, backbone.depth, keep)
+    return Run(base.flow, kept | after, backbone.finish(hidden_BLD))
+
+
+def _resumed(
+    backbone: Backbone, flow: Flow, hidden_BLD: Tensor, start: int, stop: int, keep: Collection[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Run the blocks start, ..., stop - 1 of a model, and keep the outputs of those in `keep`."""
+    return backbone.blocks(flow.resume(hidden_BLD), start, stop, [block for block in keep if start <= block < stop])
 
 
 def write(hidden_BLD: Tensor, source_BLD: Tensor, site: Site, swap: Swap) -> Tensor:

@@ -25,6 +25,7 @@ class Wanted:
 
     Attributes:
         hidden: hidden states, by layer (0 for the embeddings, k for block k) or by the name of a submodule.
+        causal_hidden: layers of the counterfactual run.
         attention: attention scores, by block, counted from 1.
         relations: (block, `query`, `key` or `value`).
         end: whether the base run goes to the last block.
@@ -34,6 +35,7 @@ class Wanted:
     """
 
     hidden: frozenset[Place] = frozenset()
+    causal_hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
     relations: frozenset[tuple[int, str]] = frozenset()
     end: bool = False
@@ -84,22 +86,27 @@ class Features:
 
 def observed(
     backbone: Backbone, side: str, micro: Micro, exchange: Interchange | None, wanted: Wanted
-) -> tuple[Hidden, list[Features]]:
-    """Run one model as `hidden_states` does, and read its features, those of each base run."""
+) -> tuple[Hidden, list[Features], list[Features]]:
+    """Run one model as `hidden_states` does, and read the features of each base and of each counterfactual run."""
     with capturing(backbone, wanted) as captured:
         end = wanted.end or bool(wanted.modules)  # a submodule may be anywhere
-        hidden = hidden_states(backbone, side, micro, exchange, whole=end, keep=wanted.keep)
-    found = []
-    for number, (layers, part) in enumerate(zip(hidden.layers, bases_of(micro, exchange), strict=False)):
+        layers = {"keep": wanted.keep, "causal_keep": wanted.causal_hidden}
+        hidden = hidden_states(backbone, side, micro, exchange, whole=end, **layers)
+    found, parts = [], bases_of(micro, exchange)
+    for number, (own, part) in enumerate(zip(hidden.layers, parts, strict=False)):
         # The base runs are the first calls.
         vectors = {key: captured[key][number] for key in wanted.vectors}
-        states: dict[Place, Tensor] = {layer: layers[layer] for layer in layers}
+        states: dict[Place, Tensor] = {layer: own[layer] for layer in own}
         states |= {name: captured[name][number] for name in wanted.modules}
         attention: dict[Place, Tensor] = {
             block: scores(vectors[block, "query"], vectors[block, "key"], backbone.heads) for block in wanted.attention
         }
         found.append(Features(hidden=states, attention=attention, vectors=vectors, mask=part.attention_mask))
-    return hidden, found
+    causal = [
+        Features(hidden={layer: own[layer] for layer in own}, mask=part.attention_mask)
+        for own, part in zip(hidden.causal_layers, parts, strict=False)
+    ]
+    return hidden, found, causal
 
 
 @contextmanager

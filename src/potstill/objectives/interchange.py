@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from potstill.interchange.intervene import Run, Swap, blocks_read, counterfactual, run, swap_tokens
+from potstill.interchange.intervene import Run, Swap, blocks_read, counterfactual_run, run, swap_tokens
 from potstill.interchange.mappings import InterchangeMapping, Site
 from potstill.models.backbone import Backbone
 from potstill.models.views import Flow
@@ -49,11 +49,13 @@ class Hidden:
         causal: the last ones of the counterfactual run.
         layers: the requested ones of the base run, by number: 0 after the embeddings, k after block k, counted
             from 1; the last ones after the final norm.
+        causal_layers: the same of the counterfactual run.
     """
 
     base: list[Tensor] = field(default_factory=list)
     causal: list[Tensor] = field(default_factory=list)
     layers: list[dict[int, Tensor]] = field(default_factory=list)
+    causal_layers: list[dict[int, Tensor]] = field(default_factory=list)
 
 
 def bases_of(micro: Any, exchange: Interchange | None) -> list[Any]:
@@ -71,6 +73,7 @@ def hidden_states(
     *,
     whole: bool,
     keep: Collection[int] = (),
+    causal_keep: Collection[int] = (),
 ) -> Hidden:
     """Run one model as far as terms read it.
 
@@ -81,9 +84,10 @@ def hidden_states(
         exchange: states that are swapped; None if no term reads the counterfactual run.
         whole: whether the last states of the base run are read.
         keep: layers of the base run that are read, numbered as in `Hidden`.
+        causal_keep: the same of the counterfactual run.
     """
     swap, bases = micro.swap, bases_of(micro, exchange)
-    kept = {layer - 1 for layer in keep}
+    kept, causal_kept = ({layer - 1 for layer in layers} for layers in (keep, causal_keep))
     if exchange is None or swap is None:
         runs = [run(backbone, _embed(backbone, part), kept, whole=whole) for part in bases if whole or kept]
         return Hidden(_ends(runs), [], _layers(backbone, runs, keep))
@@ -95,21 +99,28 @@ def hidden_states(
             for part, other, way in zip(bases, inputs[::-1], ways, strict=False)
         ]
         runs = [run(backbone, _embed(backbone, part), kept, whole=whole) for part in bases if whole or kept]
-        causal = [run(backbone, _embed(backbone, part, ids)) for part, ids in zip(bases, swapped, strict=True)]
-        return Hidden(_ends(runs), _ends(causal), _layers(backbone, runs, keep))
+        causal = [run(backbone, _embed(backbone, *own), causal_kept) for own in zip(bases, swapped, strict=True)]
+        return _hidden(backbone, runs, causal, keep, causal_keep)
     sites: tuple[Site, ...] = getattr(exchange.mappings[swap.draw % len(exchange.mappings)], side)
-    first, read = {sites[0].block} | kept, blocks_read(sites, exchange.read_site)
+    before = {block for block in causal_kept if block < sites[0].block}
+    first, read = {sites[0].block} | kept | before, blocks_read(sites, exchange.read_site)
     mutual = len(bases) == len(inputs)  # each is base and source
     runs = [run(backbone, _embed(backbone, micro), first | read if mutual else first, whole=whole)]
     if micro.sources is not None:
         theirs = first | read if mutual else read
         runs.append(run(backbone, _embed(backbone, micro.sources), theirs, whole=whole and mutual))
-    ends = [
-        counterfactual(backbone, base, source, sites, way, exchange.read_site)
+    causal = [
+        counterfactual_run(backbone, base, source, sites, way, exchange.read_site, causal_kept)
         for base, source, way in zip(runs[: len(bases)], runs[::-1], ways, strict=False)
     ]
-    runs = runs[: len(bases)]
-    return Hidden(_ends(runs), ends, _layers(backbone, runs, keep))
+    return _hidden(backbone, runs[: len(bases)], causal, keep, causal_keep)
+
+
+def _hidden(
+    backbone: Backbone, runs: list[Run], causal: list[Run], keep: Collection[int], causal_keep: Collection[int]
+) -> Hidden:
+    layers, causal_layers = _layers(backbone, runs, keep), _layers(backbone, causal, causal_keep)
+    return Hidden(_ends(runs), _ends(causal), layers, causal_layers)
 
 
 def _embed(backbone: Backbone, micro: Any, input_ids_BL: Tensor | None = None) -> Flow:

@@ -24,6 +24,7 @@ from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.backbone import Backbone
 from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
+from potstill.objectives.matching import COUNTERFACTUAL
 from potstill.objectives.terms import ALIGNED, CAUSAL, SOFT, TermSums, WeightedTerms
 
 if TYPE_CHECKING:  # the data modules import lightning
@@ -86,16 +87,16 @@ class LanguageObjective(WeightedTerms):
             denominators: from `denominators`, of the whole step.
             stored: stored outputs of the teacher, which `ce` alone reads.
         """
-        exchange = self.interchange if self._any(CAUSAL) else None
+        exchange = self.interchange if self.needs_counterfactual else None
         parts = bases_of(micro, exchange)
-        theirs, their_features = Hidden(), list[Features]()
+        theirs, their_features, their_causal = Hidden(), list[Features](), list[Features]()
         # The teacher first: its temporary memory is free again while the student's states are kept.
         if stored is None and self._any((*SOFT, *CAUSAL, *self.matched)):
             assert teacher is not None
             with torch.no_grad():
-                theirs, their_features = observed(teacher, "teacher", micro, exchange, self.wanted(0))
+                theirs, their_features, their_causal = observed(teacher, "teacher", micro, exchange, self.wanted(0))
         with student.tying() as tied:
-            ours, our_features = observed(student, "student", micro, exchange, self.wanted(None))
+            ours, our_features, our_causal = observed(student, "student", micro, exchange, self.wanted(None))
         segments = [*self._base(ours, theirs, parts, stored), *self._causal(ours, theirs, parts)]
         values: dict[str, Tensor] = {}
         for segment in segments:
@@ -105,6 +106,7 @@ class LanguageObjective(WeightedTerms):
                 values[term] = cosine_distance(segment.student_ND, segment.teacher_NE, denominator=denominator)
         if self.matches is not None:
             values |= self.matches(our_features, [their_features], denominators, self.active)
+            values |= self.matches(our_causal, [their_causal], denominators, self.active, run=COUNTERFACTUAL)
         if self._any(ALIGNED):
             assert teacher is not None
             values["uld"] = self._aligned(student, teacher, ours.base[0], micro, denominators["uld"])

@@ -18,6 +18,8 @@ from potstill.models.backbone import Backbone
 from potstill.objectives.features import Features, Wanted, module_widths
 from potstill.objectives.matching import (
     ATTENTION,
+    BASE,
+    COUNTERFACTUAL,
     EMD,
     HIDDEN,
     KEY,
@@ -134,17 +136,20 @@ class Matches:
     def wanted(self, teacher: int | None, active: Sequence[str]) -> Wanted:
         """Features that the active terms read of a teacher (by its index) or of the student (None)."""
         hidden: set[Place] = set()
+        causal: set[Any] = set()
         attention: set[Any] = set()
         relations: set[Any] = set()
         for match in self.matches:
             if match.term not in active or teacher not in (None, match.teacher_index):
                 continue
             places = match.student if teacher is None else match.teacher
-            if match.feature == RELATION:
+            if match.run == COUNTERFACTUAL:
+                causal.update(places)
+            elif match.feature == RELATION:
                 relations |= {(block, part) for block in places for part in _parts(match)}
             else:
                 (attention if match.feature == ATTENTION else hidden).update(places)
-        return Wanted(frozenset(hidden), frozenset(attention), frozenset(relations))
+        return Wanted(frozenset(hidden), frozenset(causal), frozenset(attention), frozenset(relations))
 
     def __call__(
         self,
@@ -152,14 +157,16 @@ class Matches:
         teachers: Sequence[Sequence[Features]],
         denominators: Mapping[str, float],
         active: Sequence[str],
+        run: str = BASE,
     ) -> dict[str, Tensor]:
         """Each active term's share of the step's mean, scalars with gradient.
 
         Args:
-            student: features of each base run over a micro-batch.
+            student: features of each run over a micro-batch.
             teachers: the same for each teacher.
             denominators: by term, of the whole step.
             active: names of the terms that are computed.
+            run: which runs the features are of; matches of other runs are not computed.
         """
         return {
             match.term: torch.stack(
@@ -169,7 +176,7 @@ class Matches:
                 ]
             ).sum()
             for match in self.matches
-            if match.term in active
+            if match.term in active and match.run == run
         }
 
     def _share(self, match: Match, student: Features, teacher: Features, denominator: float) -> Tensor:

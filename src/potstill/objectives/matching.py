@@ -26,6 +26,7 @@ KEY = "objective.matches"
 HIDDEN, ATTENTION, RELATION, MODULE = "hidden", "attention", "relation", "module"
 POSITIONS, PAIRS, SEQUENCES = "positions", "pairs", "sequences"
 EMD, ALL = "emd", "all"
+BASE, COUNTERFACTUAL = RUNS = "base", "counterfactual"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ _KEYS = (
     "name", "teacher", "student", "feature", "loss", "weight", "projection", "projection_lr", "schedule", "end",
     "steps", "schedule_args",
 )  # fmt: skip
-_MODEL_KEYS = ("module", "heads", "teacher_index")
+_MODEL_KEYS = ("module", "heads", "teacher_index", "run")
 _NESTED = ("teacher", "student", "module", "schedule_args")
 EXAMPLE = "[{teacher: 12, student: 3, loss: hidden_mse}]"
 
@@ -117,6 +118,7 @@ class Match:
         steps: optimizer steps until `end`.
         schedule_args: arguments of a torch schedule.
         by_example: whether the term is a mean over examples of means within an example.
+        run: `base`, or `counterfactual`: the states after the intervention of the objective.
 
     Example:
         >>> from potstill.objectives import Match
@@ -140,6 +142,7 @@ class Match:
     steps: int = 0
     schedule_args: Mapping[str, Any] = field(default_factory=dict)
     by_example: bool = False
+    run: str = BASE
 
     @property
     def term(self) -> str:
@@ -281,12 +284,14 @@ def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSp
         steps=_number(given, "steps", 0, key, WHOLE),
         schedule_args=given.get("schedule_args") or {},
         by_example=student is None,
+        run=given.get("run", BASE),
     )
     if not re.fullmatch(r"\w+", match.name):
         raise ConfigError(f"{key}.name={match.name}: only letters, digits and _ are valid in the name of a term")
     if error := schedule_problem(match.schedule, match.end, match.steps, match.schedule_args):
         raise ConfigError(f"{key}.{error}")
     _check_projection(match, key)
+    _check_run(match, key)
     if teacher is not None and student is not None:
         _check_sizes(match, teacher, student, key)
     return match
@@ -359,6 +364,16 @@ def _check_projection(match: Match, key: str) -> None:
         )
     if match.feature not in _STATES:
         raise ConfigError(f"{key}.projection={match.projection}: {match.feature} has no width to project; use null")
+
+
+def _check_run(match: Match, key: str) -> None:
+    if match.run not in RUNS:
+        raise ConfigError(f"{key}.run={match.run}: one of {', '.join(RUNS)}")
+    if match.run == COUNTERFACTUAL and (match.feature != HIDDEN or match.teacher_index):
+        raise ConfigError(
+            f"{key}.run=counterfactual: reads hidden states of the first teacher alone; use feature=hidden and "
+            "teacher_index=0, or run=base"
+        )
 
 
 def _check_sizes(match: Match, teacher: ModelSpec, student: ModelSpec, key: str) -> None:

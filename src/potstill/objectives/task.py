@@ -20,6 +20,7 @@ from potstill.losses.soft_targets import at_least_float32, logit_mse, shift_prob
 from potstill.models.backbone import Backbone
 from potstill.objectives.features import Features, Wanted, observed
 from potstill.objectives.interchange import Interchange, bases_of, hidden_states
+from potstill.objectives.matching import COUNTERFACTUAL, RUNS
 from potstill.objectives.soft_targets import SoftTargets, TeacherMean
 from potstill.objectives.terms import CAUSAL, LABEL, TermSums, WeightedTerms
 
@@ -41,6 +42,10 @@ class Observed(NamedTuple):
 
     base: Sequence[Features]
     causal: Sequence[Features] = ()
+
+
+def _of_run(seen: Observed, run: str) -> Sequence[Features]:
+    return seen.causal if run == COUNTERFACTUAL else seen.base
 
 
 Reader = Callable[[Any, Wanted], Observed]  # (micro-batch, what is read) -> features
@@ -123,8 +128,9 @@ class TaskObjective(WeightedTerms):
             if shares:
                 values[term] = torch.stack(shares).sum()
         if self.matches is not None:
-            bases = [teacher.base for teacher in teachers]
-            values |= self.matches(student.base, bases, denominators, self.active)
+            for run in RUNS:
+                ours, every = _of_run(student, run), [_of_run(teacher, run) for teacher in teachers]
+                values |= self.matches(ours, every, denominators, self.active, run=run)
         zero = torch.zeros((), device=next((value.device for value in values.values()), None))
         loss = sum((self.weights[term] * value for term, value in values.items()), zero)
         return TermSums(loss, {term: value.detach() for term, value in values.items()})
@@ -179,14 +185,14 @@ class ModelReader:
         own = micro if self.teacher is None else micro.read_by(self.teacher)
         exchange = self.exchange if wanted.causal else None
         side = "student" if self.teacher is None else "teacher"
-        hidden, features = observed(self.backbone, side, own, exchange, wanted)
+        hidden, features, counterfactual = observed(self.backbone, side, own, exchange, wanted)
         parts = bases_of(own, exchange)
         if hidden.base:
             ends = zip(features, hidden.base, parts, strict=True)
             features = [self._with_ends(own, last_BLD, part, wanted, None) for own, last_BLD, part in ends]
         causal = [
-            self._with_ends(Features(), last_BLD, part, wanted, part.reached)
-            for last_BLD, part in zip(hidden.causal, parts, strict=False)
+            self._with_ends(found, last_BLD, part, wanted, part.reached)
+            for found, last_BLD, part in zip(counterfactual, hidden.causal, parts, strict=False)
         ]
         return Observed(features, causal)
 

@@ -65,6 +65,11 @@ class WeightedTerms:
         return self._any(SOFT + CAUSAL + ALIGNED + self.matched)
 
     @property
+    def needs_counterfactual(self) -> bool:
+        """Whether any active term reads the counterfactual run."""
+        return self.wanted(None).causal
+
+    @property
     def matched(self) -> tuple[str, ...]:
         """The terms that are matches."""
         return () if self.matches is None else self.matches.terms
@@ -87,7 +92,8 @@ class WeightedTerms:
         return replace(
             features,
             end=self._any((*SOFT, *ALIGNED, self.hard) if student else SOFT),
-            causal=self._any(CAUSAL) and teacher in (None, 0),  # interventions run in the first teacher
+            # Interventions run in the first teacher.
+            causal=(self._any(CAUSAL) or bool(features.causal_hidden)) and teacher in (None, 0),
             logits=self._any(("ce", "mse", "causal_ce", *((self.hard,) if student else ()))),
             last=self._any(("cos", "causal_cos")),
         )

@@ -11,7 +11,7 @@ from potstill.data.tasks.splits import task_of
 from potstill.errors import PotstillError
 from potstill.models.heads import head_problem, label_order, labels_from_settings, problem_type_error, settings_problem
 from potstill.models.specs import ModelSpec, read_settings, vocabularies_fit
-from potstill.objectives.matching import ATTENTION, MODULE, RELATION, read_matches
+from potstill.objectives.matching import ATTENTION, COUNTERFACTUAL, MODULE, RELATION, read_matches
 
 OF_STATES = ("cos", "causal_cos")  # terms that need models of one width
 
@@ -92,6 +92,12 @@ def match_problems(config: TrainConfig, teachers: list[ModelSpec], student: Mode
         matches = read_matches(matches_of(config.objective), teachers, student)
     except PotstillError as error:
         return [str(error)]
+    swapped = [match.term for match in matches if match.run == COUNTERFACTUAL]
+    if swapped and exchange_of(config.objective).mapping is None:
+        return [
+            f"objective.matches: run=counterfactual ({', '.join(swapped)}) reads states after an intervention, and "
+            "objective.interchange.mapping=null names none; use objective=diito, or name a mapping"
+        ]
     hooked = [match for match in matches if match.feature in (ATTENTION, RELATION, MODULE)]
     if hooked and config.compile:
         return [
