@@ -217,6 +217,20 @@ def test_autocast(dtype):
         assert (a - b).norm() < 0.03 * b.norm()
 
 
+@pytest.mark.parametrize("scale", [2.0**16, 2.0**24])
+def test_float16_states_with_a_scaled_loss(scale):
+    """The scale does not fit float16, nor do gradients divided by the rows of a large batch; their product does."""
+    x = make(16, vocab=301, width=16)
+    weights, denominators = {"ce": 1.0, "nll": 0.5}, {"ce": 1e6, "nll": 1e6}
+    half = {**x, "student": x["student"].detach().half().requires_grad_()}
+    with torch.autocast("cpu", dtype=torch.float16):
+        mine = fused(half, weights, denominators, 2.0, chunk_rows=5).total * scale
+    other = reference(x, weights, denominators, 2.0).total * scale
+    (a,), (b,) = (torch.autograd.grad(total, y["student"]) for total, y in ((mine, half), (other, x)))
+    assert a.dtype == torch.float16
+    assert (a - b).norm() < 0.03 * b.norm()
+
+
 def test_half_precision_weights():
     x = make(16, dtype=torch.bfloat16)
     losses = fused(x, {"ce": 1.0, "nll": 1.0}, DENOMINATORS, 2.0)

@@ -78,7 +78,9 @@ class TrainerConfig(Section):
         "as Lightning's; also `fsdp` (ZeRO 3), `fsdp_gradients` (ZeRO 2), `deepspeed_stage_2`, "
         "`deepspeed_stage_3`, `ray`",
     )
-    precision: str = option("32-true", "`32-true` `bf16-mixed` `bf16-true` `64-true`")
+    precision: str = option(
+        "32-true", "`32-true` `bf16-mixed` `16-mixed` (float16 with loss scaling, GPU only) `bf16-true` `64-true`"
+    )
     enable_progress_bar: bool = option(True, "show a progress bar")
     extra: dict[str, Any] = option({}, "any other argument of `lightning.Trainer`, `+trainer.extra.name=value`")
 

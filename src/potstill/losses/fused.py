@@ -108,7 +108,7 @@ def fused_losses(
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts):
         total, losses_KN = _FusedLosses.apply(*parts, task, tied)  # type: ignore[no-untyped-call]
     else:
-        total, losses_KN, _ = _run(*parts, task, (False, False, False))
+        total, losses_KN, _, _ = _run(*parts, task, (False, False, False))
     return VocabularyLosses(total, dict(zip(task.coefficients, losses_KN.unbind(), strict=True)))
 
 
@@ -120,8 +120,10 @@ class _FusedLosses(torch.autograd.Function):
         ctx: Any, student_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, task: Task, tied: TiedGradient | None
     ) -> tuple[Tensor, Tensor]:
         """Computes the losses and keeps the gradients."""
-        total, losses_KN, gradients = _run(student_ND, weight_VD, bias_V, task, ctx.needs_input_grad[:3])
+        parts = (student_ND, weight_VD, bias_V)
+        total, losses_KN, gradients, ctx.unit = _run(*parts, task, ctx.needs_input_grad[:3])
         ctx.save_for_backward(*gradients)
+        ctx.dtypes = [None if part is None else part.dtype for part in parts]
         ctx.tied = tied
         ctx.mark_non_differentiable(losses_KN)
         return total, losses_KN
@@ -131,24 +133,35 @@ class _FusedLosses(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor, _grad_losses_KN: Tensor) -> tuple[Tensor | None, ...]:
         """Scales the kept gradients by that of the total."""
         # On the CPU reading the scalar is free, and a factor of 1 saves a copy of the weight's size.
-        unscaled = grad_total.device.type == "cpu" and grad_total.item() == 1
-        kept = ctx.saved_tensors
-        hidden, weight, bias = (g if g is None or unscaled else g * grad_total.to(g.dtype) for g in kept)
+        factor = grad_total * ctx.unit
+        unscaled = grad_total.device.type == "cpu" and factor.item() == 1
+        hidden, weight, bias = (
+            g if g is None else _scaled(g, None if unscaled else factor).to(dtype)
+            for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
         if ctx.tied is not None and weight is not None:
             ctx.tied.give(weight)
             weight = None
         return hidden, weight, bias, None, None
 
 
+def _scaled(gradient: Tensor, factor: Tensor | None) -> Tensor:
+    """A gradient times a factor; float16 in float32, as loss scales and divisors of many rows are beyond its range."""
+    if factor is None:
+        return gradient
+    gradient = gradient.float() if gradient.dtype == torch.float16 else gradient
+    return gradient * factor.to(gradient.dtype)
+
+
 @torch.no_grad()
 def _run(
     student_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, task: Task, needs: tuple[bool, ...]
-) -> tuple[Tensor, Tensor, _Gradients]:
-    """The total, the unweighted losses (terms, rows) and the needed gradients of the total."""
+) -> tuple[Tensor, Tensor, _Gradients, Tensor | float]:
+    """The total, the unweighted losses (terms, rows), the needed gradients of the total, and the factor they lack."""
     student = head_of(student_ND, weight_VD, bias_V)
     n_rows, dtype, device = student_ND.shape[0], student.weight.dtype, student_ND.device
     wide = torch.promote_types(dtype, torch.float32)
-    # float16 cannot hold gradients divided by the rows of a large batch: those are divided at the end.
+    # float16 cannot hold gradients divided by the rows of a large batch: those are divided in the backward pass.
     late = dtype == torch.float16
     unit = sum(c.max() if isinstance(c, Tensor) else c for c in task.coefficients.values()) if late else 1.0
     scaled = replace(task, coefficients={term: c / unit for term, c in task.coefficients.items()})
@@ -172,10 +185,10 @@ def _run(
     ]
     total = torch.stack(weighted).sum()
     kept = (
-        None if g is None or part is None else g.to(part.dtype) * unit if late else g.to(part.dtype)
+        g if g is None or part is None or late else g.to(part.dtype)
         for g, part in zip(gradients, (student_ND, weight_VD, bias_V), strict=True)
     )
-    return total, losses_KN, _Gradients(*kept)
+    return total, losses_KN, _Gradients(*kept), unit
 
 
 def _run_chunk(student: Head, task: Task, rows: slice, losses_KN: Tensor, gradients: _Gradients) -> None:

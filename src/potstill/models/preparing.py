@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from potstill.errors import ModelError
 from potstill.models.views import view_of
 
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # what autocast computes in, by trainer.precision
 # Names of embeddings in the architectures of transformers.
 _EMBEDDINGS = re.compile(r"(^|\.)(embed\w*|wte|wpe|shared)\.")
 

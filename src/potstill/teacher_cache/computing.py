@@ -15,6 +15,7 @@ from potstill.data.common.store import Gathered, ShardWriter
 from potstill.data.corpus.datamodule import MicroBatch
 from potstill.data.tasks.datamodule import TaskBatch
 from potstill.models.backbone import Backbone, backbone_of
+from potstill.models.preparing import MIXED
 from potstill.objectives.interchange import hidden_states
 from potstill.teacher_cache.formats import FullFormat, SampledFormat, TopFormat
 
@@ -28,7 +29,7 @@ Progress = Callable[[int], None]
 def computing(teacher: PreTrainedModel, precision: str, device: torch.device) -> Iterator[Backbone]:
     """A frozen teacher on its device, in the precision of Lightning's trainer."""
     teacher.requires_grad_(False).eval().to(device=device, dtype=_WHOLE.get(precision))
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+    mixed = torch.autocast(device.type, MIXED.get(precision), enabled=precision in MIXED)
     with torch.inference_mode(), mixed:
         yield backbone_of(teacher)
 

@@ -16,6 +16,7 @@ def gradient_shares(
     *,
     seed: int,
     world: int = 1,
+    scale: float = 1.0,
 ) -> dict[str, float]:
     """Each term's share of the sum of all terms' gradient norms.
 
@@ -28,6 +29,7 @@ def gradient_shares(
         shares: by term: (micro-batch) -> its share of a step with this term alone; its `loss` is read.
         seed: seed of dropout.
         world: number of ranks.
+        scale: factor of the losses, for gradients in float16.
 
     Returns:
         By term, with a sum of 1; all 0 if no term has a gradient.
@@ -37,7 +39,7 @@ def gradient_shares(
         torch.manual_seed(seed)
         totals = [torch.zeros_like(parameter) for parameter in parameters]
         for part in micro:
-            loss: Tensor = share_of(part).loss
+            loss: Tensor = share_of(part).loss * scale
             if not loss.requires_grad:
                 continue
             for total, own in zip(totals, torch.autograd.grad(loss, list(parameters), allow_unused=True), strict=True):

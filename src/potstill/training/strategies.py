@@ -162,6 +162,8 @@ def check_hardware(settings: TrainerConfig) -> None:
         on_cpu = replace(settings, accelerator="cpu")
         if problems := device_problems(on_cpu):
             raise ConfigError(f"{problems[0]} (trainer.accelerator=auto is the CPU here)")
+        if settings.precision == "16-mixed":
+            raise ConfigError("trainer.precision=16-mixed: this machine has no GPU that torch can use; use bf16-mixed")
     if settings.accelerator not in ("gpu", "cuda"):
         return
     found, wanted = torch.cuda.device_count(), settings.devices
@@ -177,7 +179,8 @@ def check_hardware(settings: TrainerConfig) -> None:
         )
     if settings.precision.startswith("bf16") and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError(
-            f"trainer.precision={settings.precision}: this GPU has no units for bfloat16; use trainer.precision=32-true"
+            f"trainer.precision={settings.precision}: this GPU has no units for bfloat16; use "
+            "trainer.precision=16-mixed"
         )
 
 

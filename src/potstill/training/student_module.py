@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from potstill.errors import CheckpointError, TrainingError
 from potstill.objectives.terms import TermSums
 from potstill.training.gradient_shares import gradient_shares
+from potstill.training.precision import scaler_of
 from potstill.training.sharding import blocks_of, exchange, rest, shard, whole
 from potstill.training.zero import Zero
 
@@ -171,6 +172,7 @@ class StudentModule(LightningModule):
             {term: partial(share_of, objective.only(term)) for term in objective.active},
             seed=batch.seed + self.global_rank,
             world=self.trainer.world_size,
+            scale=1.0 if (scaler := scaler_of(self.trainer.precision_plugin)) is None else scaler.get_scale(),
         )
         for buffer, before in buffers:  # measuring must not change the statistics of norms
             buffer.copy_(before)
@@ -236,6 +238,8 @@ class StudentModule(LightningModule):
 
     def _step(self, optimizer: Any, totals: dict[str, Tensor]) -> None:
         trained = [*self.student.parameters(), *self.projections.parameters()]
+        if (scaler := scaler_of(self.trainer.precision_plugin)) is not None:
+            scaler.unscale_(optimizer.optimizer)
         norm = self.zero.step() if self.zero else nn.utils.clip_grad_norm_(trained, self.optimization.clip or math.inf)
         names = [*totals, "grad_norm"]
         shares = torch.stack(list(totals.values()))
@@ -252,13 +256,15 @@ class StudentModule(LightningModule):
         if bad:
             what = "gradient norm" if bad[0] == "grad_norm" else f"term {bad[0]}"
             error = f"step {self.global_step + 1}: {what} is {values[bad[0]]}"
-            if self.nonfinite != SKIP or self._skipped_in_row > MOST_SKIPPED:
-                row = f", as in the {MOST_SKIPPED} before" if self.nonfinite == SKIP else ""
+            overflow = scaler is not None and bad == ["grad_norm"]  # the scaled gradient's: the scale is halved
+            skips = overflow or self.nonfinite == SKIP
+            if not skips or self._skipped_in_row > MOST_SKIPPED:
+                row = f", as in the {MOST_SKIPPED} before" if skips else ""
                 raise TrainingError(
                     f"{error}{row}; try a smaller optimizer.lr, a smaller trainer.gradient_clip_val, or "
                     "trainer.precision=32-true"
                 )
-            log.warning("%s; the step is skipped", error)
+            log.log(logging.INFO if overflow else logging.WARNING, "%s; the step is skipped", error)
             self.skipped_steps += 1
             optimizer.zero_grad(set_to_none=True)  # so that the optimizer's step changes nothing, but is counted
         rate = optimizer.param_groups[0]["lr"]

@@ -28,6 +28,7 @@ from potstill.training.callbacks import (
     progress_bar,
 )
 from potstill.training.monitoring import CheckMonitors, PruneTrial
+from potstill.training.precision import precision_of
 from potstill.training.resuming import Resume
 from potstill.training.strategies import check_hardware, strategy_of
 from potstill.validation.resuming import identity_of
@@ -133,6 +134,7 @@ def build_trainer(
         kinds = set(get_args(hints[name]) or (hints[name],))
         if kinds <= {bool, type(None)} and type(value) not in kinds:
             raise ConfigError(f"trainer.extra.{name}={value}: true or false")
+    precision = precision_of(settings)
     try:
         own: dict[str, Any] = {
             "default_root_dir": folder,
@@ -147,12 +149,12 @@ def build_trainer(
             "devices": settings.devices,
             "num_nodes": settings.num_nodes,
             "strategy": strategy_of(settings.strategy),
-            "precision": settings.precision,
             "enable_progress_bar": settings.enable_progress_bar,
             "enable_model_summary": False,
             "enable_checkpointing": False,
             "use_distributed_sampler": False,
-            "plugins": [AtomicCheckpointIO()],
+            "precision": precision["precision"],
+            "plugins": [AtomicCheckpointIO(), *precision["plugins"]],
             "callbacks": callbacks,
             "logger": loggers,
         }

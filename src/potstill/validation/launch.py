@@ -57,7 +57,7 @@ def strategy_problems(config: TrainConfig) -> list[str]:
                 f"objective.gradient_shares_every={objective.gradient_shares_every}: null with "
                 f"trainer.strategy={name}, which has no whole gradients"
             )
-        if trainer.precision == "64-true" or (trainer.precision == "bf16-true" and name in DEEPSPEED):
+        if trainer.precision in ("64-true", "16-mixed") or (trainer.precision == "bf16-true" and name in DEEPSPEED):
             problems.append(
                 f"trainer.precision={trainer.precision}: 32-true or bf16-mixed with trainer.strategy={name}"
             )

@@ -46,7 +46,7 @@ OPTIMIZER = {
 }
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 MOST_DEVICES = 1024  # of a machine
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
 def trainer_problems(trainer: TrainerConfig) -> list[str]:
@@ -56,6 +56,10 @@ def trainer_problems(trainer: TrainerConfig) -> list[str]:
         problems.append(f"trainer.nonfinite={trainer.nonfinite}: stop or skip")
     if trainer.precision not in PRECISIONS:
         problems.append(f"trainer.precision={trainer.precision}: one of {', '.join(PRECISIONS)}")
+    if trainer.precision == "16-mixed" and trainer.accelerator not in ("auto", "gpu", "cuda"):
+        problems.append(
+            f"trainer.precision=16-mixed: needs a GPU; bf16-mixed with trainer.accelerator={trainer.accelerator}"
+        )
     return problems
 
 

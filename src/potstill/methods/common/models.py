@@ -31,7 +31,7 @@ from potstill.interchange.mappings import read_mappings
 from potstill.interchange.plans import PlanSettings
 from potstill.models.backbone import Backbone, backbone_of
 from potstill.models.load import load_language_model
-from potstill.models.preparing import freeze, halve_products, parameter_groups, set_checkpointing, set_dropout
+from potstill.models.preparing import MIXED, freeze, halve_products, parameter_groups, set_checkpointing, set_dropout
 from potstill.models.specs import default_layers
 from potstill.models.students import check_tokens, student_from_config, student_from_layers
 from potstill.objectives.interchange import Interchange
@@ -98,9 +98,9 @@ def prepare_student(settings: StudentConfig, student: PreTrainedModel) -> None:
 def suit_hardware(config: TrainConfig, teachers: Sequence[PreTrainedModel | None], student: PreTrainedModel) -> None:
     """Half precision for the weights of frozen teachers, where they compute in it; compiled blocks."""
     frozen = [teacher for teacher in teachers if teacher is not None]
-    if config.trainer.precision == "bf16-mixed":
+    if (dtype := MIXED.get(config.trainer.precision)) is not None:
         for teacher in frozen:
-            halve_products(teacher, torch.bfloat16)
+            halve_products(teacher, dtype)
     if config.compile:
         for model in (*frozen, student):
             compile_blocks(model)
