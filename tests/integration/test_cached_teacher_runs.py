@@ -132,9 +132,16 @@ def of_steps(folder, name):
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression", "tokens", "spans"])
-def test_a_task_student_is_that_of_the_live_teacher(kind, tasks, experts, start, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        *((kind, []) for kind in ("classification", "regression", "tokens", "spans")),
+        ("tokens", ["objective.tokens=all"]),
+    ],
+)
+def test_a_task_student_is_that_of_the_live_teacher(kind, more, tasks, experts, start, tmp_path):
     common = [
+        *more,
         "objective=task_kd", f"teacher.model={experts(kind)}", "student.layers=[0]", *tasks[kind],
         "trainer.max_steps=8", "trainer.accumulate_grad_batches=2", "data.batch_size=4",
         "objective.terms.label.weight=0.5", "optimizer.eps=1e-3",

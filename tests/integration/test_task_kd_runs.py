@@ -207,7 +207,7 @@ def test_every_soft_target_trains(option, train, teachers, tmp_path):
         (["objective.matches=L6"], "objective.matches=L6: "),
         (["objective.matches={teacher: 5, student: 1, loss: cos}"], "objective.matches[0].teacher=5: "),
         (["objective.matches={teacher: 1, student: 1, loss: attention_mse}", "compile=true"], "compile=true "),
-        (["benchmark=question_answering", "objective.soft_target=mse"], "objective.soft_target=mse"),
+        (["benchmark=question_answering", "objective.temperature_schedule=flsw"], "objective.temperature_schedule="),
         (
             ["benchmark=text_regression", "objective.probability_shift=true"],
             "objective.probability_shift=true",

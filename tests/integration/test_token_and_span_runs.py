@@ -159,6 +159,19 @@ def test_questions_without_answers_are_scored_by_the_threshold(run, evaluator, f
     assert always["test/best_f1"] >= max(always["test/f1"], silent["test/f1"])
 
 
+def test_tagged_words_are_compared_at_every_token(run, files):
+    """`objective.tokens=all`, which a teacher of other tokens refuses."""
+    teacher, _ = run("teacher", "tokens", "trainer.max_steps=20")
+    kd = ["objective=task_kd", f"teacher.model={teacher}/student", "student.layers=[0]", "trainer.max_steps=4"]
+    losses = {
+        tokens: run(tokens, "tokens", *kd, f"objective.tokens={tokens}", "objective.terms.label.weight=1")[1]
+        for tokens in ("first", "all")
+    }
+    assert losses["all"]["train/loss_ce"] != pytest.approx(losses["first"]["train/loss_ce"], rel=1e-3)
+    with pytest.raises(ConfigError, match=r"objective\.tokens=all with teacher\.tokenizer=own"):
+        run("own", "tokens", *kd, "objective.tokens=all", "teacher.tokenizer=own", "student=bert_tiny")
+
+
 @pytest.mark.parametrize(
     ("kind", "overrides", "message"),
     [

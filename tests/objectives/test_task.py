@@ -230,6 +230,57 @@ def test_soft_and_counterfactual_terms_of_tokens_and_spans(kind):
     assert all(abs(value.item()) < 1e-3 for term, value in same.terms.items() if term != "label")
 
 
+def test_the_squared_distance_of_answers_is_a_mean_over_their_tokens():
+    torch.manual_seed(0)
+    config = BertConfig(**BERT, intermediate_size=16, initializer_range=0.3)
+    teacher, student = BertForQuestionAnswering(config).eval(), BertForQuestionAnswering(config).eval()
+    micro = batch(torch.zeros(6, 2, dtype=torch.long))
+    objective = TaskObjective("spans", {"ce": 1.0}, 4.0, soft=SoftTargets("mse"))
+    found = share_of(objective, student, [teacher], micro, {"ce": 12})
+    inputs = {name: getattr(micro, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    ours, theirs = student(**inputs), teacher(**inputs)
+    expected = [
+        (((getattr(ours, end)[row] - getattr(theirs, end)[row]) / 4)[: int(mask.sum())] ** 2).mean()
+        for row, mask in enumerate(micro.attention_mask)
+        for end in ("start_logits", "end_logits")
+    ]
+    torch.testing.assert_close(found.loss, torch.stack(expected).mean())
+
+
+def test_tagged_words_can_be_compared_at_every_token():
+    """As TextBrewer: soft targets at all real tokens, special ones included, while labels are of first tokens."""
+    torch.manual_seed(0)
+    config = BertConfig(**BERT | {"num_hidden_layers": 2}, intermediate_size=16, num_labels=3, initializer_range=0.3)
+    teacher, student = BertForTokenClassification(config).eval(), BertForTokenClassification(config).eval()
+    micro = swapping(batch(None))
+    labels = torch.randint(0, 3, (6, 7)).masked_fill(micro.attention_mask == 0, -100)
+    labels[:, ::2] = -100
+    micro.labels, micro.words = labels, words_of(labels)
+    exchange = Interchange(read_mappings("single_middle", backbone_of(teacher), backbone_of(student)))
+    objective = TaskObjective("tokens", TERMS, 3.0, exchange, every_token=True)
+    real, reached = micro.attention_mask.bool(), micro.reached
+    counts = {"label": int((labels >= 0).sum()), "ce": 30, "mse": 30, "cos": 30}
+    counts |= dict.fromkeys(("causal_ce", "causal_cos"), int(reached.sum()))
+    step = TaskStep([micro], counts["label"], 30, reached=99, reached_tokens=counts["causal_ce"])
+    assert objective.denominators(step) == counts
+    readers = [ModelReader(backbone_of(own), "tokens", exchange, n, True) for n, own in ((None, student), (0, teacher))]
+    found = objective(readers[0], readers[1:], micro, counts).terms
+    inputs = {name: getattr(micro, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    ours, theirs = student(**inputs).logits[real], teacher(**inputs).logits[real]
+    swapped = [
+        hooked(model, micro, getattr(exchange.mappings[0], side)[0].block)[1][reached]
+        for side, model in (("student", student), ("teacher", teacher))
+    ]
+    expected = {
+        "label": student(**inputs, labels=labels).loss,
+        "ce": kl_divergence(ours, theirs, 3.0, denominator=30),
+        "mse": logit_mse(ours, theirs, denominator=30),
+        "causal_ce": kl_divergence(*swapped, 3.0, denominator=counts["causal_ce"]),
+    }
+    for term, value in expected.items():
+        assert found[term].item() == pytest.approx(value.item(), rel=1e-4), term
+
+
 SWAPS = [((0, 2), (1, 4)), ((0, 3), (1, 0)), ((1, 1), (0, 6)), ((4, 0), (3, 5))]  # (row, column) takes that of
 
 

@@ -82,7 +82,8 @@ _CLM = "cross entropy of the next tokens"
 _LABEL = "task models: cross entropy of the labels, or squared error of the scores"
 _CE = (
     "KL(teacher ‖ student) · T², nats, or the loss that `objective.soft_target` names; with "
-    "`benchmark.multi_label` over the two outcomes of each label, mean over labels"
+    "`benchmark.multi_label` over the two outcomes of each label, mean over labels; of answers the mean of both ends, "
+    "which TextBrewer adds up (there a weight of 2)"
 )
 _MSE = "squared distance of the logits, summed over the vocabulary"
 _COS = "1 - cosine of the last hidden states"
@@ -278,8 +279,8 @@ class SoftTargetsConfig(TaughtConfig):
     soft_target: str = option(
         "kl",
         "task models, `ce` and `causal_ce`: `kl` · T²; `cross_entropy` without T², as TextBrewer; `mse` of "
-        "logits / T, mean over labels (not for spans); `reverse_kl` · T²; `jsd` · T²; or [a function of your "
-        "own](#matches)",
+        "logits / T, mean over labels, or over an answer's tokens; `reverse_kl` · T²; `jsd` · T²; or [a function of "
+        "your own](#matches)",
         choices=("kl", "cross_entropy", "mse", "reverse_kl", "jsd", PATHS),
     )
     beta: float = within(0.5, INNER, "for `jsd`: the teacher's share of the mixture", When("soft_target", "jsd"))
@@ -330,6 +331,12 @@ class TaskKdConfig(TransformersConfig, SoftTargetsConfig):
     trains_task: ClassVar[bool | None] = True
 
     terms: TaskTerms = field(default_factory=TaskTerms)
+    tokens: str = option(
+        "first",
+        "tagged words: `ce`, `mse` and `causal_ce` compare the `first` token of each word, which is evaluated, or "
+        "`all` real tokens, as TextBrewer; `label` is always of the first",
+        choices=("first", "all"),
+    )
 
 
 @dataclass

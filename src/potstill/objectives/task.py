@@ -55,11 +55,12 @@ Reader = Callable[[Any, Wanted], Observed]  # (micro-batch, what is read) -> fea
 class TaskObjective(WeightedTerms):
     """sum_k weight_k * mean of term k over the predictions, or the tokens, of the whole step.
 
-    A prediction is a distribution over labels, or a score, of a row; of the labels of a word (its first token); or over
-    the tokens of a window, one for either end of an answer. Over predictions: `label` is the cross entropy in nats, or
+    A prediction is a distribution over labels, or a score, of a row; of the labels of a word (its first token, or each
+    of its tokens and the special ones with `every_token`, where only `label` is of the first); or over the tokens of a
+    window, one for either end of an answer. Over predictions: `label` is the cross entropy in nats, or
     the squared error of the scores; `ce` is KL(teacher || student) * T^2 or the loss of `soft`, or the squared
-    distance of the scores; `mse` the squared distance of the logits, summed over labels. Over real tokens: `cos` is
-    1 - cosine of the last hidden states.
+    distance of the scores; `mse` the squared distance of the logits, summed over labels or tokens. Over real tokens:
+    `cos` is 1 - cosine of the last hidden states.
 
     In a task with sets of labels (`multi_label`) each label of a row is a prediction of its own, of two outcomes with
     the logits 0 and z, so that their softmax is the sigmoid of z. All terms on predictions are then means over rows and
@@ -83,17 +84,20 @@ class TaskObjective(WeightedTerms):
         interchange: states that the causal terms swap; needed if one of them has a weight.
         soft: the loss of `ce` and `causal_ce`.
         mean: combines the predictions of several teachers.
+        every_token: of tagged words, whether teacher and student are compared at all real tokens.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: {LABEL: 1.0})
     interchange: Interchange | None = None
     soft: SoftTargets = field(default_factory=SoftTargets)
     mean: TeacherMean = field(default_factory=TeacherMean)
+    every_token: bool = False
 
     def denominators(self, step: Any) -> dict[str, float]:
         """Number of predictions, or tokens, of the step that each active term is a mean over; at least 1."""
-        counts = dict.fromkeys((LABEL, "ce", "mse"), step.predictions)
-        counts |= {"cos": step.tokens, "causal_ce": step.reached, "causal_cos": step.reached_tokens}
+        compared, reached = (step.tokens, step.reached_tokens) if self.every_token else (step.predictions, step.reached)
+        counts = {LABEL: step.predictions, "ce": compared, "mse": compared, "causal_ce": reached}
+        counts |= {"cos": step.tokens, "causal_cos": step.reached_tokens}
         return self.counted(counts, step)
 
     def __call__(
@@ -161,6 +165,9 @@ class TaskObjective(WeightedTerms):
         if self.kind == MULTI_LABEL and self.soft.loss == "mse":  # of the one logit that a label has
             teacher_NC = teacher_NC if labels_N is None else shift_probabilities(teacher_NC, labels_N.long())
             student_NC, teacher_NC, labels_N = student_NC.diff(dim=-1), teacher_NC.diff(dim=-1), None
+        if self.kind == SPANS and self.soft.loss == "mse":  # its mean over columns becomes one over real tokens
+            share_N1 = (student_NC > NEVER).float().mean(dim=-1, keepdim=True)
+            student_NC, teacher_NC = student_NC * share_N1.rsqrt(), teacher_NC * share_N1.rsqrt()
         return self.soft(student_NC, teacher_NC, self.temperature, labels_N=labels_N, denominator=denominator)
 
 
@@ -173,12 +180,14 @@ class ModelReader:
         kind: kind of the task.
         exchange: states that are swapped in the counterfactual run; None for none.
         teacher: index of the teacher; None: the student.
+        every_token: as that of the objective.
     """
 
     backbone: Backbone
     kind: str
     exchange: Interchange | None = None
     teacher: int | None = None
+    every_token: bool = False
 
     def __call__(self, micro: TaskBatch, wanted: Wanted) -> Observed:
         """Features of the model; a teacher with a tokenizer of its own reads its own tokens of the rows."""
@@ -203,11 +212,13 @@ class ModelReader:
         kept_BL = part.attention_mask.bool() if reached_BL is None else reached_BL
         logits: tuple[Tensor, ...] = ()
         if wanted.logits:
-            logits_NC = predictions_of(self.backbone, last_BLD, part)
+            logits_NC = predictions_of(self.backbone, last_BLD, part, every_token=self.every_token)
             if reached_BL is not None:
-                logits_NC = logits_NC[reached_of(part, self.kind)]
+                logits_NC = logits_NC[reached_of(part, self.kind, every_token=self.every_token)]
             logits = (distributions_of(self.kind, logits_NC),)
-        labels = () if part.labels is None or reached_BL is not None else (labels_of(part),)
+        labels = (
+            () if part.labels is None or reached_BL is not None else (labels_of(part, every_token=self.every_token),)
+        )
         return replace(features, logits=logits, labels=labels, last=last_BLD[kept_BL] if wanted.last else None)
 
 
@@ -240,19 +251,20 @@ def logits_of(backbone: Backbone, micro: TaskBatch) -> Tensor:
     return backbone.classify(last_BLD, micro.attention_mask).float()
 
 
-def predictions_of(backbone: Backbone, last_BLD: Tensor, micro: TaskBatch) -> Tensor:
+def predictions_of(backbone: Backbone, last_BLD: Tensor, micro: TaskBatch, *, every_token: bool = False) -> Tensor:
     """Logits of all predictions of a micro-batch, `(predictions, labels)` in float32.
 
     Args:
         backbone: a task model.
         last_BLD: its last hidden states.
         micro: rows. Those of answers give two predictions each, over the tokens without padding.
+        every_token: of tagged words, whether all real tokens are predictions, or the first of each word.
     """
     logits = backbone.classify(last_BLD, micro.attention_mask).float()
     if logits.ndim == 2:
         return logits
     if micro.words is not None:
-        return logits[micro.words >= 0]
+        return logits[predicted_in(micro, micro.words, every_token)]
     return ends_of(logits, micro.attention_mask).flatten(0, 1)
 
 
@@ -275,22 +287,31 @@ def ends_of(logits_BL2: Tensor, attention_mask_BL: Tensor) -> Tensor:
     return logits_BL2.masked_fill(attention_mask_BL[..., None] == 0, NEVER).transpose(1, 2)
 
 
-def labels_of(micro: TaskBatch) -> Tensor:
-    """The labels of `distributions_of`, `(predictions,)`."""
+def predicted_in(micro: TaskBatch, words_BL: Tensor, every_token: bool) -> Tensor:
+    """Tokens of tagged words that are predictions, `(batch, length)` bool."""
+    return micro.attention_mask.bool() if every_token else words_BL >= 0
+
+
+def labels_of(micro: TaskBatch, *, every_token: bool = False) -> Tensor:
+    """The labels of `distributions_of`, `(predictions,)`; -100 for tokens that are not the first of a word."""
     assert micro.labels is not None
-    return micro.labels.flatten() if micro.words is None else micro.labels[micro.words >= 0]
+    if micro.words is None:
+        return micro.labels.flatten()
+    labels_BL = micro.labels.masked_fill(micro.words < 0, -100)
+    return labels_BL[predicted_in(micro, micro.words, every_token)]
 
 
-def reached_of(micro: TaskBatch, kind: str) -> Tensor:
+def reached_of(micro: TaskBatch, kind: str, *, every_token: bool = False) -> Tensor:
     """Which of `predictions_of` an intervention can change, `(predictions,)` bool.
 
     Args:
         micro: rows with an intervention.
         kind: kind of the task.
+        every_token: as in `predictions_of`.
     """
     assert micro.reached is not None
     if micro.words is not None:
-        return micro.reached[micro.words >= 0]
+        return micro.reached[predicted_in(micro, micro.words, every_token)]
     return micro.reached.any(dim=1).repeat_interleave(2 if kind == SPANS else 1)
 
 

@@ -17,6 +17,7 @@ from potstill.data.tasks.datamodule import TaskBatch
 from potstill.models.backbone import Backbone, backbone_of
 from potstill.models.preparing import MIXED
 from potstill.objectives.interchange import hidden_states
+from potstill.objectives.task import predicted_in
 from potstill.teacher_cache.formats import FullFormat, SampledFormat, TopFormat
 
 CHUNK = 512  # rows whose logits are held at once
@@ -60,7 +61,13 @@ def write_vocabulary(
 
 
 def write_logits(
-    backbone: Backbone, batches: Iterable[TaskBatch], form: FullFormat, writer: ShardWriter, progress: Progress
+    backbone: Backbone,
+    batches: Iterable[TaskBatch],
+    form: FullFormat,
+    writer: ShardWriter,
+    progress: Progress,
+    *,
+    every_token: bool = False,
 ) -> None:
     """Write the logits of a task model: of rows, of the first tokens of their words, or of all their tokens.
 
@@ -70,15 +77,17 @@ def write_logits(
         form: Format of the logits.
         writer: Writer of the store.
         progress: Called with the number of rows done.
+        every_token: Of tagged words, whether all real tokens are written.
     """
     for micro in batches:
         (last_BLD,) = hidden_states(backbone, "teacher", micro, None, whole=True).base
-        writer.append(_encoded(backbone.classify(last_BLD, micro.attention_mask), micro, form))
+        writer.append(_encoded(backbone.classify(last_BLD, micro.attention_mask), micro, form, every_token))
         progress(writer.written)
 
 
-def _encoded(logits: Tensor, micro: TaskBatch, form: FullFormat) -> Gathered:
+def _encoded(logits: Tensor, micro: TaskBatch, form: FullFormat, every_token: bool) -> Gathered:
     if logits.ndim == 2:
         return form.encode(logits)
-    wanted_BL = micro.attention_mask.bool() if micro.words is None else micro.words >= 0
+    words_BL = micro.words
+    wanted_BL = micro.attention_mask.bool() if words_BL is None else predicted_in(micro, words_BL, every_token)
     return form.encode(logits[wanted_BL], wanted_BL.sum(dim=1).cpu().numpy())

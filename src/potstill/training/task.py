@@ -73,7 +73,12 @@ class Downstream(StudentModule):
         super().__init__(student, nn.ModuleList(teachers) if teachers else None, objectives, optimization)
         self.parts = dict(parts)
         self._students = {
-            name: ModelReader(backbone_of(part.student), part.task.kind, part.objective.interchange)
+            name: ModelReader(
+                backbone_of(part.student),
+                part.task.kind,
+                part.objective.interchange,
+                every_token=part.objective.every_token,
+            )
             for name, part in parts.items()
         }
         self._teachers = {name: _teachers_of(part) for name, part in parts.items()}
@@ -191,7 +196,8 @@ def _teachers_of(part: TaskPart) -> list[Reader]:
     kind, exchange = part.task.kind, part.objective.interchange
     stored: list[Reader] = [StoredReader(stored, kind) for stored in part.stored]
     return stored or [
-        ModelReader(backbone_of(teacher), kind, exchange, number) for number, teacher in enumerate(part.teachers)
+        ModelReader(backbone_of(teacher), kind, exchange, number, part.objective.every_token)
+        for number, teacher in enumerate(part.teachers)
     ]
 
 

@@ -6,7 +6,7 @@ from potstill.config import TrainConfig
 from potstill.config.benchmarks import RowsConfig
 from potstill.config.data import augment_of
 from potstill.config.defaults import trains_task
-from potstill.config.objectives import exchange_of, matches_of
+from potstill.config.objectives import TaskKdConfig, exchange_of, matches_of
 
 _BY_TOKEN = ("cos", "causal_ce", "causal_cos")  # terms that compare states or predictions of the same tokens
 
@@ -64,12 +64,15 @@ def _layers_problems(config: TrainConfig, given: str) -> list[str]:
 
 def _compared_by_token(config: TrainConfig, given: str, terms: tuple[str, ...]) -> list[str]:
     """Terms and keys that need the same tokens at the same positions."""
-    exchange, matches = exchange_of(config.objective), matches_of(config.objective)
+    objective = config.objective
+    exchange, matches = exchange_of(objective), matches_of(objective)
     problems = [
         f"objective.terms.{name}.weight={term.weight} with {given}: compares models token by token, and theirs differ; "
         "use 0"
         for name, term in config.losses.terms.given(*terms).items()
     ]
+    if isinstance(objective, TaskKdConfig) and objective.tokens == "all":
+        problems.append(f"objective.tokens=all with {given}: the tokens of the models differ; use first")
     if matches:
         problems.append(
             f"objective.matches={matches} with {given}: compares models token by token, and the lengths of "

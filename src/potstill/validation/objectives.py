@@ -40,12 +40,8 @@ def _schedule_problems(name: str, term: TermConfig) -> list[str]:
 def _soft_target_problems(objective: SoftTargetsConfig, task: str | None) -> list[str]:
     """Problems of the loss of soft targets and of its temperatures."""
     problems = []
-    if task == SPANS:  # the number of tokens is another one in each micro-batch
-        problems += [
-            f"objective.{key}={value}: depends on the padding of answers' logits; use {instead}"
-            for key, value, instead in (("soft_target", "mse", "kl"), ("temperature_schedule", "flsw", "cwsm"))
-            if objective[key] == value
-        ]
+    if task == SPANS and objective.temperature_schedule == "flsw":
+        problems.append("objective.temperature_schedule=flsw: depends on the padding of answers' logits; use cwsm")
     if task == MULTI_LABEL and objective.temperature_schedule == "flsw":
         problems.append(
             "objective.temperature_schedule=flsw: compares the distributions over all labels of a row, which sets of "

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from potstill.config import OPTIONS, Command, TrainConfig, config_folder, teachers_of, value_of
-from potstill.config.benchmarks import ClmBenchmarkConfig, EfficiencyConfig, swaps_of
+from potstill.config.benchmarks import ClmBenchmarkConfig, EfficiencyConfig, TokensConfig, swaps_of
 from potstill.config.defaults import trains_task
 from potstill.config.objectives import ClmConfig, CustomObjectiveConfig, LossConfig
 from potstill.runtime.ranges import WHEN, Section
@@ -58,6 +58,10 @@ _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
     (("teacher.attention",), "a teacher", lambda config: bool(config.objective.taught or teachers_of(config))),
     (("teacher.weights", "teacher.average"), "objectives with a teacher", lambda config: config.objective.taught),
     (("objective.positions",), "language models", lambda config: not trains_task(config)),
+    (
+        ("objective.tokens",), "benchmarks of tagged words",
+        lambda config: bool(config.tasks) or isinstance(config.benchmark, TokensConfig),
+    ),
     (
         ("objective.hard_weight",), "terms whose own weight is null",
         lambda config: (

@@ -19,13 +19,14 @@ from potstill.config.objectives import (
     LossConfig,
     SoftTargetsConfig,
     SwapConfig,
+    TaskKdConfig,
     TaughtConfig,
     exchange_of,
     matches_of,
 )
 from potstill.config.running import ScheduleConfig
 from potstill.data.common.tokenizers import Vocabulary
-from potstill.data.tasks.labels import Task
+from potstill.data.tasks.labels import TOKENS, Task
 from potstill.errors import ConfigError, DataError
 from potstill.interchange.mappings import read_mappings
 from potstill.interchange.plans import PlanSettings
@@ -157,7 +158,9 @@ def build_task_objective(
     interchange = build_interchange(exchange_of(settings), teachers[0] if teachers else None, student)
     matches = build_matches(settings, teachers, student, config.seed)
     mean = TeacherMean(tuple(config.teacher.weights or ()), config.teacher.average)
-    return replace(soft_objective(settings, task.kind, matches), interchange=interchange, mean=mean)
+    every_token = task.kind == TOKENS and isinstance(settings, TaskKdConfig) and settings.tokens == "all"
+    objective = soft_objective(settings, task.kind, matches)
+    return replace(objective, interchange=interchange, mean=mean, every_token=every_token)
 
 
 def soft_objective(settings: LossConfig, kind: str, matches: Matches | None) -> TaskObjective:

@@ -41,7 +41,13 @@ class _Place(NamedTuple):
 
 
 def store_task_teachers(
-    config: TrainConfig, teachers: Sequence[PreTrainedModel], data: TaskDataModule, vocabulary: Vocabulary, task: Task
+    config: TrainConfig,
+    teachers: Sequence[PreTrainedModel],
+    data: TaskDataModule,
+    vocabulary: Vocabulary,
+    task: Task,
+    *,
+    every_token: bool,
 ) -> list[StoredLogits]:
     """The logits of each teacher over the training rows.
 
@@ -51,6 +57,7 @@ def store_task_teachers(
         data: with training rows.
         vocabulary: of the tokenizer.
         task: says how many logits a row has.
+        every_token: of tagged words, whether all real tokens are stored.
 
     Raises:
         DataError: an existing store cannot be used, or a new one cannot be written.
@@ -61,7 +68,7 @@ def store_task_teachers(
     units = np.empty_like(order)
     units[order] = np.arange(len(order))
     arrays: dict[str, NDArray[Any]] = {"ids": features.ids, "types": features.types, "lengths": features.lengths}
-    if data.train.words is not None:
+    if data.train.words is not None and not every_token:
         arrays["words"] = data.train.words
     found = []
     for number, teacher in enumerate(teachers):
@@ -74,7 +81,8 @@ def store_task_teachers(
         )
 
         def write(backbone: Backbone, writer: ShardWriter, progress: Progress, form: FullFormat = form) -> None:
-            write_logits(backbone, data.train_batches(order, place.device), form, writer, progress)
+            batches = data.train_batches(order, place.device)
+            write_logits(backbone, batches, form, writer, progress, every_token=every_token)
 
         name = TRAIN if len(teachers) == 1 else f"{TRAIN}_{number}"
         store = _store(config, teacher, name, identity, form, len(order), place, write)

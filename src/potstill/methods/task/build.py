@@ -105,7 +105,10 @@ def build_task_training(config: TrainConfig) -> TaskTraining:
     parameters = sum(teacher.num_parameters() for teacher in teachers) or None
     stored = []
     if config.teacher.cache.enabled:
-        stored, teachers = store_task_teachers(config, teachers, data, vocabulary, read.task), []
+        stored, teachers = (
+            store_task_teachers(config, teachers, data, vocabulary, read.task, every_token=objective.every_token),
+            [],
+        )
     suit_hardware(config, teachers, student)
     part = TaskPart(read.task, student, objective, evaluators, teachers, stored)
     module = Downstream(student, {ONLY: part}, optimization)
