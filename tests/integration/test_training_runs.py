@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill.errors import CheckpointError, ModelError, TrainingError
+from potstill.errors import CheckpointError, FormatError, ModelError, TokenizerError, TrainingError
 
 pytestmark = pytest.mark.integration
 
@@ -69,13 +69,16 @@ def test_causal_models_learn_the_next_token(run, gpt2_teacher):
     assert learnt.config.n_layer == 2
 
 
-@pytest.mark.parametrize("objective", ["mlm", "diito"])
+SHUFFLED = ["objective=diito", "objective.interchange.pairing=shuffled"]
+
+
+@pytest.mark.parametrize("objective", [["objective=mlm"], ["objective=diito"], SHUFFLED], ids=",".join)
 def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objective):
     """Dropout, masks, order, optimizer and schedule continue from `ckpt_path` in another folder, and into a new epoch.
 
     `test_killed_runs` has the same of `kd` and `resume=auto`.
     """
-    common = [f"objective={objective}", f"teacher.model={bert_teacher}", "data.batch_size=4"]
+    common = [*objective, f"teacher.model={bert_teacher}", "data.batch_size=4"]
     steps = ["trainer.max_steps=50", "checkpoint.every_n_steps=20", "trainer.val_check_interval=8"]
     whole = run("whole", *common, *steps)  # 30 steps an epoch
 
@@ -104,9 +107,9 @@ def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objec
     assert ends[1]["train/steps"] == 50
 
 
-@pytest.mark.parametrize("objective", ["kd", "diito"])
+@pytest.mark.parametrize("objective", [["objective=kd"], ["objective=diito"], SHUFFLED], ids=",".join)
 def test_the_same_global_batch_gives_the_same_update_however_it_is_split(run, bert_teacher, objective):
-    calm = [f"objective={objective}", f"teacher.model={bert_teacher}", "trainer.max_steps=4", "optimizer.lr=1e-2"]
+    calm = [*objective, f"teacher.model={bert_teacher}", "trainer.max_steps=4", "optimizer.lr=1e-2"]
     dropout = ["hidden_dropout_prob", "attention_probs_dropout_prob"]
     settings = ", ".join(f"{name}: 0.0" for name in dropout)
     shape = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64"
@@ -115,6 +118,39 @@ def test_the_same_global_batch_gives_the_same_update_however_it_is_split(run, be
     split = student(run("split", *calm, "data.batch_size=4", "trainer.accumulate_grad_batches=3"))
     for key, value in once.items():
         torch.testing.assert_close(split[key], value, rtol=0, atol=2e-5, msg=key)
+
+
+def test_pickles_of_the_published_scripts_train_as_their_text(run, bert_teacher, text_file, eval_file, tmp_path):
+    """`binarized_data.py` writes `[CLS] text [SEP]` of each text, `token_counts.py` counts all of these tokens."""
+    import pickle
+
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(bert_teacher / "tokenizer.json"))
+    tokenizer.no_truncation()
+    encoded = [np.uint16(tokenizer.encode(line).ids) for line in text_file.read_text().splitlines() if line.strip()]
+    assert {ids[0] for ids in encoded} == {tokenizer.token_to_id("[CLS]")}
+    counts = np.bincount(np.concatenate(encoded), minlength=tokenizer.get_vocab_size()).tolist()
+    for name, content in (("tokens", encoded), ("counts", counts), ("even", [1] * len(counts))):
+        (tmp_path / f"{name}.pickle").write_bytes(pickle.dumps(content))
+    common = ["objective=mlm", f"teacher.model={bert_teacher}", "trainer.max_steps=4"]
+    pickled = ["data=pickled", "data.train_files=null", f"data.train.0.pickle={tmp_path}/tokens.pickle"]
+    text = run("text", *common)
+    assert same(student(text), student(run("pickled", *common, *pickled)))
+    counted = run("counted", *common, *pickled, f"data.token_counts={tmp_path}/counts.pickle")
+    assert not same(student(text), student(counted))  # texts that are too short are counted, too
+    even = run("even", *common, *pickled, f"data.token_counts={tmp_path}/even.pickle")
+    uniform = run("uniform", *common, "data.mlm_smoothing=0")
+    assert same(student(even), student(uniform))
+    assert not same(student(even), student(text))
+    with pytest.raises(CheckpointError, match=r"data\.token_counts="):
+        run("resumed", *common, *pickled, f"ckpt_path={counted}/checkpoints/last.ckpt", "trainer.max_steps=5")
+    with pytest.raises(TokenizerError, match=r"^data\.tokenizer=null: "):
+        run("no tokenizer", *pickled, "objective=mlm", "student=bert_tiny", "trainer.max_steps=1")
+    (tmp_path / "counts.pickle").write_bytes(b"\x80\x04cposix\nsystem\n.")
+    with pytest.raises(FormatError, match=r"^data\.token_counts=.*posix\.system"):
+        run("hostile", *common, *pickled, f"data.token_counts={tmp_path}/counts.pickle")
 
 
 def test_a_checkpoint_of_another_model_is_rejected(run, bert_teacher):

@@ -15,7 +15,7 @@ TRAIN = [
                                                "objective.temperature_strength=2"]),
     (["objective=diito", "benchmark=sst2"], ["objective.positions=masked"]),
     (["objective=step_by_step"], ["objective.temperature=3"]),
-    (["objective=clm"], ["data.mlm_share=0.2", "data.mlm_smoothing=0"]),
+    (["objective=clm"], ["data.mlm_share=0.2", "data.mlm_smoothing=0", "data.token_counts=x"]),
     (["objective=finetune", "benchmark=sst2"], ["data.augment.mask=0.2", "benchmark.part=test",
                                                 "benchmark.interchange.mapping=grid",
                                                 "benchmark.interchange.proportion=0.5"]),
@@ -40,7 +40,7 @@ EVALUATE = [
     (["benchmark=clm"], ["data.mlm_share=0.2"]),
     (["benchmark=efficiency"], ["data.mlm_share=0.2", "data.min_length=3"]),
 ]  # fmt: skip
-CORPORA = {"bookcorpus", "docstrings", "saved", "text_files", "wikitext", "wikitext_bookcorpus"}
+CORPORA = {"bookcorpus", "docstrings", "pickled", "saved", "text_files", "wikitext", "wikitext_bookcorpus"}
 
 
 @pytest.mark.parametrize(

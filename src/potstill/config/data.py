@@ -29,7 +29,7 @@ from potstill.runtime.ranges import (
 
 @dataclass
 class SourceConfig(Section):
-    """One source of text: exactly one of `files`, `hub`, `folder`, `docstrings` is given."""
+    """One source of text: exactly one of `files`, `hub`, `folder`, `docstrings`, `pickle` is given."""
 
     files: list[str] | None = option(None, "text files, plain or gzip")
     unit: str | None = option(
@@ -43,6 +43,11 @@ class SourceConfig(Section):
     column: str = option("text", "column of `hub` or `folder`")
     docstrings: bool = option(False, "docstrings of the installed libraries")
     packages: list[str] | None = option(None, "use only the docstrings of these packages")
+    pickle: str | None = option(
+        None,
+        "token ids that `binarized_data.py` of DistilBERT or Causal-Distill has written, with the tokenizer of the "
+        "run; no code is unpickled",
+    )
 
 
 _CHANGING = Unless("share", 0)
@@ -161,6 +166,12 @@ class CorpusDataConfig(SequenceDataConfig):
     mlm_share: float = within(0.15, SOME, "share of the positions that are masked")
     mlm_smoothing: float = within(
         0.7, Range(0, 5), "positions are masked in proportion to token count to this negative power; 0: uniformly"
+    )
+    token_counts: str | None = option(
+        None,
+        "counts for `data.mlm_smoothing` that `token_counts.py` of DistilBERT or Causal-Distill has written; null: "
+        "those of the training corpus",
+        Unless("mlm_smoothing", 0),
     )
     mlm_replace: list[float] = within(
         [0.8, 0.1, 0.1], SHARE, "shares of masked positions: mask token, random token, unchanged"

@@ -7,6 +7,7 @@ from pathlib import Path
 from potstill.config import OPTIONS, options_of
 from potstill.config.data import CorpusDataConfig, DataConfig, SequenceDataConfig, TaskDataConfig
 from potstill.data.common.text_files import skipping
+from potstill.data.corpus.pickled import COUNTS_BYTES, check_pickle
 from potstill.data.corpus.splits import ENGINES, RAY, sources_of
 from potstill.errors import DataError, PotstillError
 from potstill.runtime.ranges import MOST_PROCESSES
@@ -53,6 +54,8 @@ def corpus_problems(data: CorpusDataConfig, *, evaluating: bool = False, eval_fi
         wanted = [*parts.train, *parts.eval] if not evaluating else parts.eval or parts.train
         for source in wanted:
             source.check()
+        if data.token_counts is not None:
+            check_pickle(Path(data.token_counts).expanduser(), "data.token_counts", COUNTS_BYTES)
     except PotstillError as error:
         problems.append(str(error))
     return problems

@@ -34,7 +34,10 @@ def _masks(config: Any) -> bool:
 # Keys, or whole sections, with what reads them: as text, and as a function of the configuration. Keys that depend on
 # another one of their own section say so in the schema (`When`).
 _BOTH: tuple[tuple[tuple[str, ...], str, Read], ...] = (
-    (("data.mlm_share", "data.mlm_smoothing", "data.mlm_replace"), "masked language models", _masks),
+    (
+        ("data.mlm_share", "data.mlm_smoothing", "data.token_counts", "data.mlm_replace"), "masked language models",
+        _masks,
+    ),
 )  # fmt: skip
 _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
     (("generation",), "stage=rationales", lambda config: config.stage != "train"),
@@ -81,6 +84,7 @@ _EVALUATE: tuple[tuple[tuple[str, ...], str, Read], ...] = (
             "trainer.max_steps", "trainer.max_epochs", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
             "trainer.nonfinite", "trainer.val_check_interval", "trainer.log_every_n_steps", "data.batch_size",
             "data.max_tokens", "data.group_size", "data.augment", "data.labels", "data.share", "data.more_sets",
+            "data.token_counts",
         ),
         "train.py", lambda config: False,
     ),

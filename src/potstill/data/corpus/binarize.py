@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from potstill.data.common.store import build_once, store_key
 from potstill.data.common.tokenizers import Vocabulary, load_backend
+from potstill.data.corpus.pickled import PickledTokens
 from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.splits import LOCAL, RAY
 from potstill.data.corpus.store import StoreWriter, TokenStore, token_dtype
@@ -146,7 +147,7 @@ class Encoder:
 
 
 def binarize(
-    source: TextSource,
+    source: TextSource | PickledTokens,
     vocabulary: Vocabulary,
     *,
     cache: Path,
@@ -160,7 +161,7 @@ def binarize(
     """Open the store of a source's sequences, and build it if it does not exist.
 
     Args:
-        source: The texts.
+        source: The texts, or their token ids.
         vocabulary: Vocabulary of the tokenizer.
         cache: The store is in its `stores` folder.
         max_length: See `Framing`.
@@ -184,9 +185,13 @@ def binarize(
 
     def build(temporary: Path) -> None:
         writer = StoreWriter(temporary, vocabulary.size)
-        encoder = Encoder(load_backend(vocabulary.path), framing, token_dtype(vocabulary.size))
+        dtype = token_dtype(vocabulary.size)
+        if isinstance(source, PickledTokens):
+            encoding = _framed(source, vocabulary, framing, dtype)
+        else:
+            encoding = _encoded_by(engine, Encoder(load_backend(vocabulary.path), framing, dtype), source, num_proc)
         tally = Tally()
-        with closing(_encoded_by(engine, encoder, source, num_proc)) as encoded:
+        with closing(encoding) as encoded:
             for ids, lengths, counts in encoded:
                 writer.add(ids, lengths)
                 tally.add(counts)
@@ -202,6 +207,13 @@ def binarize(
 
     build_once(folder, build)
     return TokenStore.open(folder)
+
+
+def _framed(
+    source: PickledTokens, vocabulary: Vocabulary, framing: Framing, dtype: np.dtype[Any]
+) -> Generator[Encoded, None, None]:
+    for ids, lengths in source.batches(BATCH_CHARACTERS, vocabulary):
+        yield frame(ids.astype(dtype, copy=False), lengths, framing)
 
 
 def _encoded_by(

@@ -104,7 +104,8 @@ class StepBatch:
 class CorpusDataModule(StepDataModule):
     """Batches of a binarized corpus for a masked (`kind="masked"`) or a causal language model.
 
-    `on_after_batch_transfer` masks a step as a whole on the device, and cuts it.
+    `counts`, `(vocabulary,)` occurrences, replaces those of the corpus in masking. `on_after_batch_transfer` masks a
+    step as a whole on the device, and cuts it.
     """
 
     def __init__(
@@ -115,12 +116,15 @@ class CorpusDataModule(StepDataModule):
         kind: str,
         settings: BatchSettings,
         retokenise: Retokeniser | None = None,
+        counts: NDArray[np.int64] | None = None,
     ):
         cut = settings.interchange is not None and settings.interchange.pairing == "shuffled"
         super().__init__(_Items(train, retokenise, cut) if train is not None else None, settings)
         self.retokenise = retokenise
         self.train, self.evaluation, self.vocabulary, self.kind = train, evaluation, vocabulary, kind
-        counts = (train or evaluation).token_counts  # type: ignore[union-attr]
+        self.counts = counts  # None: those of the corpus
+        if counts is None:
+            counts = (train or evaluation).token_counts  # type: ignore[union-attr]
         self._weights = token_weights(counts, settings.mlm_smoothing, vocabulary.special_ids)
         self._alike = token_weights(counts, 0.0, vocabulary.special_ids)
         # Items of a cached teacher for training and for evaluation; None without a cache.

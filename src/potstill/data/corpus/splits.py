@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from potstill.config.data import CorpusDataConfig, SourceConfig
 from potstill.data.corpus.docstrings import Docstrings
+from potstill.data.corpus.pickled import PickledTokens
 from potstill.data.corpus.sources import HubDataset, SavedDataset, TextFiles, TextSource
 from potstill.errors import ConfigError
 
@@ -18,11 +19,14 @@ LOCAL, RAY = "local", "ray"
 ENGINES = (LOCAL, RAY)
 
 
+Source = TextSource | PickledTokens
+
+
 class Parts(NamedTuple):
     """Training and evaluation sources; `held_out` if evaluation texts are a share of the training sources."""
 
-    train: list[TextSource]
-    eval: list[TextSource]
+    train: list[Source]
+    eval: list[Source]
     held_out: bool
 
 
@@ -66,7 +70,7 @@ def sources_of(data: CorpusDataConfig, *, eval_file: str | None = None) -> Parts
     source, `eval_share` of the training texts is held out.
 
     Raises:
-        ConfigError: There is no source, or one without exactly one of files, hub, folder, docstrings.
+        ConfigError: There is no source, or one without exactly one of files, hub, folder, docstrings, pickle.
     """
     train = _local(data, data.train_files, "data.train_files") or _listed(data, data.train, "data.train")
     evaluation = (
@@ -82,13 +86,19 @@ def sources_of(data: CorpusDataConfig, *, eval_file: str | None = None) -> Parts
     if evaluation or not data.eval_share:
         return Parts(train, evaluation, held_out=False)
     return Parts(
-        [HeldOut(source, data.eval_share, "train") for source in train],
-        [HeldOut(source, data.eval_share, "eval") for source in train],
+        [_part(source, data.eval_share, "train") for source in train],
+        [_part(source, data.eval_share, "eval") for source in train],
         held_out=True,
     )
 
 
-def _local(data: CorpusDataConfig, files: Any, key: str) -> list[TextSource]:
+def _part(source: Source, share: float, part: str) -> Source:
+    if isinstance(source, PickledTokens):
+        return replace(source, share=share, part=part)
+    return HeldOut(source, share, part)
+
+
+def _local(data: CorpusDataConfig, files: Any, key: str) -> list[Source]:
     if files is None:
         return []
     if not len(files):
@@ -96,21 +106,23 @@ def _local(data: CorpusDataConfig, files: Any, key: str) -> list[TextSource]:
     return [_text_files(data, files, data.unit, key)]
 
 
-def _listed(data: CorpusDataConfig, sources: Any, key: str) -> list[TextSource]:
+def _listed(data: CorpusDataConfig, sources: Any, key: str) -> list[Source]:
     return [_source(data, source, f"{key}.{i}") for i, source in enumerate(sources)]
 
 
-def _source(data: CorpusDataConfig, source: SourceConfig, key: str) -> TextSource:
-    given = [name for name in ("files", "hub", "folder", "docstrings") if source[name]]
+def _source(data: CorpusDataConfig, source: SourceConfig, key: str) -> Source:
+    kinds = ("files", "hub", "folder", "docstrings", "pickle")
+    given = [name for name in kinds if source[name]]
     if len(given) != 1:
-        raise ConfigError(
-            f"{key}: has {', '.join(given) or 'no source'}; must have one of files, hub, folder, docstrings"
-        )
+        raise ConfigError(f"{key}: has {', '.join(given) or 'no source'}; must have one of {', '.join(kinds)}")
     if source.files:
         return _text_files(data, source.files, source.unit or data.unit, f"{key}.files")
     if source.docstrings:
         packages = tuple(source.packages) if source.packages else None
         return Docstrings(packages, data.max_examples, Path(data.cache).expanduser())
+    if source.pickle:
+        path = str(_absolute(source.pickle))
+        return PickledTokens(path, data.max_examples, Path(data.cache).expanduser(), f"{key}.pickle")
     options: dict[str, Any] = {
         "split": source.split or "train",
         "column": source.column,

@@ -16,9 +16,9 @@ from potstill.data.common.progress import counting
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import Vocabulary, describe, has_tokenizer, train_wordpiece
 from potstill.data.corpus.binarize import binarize
+from potstill.data.corpus.pickled import PickledTokens
 from potstill.data.corpus.retokenise import Retokeniser
-from potstill.data.corpus.sources import TextSource
-from potstill.data.corpus.splits import Parts
+from potstill.data.corpus.splits import Parts, Source
 from potstill.data.corpus.store import Corpus, TokenStore
 from potstill.errors import ConfigError, DataError, TokenizerError
 from potstill.interchange.plans import PlanSettings
@@ -46,9 +46,14 @@ def build_vocabulary(
     for key, value in {"data.tokenizer": data.tokenizer, **models}.items():
         if value is not None:
             return vocabulary_of(key, value, saved=saved)
-    cache = Path(data.cache).expanduser()
-    with counting(f"training a tokenizer of {data.vocabulary_size} on {parts.train[0].name}"):
-        folder = train_wordpiece(parts.train[0], data.vocabulary_size, cache)
+    cache, source = Path(data.cache).expanduser(), parts.train[0]
+    if isinstance(source, PickledTokens):
+        raise TokenizerError(
+            f"data.tokenizer=null: {source.name} has token ids and no text to train a tokenizer on; "
+            "data.tokenizer=<folder or hub id of the one that binarized it>"
+        )
+    with counting(f"training a tokenizer of {data.vocabulary_size} on {source.name}"):
+        folder = train_wordpiece(source, data.vocabulary_size, cache)
     if saved:
         keep_tokenizer(f"data.cache={cache}", folder)
     return describe(folder)
@@ -203,9 +208,7 @@ def build_corpora(
         return train, None
 
 
-def build_corpus(
-    data: CorpusDataConfig, sources: list[TextSource], vocabulary: Vocabulary, length: int
-) -> Corpus | None:
+def build_corpus(data: CorpusDataConfig, sources: list[Source], vocabulary: Vocabulary, length: int) -> Corpus | None:
     """The stores of all sources, joined; their counts are reported. None where there is no source."""
     stores = []
     for source in sources:

@@ -119,6 +119,8 @@ def store_language_teacher(
     masks: dict[str, Any] = {TRAIN: None, EVAL: None}
     if data.kind == "masked":
         masks[TRAIN] = mask_settings(s, steps=data.covered_steps, world=place.world, device=place.device.type)
+        if data.counts is not None:
+            masks[TRAIN]["token_counts"] = arrays_digest({"counts": data.counts})
         # Those of evaluation are of a sequence by itself, whatever is trained on.
         masks[EVAL] = {"seed": s.seed, "mlm_share": s.mlm_share, "mlm_replace": list(s.mlm_replace)}
     stored: dict[str, StoredVocabulary] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import language_benchmark_of
@@ -10,6 +11,7 @@ from potstill.config.data import CorpusDataConfig, data_of
 from potstill.config.objectives import exchange_of
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.datamodule import CorpusDataModule
+from potstill.data.corpus.pickled import read_counts
 from potstill.data.corpus.splits import sources_of
 from potstill.data.corpus.store import Corpus
 from potstill.errors import ConfigError
@@ -90,7 +92,10 @@ def build_language_training(config: TrainConfig) -> LanguageTraining:
     if config.teacher.tokenizer is not None:
         assert teacher is not None
         retokenise = build_retokeniser(train, vocabulary, own, backbone_of(teacher).max_length)
-    data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, settings, retokenise)
+    counts = None
+    if text.token_counts is not None:
+        counts = read_counts(Path(text.token_counts).expanduser(), vocabulary.size)
+    data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, settings, retokenise, counts)
     parameters = teacher.num_parameters() if teacher is not None else None
     stored = stored_eval = None
     if teacher is not None and config.teacher.cache.enabled:
