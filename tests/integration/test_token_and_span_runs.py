@@ -6,6 +6,7 @@ import random
 import pytest
 
 from potstill.errors import ConfigError, DataError, ModelError
+from potstill.methods.task.build import read_task
 from potstill.runs import evaluate as evaluate_run
 from potstill.runs import train as train_run
 from potstill.runs.checks import validate_evaluate, validate_train
@@ -159,6 +160,28 @@ def test_questions_without_answers_are_scored_by_the_threshold(run, evaluator, f
     assert always["test/best_f1"] >= max(always["test/f1"], silent["test/f1"])
 
 
+def test_all_tokens_of_a_word_are_trained_on(run, evaluator, files):
+    """`benchmark.label_all_tokens`; what is evaluated stays the same."""
+    folder, summary = run("all", "tokens", "benchmark.label_all_tokens=true", "trainer.max_epochs=12")
+    assert summary["val/f1"] > 0.9
+    found, _ = evaluator("evaluated", "tokens", f"model={folder}/student")
+    assert found["test/f1"] == pytest.approx(summary["val/f1"])
+
+
+@pytest.mark.parametrize(("column", "labels"), [(1, {"NNP", "CD", "VBD"}), (2, {"B-NP", "I-NP", "B-VP"})])
+def test_parts_of_speech_and_chunks_of_conll2003(column, labels, data_dir, run, encoder, compose_config):
+    files = data_dir / "ner" / "conll2003"
+    config = compose_config(
+        "objective=finetune", "benchmark=conll2003", f"benchmark.train_file={files}/train.txt.gz",
+        f"benchmark.eval_file={files}/dev.txt", f"benchmark.tag_column={column}", "benchmark.labels=null",
+        "data.max_examples=300", f"student.model={encoder}", "data.max_length=48",
+    )  # fmt: skip
+    validate_train(config)
+    task = read_task(config).task
+    assert labels <= set(task.labels)
+    assert task.monitor == ("accuracy" if column == 1 else "f1")
+
+
 def test_tagged_words_are_compared_at_every_token(run, files):
     """`objective.tokens=all`, which a teacher of other tokens refuses."""
     teacher, _ = run("teacher", "tokens", "trainer.max_steps=20")
@@ -167,7 +190,7 @@ def test_tagged_words_are_compared_at_every_token(run, files):
         tokens: run(tokens, "tokens", *kd, f"objective.tokens={tokens}", "objective.terms.label.weight=1")[1]
         for tokens in ("first", "all")
     }
-    assert losses["all"]["train/loss_ce"] != pytest.approx(losses["first"]["train/loss_ce"], rel=1e-3)
+    assert losses["all"]["train/loss_ce"] != pytest.approx(losses["first"]["train/loss_ce"], rel=1e-5)
     with pytest.raises(ConfigError, match=r"objective\.tokens=all with teacher\.tokenizer=own"):
         run("own", "tokens", *kd, "objective.tokens=all", "teacher.tokenizer=own", "student=bert_tiny")
 

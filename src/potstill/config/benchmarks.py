@@ -204,6 +204,11 @@ class TokensConfig(LabelledConfig, SwappingConfig):
         "by spaces; a name in JSON and on the hub; null: the first",
     )
     tag_column: str | None = option(None, "column of the tag; null: the last; `none` if there are no tags")
+    label_all_tokens: bool = option(
+        False,
+        "training rows: all tokens of a word have its tag, those after the first `I-` where the word begins an "
+        "entity; otherwise the first token alone. Evaluated are first tokens",
+    )
     scheme: str | None = option(
         None,
         "scheme of the tags that the model learns, `BIO` or `BIOES`; null: that of the training file. Files may be in "

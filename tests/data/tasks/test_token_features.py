@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from potstill.data.common.tokenizers import describe, load_backend
 from potstill.data.tasks.columns import ColumnSource
-from potstill.data.tasks.entities import tag_labels, tag_numbers
+from potstill.data.tasks.entities import inside, tag_labels, tag_numbers
 from potstill.data.tasks.sources import DataFile
 from potstill.data.tasks.token_features import CUT, _bounds, token_features, token_labels
 from potstill.errors import ConfigError
@@ -76,6 +76,30 @@ def test_ids_and_first_tokens_are_those_of_transformers(kind, request):
     assert labels.tolist() == expected
     assert (features.words >= 0).tolist() == [label != -100 for label in expected]
     assert (features.cut, features.shortened, features.blank) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("max_length", [7, 64])
+def test_every_token_of_a_word_can_have_its_label_as_in_run_ner(max_length, bert_tokenizer):
+    """transformers' `label_all_tokens`, in each window: a word begins an entity once."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(bert_tokenizer)
+    tags = [["O", "B-X", "I-X", "B-X", "O"], ["I-X"], ["S-X", "O", "E-X", "X"]]
+    names = ["O", "B-X", "I-X", "S-X", "E-X", "X"]
+    later = {"B-X": "I-X", "S-X": "I-X"}
+    assert [inside(own) for own in tags] == [[later.get(tag, tag) for tag in own] for own in tags]
+    features = token_features(SENTENCES, describe(bert_tokenizer), max_length=max_length)
+    labels = token_labels(features, tag_numbers(tags, names), tag_numbers(map(inside, tags), names))
+    expected = []
+    for words, own in zip(SENTENCES, tags, strict=True):
+        for word, tag in zip(words, own, strict=True):
+            pieces = tokenizer.tokenize(word)
+            expected += [tag, *[later.get(tag, tag)] * (len(pieces) - 1)]
+    assert any(len(tokenizer.tokenize(word)) > 2 for words in SENTENCES for word in words)
+    assert [names[label] for label in labels if label != -100] == expected
+    assert ((features.words_of_all >= 0) == (labels != -100)).all()
+    first = features.words >= 0
+    assert (features.words_of_all[first] == features.words[first]).all()
 
 
 @pytest.mark.parametrize("kind", ["gpt2_tokenizer", "unigram_tokenizer"])

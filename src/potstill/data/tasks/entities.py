@@ -174,6 +174,11 @@ def unknown_tags(sentences: Iterable[Sequence[str]], labels: Sequence[str]) -> d
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def inside(tags: Sequence[str]) -> list[str]:
+    """The tags of words for their tokens after the first: those within an entity where the word begins one."""
+    return [f"I-{tag[2:]}" if is_tag(tag) and split_tag(tag)[0] in ("B", "S") else tag for tag in tags]
+
+
 def tag_numbers(sentences: Iterable[Sequence[str]], labels: Sequence[str]) -> NDArray[np.int64]:
     """Label numbers of all words, end to end: `(words,)`; -100 for unknown tags, which are not trained on."""
     numbers: Mapping[str, int] = {label: number for number, label in enumerate(labels)}

@@ -35,6 +35,7 @@ class TokenFeatures:
         lengths: `(windows,)` int32, tokens of each window.
         sentences: `(windows,)` int32, number of the sentence; ascending.
         firsts: `(words,)` int64, index in `ids` of each word's first token; -1 for a word without tokens.
+        widths: `(words,)` int32, tokens of each word; 0 for a word without tokens.
         counts: `(sentences,)` int32, words of each sentence.
         cut: Number of words cut off from long sentences.
         shortened: Number of words longer than a window, cut to its length.
@@ -45,6 +46,7 @@ class TokenFeatures:
     lengths: NDArray[np.int32]
     sentences: NDArray[np.int32]
     firsts: NDArray[np.int64]
+    widths: NDArray[np.int32]
     counts: NDArray[np.int32]
     cut: int
     shortened: int
@@ -59,6 +61,14 @@ class TokenFeatures:
         words = np.full(len(self.ids), UNSEEN, np.int64)
         (seen,) = np.nonzero(self.firsts != UNSEEN)
         words[self.firsts[seen]] = seen
+        return words
+
+    @property
+    def words_of_all(self) -> NDArray[np.int64]:
+        """`(tokens,)` number of the word for each of its tokens; -1 for special tokens."""
+        words = np.full(len(self.ids), UNSEEN, np.int64)
+        within = np.arange(self.widths.sum()) - np.repeat(np.cumsum(self.widths) - self.widths, self.widths)
+        words[np.repeat(self.firsts, self.widths) + within] = np.repeat(np.arange(len(self.firsts)), self.widths)
         return words
 
 
@@ -108,12 +118,15 @@ def token_features(
     return made.features()
 
 
-def token_labels(features: TokenFeatures, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+def token_labels(
+    features: TokenFeatures, numbers: NDArray[np.int64], later: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """`(tokens,)` labels of tokens: the number of a word's label at its first token, -100 elsewhere.
 
     Args:
         features: Features of the sentences.
         numbers: `(words,)` label numbers from `tag_numbers`.
+        later: `(words,)` label numbers of the tokens after the first; None: -100.
 
     Raises:
         ValueError: The number of labels differs from the number of words.
@@ -121,6 +134,9 @@ def token_labels(features: TokenFeatures, numbers: NDArray[np.int64]) -> NDArray
     if numbers.shape != features.firsts.shape:
         raise ValueError(f"{len(numbers)} labels of {len(features.firsts)} words")
     labels = np.full(len(features.ids), IGNORED, np.int64)
+    if later is not None:
+        words = features.words_of_all
+        labels[words != UNSEEN] = later[words[words != UNSEEN]]
     seen = features.firsts != UNSEEN
     labels[features.firsts[seen]] = numbers[seen]
     return labels
@@ -136,6 +152,7 @@ class _Windows:
         self.lengths: list[int] = []
         self.sentences: list[int] = []
         self.firsts: list[int] = []
+        self.widths: list[int] = []
         self.counts: list[int] = []
         self.cut = self.shortened = self.blank = 0
 
@@ -150,6 +167,7 @@ class _Windows:
             self._add_window(words[start:end])
         self.cut += len(words) - bounds[-1]
         self.firsts += [UNSEEN] * (len(words) - bounds[-1])
+        self.widths += [0] * (len(words) - bounds[-1])
         self.counts.append(len(words))
 
     def _add_window(self, words: list[list[int]]) -> None:
@@ -157,6 +175,7 @@ class _Windows:
         self.ids += self.before
         for word in words:
             self.firsts.append(len(self.ids) if word else UNSEEN)
+            self.widths.append(len(word))
             self.ids += word
         self.ids += self.after
         if len(self.ids) == start:  # a model needs at least one token
@@ -170,6 +189,7 @@ class _Windows:
             np.array(self.lengths, np.int32),
             np.array(self.sentences, np.int32),
             np.array(self.firsts, np.int64),
+            np.array(self.widths, np.int32),
             np.array(self.counts, np.int32),
             self.cut,
             self.shortened,

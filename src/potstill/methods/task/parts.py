@@ -22,6 +22,7 @@ from potstill.data.tasks.entities import (
     OUTSIDE,
     are_plain,
     converted,
+    inside,
     scheme_of,
     split_tag,
     tag_labels,
@@ -223,20 +224,21 @@ class Preparer:
                 self._cache,
                 sentences.words,
                 self.vocabulary,
-                {"max_length": self.length, "too_long": too_long, "kind": "sentences"},
+                {"max_length": self.length, "too_long": too_long, "kind": "tagged"},
             )
         refuse_unknown(sentences.name, features.ids, self.vocabulary, self.data.max_unknown)
         counts = oddities(sentences.words, features.ids, self.vocabulary, None if train is None else train.words)
         counts |= {"windows": len(features), "truncated": features.cut, "blank": features.blank}
         counts |= {"shortened": features.shortened, "unknown_tags": sum(unknown.values())}
         self._tell(name, sentences.name, counts)
-        labels = None
+        labels, every = None, name == "train" and self.benchmark.label_all_tokens
         if sentences.tags is not None:
-            labels = token_labels(features, tag_numbers(sentences.tags, self.task.labels))
+            later = tag_numbers(map(inside, sentences.tags), self.task.labels) if every else None
+            labels = token_labels(features, tag_numbers(sentences.tags, self.task.labels), later)
         types = np.zeros(len(features.ids), np.uint8)
         flat = Features(features.ids, types, features.lengths, np.zeros(len(features), np.bool_))
         evaluator = EntityEvaluator(self.task, sentences, features)
-        return Prepared(TaskSet(flat, labels, features.words), evaluator)
+        return Prepared(TaskSet(flat, labels, features.words_of_all if every else features.words), evaluator)
 
     def _questions(self, name: str, questions: Questions, train: Questions | None) -> Prepared:
         asked, bench = questions.items, self.benchmark
