@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, TensorDataset
 
 from potstill.data.custom import CustomBatch, CustomDataModule, CustomStep, StepLoader, examples_of
 from potstill.errors import CheckpointError, ConfigError
@@ -33,6 +33,29 @@ def test_a_step_has_so_many_batches_and_every_example_comes_once():
     seen = torch.cat([own.batch[:, 0] for step in made for own in step.micro])
     assert sorted(seen.tolist()) == list(range(22))
     assert seen.tolist() != list(range(22))
+
+
+def test_processes_take_the_batches_of_a_step_in_turn():
+    loader = DataLoader(Noisy(), batch_size=3, shuffle=True)  # 8 batches
+    whole = list(StepLoader(loader, 6, 0, lambda: 0))
+    shares = [list(StepLoader(loader, 3, 0, lambda: 0, ranks=(rank, 2))) for rank in (0, 1)]
+    assert [len(steps) for steps in shares] == [2, 2]
+    for step, *own in zip(whole, *shares, strict=True):
+        for rank, share in enumerate(own):
+            assert (share.examples, share.batches, share.seed) == (step.examples, step.batches, step.seed)
+            wanted = [micro.batch for micro in step.micro[rank::2]]
+            assert all(torch.equal(*pair) for pair in zip([micro.batch for micro in share.micro], wanted, strict=True))
+    # The last step of 5 batches in steps of 4 has none for a second process.
+    short = StepLoader(DataLoader(Noisy(), batch_size=5), 2, 0, lambda: 0, ranks=(1, 2))
+    assert [step.batches for step in short] == [4]
+    assert len(short) == 1
+
+
+def test_a_loader_that_is_already_divided_is_rejected():
+    data = Noisy()
+    loader = DataLoader(data, batch_size=4, sampler=DistributedSampler(data, num_replicas=2, rank=0))
+    with pytest.raises(ConfigError, match=r"custom\.data: .* DistributedSampler"):
+        CustomDataModule((loader, None), seed=0, accumulate=1)
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -102,8 +125,8 @@ def test_a_data_module_of_the_users_is_used_with_its_hooks():
     assert data.val_dataloader() == []
     assert torch.equal(data.first_batch()[0], torch.ones(2, 2))
     assert data.state_dict() == {"steps_an_epoch": 2}
-    moved = data.on_after_batch_transfer(CustomStep([CustomBatch([torch.zeros(1)], 1)], 3), 0)
-    assert (moved.micro, moved.seed) == ([CustomBatch([torch.ones(1)], 1)], 3)
+    moved = data.on_after_batch_transfer(CustomStep([CustomBatch([torch.zeros(1)], 1)], 3, 5, 2), 0)
+    assert moved == CustomStep([CustomBatch([torch.ones(1)], 1)], 3, 5, 2)
     data.load_state_dict({"steps_an_epoch": 5})
     with pytest.raises(CheckpointError, match=r"^ckpt_path: .* 5 steps.* 2;"):
         data.train_dataloader()

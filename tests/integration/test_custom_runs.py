@@ -287,7 +287,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(train, monkeypatc
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        ([f"custom.adaptor={NAME}.empty"], f"custom.adaptor={NAME}.empty: .* logits, labels"),
+        ([f"custom.adaptor={NAME}.empty"], f"custom.adaptor={NAME}.empty: .* logits, logits_mask"),
         ([f"custom.adaptor={NAME}.gone"], f"custom.adaptor={NAME}.gone: .*gone"),
         (["custom.student._target_=no_such.thing"], "custom.student._target_=no_such.thing: .*no_such"),
         ([f"custom.student._target_={NAME}.number"], f"custom.student._target_={NAME}.number: .*nn.Module"),
@@ -302,7 +302,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(train, monkeypatc
         (["objective.terms.cos.weight=1"], "objective.terms.cos.weight=1: .*objective=custom"),
         (["teacher.model=somewhere"], "teacher.model=somewhere: "),
         (["benchmark=sst2"], "benchmark=sst2: "),
-        (["trainer.devices=2"], "trainer.devices=2: "),
+        (["trainer.strategy=fsdp"], "trainer.strategy=fsdp: .*strategy=ddp"),
+        (["teacher.weights=[1]"], r"teacher.weights=\[1.0\]: .* 0 teachers"),
+        ([f"custom.teachers=[{{_target_: {NAME}.make_teacher}}]"], "custom.teachers=.* with custom.teacher._target_="),
+        ([f"custom.teacher_adaptor=[{NAME}.adaptor,{NAME}.named]"], "custom.teacher_adaptor=.*: .* 1 teachers"),
         (["objective=kd"], f"custom.student._target_={NAME}.make_student: "),
         (["objective.matches=L3"], "objective.matches.0.=L3: "),
     ],

@@ -187,6 +187,49 @@ def test_the_earth_movers_distance_of_all_layers():
     assert 0 < scores.terms["match_0"] != value
 
 
+def test_the_earth_movers_distance_under_a_projection_for_each_layer():
+    pytest.importorskip("ot")
+    teacher, student = bert(0, 4), bert(1, 2, width=8)
+    objective = objective_of({"loss": "emd", "projection": "linear"}, student, teacher)
+    made = objective.matches.projections["0"]
+    mask, ours, theirs = (batch().attention_mask, outputs(student).hidden_states, outputs(teacher).hidden_states)
+    projected = [project(own) for project, own in zip(made, ours[1:], strict=True)]
+    costs = layer_costs(projected, theirs[1:], lambda s, t: hidden.hidden_mse(s, t, mask))
+    expected = earth_movers_distance(costs, transport_plan(costs))
+    value = found(objective, student, teacher).terms["match_0"]
+    assert value.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["attention_mse", "attention_ce"])
+def test_the_published_rule_of_attention_counts_padding(loss):
+    teacher, student = bert(0, 4), bert(1, 2)
+    objective = objective_of({"teacher": 3, "student": 1, "loss": loss, "published": True}, student, teacher)
+    value = found(objective, student, teacher).terms["match_0"].item()
+    padded = (1 - batch().attention_mask[:, None, None]) * -10000.0
+    ours, theirs = (scores_of(model, block) + padded for model, block in ((student, 1), (teacher, 3)))
+    if loss == "attention_mse":
+        kept = [torch.where(side <= -1e-3, torch.zeros_like(side), side) for side in (ours, theirs)]
+        expected = torch.nn.functional.mse_loss(*kept)
+    else:
+        targets = torch.where(theirs <= -1e-3, torch.zeros_like(theirs), theirs.softmax(-1))
+        expected = -(targets * ours.log_softmax(-1)).sum(-1).mean()
+    assert value == pytest.approx(expected.item(), rel=1e-4)
+    parts = [share_of(objective, student, [teacher], batch(rows), objective.denominators(STEP)).terms["match_0"]
+             for rows in (slice(0, 3), slice(3, 6))]  # fmt: skip
+    assert float(sum(parts)) == pytest.approx(value, rel=1e-4)  # both parts are padded to one length
+
+
+def scores_of(model, block):
+    """Attention scores of a block before the softmax, from its queries and keys."""
+    layer = model.bert.encoder.layer[block - 1].attention.self
+    with torch.no_grad():
+        states = outputs(model).hidden_states[block - 1]
+        query, key = (
+            part(states).unflatten(-1, (2, -1)).transpose(1, 2) for part in (layer.query, layer.key)
+        )  # fmt: skip
+    return query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+
+
 ALL = [
     {"teacher": 4, "student": 2, "loss": "hidden_mse", "projection": "tanh"},
     {"teacher": 0, "student": 0, "loss": "cos", "projection": "linear"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from potstill.runtime.ranges import PART, POSITIVE, SIZE, TEMPERATURE, Range, Section, Unless, When, option, within
+from potstill.runtime.ranges import PART, POSITIVE, SIZE, TEMPERATURE, Range, Section, When, option, within
 
 OWN = "own"  # teacher.tokenizer: that of the teacher's own folder
 
@@ -60,7 +60,6 @@ class TeacherConfig(Section):
     average: str = option(
         "logits",
         "average the `logits` of several teachers, or their `probabilities` at T",
-        Unless("models", None),
         choices=("logits", "probabilities"),
     )
     attention: str = option(
@@ -144,16 +143,42 @@ class CustomConfig(Section):
         "`_target_`: a class or function that returns the teacher, an nn.Module with its weights, and its "
         "arguments; null if no term reads a teacher",
     )
+    teachers: list[dict[str, Any]] = option(
+        [],
+        "several teachers of one task, `[{_target_: my.a}, {_target_: my.b}]`, in place of `custom.teacher`; "
+        "`teacher.weights` and `teacher.average` combine their predictions, a match names one by `teacher_index`",
+    )
     student: dict[str, Any] = option({"_target_": None}, "`_target_`: the same for the student")
     data: dict[str, Any] = option(
         {"_target_": None},
         "`_target_`: returns a LightningDataModule, or (training DataLoader, validation DataLoader or "
         "None); their batches are micro-batches, `data.*` is not read",
     )
-    adaptor: str | None = option(None, "`(batch, outputs) -> dictionary` of features")
-    teacher_adaptor: str | None = option(None, "adaptor of the teacher; null: `custom.adaptor`")
+    adaptor: str | None = option(
+        None,
+        "`(batch, outputs) -> dictionary` of `logits`, `logits_mask`, `labels`, `losses`, `hidden`, `attention`, "
+        "`inputs_mask`, see [the guide](guides/your-own.md#the-adaptor)",
+    )
+    teacher_adaptor: Any = option(
+        None, "adaptor of the teachers, or a list with one for each teacher; null: `custom.adaptor`"
+    )
     forward: str | None = option(
         None,
         "`(model, batch) -> outputs`; null: a dictionary is passed by name and a tuple by position, as far "
         "as the model's `forward` accepts them; anything else as it is",
     )
+
+    @property
+    def every_teacher(self) -> dict[str, dict[str, Any]]:
+        """The teachers by their key; empty without one."""
+        if self.teachers:
+            return {f"custom.teachers[{number}]": settings for number, settings in enumerate(self.teachers)}
+        return {"custom.teacher": self.teacher} if self.teacher.get("_target_") is not None else {}
+
+    @property
+    def teacher_adaptors(self) -> dict[str, Any]:
+        """The adaptors of the teachers by their key, one for all or one for each."""
+        given = self.teacher_adaptor
+        if isinstance(given, list):
+            return {f"custom.teacher_adaptor[{number}]": path for number, path in enumerate(given)}
+        return {"custom.adaptor": self.adaptor} if given is None else {"custom.teacher_adaptor": given}

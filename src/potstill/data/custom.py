@@ -1,14 +1,15 @@
 """A user's own loaders as optimizer steps: their batches are micro-batches.
 
 A loader is an iterable with a length. The random generators of the process are seeded from (seed, epoch, step), so
-order and augmentation are a function of them.
+order and augmentation are a function of them. Every process reads the whole loader, and takes each of its batches in
+turn: a step has the same batches on any number of processes.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -16,10 +17,11 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 from potstill.data.common.batching import derive_seed
 from potstill.data.common.steps import ResumableDataModule
-from potstill.errors import ConfigError
+from potstill.errors import ConfigError, DataError
 
 EVALUATION = 2  # random stream
 
@@ -41,19 +43,26 @@ class CustomStep:
     """One optimizer step, or one evaluation batch.
 
     Attributes:
-        micro: Micro-batches.
+        micro: Micro-batches of this process.
         seed: Seed of dropout.
+        examples: Examples of all micro-batches of all processes, what throughput counts.
+        batches: Number of micro-batches of all processes.
     """
 
     micro: list[CustomBatch]
     seed: int
+    examples: int
+    batches: int
 
     @property
-    def examples(self) -> int:
-        """Examples of all micro-batches: what the terms are means over, and throughput counts."""
-        return sum(own.examples for own in self.micro)
+    def tokens(self) -> int:
+        """The units of throughput."""
+        return self.examples
 
-    predictions = tokens = sequences = pairs = reached = reached_tokens = examples
+
+def rank_step(micro: Sequence[CustomBatch], seed: int, rank: int = 0, world: int = 1) -> CustomStep:
+    """The share of one of several processes in a step."""
+    return CustomStep(list(micro[rank::world]), seed, sum(own.examples for own in micro), len(micro))
 
 
 def examples_of(batch: Any) -> int | None:
@@ -71,18 +80,29 @@ class StepLoader:
 
     Args:
         loader: Loader of batches.
-        batches: Batches per step; the last step of an epoch may have fewer.
+        batches: Batches per step and process; the last step of an epoch may have fewer. It is dropped if it has none
+            for a process.
         seed: Seed of the run.
         done: Returns the number of finished steps; called when iteration begins.
         purpose: Random stream.
+        ranks: This process, and their number.
     """
 
-    def __init__(self, loader: Any, batches: int, seed: int, done: Callable[[], int], purpose: int = 1):
-        self.loader, self.batches, self.seed = loader, batches, seed
-        self.done, self.purpose = done, purpose
+    def __init__(
+        self,
+        loader: Any,
+        batches: int,
+        seed: int,
+        done: Callable[[], int],
+        purpose: int = 1,
+        ranks: tuple[int, int] = (0, 1),
+    ):
+        self.loader, self.batches, self.seed = loader, batches * ranks[1], seed
+        self.done, self.purpose, self.ranks = done, purpose, ranks
 
     def __len__(self) -> int:
-        return -(-len(self.loader) // self.batches)
+        whole, rest = divmod(len(self.loader), self.batches)
+        return whole + (rest >= self.ranks[1])
 
     def __iter__(self) -> Iterator[CustomStep]:
         epoch, start = divmod(self.done(), len(self))
@@ -99,7 +119,7 @@ class StepLoader:
             _seed_all(seed)
             micro = list(islice(batches, self.batches))
             if number >= start and micro:
-                yield CustomStep([CustomBatch(batch, _size(batch)) for batch in micro], seed)
+                yield rank_step([CustomBatch(batch, _size(batch)) for batch in micro], seed, *self.ranks)
 
 
 class CustomDataModule(ResumableDataModule):
@@ -145,13 +165,13 @@ class CustomDataModule(ResumableDataModule):
             CheckpointError: The checkpoint has another number of steps per epoch.
         """
         self.check_resumed()
-        return StepLoader(self._train, self.accumulate, self.seed, self.done)
+        return self._steps()
 
     def val_dataloader(self) -> Any:
-        """Evaluation steps of one batch, always the same."""
+        """This process' evaluation steps of one batch, always the same."""
         if self.evaluation is None:
             return []
-        return StepLoader(self.evaluation, 1, self.seed, lambda: 0, EVALUATION)
+        return _RankBatches(StepLoader(self.evaluation, 1, self.seed, lambda: 0, EVALUATION), *self._ranks)
 
     def on_before_batch_transfer(self, batch: CustomStep, dataloader_idx: int) -> CustomStep:
         """Call the data module's own hook for each batch."""
@@ -166,7 +186,8 @@ class CustomDataModule(ResumableDataModule):
             return step
         self._own.trainer = self.trainer
         hook = getattr(self._own, name)
-        return CustomStep([CustomBatch(hook(own.batch, dataloader_idx), own.examples) for own in step.micro], step.seed)
+        micro = [CustomBatch(hook(own.batch, dataloader_idx), own.examples) for own in step.micro]
+        return replace(step, micro=micro)
 
     def teardown(self, stage: str) -> None:
         """Call the data module's own hook."""
@@ -176,13 +197,39 @@ class CustomDataModule(ResumableDataModule):
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps per epoch."""
-        return len(StepLoader(self._train, self.accumulate, self.seed, self.done))
+        return len(self._steps())
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _steps(self) -> StepLoader:
+        steps = StepLoader(self._train, self.accumulate, self.seed, self.done, ranks=self._ranks)
+        if not len(steps):
+            raise DataError(
+                f"trainer.devices={self._ranks[1]}: the training loader has {len(self._train)} batches, one for each "
+                "process is needed; use fewer devices or smaller batches"
+            )
+        return steps
 
     @property
     def figures(self) -> dict[str, int]:
         """Batches of the loaders."""
         counts = {"train_batches": len(self._train)}
         return counts if self.evaluation is None else {**counts, "eval_batches": len(self.evaluation)}
+
+
+class _RankBatches:
+    """Every `world`-th step of a loader, beginning with that of this process."""
+
+    def __init__(self, steps: StepLoader, rank: int, world: int):
+        self.steps, self.rank, self.world = steps, rank, world
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.steps), self.world))
+
+    def __iter__(self) -> Iterator[CustomStep]:
+        return islice(iter(self.steps), self.rank, None, self.world)
 
 
 def _sized(which: str, loader: Any) -> Any:
@@ -199,6 +246,12 @@ def _sized(which: str, loader: Any) -> Any:
             f"custom.data: the {which} loader has no batches or no length; must be a DataLoader of a data set with "
             "__len__"
         )
+    for name in ("sampler", "batch_sampler"):
+        if isinstance(getattr(loader, name, None), DistributedSampler):
+            raise ConfigError(
+                f"custom.data: the {which} loader has a DistributedSampler; must have all examples, whose batches are "
+                "divided among the processes here"
+            )
     return loader
 
 

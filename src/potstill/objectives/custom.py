@@ -6,32 +6,63 @@ Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3, adaptors.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from potstill.errors import ConfigError
 from potstill.losses.soft_targets import IGNORED_LABEL
 from potstill.objectives.features import Features, Wanted
-from potstill.objectives.matching import ATTENTION, HIDDEN, Place
+from potstill.objectives.matching import ATTENTION, HIDDEN, SEQUENCES, Place
 from potstill.objectives.task import Observed, TaskObjective
 from potstill.objectives.terms import LABEL
 
-KNOWN = ("logits", "labels", "losses", HIDDEN, ATTENTION, "mask")
+SOFT_LOGITS = ("ce", "mse")  # terms that compare logits
+KNOWN = ("logits", "logits_mask", "labels", "losses", HIDDEN, ATTENTION, "inputs_mask")
 
 
 @dataclass(frozen=True)
 class AdaptorReader:
     """Runs a module on a batch and reads its features with an adaptor.
 
+    An adaptor is a function of a batch and of what the module returned for it. It returns a dictionary with some of
+    the keys below; each value is a tensor or a list of tensors, for matches also a dictionary of tensors, and None
+    counts as absent.
+
+    - `logits`: (examples, labels), or (examples, positions, labels) with one prediction per position. Several tensors
+      are several heads; each is paired with the teacher's of the same place, and the terms of all heads are added up.
+    - `logits_mask`: (examples, positions), nonzero where a prediction of logits with positions counts. One mask for
+      each tensor of logits, or one for all; logits without positions have nothing to mask.
+    - `labels`: (examples,), or (examples, positions) for logits with positions; -100 where there is no label.
+    - `losses`: losses of the user's own, added up: a scalar, the mean over the batch, or (examples,). They take the
+      place of the cross entropy of `labels` in the term `label`.
+    - `hidden`: (examples, positions, width) for matches; see `states_of` for other shapes.
+    - `attention`: scores before the softmax, (examples, heads, length, length); (examples, length, length) is one head.
+    - `inputs_mask`: (examples, positions), nonzero where hidden states and attention of the student count.
+
     Attributes:
         model: the module.
-        adaptor: (batch, outputs) -> dictionary with keys of `KNOWN`: `logits`, `labels`, `losses`, `hidden` and
-            `attention` are one tensor, a list of tensors or, for matches, a dictionary of tensors.
+        adaptor: (batch, outputs) -> dictionary.
         key: names the adaptor in messages.
         forward: (model, batch) -> outputs.
+
+    Source: the dictionary of TextBrewer's adaptors (Yang et al. 2020), with its keys and shapes.
+
+    Example:
+        >>> import torch
+        >>> from potstill.objectives.custom import AdaptorReader, call_model
+        >>> def adaptor(batch, outputs):
+        ...     return {"logits": (outputs,), "logits_mask": (batch["attention_mask"],)}
+        >>> class Tagger(torch.nn.Linear):
+        ...     def forward(self, states):
+        ...         return super().forward(states)
+        >>> batch = {"states": torch.zeros(2, 3, 8), "attention_mask": torch.tensor([[1, 1, 0], [1, 0, 0]])}
+        >>> (features,) = AdaptorReader(Tagger(8, 5), adaptor, "adaptor", call_model)((batch, 2)).base
+        >>> features.logits[0].shape
+        torch.Size([3, 5])
     """
 
     model: nn.Module
@@ -73,15 +104,17 @@ def read_features(returned: Any, key: str, examples: int) -> Features:
     """Features from the dictionary that an adaptor returned.
 
     Args:
-        returned: the dictionary; None counts as absent.
+        returned: the dictionary, see `AdaptorReader`.
         key: names the adaptor in messages.
         examples: number of examples of the batch.
 
     Returns:
-        Hidden features as (examples, positions, width), losses as sums over the examples.
+        The selected predictions of each head as (predictions, labels), with their labels; hidden features as (examples,
+        positions, width); losses as sums over the examples.
 
     Raises:
-        ConfigError: not a dictionary, an unknown key, no known key, or a value that is not a tensor.
+        ConfigError: not a dictionary, an unknown key, no known key, a value that is not a tensor, or shapes that do
+            not fit.
     """
     known = ", ".join(KNOWN)
     if not isinstance(returned, Mapping):
@@ -91,16 +124,21 @@ def read_features(returned: Any, key: str, examples: int) -> Features:
         raise ConfigError(f"{key}: returns the key {unknown}; the known keys are {known}")
     if not given:
         raise ConfigError(f"{key}: returns none of the known keys {known}")
-    tensors = {name: _tensors(given.get(name, ()), name, key) for name in KNOWN[:-1]}
-    mask = [given["mask"]] if "mask" in given else []
+    tensors = {name: _tensors(given.get(name, ()), name, key) for name in KNOWN}
+    _check_examples(tensors, examples, key)
+    if len(tensors["inputs_mask"]) > 1:
+        raise ConfigError(f"{key}: returns {len(tensors['inputs_mask'])} tensors of inputs_mask; must be one")
+    heads, masks, targets = (tuple(tensors[name].values()) for name in KNOWN[:3])
+    logits, labels = _predictions(heads, masks, targets, key)
     losses = tensors["losses"].values()
     return Features(
-        logits=tuple(tensors["logits"].values()),
-        labels=tuple(tensors["labels"].values()),
+        logits=logits,
+        labels=labels,
         losses=tuple(loss if loss.ndim else loss * examples for loss in losses),  # a scalar is the mean
         hidden={place: states_of(feature) for place, feature in tensors[HIDDEN].items()},
-        attention=tensors[ATTENTION],
-        mask=_tensors(mask, "mask", key).get(0),
+        attention={place: own[:, None] if own.ndim == 3 else own for place, own in tensors[ATTENTION].items()},
+        mask=next(iter(tensors["inputs_mask"].values()), None),
+        by_example=all(head.ndim == 2 for head in tensors["logits"].values()),
     )
 
 
@@ -126,57 +164,124 @@ def _tensors(value: Any, name: str, key: str) -> dict[Place, Tensor]:
     return dict(value)
 
 
-def check_shapes(features: Features, examples: int, key: str) -> None:
-    """Check the shapes of the features of one batch.
+def _check_examples(tensors: Mapping[str, Mapping[Place, Tensor]], examples: int, key: str) -> None:
+    for name, own in tensors.items():
+        for place, tensor in own.items():
+            scalar = name == "losses" and not tensor.ndim
+            if not scalar and (not tensor.ndim or len(tensor) != examples):
+                raise ConfigError(
+                    f"{key}: {name}[{place}] has shape {tuple(tensor.shape)}; the first dimension must be the batch's "
+                    f"{examples} examples"
+                )
+            if name == "losses" and tensor.ndim > 1:
+                raise ConfigError(
+                    f"{key}: losses[{place}] has shape {tuple(tensor.shape)}; must be (examples,) or a scalar, the mean"
+                )
 
-    Raises:
-        ConfigError: the first dimension is not the examples, or logits and labels do not fit.
-    """
-    named = {
-        f"{what}[{place}]": tensor
-        for what in (*KNOWN[:3], HIDDEN, ATTENTION)
-        for place, tensor in _tensors(getattr(features, what), what, key).items()
-        if what != "losses" or tensor.ndim
-    }
-    if features.mask is not None:
-        named["mask"] = features.mask
-    for name, tensor in named.items():
-        if not tensor.ndim or len(tensor) != examples:
-            raise ConfigError(
-                f"{key}: {name} has shape {tuple(tensor.shape)}; the first dimension must be the batch's {examples} "
-                "examples"
-            )
-    for number, logits in enumerate(features.logits):
-        if logits.ndim != 2:
-            raise ConfigError(f"{key}: logits[{number}] has shape {tuple(logits.shape)}; must be (examples, labels)")
-    pairs = len(features.labels) == len(features.logits)
-    if features.labels and not (pairs and all(labels.ndim == 1 for labels in features.labels)):
+
+def _predictions(
+    logits: tuple[Tensor, ...], masks: tuple[Tensor, ...], labels: tuple[Tensor, ...], key: str
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The predictions of all heads that their masks select, and the labels of these."""
+    if masks and len(masks) not in (1, len(logits)):
         raise ConfigError(
-            f"{key}: {len(features.labels)} tensors of labels and {len(features.logits)} of logits; each tensor of "
-            "logits needs labels of shape (examples,)"
+            f"{key}: {len(masks)} tensors of logits_mask and {len(logits)} of logits; must be one for each, or one"
+        )
+    if labels and len(labels) != len(logits):
+        raise ConfigError(
+            f"{key}: {len(labels)} tensors of labels and {len(logits)} of logits; each tensor of logits needs labels"
+        )
+    found: list[Tensor] = []
+    of_found: list[Tensor] = []
+    for number, head in enumerate(logits):
+        if head.ndim not in (2, 3):
+            raise ConfigError(
+                f"{key}: logits[{number}] has shape {tuple(head.shape)}; must be (examples, labels) or (examples, "
+                "positions, labels)"
+            )
+        own = labels[number] if labels else None
+        if own is not None:
+            _check_positions(own, head, f"labels[{number}]", f"logits[{number}]", key)
+        if head.ndim == 3 and masks:
+            mask = masks[number if len(masks) > 1 else 0]
+            _check_positions(mask, head, "logits_mask", f"logits[{number}]", key)
+            kept = mask.bool()
+        else:
+            kept = torch.ones(head.shape[:-1], dtype=torch.bool, device=head.device)
+        found.append(head[kept] if head.ndim == 3 else head)
+        if own is not None:
+            of_found.append(own[kept] if head.ndim == 3 else own)
+    return tuple(found), tuple(of_found)
+
+
+def _check_positions(tensor: Tensor, logits: Tensor, name: str, of: str, key: str) -> None:
+    if tensor.shape != logits.shape[:-1]:
+        raise ConfigError(
+            f"{key}: {name} has shape {tuple(tensor.shape)} and {of} {tuple(logits.shape)}; must be "
+            f"{tuple(logits.shape[:-1])}"
         )
 
 
-def term_errors(objective: TaskObjective, student: Features, teacher: Features | None) -> Iterator[str]:
+def units_of(objective: TaskObjective, student: Features, examples: int) -> dict[str, Tensor]:
+    """What each active term is a mean over, in one batch of a user's own module.
+
+    Args:
+        objective: weighted terms.
+        student: features of the student.
+        examples: number of examples of the batch.
+
+    Returns:
+        Integers by term. For terms on logits (heads,): the selected predictions of each head, for `label` those with a
+        label. Examples for losses of the user's own. For matches the kept positions, pairs of them, or examples.
+    """
+    device = next((own.device for own in (*student.logits, *student.losses, *student.hidden.values())), None)
+    predictions = torch.tensor([len(logits) for logits in student.logits], device=device)
+    rows = torch.tensor(examples, device=device)
+    counts = dict.fromkeys(("ce", "mse"), predictions)
+    if student.losses:
+        counts[LABEL] = rows
+    elif student.labels:
+        counts[LABEL] = torch.stack([(labels != IGNORED_LABEL).sum() for labels in student.labels])
+    if objective.matches is not None:
+        counts |= objective.matches.units(student)
+    return {term: counts[term] for term in objective.active}
+
+
+def counts_examples(objective: TaskObjective, student: Features) -> bool:
+    """Whether every term is a mean over examples, whose number is known before the student runs."""
+    known = {LABEL: bool(student.losses), **dict.fromkeys(SOFT_LOGITS, student.by_example)}
+    if objective.matches is not None:
+        known |= {match.term: match.over == SEQUENCES for match in objective.matches.matches}
+    return all(known[term] for term in objective.active)
+
+
+def unequal_logits(student: Features, teacher: Features) -> str | None:
+    """Why the logits of two models cannot be compared; None if they can."""
+    ours, theirs = ([tuple(logits.shape) for logits in side.logits] for side in (student, teacher))
+    if ours and ours == theirs:
+        return None
+    return (
+        f"the adaptors return logits of shapes {ours} of the student and {theirs} of the teacher (positions that "
+        "logits_mask selects, labels); they must be equal"
+    )
+
+
+def term_errors(objective: TaskObjective, student: Features, teachers: Sequence[Features]) -> Iterator[str]:
     """Reasons why the terms cannot be computed from such features, by keys of `objective`."""
     weights = objective.weights
     if weights.get(LABEL) and not (student.losses or student.labels):
         yield "terms.label.weight: the student's adaptor returns neither labels nor losses; use 0"
-    soft = next((term for term in ("ce", "mse") if weights.get(term)), None)
-    if soft and teacher is not None:
-        ours, theirs = ([tuple(logits.shape) for logits in side.logits] for side in (student, teacher))
-        if not ours or ours != theirs:
-            yield (
-                f"terms.{soft}.weight: the adaptors return logits of shapes {ours} of the student and {theirs} of the "
-                "teacher; they must be equal, or use 0"
-            )
+    soft = next((term for term in SOFT_LOGITS if weights.get(term)), None)
+    if soft:
+        problems = (unequal_logits(student, teacher) for teacher in teachers)
+        yield from (f"terms.{soft}.weight: {problem}, or use 0" for problem in problems if problem)
     if soft and objective.soft.shift and not student.labels:
         yield "probability_shift=true: the student's adaptor returns no labels; use false"
-    if objective.matches is None or teacher is None:
+    if objective.matches is None or not teachers:
         return
     for term in objective.matched:
         try:
-            objective.matches([student], [[teacher]], {term: 1.0}, (term,))
+            objective.matches([student], [[teacher] for teacher in teachers], {term: 1.0}, (term,))
         except (ValueError, RuntimeError) as error:
             yield f"matches: {term}: {' '.join(str(error).split())}"
 

@@ -72,6 +72,7 @@ class Features:
         attention: (batch, heads, length, length), scores before the softmax, by block or name.
         vectors: (batch, length, width), by block and part.
         mask: (batch, length) nonzero at real tokens; None: all positions count.
+        by_example: whether a user's own module makes one prediction per example, not one per position.
     """
 
     logits: tuple[Tensor, ...] = ()
@@ -82,6 +83,7 @@ class Features:
     attention: Mapping[Place, Tensor] = field(default_factory=dict)
     vectors: Mapping[tuple[int, str], Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
+    by_example: bool = False
 
 
 def observed(

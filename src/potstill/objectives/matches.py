@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "attention_mse_sum": attention_mse_sum, "attention_ce": attention_ce, "attention_ce_mean": attention_ce_mean,
 }  # fmt: skip
 _LETTERS = {"q": "query", "k": "key", "v": "value"}
+ADDED_SCORE = -10000.0  # of padded keys, the additive mask of the models that the toolkit was written for
 INITIAL_STD = 0.02  # of the weights of projections, as in TextBrewer
 
 
@@ -96,14 +98,18 @@ class Matches:
             ours = _widths(student, match, match.student, f"{key}.student")
             theirs = _widths(teachers[match.teacher_index], match, match.teacher, f"{key}.teacher")
             any_width, own = loss_of(match.loss).any_width, is_path(match.loss)
-            if (match.projection or any_width) and not own and max(len({*ours}), len({*theirs})) > 1:
+            several = theirs if match.loss == EMD else max(ours, theirs, key=lambda widths: len({*widths}))
+            if (match.projection or any_width) and not own and len({*several}) > 1:
                 raise PairError(f"{key}: reads widths {ours} of the student and {theirs} of the teacher; one of each")
             if match.projection is not None:
                 place = f"{key}.projection"
-                self.projections[match.name] = _projection(place, match.projection, ours[0], theirs[0], generator)
+                projected = ours if match.loss == EMD else ours[:1]
+                made = [_projection(place, match.projection, width, theirs[0], generator) for width in projected]
+                self.projections[match.name] = nn.ModuleList(made) if match.loss == EMD else made[0]
                 self.rates[match.name] = match.projection_lr
             elif not any_width:
-                for width, other in zip(ours, theirs, strict=False):
+                pairs = product(ours, theirs) if match.loss == EMD else zip(ours, theirs, strict=False)
+                for width, other in pairs:
                     if width != other:
                         raise PairError(f"{key}.{width_error(match, width, other)}")
             if own:
@@ -132,6 +138,10 @@ class Matches:
         """Denominator of each term in a whole step: tokens, pairs of tokens, or sequences."""
         units = {PAIRS: "pairs", SEQUENCES: "sequences"}
         return {match.term: getattr(step, units.get(match.over, "tokens")) for match in self.matches}
+
+    def units(self, student: Features) -> dict[str, Tensor]:
+        """Units of each term in one batch: kept positions, pairs of them, or sequences, as integers."""
+        return {match.term: _units(match, _states(student, match, match.student)[0], student) for match in self.matches}
 
     def wanted(self, teacher: int | None, active: Sequence[str]) -> Wanted:
         """Features that the active terms read of a teacher (by its index) or of the student (None)."""
@@ -181,40 +191,62 @@ class Matches:
 
     def _share(self, match: Match, student: Features, teacher: Features, denominator: float) -> Tensor:
         ours, theirs = _states(student, match, match.student), _states(teacher, match, match.teacher)
-        if match.name in self.projections:
-            ours = [self.projections[match.name](states) for states in ours]
+        units, mask_BL = _units(match, ours[0], student), _mask(match, ours[0], student)
+        ours = self._projected(match, ours)
         if match.loss in self._own:
-            return self._own_share(match, ours, theirs, student.mask) / denominator
-        if not match.by_example:
-            return _loss(match, ours, theirs, student.mask, denominator)
+            return self._own[match.loss](_sides(ours), _sides(theirs), mask=mask_BL) * units / denominator
+        if match.published:
+            (own,), (other,) = ([_with_added_mask(scores, mask_BL) for scores in side] for side in (ours, theirs))
+            return _FUNCTIONS[match.loss](own, other, published=True) * units / denominator
+        return _loss(match, ours, theirs, mask_BL, denominator)
 
-        def of_example(mask_L: Tensor, own: list[Tensor], other: list[Tensor]) -> Tensor:
-            return _loss(match, [states[None] for states in own], [states[None] for states in other], mask_L[None])
-
-        length = ours[0].shape[-1 if match.feature == ATTENTION else 1]
-        if student.mask is None or length == 1:  # a feature of one position has nothing to mask
-            mask_BL = torch.ones(len(ours[0]), length, dtype=torch.bool, device=ours[0].device)
-        else:
-            mask_BL = student.mask.flatten(1)
-        return torch.func.vmap(of_example)(mask_BL, ours, theirs).sum() / denominator
+    def _projected(self, match: Match, states: list[Tensor]) -> list[Tensor]:
+        if match.name not in self.projections:
+            return states
+        made: Any = self.projections[match.name]
+        each = made if match.loss == EMD else [made] * len(states)
+        return [project(own) for project, own in zip(each, states, strict=True)]
 
     def _try(
         self, key: str, match: Match, student: Backbone | Features, teacher: Backbone | Features
     ) -> Callable[..., Tensor]:
         """The user's function of a match, after it was called with states of two sequences."""
         ours, theirs = _example(student, match, match.student), _example(teacher, match, match.teacher)
-        if match.name in self.projections:
-            with torch.no_grad():
-                ours = [self.projections[match.name](states) for states in ours]
-        mask_BL = student.mask if isinstance(student, Features) else torch.ones(ours[0].shape[0], 3, dtype=torch.bool)
+        with torch.no_grad():
+            ours = self._projected(match, ours)
+        if isinstance(student, Backbone):
+            mask_BL: Tensor | None = torch.ones(ours[0].shape[0], 3, dtype=torch.bool)
+        else:
+            mask_BL = _mask(match, ours[0], student)
         return own_loss(key, match.loss, _sides(ours), _sides(theirs), mask=mask_BL)
 
-    def _own_share(self, match: Match, ours: list[Tensor], theirs: list[Tensor], mask_BL: Tensor | None) -> Tensor:
-        """The mean that the user's function returns, times the units of the micro-batch."""
-        mean = self._own[match.loss](_sides(ours), _sides(theirs), mask=mask_BL)
-        if match.by_example or mask_BL is None:
-            return mean * len(ours[0])
-        return mean * mask_BL.sum()
+
+def _mask(match: Match, states: Tensor, features: Features) -> Tensor | None:
+    """The input mask of the student as (batch, length); None if all positions count."""
+    if features.mask is None:
+        return None
+    mask_BL, length = features.mask.flatten(1), states.shape[-1 if match.feature == ATTENTION else 1]
+    return None if length == 1 < mask_BL.shape[1] else mask_BL  # a feature of one position has nothing to mask
+
+
+def _units(match: Match, states: Tensor, features: Features) -> Tensor:
+    """Number of units of a match in a batch, an integer."""
+    if match.over == SEQUENCES:
+        return torch.tensor(len(states), device=states.device)
+    mask_BL = _mask(match, states, features)
+    if mask_BL is None:
+        length = states.shape[-1 if match.feature == ATTENTION else 1]
+        kept_B = torch.full((len(states),), length, device=states.device)
+    else:
+        kept_B = mask_BL.bool().sum(1)
+    return (kept_B.square() if match.over == PAIRS else kept_B).sum()
+
+
+def _with_added_mask(scores_BHLL: Tensor, mask_BL: Tensor | None) -> Tensor:
+    """Scores with those of padded keys replaced, as far below all others as an additive mask puts them."""
+    if mask_BL is None:
+        return scores_BHLL
+    return scores_BHLL.masked_fill(~mask_BL.bool()[:, None, None], ADDED_SCORE)
 
 
 def _sides(states: list[Tensor]) -> Any:

@@ -55,10 +55,10 @@ _OWN = MatchLoss((HIDDEN, MODULE, ATTENTION), layers=0, any_width=True)
 LOSSES = {
     "hidden_mse": MatchLoss(_STATES),
     "cos": MatchLoss(_STATES),
-    "pkd": MatchLoss(_STATES, SEQUENCES, custom=False),
+    "pkd": MatchLoss(_STATES, SEQUENCES),
     "fsp": MatchLoss(_STATES, SEQUENCES, layers=2),
     "nst": MatchLoss(_STATES, PAIRS, layers=2, any_width=True),
-    EMD: MatchLoss((HIDDEN, ATTENTION), layers=0, of_other_heads="attention_mse_sum", custom=False),
+    EMD: MatchLoss((HIDDEN, ATTENTION), layers=0, of_other_heads="attention_mse_sum"),
     "attention_mse": MatchLoss((ATTENTION,), PAIRS, of_other_heads="attention_mse_sum"),
     "attention_mse_sum": MatchLoss((ATTENTION,), PAIRS),
     "attention_ce": MatchLoss((ATTENTION,), of_other_heads="attention_ce_mean"),
@@ -87,9 +87,9 @@ _PUBLISHED_FORMS = {"hidden_smmd": "nst", "hidden_sgram": "fsp"}
 _PUBLISHED_LOSSES = {"mmd": "nst", "gram": "fsp"}
 _KEYS = (
     "name", "teacher", "student", "feature", "loss", "weight", "projection", "projection_lr", "schedule", "end",
-    "steps", "schedule_args",
+    "steps", "schedule_args", "published", "teacher_index",
 )  # fmt: skip
-_MODEL_KEYS = ("module", "heads", "teacher_index", "run")
+_MODEL_KEYS = ("module", "heads", "run")
 _NESTED = ("teacher", "student", "module", "schedule_args")
 EXAMPLE = "[{teacher: 12, student: 3, loss: hidden_mse}]"
 
@@ -109,7 +109,7 @@ class Match:
         student: as `teacher`.
         weight: weight of the term at the first step.
         projection: `linear`, `relu` or `tanh`, or the dotted path of a function of both widths that returns a module:
-            makes the student's states as wide as the teacher's; None for none.
+            makes the student's states as wide as the teacher's; None for none. `emd` has one per layer of the student.
         projection_lr: learning rate of the projection; None: that of the optimizer.
         heads: relation heads.
         teacher_index: index of the teacher, from 0.
@@ -117,8 +117,9 @@ class Match:
         end: last weight of `linear` and `cosine`.
         steps: optimizer steps until `end`.
         schedule_args: arguments of a torch schedule.
-        by_example: whether the term is a mean over examples of means within an example.
         run: `base`, or `counterfactual`: the states after the intervention of the objective.
+        published: the toolkit's rule of attention without an input mask: scores at or below -1e-3 count as masked, and
+            the mean is over all positions of a batch, padding included; batches weigh by their sequences.
 
     Example:
         >>> from potstill.objectives import Match
@@ -141,8 +142,8 @@ class Match:
     end: float | None = None
     steps: int = 0
     schedule_args: Mapping[str, Any] = field(default_factory=dict)
-    by_example: bool = False
     run: str = BASE
+    published: bool = False
 
     @property
     def term(self) -> str:
@@ -152,7 +153,7 @@ class Match:
     @property
     def over(self) -> str:
         """Units of the mean: `positions`, `pairs` of positions, or `sequences`."""
-        if self.by_example:
+        if self.published:
             return SEQUENCES
         return PAIRS if self.loss == EMD and self.feature == ATTENTION else loss_of(self.loss).over
 
@@ -176,13 +177,13 @@ def _own_name(name: str) -> str:
 
 
 def read_matches(
-    value: Any, teachers: Sequence[ModelSpec] = (), student: ModelSpec | None = None, key: str = KEY
+    value: Any, teachers: Sequence[ModelSpec | None] = (None,), student: ModelSpec | None = None, key: str = KEY
 ) -> tuple[Match, ...]:
     """Read matches, and check them against the sizes of the models.
 
     Args:
         value: name of a preset, an entry, or a list of both; None for no matches.
-        teachers: sizes of each teacher.
+        teachers: sizes of each teacher; None for a user's own module.
         student: sizes of the student; None: the models are a user's own modules. Then `teacher` and `student` of an
             entry are indices from 0 in the features that an adaptor returns, or their names; there are no presets.
         key: configuration key for messages.
@@ -202,7 +203,7 @@ def read_matches(
     """
     written: list[Any] = []
     for entry in [] if value is None else value if isinstance(value, list | tuple) else [value]:
-        if isinstance(entry, str) and student is not None:
+        if isinstance(entry, str) and student is not None and teachers[0] is not None:
             written += _preset(entry, teachers[0], student, key)
         else:
             written.append(entry)
@@ -253,7 +254,7 @@ def _preset(name: str, teacher: ModelSpec, student: ModelSpec, key: str) -> list
     ]
 
 
-def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSpec | None, key: str) -> Match:
+def _read(entry: Any, name: str, teachers: Sequence[ModelSpec | None], student: ModelSpec | None, key: str) -> Match:
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{key}={entry}: not a match, such as {EXAMPLE}")
     known = _KEYS if student is None else (*_KEYS, *_MODEL_KEYS)
@@ -265,9 +266,9 @@ def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSp
             raise ConfigError(f"{key}.{own}={value}: must be a single value")
     feature, loss = _feature(given, key, student is None)
     index = _number(given, "teacher_index", 0, key, WHOLE)
-    if student is not None and index >= len(teachers):
+    if index >= len(teachers):
         raise ConfigError(f"{key}.teacher_index={index}: the teachers are 0 to {len(teachers) - 1}")
-    teacher = None if student is None else teachers[index]
+    teacher = teachers[index]
     match = Match(
         name=str(given.get("name", name)),
         feature=feature,
@@ -283,8 +284,8 @@ def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSp
         end=_number(given, "end", None, key, WEIGHT),
         steps=_number(given, "steps", 0, key, WHOLE),
         schedule_args=given.get("schedule_args") or {},
-        by_example=student is None,
         run=given.get("run", BASE),
+        published=given.get("published", False),
     )
     if not re.fullmatch(r"\w+", match.name):
         raise ConfigError(f"{key}.name={match.name}: only letters, digits and _ are valid in the name of a term")
@@ -292,6 +293,9 @@ def _read(entry: Any, name: str, teachers: Sequence[ModelSpec], student: ModelSp
         raise ConfigError(f"{key}.{error}")
     _check_projection(match, key)
     _check_run(match, key)
+    _check_published(match, key)
+    if match.loss == EMD and importlib.util.find_spec("ot") is None:
+        raise PackageError(f"{key}.loss=emd: POT is not installed; pip install 'potstill[emd]'")
     if teacher is not None and student is not None:
         _check_sizes(match, teacher, student, key)
     return match
@@ -376,11 +380,18 @@ def _check_run(match: Match, key: str) -> None:
         )
 
 
+def _check_published(match: Match, key: str) -> None:
+    able = [name for name, loss in LOSSES.items() if loss.features == (ATTENTION,)]
+    if not isinstance(match.published, bool) or (match.published and match.loss not in able):
+        raise ConfigError(
+            f"{key}.published={match.published}: true or false, and true for loss={', '.join(able)} alone; "
+            f"loss={match.loss}"
+        )
+
+
 def _check_sizes(match: Match, teacher: ModelSpec, student: ModelSpec, key: str) -> None:
     if error := next(_size_errors(match, teacher, student), None):
         raise PairError(f"{key}.{error}")
-    if match.loss == EMD and importlib.util.find_spec("ot") is None:
-        raise PackageError(f"{key}.loss=emd: POT is not installed; pip install 'potstill[emd]'")
 
 
 def _size_errors(match: Match, teacher: ModelSpec, student: ModelSpec) -> Iterator[str]:

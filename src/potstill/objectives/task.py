@@ -72,10 +72,9 @@ class TaskObjective(WeightedTerms):
     2022 (arXiv:2112.02505), section 3; the interchange intervention objective of a task, Geiger et al. 2022
     (arXiv:2112.00826), section 3.
 
-    With a user's own modules the terms are means over the examples of the step, and terms on logits are summed over the
-    questions that a module answers. `label` is the sum of the module's own losses if it returns any. A match is, within
-    an example, the mean over its positions or pairs of them. Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620),
-    section 3.
+    With a user's own modules a term on logits is the sum, over the heads of the module, of the means over the
+    predictions of a head in the step; `label` is that over predictions with a label, or the sum of the module's own
+    losses if it returns any, means over examples. Source: Yang et al. 2020 (TextBrewer, arXiv:2002.12620), section 3.
 
     Attributes:
         kind: kind of the task.
@@ -112,63 +111,81 @@ class TaskObjective(WeightedTerms):
             micro: the micro-batch.
             denominators: from `denominators`, of the whole step.
         """
+        return self.compared(*self.observed(student, teachers, micro), denominators)
+
+    def observed(self, student: Reader, teachers: Sequence[Reader], micro: Any) -> tuple[Observed, list[Observed]]:
+        """Features of the student, and of each teacher if a term reads one; arguments as for `__call__`."""
         ours = student(micro, self.wanted(None))
         with torch.no_grad():
             theirs = [read(micro, self.wanted(number)) for number, read in enumerate(teachers) if self.needs_teacher]
-        return self.compared(ours, theirs, denominators)
+        return ours, theirs
 
-    def compared(self, student: Observed, teachers: Sequence[Observed], denominators: Mapping[str, float]) -> TermSums:
-        """As `__call__`, from features."""
-        values: dict[str, Tensor] = {}
+    def compared(
+        self, student: Observed, teachers: Sequence[Observed], denominators: Mapping[str, Tensor | float]
+    ) -> TermSums:
+        """As `__call__`, from features.
+
+        Args:
+            student: features of the student.
+            teachers: features of each teacher.
+            denominators: of the whole step; of terms on logits also (heads,), one per tensor of logits.
+        """
+        totals = self.totals(student, teachers)
+        values = {term: (total / denominators[term]).sum() for term, total in totals.items()}
+        zero = torch.zeros((), device=next((value.device for value in values.values()), None))
+        loss = sum((self.weights[term] * value for term, value in values.items()), zero)
+        return TermSums(loss, {term: value.detach() for term, value in values.items()})
+
+    def totals(self, student: Observed, teachers: Sequence[Observed]) -> dict[str, Tensor]:
+        """The sum of each active term over its units; (heads,) for terms on logits, else a scalar."""
+        totals: dict[str, Tensor] = {}
         for term in self.active:
             if term in self.matched:
                 continue
             run = "causal" if term in CAUSAL else "base"
             ours, theirs = getattr(student, run), [getattr(teacher, run) for teacher in teachers]
-            shares = [
-                self._share(term, own, [features[number] for features in theirs if features], denominators[term])
+            of_runs = [
+                self._total(term, own, [features[number] for features in theirs if features])
                 for number, own in enumerate(ours)
             ]
-            if shares:
-                values[term] = torch.stack(shares).sum()
+            if of_runs:
+                totals[term] = torch.stack(of_runs).sum(0)
         if self.matches is not None:
+            ones = dict.fromkeys(self.matched, 1.0)
             for run in RUNS:
                 ours, every = _of_run(student, run), [_of_run(teacher, run) for teacher in teachers]
-                values |= self.matches(ours, every, denominators, self.active, run=run)
-        zero = torch.zeros((), device=next((value.device for value in values.values()), None))
-        loss = sum((self.weights[term] * value for term, value in values.items()), zero)
-        return TermSums(loss, {term: value.detach() for term, value in values.items()})
+                totals |= self.matches(ours, every, ones, self.active, run=run)
+        return totals
 
-    def _share(self, term: str, student: Features, teachers: Sequence[Features], denominator: float) -> Tensor:
-        """The share of a term on one run."""
+    def _total(self, term: str, student: Features, teachers: Sequence[Features]) -> Tensor:
+        """The sum of a term on one run."""
         if term == LABEL and student.losses:
-            return torch.stack([loss.sum() for loss in student.losses]).sum() / denominator
+            return torch.stack([loss.sum() for loss in student.losses]).sum()
         if term == LABEL:
             pairs = zip(student.logits, student.labels, strict=True)
-            return torch.stack([label_loss(self.kind, *pair) / denominator for pair in pairs]).sum()
+            return torch.stack([label_loss(self.kind, *pair) for pair in pairs])
         if term in ("cos", "causal_cos"):
             assert student.last is not None
             assert teachers[0].last is not None
-            return cosine_distance(student.last, teachers[0].last, denominator=denominator)
+            return cosine_distance(student.last, teachers[0].last, denominator=1.0)
         used = teachers[:1] if term in CAUSAL else teachers
         means = [self.mean(every, self.temperature) for every in zip(*(own.logits for own in used), strict=True)]
         shifted = self.soft.shift and term == "ce"
         labels: Iterable[Tensor | None] = student.labels if shifted else [None] * len(means)
         triples = zip(student.logits, means, labels, strict=True)
-        return torch.stack([self._soft(term, *triple, denominator) for triple in triples]).sum()
+        return torch.stack([self._soft(term, *triple) for triple in triples])
 
-    def _soft(
-        self, term: str, student_NC: Tensor, teacher_NC: Tensor, labels_N: Tensor | None, denominator: float
-    ) -> Tensor:
+    def _soft(self, term: str, student_NC: Tensor, teacher_NC: Tensor, labels_N: Tensor | None) -> Tensor:
+        """The sum of `ce` or `mse` over predictions."""
         if term == "mse" or self.kind == REGRESSION:
-            return logit_mse(student_NC, teacher_NC, denominator=denominator)
+            return logit_mse(student_NC, teacher_NC, denominator=1.0)
         if self.kind == MULTI_LABEL and self.soft.loss == "mse":  # of the one logit that a label has
             teacher_NC = teacher_NC if labels_N is None else shift_probabilities(teacher_NC, labels_N.long())
             student_NC, teacher_NC, labels_N = student_NC.diff(dim=-1), teacher_NC.diff(dim=-1), None
         if self.kind == SPANS and self.soft.loss == "mse":  # its mean over columns becomes one over real tokens
             share_N1 = (student_NC > NEVER).float().mean(dim=-1, keepdim=True)
             student_NC, teacher_NC = student_NC * share_N1.rsqrt(), teacher_NC * share_N1.rsqrt()
-        return self.soft(student_NC, teacher_NC, self.temperature, labels_N=labels_N, denominator=denominator)
+        return self.soft(student_NC, teacher_NC, self.temperature, labels_N=labels_N, denominator=1.0)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ def find(key: str, path: str) -> Callable[..., Any]:
     Raises:
         ConfigError: there is none; the message begins with `key`.
     """
-    if (here := str(Path.cwd())) not in sys.path:  # as `python -m` has it
-        sys.path.insert(0, here)
+    find_in_working_directory()
     try:
         found: Any = pkgutil.resolve_name(path)
     except Exception as error:  # importing runs the user's code, which may raise anything
@@ -34,6 +33,12 @@ def find(key: str, path: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigError(f"{key}={path}: a {type(found).__name__}; the path of a function or class")
     return found  # type: ignore[no-any-return]
+
+
+def find_in_working_directory() -> None:
+    """Let imports find modules of the working directory, as `python -m` does."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
 
 
 def reason(error: BaseException) -> str:

@@ -101,7 +101,7 @@ class StudentModule(LightningModule):
         """Names of the terms with a weight, of several tasks `<term>_<task>`."""
         return tuple(f"{term}{_end(task)}" for task, own in self.objectives.items() for term in own.active)
 
-    def share_of(self, objective: Any, micro: Any, denominators: Mapping[str, float], task: str) -> TermSums:
+    def share_of(self, objective: Any, micro: Any, denominators: Mapping[str, Any], task: str) -> TermSums:
         """The share of one micro-batch in a step.
 
         Args:
@@ -111,6 +111,15 @@ class StudentModule(LightningModule):
             task: name of the task; "" for the only one.
         """
         raise NotImplementedError
+
+    def denominators_of(self, objective: Any, batch: Any) -> Mapping[str, Any]:
+        """What each term of a step is divided by.
+
+        Args:
+            objective: weighted terms.
+            batch: the step.
+        """
+        return dict(objective.denominators(batch))
 
     def now(self, objective: Any) -> Any:
         """An objective with the weights of this step."""
@@ -122,7 +131,7 @@ class StudentModule(LightningModule):
         """One optimizer step over all micro-batches of `batch`, which belong to one task."""
         task = getattr(batch, "task", "")
         objective = self.now(self.objectives[task])
-        denominators = self.objectives[task].denominators(batch)
+        denominators = self.denominators_of(self.objectives[task], batch)
 
         def share_of(terms: Any, micro: Any) -> TermSums:
             return self.share_of(terms, micro, denominators, task)

@@ -60,6 +60,10 @@ _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
     ),
     (("teacher.attention",), "a teacher", lambda config: bool(config.objective.taught or teachers_of(config))),
     (("teacher.weights", "teacher.average"), "objectives with a teacher", lambda config: config.objective.taught),
+    (
+        ("teacher.average",), "several teachers, teacher.models=[a,b]",
+        lambda config: bool(config.teacher.models or config.custom.teachers),
+    ),
     (("objective.positions",), "language models", lambda config: not trains_task(config)),
     (
         ("objective.tokens",), "benchmarks of tagged words",

@@ -57,8 +57,9 @@ def evaluation_problems(
 def own_module_paths(config: TrainConfig) -> dict[str, str | None]:
     """The dotted paths of `custom`, by key; None where a path is not given."""
     own = config.custom
-    paths = {f"custom.{key}._target_": getattr(own, key).get("_target_") for key in ("teacher", "student", "data")}
-    return paths | {f"custom.{key}": getattr(own, key) for key in ("adaptor", "teacher_adaptor", "forward")}
+    made = {f"custom.{key}": getattr(own, key) for key in ("teacher", "student", "data")} | own.every_teacher
+    paths = {f"{key}._target_": settings.get("_target_") for key, settings in made.items()}
+    return paths | own.teacher_adaptors | {f"custom.{key}": getattr(own, key) for key in ("adaptor", "forward")}
 
 
 def own_module_problems(config: TrainConfig) -> list[str]:

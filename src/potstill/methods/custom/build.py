@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,16 +12,17 @@ from torch import nn
 
 from potstill.config import TrainConfig
 from potstill.config.instantiate import make
-from potstill.config.objectives import LossConfig, matches_of
+from potstill.config.objectives import matches_of
 from potstill.data.custom import CustomDataModule, examples_of
 from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.errors import ConfigError, PotstillError
 from potstill.evaluation.efficiency import count_parameters
 from potstill.methods.common.models import build_optimization, soft_objective
-from potstill.objectives.custom import AdaptorReader, call_model, check_shapes, read_features, term_errors
+from potstill.objectives.custom import AdaptorReader, call_model, read_features, term_errors
 from potstill.objectives.features import Features
 from potstill.objectives.matches import Matches
 from potstill.objectives.matching import read_matches
+from potstill.objectives.soft_targets import TeacherMean
 from potstill.objectives.task import TaskObjective
 from potstill.reporting.model_card import code_block, code_span, figure_list
 from potstill.runtime.dotted import find
@@ -47,49 +48,45 @@ def build_custom_training(config: TrainConfig) -> CustomTraining:
     """
     own = config.custom
     forward = call_model if own.forward is None else find("custom.forward", own.forward)
-    adaptors = {"student": ("custom.adaptor", own.adaptor), "teacher": ("custom.teacher_adaptor", own.teacher_adaptor)}
-    if own.teacher_adaptor is None:
-        adaptors["teacher"] = adaptors["student"]
-    found = {side: (find(key, str(path)), f"{key}={path}") for side, (key, path) in adaptors.items()}
-    readers = {
-        side: AdaptorReader(_module(side, getattr(own, side), config.seed), *found[side], forward)
-        for side in ("teacher", "student")
-        if side == "student" or own.teacher.get("_target_")
-    }
-    student, teacher = readers["student"], readers.get("teacher")
+    adaptors = list(own.teacher_adaptors.items())
+    adaptors *= len(own.every_teacher) if len(adaptors) == 1 else 1
+    teachers = [
+        _reader(key, settings, *adaptor, forward, config.seed)
+        for (key, settings), adaptor in zip(own.every_teacher.items(), adaptors, strict=True)
+    ]
+    student = _reader("custom.student", own.student, "custom.adaptor", str(own.adaptor), forward, config.seed)
     with _as_config_errors("custom.data"):
         data = CustomDataModule(
             make("custom.data", own.data), seed=config.seed, accumulate=config.trainer.accumulate_grad_batches
         )
         batch = data.first_batch()
-    features = {side: _probe(side, reader, batch) for side, reader in readers.items()}
-    objective = build_custom_objective(config.losses, features["student"], features.get("teacher"), seed=config.seed)
-    if not objective.needs_teacher:
-        teacher = None
-    module = CustomDistillation(student, teacher, objective, build_optimization(config, student.model))
-    parameters = count_parameters(teacher.model)["total"] if teacher is not None else None
+    features = _probe("custom.student", student, batch)
+    taught = [_probe(key, teacher, batch) for key, teacher in zip(own.every_teacher, teachers, strict=True)]
+    objective = build_custom_objective(config, features, taught)
+    used = teachers if objective.needs_teacher else []
+    module = CustomDistillation(student, used, objective, build_optimization(config, student.model), features=features)
+    parameters = sum(count_parameters(teacher.model)["total"] for teacher in used) if used else None
     return CustomTraining(module, data, data.figures, parameters)
 
 
-def build_custom_objective(
-    settings: LossConfig, student: Features, teacher: Features | None, *, seed: int
-) -> TaskObjective:
+def build_custom_objective(config: TrainConfig, student: Features, teachers: Sequence[Features]) -> TaskObjective:
     """The weighted terms, checked on the features of one batch.
 
     Args:
-        settings: the keys of `objective`.
+        config: of the run.
         student: features of the student.
-        teacher: features of the teacher.
-        seed: seed of projections.
+        teachers: features of each teacher.
 
     Raises:
         PotstillError: a term or a match that these features do not allow.
     """
-    read = read_matches(matches_of(settings))
-    matches = Matches(read, [teacher], student, seed=seed) if read and teacher is not None else None
-    objective = soft_objective(settings, CLASSIFICATION, matches)
+    settings = config.losses
+    read = read_matches(matches_of(settings), [None] * max(len(teachers), 1))
+    matches = Matches(read, teachers, student, seed=config.seed) if read and teachers else None
+    mean = TeacherMean(tuple(config.teacher.weights or ()), config.teacher.average)
+    objective = replace(soft_objective(settings, CLASSIFICATION, matches), mean=mean)
     with torch.no_grad():
-        if problems := [f"objective.{error}" for error in term_errors(objective, student, teacher)]:
+        if problems := [f"objective.{error}" for error in term_errors(objective, student, teachers)]:
             raise ConfigError("; ".join(problems))
     return objective
 
@@ -102,7 +99,7 @@ def student_card(config: TrainConfig, summary: dict[str, Any]) -> str:
     settings = code_block(", ".join(f"{key}={value!r}" for key, value in redacted(given).items()))
     return (
         f"# Student\n\nTrained with {code_span(f'objective={config.objective.name}')} on "
-        f"{code_span(str(own.data['_target_']))}; teacher: {code_span(str(own.teacher.get('_target_') or 'none'))}; "
+        f"{code_span(str(own.data['_target_']))}; teacher: {code_span(_taught_by(config))}; "
         f"seed {config.seed}.\n\n{figure_list(summary)}\n\n"
         "`model.safetensors` holds its state. Open it with\n\n"
         "```python\nfrom safetensors.torch import load_model\n\n"
@@ -111,29 +108,33 @@ def student_card(config: TrainConfig, summary: dict[str, Any]) -> str:
     )
 
 
-def _module(side: str, settings: dict[str, Any], seed: int) -> nn.Module:
+def _taught_by(config: TrainConfig) -> str:
+    return ", ".join(str(settings["_target_"]) for settings in config.custom.every_teacher.values()) or "none"
+
+
+def _reader(
+    key: str, settings: dict[str, Any], adaptor_key: str, adaptor: str, forward: Callable[..., Any], seed: int
+) -> AdaptorReader:
+    """A module of the user's own with its adaptor."""
     torch.manual_seed(seed)  # fresh weights are a function of the seed
-    made = make(f"custom.{side}", settings)
+    made = make(key, settings)
     if not isinstance(made, nn.Module):
-        raise ConfigError(
-            f"custom.{side}._target_={settings['_target_']}: gives a {type(made).__name__}; a torch.nn.Module"
-        )
-    return made
+        raise ConfigError(f"{key}._target_={settings['_target_']}: gives a {type(made).__name__}; a torch.nn.Module")
+    return AdaptorReader(made, find(adaptor_key, adaptor), f"{adaptor_key}={adaptor}", forward)
 
 
-def _probe(side: str, read: AdaptorReader, batch: Any) -> Features:
+def _probe(key: str, read: AdaptorReader, batch: Any) -> Features:
     """Features of the first batch, in evaluation mode and without gradient.
 
     Raises:
         ConfigError: the module or the adaptor fails, or a tensor has another shape than it must.
     """
-    examples, was_training = examples_of(batch) or 0, read.model.training
-    with torch.no_grad(), _as_config_errors(f"custom.{side}: on the first batch"):
+    examples, was_training, side = examples_of(batch) or 0, read.model.training, key.removeprefix("custom.")
+    with torch.no_grad(), _as_config_errors(f"{key}: on the first batch"):
         outputs = read.forward(read.model.eval(), batch)
     with torch.no_grad(), _as_config_errors(f"{read.key}: on the first batch of the {side}"):
-        features = read_features(read.adaptor(batch, outputs), read.key, examples)
+        features = read_features(read.adaptor(batch, outputs), f"{read.key}: of the {side}", examples)
     read.model.train(was_training)
-    check_shapes(features, examples, f"{read.key}: of the {side}")
     return features
 
 
