@@ -82,7 +82,7 @@ def test_an_experiment_runs(
         small += _prefixed(tmp_path, arithmetic_files, t5_tokenizer)
     else:
         small.append("data.max_length=32")
-    if recipe.data.name in ("docstrings", "wikitext", "wikitext_bookcorpus"):
+    if recipe.data.name in ("docstrings", "wikitext", "wikitext_bookcorpus", "openwebtext"):
         files = [f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]"]
         small += ["data=text_files", *files, "data.num_proc=1"]
     if recipe.objective.name in ("kd", "diito") and recipe.benchmark is None:

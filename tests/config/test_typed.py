@@ -1,5 +1,7 @@
 """Options as objects: references, defaults, required keys, and what is written of them."""
 
+import json
+
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -95,3 +97,32 @@ def test_a_benchmark_of_the_users_own_has_the_keys_of_its_kind(base, tmp_path):
     path.write_text("\n".join(lines[:-1]))
     with pytest.raises(ConfigError, match=r"^benchmark\.evaluator=null: benchmark=mine is of no kind"):
         evaluator_of(composed("evaluate", [searched, "benchmark=mine"], EvaluateConfig))
+
+
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_sizes_are_read_from_a_config_file(given, tmp_path):
+    """What is not of the architecture is left out; keys of `student.config` go before those of the file."""
+    written = {
+        "model_type": "bert", "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "num_labels": 9,
+        "architectures": ["BertForMaskedLM"], "torch_dtype": "float16", "auto_map": {"AutoModel": "code.Model"},
+        "intermediate_size": 48, "id2label": {"0": "x"}, "transformers_version": "4.0",
+    }  # fmt: skip
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(written))
+    name = tmp_path if given == "folder" else path
+    words = ["objective=task_kd", "benchmark=sst2", "teacher.model=x", f"student.config_file={name}"]
+    config = composed("train", [*words, "student=pretrained", "student.model=null"], TrainConfig)
+    sizes = {key: written[key] for key in ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")}
+    assert config.student.config == {**sizes, "intermediate_size": 48}
+    assert config.optimizer["lr"] == 5e-4  # a model from scratch
+    config = composed("train", [*words, "+student.config.num_hidden_layers=2"], TrainConfig)
+    assert config.student.config["num_hidden_layers"] == 2
+
+
+@pytest.mark.parametrize(("text", "what"), [(None, "No such file"), ("{", "cannot be read"), ("[1]", "holds a list")])
+def test_a_config_file_that_cannot_be_used(text, what, tmp_path):
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"^student\.config_file={path}: .*{what}"):
+        composed("train", [f"student.config_file={path}"], TrainConfig)

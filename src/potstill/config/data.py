@@ -159,6 +159,11 @@ class CorpusDataConfig(SequenceDataConfig):
     unit: str = option("line", "a sequence is a `line` or a `paragraph`", choices=("line", "paragraph"))
     vocabulary_size: int = within(8192, Range(100, 10**7), "of a tokenizer that is trained here")
     min_length: int = within(12, SIZE, "shorter sequences are dropped")
+    packed: bool = option(
+        False,
+        "texts are joined end to end and cut into sequences of `data.max_length` tokens, as transformers' run_mlm and "
+        "run_clm do; otherwise each text is a sequence of its own, or several",
+    )
     engine: str = option(
         "local",
         "processes that binarize: `local`, or `ray` (Ray Data, on the cluster of `RAY_ADDRESS` or on this machine)",

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from potstill.errors import ConfigError
+from potstill.runtime.json_text import read_json
 from potstill.runtime.ranges import PART, POSITIVE, SIZE, TEMPERATURE, Range, Section, When, option, within
 
+# Entries of a config.json that are not of the architecture: of the file, of its weights, and of a task's head.
+_NOT_SIZES = {
+    "_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "finetuning_task",
+    "id2label", "label2id", "num_labels", "problem_type",
+}  # fmt: skip
 OWN = "own"  # teacher.tokenizer: that of the teacher's own folder
 
 
@@ -109,6 +117,9 @@ class StudentConfig(Section):
     config: dict[str, Any] = option(
         {}, "a student from scratch: `model_type` and arguments of its transformers configuration"
     )
+    config_file: str | None = option(
+        None, "config.json, or its folder, of a student from scratch; keys of `student.config` go before its own"
+    )
     layers: list[int] | None = within(
         None,
         Range(0, 1000),
@@ -182,3 +193,24 @@ class CustomConfig(Section):
         if isinstance(given, list):
             return {f"custom.teacher_adaptor[{number}]": path for number, path in enumerate(given)}
         return {"custom.adaptor": self.adaptor} if given is None else {"custom.teacher_adaptor": given}
+
+
+def sizes_of(given: str) -> dict[str, Any]:
+    """The architecture and sizes in a config.json, as `student.config` has them.
+
+    Args:
+        given: the file, or its folder.
+
+    Raises:
+        ConfigError: there is no such file, or it holds no JSON object.
+    """
+    path = Path(given).expanduser()
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"student.config_file={given}: cannot be read ({reason}); expected a config.json") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"student.config_file={given}: holds a {type(found).__name__}; expected a config.json")
+    return {str(name): value for name, value in found.items() if name not in _NOT_SIZES}

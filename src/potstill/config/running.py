@@ -131,6 +131,13 @@ class LoggerConfig(Section):
     mode: str | None = option(
         None, "wandb: `online` `offline` `disabled`; null: online if a key is set, else offline", When("name", "wandb")
     )
+    parameters_every: int | None = within(
+        None,
+        STEPS,
+        "optimizer steps between logs of the mean and standard deviation of each weight and its clipped gradient, to "
+        "wandb or tensorboard; null: never",
+        Unless("name", "csv"),
+    )
     artifact_mb: float = within(
         100.0,
         Range(0, 1e9),

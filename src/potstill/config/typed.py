@@ -9,13 +9,14 @@ from functools import cache
 from typing import Any, TypeVar
 
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers.oc import env
 
 from potstill.config import Command, StageConfig, TrainConfig
 from potstill.config.benchmarks import TaskBenchmarkConfig
 from potstill.config.defaults import settle
+from potstill.config.models import sizes_of
 from potstill.config.overrides import compose_raw, composition_error, quoted
 from potstill.errors import ConfigError, KeyNameError
 from potstill.runtime.redaction import redacted, remember_references
@@ -40,6 +41,9 @@ def typed(config: DictConfig, schema: type[_Command]) -> _Command:
     if unknown := [str(key) for key in config if key not in known]:  # added by `+key=value`
         raise KeyNameError(f"{unknown[0]}={config[unknown[0]]}: no such key; `--cfg job` shows all keys")
     config = config.copy()
+    if schema is TrainConfig and config.student.config_file is not None:
+        with open_dict(config):
+            config.student.config = {**sizes_of(config.student.config_file), **config.student.config}
     defaults = settle(config) if schema is TrainConfig else {}
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     if missing := [key for key, value in leaves("", resolved) if value == MISSING]:

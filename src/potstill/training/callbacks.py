@@ -24,6 +24,7 @@ from potstill.data.custom import CustomStep
 from potstill.data.tasks.datamodule import TaskStep
 from potstill.errors import StoppedError
 from potstill.models.folders import fresh_folder
+from potstill.reporting.loggers import MetricsFile
 from potstill.runtime import signals
 from potstill.runtime.atomic import replacing
 from potstill.runtime.checksums import add_checksum
@@ -44,6 +45,34 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with replacing(Path(path)) as fresh, fresh.open("wb") as file:
             torch.save(checkpoint, file)
             add_checksum(file)
+
+
+class ParameterStatistics(Callback):
+    """Logs mean and standard deviation of each trained weight and of its clipped gradient, not to metrics.csv.
+
+    Args:
+        every: optimizer steps between logs.
+    """
+
+    def __init__(self, every: int):
+        self.every = every
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Log the statistics if they are due."""
+        if trainer.global_step % self.every or not trainer.is_global_zero:
+            return
+        student: Any = pl_module.student
+        names, values = [], []
+        for name, weight in student.named_parameters():
+            for kind, tensor in (("weight", weight), ("gradient", weight.grad)):
+                if weight.requires_grad and tensor is not None:
+                    names += [f"parameters/{kind}_{figure}/{name}" for figure in ("mean", "std")]
+                    values += [tensor.float().mean(), tensor.float().std(correction=0)]
+        found = dict(zip(names, torch.stack(values).tolist(), strict=True)) if values else {}
+        for logger in trainer.loggers:
+            if not isinstance(logger, MetricsFile):
+                logger.log_metrics(found, trainer.global_step)
 
 
 class LastCheckpoint(Callback):

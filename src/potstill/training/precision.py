@@ -30,6 +30,7 @@ class Float16(MixedPrecision):
     def optimizer_step(self, optimizer: Any, model: Any, closure: Callable[[], Any], **kwargs: Any) -> None:  # type: ignore[override]
         """Update the weights, unless a gradient was not finite, and the scale."""
         closure()
+        self._after_closure(model, optimizer)
         self.scaler.step(optimizer, **kwargs)
         self.scaler.update()
 

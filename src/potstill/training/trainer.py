@@ -23,6 +23,7 @@ from potstill.training.callbacks import (
     AtomicCheckpointIO,
     KeptCheckpoints,
     LastCheckpoint,
+    ParameterStatistics,
     StopOnSignal,
     Throughput,
     progress_bar,
@@ -89,6 +90,8 @@ def build_callbacks(
     callbacks: list[Callback] = [Resume(identity or identity_of(config, 1), configured), throughput]
     if with_progress:
         callbacks.append(progress_bar())
+    if config.logger.parameters_every is not None:
+        callbacks.append(ParameterStatistics(config.logger.parameters_every))
     callbacks += [*configured, CheckMonitors(dict(zip(map(str, config.callbacks), configured, strict=True)))]
     trial = config.trial
     if trial.journal is not None and trial.pruner.get("_target_"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from potstill.config import TrainConfig
 from potstill.config.benchmarks import RowsConfig
-from potstill.config.data import augment_of
+from potstill.config.data import CorpusDataConfig, augment_of, data_of
 from potstill.config.defaults import trains_task
-from potstill.config.objectives import TaskKdConfig, exchange_of, matches_of
+from potstill.config.objectives import exchange_of, matches_of
 
 _BY_TOKEN = ("cos", "causal_ce", "causal_cos")  # terms that compare states or predictions of the same tokens
 
@@ -41,6 +41,8 @@ def own_input_problems(config: TrainConfig) -> list[str]:
 def _language_problems(config: TrainConfig, given: str, uld: bool) -> list[str]:
     """Problems of language models whose teacher has a tokenizer of its own."""
     problems = _compared_by_token(config, given, ("ce", "mse", *_BY_TOKEN))
+    if data_of(config, CorpusDataConfig).packed:
+        problems.append(f"data.packed=true with {given}: texts are retokenised one by one; use false")
     if not uld:
         problems.append(f"{given}: only objective.terms.uld compares other tokens; give it a weight above 0")
     if not config.student.model and not config.student.config:
@@ -64,15 +66,12 @@ def _layers_problems(config: TrainConfig, given: str) -> list[str]:
 
 def _compared_by_token(config: TrainConfig, given: str, terms: tuple[str, ...]) -> list[str]:
     """Terms and keys that need the same tokens at the same positions."""
-    objective = config.objective
-    exchange, matches = exchange_of(objective), matches_of(objective)
+    exchange, matches = exchange_of(config.objective), matches_of(config.objective)
     problems = [
         f"objective.terms.{name}.weight={term.weight} with {given}: compares models token by token, and theirs differ; "
         "use 0"
         for name, term in config.losses.terms.given(*terms).items()
     ]
-    if isinstance(objective, TaskKdConfig) and objective.tokens == "all":
-        problems.append(f"objective.tokens=all with {given}: the tokens of the models differ; use first")
     if matches:
         problems.append(
             f"objective.matches={matches} with {given}: compares models token by token, and the lengths of "

@@ -51,7 +51,11 @@ def strategy_problems(config: TrainConfig) -> list[str]:
     elif name.startswith("deepspeed"):
         problems.append(f"trainer.strategy={name}: one of {', '.join(DEEPSPEED)}")
     if name in SHARDED:
-        objective = config.objective
+        objective, every = config.objective, config.logger.parameters_every
+        if every is not None:
+            problems.append(
+                f"logger.parameters_every={every}: null with trainer.strategy={name}, which has no whole weights"
+            )
         if isinstance(objective, LossConfig) and objective.gradient_shares_every is not None:
             problems.append(
                 f"objective.gradient_shares_every={objective.gradient_shares_every}: null with "

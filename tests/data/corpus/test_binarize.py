@@ -83,6 +83,39 @@ def test_tokenizers_without_start_or_end_tokens(tmp_path, vocabulary, start, end
     assert sequences(run(files(tmp_path, TEXT), changed, tmp_path, max_length=5)) == expected
 
 
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_packed_texts_fill_the_sequences_as_in_run_mlm(tmp_path, vocabulary, num_proc, monkeypatch):
+    """transformers' `group_texts`: no token is lost but those of the last, short sequence."""
+    monkeypatch.setattr("potstill.data.corpus.binarize.BATCH_CHARACTERS", 40)  # several batches
+    lines = [TEXT, "", "on", "the mat .", "the cat sat on the mat . " * 3, "cats"] * 3 + ["on"]
+    joined = []
+    for line in lines:
+        ids = load_backend(vocabulary.path).encode(line, add_special_tokens=False).ids
+        joined += [2, *ids, 3] if ids else []
+    for least, kept in ((1, True), (9, False)):
+        store = run(
+            files(tmp_path, *lines),
+            vocabulary,
+            tmp_path,
+            max_length=9,
+            min_length=least,
+            packed=True,
+            num_proc=num_proc,
+        )
+        expected = [joined[start : start + 9] for start in range(0, len(joined), 9)]
+        assert 0 < len(expected[-1]) < 9
+        assert sequences(store) == (expected if kept else expected[:-1])
+        tally = store.index["report"]
+        assert (tally["texts"], tally["sequences"]) == (len([*filter(None, lines)]), len(expected) - (not kept))
+        assert tally["tokens"] == len(joined) - (0 if kept else len(expected[-1]))
+        assert store.counts.tolist() == np.bincount(np.concatenate(sequences(store)), minlength=12).tolist()
+
+
+def test_packed_sequences_are_another_store(tmp_path, vocabulary):
+    source = files(tmp_path, *[TEXT] * 9)
+    assert run(source, vocabulary, tmp_path).folder != run(source, vocabulary, tmp_path, packed=True).folder
+
+
 def test_min_length(tmp_path, vocabulary):
     nine, ten = " ".join(["cat"] * 9), " ".join(["mat"] * 10)
     store = run(files(tmp_path, nine, ten), vocabulary, tmp_path, max_length=32, min_length=12)

@@ -5,11 +5,11 @@ The store has the same bytes for any number of workers, local or of Ray (`ray_en
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from potstill.runtime.workers import worker_pool
 BATCH_CHARACTERS = 2**18
 # Batches per worker: one in work, one waiting.
 WINDOW = 2
+UNBOUNDED = 2**31 - 1  # tokens of a text that is not split
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ def binarize(
     max_length: int,
     min_length: int = 12,
     max_unknown: float = 0.5,
+    packed: bool = False,
     num_proc: int | None,
     engine: str = LOCAL,
     progress: Callable[[int], None] | None = None,
@@ -167,6 +169,8 @@ def binarize(
         max_length: See `Framing`.
         min_length: See `Framing`.
         max_unknown: See `Framing`.
+        packed: Whether texts, each with its special tokens, are joined end to end and cut into sequences of
+            `max_length` tokens, the last one shorter; only that one can be shorter than `min_length`, and is dropped.
         num_proc: Worker processes, None for one per core. Locally, 1 uses this process. The result is the same.
         engine: `local` for processes of this machine, `ray` for Ray Data. The result is the same.
         progress: Called with the number of texts done.
@@ -180,7 +184,9 @@ def binarize(
         raise DataError(
             f"data.max_length={max_length}: must be at least {framing.specials + 1}, above the number of special tokens"
         )
-    fingerprint, options = source.fingerprint(), asdict(framing)
+    fingerprint, options = source.fingerprint(), asdict(framing) | ({"packed": True} if packed else {})
+    if packed:
+        framing = replace(framing, max_length=UNBOUNDED, min_length=framing.specials + 1)
     folder = cache / "stores" / store_key(fingerprint, vocabulary.digest, options)
 
     def build(temporary: Path) -> None:
@@ -192,7 +198,7 @@ def binarize(
             encoding = _encoded_by(engine, Encoder(load_backend(vocabulary.path), framing, dtype), source, num_proc)
         tally = Tally()
         with closing(encoding) as encoded:
-            for ids, lengths, counts in encoded:
+            for ids, lengths, counts in _joined(encoded, max_length, min_length) if packed else encoded:
                 writer.add(ids, lengths)
                 tally.add(counts)
                 if progress:
@@ -207,6 +213,20 @@ def binarize(
 
     build_once(folder, build)
     return TokenStore.open(folder)
+
+
+def _joined(encoded: Iterable[Encoded], max_length: int, min_length: int) -> Iterator[Encoded]:
+    """The tokens of all texts end to end, in sequences of `max_length`."""
+    rest: npt.NDArray[Any] = np.empty(0, np.int64)
+    for ids, _, tally in encoded:
+        tokens = np.concatenate([rest.astype(ids.dtype), ids])
+        count = len(tokens) // max_length
+        done, rest = np.split(tokens, [count * max_length])
+        yield done, np.full(count, max_length, np.int32), replace(tally, sequences=count, tokens=len(done))
+    if len(rest) >= min_length:
+        yield rest, np.array([len(rest)], np.int32), Tally(sequences=1, tokens=len(rest))
+    else:
+        yield rest[:0], np.empty(0, np.int32), Tally(dropped_short=min(len(rest), 1))
 
 
 def _framed(

@@ -220,6 +220,7 @@ def build_corpus(data: CorpusDataConfig, sources: list[Source], vocabulary: Voca
                 max_length=length,
                 min_length=data.min_length,
                 max_unknown=data.max_unknown,
+                packed=data.packed,
                 num_proc=data.num_proc,
                 engine=data.engine,
                 progress=progress,

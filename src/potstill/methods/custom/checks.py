@@ -14,8 +14,8 @@ from potstill.validation.launch import SHARDED
 # Keys of language and task models, and their values where they are not given.
 _FOREIGN: dict[str, Any] = {
     "benchmark": None, "teacher.model": None, "teacher.models": None, "teacher.tokenizer": None,
-    "student.model": None, "student.config": {}, "student.layers": None, "student.architecture": None,
-    "student.dropout": None, "student.checkpointing": None,
+    "student.model": None, "student.config": {}, "student.config_file": None, "student.layers": None,
+    "student.architecture": None, "student.dropout": None, "student.checkpointing": None,
     "student.freeze_positions": False, "student.freeze_token_types": False, "compile": False,
 }  # fmt: skip
 
