@@ -126,6 +126,7 @@ def test_invalid_interventions(override, said, kd, train_problem):
 def test_the_published_syntax_on_the_command_line(kd, train_problem, compose_config):
     name = "[{teacher: ['$L:[1:3]$H:[0:4]$[0:8]'], student: ['$L:0$H:[0:4]$[0:8]']}]"
     validate_train(compose_config(*kd, "objective=diito", f"objective.interchange.mapping={name}"))
+    validate_train(compose_config(*kd, "objective=diito", f"objective.interchange.mapping={name[1:-1]}"))
     wrong = name.replace("H:[0:4]", "H:[0:5]")
     message = train_problem(*kd, "objective=diito", f"objective.interchange.mapping={wrong}")
     assert "the teacher has no head 4: heads 0 to 3" in message

@@ -100,6 +100,9 @@ def test_published_layouts(name, tmp_path):
     ours = read_mappings(layout, BASE, student)
     assert ours == read_mappings(published, BASE, student)
     names = [{f"{side}_variable_names": entry[side] for side in entry} for entry in published]
+    assert ours == read_mappings(name, BASE, student) == read_mappings(f"{name}.nm", BASE, student)
+    with pytest.raises(ConfigError, match=rf"={name}: .* of {depth} blocks; this one has {depth + 1}"):
+        read_mappings(name, BASE, replace(BASE, depth=depth + 1))
     file = tmp_path / f"{name}.nm"
     file.write_text(json.dumps({"interchange_variable_mappings": names}))
     assert ours == read_mappings(str(file), BASE, student)

@@ -22,6 +22,10 @@ KEY = "objective.interchange.mapping"
 LAYOUTS = ("single_middle", "middle_late", "multilayer", "grid")
 EXAMPLE = "$L:6$H:[0:12]$[0:64]"
 
+# Names of the published files for teachers of 12 blocks, with the student's blocks.
+_PUBLISHED = re.compile(r"(?:multiple_)?(single_middle_late|single_middle|single_multilayer)_layer_(\d+)(?:\.nm)?")
+_PUBLISHED_LAYOUTS = {"single_middle_late": "middle_late", "single_multilayer": "multilayer"}
+
 _RANGE = r"\d+|\[\d+:\d+\]"
 _VARIABLE = re.compile(rf"\$L:(?P<layers>{_RANGE})\$H:(?P<heads>{_RANGE})\$(?P<dims>{_RANGE})")
 
@@ -107,9 +111,10 @@ def read_mappings(value: Any, teacher: Sizes, student: Sizes, *, key: str = KEY)
 
     Args:
         value: A layout (`single_middle`, `middle_late`, `multilayer`: the published ones and their analogues at
-            other depths and widths; `grid`: every block of the teacher with every block of the student), a published
-            JSON file (`.nm`, or one of the first release, which holds one mapping), or one or a list of
-            `{teacher: [...], student: [...]}` whose variables are strings or `{layers: , heads: , dims: }`.
+            other depths and widths; `grid`: every block of the teacher with every block of the student) or the
+            published name of one (`single_middle_layer_6`), a published JSON file (`.nm`, or one of the first release,
+            which holds one mapping), or one or a list of `{teacher: [...], student: [...]}` whose variables are strings
+            or `{layers: , heads: , dims: }`.
         teacher: Sizes of the teacher.
         student: Sizes of the student.
         key: Config key for messages.
@@ -132,8 +137,8 @@ def read_mappings(value: Any, teacher: Sizes, student: Sizes, *, key: str = KEY)
         >>> read_mappings(variables, teacher, student)[0].teacher[0].columns
         ((0, 384),)
     """
-    if isinstance(value, str) and value in LAYOUTS:
-        return _layout(value, teacher, student, key)
+    if isinstance(value, str) and (layout := _layout_named(value, student, key)):
+        return _layout(layout, teacher, student, key)
     label = f"{key}={value if isinstance(value, str) else '[...]'}"
     entries = _read_file(value, label) if isinstance(value, str) else value
     if isinstance(entries, Mapping):
@@ -177,6 +182,18 @@ def _range(part: Any, variable: Any, label: str) -> tuple[int, int]:
     if not 0 <= start < stop:
         raise ConfigError(f"{label}: {part!r} in {variable!r} is an empty range; write [start:stop], half open")
     return start, stop
+
+
+def _layout_named(name: str, student: Sizes, key: str) -> str | None:
+    """The layout of a name, also of a published file that is not here; None for other names."""
+    if name in LAYOUTS:
+        return name
+    published = _PUBLISHED.fullmatch(name)
+    if published is None or Path(name).is_file():
+        return None
+    if int(published[2]) != student.depth:
+        raise ConfigError(f"{key}={name}: is for students of {published[2]} blocks; this one has {student.depth}")
+    return _PUBLISHED_LAYOUTS.get(published[1], published[1])
 
 
 def _read_file(value: str, label: str) -> Any:
