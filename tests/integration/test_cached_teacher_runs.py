@@ -3,11 +3,14 @@
 import json
 import random
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from safetensors.torch import load_file
+from pyarrow import parquet
+from safetensors.torch import load_file, save_file
 
-from potstill.errors import DataError
+from potstill.errors import DataError, PotstillError
 from potstill.methods.language.build import build_language_training
 from potstill.methods.task.build import build_task_training
 from potstill.runs import train as train_run
@@ -203,6 +206,100 @@ def test_a_causal_student_is_that_of_the_live_teacher_over_epochs(causal, start,
     saved = torch.load(cached / "checkpoints/last.ckpt", weights_only=True)
     assert saved["epoch"] >= 1
     assert of_steps(cached, "val/loss_ce") == pytest.approx(of_steps(live, "val/loss_ce"), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("form", ["npy", "safetensors", "parquet"])
+def test_logits_of_ones_own_are_those_of_the_teacher(
+    kind, form, tasks, experts, start, compose_config, shared_cache, tmp_path
+):
+    expert = experts(kind)
+    common = [
+        "objective=task_kd",
+        *tasks[kind],
+        "trainer.max_steps=4",
+        "objective.terms.label.weight=0.5",
+        "optimizer.eps=1e-3",
+    ]
+    layers = [f"teacher.model={expert}", "student.layers=[0]"]
+    live = start(tmp_path / "live", *common, *layers)
+    config = compose_config(
+        *SMALL, *QUIET, f"data.cache={shared_cache}", *common, *layers, CACHED, f"teacher.cache.folder={tmp_path}/store"
+    )
+    logits = build_task_training(config).module.parts[""].stored[0](torch.arange(40))
+    file = tmp_path / f"logits.{form}"
+    if form == "npy":
+        np.save(file, logits.numpy())
+    elif form == "safetensors":
+        save_file({"logits": logits}, file)
+    else:
+        parquet.write_table(pa.table({"logits": logits.tolist()}), file)
+    # A student of a teacher's layers, and one that needs no teacher at all.
+    same_students(live, start(tmp_path / "own", *common, *layers, f"teacher.cache.file={file}"))
+    alone = start(
+        tmp_path / "alone", *common, f"student.model={expert}", f"teacher.cache.file={file}", "data.max_examples=null"
+    )
+    assert "teacher/parameters" not in json.loads((alone / "summary.json").read_text())
+    assert all(loss > 0 for loss in of_steps(alone, "train/loss_ce"))
+
+
+def test_logits_of_sets_of_labels_and_a_resumed_run(start, bert_tokenizer, make_bert, words, tmp_path):
+    make_bert(tmp_path / "bert", bert_tokenizer, layers=1)
+    for part, count in (("train", 24), ("dev", 12)):
+        rows = [{"text": " ".join(words[n : n + 4]), "label": ["a", "b", "c"][: n % 4]} for n in range(count)]
+        (tmp_path / f"{part}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    logits = np.random.default_rng(0).normal(size=(24, 3))
+    np.save(tmp_path / "logits.npy", logits)
+    common = [
+        "objective=task_kd", "benchmark=text_classification", "benchmark.multi_label=true",
+        f"benchmark.train_file={tmp_path}/train.jsonl", f"benchmark.eval_file={tmp_path}/dev.jsonl",
+        f"student.model={tmp_path}/bert", f"teacher.cache.file={tmp_path}/logits.npy", "schedule=constant",
+    ]  # fmt: skip
+    whole = start(tmp_path / "whole", *common, "trainer.max_steps=5")
+    assert of_steps(whole, "train/loss_ce")[0] > 0
+    start(tmp_path / "part", *common, "trainer.max_steps=2")
+    same_students(whole, start(tmp_path / "part", *common, "trainer.max_steps=5", "resume=auto"), within=0)
+    np.save(tmp_path / "logits.npy", logits + 1)
+    with pytest.raises(PotstillError, match=r"teacher\.cache\.file"):
+        start(tmp_path / "part", *common, "trainer.max_steps=6", "resume=auto")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["teacher.cache.file=none.npy"], r"teacher\.cache\.file=none\.npy: does not exist"),
+        (["teacher.cache.file={file}.txt"], r"\.txt: one of \.npy, \.safetensors, \.parquet"),
+        (["data.max_examples=30"], r"has 40 rows, and 30 are trained on"),
+        (["benchmark.labels=[no,yes,both]"], r"has 2 columns; .* 3 labels \(no, yes, both\)"),
+        (["data.augment.share=0.2", "data.augment.mask=0.1"], r"data\.augment\.share=0\.2: "),
+        (["objective.matches=[{{teacher: 1, student: 1, loss: cos}}]"], r"objective\.matches=.*teacher\.cache\.file="),
+        (["objective.terms.cos.weight=1"], r"objective\.terms\.cos\.weight=1\.0: teacher\.cache\.file="),
+        (["teacher.model={expert}"], r"teacher\.model=.*: teacher\.cache\.file=.* its place"),
+        (["teacher.models=[{expert},{expert}]"], r"teacher\.models=.*: teacher\.cache\.file=.* their place"),
+        ([CACHED], r"teacher\.cache\.file=.* with teacher/cache=on"),
+        (["objective=finetune"], r"teacher\.cache\.file=.*objective=finetune"),
+    ],
+)  # fmt: skip
+def test_logits_of_ones_own_that_do_not_fit(overrides, problem, tasks, experts, start, monkeypatch, tmp_path):
+    monkeypatch.setattr("lightning.Trainer.fit", lambda *_, **__: pytest.fail("training began"))
+    expert, file = experts("classification"), tmp_path / "logits.npy"
+    np.save(file, np.zeros((40, 2), np.float32))
+    (tmp_path / "logits.npy.txt").write_text("")
+    given = [override.format(file=file, expert=expert) for override in overrides]
+    common = ["objective=task_kd", *tasks["classification"], f"student.model={expert}", f"teacher.cache.file={file}"]
+    with pytest.raises(PotstillError, match=problem) as error:
+        start(tmp_path / "run", *common, *given)
+    assert "\n" not in str(error.value)
+
+
+def test_logits_of_ones_own_are_of_rows(tasks, experts, start, tmp_path):
+    np.save(tmp_path / "logits.npy", np.zeros((40, 2), np.float32))
+    for kind in ("tokens", "spans"):
+        with pytest.raises(PotstillError, match=r"teacher\.cache\.file=.* prediction for each token"):
+            start(
+                tmp_path / kind, "objective=task_kd", *tasks[kind], f"student.model={experts(kind)}",
+                f"teacher.cache.file={tmp_path}/logits.npy",
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["top", "sampled"])

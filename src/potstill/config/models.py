@@ -15,6 +15,7 @@ _NOT_SIZES = {
     "_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "finetuning_task",
     "id2label", "label2id", "num_labels", "problem_type",
 }  # fmt: skip
+FILES = (".npy", ".safetensors", ".parquet")  # formats of teacher.cache.file
 OWN = "own"  # teacher.tokenizer: that of the teacher's own folder
 
 
@@ -24,6 +25,11 @@ class CacheConfig(Section):
 
     enabled: bool = option(
         False, "compute the teacher's outputs once and read them from disk, see [Cached teachers](cache.md)"
+    )
+    file: str | None = option(
+        None,
+        "logits of your own in place of a teacher, one entry for each training row in its order: `.npy`, "
+        "`.safetensors` or `.parquet`, see [Cached teachers](cache.md#logits-of-your-own)",
     )
     folder: str | None = option(
         None,

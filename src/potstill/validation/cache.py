@@ -5,10 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from potstill.config import TrainConfig
+from potstill.config.benchmarks import SpansConfig, TokensConfig
 from potstill.config.data import augment_of
 from potstill.config.defaults import trains_task
-from potstill.config.models import CacheConfig
-from potstill.config.objectives import OBJECTIVES, TaughtConfig, exchange_of, matches_of
+from potstill.config.models import FILES, CacheConfig
+from potstill.config.objectives import (
+    OBJECTIVES,
+    CustomObjectiveConfig,
+    DiitoConfig,
+    TaskKdConfig,
+    TaughtConfig,
+    exchange_of,
+    matches_of,
+)
+from potstill.runtime.small_files import not_a_file
 from potstill.validation.folders import writable
 
 FORMS = ("top", "sampled")
@@ -19,6 +29,8 @@ KEPT = {True: ("ce", "mse"), False: ("ce",)}  # terms that read stored outputs, 
 def cache_problems(config: TrainConfig) -> list[str]:
     """Problems of `teacher.cache`; none if it is off."""
     cache, objective = config.teacher.cache, config.objective
+    if cache.file is not None:
+        return _file_problems(config, cache.file)
     if not cache.enabled:
         return []
     if not (isinstance(objective, TaughtConfig) and objective.cacheable):
@@ -27,44 +39,81 @@ def cache_problems(config: TrainConfig) -> list[str]:
             f"teacher.cache.enabled=true: objective={objective.name} learns from no outputs that could be stored; use "
             f"teacher/cache=off, or one of {able}"
         ]
-    problems = _more_problems(config, objective)
+    problems = _more_problems(config, objective, "teacher/cache=on")
     if cache.folder is not None:
         problems += writable("teacher.cache.folder", Path(cache.folder).expanduser())
     return problems if trains_task(config) else problems + _form_problems(cache, objective.temperature)
 
 
-def _more_problems(config: TrainConfig, objective: TaughtConfig) -> list[str]:
+def _file_problems(config: TrainConfig, file: str) -> list[str]:
+    """Problems of logits of the user's own."""
+    objective, path, given = config.objective, Path(file).expanduser(), f"teacher.cache.file={file}"
+    custom = isinstance(objective, CustomObjectiveConfig)
+    if isinstance(objective, DiitoConfig) or not isinstance(objective, TaskKdConfig | CustomObjectiveConfig):
+        return [f"{given}: read by objective=task_kd and custom; objective={objective.name} leaves it out"]
+    problems = _more_problems(config, objective, given, "use a teacher model")
+    if path.suffix not in FILES:
+        problems.append(f"{given}: one of {', '.join(FILES)}")
+    elif not path.is_file():
+        problems.append(f"{given}: {not_a_file(path)}")
+    if config.teacher.cache.enabled:
+        problems.append(f"{given} with teacher/cache=on: give one of them")
+    if config.teacher.weights is not None:
+        problems.append(f"teacher.weights={list(config.teacher.weights)}: are of several teachers, and {given} is one")
+    if custom:
+        return problems + [
+            f"{key}._target_={settings['_target_']}: {given} takes its place; leave it out"
+            for key, settings in config.custom.every_teacher.items()
+        ]
+    if isinstance(config.benchmark, TokensConfig | SpansConfig):
+        problems.append(
+            f"{given}: holds one entry per row, and benchmark={config.benchmark.name} has a prediction for each token; "
+            "use a teacher model"
+        )
+    if config.teacher.models:
+        problems.append(f"teacher.models={list(config.teacher.models)}: {given} takes their place; leave them out")
+    if config.teacher.model and (config.student.model or config.student.config):
+        problems.append(
+            f"teacher.model={config.teacher.model}: {given} takes its place, and this student is not made of its "
+            "layers; leave it out"
+        )
+    return problems
+
+
+def _more_problems(
+    config: TrainConfig, objective: TaughtConfig, given: str, instead: str = "use teacher/cache=off"
+) -> list[str]:
     """Keys that need more than a teacher's outputs, or outputs that change."""
-    kept, exchange, matches = KEPT[trains_task(config)], exchange_of(objective), matches_of(objective)
-    off = "teacher/cache=on keeps no more than the teacher's outputs"
+    task = trains_task(config) or isinstance(objective, CustomObjectiveConfig)
+    kept, exchange, matches = KEPT[bool(task)], exchange_of(objective), matches_of(objective)
+    off = f"{given} keeps no more than the teacher's outputs"
     problems = [
-        f"objective.terms.{name}.weight={term.weight}: {off}; use 0, or teacher/cache=off"
+        f"objective.terms.{name}.weight={term.weight}: {off}; use 0, or {instead.removeprefix('use ')}"
         for name, term in objective.terms.given("mse", "cos", "causal_ce", "causal_cos", "uld").items()
         if name not in kept
     ]
     if matches is not None:
-        problems.append(f"objective.matches={matches}: {off}, nothing within it; use teacher/cache=off")
+        problems.append(f"objective.matches={matches}: {off}, nothing within it; {instead}")
     if exchange.mapping is not None:
         problems.append(
-            f"objective.interchange.mapping={exchange.mapping}: swaps states in the teacher, and {off}; "
-            "use teacher/cache=off"
+            f"objective.interchange.mapping={exchange.mapping}: swaps states in the teacher, and {off}; {instead}"
         )
     if not objective.terms.given(*kept):
         problems.append(
-            f"objective.terms.ce.weight={objective.terms['ce'].weight}: nothing would be read of what teacher/cache=on "
-            "stores; give it a weight above 0, or use teacher/cache=off"
+            f"objective.terms.ce.weight={objective.terms['ce'].weight}: nothing would be read of what {given} "
+            f"stores; give it a weight above 0, or {instead}"
         )
     if config.teacher.tokenizer is not None:
         problems.append(
             f"teacher.tokenizer={config.teacher.tokenizer}: stored outputs are of the student's own tokens; use "
-            "teacher.tokenizer=null, or teacher/cache=off"
+            f"teacher.tokenizer=null, or {instead}"
         )
     if config.tasks:
-        problems.append("tasks: outputs are stored of one task; use teacher/cache=off")
+        problems.append(f"tasks: outputs are stored of one task; {instead}")
     if share := augment_of(config.data).share:
         problems.append(
             f"data.augment.share={share}: rows change in every epoch, and their stored outputs do "
-            "not; use data.augment.share=0, or teacher/cache=off"
+            f"not; use data.augment.share=0, or {instead}"
         )
     return problems
 

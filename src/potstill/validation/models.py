@@ -104,7 +104,8 @@ def _student_problems(config: TrainConfig) -> list[str]:
 def _missing_problems(config: TrainConfig, teacher: ModelSpec | None, layered: bool) -> list[str]:
     """Problems of a teacher, student or tokenizer that is not named; `layered`: a student of the teacher's layers."""
     name, student = config.objective.name, config.student
-    if teacher is None and config.objective.taught:
+    taught = config.objective.taught and config.teacher.cache.file is None
+    if teacher is None and taught:
         return [
             f"teacher.model=null: objective={name} needs a teacher, a folder or hub id; "
             "train one with `objective=mlm student=bert_small`"
@@ -114,7 +115,7 @@ def _missing_problems(config: TrainConfig, teacher: ModelSpec | None, layered: b
             f"student.model=null: objective={name} trains student.model=<folder or hub id>, or a model from scratch "
             "(student=bert_small), or one made of the layers of teacher.model"
         ]
-    alone = trains_task(config) and not config.objective.taught
+    alone = trains_task(config) and not taught
     if alone and student.config and not student.model and not (teacher or config.data.tokenizer):
         return [
             f"data.tokenizer=null: objective={name} of a model from scratch needs a tokenizer; "

@@ -32,7 +32,7 @@ WORLD = ("trainer.devices", "trainer.num_nodes")
 
 # The last parts of keys whose value may be a file or folder, which may have moved.
 _PLACES = {
-    "files", "folder", "train_files", "eval_files", "test_files", "train_file", "eval_file", "test_file",
+    "file", "files", "folder", "train_files", "eval_files", "test_files", "train_file", "eval_file", "test_file",
     "more_train_files", "tokenizer", "model", "models", "teacher", "rationales", "mapping", "pickle", "token_counts",
 }  # fmt: skip
 _MODEL_FILES = ("config.json", "tokenizer.json", "vocab.txt", "*.safetensors", "*.bin")

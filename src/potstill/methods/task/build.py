@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.augment import Augmentation, Noise
 from potstill.data.tasks.datamodule import OwnInputs, TaskDataModule
 from potstill.data.tasks.labels import Task
+from potstill.data.tasks.readers import Rows
 from potstill.data.tasks.splits import MAIN, evaluated_parts, task_of, training_parts
 from potstill.errors import DataError
 from potstill.evaluation.evaluators import Evaluator
@@ -40,7 +42,8 @@ from potstill.models.heads import labels_from_settings
 from potstill.models.load import load_task_model
 from potstill.models.specs import default_layers, read_settings
 from potstill.models.students import check_tokens, student_from_config, student_from_layers
-from potstill.objectives.task import TaskObjective
+from potstill.objectives.task import Stored, TaskObjective
+from potstill.teacher_cache.files import FileLogits, task_logits
 from potstill.training.task import ONLY, Downstream, TaskPart
 
 log = logging.getLogger(__name__)
@@ -90,10 +93,11 @@ def build_task_training(config: TrainConfig) -> TaskTraining:
         PotstillError: files, tokenizer or models that cannot be used, or that do not fit each other.
     """
     read = read_task(config)
+    stored: Sequence[Stored] = _own_logits(config, read)
     vocabulary = student_vocabulary(config)
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
-    # Without a teacher in the objective, teacher.model only gives its layers.
-    readers = load_teachers(config, read.task, vocabulary) if config.objective.taught else []
+    # Without a teacher in the objective, or with logits in its place, teacher.model only gives its layers.
+    readers = load_teachers(config, read.task, vocabulary) if config.objective.taught and not stored else []
     teachers = [reader.model for reader in readers]
     student = build_student(config, read.task, vocabulary, teachers[0] if teachers else None)
     check_pairs(vocabulary, readers, student)
@@ -103,16 +107,27 @@ def build_task_training(config: TrainConfig) -> TaskTraining:
     settings = batch_settings(config, build_plan(exchange_of(config.objective)))
     data, evaluators, counts = prepare_task(config, read, vocabulary, readers, student, settings)
     parameters = sum(teacher.num_parameters() for teacher in teachers) or None
-    stored = []
     if config.teacher.cache.enabled:
-        stored, teachers = (
-            store_task_teachers(config, teachers, data, vocabulary, read.task, every_token=objective.every_token),
-            [],
-        )
+        every_token = objective.every_token
+        stored = store_task_teachers(config, teachers, data, vocabulary, read.task, every_token=every_token)
+        teachers = []
     suit_hardware(config, teachers, student)
     part = TaskPart(read.task, student, objective, evaluators, teachers, stored)
     module = Downstream(student, {ONLY: part}, optimization)
     return TaskTraining(module, data, vocabulary, read.task, counts, parameters)
+
+
+def _own_logits(config: TrainConfig, read: ReadTask) -> list[FileLogits]:
+    """The logits of `teacher.cache.file`, if there is one.
+
+    Raises:
+        DataError: they are not those of the rows.
+    """
+    if config.teacher.cache.file is None:
+        return []
+    assert isinstance(read.train, Rows)
+    path, rows = Path(config.teacher.cache.file).expanduser(), len(read.train.texts[0])
+    return [task_logits(path, "teacher.cache.file", rows=rows, labels=read.task.labels)]
 
 
 def read_task(config: TrainConfig) -> ReadTask:
