@@ -1,17 +1,17 @@
-"""Pickles of DistilBERT's and Causal-Distill's scripts: token ids and token counts, read without unpickling code.
+"""Pickles of DistilBERT's and Causal-Distill's scripts: token ids and token counts, read without Python's unpickler.
 
 `binarized_data.py` writes a list of integer arrays, one per text, with the special tokens at both ends;
-`token_counts.py` a list of integers. A pickle may name any function to call. Here every name of numpy stands for a
-class of this module, which takes integers and their bytes alone, and any other name is rejected; so nothing that a file
-names is called.
+`token_counts.py` a list of integers. A pickle may call any function and allocate any memory. Here a parser of the
+opcodes that these files have builds integers and arrays of them alone, one entry of the list at a time, and calls
+nothing that a file names. Source: `pickletools` of the standard library, which defines the opcodes.
 """
 
 from __future__ import annotations
 
-import os
+import mmap
 import pickle
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,113 +27,248 @@ from potstill.runtime.small_files import not_a_file
 if TYPE_CHECKING:  # it imports transformers
     from potstill.data.common.tokenizers import Vocabulary
 
-MOST_BYTES = 2**35  # of token ids, which are read as a whole
-COUNTS_BYTES = 2**28
+COUNTS_BYTES = 2**26  # most of a file of counts, which is read as a whole
 PROTOCOLS = range(2, 6)
+REMEMBERED = 32  # longest text that an entry shares with another one; arrays and their bytes are never shared
 _INTEGERS = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
+_ORDERS = {"<": "<", ">": ">", "|": "="}
 _ARRAYS, _COUNTS = "a list of integer arrays, from binarized_data.py", "a list of integers, from token_counts.py"
+_MARK = object()
+_TEXTS = (bytes, str)
+
+
+class _PickleError(Exception):
+    """A pickle with something else than integers and arrays of them."""
 
 
 class _Dtype:
-    """Stands for numpy.dtype: an integer type."""
+    """An integer type of numpy."""
 
-    __slots__ = ("code", "order")
+    __slots__ = ("numpy",)
 
-    def __init__(self, code: Any, *_: Any) -> None:
+    def __init__(self, code: Any) -> None:
         if code not in _INTEGERS:
-            raise pickle.UnpicklingError(f"values of type {code}")
-        self.code, self.order = code, "="
+            raise _PickleError(f"it has values of type {code}")
+        self.numpy = np.dtype(code)
 
-    def __setstate__(self, state: Any) -> None:
-        self.order = {"<": "<", ">": ">", "|": "="}[state[1]]
+    def build(self, state: Any) -> None:
+        """Set the order of bytes."""
+        self.numpy = self.numpy.newbyteorder(_ORDERS[state[1]])
 
 
 class _Array:
-    """Stands for numpy.ndarray: integers of one dimension."""
+    """An array of integers of one dimension; None before its values are read."""
 
     __slots__ = ("ids",)
 
-    def __setstate__(self, state: Any) -> None:
+    def __init__(self) -> None:
+        self.ids: NDArray[np.integer] | None = None
+
+    def build(self, state: Any) -> None:
+        """Set the values."""
         _, shape, dtype, _, data = state
         self.fill(data, dtype, shape)
 
     def fill(self, data: Any, dtype: Any, shape: Any) -> None:
-        """Take the values from their bytes."""
-        if not isinstance(data, bytes | bytearray) or type(dtype) is not _Dtype or shape[1:]:
-            raise pickle.UnpicklingError("an array that is not of integers of one dimension")
-        self.ids = np.frombuffer(data, np.dtype(dtype.order + dtype.code))
-        if len(self.ids) != shape[0]:
-            raise pickle.UnpicklingError(f"{len(self.ids)} values of an array of {shape[0]}")
+        """Set the values from their bytes."""
+        if type(data) is not bytes or type(dtype) is not _Dtype or len(shape) != 1:
+            raise _PickleError("it has an array that is not of integers of one dimension")
+        ids = np.frombuffer(data, dtype.numpy)
+        if len(ids) != shape[0]:
+            raise _PickleError(f"it has {len(ids)} values of an array of {shape[0]}")
+        self.ids = ids
 
 
-class _Named:
-    """Stands for a function that a pickle calls; has no state that a pickle could set."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("a state of a function")
+def _from_buffer(data: Any, dtype: Any, shape: Any, *_: Any) -> _Array:
+    array = _Array()
+    array.fill(data, dtype, shape)
+    return array
 
 
-class _Reconstruct(_Named):
-    def __call__(self, *_: Any) -> _Array:
-        return _Array()
+def _encoded(text: Any, encoding: Any) -> bytes:
+    """Bytes in protocol 2, whose values are those of characters."""
+    if type(text) is not str or encoding != "latin1":
+        raise _PickleError("it has bytes of another encoding")
+    return text.encode("latin-1")
 
 
-class _FromBuffer(_Named):
-    def __call__(self, data: Any, dtype: Any, shape: Any, *_: Any) -> _Array:
-        array = _Array()
-        array.fill(data, dtype, shape)
-        return array
+class _NdArray:
+    """Stands for the class numpy.ndarray."""
 
 
-class _Bytes(_Named):
-    """Bytes in protocol 2: characters up to 255, or nothing."""
+# What may be named, with what is done in its place.
+_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "ndarray"): _NdArray,
+    ("numpy", "dtype"): lambda code, *_: _Dtype(code),
+    ("_codecs", "encode"): _encoded,
+    ("__builtin__", "bytes"): lambda: b"",
+}
+for _core in ("core", "_core"):  # of earlier and of later versions
+    _NAMES[f"numpy.{_core}.multiarray", "_reconstruct"] = lambda *_: _Array()
+    _NAMES[f"numpy.{_core}.numeric", "_frombuffer"] = _from_buffer
 
-    def __call__(self, text: Any = "", *_: Any) -> bytes:
-        return str.encode(text, "latin-1")
+
+class _Parser:
+    """Reads the entries of a pickled list from the bytes of a file."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.at = data, 0
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.memoized = 0
+
+    def entries(self) -> Iterator[Any]:
+        """The entries of the list that the pickle is.
+
+        Raises:
+            _PickleError: It is something else.
+            LookupError, TypeError, ValueError: Its bytes are not those of a pickle.
+        """
+        begun, data, steps = False, self.data, _STEPS
+        while True:
+            code = data[self.at]  # IndexError at the end
+            self.at += 1
+            if (step := steps.get(code)) is not None:
+                step(self)
+            elif code == _LIST and not begun and not self.stack:
+                begun = True
+            elif code == _APPEND and begun and len(self.stack) == 1:
+                yield self.stack.pop()
+            elif code == _APPENDS and begun:
+                found = self.marked()
+                if self.stack:
+                    raise _PickleError("it has a list in a list")
+                yield from found
+            elif code == _STOP and begun and not self.stack and self.at == len(data):
+                return
+            else:
+                raise _PickleError(f"it has an opcode that a list of integers does not have ({bytes([code])!r})")
+
+    def take(self, count: int) -> bytes:
+        """The next bytes."""
+        start = self.at
+        self.at = end = start + count
+        found = self.data[start:end]
+        if len(found) < count:
+            raise _PickleError("it is truncated")
+        return found
+
+    def byte(self) -> int:
+        """The next byte."""
+        self.at += 1
+        return self.data[self.at - 1]
+
+    def number(self, size: int, *, signed: bool = False) -> int:
+        """The next integer."""
+        return int.from_bytes(self.take(size), "little", signed=signed)
+
+    def line(self) -> str:
+        """The next line."""
+        end = self.data.find(b"\n", self.at, self.at + 100)
+        if end < 0:
+            raise _PickleError("it is truncated")
+        return self.take(end + 1 - self.at)[:-1].decode()
+
+    def marked(self) -> list[Any]:
+        """What is on the stack above the last mark, which is removed, too."""
+        place = len(self.stack) - 1
+        while self.stack[place] is not _MARK:  # IndexError without a mark
+            place -= 1
+            if place < 0:
+                raise _PickleError("it is truncated")
+        found = self.stack[place + 1 :]
+        del self.stack[place:]
+        return found
+
+    def name(self, module: Any, name: Any) -> None:
+        """Push what a name stands for; never an import."""
+        if (module, name) not in _NAMES:
+            raise _PickleError(f"it names {module}.{name}, which is not read")
+        self.stack.append(_NAMES[module, name])
+
+    def remember(self, index: int) -> None:
+        """Remember the top of the stack, if other entries may refer to it."""
+        self.memoized += 1
+        if not self.stack:  # the list itself
+            return
+        value = self.stack[-1]
+        kind = type(value)
+        if kind in _SHARED or (kind in _TEXTS and len(value) <= REMEMBERED):
+            self.memo[index] = value
+
+    def tuple_of(self, count: int) -> None:
+        """Join the last values of the stack."""
+        parts = tuple(self.stack[-count:])
+        if len(parts) < count:
+            raise _PickleError("it is truncated")
+        self.stack[-count:] = [parts]
+
+    def call(self) -> None:
+        """Do what is done in place of a named function."""
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if type(arguments) is not tuple or function not in _FUNCTIONS:
+            raise _PickleError("it calls something else than a function of numpy")
+        self.stack.append(function(*arguments))
+
+    def build(self) -> None:
+        """Set the state of an array or of a type."""
+        state, value = self.stack.pop(), self.stack[-1]
+        if type(state) is not tuple or type(value) not in (_Array, _Dtype):
+            raise _PickleError("it sets the state of something else than an array")
+        value.build(state)
 
 
-_NAMES: dict[tuple[str, str], Any] = {
-    **{
-        (f"numpy.{core}.{module}", name): stand_in
-        for core in ("core", "_core")
-        for module, name, stand_in in (
-            ("multiarray", "_reconstruct", _Reconstruct()),
-            ("numeric", "_frombuffer", _FromBuffer()),
-        )
-    },
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _Bytes(),
-    ("__builtin__", "bytes"): _Bytes(),
+_SHARED = {_Dtype, type, type(_encoded)}
+_FUNCTIONS = {own for own in _NAMES.values() if own is not _NdArray}
+_LIST, _APPEND, _APPENDS, _STOP = (code[0] for code in (pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.STOP))
+_STEPS: dict[int, Callable[[_Parser], Any]] = {
+    code[0]: step
+    for code, step in {
+        pickle.PROTO: lambda p: p.take(1),
+        pickle.FRAME: lambda p: p.take(8),
+        pickle.MARK: lambda p: p.stack.append(_MARK),
+        pickle.NONE: lambda p: p.stack.append(None),
+        pickle.NEWTRUE: lambda p: p.stack.append(True),
+        pickle.NEWFALSE: lambda p: p.stack.append(False),
+        pickle.BININT1: lambda p: p.stack.append(p.byte()),
+        pickle.BININT2: lambda p: p.stack.append(p.number(2)),
+        pickle.BININT: lambda p: p.stack.append(p.number(4, signed=True)),
+        pickle.LONG1: lambda p: p.stack.append(p.number(p.byte(), signed=True)),
+        pickle.SHORT_BINBYTES: lambda p: p.stack.append(p.take(p.byte())),
+        pickle.BINBYTES: lambda p: p.stack.append(p.take(p.number(4))),
+        pickle.BINBYTES8: lambda p: p.stack.append(p.take(p.number(8))),
+        pickle.BYTEARRAY8: lambda p: p.stack.append(p.take(p.number(8))),
+        pickle.SHORT_BINUNICODE: lambda p: p.stack.append(p.take(p.byte()).decode()),
+        pickle.BINUNICODE: lambda p: p.stack.append(p.take(p.number(4)).decode()),
+        pickle.EMPTY_TUPLE: lambda p: p.stack.append(()),
+        pickle.TUPLE1: lambda p: p.stack.append((p.stack.pop(),)),
+        pickle.TUPLE2: lambda p: p.tuple_of(2),
+        pickle.TUPLE3: lambda p: p.tuple_of(3),
+        pickle.TUPLE: lambda p: p.stack.append(tuple(p.marked())),
+        pickle.MEMOIZE: lambda p: p.remember(p.memoized),
+        pickle.BINPUT: lambda p: p.remember(p.byte()),
+        pickle.LONG_BINPUT: lambda p: p.remember(p.number(4)),
+        pickle.BINGET: lambda p: p.stack.append(p.memo[p.byte()]),
+        pickle.LONG_BINGET: lambda p: p.stack.append(p.memo[p.number(4)]),
+        pickle.GLOBAL: lambda p: p.name(p.line(), p.line()),
+        pickle.STACK_GLOBAL: lambda p: p.name(*(p.stack.pop(), p.stack.pop())[::-1]),
+        pickle.REDUCE: _Parser.call,
+        pickle.BUILD: _Parser.build,
+    }.items()
 }
 
 
-class _Reader(pickle.Unpickler):
-    """Reads lists, integers and arrays of integers."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What a name in the file stands for; never an import."""
-        if (module, name) not in _NAMES:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not read")
-        return _NAMES[module, name]
-
-
-def read_arrays(path: Path, key: str) -> list[NDArray[np.integer]]:
-    """The arrays of a file of token ids, `(tokens,)` each.
+def read_arrays(path: Path, key: str) -> Iterator[NDArray[np.integer]]:
+    """The arrays of a file of token ids, `(tokens,)` each; one at a time is in memory.
 
     Raises:
-        FileError: It does not exist or is too large; the message starts with `key`.
+        FileError: It does not exist; the message starts with `key`.
         FormatError: It is no such file, or is truncated.
     """
-    found = _read(path, key, MOST_BYTES, _ARRAYS)
-    if not all(type(array) is _Array and hasattr(array, "ids") for array in found):
-        raise _format_error(path, key, _ARRAYS, "it has other entries")
-    # A small file may name one array many times.
-    if sum(array.ids.nbytes for array in found) > path.stat().st_size:
-        raise _format_error(path, key, _ARRAYS, "it repeats arrays")
-    return [array.ids for array in found]
+    for array in _entries(path, key, _ARRAYS):
+        if type(array) is not _Array or array.ids is None:
+            raise _format_error(path, key, _ARRAYS, "it has other entries")
+        yield array.ids
 
 
 def read_counts(path: Path, size: int, key: str = "data.token_counts") -> NDArray[np.int64]:
@@ -149,7 +284,7 @@ def read_counts(path: Path, size: int, key: str = "data.token_counts") -> NDArra
         FormatError: It is no such file, or is truncated.
         TokenizerError: It counts the tokens of another tokenizer.
     """
-    found = _read(path, key, COUNTS_BYTES, _COUNTS)
+    found = list(_entries(path, key, _COUNTS, COUNTS_BYTES))
     if not all(type(count) is int and 0 <= count < 2**63 for count in found):
         raise _format_error(path, key, _COUNTS, "it has other entries")
     if len(found) != size:
@@ -160,7 +295,7 @@ def read_counts(path: Path, size: int, key: str = "data.token_counts") -> NDArra
     return np.array(found, dtype=np.int64)
 
 
-def check_pickle(path: Path, key: str, most: int, wanted: str = _ARRAYS) -> None:
+def check_pickle(path: Path, key: str, most: int | None = None, wanted: str = _ARRAYS) -> None:
     """Check the ends and the size of a file.
 
     Raises:
@@ -172,31 +307,34 @@ def check_pickle(path: Path, key: str, most: int, wanted: str = _ARRAYS) -> None
     try:
         with path.open("rb") as stream:
             start = stream.read(2)
-            size = stream.seek(0, os.SEEK_END)
+            size = stream.seek(0, 2)
             stream.seek(max(size - 1, 0))
             end = stream.read(1)
     except OSError as error:
         raise FileError(f"{key}={path}: cannot be read ({error.strerror}); expected {wanted}") from error
-    if size > most:
-        raise FileError(f"{key}={path}: has {size:,} bytes, more than {most:,}; binarize the text itself instead")
+    if most is not None and size > most:
+        raise FileError(f"{key}={path}: has {size:,} bytes, more than {most:,}; expected {wanted}")
     if len(start) < 2 or start[0] != pickle.PROTO[0] or start[1] not in PROTOCOLS:
         raise _format_error(path, key, wanted, "it is no pickle of protocol 2 to 5")
     if end != pickle.STOP:
         raise _format_error(path, key, wanted, "it is truncated")
 
 
-def _read(path: Path, key: str, most: int, wanted: str) -> list[Any]:
+def _entries(path: Path, key: str, wanted: str, most: int | None = None) -> Iterator[Any]:
     check_pickle(path, key, most, wanted)
+    found = False
     try:
-        with path.open("rb") as stream:
-            found = _Reader(stream).load()
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for entry in _Parser(data).entries():
+                found = True
+                yield entry
     except OSError as error:
         raise FileError(f"{key}={path}: cannot be read ({error.strerror}); expected {wanted}") from error
-    except Exception as error:  # of any kind, depending on the bytes
-        raise _format_error(path, key, wanted, " ".join(str(error).split()) or type(error).__name__) from error
-    if type(found) is not list or not found:
-        raise _format_error(path, key, wanted, "it is not a list, or an empty one")
-    return found
+    except (_PickleError, LookupError, TypeError, ValueError) as error:
+        problem = str(error) if isinstance(error, _PickleError) else "it is damaged"
+        raise _format_error(path, key, wanted, problem) from error
+    if not found:
+        raise _format_error(path, key, wanted, "it is an empty list")
 
 
 def _format_error(path: Path, key: str, wanted: str, problem: str) -> FormatError:
@@ -231,7 +369,7 @@ class PickledTokens:
 
     def check(self) -> None:
         """See `TextSource`; reads both ends of the file."""
-        check_pickle(Path(self.path), self.key, MOST_BYTES)
+        check_pickle(Path(self.path), self.key)
 
     def fingerprint(self) -> dict[str, Any]:
         """See `TextSource`."""
