@@ -1,5 +1,6 @@
 """Distilling step-by-step from end to end, in this process: results, resuming, evaluation, errors."""
 
+import csv
 import json
 
 import pytest
@@ -78,6 +79,32 @@ def evaluator(arithmetic_files, shared_cache, monkeypatch, tmp_path, compose_con
         return value, json.loads((folder / "summary.json").read_text()), folder
 
     return start
+
+
+def test_watched_test_rows_are_logged_and_select_nothing(run, tmp_path):
+    steps = ["trainer.max_steps=6", "trainer.val_check_interval=3", "data.max_examples=32"]
+    watched, with_curves = run("watched", *steps, "data.watch_test=true")
+    plain, without = run("plain", *steps)
+    with (watched / "metrics.csv").open() as file:
+        curve = [float(row["watched/accuracy"]) for row in csv.DictReader(file) if row.get("watched/accuracy")]
+    assert len(curve) == 2
+    assert with_curves["watched/loss_total"] == pytest.approx(with_curves["test/loss_total"], rel=1e-5)
+    for name, value in without.items():
+        if name.startswith(("val/", "test/", "train/loss")):
+            assert with_curves[name] == value, name
+    assert same(student(watched), student(plain))
+    with pytest.raises(ConfigError, match=r"callbacks\.early_stopping\.monitor=watched/accuracy"):
+        run("stopped", "data.watch_test=true", "callbacks=early_stopping",
+            "callbacks.early_stopping.monitor=watched/accuracy")  # fmt: skip
+
+
+def test_a_share_can_be_drawn_before_the_split(run, evaluator, arithmetic_files):
+    """With the same keys and seed an evaluation has the rows that the run was selected on."""
+    rows = ["data.eval_files=null", "data.share=0.5", "data.share_before_split=true", "seed=3"]
+    folder, summary = run("share", *rows, "trainer.max_steps=2")
+    assert summary["data/train_rows"] == 115  # of 256: 128 drawn, 13 of them held out
+    with pytest.raises(ConfigError, match=r"data\.share_before_split=true"):
+        run("own", "data.share_before_split=true")
 
 
 def student(folder):

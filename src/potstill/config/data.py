@@ -217,6 +217,16 @@ class RationaleDataConfig(DataConfig):
     share: float = within(
         1.0, SOME, "share of the training rows; with the same seed a smaller share is part of a larger one"
     )
+    share_before_split: bool = option(
+        False,
+        "draw `data.share` before a tenth of the training rows is held out for validation, as the published runs do; "
+        "`evaluate.py benchmark.part=eval` needs the same keys and seed",
+    )
+    watch_test: bool = option(
+        False,
+        "also evaluate the test rows at each validation, as `watched/...`, for curves like the published ones; "
+        "nothing is selected by them",
+    )
     max_unparsed: float = within(
         0.05,
         SHARE,

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.data.rationales.datamodule import TEST, VALID, RationaleBatch, RationaleStep
+from potstill.data.rationales.datamodule import TEST, VALID, WATCHED, RationaleBatch, RationaleStep
 from potstill.data.rationales.rows import EXPLAIN, PREDICT
 from potstill.data.rationales.sets import allowed_labels
 from potstill.evaluation.step_by_step import GeneratedTexts, RationaleEvaluator
@@ -18,7 +18,7 @@ from potstill.objectives.task_prefix import TOTAL, TaskPrefixObjective
 from potstill.training.means import Means
 from potstill.training.student_module import Optimization, StudentModule
 
-_LOGGED = {VALID: "val", TEST: "test"}
+_LOGGED = {VALID: "val", TEST: "test", WATCHED: "watched"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,11 @@ class TaskPrefix(StudentModule):
         self.evaluators, self.decoding = dict(evaluators), decoding
         self.written = {part: GeneratedTexts() for part in self.evaluators}
         self._seq2seq = Seq2Seq(student)
-        self._means = Means((PREDICT, EXPLAIN))
+        self._means = {part: Means((PREDICT, EXPLAIN)) for part in self.evaluators}
+        self._registered = nn.ModuleList(self._means.values())  # so that they move with the module
+        self._validated = [
+            part for part in (VALID, WATCHED) if part in self.evaluators
+        ]  # in the order of their loaders
 
     def training_step(self, batch: RationaleStep, batch_idx: int) -> None:
         """One optimizer step over all micro-batches of `batch`."""
@@ -69,15 +73,20 @@ class TaskPrefix(StudentModule):
 
     def on_validation_epoch_start(self) -> None:
         """Reset texts and losses."""
-        self._begin(VALID)
+        for part in self._validated:
+            self._begin(part)
 
-    def validation_step(self, batch: RationaleStep, batch_idx: int) -> None:
+    def validation_step(self, batch: RationaleStep, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Losses and generated texts of one batch."""
-        self._evaluate_part(VALID, batch)
+        self._evaluate_part(self._validated[dataloader_idx], batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val/loss_predict`, `val/loss_explain`, `val/loss_total`, `val/loss` and the evaluator's metrics."""
-        self._end(VALID)
+        """Log `val/loss_predict`, `val/loss_explain`, `val/loss_total`, `val/loss` and the evaluator's metrics.
+
+        Those of test rows that are watched are `watched/...`.
+        """
+        for part in self._validated:
+            self._end(part)
 
     def on_test_epoch_start(self) -> None:
         """Reset texts and losses."""
@@ -93,22 +102,22 @@ class TaskPrefix(StudentModule):
 
     def _begin(self, part: str) -> None:
         self.written[part] = GeneratedTexts()
-        self._means.reset()
+        self._means[part].reset()
 
     @torch.no_grad()
     def _evaluate_part(self, part: str, step: RationaleStep) -> None:
         for batch in step.micro:
             (inputs,) = self._seq2seq.embed([batch.input_ids])
             states_BLD = self._seq2seq.encode(inputs, batch.attention_mask)
-            self._add_losses(batch, states_BLD)
+            self._add_losses(part, batch, states_BLD)
             self._write(part, batch, states_BLD)
 
-    def _add_losses(self, batch: RationaleBatch, states_BLD: Tensor) -> None:
+    def _add_losses(self, part: str, batch: RationaleBatch, states_BLD: Tensor) -> None:
         """Add negative log-likelihoods; means are over all target tokens of a part."""
         for task, target_BT in batch.targets.items():
             own = batch.rows_of(task)
             found_B = self._seq2seq.score(target_BT, states_BLD[own], batch.attention_mask[own])
-            self._means.update(task, -found_B.sum(), target_BT.ge(0).sum())
+            self._means[part].update(task, -found_B.sum(), target_BT.ge(0).sum())
 
     def _write(self, part: str, batch: RationaleBatch, states_BLD: Tensor) -> None:
         evaluator, written = self.evaluators[part], self.written[part]
@@ -140,7 +149,7 @@ class TaskPrefix(StudentModule):
             written.restricted[numbers[place]] = allowed[scores.index(max(scores))]
 
     def _end(self, part: str) -> None:
-        means = self._means.compute()
+        means = self._means[part].compute()
         if not means:
             return
         if self.trainer.world_size > 1:

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from potstill.config import OPTIONS, Command, TrainConfig, config_folder, teachers_of, value_of
 from potstill.config.benchmarks import ClmBenchmarkConfig, EfficiencyConfig, TokensConfig, swaps_of
+from potstill.config.data import RationaleDataConfig
 from potstill.config.defaults import trains_task
 from potstill.config.objectives import ClmConfig, CustomObjectiveConfig, LossConfig
 from potstill.runtime.ranges import WHEN, Section
@@ -87,10 +88,14 @@ _EVALUATE: tuple[tuple[tuple[str, ...], str, Read], ...] = (
         (
             "trainer.max_steps", "trainer.max_epochs", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
             "trainer.nonfinite", "trainer.val_check_interval", "trainer.log_every_n_steps", "data.batch_size",
-            "data.max_tokens", "data.group_size", "data.augment", "data.labels", "data.share", "data.more_sets",
+            "data.max_tokens", "data.group_size", "data.augment", "data.labels", "data.more_sets", "data.watch_test",
             "data.token_counts",
         ),
         "train.py", lambda config: False,
+    ),
+    (
+        ("data.share",), "train.py, and with data.share_before_split",
+        lambda config: isinstance(config.data, RationaleDataConfig) and config.data.share_before_split,
     ),
     (
         ("data.eval_share", "data.train", "data.eval", "data.min_length", "data.max_unknown"),

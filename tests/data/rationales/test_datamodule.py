@@ -105,7 +105,7 @@ def test_evaluation_batches_bring_choices(features, rows):
     choices = [[[5, 1], [6, 7, 1]] if row % 2 else [] for row in range(COUNT)]
     module = module_of(features, choices=choices)
     seen = []
-    for step in steps_of(module, module.val_dataloader()):
+    for step in steps_of(module, module.val_dataloader()[0]):
         (micro,) = step.micro
         numbers = micro.rows[PREDICT].tolist()
         seen += numbers
@@ -141,7 +141,7 @@ def test_rows_of_similar_lengths_share_a_batch():
 def test_rows_without_a_rationale_can_have_an_explanation_input(rows, t5_tokenizer, tmp_path):
     features = rationale_features(rows, describe(t5_tokenizer), cache=tmp_path, explain_all=True)
     module = module_of(features)
-    for step in steps_of(module, module.val_dataloader()):
+    for step in steps_of(module, module.val_dataloader()[0]):
         (micro,) = step.micro
         assert torch.equal(micro.rows[EXPLAIN], micro.rows[PREDICT])
         without = [place for place, row in enumerate(micro.rows[EXPLAIN].tolist()) if row % 4 == 0]

@@ -1,11 +1,13 @@
 """Rationale rows: validation split, shares, preparation for training."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potstill.data.rationales.rows import RationaleRows, for_training, join, split_validation, subsample
+from potstill.data.rationales.rows import Draw, RationaleRows, for_training, join, split_validation, subsample
 from potstill.errors import ConfigError, DataError, LabelError
 
 
@@ -34,8 +36,22 @@ def test_the_validation_part_is_that_of_the_published_runs(count):
     assert valid.inputs == [f"in {n}" for n in sorted(published["test"]["row"])]
 
 
+@pytest.mark.parametrize("count", [20, 101, 800])
+@pytest.mark.parametrize(("share", "seed"), [(0.25, 0), (0.5, 3), (0.9, 1)])
+def test_a_share_is_that_of_the_published_runs(count, share, seed):
+    """Of rows with a validation part of their own, and drawn before a tenth is held out."""
+    from datasets import Dataset
+
+    part = Dataset.from_dict({"row": np.arange(count)}).train_test_split(test_size=1.0 - share, seed=seed)["train"]
+    assert subsample(rows_of(count), share, seed).inputs == [f"in {n}" for n in sorted(part["row"])]
+    published = part.train_test_split(test_size=0.1, seed=0)
+    train, valid = split_validation(rows_of(count), drawn=Draw(share, seed))
+    assert train.inputs == [f"in {n}" for n in sorted(published["train"]["row"])]
+    assert valid.inputs == [f"in {n}" for n in sorted(published["test"]["row"])]
+
+
 def test_a_single_row_cannot_be_split():
-    with pytest.raises(DataError, match=r"'a\.json' .*1 rows.*data\.eval_files"):
+    with pytest.raises(DataError, match=r"1 rows of 'a\.json' .*data\.eval_files"):
         split_validation(rows_of(1))
 
 
@@ -43,7 +59,7 @@ def test_a_single_row_cannot_be_split():
 def test_a_smaller_share_is_part_of_a_larger_one(count, shares, seed):
     small, large = (subsample(rows_of(count), share, seed) for share in sorted(shares))
     assert set(small.inputs) <= set(large.inputs)
-    assert len(small) == max(round(count * min(shares)), 1)
+    assert len(small) == max(count - math.ceil((1.0 - min(shares)) * count), 1)
     assert large.inputs == sorted(large.inputs, key=lambda text: int(text[3:]))
 
 

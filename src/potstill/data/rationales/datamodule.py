@@ -19,6 +19,7 @@ from potstill.data.rationales.features import COLUMNS, RationaleFeatures, Tokens
 from potstill.data.rationales.rows import EXPLAIN, PREDICT, SOFT
 
 VALID, TEST = "valid", "test"
+WATCHED = "watched"  # the test part, where it is evaluated with the validation part
 TARGET_BIN = 8  # tokens: rows are sorted by bins of the rationale's length, then by the input's length
 _WIDE = 2**20  # above the length of any input, and a multiple of any usual bin of lengths
 
@@ -151,9 +152,14 @@ class RationaleDataModule(StepDataModule):
         super().__init__(None if train is None else replace(train, budgeted=self._budgeted), settings)
         self.evaluation, self.pad_id = dict(evaluation), pad_id
 
-    def val_dataloader(self) -> DataLoader:
-        """Batches of the validation part."""
-        return self.evaluation_loader(self.evaluation[VALID])
+    @property
+    def validated(self) -> list[str]:
+        """The parts of a validation, in the order of their loaders."""
+        return [part for part in (VALID, WATCHED) if part in self.evaluation]
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Batches of the validation part, and of the test part if it is watched."""
+        return [self.evaluation_loader(self.evaluation[part]) for part in self.validated]
 
     def test_dataloader(self) -> DataLoader:
         """Batches of the test part."""

@@ -13,7 +13,7 @@ from potstill.data.rationales.files import convert, records_of
 from potstill.data.rationales.outputs import KEY, Outputs, given_outputs, read_outputs
 from potstill.data.rationales.parsing import NLI_SETS, Parsed
 from potstill.data.rationales.published import part_records
-from potstill.data.rationales.rows import RationaleRows, split_validation
+from potstill.data.rationales.rows import EVERY, Draw, RationaleRows, split_validation
 from potstill.data.rationales.sets import SETS, TEXT, Example, RationaleSet, own_example
 from potstill.data.rationales.soft_labels import FIELD, Probabilities, checked
 from potstill.errors import ConfigError, FormatError, LabelError
@@ -39,6 +39,7 @@ def read_split(
     separator: str = SEPARATOR,
     allow_partial: bool = False,
     max_unparsed: float = MAX_UNPARSED,
+    drawn: Draw = EVERY,
     key: str = "data.folder",
 ) -> RationaleRows:
     """All rows of a part of a published set; rows with unparsed outputs are marked.
@@ -54,6 +55,7 @@ def read_split(
         separator: End token of the tokenizer, between premise and hypothesis.
         allow_partial: Whether the numbers of outputs and rows may differ; the first ones of both are used.
         max_unparsed: Largest share of outputs without rationale or label.
+        drawn: Training rows that are split into training and validation, see `split_validation`.
         key: Config key for messages.
 
     Raises:
@@ -79,7 +81,7 @@ def read_split(
         _check_outputs(rows, outputs, path, max_unparsed)
     if split in kept and ("valid" in kept or split != "train" or name == "asdiv"):
         return rows
-    return split_validation(rows, taken, len(records))[split == "valid"]
+    return split_validation(rows, taken, len(records), drawn)[split == "valid"]
 
 
 def read_own(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from potstill.errors import ConfigError, DataError, LabelError
 
@@ -65,8 +66,26 @@ class RationaleRows:
 _COLUMNS = ("inputs", "labels", "llm_labels", "rationales", "choices", "unparsed", "places", "soft")
 
 
+class Draw(NamedTuple):
+    """A random share of rows, and its seed."""
+
+    share: float
+    seed: int
+
+    def of(self, count: int) -> NDArray[np.int64]:
+        """Numbers of the rows that are drawn of `count`, shuffled, at least one.
+
+        The draw is that of the published runs, `datasets`' `train_test_split(test_size=1 - share, seed=seed)`.
+        """
+        order = np.random.default_rng(self.seed).permutation(count)
+        return order[min(math.ceil((1.0 - self.share) * count), count - 1) :] if self.share < 1 else np.arange(count)
+
+
+EVERY = Draw(1.0, 0)
+
+
 def split_validation(
-    rows: RationaleRows, numbers: Sequence[int] | None = None, whole: int | None = None
+    rows: RationaleRows, numbers: Sequence[int] | None = None, whole: int | None = None, drawn: Draw = EVERY
 ) -> tuple[RationaleRows, RationaleRows]:
     """Split training rows into nine tenths for training and a tenth for validation, each in the order of the rows.
 
@@ -77,21 +96,25 @@ def split_validation(
         rows: Rows of the part.
         numbers: Number of each row in the whole part, from 0; None if all are available.
         whole: Number of rows of the whole part; None for `len(rows)`.
+        drawn: What is split of the whole part; the other rows are in neither part.
 
     Raises:
         DataError: There are not enough rows for both parts.
     """
     whole = len(rows) if whole is None else whole
-    count = math.ceil(whole * VALIDATION_SHARE)
-    if count >= whole:
+    kept = drawn.of(whole)
+    count = math.ceil(len(kept) * VALIDATION_SHARE)
+    if count >= len(kept):
         raise DataError(
-            f"{rows.key}: '{rows.name}' has {whole} rows, too few to hold out some for validation; set data.eval_files"
+            f"{rows.key}: {len(kept)} rows of '{rows.name}' are too few to hold out some for validation; set "
+            "data.eval_files"
         )
-    order = np.random.default_rng(VALIDATION_SEED).permutation(whole)
-    held_out = set(map(int, order[:count]))
+    order = kept[np.random.default_rng(VALIDATION_SEED).permutation(len(kept))]
+    part = {int(number): place < count for place, number in enumerate(order)}
     places: tuple[list[int], list[int]] = ([], [])
     for place, number in enumerate(range(len(rows)) if numbers is None else numbers):
-        places[number in held_out].append(place)
+        if number in part:
+            places[part[number]].append(place)
     if not all(places):
         raise DataError(
             f"data.rationales: {len(rows):,} of {whole:,} rows of '{rows.name}' have an output, none of them for "
@@ -113,9 +136,7 @@ def subsample(rows: RationaleRows, share: float, seed: int) -> RationaleRows:
     """
     if not 0 < share <= 1:
         raise ConfigError(f"data.share={share}: must be above 0 and at most 1")
-    count = max(round(len(rows) * share), 1)
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return rows.select(sorted(map(int, order[:count])))
+    return rows.select(sorted(map(int, Draw(share, seed).of(len(rows)))))
 
 
 def for_training(rows: RationaleRows, labels: str) -> RationaleRows:

@@ -11,7 +11,7 @@ from potstill.config.data import ArithmeticDataConfig, RationaleDataConfig, SetD
 from potstill.data.rationales.arithmetic import arithmetic_rows
 from potstill.data.rationales.outputs import KEY, find_outputs
 from potstill.data.rationales.readers import SEPARATOR, read_own, read_split
-from potstill.data.rationales.rows import RationaleRows, for_training, join, split_validation, subsample
+from potstill.data.rationales.rows import EVERY, Draw, RationaleRows, for_training, join, split_validation, subsample
 from potstill.data.rationales.sets import SETS
 from potstill.data.rationales.soft_labels import aligned
 from potstill.errors import DataError
@@ -48,25 +48,27 @@ def training_parts(
         PotstillError: A file cannot be used; required labels, label probabilities or rationales of an LLM are missing.
     """
     read_outputs = not standard or data.labels == "llm" or soft_labels
+    drawn = _drawn(data, seed)
     wanted = data.rationales if read_outputs and isinstance(data, SetDataConfig) else None
     if data.train_files:
         train = _own(data.train_files, "data.train_files", data, read_outputs)
         valid = _own(data.eval_files, "data.eval_files", data, read_outputs) if data.eval_files else None
         if valid is None:
-            train, valid = split_validation(train)
+            train, valid = split_validation(train, drawn=drawn)
         test = _own(data.test_files, "data.test_files", data, read_outputs) if data.test_files else None
     else:
         if isinstance(data, SetDataConfig):
-            train = _published(data, "train", wanted, separator)
+            train = _published(data, "train", wanted, separator, drawn)
         else:
             train = evaluated_part(data, "train")
-        valid = evaluated_part(data, "valid", separator, outputs=read_outputs)
+        valid = evaluated_part(data, "valid", separator, outputs=read_outputs, seed=seed)
         test = evaluated_part(data, "test", separator, outputs=read_outputs)
     if isinstance(data, SetDataConfig):
         for name in data.more_sets:
-            train = join(train, _published(data, "train", wanted, separator, name))
-    read = train
-    train = subsample(_first(train, data.max_examples), data.share, seed)
+            train = join(train, _published(data, "train", wanted, separator, name=name))
+    read, train = train, _first(train, data.max_examples)
+    if not data.share_before_split:
+        train = subsample(train, data.share, seed)
     if standard and data.labels == "gt":  # outputs of the LLM are not used
         train = replace(train, unparsed=[False] * len(train), rationales=[None] * len(train))
     train = for_training(train, data.labels)
@@ -85,7 +87,7 @@ def training_parts(
 
 
 def evaluated_part(
-    data: RationaleDataConfig, split: str, separator: str | None = None, *, outputs: bool = True
+    data: RationaleDataConfig, split: str, separator: str | None = None, *, outputs: bool = True, seed: int = 0
 ) -> RationaleRows:
     """A part for evaluation: all its rows with gold labels, and the LLM's rationales if available.
 
@@ -94,6 +96,7 @@ def evaluated_part(
         split: `train`, `valid` or `test`.
         separator: The tokenizer's end token, between premise and hypothesis.
         outputs: Whether to read outputs of an LLM.
+        seed: Seed of the draw of `data.share`, if it is drawn before validation rows are held out.
 
     Raises:
         PotstillError: A file cannot be used.
@@ -106,12 +109,17 @@ def evaluated_part(
     assert isinstance(data, SetDataConfig)
     stored = split if split in SETS[str(data.set)].splits else "train"  # validation is a part of it
     there = outputs and _has_outputs(data, stored)
-    rows = _published(data, split, data.rationales if there else None, separator)
+    rows = _published(data, split, data.rationales if there else None, separator, _drawn(data, seed))
     return _first(rows, data.max_examples)
 
 
 def _published(
-    data: SetDataConfig, split: str, rationales: str | None, separator: str | None, name: str | None = None
+    data: SetDataConfig,
+    split: str,
+    rationales: str | None,
+    separator: str | None,
+    drawn: Draw = EVERY,
+    name: str | None = None,
 ) -> RationaleRows:
     return read_split(
         Path(str(data.folder)).expanduser(),
@@ -121,7 +129,20 @@ def _published(
         separator=separator or SEPARATOR,
         allow_partial=data.allow_partial,
         max_unparsed=data.max_unparsed,
+        drawn=drawn,
     )
+
+
+def splits_training_rows(data: RationaleDataConfig) -> bool:
+    """Whether the validation rows are held out of the training rows."""
+    if data.eval_files or isinstance(data, ArithmeticDataConfig):
+        return False
+    return bool(data.train_files) or (isinstance(data, SetDataConfig) and "valid" not in SETS[str(data.set)].splits)
+
+
+def _drawn(data: RationaleDataConfig, seed: int) -> Draw:
+    """What is split into training and validation rows."""
+    return Draw(data.share, seed) if data.share_before_split else EVERY
 
 
 def _own(files: list[str], key: str, data: RationaleDataConfig, outputs: bool) -> RationaleRows:

@@ -21,7 +21,7 @@ from potstill.config.objectives import step_by_step_of
 from potstill.data.common.progress import counting
 from potstill.data.common.tokenizers import Vocabulary, describe, load_backend
 from potstill.data.rationales.arithmetic import arithmetic_tokenizer
-from potstill.data.rationales.datamodule import TEST, VALID, RationaleDataModule, RationaleSequences
+from potstill.data.rationales.datamodule import TEST, VALID, WATCHED, RationaleDataModule, RationaleSequences
 from potstill.data.rationales.features import EXPLAIN as EXPLAIN_PREFIX
 from potstill.data.rationales.features import PREDICT as PREDICT_PREFIX
 from potstill.data.rationales.features import RationaleFeatures, rationale_features
@@ -91,6 +91,8 @@ def build_rationale_training(config: TrainConfig) -> RationaleTraining:
     train = preparer.sequences("train", parts.train, evaluated=False, soft=weight > 0)
     held_out = {VALID: parts.valid, **({TEST: parts.test} if parts.test is not None else {})}
     evaluation = {name: preparer.sequences(name, rows) for name, rows in held_out.items()}
+    if own.watch_test and TEST in evaluation:
+        evaluation[WATCHED], held_out[WATCHED] = evaluation[TEST], held_out[TEST]
     data = RationaleDataModule(train, evaluation, pad_id=vocabulary.pad_id, settings=batch_settings(config))
     remember_prefixes(student, prefixes)
     module = TaskPrefix(
@@ -118,7 +120,7 @@ def build_rationale_evaluation(config: EvaluateConfig, model: str) -> RationaleE
     backend = load_backend(vocabulary.path)
     separator = None if vocabulary.end_id is None else backend.id_to_token(vocabulary.end_id)
     part = VALID if rationale_part(config.benchmark) == "eval" else TEST
-    rows = evaluated_part(own, part, separator)
+    rows = evaluated_part(own, part, separator, seed=config.seed)
     student = load_seq2seq("model", model)
     check_vocabulary(vocabulary, "model", student)
     # A student without a second task cannot explain; other models are evaluated on both tasks.

@@ -13,7 +13,7 @@ from potstill.data.common.text_files import file_problem
 from potstill.data.rationales.parsing import FLAVOURS
 from potstill.data.rationales.rows import LABELS
 from potstill.data.rationales.sets import SETS, by_value, set_of
-from potstill.data.rationales.splits import MAIN_SETS, OWN_FILES, STANDARD
+from potstill.data.rationales.splits import MAIN_SETS, OWN_FILES, STANDARD, splits_training_rows
 from potstill.errors import PotstillError
 from potstill.models.specs import check_seq2seq, read_settings
 from potstill.validation.data import cache_folder_problems
@@ -60,11 +60,24 @@ def rationale_problems(config: TrainConfig) -> list[str]:
             "deepspeed_stage_2, or strategy=fsdp"
         )
     problems += _shared_problems(data)
+    problems += _test_problems(config, data)
     problems += _part_problems(data, "data.train_files")
     if not data.train_files and not all(data[key.removeprefix("data.")] for key in OWN_FILES.values()):
         problems += _choice_problems(data)
     problems += _foreign_problems(config)
     return problems + _student_problems(config)
+
+
+def _test_problems(config: TrainConfig, data: RationaleDataConfig) -> list[str]:
+    """Problems of rows that are held out of the training rows, and of test rows that are watched."""
+    problems = []
+    if data.share_before_split and not splits_training_rows(data):
+        problems.append("data.share_before_split=true: these data have validation rows of their own; use false")
+    for name, callback in config.callbacks.items():
+        monitor = callback.get("monitor") if isinstance(callback, dict) else None
+        if isinstance(monitor, str) and monitor.startswith("watched/"):
+            problems.append(f"callbacks.{name}.monitor={monitor}: nothing is selected by test rows; val/accuracy")
+    return problems
 
 
 def evaluated_rationale_problems(config: EvaluateConfig, models: list[str]) -> list[str]:
