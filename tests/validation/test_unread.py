@@ -40,7 +40,9 @@ EVALUATE = [
     (["benchmark=clm"], ["data.mlm_share=0.2"]),
     (["benchmark=efficiency"], ["data.mlm_share=0.2", "data.min_length=3"]),
 ]  # fmt: skip
-CORPORA = {"bookcorpus", "docstrings", "pickled", "saved", "text_files", "wikitext", "wikitext_bookcorpus"}
+CORPORA = {
+    "bookcorpus", "docstrings", "openwebtext", "pickled", "saved", "text_files", "wikitext", "wikitext_bookcorpus",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

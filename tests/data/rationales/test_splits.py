@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from potstill.config.data import SetDataConfig
 from potstill.data.rationales.splits import evaluated_part, training_parts
 from potstill.errors import DataError, FileError, FormatError
 
@@ -171,3 +172,15 @@ def test_gold_labels_alone_do_not_read_outputs(data, tmp_path, compose_config):
     assert len(training_parts(settings, standard=True, seed=0).test) == 5
     with pytest.raises(FormatError, match="5 of 5 outputs"):
         training_parts(settings, standard=False, seed=0)
+
+
+def test_an_evaluation_has_the_validation_rows_of_a_share_that_was_drawn_before(data_dir):
+    """With the same keys and seed; another seed, or the whole part, would have rows that were trained on."""
+    data = SetDataConfig(name="svamp", set="svamp", folder=f"{data_dir}/stepbystep")
+    data.share, data.share_before_split = 0.5, True
+    parts = training_parts(data, standard=True, seed=3)
+    assert (len(parts.train), len(parts.valid)) == (360, 40)
+    assert evaluated_part(data, "valid", seed=3).inputs == parts.valid.inputs
+    trained = set(parts.train.inputs)
+    assert not trained & set(parts.valid.inputs)
+    assert trained & set(evaluated_part(data, "valid", seed=4).inputs)
