@@ -71,8 +71,16 @@ def language(bert_teacher, text_file, eval_file):
             ],
         ),
         (["objective=diito"], ["train/loss_causal_ce", "val/interchange_agreement", "val/interchange_kl"]),
+        (
+            [
+                "objective=diito",
+                "objective.interchange.pairing=shuffled",
+                "objective.matches=[{teacher: 4, student: 2, loss: cos, run: counterfactual, projection: linear}]",
+            ],
+            ["train/loss_causal_ce", "train/loss_match_0", "val/loss_match_0"],
+        ),
     ],
-    ids=["kd", "diito"],
+    ids=["kd", "diito", "shuffled"],
 )
 def test_two_processes_make_the_update_of_one(objective, own, language, train):
     """The same global batch, shared by two processes (gloo) or not: same weights, same figures."""
