@@ -4,12 +4,15 @@ import csv
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from potstill.errors import PotstillError
+from potstill.methods.custom import stored
+from potstill.objectives.custom import call_model
 from potstill.runs import train as train_run
 from potstill.runs.checks import validate_train
 
@@ -37,7 +40,14 @@ class Sentences(Dataset):
         return len(self.ids)
 
     def __getitem__(self, row):
-        return {"input_ids": self.ids[row], "attention_mask": self.mask[row], "labels": self.tags[row]}
+        return {"input_ids": self.ids[row], "attention_mask": self.mask[row], "labels": self.tags[row], "row": row}
+
+
+class Noisy(Sentences):
+    """Words change from epoch to epoch."""
+
+    def __getitem__(self, row):
+        return {**super().__getitem__(row), "input_ids": torch.randint(30, (9,))}
 
 
 class Tagger(nn.Module):
@@ -78,6 +88,32 @@ def make_loaders(batch=16, count=96):
         DataLoader(Sentences(count, 1), batch_size=batch, shuffle=True),
         DataLoader(Sentences(88, 2), batch_size=8),
     )
+
+
+def make_dropped(batch=16):
+    return DataLoader(Sentences(90, 1), batch_size=batch, drop_last=True), None
+
+
+def make_noisy(batch=16):
+    return DataLoader(Noisy(90, 1), batch_size=batch), None
+
+
+def numbered(batch, model_output):
+    """Tags and ends, with the numbers of the rows."""
+    return {**labelled(batch, model_output), "rows": batch["row"]}
+
+
+def one_head(batch, model_output):
+    kept = {"logits": model_output[1], "logits_mask": batch["attention_mask"], "labels": batch["labels"]}
+    return {**kept, "rows": batch["row"]}
+
+
+def beyond(batch, model_output):
+    return {**numbered(batch, model_output), "rows": batch["row"] + 50}
+
+
+def twice(batch, model_output):
+    return {**numbered(batch, model_output), "rows": batch["row"] // 2}
 
 
 def adaptor(batch, model_output):
@@ -195,7 +231,7 @@ def test_the_first_step_and_the_validation_are_the_published_arithmetic(train):
     # own are means over batches.
     batches = module.make_loaders()[1]
     with torch.no_grad():
-        own = sum(float(student(**batch)[0]) * len(batch["labels"]) for batch in batches) / 88
+        own = sum(float(call_model(student, batch)[0]) * len(batch["labels"]) for batch in batches) / 88
     assert summary["val/loss"] == pytest.approx(eval_ce + 0.5 * own + eval_top, rel=1e-4)
 
 
@@ -296,3 +332,105 @@ def test_a_resumed_run_with_masks_equals_the_uninterrupted_one(train):
     assert all(torch.equal(ends[1][key], value) for key, value in ends[0].items())
     rows = [list(csv.DictReader((folder / "metrics.csv").open())) for folder in (whole, resumed)]
     assert [row["train/loss"] for row in rows[0]][-1] == [row["train/loss"] for row in rows[1]][-1]
+
+
+TAUGHT = [
+    f"custom.adaptor={NAME}.numbered", "objective.terms.label.weight=0.5", "objective.temperature=2", *SGD,
+    "trainer.accumulate_grad_batches=2", "trainer.max_steps=9",
+]  # fmt: skip
+
+
+def same_weights(one, two):
+    first, second = weights_of(one), weights_of(two)
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=1e-5, atol=1e-6)
+
+
+def losses_of(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["train/loss_ce"]) for row in csv.DictReader(file) if row.get("train/loss_ce")]
+
+
+def test_a_cached_teacher_is_the_live_one_and_is_computed_once(train, tmp_path, monkeypatch):
+    live, _ = train("live", *TAUGHT)
+    cache = ["teacher/cache=on", f"teacher.cache.folder={tmp_path}/stores"]
+    cached, _ = train("cached", *TAUGHT, *cache)
+    same_weights(live, cached)
+    assert losses_of(cached) == pytest.approx(losses_of(live), rel=1e-5)
+    assert sorted(path.name for path in (tmp_path / "stores").iterdir() if path.is_dir()) == [
+        "train_head_0", "train_head_1",
+    ]  # fmt: skip
+    summary = summary_of(cached)
+    assert summary["val/accuracy"] == pytest.approx(summary_of(live)["val/accuracy"])
+    assert "val/agreement" not in summary
+    assert summary["teacher/parameters"] == summary_of(live)["teacher/parameters"]
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "_over_epoch", lambda *_: pytest.fail("a teacher was asked"))
+        again, _ = train("again", *TAUGHT, *cache)
+    assert all(torch.equal(own, weights_of(again)[key]) for key, own in weights_of(cached).items())
+    with pytest.raises(PotstillError, match=r"teacher\.weights is \w+\.\.\. in the store"):
+        train("other", *TAUGHT, *cache, "+custom.teacher.seed=1")
+    with pytest.raises(PotstillError, match=r"data is \w+\.\.\. in the store"):
+        train("other", *TAUGHT, *cache, "+custom.data.count=80")
+
+
+@pytest.mark.parametrize("form", ["npy", "safetensors"])
+def test_logits_of_ones_own_are_those_of_the_teacher(form, train, tmp_path):
+    """Logits of all positions, of one head or of both."""
+    live_keys = TAUGHT if form == "safetensors" else [*TAUGHT, f"custom.adaptor={NAME}.one_head"]
+    module = __import__(NAME)
+    data = module.Sentences(96, 1)
+    teacher = module.make_teacher().eval()
+    with torch.no_grad():
+        outputs = teacher(data.ids, data.mask, data.tags)
+    file = tmp_path / f"logits.{form}"
+    if form == "npy":
+        np.save(file, outputs[1].numpy())
+    else:
+        save_file({"logits.0": outputs[1].contiguous(), "logits.1": outputs[4].contiguous()}, file)
+    live, _ = train("live", *live_keys)
+    own, _ = train("own", *live_keys, "custom.teacher._target_=null", f"teacher.cache.file={file}")
+    same_weights(live, own)
+    assert losses_of(own) == pytest.approx(losses_of(live), rel=1e-5)
+    assert "teacher/parameters" not in summary_of(own)
+
+
+def test_two_processes_read_stored_logits(own, command, tmp_path):
+    folders = {}
+    for devices, strategy in ((1, "cpu"), (2, "ddp")):
+        folders[devices] = tmp_path / f"devices{devices}"
+        done = command(
+            "train.py", *BASE, *TAUGHT, "teacher/cache=on", f"teacher.cache.folder={tmp_path}/stores{devices}",
+            "trainer.accelerator=cpu", "trainer.precision=32-true", f"strategy={strategy}",
+            f"trainer.devices={devices}", f"trainer.accumulate_grad_batches={2 // devices}",
+            f"hydra.run.dir={folders[devices]}", folder=own,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    same_weights(*folders.values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["teacher/cache=on", f"custom.adaptor={NAME}.labelled"], r"labelled: returns no rows"),
+        (["teacher/cache=on", f"custom.adaptor={NAME}.twice"], r"twice: the row \d+ comes twice"),
+        (["teacher/cache=on", f"custom.data._target_={NAME}.make_dropped"], r"80 rows .* the row 80; .* 0 to 89"),
+        (["teacher/cache=on", f"custom.data._target_={NAME}.make_noisy"], r"the row \d+ change from epoch to epoch"),
+        (["teacher/cache=on", MATCHES], r"objective\.matches=.*teacher/cache=on"),
+        (["teacher/cache=on", "objective.terms.ce.weight=0"], r"objective\.terms\.ce\.weight=0"),
+        (["teacher.cache.file={file}"], r"custom\.teacher\._target_=.*make_teacher: teacher\.cache\.file="),
+        (["{alone}", "teacher.cache.file={file}", "+custom.data.count=80"], r"has 96 rows, and 80 are trained on"),
+        (["{alone}", "teacher.cache.file={file}", f"custom.adaptor={NAME}.labelled"], r"npy: .* returns no rows"),
+        (["{alone}", "teacher.cache.file={file}", f"custom.adaptor={NAME}.beyond"], r"has 96 rows, and .* row 1\d\d"),
+        (["{alone}", "teacher.cache.file={file}"], r"shapes \[.*\(\d+, 2\)\] of the student and \[\(\d+, 3\)\]"),
+    ],
+)  # fmt: skip
+def test_stored_logits_that_do_not_fit(overrides, problem, train, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning.Trainer.fit", lambda *_, **__: pytest.fail("training began"))
+    np.save(tmp_path / "logits.npy", np.zeros((96, 9, 3), np.float32))
+    names = {"file": tmp_path / "logits.npy", "alone": "custom.teacher._target_=null"}
+    given = [own if own.startswith("objective.matches") else own.format(**names) for own in overrides]
+    cache = [f"teacher.cache.folder={tmp_path}/stores"] if "teacher/cache=on" in given else []
+    with pytest.raises(PotstillError, match=problem) as error:
+        train("run", *TAUGHT, *given, *cache)
+    assert "\n" not in str(error.value)

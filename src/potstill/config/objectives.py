@@ -353,6 +353,8 @@ class DiitoConfig(KdConfig, TaskKdConfig):
 class CustomObjectiveConfig(SoftTargetsConfig):
     """Distillation of modules of the user's own."""
 
+    cacheable = True
+
     terms: CustomTerms = field(default_factory=CustomTerms)
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
@@ -155,8 +156,21 @@ class CustomDataModule(ResumableDataModule):
 
     def first_batch(self) -> Any:
         """A batch of the training loader after the transfer hooks."""
-        step = next(iter(StepLoader(self._train, 1, self.seed, lambda: 0)))
-        return self.on_after_batch_transfer(self.on_before_batch_transfer(step, 0), 0).micro[0].batch
+        return next(self.batches(0)).batch
+
+    def batches(self, epoch: int, device: torch.device | None = None) -> Iterator[CustomBatch]:
+        """All batches of an epoch of the training loader, on a device, after the transfer hooks."""
+        for step in StepLoader(self._train, 1, self.seed, lambda: epoch * len(self._train)):
+            moved = self.on_before_batch_transfer(step, 0)
+            if device is not None:
+                moved = move_data_to_device(moved, device)
+            yield self.on_after_batch_transfer(moved, 0).micro[0]
+
+    @property
+    def rows(self) -> int | None:
+        """Number of examples of the training data; None if its loader does not say it."""
+        data = getattr(self._train, "dataset", None)
+        return len(data) if isinstance(data, Sized) else None
 
     def train_dataloader(self) -> StepLoader:
         """Steps from the trainer's position.

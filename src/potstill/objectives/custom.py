@@ -17,11 +17,11 @@ from potstill.errors import ConfigError
 from potstill.losses.soft_targets import IGNORED_LABEL
 from potstill.objectives.features import Features, Wanted
 from potstill.objectives.matching import ATTENTION, HIDDEN, SEQUENCES, Place
-from potstill.objectives.task import Observed, TaskObjective
+from potstill.objectives.task import Observed, Stored, TaskObjective
 from potstill.objectives.terms import LABEL
 
 SOFT_LOGITS = ("ce", "mse")  # terms that compare logits
-KNOWN = ("logits", "logits_mask", "labels", "losses", HIDDEN, ATTENTION, "inputs_mask")
+KNOWN = ("logits", "logits_mask", "labels", "losses", HIDDEN, ATTENTION, "inputs_mask", "rows")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class AdaptorReader:
     - `hidden`: (examples, positions, width) for matches; see `states_of` for other shapes.
     - `attention`: scores before the softmax, (examples, heads, length, length); (examples, length, length) is one head.
     - `inputs_mask`: (examples, positions), nonzero where hidden states and attention of the student count.
+    - `rows`: (examples,), numbers of the examples in the training data, from 0, where a teacher's logits are stored.
 
     Attributes:
         model: the module.
@@ -126,10 +127,16 @@ def read_features(returned: Any, key: str, examples: int) -> Features:
         raise ConfigError(f"{key}: returns none of the known keys {known}")
     tensors = {name: _tensors(given.get(name, ()), name, key) for name in KNOWN}
     _check_examples(tensors, examples, key)
-    if len(tensors["inputs_mask"]) > 1:
-        raise ConfigError(f"{key}: returns {len(tensors['inputs_mask'])} tensors of inputs_mask; must be one")
+    for name in ("inputs_mask", "rows"):
+        if len(tensors[name]) > 1:
+            raise ConfigError(f"{key}: returns {len(tensors[name])} tensors of {name}; must be one")
+    rows = next(iter(tensors["rows"].values()), None)
+    if rows is not None and (rows.ndim != 1 or rows.is_floating_point()):
+        raise ConfigError(
+            f"{key}: rows has shape {tuple(rows.shape)} and type {rows.dtype}; must be integers, (examples,)"
+        )
     heads, masks, targets = (tuple(tensors[name].values()) for name in KNOWN[:3])
-    logits, labels = _predictions(heads, masks, targets, key)
+    logits, labels, kept = _predictions(heads, masks, targets, key)
     losses = tensors["losses"].values()
     return Features(
         logits=logits,
@@ -138,7 +145,9 @@ def read_features(returned: Any, key: str, examples: int) -> Features:
         hidden={place: states_of(feature) for place, feature in tensors[HIDDEN].items()},
         attention={place: own[:, None] if own.ndim == 3 else own for place, own in tensors[ATTENTION].items()},
         mask=next(iter(tensors["inputs_mask"].values()), None),
-        by_example=all(head.ndim == 2 for head in tensors["logits"].values()),
+        by_example=all(head.ndim == 2 for head in heads),
+        rows=rows,
+        kept=kept,
     )
 
 
@@ -181,8 +190,8 @@ def _check_examples(tensors: Mapping[str, Mapping[Place, Tensor]], examples: int
 
 def _predictions(
     logits: tuple[Tensor, ...], masks: tuple[Tensor, ...], labels: tuple[Tensor, ...], key: str
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The predictions of all heads that their masks select, and the labels of these."""
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+    """The predictions of all heads that their masks select, the labels of these, and their positions."""
     if masks and len(masks) not in (1, len(logits)):
         raise ConfigError(
             f"{key}: {len(masks)} tensors of logits_mask and {len(logits)} of logits; must be one for each, or one"
@@ -193,6 +202,7 @@ def _predictions(
         )
     found: list[Tensor] = []
     of_found: list[Tensor] = []
+    positions: list[Tensor | None] = []
     for number, head in enumerate(logits):
         if head.ndim not in (2, 3):
             raise ConfigError(
@@ -202,16 +212,18 @@ def _predictions(
         own = labels[number] if labels else None
         if own is not None:
             _check_positions(own, head, f"labels[{number}]", f"logits[{number}]", key)
-        if head.ndim == 3 and masks:
-            mask = masks[number if len(masks) > 1 else 0]
-            _check_positions(mask, head, "logits_mask", f"logits[{number}]", key)
-            kept = mask.bool()
-        else:
+        kept = None
+        if head.ndim == 3:
             kept = torch.ones(head.shape[:-1], dtype=torch.bool, device=head.device)
-        found.append(head[kept] if head.ndim == 3 else head)
+            if masks:
+                mask = masks[number if len(masks) > 1 else 0]
+                _check_positions(mask, head, "logits_mask", f"logits[{number}]", key)
+                kept = mask.bool()
+        positions.append(kept)
+        found.append(head if kept is None else head[kept])
         if own is not None:
-            of_found.append(own[kept] if head.ndim == 3 else own)
-    return tuple(found), tuple(of_found)
+            of_found.append(own if kept is None else own[kept])
+    return tuple(found), tuple(of_found), tuple(positions)
 
 
 def _check_positions(tensor: Tensor, logits: Tensor, name: str, of: str, key: str) -> None:
@@ -220,6 +232,47 @@ def _check_positions(tensor: Tensor, logits: Tensor, name: str, of: str, key: st
             f"{key}: {name} has shape {tuple(tensor.shape)} and {of} {tuple(logits.shape)}; must be "
             f"{tuple(logits.shape[:-1])}"
         )
+
+
+@dataclass(frozen=True)
+class StoredTeacher:
+    """A teacher whose logits of the training data are stored.
+
+    Attributes:
+        heads: (batch,) numbers of rows -> logits of each head: (batch, labels), (batch, positions, labels) of all
+            positions, or (predictions, labels) of those that the teacher's mask selected.
+        rows: number of rows.
+        key: names the logits in messages.
+    """
+
+    heads: Sequence[Stored]
+    rows: int
+    key: str
+
+    def __call__(self, student: Features) -> Observed:
+        """The teacher's predictions of the examples of a batch, at the positions of the student's.
+
+        Raises:
+            ConfigError: the student's adaptor returns no numbers of rows, or others.
+        """
+        if student.rows is None:
+            raise ConfigError(f"{self.key}: the student's adaptor returns no rows, the numbers of the examples")
+        lowest, highest = (int(number) for number in student.rows.aminmax())
+        if lowest < 0 or highest >= self.rows:
+            wrong = lowest if lowest < 0 else highest
+            raise ConfigError(f"{self.key}: has {self.rows:,} rows, and the student's adaptor returns the row {wrong}")
+        kept = (*student.kept, *[None] * len(self.heads))
+        pairs = zip(self.heads, kept, strict=False)
+        return Observed([Features(tuple(self._selected(head(student.rows), own) for head, own in pairs))])
+
+    def _selected(self, logits: Tensor, kept: Tensor | None) -> Tensor:
+        if logits.ndim == 2 or kept is None:
+            return logits
+        if logits.shape[1] < kept.shape[1]:
+            raise ConfigError(
+                f"{self.key}: has {logits.shape[1]} positions for each row, and a batch has {kept.shape[1]}"
+            )
+        return logits[:, : kept.shape[1]][kept]
 
 
 def units_of(objective: TaskObjective, student: Features, examples: int) -> dict[str, Tensor]:

@@ -73,6 +73,9 @@ class Features:
         vectors: (batch, length, width), by block and part.
         mask: (batch, length) nonzero at real tokens; None: all positions count.
         by_example: whether a user's own module makes one prediction per example, not one per position.
+        rows: (batch,), numbers of the examples of a user's own data.
+        kept: (batch, positions) for each tensor of logits of a user's own module, the positions of its predictions;
+            None for one per example.
     """
 
     logits: tuple[Tensor, ...] = ()
@@ -84,6 +87,8 @@ class Features:
     vectors: Mapping[tuple[int, str], Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
     by_example: bool = False
+    rows: Tensor | None = None
+    kept: tuple[Tensor | None, ...] = ()
 
 
 def observed(

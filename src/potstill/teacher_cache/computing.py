@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
@@ -29,10 +29,17 @@ Progress = Callable[[int], None]
 @contextmanager
 def computing(teacher: PreTrainedModel, precision: str, device: torch.device) -> Iterator[Backbone]:
     """A frozen teacher on its device, in the precision of Lightning's trainer."""
+    with frozen(teacher, precision, device):
+        yield backbone_of(teacher)
+
+
+@contextmanager
+def frozen(teacher: nn.Module, precision: str, device: torch.device) -> Iterator[None]:
+    """As `computing`, of any module."""
     teacher.requires_grad_(False).eval().to(device=device, dtype=_WHOLE.get(precision))
     mixed = torch.autocast(device.type, MIXED.get(precision), enabled=precision in MIXED)
     with torch.inference_mode(), mixed:
-        yield backbone_of(teacher)
+        yield
 
 
 def write_vocabulary(

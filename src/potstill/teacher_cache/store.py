@@ -40,7 +40,11 @@ class OutputStore(Store):
 
 
 def build_outputs(
-    folder: Path, identity: Mapping[str, Any], fields: Sequence[Field], items: int, write: Callable[[ShardWriter], None]
+    folder: Path,
+    identity: Mapping[str, Any],
+    fields: Sequence[Field],
+    items: int | None,
+    write: Callable[[ShardWriter], None],
 ) -> OutputStore:
     """The store in `folder`, built by `write` if it does not exist, by one of several processes.
 
@@ -48,7 +52,7 @@ def build_outputs(
         folder: Folder of the store.
         identity: Origin of the outputs.
         fields: Arrays of the store.
-        items: Number of items.
+        items: Number of items; None if it is not known.
         write: Appends the outputs of all items to a writer.
 
     Raises:
@@ -69,7 +73,7 @@ def build_outputs(
     def build(temporary: Path) -> None:
         writer = ShardWriter(temporary, fields)
         write(writer)
-        if writer.written != items:
+        if items is not None and writer.written != items:
             raise ValueError(f"outputs of {writer.written} items instead of {items}")
         writer.finish({"identity": dict(identity)})
 

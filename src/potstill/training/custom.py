@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from potstill.errors import ConfigError
 from potstill.objectives.custom import (
     SOFT_LOGITS,
     AdaptorReader,
+    StoredTeacher,
     agreeing,
     correct,
     counts_examples,
@@ -21,7 +23,7 @@ from potstill.objectives.custom import (
 )
 from potstill.objectives.features import Features
 from potstill.objectives.task import Observed, TaskObjective
-from potstill.objectives.terms import TermSums
+from potstill.objectives.terms import LABEL, TermSums
 from potstill.training.means import Means
 from potstill.training.student_module import Optimization, StudentModule
 
@@ -35,11 +37,12 @@ class CustomDistillation(StudentModule):
 
     Args:
         student: reads the student.
-        teachers: read the teachers; none if no term reads them.
+        teachers: read the teachers; none if no term reads them, or if they are stored.
         objective: weighted terms.
         optimization: how the student is optimized.
         features: features of the student on one batch: how many tensors of logits it has, and whether all terms are
             means over examples.
+        stored: stored teachers, of the training data alone: validation computes no term that compares with them.
     """
 
     def __init__(
@@ -50,10 +53,12 @@ class CustomDistillation(StudentModule):
         optimization: Optimization | None = None,
         *,
         features: Features,
+        stored: Sequence[StoredTeacher] = (),
     ):
         models = nn.ModuleList(teacher.model for teacher in teachers) if teachers else None
         super().__init__(student.model, models, objective, optimization)
-        self._read_student, self._read_teachers = student, list(teachers)
+        self._read_student, self._read_teachers, self._stored = student, list(teachers), list(stored)
+        self._teacher_keys = [own.key for own in stored or teachers]
         self._heads = {term: max(len(features.logits), 1) for term in objective.active}
         self._by_example = counts_examples(objective, features)
         self._means = Means(
@@ -76,6 +81,8 @@ class CustomDistillation(StudentModule):
     def share_of(self, objective: TaskObjective, micro: Any, denominators: Mapping[str, Any], task: str) -> TermSums:
         """See `StudentModule`."""
         ours, theirs = objective.observed(self._read_student, self._read_teachers, micro)
+        if self._stored and objective.needs_teacher:
+            theirs = [own(ours.base[0]) for own in self._stored]
         self._check(objective, ours, theirs)
         units = denominators or self._of_all(units_of(objective, ours.base[0], micro.examples))
         return objective.compared(ours, theirs, units)
@@ -99,15 +106,17 @@ class CustomDistillation(StudentModule):
             return
         for number, teacher in enumerate(teachers):
             if problem := unequal_logits(student.base[0], teacher.base[0]):
-                raise ConfigError(f"{self._read_teachers[number].key}: {problem}")
+                raise ConfigError(f"{self._teacher_keys[number]}: {problem}")
 
     def on_validation_epoch_start(self) -> None:
         """Reset the means."""
         self._means.reset()
 
     def validation_step(self, batch: CustomStep, batch_idx: int) -> None:
-        """Add the terms and the predictions of one batch."""
+        """Add the terms and the predictions of one batch; with stored teachers only the term on labels."""
         objective = self.now(self.objective)
+        if self._stored:
+            objective = replace(objective, weights={LABEL: objective.weights.get(LABEL, 0.0)})
         for micro in batch.micro:
             ours, theirs = self._read_student(micro), [read(micro) for read in self._read_teachers]
             self._check(objective, ours, theirs)

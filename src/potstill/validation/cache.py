@@ -42,7 +42,9 @@ def cache_problems(config: TrainConfig) -> list[str]:
     problems = _more_problems(config, objective, "teacher/cache=on")
     if cache.folder is not None:
         problems += writable("teacher.cache.folder", Path(cache.folder).expanduser())
-    return problems if trains_task(config) else problems + _form_problems(cache, objective.temperature)
+    if trains_task(config) or isinstance(objective, CustomObjectiveConfig):
+        return problems
+    return problems + _form_problems(cache, objective.temperature)
 
 
 def _file_problems(config: TrainConfig, file: str) -> list[str]:

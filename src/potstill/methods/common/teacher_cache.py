@@ -63,7 +63,7 @@ def store_task_teachers(
         DataError: an existing store cannot be used, or a new one cannot be written.
     """
     assert data.train is not None
-    features, place = data.train.features, _place(config)
+    features, place = data.train.features, place_of(config)
     order, _ = by_length(features.lengths)
     units = np.empty_like(order)
     units[order] = np.arange(len(order))
@@ -111,7 +111,7 @@ def store_language_teacher(
     Raises:
         DataError: an existing store cannot be used, or a new one cannot be written.
     """
-    place, trainer, s = _place(config), config.trainer, data.settings
+    place, trainer, s = place_of(config), config.trainer, data.settings
     data.count_units(trainer.max_steps or -1, trainer.max_epochs, place.world)
     width = min(len(backbone_of(model).decoder[0]) for model in (teacher, student))
     form = _vocabulary_form(config, width)
@@ -152,9 +152,18 @@ def _teacher(config: TrainConfig, teacher: PreTrainedModel) -> dict[str, str]:
     return {**digests, "precision": config.trainer.precision}
 
 
-def _place(config: TrainConfig) -> _Place:
+def place_of(config: TrainConfig) -> _Place:
+    """Number of processes of a run, and the device of this one."""
     trainer = build_trainer(config.trainer, Path(), callbacks=[], loggers=False)
     return _Place(trainer.world_size, trainer.strategy.root_device)
+
+
+def store_folder(config: TrainConfig, name: str, identity: Mapping[str, Any]) -> Path:
+    """The folder of a store: in the folder that is given, by its name, else in the data cache, by its key."""
+    given = config.teacher.cache.folder
+    if given is not None:
+        return Path(given).expanduser().absolute() / name
+    return Path(config.data.cache).expanduser() / "teacher_outputs" / identity_key(identity)
 
 
 def _store(
@@ -167,12 +176,8 @@ def _store(
     place: _Place,
     write: Callable[[Backbone, ShardWriter, Progress], None],
 ) -> OutputStore:
-    """The store of an identity: in the folder that is given, else in the data cache, by its key."""
-    given = config.teacher.cache.folder
-    if given is not None:
-        folder = Path(given).expanduser().absolute() / name
-    else:
-        folder = Path(config.data.cache).expanduser() / "teacher_outputs" / identity_key(identity)
+    """The store of an identity."""
+    folder = store_folder(config, name, identity)
 
     def compute(writer: ShardWriter) -> None:
         what = f"computing the teacher's outputs of {units:,} units"

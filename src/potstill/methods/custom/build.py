@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.errors import ConfigError, PotstillError
 from potstill.evaluation.efficiency import count_parameters
 from potstill.methods.common.models import build_optimization, soft_objective
+from potstill.methods.custom.stored import store_custom_teachers, teacher_of_file
 from potstill.objectives.custom import AdaptorReader, call_model, read_features, term_errors
 from potstill.objectives.features import Features
 from potstill.objectives.matches import Matches
@@ -62,10 +64,20 @@ def build_custom_training(config: TrainConfig) -> CustomTraining:
         batch = data.first_batch()
     features = _probe("custom.student", student, batch)
     taught = [_probe(key, teacher, batch) for key, teacher in zip(own.every_teacher, teachers, strict=True)]
+    parameters = sum(count_parameters(teacher.model)["total"] for teacher in teachers) or None
+    stored = []
+    if config.teacher.cache.file is not None:
+        stored = [teacher_of_file(Path(config.teacher.cache.file).expanduser(), data)]
+    elif config.teacher.cache.enabled:
+        stored = store_custom_teachers(config, teachers, taught, data)
+    if stored:
+        taught = [own(features).base[0] for own in stored]
     objective = build_custom_objective(config, features, taught)
-    used = teachers if objective.needs_teacher else []
-    module = CustomDistillation(student, used, objective, build_optimization(config, student.model), features=features)
-    parameters = sum(count_parameters(teacher.model)["total"] for teacher in used) if used else None
+    used = teachers if objective.needs_teacher and not stored else []
+    if not objective.needs_teacher:
+        parameters = None
+    optimization = build_optimization(config, student.model)
+    module = CustomDistillation(student, used, objective, optimization, features=features, stored=stored)
     return CustomTraining(module, data, data.figures, parameters)
 
 

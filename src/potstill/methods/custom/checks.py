@@ -84,7 +84,7 @@ def _taught_problems(config: TrainConfig) -> list[str]:
     except PotstillError as error:
         return [str(error)]
     taught = config.taught.terms.given("ce", "mse")
-    if config.custom.every_teacher or not (taught or matches):
+    if config.custom.every_teacher or config.teacher.cache.file is not None or not (taught or matches):
         return []
     what = f"objective.terms.{next(iter(taught))}" if taught else "objective.matches"
     return [f"custom.teacher._target_=null: {what} compares with a teacher; name one, or use the label term alone"]
