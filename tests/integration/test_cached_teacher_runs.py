@@ -1,6 +1,7 @@
 """Runs that read a stored teacher: the same student as beside the teacher itself, and what is refused."""
 
 import json
+import pickle
 import random
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 
+from potstill.data.common.tokenizers import describe
 from potstill.errors import DataError, PotstillError
 from potstill.methods.language.build import build_language_training
 from potstill.methods.task.build import build_task_training
@@ -387,7 +389,10 @@ def test_a_stale_store_is_rejected_with_the_reason(masked, start, bert_tokenizer
     common = [*masked, CACHED, f"teacher.cache.folder={stores}"]
     start(tmp_path / "first", *common)
     other = make_bert(tmp_path / "other", bert_tokenizer, seed=5, layers=4)
+    counts = tmp_path / "counts.pickle"
+    counts.write_bytes(pickle.dumps([1] * describe(bert_tokenizer).size))
     changes = {
+        r"masks\.token_counts is .* in the store and": [f"data.token_counts={counts}"],
         r"teacher\.weights is \w{12}\.\.\. in the store and": [f"teacher.model={other}"],
         r"masks\.seed is 42 in the store and 7 here": ["seed=7"],
         r"data is \w{12}\.\.\. in the store": ["data.max_examples=50"],
