@@ -84,3 +84,14 @@ def test_the_newest_are_kept_at_parts_of_epochs(train):
 def test_invalid_values(overrides, key, kd, compose_config):
     with pytest.raises(ConfigError, match=f"^{key}: "):
         validate_train(compose_config(*kd, *SMALL, *overrides))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_lightnings_callback_is_resumed(train):
+    own = ["+callbacks.own._target_=lightning.pytorch.callbacks.ModelCheckpoint", "+callbacks.own.save_top_k=-1"]
+    whole = train("whole", "trainer.max_steps=6", *own, "+callbacks.own.every_n_train_steps=3")
+    (middle,) = (whole / "checkpoints").glob("*step=3.ckpt")
+    assert not any(key.startswith("teacher.") for key in torch.load(middle, weights_only=True)["state_dict"])
+    more = train("more", "trainer.max_steps=6", f"ckpt_path='{middle}'")
+    ends = [weights(folder / "checkpoints") for folder in (whole, more)]
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])

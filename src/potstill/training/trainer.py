@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import lightning
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
@@ -154,7 +154,7 @@ def build_trainer(
             "strategy": strategy_of(settings.strategy),
             "enable_progress_bar": settings.enable_progress_bar,
             "enable_model_summary": False,
-            "enable_checkpointing": False,
+            "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
             "use_distributed_sampler": False,
             "precision": precision["precision"],
             "plugins": [AtomicCheckpointIO(), *precision["plugins"]],
