@@ -108,6 +108,11 @@ def one_head(batch, model_output):
     return {**kept, "rows": batch["row"]}
 
 
+def pooled(batch, model_output):
+    """The first tag of a sentence."""
+    return {"logits": model_output[1][:, 0], "labels": batch["labels"][:, 0], "rows": batch["row"]}
+
+
 def beyond(batch, model_output):
     return {**numbered(batch, model_output), "rows": batch["row"] + 50}
 
@@ -372,6 +377,20 @@ def test_a_cached_teacher_is_the_live_one_and_is_computed_once(train, tmp_path, 
         train("other", *TAUGHT, *cache, "+custom.teacher.seed=1")
     with pytest.raises(PotstillError, match=r"data is \w+\.\.\. in the store"):
         train("other", *TAUGHT, *cache, "+custom.data.count=80")
+
+
+def test_several_cached_teachers_in_the_default_folder(train, tmp_path):
+    """One head, of one prediction per sentence."""
+    two = [
+        *TAUGHT, f"custom.adaptor={NAME}.pooled", "custom.teacher._target_=null", "teacher.weights=[3,1]",
+        "teacher.average=probabilities",
+        f"custom.teachers=[{{_target_: {NAME}.make_teacher}}, {{_target_: {NAME}.make_teacher, width: 16, seed: 1}}]",
+    ]  # fmt: skip
+    live, _ = train("live", *two)
+    cached, _ = train("cached", *two, "teacher/cache=on", f"data.cache={tmp_path}/cache")
+    same_weights(live, cached)
+    assert losses_of(cached) == pytest.approx(losses_of(live), rel=1e-5)
+    assert len([path for path in (tmp_path / "cache" / "teacher_outputs").iterdir() if path.is_dir()]) == 2
 
 
 @pytest.mark.parametrize("form", ["npy", "safetensors"])

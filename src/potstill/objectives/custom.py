@@ -261,9 +261,10 @@ class StoredTeacher:
         if lowest < 0 or highest >= self.rows:
             wrong = lowest if lowest < 0 else highest
             raise ConfigError(f"{self.key}: has {self.rows:,} rows, and the student's adaptor returns the row {wrong}")
+        device = student.logits[0].device if student.logits else student.rows.device
         kept = (*student.kept, *[None] * len(self.heads))
-        pairs = zip(self.heads, kept, strict=False)
-        return Observed([Features(tuple(self._selected(head(student.rows), own) for head, own in pairs))])
+        logits = (head(student.rows).to(device) for head in self.heads)
+        return Observed([Features(tuple(self._selected(*pair) for pair in zip(logits, kept, strict=False)))])
 
     def _selected(self, logits: Tensor, kept: Tensor | None) -> Tensor:
         if logits.ndim == 2 or kept is None:
