@@ -1,5 +1,7 @@
 """Loaders of the user's own as steps: every batch once, the same ones from any place on."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, TensorDataset
 
 from potstill.data.custom import CustomBatch, CustomDataModule, CustomStep, StepLoader, examples_of
-from potstill.errors import CheckpointError, ConfigError
+from potstill.errors import CheckpointError, ConfigError, DataError
 
 
 class Noisy(Dataset):
@@ -49,6 +51,15 @@ def test_processes_take_the_batches_of_a_step_in_turn():
     short = StepLoader(DataLoader(Noisy(), batch_size=5), 2, 0, lambda: 0, ranks=(1, 2))
     assert [step.batches for step in short] == [4]
     assert len(short) == 1
+
+
+@pytest.mark.parametrize("which", ["training", "validation"])
+def test_each_process_needs_a_batch(which):
+    few, many = DataLoader(Noisy(), batch_size=22), DataLoader(Noisy(), batch_size=4)
+    data = CustomDataModule((few, many) if which == "training" else (many, few), seed=0, accumulate=1)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=2, global_step=0)
+    with pytest.raises(DataError, match=rf"trainer\.devices=2: the {which} loader has 1 batches"):
+        data.train_dataloader() if which == "training" else data.val_dataloader()
 
 
 def test_a_loader_that_is_already_divided_is_rejected():

@@ -182,9 +182,14 @@ class CustomDataModule(ResumableDataModule):
         return self._steps()
 
     def val_dataloader(self) -> Any:
-        """This process' evaluation steps of one batch, always the same."""
+        """This process' evaluation steps of one batch, always the same.
+
+        Raises:
+            DataError: There are fewer batches than processes.
+        """
         if self.evaluation is None:
             return []
+        self._check_batches("validation", self.evaluation)
         return _RankBatches(StepLoader(self.evaluation, 1, self.seed, lambda: 0, EVALUATION), *self._ranks)
 
     def on_before_batch_transfer(self, batch: CustomStep, dataloader_idx: int) -> CustomStep:
@@ -218,13 +223,16 @@ class CustomDataModule(ResumableDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _steps(self) -> StepLoader:
-        steps = StepLoader(self._train, self.accumulate, self.seed, self.done, ranks=self._ranks)
-        if not len(steps):
+        self._check_batches("training", self._train)
+        return StepLoader(self._train, self.accumulate, self.seed, self.done, ranks=self._ranks)
+
+    def _check_batches(self, which: str, loader: Any) -> None:
+        world = self._ranks[1]
+        if len(loader) < world:
             raise DataError(
-                f"trainer.devices={self._ranks[1]}: the training loader has {len(self._train)} batches, one for each "
-                "process is needed; use fewer devices or smaller batches"
+                f"trainer.devices={world}: the {which} loader has {len(loader)} batches, fewer than processes; use "
+                "fewer devices or smaller batches"
             )
-        return steps
 
     @property
     def figures(self) -> dict[str, int]:
