@@ -111,7 +111,7 @@ def test_recipes_state_what_they_ran(compose_config):
     expected = {
         "finetune_sst2": (2e-5, [0.9, 0.999], 1e-6, 0.1, 1.0),
         "textbrewer": (1e-4, [0.9, 0.999], 1e-6, 0.1, 1.0),
-        "diito_task": (5e-5, [0.9, 0.999], 1e-8, 0.1, 1.0),
+        "diito_task": (2e-5, [0.9, 0.999], 1e-6, 0.1, 1.0),
         "arithmetic": (3e-3, [0.9, 0.98], 1e-6, 0.1, 1.0),
         "quickstart": (1.5e-3, [0.9, 0.98], 1e-6, 0.05, 5.0),
         "step_by_step_svamp": (5e-5, [0.9, 0.999], 1e-8, 0.0, 1.0),

@@ -55,6 +55,21 @@ def test_distillation_brings_the_student_to_the_teacher(run, bert_teacher):
     assert after["val/loss_cos"] < 0.7 * before["val/loss_cos"]
 
 
+@pytest.mark.parametrize(
+    ("objective", "model"), [("kd", "bert"), ("diito", "bert"), ("kd", "gpt2")], ids=["kd", "diito", "causal"]
+)
+def test_every_divergence_trains(objective, model, run, bert_teacher, gpt2_teacher):
+    teacher = {"bert": bert_teacher, "gpt2": gpt2_teacher}[model]
+    steps = [f"objective={objective}", f"teacher.model={teacher}", "trainer.max_steps=8", "optimizer.lr=1e-3"]
+    terms = [f"objective.terms.{term}.weight=0" for term in ("cos", "clm" if model == "gpt2" else "mlm")]
+    found = {}
+    for divergence in ("forward_kl", "reverse_kl", "jsd"):
+        folder = run(divergence, *steps, *terms, f"objective.divergence={divergence}")
+        found[divergence] = json.loads((folder / "summary.json").read_text())
+        assert found[divergence]["val/loss_ce"] >= 0
+    assert len({summary["train/loss_ce"] for summary in found.values()}) == 3
+
+
 def test_causal_models_learn_the_next_token(run, gpt2_teacher):
     folder = run("gpt2", f"teacher.model={gpt2_teacher}", "trainer.max_steps=4", "student.freeze_positions=true")
     summary = json.loads((folder / "summary.json").read_text())

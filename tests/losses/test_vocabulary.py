@@ -1,10 +1,19 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse
+from potstill.losses.soft_targets import (
+    cross_entropy,
+    generalized_js_divergence,
+    kl_divergence,
+    logit_mse,
+    reverse_kl_divergence,
+)
+from potstill.losses.sparse import TopRows
 from potstill.losses.vocabulary import TERMS, VocabularyLosses, vocabulary_losses
 
 
@@ -38,7 +47,13 @@ def make(
 
 
 def fused(
-    x: dict, weights: dict, denominators: dict, temperature: float = 1.0, chunk_rows: int | None = None
+    x: dict,
+    weights: dict,
+    denominators: dict,
+    temperature: float = 1.0,
+    chunk_rows: int | None = None,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
 ) -> VocabularyLosses:
     return vocabulary_losses(
         x["student"],
@@ -49,19 +64,33 @@ def fused(
         teacher_weight_VE=x["teacher_weight"],
         teacher_bias_V=x["teacher_bias"],
         temperature=temperature,
+        divergence=divergence,
+        beta=beta,
         weights=weights,
         denominators=denominators,
         chunk_rows=chunk_rows,
     )
 
 
-def reference(x: dict, weights: dict, denominators: dict, temperature: float = 1.0) -> VocabularyLosses:
+def reference(
+    x: dict,
+    weights: dict,
+    denominators: dict,
+    temperature: float = 1.0,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
+) -> VocabularyLosses:
     student = torch.nn.functional.linear(x["student"], x["weight"], x["bias"])
     teacher = torch.nn.functional.linear(x["teacher"], x["teacher_weight"], x["teacher_bias"])
     width = min(student.shape[1], teacher.shape[1])
     pair = student[:, :width], teacher[:, :width]
+    compare = {
+        "forward_kl": kl_divergence,
+        "reverse_kl": reverse_kl_divergence,
+        "jsd": partial(generalized_js_divergence, beta=beta),
+    }[divergence]
     losses = {
-        "ce": kl_divergence(*pair, temperature, denominator=1),
+        "ce": compare(*pair, temperature, denominator=1),
         "mse": logit_mse(*pair, denominator=1),
         "nll": cross_entropy(student, x["labels"], denominator=1),
     }
@@ -92,16 +121,17 @@ DENOMINATORS = {"ce": 11.0, "mse": 7.0, "nll": 3.0}
         lambda w: any(w.values())
     ),
     bias=st.booleans(),
+    divergence=st.sampled_from([("forward_kl", 0.5), ("reverse_kl", 0.5), ("jsd", 0.5), ("jsd", 0.1), ("jsd", 0.99)]),
     seed=st.integers(0, 2**16),
 )
-def test_equals_the_reference(n, vocab, teacher_vocab, chunk_rows, temperature, weights, bias, seed):
+def test_equals_the_reference(n, vocab, teacher_vocab, chunk_rows, temperature, weights, bias, divergence, seed):
     x = make(n, vocab, teacher_vocab, bias=bias, seed=seed)
-    ours = fused(x, weights, DENOMINATORS, temperature, chunk_rows)
+    ours = fused(x, weights, DENOMINATORS, temperature, chunk_rows, *divergence)
     # The reference in float64 separates our rounding from its own.
     x64 = {k: v if v is None or k == "labels" else v.detach().double() for k, v in x.items()}
     for leaf in leaves(x64):
         leaf.requires_grad_()
-    theirs = reference(x64, weights, DENOMINATORS, temperature)
+    theirs = reference(x64, weights, DENOMINATORS, temperature, *divergence)
     assert ours.sums.keys() == theirs.sums.keys()
     # A divergence is a difference of log-sum-exps, so its absolute error has the size of theirs.
     floor = n * temperature**2 * 3e-6
@@ -115,12 +145,13 @@ def test_equals_the_reference(n, vocab, teacher_vocab, chunk_rows, temperature, 
 
 @pytest.mark.parametrize("teacher_vocab", [29, 23, 31])
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_gradcheck(temperature, teacher_vocab):
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+def test_gradcheck(temperature, teacher_vocab, divergence):
     x = make(6, teacher_vocab=teacher_vocab, dtype=torch.float64)
 
     def total(student: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         y = {**x, "student": student, "weight": weight, "bias": bias}
-        return fused(y, {"ce": 0.3, "mse": 0.2, "nll": 0.5}, DENOMINATORS, temperature, 4).total
+        return fused(y, {"ce": 0.3, "mse": 0.2, "nll": 0.5}, DENOMINATORS, temperature, 4, divergence, 0.3).total
 
     assert torch.autograd.gradcheck(total, (x["student"], x["weight"], x["bias"]))
 
@@ -236,6 +267,35 @@ def test_half_precision_weights():
     losses = fused(x, {"ce": 1.0, "nll": 1.0}, DENOMINATORS, 2.0)
     assert losses.total.dtype == torch.float32
     assert [g.dtype for g in gradients(losses.total, x)] == [torch.bfloat16] * 3
+
+
+@pytest.mark.parametrize(("divergence", "beta"), [("forward_kl", 0.5), ("reverse_kl", 0.5), ("jsd", 0.2), ("jsd", 0.9)])
+def test_distributions_without_a_common_token(divergence, beta):
+    """Probabilities far below float32's smallest number: values and gradients stay finite and right."""
+    x = make(6, vocab=30, width=30)
+    x["weight"], x["teacher_weight"] = torch.eye(30).requires_grad_(), torch.eye(30)
+    x["bias"] = x["teacher_bias"] = None
+    x["student"] = (300 * torch.eye(30)[:6]).requires_grad_()
+    x["teacher"] = 300 * torch.eye(30)[6:12]
+    mine = fused(x, {"ce": 1.0}, {"ce": 6}, 1.0, None, divergence, beta).total
+    x64 = {k: v.detach().double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in x.items()}
+    x64["student"].requires_grad_()
+    other = reference(x64, {"ce": 1.0}, {"ce": 6}, 1.0, divergence, beta).total
+    assert mine.item() == pytest.approx(other.item(), rel=1e-5)
+    (a,), (b,) = (torch.autograd.grad(total, y["student"]) for total, y in ((mine, x), (other, x64)))
+    torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-6)
+
+
+def test_stored_rows_have_the_forward_divergence_alone():
+    x = make(4)
+    targets = TopRows(torch.zeros(4, 1, dtype=torch.long), torch.zeros(4, 1), None, 1.0, 5)
+    inputs = {"weights": {"ce": 1.0}, "denominators": {"ce": 4}, "targets": targets}
+    for divergence in ("reverse_kl", "jsd"):
+        with pytest.raises(ValueError, match=divergence):
+            vocabulary_losses(x["student"], x["weight"], x["bias"], divergence=divergence, **inputs)
+    for beta in (0.0, 1.0):
+        with pytest.raises(ValueError, match="beta"):
+            fused(x, {"ce": 1.0}, DENOMINATORS, divergence="jsd", beta=beta)
 
 
 @pytest.mark.parametrize("grad", [True, False])

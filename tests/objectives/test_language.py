@@ -1,3 +1,6 @@
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
@@ -6,7 +9,14 @@ from potstill.data.corpus.datamodule import AlignedInputs, MicroBatch, StepBatch
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, run
 from potstill.interchange.mappings import read_mappings
 from potstill.losses.hidden import cosine_distance
-from potstill.losses.soft_targets import cross_entropy, kl_divergence, logit_mse, universal_logit_distance
+from potstill.losses.soft_targets import (
+    cross_entropy,
+    generalized_js_divergence,
+    kl_divergence,
+    logit_mse,
+    reverse_kl_divergence,
+    universal_logit_distance,
+)
 from potstill.models.backbone import backbone_of
 from potstill.models.students import student_from_layers
 from potstill.objectives.interchange import Interchange
@@ -185,6 +195,41 @@ def counterfactual_rows(model, micro, sites, rows):
         )
         last = counterfactual(backbone, base, base, sites, micro.swap).flatten(0, 1)[rows]
         return last, torch.nn.functional.linear(backbone.head(last), *backbone.decoder)
+
+
+DIVERGENCES = {
+    "forward_kl": kl_divergence,
+    "reverse_kl": reverse_kl_divergence,
+    "jsd": partial(generalized_js_divergence, beta=0.3),
+}
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_both_soft_terms_have_the_divergence(divergence, pair):
+    """Over base and counterfactual rows in one pass, which have weights of their own; gradients too."""
+    teacher, student = pair
+    micro = swapping(micro_of([9, 6, 7]), [((0, 2), (1, 5)), ((1, 0), (2, 6)), ((2, 3), (0, 8))])
+    exchange = interchange_of(pair, "single_middle")
+    settings = {"interchange": exchange, "divergence": divergence, "beta": 0.3}
+    objective = LanguageObjective("masked", {"ce": 0.7, "causal_ce": 2.0, "mlm": 0.1}, 2.0, **settings)
+    found = objective(backbone_of(student), backbone_of(teacher), micro, objective.denominators(full_step(micro)))
+    rows, (mapping,) = micro.positions, exchange.mappings
+    s, t = (
+        model(micro.input_ids, attention_mask=micro.attention_mask).logits.flatten(0, 1)[rows] for model in pair[::-1]
+    )
+    _, s_causal = counterfactual_rows(student, micro, mapping.student, rows)
+    _, t_causal = counterfactual_rows(teacher, micro, mapping.teacher, rows)
+    compare = DIVERGENCES[divergence]
+    assert found.terms["ce"].item() == pytest.approx(compare(s, t, 2.0).item(), rel=1e-4)
+    assert found.terms["causal_ce"].item() == pytest.approx(compare(s_causal, t_causal, 2.0).item(), rel=1e-4)
+    alone = replace(objective, weights={"ce": 0.7}, interchange=None)
+    student.zero_grad()
+    alone(backbone_of(student), backbone_of(teacher), micro, alone.denominators(full_step(micro))).loss.backward()
+    ours = student.bert.embeddings.word_embeddings.weight.grad.clone()
+    student.zero_grad()
+    (0.7 * compare(s, t.detach(), 2.0)).backward()
+    torch.testing.assert_close(ours, student.bert.embeddings.word_embeddings.weight.grad, rtol=1e-3, atol=1e-6)
+    student.zero_grad()
 
 
 @pytest.mark.parametrize("positions", ["all", "masked"])

@@ -35,6 +35,8 @@ def problems_of(compose_config, overrides):
         ([*LANGUAGE, "teacher.cache.k=0"], "teacher.cache.k=0"),
         ([*LANGUAGE, "teacher.cache.samples=4096"], "teacher.cache.samples=4096"),
         ([*LANGUAGE, "teacher.cache.power=2"], "teacher.cache.power=2.0"),
+        ([*LANGUAGE, "objective.divergence=jsd"], "objective.divergence=jsd: "),
+        ([*LANGUAGE, "objective.divergence=reverse_kl"], "objective.divergence=reverse_kl: "),
         ([*LANGUAGE, "teacher.cache.temperatures=[]"], r"teacher.cache.temperatures=\[\]"),
         (
             [*LANGUAGE, "teacher.cache.temperatures=[1,4]"],

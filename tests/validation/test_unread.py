@@ -62,7 +62,7 @@ def test_a_key_that_is_not_read_is_named(name, schema, options, unread, compose_
     ("option", "override", "able"),
     [
         ("objective=kd", "objective.alpha=0.1", {"step_by_step"}),
-        ("objective=kd", "objective.beta=0.1", {"custom", "diito", "task_kd"}),
+        ("objective=kd", "objective.temperature_gamma=0.1", {"custom", "diito", "task_kd"}),
         ("objective=mlm", "objective.hard_weight=1", {"custom", "diito", "kd", "task_kd"}),
         ("objective=mlm", "objective.positions=masked", {"diito", "kd"}),
         ("objective=finetune", "objective.temperature=3", {"custom", "diito", "kd", "step_by_step", "task_kd"}),

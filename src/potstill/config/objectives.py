@@ -87,6 +87,7 @@ _CE = (
 )
 _MSE = "squared distance of the logits, summed over the vocabulary"
 _COS = "1 - cosine of the last hidden states"
+_BETA = "for `jsd`: the teacher's share of the mixture; near 0 it is the forward KL times beta, near 1 the reverse one"
 _CAUSAL_CE = "as `ce`, of the counterfactual runs, over the positions that the swap reaches"
 _CAUSAL_COS = "as `cos`, of the counterfactual runs"
 
@@ -283,7 +284,7 @@ class SoftTargetsConfig(TaughtConfig):
         "your own](#matches)",
         choices=("kl", "cross_entropy", "mse", "reverse_kl", "jsd", PATHS),
     )
-    beta: float = within(0.5, INNER, "for `jsd`: the teacher's share of the mixture", When("soft_target", "jsd"))
+    beta: float = within(0.5, INNER, _BETA, When("soft_target", "jsd"))
     temperature_schedule: str = option(
         "constant",
         "task models: `constant`, or `flsw` (not with `benchmark.multi_label`) or `cwsm`: one temperature "
@@ -321,6 +322,13 @@ class KdConfig(TransformersConfig):
         "positions of `ce`, `mse`, `cos` and the causal terms: `all` real tokens, or the `masked` ones",
         choices=("all", "masked"),
     )
+    divergence: str = option(
+        "forward_kl",
+        "language models, `ce` and `causal_ce` · T²: `forward_kl`, KL(teacher ‖ student); `reverse_kl`, KL(student ‖ "
+        "teacher), which seeks the teacher's modes; or `jsd`, between the two, with `objective.beta`",
+        choices=("forward_kl", "reverse_kl", "jsd"),
+    )
+    beta: float = within(0.5, INNER, _BETA, When("divergence", "jsd"))
 
 
 @dataclass
@@ -346,6 +354,7 @@ class DiitoConfig(KdConfig, TaskKdConfig):
     cacheable = False
     trains_task = None
 
+    beta: float = within(0.5, INNER, _BETA)
     terms: AllTerms = field(default_factory=AllTerms)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from potstill.losses.soft_targets import IGNORED_LABEL
-from potstill.losses.vocabulary import vocabulary_losses
+from potstill.losses.vocabulary import FORWARD, vocabulary_losses
 
 
 def fused_linear_distillation_loss(
@@ -18,12 +18,15 @@ def fused_linear_distillation_loss(
     student_bias: Tensor | None = None,
     teacher_bias: Tensor | None = None,
     temperature: float = 1.0,
+    divergence: str = FORWARD,
+    beta: float = 0.5,
     soft_weight: float = 1.0,
     hard_weight: float = 0.0,
 ) -> Tensor:
     """Soft-target and hard-label loss of a language model without (rows, vocab) logits.
 
-    `soft_weight * mean(T^2 * KL(teacher || student)) + hard_weight * mean(NLL(label))`, in nats. The first mean is over
+    `soft_weight * mean(T^2 * KL(teacher || student)) + hard_weight * mean(NLL(label))`, in nats; instead of
+    the KL divergence also the reverse one or the generalised Jensen-Shannon divergence. The first mean is over
     all rows, at temperature T; the second over rows with a label, at temperature 1. The logits exist for a chunk of
     rows at a time. The student's three inputs get gradients, the teacher's none. Select the rows that count
     (no padding) before the call; `losses.vocabulary.vocabulary_losses` has weights and denominators by row.
@@ -39,6 +42,8 @@ def fused_linear_distillation_loss(
         student_bias: (vocab,) or None.
         teacher_bias: (teacher vocab,) or None.
         temperature: T, above 0.
+        divergence: `forward_kl`, `reverse_kl` (KL(student || teacher)) or `jsd`.
+        beta: The teacher's share of the mixture of `jsd`, above 0 and below 1.
         soft_weight: Weight of the soft targets.
         hard_weight: Weight of the labels.
 
@@ -46,9 +51,10 @@ def fused_linear_distillation_loss(
         Scalar, float32 at least.
 
     Raises:
-        ValueError: Both weights are 0, or labels are missing.
+        ValueError: Both weights are 0, labels are missing, or the divergence is unknown.
 
-    Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Hsu et al. 2024 (arXiv:2410.10989) for the fusion.
+    Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Agarwal et al. 2024 (GKD, arXiv:2306.13649), section 2,
+    for the divergences; Hsu et al. 2024 (arXiv:2410.10989) for the fusion.
 
     Example:
         >>> import torch
@@ -74,6 +80,8 @@ def fused_linear_distillation_loss(
         teacher_weight_VE=teacher_weight,
         teacher_bias_V=teacher_bias,
         temperature=temperature,
+        divergence=divergence,
+        beta=beta,
         weights={"ce": soft_weight, "nll": hard_weight},
         denominators={"ce": rows, "nll": labelled},
     ).total
@@ -86,6 +94,8 @@ class FusedLinearDistillationLoss(nn.Module):
         temperature: T of the soft targets.
         soft_weight: Weight of the soft targets, `T^2 * KL(teacher || student)` in nats, mean over rows.
         hard_weight: Weight of the negative log-likelihood of the labels in nats, mean over rows with a label.
+        divergence: As for `fused_linear_distillation_loss`.
+        beta: As for `fused_linear_distillation_loss`.
 
     Raises:
         ValueError: In `forward`: both weights are 0, or labels are missing.
@@ -107,9 +117,18 @@ class FusedLinearDistillationLoss(nn.Module):
         (torch.Size([100, 8]), None)
     """
 
-    def __init__(self, temperature: float = 1.0, soft_weight: float = 1.0, hard_weight: float = 0.0) -> None:
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        soft_weight: float = 1.0,
+        hard_weight: float = 0.0,
+        *,
+        divergence: str = FORWARD,
+        beta: float = 0.5,
+    ) -> None:
         super().__init__()
         self.temperature, self.soft_weight, self.hard_weight = temperature, soft_weight, hard_weight
+        self.divergence, self.beta = divergence, beta
 
     def forward(
         self,
@@ -129,10 +148,13 @@ class FusedLinearDistillationLoss(nn.Module):
             student_bias=student_bias,
             teacher_bias=teacher_bias,
             temperature=self.temperature,
+            divergence=self.divergence,
+            beta=self.beta,
             soft_weight=self.soft_weight,
             hard_weight=self.hard_weight,
         )
 
     def extra_repr(self) -> str:
         """The settings, for `print`."""
-        return f"temperature={self.temperature}, soft_weight={self.soft_weight}, hard_weight={self.hard_weight}"
+        names = ("temperature", "soft_weight", "hard_weight", "divergence", "beta")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)

@@ -4,10 +4,13 @@ Full logits are the largest tensors of a distillation step: (rows, vocab) for te
 several times by softmax and autograd. Here they exist for a chunk of rows at a time (`losses.fused`).
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from potstill.losses.fused import (
@@ -26,6 +29,10 @@ from potstill.losses.sparse import SampledRows, TopRows
 from potstill.losses.tied import TiedGradient
 
 TERMS = ("ce", "mse", "nll")
+FORWARD, REVERSE, JSD = "forward_kl", "reverse_kl", "jsd"
+DIVERGENCES = (FORWARD, REVERSE, JSD)
+
+Compare = Callable[["_Pair", Tensor | float | None], Tensor]
 
 
 def vocabulary_losses(
@@ -39,6 +46,8 @@ def vocabulary_losses(
     teacher_bias_V: Tensor | None = None,
     targets: TopRows | SampledRows | None = None,
     temperature: float = 1.0,
+    divergence: str = FORWARD,
+    beta: float = 0.5,
     weights: Mapping[str, Tensor | float],
     denominators: Mapping[str, Tensor | float],
     tied: TiedGradient | None = None,
@@ -48,7 +57,9 @@ def vocabulary_losses(
 
     Each term is a sum over rows in float32 (float64 for float64 inputs), equal to a function of `soft_targets`:
 
-    - `ce`: T^2 * KL(teacher || student) at temperature T, all rows, nats. For `TopRows` as targets it is over the k
+    - `ce`: T^2 times the divergence at temperature T, all rows, nats: `forward_kl`, KL(teacher || student);
+      `reverse_kl`, KL(student || teacher); or `jsd`, beta KL(teacher || m) + (1 - beta) KL(student || m) with
+      m = beta teacher + (1 - beta) student. For `TopRows` as targets it is over the k
       tokens and the tail as one class (without a tail: over the k tokens); for `SampledRows` it is the estimate
       -entropy - sum of weight * log p_student, which can be below 0 and whose expectation is the divergence.
     - `mse`: squared distance of the logits, summed over the vocabulary, no temperature, all rows.
@@ -70,6 +81,8 @@ def vocabulary_losses(
         targets: stored rows of a teacher, which replace it and have a temperature of their own; on the student's
             device.
         temperature: T of `ce`.
+        divergence: one of `DIVERGENCES`; stored rows have the forward one.
+        beta: the teacher's share of the mixture of `jsd`, above 0 and below 1.
         weights: by term; a term that is absent or 0 is not computed. Also (rows,), one weight per row.
         denominators: by term, the rows of the global batch that count; or (rows,).
         tied: receives the gradient of the student's weight if the embeddings share it (`losses.tied`).
@@ -77,9 +90,11 @@ def vocabulary_losses(
 
     Raises:
         ValueError: an unknown term, a term without its inputs or its denominator, or no term at all; targets of
-            another number of rows, or of a vocabulary that is larger than the student's.
+            another number of rows, or of a vocabulary that is larger than the student's; an unknown divergence, or one
+            that stored rows do not have; a beta out of range.
 
-    Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Sanh et al. 2019 (arXiv:1910.01108), section 2. For
+    Source: Hinton et al. 2015 (arXiv:1503.02531), section 2; Sanh et al. 2019 (arXiv:1910.01108), section 2; Agarwal et
+    al. 2024 (GKD, arXiv:2306.13649), section 2, for the divergences. For
     the gradient in the forward pass: Hsu et al. 2024 (Liger Kernel, arXiv:2410.10989).
 
     Example:
@@ -96,6 +111,10 @@ def vocabulary_losses(
         >>> sorted(losses.sums), hidden.grad.shape
         (['ce', 'nll'], torch.Size([6, 8]))
     """
+    if divergence not in DIVERGENCES or (divergence == JSD and not 0 < beta < 1):
+        raise ValueError(f"divergence={divergence} with beta={beta}: one of {DIVERGENCES}, beta above 0 and below 1")
+    if targets is not None and divergence != FORWARD:
+        raise ValueError(f"divergence={divergence}: stored rows lack what it weighs, the teacher's unlikely tokens")
     teacher = None
     if targets is not None:
         _check_targets(targets, student_ND, student_weight_VD)
@@ -117,7 +136,8 @@ def vocabulary_losses(
     task = Task(coefficients, labels_N, chunk_rows=chunk_rows)
     if teacher is not None:
         width = min(len(student_weight_VD), len(teacher.weight))
-        soft = partial(_soft_terms, temperature=temperature)
+        comparisons: dict[str, Compare] = {FORWARD: _forward, REVERSE: _reverse, JSD: partial(_jsd, beta=beta)}
+        soft = partial(_soft_terms, temperature=temperature, compare=comparisons[divergence])
         task = replace(task, soft=soft, soft_width=width, teacher=teacher)
     elif targets is not None and "ce" in coefficients:
         task = replace(task, soft=partial(_target_terms, targets=targets), soft_width=targets.vocabulary_size)
@@ -139,13 +159,40 @@ def _target_terms(
     return {"ce": targets.of_rows(rows).divergence(logits[0], coefficients["ce"])}
 
 
+class _Pair(NamedTuple):
+    """Softened distributions of a block of rows; with z the logits, e = exp((z - max z) / T).
+
+    Attributes:
+        student_RV: e of the student, overwritten by the gradient.
+        teacher_RV: e of the teacher, overwritten.
+        gap_RV: z of the student less z of the teacher.
+        student_sum_R1: sum of e.
+        teacher_sum_R1: sum of e.
+        log_ratio_R1: log sum exp(z / T) of the student less that of the teacher.
+        temperature: T.
+    """
+
+    student_RV: Tensor
+    teacher_RV: Tensor
+    gap_RV: Tensor
+    student_sum_R1: Tensor
+    teacher_sum_R1: Tensor
+    log_ratio_R1: Tensor
+    temperature: float
+
+
 def _soft_terms(
-    logits: Sequence[Tensor], _rows: slice, coefficients: Coefficients, wants_gradient: bool, *, temperature: float
+    logits: Sequence[Tensor],
+    _rows: slice,
+    coefficients: Coefficients,
+    wants_gradient: bool,
+    *,
+    temperature: float,
+    compare: Compare,
 ) -> dict[str, Tensor]:
     """`ce` and `mse` by row; the student's logits become their gradient, the teacher's are overwritten.
 
-    With e = exp((z - max z) / T) and p = e / sum e, the gradient in the student's logits is T * (p_student -
-    p_teacher) for `ce` and twice the gap of the logits for `mse`.
+    The gradient of `mse` in the student's logits is twice the gap of the logits.
     """
     (student_RV, teacher_RV), losses = logits, {}
     gap_RV = student_RV - teacher_RV
@@ -154,13 +201,53 @@ def _soft_terms(
     if "ce" in coefficients:
         student_log_R1, student_sum_R1 = exponentiate(student_RV, temperature)
         teacher_log_R1, teacher_sum_R1 = exponentiate(teacher_RV, temperature)
-        mean_gap_R1 = (teacher_RV * gap_RV).sum(dim=1, keepdim=True) / teacher_sum_R1 / temperature
-        losses["ce"] = temperature**2 * (student_log_R1 - teacher_log_R1 - mean_gap_R1).squeeze(1)
-        if wants_gradient:
-            # Normalising and weighting are one factor per row.
-            scale = temperature * coefficients["ce"]
-            student_RV.mul_(scale / student_sum_R1).sub_(teacher_RV.mul_(scale / teacher_sum_R1))
+        sums = student_sum_R1, teacher_sum_R1, student_log_R1 - teacher_log_R1
+        pair = _Pair(student_RV, teacher_RV, gap_RV, *sums, temperature)
+        losses["ce"] = temperature**2 * compare(pair, coefficients["ce"] if wants_gradient else None).squeeze(1)
     if "mse" in coefficients and wants_gradient:
         join = student_RV.add_ if "ce" in coefficients else student_RV.copy_
         join(gap_RV.mul_(2 * coefficients["mse"]))
     return losses
+
+
+# Each returns its divergence by row, (rows, 1). With a coefficient the student's part becomes the gradient of
+# coefficient * T^2 * divergence in the student's logits. q is the student's distribution, p the teacher's.
+
+
+def _forward(pair: _Pair, coefficient: Tensor | float | None) -> Tensor:
+    """KL(p || q); its gradient is T * (q - p)."""
+    mean_gap_R1 = (pair.teacher_RV * pair.gap_RV).sum(dim=1, keepdim=True) / pair.teacher_sum_R1 / pair.temperature
+    if coefficient is not None:
+        # Normalising and weighting are one factor per row.
+        scale = pair.temperature * coefficient
+        pair.student_RV.mul_(scale / pair.student_sum_R1).sub_(pair.teacher_RV.mul_(scale / pair.teacher_sum_R1))
+    return pair.log_ratio_R1 - mean_gap_R1
+
+
+def _reverse(pair: _Pair, coefficient: Tensor | float | None) -> Tensor:
+    """KL(q || p); its gradient is q * (gap - mean of the gap under q)."""
+    weighted_RV = torch.mul(pair.student_RV, pair.gap_RV, out=pair.teacher_RV)
+    mean_gap_R1 = weighted_RV.sum(dim=1, keepdim=True) / pair.student_sum_R1
+    if coefficient is not None:
+        pair.student_RV.mul_(-mean_gap_R1).add_(weighted_RV).mul_(coefficient / pair.student_sum_R1)
+    return mean_gap_R1 / pair.temperature - pair.log_ratio_R1
+
+
+def _jsd(pair: _Pair, coefficient: Tensor | float | None, *, beta: float) -> Tensor:
+    """Beta KL(p || m) + (1 - beta) KL(q || m); its gradient is T * (1 - beta) * q * (mean of L under q - L).
+
+    L = log(m / q) = softplus(x) + log(1 - beta) and log(m / p) = softplus(-x) + log(beta), with
+    x = log(p / q) + log(beta / (1 - beta)). Both from one log(1 + exp(-|x|)), so that nothing large cancels.
+    """
+    log_beta, log_rest = math.log(beta), math.log1p(-beta)
+    x_RV = torch.div(pair.gap_RV, -pair.temperature).add_(pair.log_ratio_R1 + (log_beta - log_rest))
+    small_RV = x_RV.abs().neg_().exp_().log1p_()
+    over_p_RV = x_RV.neg().clamp_min_(0).add_(small_RV).add_(log_beta)
+    over_q_RV = x_RV.clamp_min_(0).add_(small_RV).add_(log_rest)
+    mean_p_R1 = pair.teacher_RV.mul_(over_p_RV).sum(dim=1, keepdim=True) / pair.teacher_sum_R1
+    weighted_RV = torch.mul(pair.student_RV, over_q_RV, out=over_p_RV)
+    mean_q_R1 = weighted_RV.sum(dim=1, keepdim=True) / pair.student_sum_R1
+    if coefficient is not None:
+        scale = pair.temperature * (1 - beta) * coefficient
+        pair.student_RV.mul_(over_q_RV.neg_().add_(mean_q_R1)).mul_(scale / pair.student_sum_R1)
+    return -beta * mean_p_R1 - (1 - beta) * mean_q_R1

@@ -20,7 +20,7 @@ from potstill.losses.hidden import cosine_distance
 from potstill.losses.soft_targets import universal_logit_distance
 from potstill.losses.sparse import SampledRows, TopRows
 from potstill.losses.tied import TiedGradient
-from potstill.losses.vocabulary import vocabulary_losses
+from potstill.losses.vocabulary import FORWARD, vocabulary_losses
 from potstill.models.backbone import Backbone
 from potstill.objectives.features import Features, observed
 from potstill.objectives.interchange import Hidden, Interchange, bases_of, hidden_states
@@ -40,9 +40,9 @@ CHUNK = 512  # rows whose logits exist at a time, where a term needs them
 class LanguageObjective(WeightedTerms):
     """sum_k weight_k * mean of term k over its positions in the whole step.
 
-    Terms on the base run: `ce` KL(teacher || student) * T^2 and `mse` squared distance of logits summed over the
-    vocabulary, over `positions`; `mlm` / `clm` cross entropy in nats over the masked / all next positions; `cos` 1 -
-    cosine of the last hidden states over `positions`. Source: Sanh et al. 2019, section 2.
+    Terms on the base run: `ce` KL(teacher || student) * T^2, or another `divergence`, and `mse` squared distance of
+    logits summed over the vocabulary, over `positions`; `mlm` / `clm` cross entropy in nats over the masked / all next
+    positions; `cos` 1 - cosine of the last hidden states over `positions`. Source: Sanh et al. 2019, section 2.
 
     With a teacher of another tokenizer: `uld`, the distance of the sorted probabilities at T, over the positions behind
     which both have read the same text. Source: Boizard et al. 2024 (arXiv:2402.12030), section 3.
@@ -57,10 +57,14 @@ class LanguageObjective(WeightedTerms):
         temperature: T of `ce` and `causal_ce`.
         positions: `all` real tokens or `masked` ones, for every term but the hard one.
         interchange: states that the causal terms swap; needed if one of them has a weight.
+        divergence: that of `ce` and `causal_ce`, see `vocabulary_losses`.
+        beta: of the divergence `jsd`.
     """
 
     positions: str = "all"
     interchange: Interchange | None = None
+    divergence: str = FORWARD
+    beta: float = 0.5
 
     def denominators(self, step: StepBatch) -> dict[str, float]:
         """Number of positions of the whole step that each active term is a mean over; at least 1."""
@@ -216,6 +220,8 @@ class LanguageObjective(WeightedTerms):
             *head,
             labels_N=_cat(labels) if "nll" in weights else None,
             temperature=self.temperature,
+            divergence=self.divergence,
+            beta=self.beta,
             weights=weights,
             denominators=dict.fromkeys(weights, 1.0),
             tied=tied,

@@ -13,6 +13,7 @@ from potstill.config.objectives import (
     OBJECTIVES,
     CustomObjectiveConfig,
     DiitoConfig,
+    KdConfig,
     TaskKdConfig,
     TaughtConfig,
     exchange_of,
@@ -104,6 +105,11 @@ def _more_problems(
         problems.append(
             f"objective.terms.ce.weight={objective.terms['ce'].weight}: nothing would be read of what {given} "
             f"stores; give it a weight above 0, or {instead}"
+        )
+    if isinstance(objective, KdConfig) and not task and objective.divergence != "forward_kl":
+        problems.append(
+            f"objective.divergence={objective.divergence}: weighs tokens by the student, which moves to those that "
+            f"{given} stores as a sum alone; use forward_kl, or {instead.removeprefix('use ')}"
         )
     if config.teacher.tokenizer is not None:
         problems.append(

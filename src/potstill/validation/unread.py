@@ -66,7 +66,7 @@ _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
         ("teacher.average",), "several teachers, teacher.models=[a,b]",
         lambda config: bool(config.teacher.models or config.custom.teachers),
     ),
-    (("objective.positions",), "language models", lambda config: not trains_task(config)),
+    (("objective.positions", "objective.divergence"), "language models", lambda config: not trains_task(config)),
     (
         ("objective.tokens",), "benchmarks of tagged words",
         lambda config: bool(config.tasks) or isinstance(config.benchmark, TokensConfig),

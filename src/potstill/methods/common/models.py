@@ -142,7 +142,13 @@ def build_objective(
     weights, schedules = term_weights(settings, HARD[kind], matches)
     objective = LanguageObjective(kind, weights, interchange=interchange, schedules=schedules, matches=matches)
     if isinstance(settings, KdConfig):
-        return replace(objective, temperature=settings.temperature, positions=settings.positions)
+        return replace(
+            objective,
+            temperature=settings.temperature,
+            positions=settings.positions,
+            divergence=settings.divergence,
+            beta=settings.beta,
+        )
     return objective
 
 
