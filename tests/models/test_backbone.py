@@ -26,6 +26,7 @@ STANDARD = {
     "intermediate_size": 24,
     "max_position_embeddings": 32,
 }
+MODERNBERT = {"local_attention": 4, "cls_token_id": 0, "sep_token_id": 2, "classifier_dropout": 0.1}
 CASES = {
     "bert": ("bert", STANDARD),
     "roberta": ("roberta", STANDARD),
@@ -34,6 +35,12 @@ CASES = {
     "distilbert": ("distilbert", {"dim": 16, "n_layers": 3, "n_heads": 4, "hidden_dim": 24}),
     "electra": ("electra", STANDARD | {"embedding_size": 16}),
     "electra-narrow": ("electra", STANDARD | {"embedding_size": 8}),
+    "modernbert": ("modernbert", STANDARD | MODERNBERT),
+    "modernbert-mean": ("modernbert", STANDARD | MODERNBERT | {"classifier_pooling": "mean", "decoder_bias": False}),
+    "modernbert-local": (
+        "modernbert",
+        STANDARD | MODERNBERT | {"layer_types": ["sliding_attention"] * 3, "norm_bias": True, "mlp_bias": True},
+    ),
     "gpt2": ("gpt2", {"n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 32}),
     "llama": ("llama", STANDARD | {"num_key_value_heads": 2, "attention_dropout": 0.1}),
     "llama-tied": ("llama", STANDARD | {"tie_word_embeddings": True}),
@@ -51,7 +58,7 @@ def tiny(case, attention="sdpa", auto=None, **further):
     model_type, settings = CASES[case]
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        model_type, vocab_size=40, pad_token_id=PAD, bos_token_id=0, eos_token_id=2, **settings, **further
+        model_type, vocab_size=40, pad_token_id=PAD, bos_token_id=0, eos_token_id=2, **settings | further
     )
     masked = ARCHITECTURES[model_type].kind == "masked"
     auto = auto or (AutoModelForMaskedLM if masked else AutoModelForCausalLM)
@@ -108,6 +115,32 @@ def test_agrees_with_the_whole_model(case, attention):
     for index in range(backbone.depth - 1):
         assert_close(kept[index], expected.hidden_states[index + 1], atol=1e-5, rtol=1e-5)
     assert_close(backbone.finish(kept[backbone.depth - 1]), last)
+
+
+WINDOWS = ["modernbert", "modernbert-local", "qwen2-window", "mistral-window"]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("case", WINDOWS)
+@torch.no_grad()
+def test_agrees_with_the_whole_model_at_any_length(case, attention):
+    model = tiny(case, attention, max_position_embeddings=1024)
+    ids = torch.randint(4, 40, (2, 600), generator=torch.Generator().manual_seed(3))
+    mask = (torch.arange(600) < torch.tensor([[600], [530]])).long()
+    backbone = backbone_of(model)
+    expected = model(ids, mask).logits
+    assert_close(logits_of(backbone, last_hidden(backbone, ids, mask)), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("case", "reach"), [("modernbert-local", 6), ("modernbert", 15)])
+@torch.no_grad()
+def test_a_token_reaches_as_far_as_the_windows(case, reach):
+    """Three blocks of a window of two tokens to each side reach six tokens; one block over all tokens reaches all."""
+    backbone = backbone_of(tiny(case))
+    ids = torch.randint(4, 40, (1, 16), generator=torch.Generator().manual_seed(3))
+    other = torch.cat([(ids[:, :1] + 1).clamp_max(39), ids[:, 1:]], 1)
+    changed = (last_hidden(backbone, ids) - last_hidden(backbone, other)).abs().amax(-1)[0] > 1e-6
+    assert changed.nonzero().max() == reach
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -70,8 +71,17 @@ def test_roberta_counts_positions_from_the_padding_id(pad, usable):
 def test_defaults_are_those_of_transformers(model_type):
     from transformers import AutoConfig
 
+    import potstill.models.bigru  # noqa: F401  (registers it with transformers)
+
     config = AutoConfig.for_model(model_type)
     assert spec_from_settings({"model_type": model_type}, "x") == spec_from_settings(config.to_dict(), "x")
+
+
+def test_the_documentation_has_every_architecture():
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    table = page.read_text().partition("### Architectures")[2].partition("\n### ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `") and "model_type" not in line]
+    assert [name.strip("`") for row in rows for name in row.split()] == list(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("value", ["./nowhere", "/no/where", "~/nowhere-at-all", "a/b/c", "-x", "a b"])

@@ -33,6 +33,7 @@ LANGUAGE_MODELS = [name for name, architecture in ARCHITECTURES.items() if archi
 SIZES = dict.fromkeys(LANGUAGE_MODELS, STANDARD) | {
     "distilbert": {"dim": 16, "n_layers": 4, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 32},
     "electra": STANDARD | {"embedding_size": 8},
+    "modernbert": STANDARD | {"local_attention": 4, "cls_token_id": 0, "sep_token_id": 2},
     "gpt2": {"n_embd": 16, "n_layer": 4, "n_head": 4, "n_positions": 32},
     "mistral": STANDARD | {"num_key_value_heads": 2},
     "qwen2": STANDARD
@@ -89,7 +90,7 @@ def test_a_student_runs_the_chosen_blocks(source, target):
 @pytest.mark.parametrize(("source", "target"), [(name, name) for name in LANGUAGE_MODELS] + [("bert", "distilbert")])
 def test_no_tensor_is_shared_and_words_stay_tied(source, target):
     teacher = teacher_of(source)
-    student = student_from_layers(teacher, [1, 2], architecture=target)
+    student = student_from_layers(teacher, [0, 2], architecture=target)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     with torch.no_grad():
         for parameter in student.parameters():
@@ -167,9 +168,20 @@ def test_a_low_precision_teacher_gives_a_float32_student_without_its_path(tmp_pa
     assert teacher.config.num_hidden_layers == 4
 
 
-def test_window_and_full_attention_follow_their_blocks():
-    student = student_from_layers(teacher_of("qwen2"), [1, 2])
+@pytest.mark.parametrize(("model_type", "layers"), [("qwen2", [1, 2]), ("modernbert", [0, 2])])
+def test_window_and_full_attention_follow_their_blocks(model_type, layers):
+    student = student_from_layers(teacher_of(model_type), layers)
     assert student.config.layer_types == ["full_attention", "sliding_attention"]
+
+
+def test_a_first_block_of_its_own_stays_the_first():
+    with pytest.raises(ConfigError, match=r"^student.layers=\[1,2\]: .*modernbert.* begin with 0"):
+        student_from_layers(teacher_of("modernbert"), [1, 2])
+
+
+def test_all_special_tokens_of_a_student_from_scratch_are_the_tokenizers():
+    config = student_from_config({"model_type": "modernbert"} | STANDARD, **TOKENS).config
+    assert (config.cls_token_id, config.sep_token_id, config.bos_token_id, config.eos_token_id) == (4, 5, 4, 5)
 
 
 @pytest.mark.parametrize("source", LANGUAGE_MODELS)

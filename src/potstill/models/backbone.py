@@ -95,7 +95,7 @@ class Backbone:
         through.
 
         Args:
-            flow: hidden state before block `start`, with masks and context.
+            flow: hidden state before block `start`, with the inputs of the blocks.
             start: first block.
             stop: one after the last block; default all.
             keep: blocks whose output (residual stream after the block) is wanted.
@@ -114,7 +114,7 @@ class Backbone:
         blocks: Any = self.model.base_model.get_submodule(self.view.blocks)
         for index in range(start, stop):
             # The hidden state is a positional argument: reentrant checkpointing ignores others.
-            output = blocks[index](hidden_BLD, attention_mask=flow.masks[index], **flow.context)
+            output = blocks[index](hidden_BLD, **flow.inputs[index])
             # Blocks of earlier releases of transformers 5 wrap their output in a tuple.
             hidden_BLD = output[0] if isinstance(output, tuple) else output
             if index in keep:

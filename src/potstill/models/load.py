@@ -156,10 +156,11 @@ def load_task_model(
     if order is None and head != "spans":
         arguments["num_labels"] = max(len(labels), 1)
     model, report = _load(key, value, TASK_CLASSES[head], **arguments)
-    modules = view_of(model).task_modules(head)
+    view = view_of(model)
+    modules = view.task_modules(head)
     if order is None:
         _check_weights(label, report, new=tuple(f"{name}." for name in modules))
-        _new_head(model, modules)
+        _new_head(model, [name for name in modules if name not in view.head_modules])
         old = (
             f"no trained head ({SUFFIXES[head]})"
             if found is None
@@ -298,7 +299,7 @@ def _check_weights(label: str, report: dict[str, Any], new: tuple[str, ...] = ()
 def _new_head(model: PreTrainedModel, modules: Sequence[str]) -> None:
     """Initialise the modules of a head anew, which a checkpoint of another task may have filled.
 
-    A pooler of the checkpoint is kept: it is part of the base model.
+    A pooler of the checkpoint is kept: it is part of the base model. So is a module that the language model has too.
     """
     with quiet_transformers():
         fresh = type(model)(model.config)

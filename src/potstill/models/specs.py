@@ -41,6 +41,8 @@ class Architecture:
         names: the architecture's own keys where they differ from the standard ones.
         offset_positions: positions are counted from `pad_token_id + 1`, so that many are not usable.
         attention: it has attention; a recurrent model has none, and no language-model head either.
+        scores: the scores of bidirectional attention are products of queries and keys at all tokens.
+        own_first: the first block has other parts than the rest, so a student of layers begins with it.
     """
 
     kind: Kind
@@ -48,6 +50,8 @@ class Architecture:
     names: Mapping[str, str] = field(default_factory=dict)
     offset_positions: bool = False
     attention: bool = True
+    scores: bool = True
+    own_first: bool = False
 
 
 def _sizes(depth: int, width: int, heads: int, positions: int, vocab: int) -> dict[str, int]:
@@ -65,6 +69,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "masked", _sizes(6, 768, 12, 512, 30522), names={"depth": "n_layers", "width": "dim", "heads": "n_heads"}
     ),
     "electra": Architecture("masked", _sizes(12, 256, 4, 512, 30522)),
+    "modernbert": Architecture("masked", _sizes(22, 768, 12, 8192, 50368), scores=False, own_first=True),
     "gpt2": Architecture(
         "causal",
         _sizes(12, 768, 12, 1024, 50257),
@@ -109,7 +114,7 @@ class ModelSpec:
     @property
     def has_scores(self) -> bool:
         """Whether every token attends to every other, so that attention can be compared with another model's."""
-        return self.kind == "masked" and self.is_transformer
+        return self.kind == "masked" and self.is_transformer and ARCHITECTURES[self.model_type].scores
 
     @property
     def is_transformer(self) -> bool:
@@ -212,19 +217,21 @@ def check_seq2seq(settings: Mapping[str, Any], label: str) -> None:
     )
 
 
-def check_layers(layers: Sequence[int], depth: int, key: str) -> list[int]:
+def check_layers(layers: Sequence[int], depth: int, key: str, model_type: str | None = None) -> list[int]:
     """Check a choice of blocks.
 
     Args:
         layers: block indices, counted from 0.
         depth: number of blocks there are.
         key: configuration key, for messages.
+        model_type: the architecture of a student that is made of these blocks.
 
     Returns:
         The indices as a plain list.
 
     Raises:
-        ConfigError: empty, not integers, out of range, or not increasing.
+        ConfigError: empty, not integers, out of range, not increasing, or without a first block that the architecture
+            needs.
     """
     chosen = list(layers)
     given = f"{key}={chosen}".replace(" ", "")
@@ -237,6 +244,8 @@ def check_layers(layers: Sequence[int], depth: int, key: str) -> list[int]:
             raise ConfigError(f"{given}: {layer} is out of range; the {depth} layers are 0 to {depth - 1}")
     if any(later <= earlier for earlier, later in pairwise(chosen)):
         raise ConfigError(f"{given}: must be increasing, e.g. {sorted(set(chosen))}")
+    if model_type is not None and ARCHITECTURES[model_type].own_first and chosen[0] != 0:
+        raise ConfigError(f"{given}: the first block of a {model_type} differs from the others; begin with 0")
     return chosen
 
 

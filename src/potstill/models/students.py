@@ -97,7 +97,7 @@ def student_from_layers(
         ('DistilBertForMaskedLM', 2, True)
     """
     source, target = teacher.config.model_type, architecture or teacher.config.model_type
-    chosen = check_layers(layers, teacher.config.num_hidden_layers, "student.layers")
+    chosen = check_layers(layers, teacher.config.num_hidden_layers, "student.layers", source)
     if source == target:
         student, state = _same_architecture(teacher, chosen)
     elif convert := CONVERSIONS.get((source, target)):
@@ -179,6 +179,9 @@ def student_from_config(
         "bos_token_id": cls_token_id if bos_token_id is None else bos_token_id,
         "eos_token_id": sep_token_id if eos_token_id is None else eos_token_id,
     }
+    known = {entry.name for entry in dataclasses.fields(CONFIG_MAPPING[model_type])}
+    named = {"cls_token_id": cls_token_id, "sep_token_id": sep_token_id}
+    tokens |= {name: number for name, number in named.items() if name in known}
     if labels is None:
         student = model_from_config(settings, tokens, AUTO_CLASSES[ARCHITECTURES[model_type].kind])
     else:

@@ -10,10 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, arange
-from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import gelu, relu
 from transformers import PreTrainedModel
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask, create_sliding_window_causal_mask
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_bidirectional_sliding_window_mask,
+    create_causal_mask,
+    create_sliding_window_causal_mask,
+)
 
 from potstill.errors import ModelError
 from potstill.models import bigru
@@ -21,8 +25,6 @@ from potstill.models.heads import Head
 from potstill.models.specs import unknown_architecture
 
 Step = str | Callable[[Tensor], Tensor]
-# In the form that the attention implementation takes; None if it needs none.
-Mask = Tensor | BlockMask | None
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,12 @@ class Flow:
 
     Attributes:
         hidden_BLD: residual stream before the next block, (batch, length, width).
-        masks: attention mask of every block; the blocks of most architectures share one tensor.
-        context: further keyword arguments of every block, such as rotary position embeddings.
+        inputs: keyword arguments of every block, such as its attention mask, in the form that the attention
+            implementation takes, and its rotary position embeddings; blocks of one kind of attention share them.
     """
 
     hidden_BLD: Tensor
-    masks: tuple[Mask, ...]
-    context: Mapping[str, Any]
+    inputs: tuple[Mapping[str, Any], ...]
 
     def resume(self, hidden_BLD: Tensor) -> Flow:
         """The same sequences, from another hidden state on."""
@@ -99,38 +100,81 @@ def _embed_encoder(
     if hasattr(base, "embeddings_project"):
         hidden = base.embeddings_project(hidden)
     mask = create_bidirectional_mask(config=base.config, inputs_embeds=hidden, attention_mask=attention_mask_BL)
-    return Flow(hidden, (mask,) * base.config.num_hidden_layers, {})
+    return Flow(hidden, ({"attention_mask": mask},) * base.config.num_hidden_layers)
+
+
+def _embed_modernbert(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, _: Tensor | None) -> Flow:
+    hidden = base.embeddings(input_ids=input_ids_BL)
+    return Flow(hidden, _rotary_inputs(base, hidden, attention_mask_BL, _BIDIRECTIONAL, {}, {}))
 
 
 def _embed_causal(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, _: Tensor | None) -> Flow:
-    config = base.config
     hidden = base.get_input_embeddings()(input_ids_BL)
-    position_ids = arange(hidden.shape[1], device=hidden.device)[None]
-    arguments = {
-        "config": config,
-        "inputs_embeds": hidden,
-        "attention_mask": attention_mask_BL,
-        "past_key_values": None,
-        "position_ids": position_ids,
-    }
-    makers = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
-    kinds = _attention_kinds(config)
-    masks = {kind: makers[kind](**arguments) for kind in set(kinds)}
-    context = {"position_ids": position_ids}
-    if hasattr(base, "rotary_emb"):
-        context["position_embeddings"] = base.rotary_emb(hidden, position_ids=position_ids)
-    else:
-        hidden = base.drop(hidden + base.wpe(position_ids))
-    return Flow(hidden, tuple(masks[kind] for kind in kinds), context)
+    positions = {"position_ids": _positions(hidden)}
+    masked = {"past_key_values": None, **positions}
+    return Flow(hidden, _rotary_inputs(base, hidden, attention_mask_BL, _CAUSAL, masked, positions))
+
+
+def _embed_gpt2(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, _: Tensor | None) -> Flow:
+    words = base.wte(input_ids_BL)
+    position_ids = _positions(words)
+    mask = create_causal_mask(
+        config=base.config,
+        inputs_embeds=words,
+        attention_mask=attention_mask_BL,
+        past_key_values=None,
+        position_ids=position_ids,
+    )
+    inputs = {"attention_mask": mask, "position_ids": position_ids}
+    return Flow(base.drop(words + base.wpe(position_ids)), (inputs,) * base.config.num_hidden_layers)
 
 
 def _embed_bigru(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, _: Tensor | None) -> Flow:
     # Its layers take the mask of the tokens.
-    return Flow(base.embed(input_ids_BL), (attention_mask_BL,) * base.config.num_hidden_layers, {})
+    return Flow(base.embed(input_ids_BL), ({"attention_mask": attention_mask_BL},) * base.config.num_hidden_layers)
+
+
+_CAUSAL = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+_BIDIRECTIONAL = {
+    "full_attention": create_bidirectional_mask,
+    "sliding_attention": create_bidirectional_sliding_window_mask,
+}
+
+
+def _rotary_inputs(
+    base: Any,
+    hidden_BLD: Tensor,
+    attention_mask_BL: Tensor | None,
+    makers: Mapping[str, Callable[..., Any]],
+    masked: Mapping[str, Any],
+    shared: Mapping[str, Any],
+) -> tuple[Mapping[str, Any], ...]:
+    """Arguments of every block with rotary positions: the mask and the rotation of its kind of attention.
+
+    Args:
+        base: the base model.
+        hidden_BLD: embedded tokens, (batch, length, width).
+        attention_mask_BL: 1 for tokens, 0 for padding, (batch, length).
+        makers: functions of transformers that make the mask of each kind of attention.
+        masked: further arguments of these functions.
+        shared: further arguments of every block.
+    """
+    kinds, made = _attention_kinds(base.config), {}
+    for kind in dict.fromkeys(kinds):
+        mask = makers[kind](config=base.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask_BL, **masked)
+        # Some rotate the blocks of each kind by frequencies of their own.
+        own = {"layer_type": kind} if hasattr(base.rotary_emb, "layer_types") else {}
+        rotation = base.rotary_emb(hidden_BLD, position_ids=_positions(hidden_BLD), **own)
+        made[kind] = {"attention_mask": mask, "position_embeddings": rotation, **shared}
+    return tuple(made[kind] for kind in kinds)
+
+
+def _positions(hidden_BLD: Tensor) -> Tensor:
+    return arange(hidden_BLD.shape[1], device=hidden_BLD.device)[None]
 
 
 def _attention_kinds(config: Any) -> list[str]:
-    """Attention of every block: Qwen2 has it block by block, Mistral for all, others have no window."""
+    """Attention of every block: most have it block by block, Mistral for all, others have no window."""
     if getattr(config, "layer_types", None):
         return list(config.layer_types)
     window = getattr(config, "sliding_window", None)
@@ -139,6 +183,13 @@ def _attention_kinds(config: Any) -> list[str]:
 
 def _first_token(hidden_BLD: Tensor, _: Tensor | None) -> Tensor:
     return hidden_BLD[:, 0]
+
+
+def _mean_of_tokens(hidden_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
+    """Mean of the states of the real tokens of each sequence, (batch, width)."""
+    if attention_mask_BL is None:
+        return hidden_BLD.mean(1)
+    return (hidden_BLD * attention_mask_BL[..., None]).sum(1) / attention_mask_BL.sum(1, keepdim=True)
 
 
 def _last_token(hidden_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
@@ -162,6 +213,7 @@ _ROBERTA = View(
     classifier=("classifier",),
     **_ENCODER,
 )
+_MODERNBERT_HEAD = ("head", "drop", "classifier")
 _LLAMA = View(
     _embed_causal, "layers", norm="norm", classifier=("score",), tokens=("dropout", "score"), pools=_last_token
 )
@@ -190,7 +242,17 @@ VIEWS: dict[str, View] = {
     "electra": View(
         _embed_encoder, "encoder.layer", head=("generator_predictions",), classifier=("classifier",), **_ENCODER
     ),
-    "gpt2": View(_embed_causal, "h", norm="ln_f", positions="wpe", classifier=("score",), pools=_last_token),
+    "modernbert": View(
+        _embed_modernbert,
+        "layers",
+        norm="final_norm",
+        head=("head",),
+        classifier=_MODERNBERT_HEAD,
+        tokens=_MODERNBERT_HEAD,
+        spans=_MODERNBERT_HEAD,
+        pools=_first_token,
+    ),
+    "gpt2": View(_embed_gpt2, "h", norm="ln_f", positions="wpe", classifier=("score",), pools=_last_token),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
@@ -207,4 +269,7 @@ def view_of(model: PreTrainedModel) -> View:
     model_type = model.config.model_type
     if model_type not in VIEWS:
         raise ModelError(f"{type(model).__name__}: {unknown_architecture(model_type)}")
-    return VIEWS[model_type]
+    view = VIEWS[model_type]
+    if getattr(model.config, "classifier_pooling", None) == "mean":
+        view = replace(view, pools=_mean_of_tokens)
+    return view

@@ -402,8 +402,8 @@ def _size_errors(match: Match, teacher: ModelSpec, student: ModelSpec) -> Iterat
     for side, spec in (("teacher", teacher), ("student", student)):
         if match.feature not in _STATES and not spec.has_scores:
             yield (
-                f"feature={match.feature}: the {side} ({spec.model_type}) has no bidirectional attention; match its "
-                "hidden states"
+                f"feature={match.feature}: the {side} ({spec.model_type}) has no bidirectional attention of all tokens "
+                "whose scores are products of queries and keys; match its hidden states"
             )
         if match.feature == RELATION and (match.heads < 1 or spec.width % match.heads):
             yield f"heads={match.heads}: does not divide the {side}'s width {spec.width}; use a divisor of both widths"

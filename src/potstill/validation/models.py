@@ -129,7 +129,7 @@ def _layer_problems(student: StudentConfig, teacher: ModelSpec) -> list[str]:
     if student.layers is None:
         return []
     try:
-        check_layers(list(student.layers), teacher.depth, "student.layers")
+        check_layers(list(student.layers), teacher.depth, "student.layers", teacher.model_type)
     except PotstillError as error:
         return [str(error)]
     return []

@@ -25,6 +25,7 @@ SIZES = {
     "roberta": STANDARD | {"type_vocab_size": 1},
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 48},
     "electra": STANDARD | {"embedding_size": 8},
+    "modernbert": STANDARD | {"local_attention": 4, "cls_token_id": 0, "sep_token_id": 2},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48},
     "llama": STANDARD | {"num_key_value_heads": 2},
 }

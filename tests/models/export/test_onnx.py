@@ -21,6 +21,7 @@ CASES = [
     ("roberta", "masked"),
     ("distilbert", "spans"),
     ("electra", "tokens"),
+    ("modernbert", "masked"),
     ("gpt2", "causal"),
     ("gpt2", "sequence"),
     ("llama", "causal"),
