@@ -10,7 +10,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
-    GPTNeoXConfig,
+    OPTConfig,
 )
 
 from potstill.errors import ModelError
@@ -51,6 +51,18 @@ CASES = {
         "qwen2",
         STANDARD | {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
     ),
+    "qwen3": ("qwen3", STANDARD | {"num_key_value_heads": 2, "head_dim": 8, "attention_bias": True}),
+    "qwen3-window": (
+        "qwen3",
+        STANDARD
+        | {"num_key_value_heads": 2, "head_dim": 8, "use_sliding_window": True, "sliding_window": 3}
+        | {"max_window_layers": 1, "attention_dropout": 0.1},
+    ),
+    "gpt_neox": (
+        "gpt_neox",
+        STANDARD | {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}},
+    ),
+    "gpt_neox-serial": ("gpt_neox", STANDARD | {"use_parallel_residual": False, "hidden_dropout": 0.1}),
 }
 
 
@@ -117,7 +129,7 @@ def test_agrees_with_the_whole_model(case, attention):
     assert_close(backbone.finish(kept[backbone.depth - 1]), last)
 
 
-WINDOWS = ["modernbert", "modernbert-local", "qwen2-window", "mistral-window"]
+WINDOWS = ["modernbert", "modernbert-local", "qwen2-window", "mistral-window", "qwen3-window"]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -303,8 +315,8 @@ def test_a_block_that_is_not_run_cannot_be_kept():
 
 def test_unknown_architecture_is_named():
     settings = STANDARD | {"vocab_size": 40}
-    with pytest.raises(ModelError, match=r"gpt_neox.*bert, .*models/views\.py"):
-        backbone_of(AutoModelForCausalLM.from_config(GPTNeoXConfig(**settings)))
+    with pytest.raises(ModelError, match=r"'opt'.*bert, .*models/views\.py"):
+        backbone_of(AutoModelForCausalLM.from_config(OPTConfig(**settings, word_embed_proj_dim=16)))
 
 
 def test_a_model_without_a_head_encodes_only():

@@ -38,6 +38,9 @@ SIZES = dict.fromkeys(LANGUAGE_MODELS, STANDARD) | {
     "mistral": STANDARD | {"num_key_value_heads": 2},
     "qwen2": STANDARD
     | {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2},
+    "qwen3": STANDARD
+    | {"num_key_value_heads": 2, "head_dim": 8, "use_sliding_window": True, "sliding_window": 3}
+    | {"max_window_layers": 2},
 }
 TRANSFORMED = [model_type for model_type, view in VIEWS.items() if view.head]
 IDS = torch.tensor([[0, 5, 6, 7, 8, 9, 2], [0, 9, 8, 2, 1, 1, 1]])
@@ -168,7 +171,7 @@ def test_a_low_precision_teacher_gives_a_float32_student_without_its_path(tmp_pa
     assert teacher.config.num_hidden_layers == 4
 
 
-@pytest.mark.parametrize(("model_type", "layers"), [("qwen2", [1, 2]), ("modernbert", [0, 2])])
+@pytest.mark.parametrize(("model_type", "layers"), [("qwen2", [1, 2]), ("qwen3", [1, 2]), ("modernbert", [0, 2])])
 def test_window_and_full_attention_follow_their_blocks(model_type, layers):
     student = student_from_layers(teacher_of(model_type), layers)
     assert student.config.layer_types == ["full_attention", "sliding_attention"]
@@ -336,7 +339,7 @@ def test_without_dropout_training_mode_computes_what_evaluation_does(model_type)
     assert model.config.to_dict() == saved
 
 
-@pytest.mark.parametrize("model_type", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("model_type", ["bert", "gpt2", "llama", "modernbert", "gpt_neox", "qwen3"])
 def test_dropout_is_set_everywhere(model_type):
     model = teacher_of(model_type)
     set_dropout(model, 0.5)

@@ -50,7 +50,7 @@ def set_dropout(model: PreTrainedModel, probability: float) -> None:
         if isinstance(module, nn.Dropout):
             module.p = probability
         # Llama-style attention keeps a number.
-        elif isinstance(getattr(module, "attention_dropout", None), float):
+        elif isinstance(getattr(module, "attention_dropout", None), float | int):
             module.attention_dropout = probability  # type: ignore[assignment]
         elif isinstance(getattr(module, "dropout", None), float):  # T5's
             module.dropout = probability  # type: ignore[assignment]

@@ -78,6 +78,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture("causal", _sizes(32, 4096, 32, 2048, 32000)),
     "mistral": Architecture("causal", _sizes(32, 4096, 32, 131072, 32000)),
     "qwen2": Architecture("causal", _sizes(32, 4096, 32, 32768, 151936)),
+    "qwen3": Architecture("causal", _sizes(32, 4096, 32, 32768, 151936)),
+    "gpt_neox": Architecture("causal", _sizes(44, 6144, 64, 2048, 50432)),
     "bigru": Architecture("masked", _sizes(1, 512, 1, 512, 30522), attention=False),
 }
 

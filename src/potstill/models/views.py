@@ -112,7 +112,8 @@ def _embed_causal(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | N
     hidden = base.get_input_embeddings()(input_ids_BL)
     positions = {"position_ids": _positions(hidden)}
     masked = {"past_key_values": None, **positions}
-    return Flow(hidden, _rotary_inputs(base, hidden, attention_mask_BL, _CAUSAL, masked, positions))
+    inputs = _rotary_inputs(base, hidden, attention_mask_BL, _CAUSAL, masked, positions)
+    return Flow(base.emb_dropout(hidden) if hasattr(base, "emb_dropout") else hidden, inputs)
 
 
 def _embed_gpt2(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, _: Tensor | None) -> Flow:
@@ -256,6 +257,8 @@ VIEWS: dict[str, View] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gpt_neox": View(_embed_causal, "layers", norm="final_layer_norm", classifier=("score",), pools=_last_token),
     bigru.MODEL_TYPE: View(_embed_bigru, "layers", classifier=("dropout", "classifier"), pools=bigru.pooled),
 }
 

@@ -28,6 +28,8 @@ SIZES = {
     "modernbert": STANDARD | {"local_attention": 4, "cls_token_id": 0, "sep_token_id": 2},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48},
     "llama": STANDARD | {"num_key_value_heads": 2},
+    "qwen3": STANDARD | {"num_key_value_heads": 2, "head_dim": 8},
+    "gpt_neox": STANDARD,
 }
 HEADS = {
     "sequence": AutoModelForSequenceClassification,

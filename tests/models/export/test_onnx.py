@@ -25,6 +25,8 @@ CASES = [
     ("gpt2", "causal"),
     ("gpt2", "sequence"),
     ("llama", "causal"),
+    ("qwen3", "causal"),
+    ("gpt_neox", "causal"),
 ]
 
 
