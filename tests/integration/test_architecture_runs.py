@@ -37,6 +37,10 @@ def teacher(request, tmp_path, bert_tokenizer, gpt2_tokenizer):
     return folder
 
 
+def teacher_type(folder):
+    return json.loads((folder / "config.json").read_text())["model_type"]
+
+
 @pytest.fixture
 def overrides(text_file, eval_file, teacher):
     return [
@@ -78,3 +82,12 @@ def test_lengths_up_to_the_models_own_are_accepted(run):
     run("longest", "data.max_length=1024", "data.packed=true", "trainer.max_steps=1")
     with pytest.raises(PotstillError, match=r"^data\.max_length=1025: "):
         run("longer", "data.max_length=1025")
+
+
+def test_an_attention_that_an_architecture_does_not_have_is_refused(run, teacher):
+    if teacher_type(teacher) != "deberta-v2":
+        pytest.skip("it has several")
+    with pytest.raises(
+        PotstillError, match=r"^teacher\.attention=flex_attention: .*; student\.attention=flex_attention: "
+    ):
+        run("flex", "teacher.attention=flex_attention", "student.attention=flex_attention")

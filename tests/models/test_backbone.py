@@ -15,7 +15,7 @@ from transformers import (
 
 from potstill.errors import ModelError
 from potstill.models.backbone import backbone_of
-from potstill.models.specs import ARCHITECTURES
+from potstill.models.specs import ARCHITECTURES, attention_for
 from potstill.models.views import VIEWS
 
 PAD = 1
@@ -27,6 +27,10 @@ STANDARD = {
     "max_position_embeddings": 32,
 }
 MODERNBERT = {"local_attention": 4, "cls_token_id": 0, "sep_token_id": 2, "classifier_dropout": 0.1}
+DEBERTA = {
+    "relative_attention": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "pooler_hidden_size": 16,
+}  # fmt: skip
 CASES = {
     "bert": ("bert", STANDARD),
     "roberta": ("roberta", STANDARD),
@@ -41,6 +45,13 @@ CASES = {
         "modernbert",
         STANDARD | MODERNBERT | {"layer_types": ["sliding_attention"] * 3, "norm_bias": True, "mlp_bias": True},
     ),
+    "deberta-v2": ("deberta-v2", STANDARD | DEBERTA),
+    "deberta-v2-types": (
+        "deberta-v2",
+        STANDARD | DEBERTA | {"position_biased_input": True, "type_vocab_size": 2, "share_att_key": False},
+    ),
+    "deberta-v2-narrow": ("deberta-v2", STANDARD | {"embedding_size": 8, "position_biased_input": True}),
+    "deberta-v2-head": ("deberta-v2", STANDARD | DEBERTA | {"legacy": False}),
     "gpt2": ("gpt2", {"n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 32}),
     "llama": ("llama", STANDARD | {"num_key_value_heads": 2, "attention_dropout": 0.1}),
     "llama-tied": ("llama", STANDARD | {"tie_word_embeddings": True}),
@@ -74,7 +85,7 @@ def tiny(case, attention="sdpa", auto=None, **further):
     )
     masked = ARCHITECTURES[model_type].kind == "masked"
     auto = auto or (AutoModelForMaskedLM if masked else AutoModelForCausalLM)
-    model = auto.from_config(config, attn_implementation=attention).eval()
+    model = auto.from_config(config, attn_implementation=attention_for(model_type, attention)).eval()
     # Fresh biases are zero and norms one: randomise, so that a forgotten one shows.
     with torch.no_grad():
         for parameter in model.parameters():
@@ -129,11 +140,11 @@ def test_agrees_with_the_whole_model(case, attention):
     assert_close(backbone.finish(kept[backbone.depth - 1]), last)
 
 
-WINDOWS = ["modernbert", "modernbert-local", "qwen2-window", "mistral-window", "qwen3-window"]
+LONG = ["modernbert", "modernbert-local", "qwen2-window", "mistral-window", "qwen3-window", "deberta-v2"]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("case", WINDOWS)
+@pytest.mark.parametrize("case", LONG)
 @torch.no_grad()
 def test_agrees_with_the_whole_model_at_any_length(case, attention):
     model = tiny(case, attention, max_position_embeddings=1024)
@@ -336,7 +347,7 @@ def test_an_encoder_set_to_decode_is_rejected():
 def test_only_plain_tied_embeddings_receive_the_gradient(case):
     model = tiny(case)
     backbone, table = backbone_of(model), model.get_input_embeddings()
-    tied = model.get_output_embeddings().weight is table.weight
+    tied = backbone.decoder[0] is table.weight
     with backbone.tying() as shared:
         assert (shared is not None) == tied
         assert ("forward" in vars(table)) == tied

@@ -15,7 +15,7 @@ from transformers import (
 
 from potstill.errors import ConfigError, ModelError, PairError
 from potstill.models.backbone import backbone_of
-from potstill.models.load import name_labels
+from potstill.models.load import load_language_model, name_labels
 from potstill.models.preparing import freeze, halve_products, parameter_groups, set_checkpointing, set_dropout
 from potstill.models.specs import ARCHITECTURES
 from potstill.models.students import check_tokens, student_from_config, student_from_layers
@@ -34,6 +34,9 @@ SIZES = dict.fromkeys(LANGUAGE_MODELS, STANDARD) | {
     "distilbert": {"dim": 16, "n_layers": 4, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 32},
     "electra": STANDARD | {"embedding_size": 8},
     "modernbert": STANDARD | {"local_attention": 4, "cls_token_id": 0, "sep_token_id": 2},
+    "deberta-v2": STANDARD
+    | {"relative_attention": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+    | {"pos_att_type": ["p2c", "c2p"]},
     "gpt2": {"n_embd": 16, "n_layer": 4, "n_head": 4, "n_positions": 32},
     "mistral": STANDARD | {"num_key_value_heads": 2},
     "qwen2": STANDARD
@@ -257,6 +260,27 @@ def test_a_classifier_from_scratch(labels, problem):
     assert tuple(model.config.id2label.values()) == (labels or ("score",))
 
 
+def test_arguments_that_a_configuration_does_not_declare():
+    sizes = STANDARD | {"relative_attention": True, "pos_att_type": ["c2p"], "position_buckets": 4}
+    student = student_from_config({"model_type": "deberta-v2"} | sizes, **TOKENS)
+    assert student.base_model.encoder.rel_embeddings.weight.shape == (8, 16)
+    sizes = STANDARD | {"global_attn_every_n_layers": 2}
+    config = student_from_config({"model_type": "modernbert"} | sizes, **TOKENS).config
+    assert config.layer_types == ["full_attention", "sliding_attention"] * 2
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_architecture_with_attention_of_its_own_has_the_default(attention, tmp_path):
+    settings = {"model_type": "deberta-v2"} | SIZES["deberta-v2"]
+    student = student_from_config(settings, **TOKENS, attention=attention)
+    assert student.config._attn_implementation == "eager"
+    student.save_pretrained(tmp_path)
+    loaded = load_language_model("teacher.model", str(tmp_path), need_head=True, attention=attention)
+    assert_close(logits_of(loaded), logits_of(student))
+    with pytest.raises(ConfigError, match=r"^student.attention=flex_attention: .*deberta-v2"):
+        student_from_config(settings, **TOKENS, attention="flex_attention")
+
+
 def test_settings_override_the_tokenizer():
     settings = {"model_type": "roberta", "vocab_size": 64, "pad_token_id": 0, "num_hidden_layers": 1}
     config = student_from_config(settings | {"hidden_size": 12}, **TOKENS, bos_token_id=8).config
@@ -428,6 +452,10 @@ def test_rates_fall_by_block(model_type):
     for number, block in enumerate(blocks):
         assert {rates[id(p)] for p in block.parameters()} == {0.5 ** (len(blocks) - number)}
     assert rates[id(model.get_input_embeddings().weight)] == 0.5 ** (len(blocks) + 1)
+    relative = [
+        p for name, p in base.named_parameters() if "rel_embeddings" in name or name == "encoder.LayerNorm.weight"
+    ]
+    assert all(rates[id(p)] == 0.5 ** (len(blocks) + 1) for p in relative)
     inside = {id(p) for p in base.parameters()}
     assert {rates[id(p)] for p in model.parameters() if id(p) not in inside} <= {1.0}
     assert len(rates) == len(list(model.parameters()))

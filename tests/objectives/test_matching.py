@@ -10,6 +10,7 @@ TEACHER = ModelSpec("bert", "masked", 12, 768, 12, 100, 64)
 STUDENT = replace(TEACHER, depth=3)
 SMALL = replace(STUDENT, width=384, heads=6)
 CAUSAL = replace(TEACHER, model_type="gpt2", kind="causal")
+RELATIVE = replace(TEACHER, model_type="deberta-v2")
 WINDOWED = replace(TEACHER, model_type="modernbert")
 
 
@@ -115,6 +116,7 @@ def test_names_terms_and_layers_that_stand_for_all():
         ({"teacher": 1, "student": 1, "loss": "attention_ce"}, SMALL, "loss=attention_ce: .* 6 .* 12; .*ce_mean"),
         ({"teacher": 1, "student": 1, "loss": "relation_qq", "heads": 7}, STUDENT, r"\[0\].heads=7: .* 768"),
         ({"teacher": 1, "student": 1, "loss": "relation_qq"}, CAUSAL, r"\[0\].feature=relation: .*gpt2"),
+        ({"teacher": 1, "student": 1, "loss": "relation_vv"}, RELATIVE, r"\[0\].feature=relation: .*deberta-v2"),
         ({"teacher": 1, "student": 1, "loss": "attention_mse"}, WINDOWED, r"\[0\].feature=attention: .*modernbert"),
         (
             {"teacher": 1, "student": 1, "loss": "cos", "projection": "gelu"},

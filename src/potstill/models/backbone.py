@@ -158,7 +158,7 @@ class Backbone:
         Pass the yielded object to `losses.vocabulary.vocabulary_losses`; its backward pass adds up both gradients.
         """
         table: Any = self.model.get_input_embeddings()
-        projection = self.model.get_output_embeddings()
+        projection = self.view.projection(self.model)
         plain = type(table) is nn.Embedding and not (table.sparse or table.max_norm or table.scale_grad_by_freq)
         if projection is None or not plain or table.weight is not projection.weight:
             yield None
@@ -197,7 +197,7 @@ class Backbone:
         return reduce(lambda state, function: function(state), functions, hidden)
 
     def _projection(self) -> Any:
-        projection = self.model.get_output_embeddings()
+        projection = self.view.projection(self.model)
         if projection is None:
             raise ModelError(f"{type(self.model).__name__} has no language-model head")
         return projection

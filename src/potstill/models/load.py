@@ -45,7 +45,7 @@ from potstill.models.heads import (
     unnamed,
 )
 from potstill.models.pretrained import load_local_first, one_line, read_pretrained
-from potstill.models.specs import read_settings, read_spec, spec_from_settings
+from potstill.models.specs import attention_for, read_settings, read_spec, spec_from_settings
 from potstill.models.views import view_of
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,9 @@ def load_language_model(key: str, value: str, *, need_head: bool, attention: str
             trained head where one is needed.
     """
     label = f"{key}={value}"
-    model, report = _load(key, value, AUTO_CLASSES[read_spec(key, value).kind], attn_implementation=attention)
+    spec = read_spec(key, value)
+    own = attention_for(spec.model_type, attention)
+    model, report = _load(key, value, AUTO_CLASSES[spec.kind], attn_implementation=own)
     # Tied weights are not saved and not in the report.
     head = tuple(sorted(name for name in report["missing_keys"] if not name.startswith(f"{model.base_model_prefix}.")))
     _check_weights(label, report, new=head)
@@ -143,7 +145,7 @@ def load_task_model(
     """
     label = f"{key}={value}"
     settings = read_settings(key, value)
-    spec_from_settings(settings, label)
+    spec = spec_from_settings(settings, label)
     problem = problem or default_problem(labels)
     if unusable := settings_problem(settings):
         raise ModelError(f"{label}: {unusable}")
@@ -152,7 +154,7 @@ def load_task_model(
     order = None if found is None or other else label_order(found, labels, ordered)
     if order is None and need_head:
         raise ModelError(f"{label}: {other or head_problem(found, labels, head)}")
-    arguments: dict[str, Any] = {"attn_implementation": attention}
+    arguments: dict[str, Any] = {"attn_implementation": attention_for(spec.model_type, attention)}
     if order is None and head != "spans":
         arguments["num_labels"] = max(len(labels), 1)
     model, report = _load(key, value, TASK_CLASSES[head], **arguments)

@@ -18,7 +18,7 @@ from potstill.models.views import view_of
 
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # what autocast computes in, by trainer.precision
 # Names of embeddings in the architectures of transformers.
-_EMBEDDINGS = re.compile(r"(^|\.)(embed\w*|wte|wpe|shared)\.")
+_EMBEDDINGS = re.compile(r"(^|\.)(embed\w*|rel_embeddings|encoder\.LayerNorm|wte|wpe|shared)\.")
 
 
 def freeze(model: PreTrainedModel, *, positions: bool, token_types: bool) -> None:

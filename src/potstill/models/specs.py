@@ -43,6 +43,8 @@ class Architecture:
         attention: it has attention; a recurrent model has none, and no language-model head either.
         scores: the scores of bidirectional attention are products of queries and keys at all tokens.
         own_first: the first block has other parts than the rest, so a student of layers begins with it.
+        own_attention: transformers has one implementation of its attention, `eager`.
+        unsupported: keys of config.json whose parts the backbone view does not have; null, false or 0 is accepted.
     """
 
     kind: Kind
@@ -52,6 +54,8 @@ class Architecture:
     attention: bool = True
     scores: bool = True
     own_first: bool = False
+    own_attention: bool = False
+    unsupported: tuple[str, ...] = ()
 
 
 def _sizes(depth: int, width: int, heads: int, positions: int, vocab: int) -> dict[str, int]:
@@ -70,6 +74,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "electra": Architecture("masked", _sizes(12, 256, 4, 512, 30522)),
     "modernbert": Architecture("masked", _sizes(22, 768, 12, 8192, 50368), scores=False, own_first=True),
+    "deberta-v2": Architecture(
+        "masked", _sizes(24, 1536, 24, 512, 128100), scores=False, own_attention=True, unsupported=("conv_kernel_size",)
+    ),
     "gpt2": Architecture(
         "causal",
         _sizes(12, 768, 12, 1024, 50257),
@@ -180,6 +187,9 @@ def spec_from_settings(settings: Mapping[str, Any], label: str) -> ModelSpec:
         raise ModelError(f"{label}: config.json has width {size['width']}, which {size['heads']} heads do not divide")
     if architecture.kind == "masked" and settings.get("is_decoder"):
         raise ModelError(f"{label}: is_decoder is true in config.json; {model_type} is supported as an encoder only")
+    for key in architecture.unsupported:
+        if settings.get(key):
+            raise ModelError(f"{label}: {key}={settings[key]!r} in config.json; not supported for a {model_type}")
     max_length = size["positions"]
     if architecture.offset_positions:
         max_length -= _integer(settings.get("pad_token_id", 1), "pad_token_id", label, least=0) + 1
@@ -192,6 +202,22 @@ def spec_from_settings(settings: Mapping[str, Any], label: str) -> ModelSpec:
         vocab_size=size["vocab"],
         max_length=max_length,
     )
+
+
+def attention_for(model_type: str, attention: str) -> str:
+    """The attention implementation for a value of `teacher.attention` or `student.attention`.
+
+    `sdpa`, the default, is `eager` where transformers has no other.
+    """
+    known = ARCHITECTURES.get(model_type)
+    return "eager" if attention == "sdpa" and known is not None and known.own_attention else attention
+
+
+def attention_error(model_type: str, attention: str) -> str | None:
+    """Error of an attention implementation that an architecture does not have; None as far as config.json shows."""
+    if attention in ("sdpa", "eager") or not ARCHITECTURES[model_type].own_attention:
+        return None
+    return f"transformers has one implementation for a {model_type}; use eager"
 
 
 def unknown_architecture(model_type: object) -> str:

@@ -19,7 +19,7 @@ from potstill.models.backbone import task_head
 from potstill.models.heads import Head, Problem
 from potstill.models.load import AUTO_CLASSES, TASK_CLASSES, name_labels
 from potstill.models.pretrained import make_from_config
-from potstill.models.specs import ARCHITECTURES, check_layers, unknown_architecture, vocabularies_fit
+from potstill.models.specs import ARCHITECTURES, attention_error, check_layers, unknown_architecture, vocabularies_fit
 from potstill.models.views import view_of
 
 State = dict[str, Tensor]
@@ -54,6 +54,13 @@ _BERT_TO_DISTILBERT_CONFIG = {
 }
 _COMMON_CONFIG = ("vocab_size", "max_position_embeddings", "initializer_range", "tie_word_embeddings", "pad_token_id",
                   "bos_token_id", "eos_token_id", "id2label", "label2id", "problem_type")  # fmt: skip
+# Arguments that transformers reads though its configurations do not declare them.
+_UNDECLARED = {
+    "modernbert": ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"),
+    "deberta-v2": ("position_buckets", "norm_rel_ebd", "share_att_key", "embedding_size", "attention_head_size",
+                   "pooler_hidden_size"),
+    "gpt_neox": ("rotary_pct", "rotary_emb_base"),
+}  # fmt: skip
 # Modules of a student's task head that the teacher's head lacks.
 _OWN_HEAD: dict[tuple[str, Head], tuple[str, ...]] = {("distilbert", "sequence"): ("pre_classifier.",)}
 
@@ -192,13 +199,17 @@ def student_from_config(
 
 
 def set_attention(model: PreTrainedModel, attention: str) -> None:
-    """Set the attention implementation of a student; a recurrent one has none.
+    """Set the attention implementation of a student; a recurrent one has none, and some have `eager` alone.
 
     Raises:
         ConfigError: the architecture does not have it, or a package that it needs is not installed.
     """
     facts = ARCHITECTURES.get(model.config.model_type)
     if facts is not None and not facts.attention:
+        return
+    if facts is not None and facts.own_attention:
+        if error := attention_error(model.config.model_type, attention):
+            raise ConfigError(f"student.attention={attention}: {error}")
         return
     try:
         model.set_attn_implementation(attention)
@@ -335,6 +346,7 @@ def _renumber(state: State, old: str, new: str, layers: list[int]) -> State:
 
 def _check_arguments(arguments: Mapping[str, Any], config_class: type[PreTrainedConfig], model_type: str) -> None:
     known = {entry.name for entry in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+    known |= set(_UNDECLARED.get(model_type, ()))
     for name in arguments:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from operator import methodcaller
+from typing import Any, NamedTuple
 
-from torch import Tensor, arange
+from torch import Tensor, arange, ones_like
 from torch.nn.functional import gelu, relu
 from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.masking_utils import (
     create_bidirectional_mask,
     create_bidirectional_sliding_window_mask,
@@ -63,6 +65,8 @@ class View:
         token_types: name of the token-type embeddings in the base model, if it has them.
         vectors: names in a block of the layers of queries, keys and values, for bidirectional attention whose scores
             are their products; empty for others.
+        projection: model -> its vocabulary projection, with `weight` and `bias`; None if it has none.
+        changes: configuration -> the entries of this view that are others in such a model.
     """
 
     embed: Callable[[Any, Tensor, Tensor | None, Tensor | None], Flow]
@@ -76,6 +80,8 @@ class View:
     positions: str | None = None
     token_types: str | None = None
     vectors: tuple[str, ...] = ()
+    projection: Callable[[Any], Any] = methodcaller("get_output_embeddings")
+    changes: Callable[[Any], Mapping[str, Any]] | None = None
 
     @property
     def head_modules(self) -> tuple[str, ...]:
@@ -106,6 +112,20 @@ def _embed_encoder(
 def _embed_modernbert(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, _: Tensor | None) -> Flow:
     hidden = base.embeddings(input_ids=input_ids_BL)
     return Flow(hidden, _rotary_inputs(base, hidden, attention_mask_BL, _BIDIRECTIONAL, {}, {}))
+
+
+def _embed_deberta(
+    base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, token_type_ids_BL: Tensor | None
+) -> Flow:
+    mask_BL = ones_like(input_ids_BL) if attention_mask_BL is None else attention_mask_BL
+    hidden = base.embeddings(input_ids=input_ids_BL, token_type_ids=token_type_ids_BL, mask=mask_BL)
+    encoder = base.encoder
+    inputs = {
+        "attention_mask": encoder.get_attention_mask(mask_BL),
+        "relative_pos": encoder.get_rel_pos(hidden),
+        "rel_embeddings": encoder.get_rel_embedding(),
+    }
+    return Flow(hidden, (inputs,) * base.config.num_hidden_layers)
 
 
 def _embed_causal(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, _: Tensor | None) -> Flow:
@@ -202,6 +222,31 @@ def _last_token(hidden_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
     return hidden_BLD[arange(len(last), device=last.device), last]
 
 
+class _TiedProjection(NamedTuple):
+    """A vocabulary projection by the word embeddings, with a bias of its own."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def _deberta_changes(config: Any) -> dict[str, Any]:
+    """Parts that DeBERTa has by its configuration: positions, token types, and one of two heads."""
+    changed: dict[str, Any] = {} if config.position_biased_input else {"positions": None}
+    if config.type_vocab_size > 0:
+        changed["token_types"] = "embeddings.token_type_embeddings"
+    if not config.legacy:
+        own = "lm_predictions.lm_head"
+        changed["head"] = (f"{own}.dense", ACT2FN[config.hidden_act], f"{own}.LayerNorm")
+        changed["projection"] = _deberta_projection
+    return changed
+
+
+def _deberta_projection(model: Any) -> _TiedProjection | None:
+    if not hasattr(model, "lm_predictions"):
+        return None
+    return _TiedProjection(model.get_input_embeddings().weight, model.lm_predictions.lm_head.bias)
+
+
 _ENCODER: dict[str, Any] = {
     "positions": "embeddings.position_embeddings",
     "token_types": "embeddings.token_type_embeddings",
@@ -252,6 +297,15 @@ VIEWS: dict[str, View] = {
         tokens=_MODERNBERT_HEAD,
         spans=_MODERNBERT_HEAD,
         pools=_first_token,
+        changes=lambda config: {"pools": _mean_of_tokens if config.classifier_pooling == "mean" else _first_token},
+    ),
+    "deberta-v2": View(
+        _embed_deberta,
+        "encoder.layer",
+        head=("cls.predictions.transform",),
+        classifier=("pooler", "dropout", "classifier"),
+        positions="embeddings.position_embeddings",
+        changes=_deberta_changes,
     ),
     "gpt2": View(_embed_gpt2, "h", norm="ln_f", positions="wpe", classifier=("score",), pools=_last_token),
     "llama": _LLAMA,
@@ -273,6 +327,4 @@ def view_of(model: PreTrainedModel) -> View:
     if model_type not in VIEWS:
         raise ModelError(f"{type(model).__name__}: {unknown_architecture(model_type)}")
     view = VIEWS[model_type]
-    if getattr(model.config, "classifier_pooling", None) == "mean":
-        view = replace(view, pools=_mean_of_tokens)
-    return view
+    return view if view.changes is None else replace(view, **view.changes(model.config))

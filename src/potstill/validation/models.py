@@ -15,6 +15,7 @@ from potstill.errors import PotstillError
 from potstill.models.heads import settings_problem
 from potstill.models.specs import (
     ModelSpec,
+    attention_error,
     check_layers,
     check_pair,
     default_layers,
@@ -75,6 +76,14 @@ def model_problems(config: TrainConfig, made: ModelSpec | None = None) -> list[s
         problems += _layer_problems(config.student, teacher) if layered else []
         problems += _pair_problems(config, known, learner, fixed=bool(config.student.model or made))
     spec = learner or (teacher if layered else None)
+    problems += [
+        f"{key}.attention={name}: {error}"
+        for key, name, model in (
+            ("teacher", config.teacher.attention, teacher),
+            ("student", config.student.attention, spec),
+        )
+        if model is not None and (error := attention_error(model.model_type, name))
+    ]
     problems += length_problems(
         config.data, {"teacher.model": teacher if config.objective.taught or layered else None, "the student": learner}
     )

@@ -26,6 +26,9 @@ SIZES = {
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 48},
     "electra": STANDARD | {"embedding_size": 8},
     "modernbert": STANDARD | {"local_attention": 4, "cls_token_id": 0, "sep_token_id": 2},
+    "deberta-v2": STANDARD
+    | {"relative_attention": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+    | {"pos_att_type": ["p2c", "c2p"], "position_biased_input": False},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48},
     "llama": STANDARD | {"num_key_value_heads": 2},
     "qwen3": STANDARD | {"num_key_value_heads": 2, "head_dim": 8},

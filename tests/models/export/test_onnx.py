@@ -22,6 +22,7 @@ CASES = [
     ("distilbert", "spans"),
     ("electra", "tokens"),
     ("modernbert", "masked"),
+    ("deberta-v2", "sequence"),
     ("gpt2", "causal"),
     ("gpt2", "sequence"),
     ("llama", "causal"),

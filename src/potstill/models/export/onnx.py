@@ -22,6 +22,7 @@ from potstill.models.export.comparison import SPANS, Batch, Outputs, largest_dif
 from potstill.models.export.runtime import MODEL_FILE, ExportedModel, pad_token
 from potstill.models.folders import fresh_folder
 from potstill.models.specs import spec_from_settings
+from potstill.models.students import set_attention
 from potstill.runtime.packages import require_packages
 
 TOLERANCE = 1e-4  # in logits
@@ -152,7 +153,7 @@ def _plain(model: PreTrainedModel, name: str) -> PreTrainedModel:
     if name.endswith("ForSequenceClassification") and model.config.pad_token_id is None:
         raise ModelError(f"{name}: config.pad_token_id is not set; a batch needs it to find where sequences end")
     plain: Any = copy.deepcopy(model).float().cpu()
-    plain.set_attn_implementation("sdpa")
+    set_attention(plain, "sdpa")
     plain.config.use_cache = False
     plain.config.architectures = [name]  # what save_pretrained of a model writes
     return plain
