@@ -144,18 +144,35 @@ class SequenceDataConfig(DataConfig):
 
 
 @dataclass
-class CorpusDataConfig(SequenceDataConfig):
-    """The text of a language model: its sources, and how it is binarized and masked."""
+class TextDataConfig(SequenceDataConfig):
+    """The texts of a language model."""
 
     read_by = "language models"
 
-    train_files: list[str] | None = option(None, "text files, plain or gzip; replace `data.train`")
-    eval_files: list[str] | None = option(None, "text files; replace `data.eval`")
+    train_files: list[str] | None = option(
+        None, "text files, plain or gzip, which replace `data.train`; of conversations JSON lines, JSON or Parquet"
+    )
+    eval_files: list[str] | None = option(None, "the same for evaluation")
+    eval_share: float = within(
+        0.01, PART, "share of the training texts, or prompts, that is held out if there is no evaluation text"
+    )
+
+
+@dataclass
+class ConversationsDataConfig(TextDataConfig):
+    """Prompts and completions of a causal language model; the completions are learned."""
+
+    chat_template: str | None = option(
+        None, "Jinja chat template, or a file with one; null: that of the tokenizer; plain texts need none"
+    )
+
+
+@dataclass
+class CorpusDataConfig(TextDataConfig):
+    """The text of a language model: its sources, and how it is binarized and masked."""
+
     train: list[SourceConfig] = option([], "list of training sources, see below")
     eval: list[SourceConfig] = option([], "list of evaluation sources")
-    eval_share: float = within(
-        0.01, PART, "share of the training texts that is held out if there is no evaluation text"
-    )
     unit: str = option("line", "a sequence is a `line` or a `paragraph`", choices=("line", "paragraph"))
     vocabulary_size: int = within(8192, Range(100, 10**7), "of a tokenizer that is trained here")
     min_length: int = within(12, SIZE, "shorter sequences are dropped")
@@ -287,6 +304,7 @@ class ArithmeticDataConfig(RationaleDataConfig):
 
 DATA: dict[str, type[DataConfig]] = {
     "corpus": CorpusDataConfig,
+    "conversations": ConversationsDataConfig,
     "task": TaskDataConfig,
     "rationales": SetDataConfig,
     "arithmetic": ArithmeticDataConfig,

@@ -26,7 +26,7 @@ from potstill.data.common.batching import EpochPlan
 from potstill.data.common.steps import BatchSettings, Sequences, StepDataModule, TrainSteps
 from potstill.data.common.store import store_key
 from potstill.data.corpus.datamodule import CorpusDataModule
-from potstill.data.corpus.store import TokenStore
+from potstill.data.corpus.store import Corpus, TokenStore
 from potstill.data.tasks.mixing import MixedDataModule
 from potstill.data.tasks.splits import MAIN
 from potstill.errors import printable
@@ -308,12 +308,13 @@ def _build(config: TrainConfig, folder: Path) -> Training:
 def _sequences(config: TrainConfig, data: StepDataModule, folder: Path) -> tuple[np.ndarray | None, str]:
     """Tokens of the sequences of an epoch, where they are known, and what of the data is there already."""
     cache = Path(config.data.cache).expanduser()
-    if not isinstance(data, CorpusDataModule):
+    sequences: Any = data.train_steps.sequences if isinstance(data, CorpusDataModule) else None
+    corpus = None if sequences is None else sequences.corpus
+    if not isinstance(corpus, Corpus):
         made = [p for p in (folder / "cache").glob("*/*") if not p.is_symlink() and p.suffix != ".lock"]
         state = f"features would be made in {cache}" if made else f"features are ready in {cache}"
         parts = data.tasks.values() if isinstance(data, MixedDataModule) else [data]
         return np.concatenate([part.train_steps.sequences.lengths for part in parts]), state
-    corpus = data.train_steps.sequences.corpus  # type: ignore[attr-defined]
     stores = [cache / "stores" / _key(store.index, config.data.max_examples) for store in corpus.stores]
     if not all(store.is_dir() for store in stores):
         return None, f"stores would be made in {cache / 'stores'}; a sample of {SAMPLE:,} texts was measured"

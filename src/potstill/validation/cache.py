@@ -6,7 +6,7 @@ from pathlib import Path
 
 from potstill.config import TrainConfig
 from potstill.config.benchmarks import SpansConfig, TokensConfig
-from potstill.config.data import augment_of
+from potstill.config.data import ConversationsDataConfig, augment_of
 from potstill.config.defaults import trains_task
 from potstill.config.models import FILES, CacheConfig
 from potstill.config.objectives import (
@@ -116,6 +116,8 @@ def _more_problems(
             f"teacher.tokenizer={config.teacher.tokenizer}: stored outputs are of the student's own tokens; use "
             f"teacher.tokenizer=null, or {instead}"
         )
+    if isinstance(config.data, ConversationsDataConfig):
+        problems.append(f"data={config.data.name}: outputs are stored of a corpus; {instead}")
     if config.tasks:
         problems.append(f"tasks: outputs are stored of one task; {instead}")
     if share := augment_of(config.data).share:

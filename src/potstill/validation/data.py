@@ -5,12 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from potstill.config import OPTIONS, options_of
-from potstill.config.data import CorpusDataConfig, DataConfig, SequenceDataConfig, TaskDataConfig
+from potstill.config.data import (
+    ConversationsDataConfig,
+    CorpusDataConfig,
+    DataConfig,
+    SequenceDataConfig,
+    TaskDataConfig,
+    TextDataConfig,
+)
 from potstill.data.common.text_files import skipping
 from potstill.data.corpus.pickled import COUNTS_BYTES, check_pickle
 from potstill.data.corpus.splits import ENGINES, RAY, sources_of
 from potstill.errors import DataError, PotstillError
 from potstill.runtime.ranges import MOST_PROCESSES
+from potstill.runtime.small_files import not_a_file
 from potstill.validation.folders import writable
 from potstill.validation.launch import missing_extra
 
@@ -34,8 +42,28 @@ def cache_folder_problems(data: DataConfig) -> list[str]:
     return writable("data.cache", Path(data.cache).expanduser())
 
 
-def corpus_problems(data: CorpusDataConfig, *, evaluating: bool = False, eval_file: str | None = None) -> list[str]:
-    """Problems of a corpus: how it is read and masked, and its files."""
+def text_problems(data: TextDataConfig, *, evaluating: bool = False, eval_file: str | None = None) -> list[str]:
+    """Problems of the texts of a language model: how they are read, and their files."""
+    if isinstance(data, CorpusDataConfig):
+        return _corpus_problems(data, evaluating=evaluating, eval_file=eval_file)
+    problems = cache_folder_problems(data)
+    if not evaluating and not data.train_files:
+        problems.append("data.train_files=null: conversations are read from files, data.train_files=[a.jsonl]")
+    if evaluating and not (eval_file or data.eval_files or data.train_files):
+        problems.append("data.eval_files=null: conversations are read from files, data.eval_files=[a.jsonl]")
+    for key, files in (("train_files", data.train_files), ("eval_files", data.eval_files)):
+        for file in files or []:
+            path = Path(file).expanduser()
+            if not path.is_file():
+                problems.append(f"data.{key}: '{file}' {not_a_file(path)}; JSON lines, a JSON list or Parquet")
+    if isinstance(data, ConversationsDataConfig) and data.chat_template and "{" not in data.chat_template:
+        path = Path(data.chat_template).expanduser()
+        if not path.is_file():
+            problems.append(f"data.chat_template={data.chat_template}: {not_a_file(path)}; a Jinja template or a file")
+    return problems
+
+
+def _corpus_problems(data: CorpusDataConfig, *, evaluating: bool, eval_file: str | None) -> list[str]:
     problems = _skip_problems(data)
     if data.num_proc is not None and data.engine != RAY and data.num_proc > MOST_PROCESSES:
         problems.append(f"data.num_proc={data.num_proc}: at most {MOST_PROCESSES} processes on this machine")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from potstill.config import TrainConfig
 from potstill.config.benchmarks import RowsConfig
-from potstill.config.data import CorpusDataConfig, augment_of, data_of
+from potstill.config.data import ConversationsDataConfig, CorpusDataConfig, augment_of, data_of
 from potstill.config.defaults import trains_task
 from potstill.config.objectives import exchange_of, matches_of
 
@@ -41,7 +41,9 @@ def own_input_problems(config: TrainConfig) -> list[str]:
 def _language_problems(config: TrainConfig, given: str, uld: bool) -> list[str]:
     """Problems of language models whose teacher has a tokenizer of its own."""
     problems = _compared_by_token(config, given, ("ce", "mse", *_BY_TOKEN))
-    if data_of(config, CorpusDataConfig).packed:
+    if isinstance(config.data, ConversationsDataConfig):
+        problems.append(f"data={config.data.name} with {given}: completions are of the student's tokens; null")
+    elif data_of(config, CorpusDataConfig).packed:
         problems.append(f"data.packed=true with {given}: texts are retokenised one by one; use false")
     if not uld:
         problems.append(f"{given}: only objective.terms.uld compares other tokens; give it a weight above 0")

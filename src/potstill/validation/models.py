@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from potstill.config import TrainConfig, teachers_of
 from potstill.config.benchmarks import SpansConfig
-from potstill.config.data import DataConfig, SequenceDataConfig
+from potstill.config.data import ConversationsDataConfig, DataConfig, SequenceDataConfig
 from potstill.config.defaults import trains_task
 from potstill.config.models import CacheConfig, StudentConfig
 from potstill.config.objectives import KdConfig, exchange_of, matches_of
@@ -197,6 +197,8 @@ def _language_problems(config: TrainConfig, teacher: ModelSpec | None, student: 
         ]
     if student is None:
         return problems
+    if student.kind == "masked" and isinstance(config.data, ConversationsDataConfig):
+        problems.append(f"data={config.data.name}: completions are learned by causal models, the student is masked")
     right, wrong = ("mlm", "clm") if student.kind == "masked" else ("clm", "mlm")
     problems += [
         f"objective.terms.{name}.weight={term.weight}: the student is a {student.kind} language model; use {right}"

@@ -17,6 +17,7 @@ from potstill.data.common.ragged import flat_indices, padded_indices, starts_of
 from potstill.data.common.steps import BatchSettings, StepDataModule, TrainSteps
 from potstill.data.common.swaps import EVALUATION, Exchange, evaluation_exchange, training_exchange
 from potstill.data.common.tokenizers import Vocabulary
+from potstill.data.conversations.encoding import ConversationCorpus
 from potstill.data.corpus.masking import mask_tokens, next_tokens, token_weights
 from potstill.data.corpus.retokenise import Retokeniser
 from potstill.data.corpus.store import Corpus
@@ -110,8 +111,8 @@ class CorpusDataModule(StepDataModule):
 
     def __init__(
         self,
-        train: Corpus | None,
-        evaluation: Corpus | None,
+        train: Corpus | ConversationCorpus | None,
+        evaluation: Corpus | ConversationCorpus | None,
         vocabulary: Vocabulary,
         kind: str,
         settings: BatchSettings,
@@ -240,7 +241,10 @@ class CorpusDataModule(StepDataModule):
     def _predicted(self, ids: Tensor, lengths: NDArray[np.int64], batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Inputs and labels of all tokens."""
         if self.kind == "causal":
-            return ids, next_tokens(ids, torch.from_numpy(np.cumsum(lengths) - 1).to(ids.device))
+            labels = next_tokens(ids, torch.from_numpy(np.cumsum(lengths) - 1).to(ids.device))
+            if "learned" in batch:  # of the tokens; a label is of the next one
+                labels.masked_fill_(~batch["learned"].roll(-1), IGNORED)
+            return ids, labels
         if not batch["training"]:
             return self._mask_each(ids, lengths, batch["sequences"])
         generator = torch.Generator(ids.device).manual_seed(int(batch["seed"]))
@@ -329,7 +333,7 @@ class _Items:
         cut: Whether a source is cut to the length of its base, so that it is not padded further.
     """
 
-    def __init__(self, corpus: Corpus, retokenise: Retokeniser | None = None, cut: bool = False):
+    def __init__(self, corpus: Corpus | ConversationCorpus, retokenise: Retokeniser | None = None, cut: bool = False):
         self.corpus, self.retokenise, self.cut = corpus, retokenise, cut
 
     @property
@@ -339,10 +343,14 @@ class _Items:
     def item(self, bases: NDArray[np.int64], sources: NDArray[np.int64], seed: int, training: bool) -> dict[str, Any]:
         wanted = np.concatenate([bases, sources])
         ids, lengths = self.corpus.gather(wanted)
+        further: dict[str, Any] = {}
+        learned = self.corpus.learned(wanted) if isinstance(self.corpus, ConversationCorpus) else None
         if self.cut and len(sources):
             kept = np.minimum(lengths, np.tile(lengths[: len(bases)], 2))
-            ids, lengths = ids[flat_indices(starts_of(lengths), kept)], kept
-        further: dict[str, Any] = {}
+            places, lengths = flat_indices(starts_of(lengths), kept), kept
+            ids, learned = ids[places], None if learned is None else learned[places]
+        if learned is not None:
+            further["learned"] = torch.from_numpy(learned)
         if self.retokenise is not None:
             aligned = self.retokenise(np.split(ids, np.cumsum(lengths)[:-1]))
             further["aligned"] = {name: torch.from_numpy(own) for name, own in aligned._asdict().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,20 +11,24 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from potstill.config import EvaluateConfig, TrainConfig
-from potstill.config.data import CorpusDataConfig, SequenceDataConfig, data_of
+from potstill.config.data import ConversationsDataConfig, CorpusDataConfig, SequenceDataConfig, TextDataConfig, data_of
 from potstill.config.models import OWN
 from potstill.data.common.progress import counting
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import Vocabulary, describe, has_tokenizer, train_wordpiece
+from potstill.data.conversations.encoding import ConversationCorpus, encode
+from potstill.data.conversations.reading import Conversation, held_out, read_conversations
 from potstill.data.corpus.binarize import binarize
 from potstill.data.corpus.pickled import PickledTokens
 from potstill.data.corpus.retokenise import Retokeniser
 from potstill.data.corpus.splits import Parts, Source
 from potstill.data.corpus.store import Corpus, TokenStore
+from potstill.data.tasks.preflight import refuse_unknown
 from potstill.errors import ConfigError, DataError, TokenizerError
 from potstill.interchange.plans import PlanSettings
 from potstill.models.backbone import backbone_of
-from potstill.models.load import keep_tokenizer
+from potstill.models.load import keep_tokenizer, load_tokenizer
+from potstill.runtime.small_files import small_text
 from potstill.validation.launch import SHARDED
 
 log = logging.getLogger(__name__)
@@ -43,9 +48,8 @@ def build_vocabulary(
         models: by key, in the order in which they are asked.
         saved: whether a student will be saved with it.
     """
-    for key, value in {"data.tokenizer": data.tokenizer, **models}.items():
-        if value is not None:
-            return vocabulary_of(key, value, saved=saved)
+    if (found := given_vocabulary(data, models, saved=saved)) is not None:
+        return found
     cache, source = Path(data.cache).expanduser(), parts.train[0]
     if isinstance(source, PickledTokens):
         raise TokenizerError(
@@ -57,6 +61,14 @@ def build_vocabulary(
     if saved:
         keep_tokenizer(f"data.cache={cache}", folder)
     return describe(folder)
+
+
+def given_vocabulary(data: TextDataConfig, models: dict[str, str | None], *, saved: bool = False) -> Vocabulary | None:
+    """The tokenizer of `data.tokenizer`, else that of the first model given; None without either."""
+    for key, value in {"data.tokenizer": data.tokenizer, **models}.items():
+        if value is not None:
+            return vocabulary_of(key, value, saved=saved)
+    return None
 
 
 def vocabulary_of(key: str, value: str, *, saved: bool = False) -> Vocabulary:
@@ -232,6 +244,57 @@ def build_corpus(data: CorpusDataConfig, sources: list[Source], vocabulary: Voca
     return Corpus(stores) if stores else None
 
 
+def build_conversations(
+    data: ConversationsDataConfig, parts: Sequence[list[Conversation]], vocabulary: Vocabulary, length: int
+) -> list[ConversationCorpus | None]:
+    """The tokens of conversations, part by part; what is cut or dropped is reported. None for an empty part."""
+    tokenizer, made = load_tokenizer(vocabulary.path), list[ConversationCorpus | None]()
+    for rows in parts:
+        if not rows:
+            made.append(None)
+            continue
+        with counting("tokenising conversations") as progress:
+            corpus = encode(
+                rows,
+                tokenizer,
+                vocabulary,
+                template=template_of(data),
+                max_length=length,
+                cache=Path(data.cache).expanduser(),
+                progress=progress,
+            )
+        refuse_unknown("conversations", corpus.gather(range(len(corpus)))[0], vocabulary, data.max_unknown)
+        counts = corpus.describe()
+        log.info("conversations: %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+        if counts["dropped"]:
+            log.warning(
+                "%d of %d rows have no completion within data.max_length=%d, and are left out",
+                counts["dropped"], counts["rows"], length,
+            )  # fmt: skip
+        made.append(corpus)
+    return made
+
+
+def conversation_parts(data: ConversationsDataConfig) -> tuple[list[Conversation], list[Conversation]]:
+    """Training and evaluation rows.
+
+    Raises:
+        DataError: a file cannot be read, or a row is no conversation.
+    """
+    train = read_conversations(data.train_files or [], "data.train_files", data.max_examples, data.skip)
+    if data.eval_files:
+        return train, read_conversations(data.eval_files, "data.eval_files", data.max_examples, data.skip)
+    return held_out(train, data.eval_share)
+
+
+def template_of(data: ConversationsDataConfig) -> str | None:
+    """The chat template of `data.chat_template`; None for that of the tokenizer."""
+    given = data.chat_template
+    if given is None or "{" in given:
+        return given
+    return small_text(Path(given).expanduser(), "data.chat_template")
+
+
 def refuse_dropped(name: str, store: TokenStore, most: float, vocabulary: Vocabulary) -> None:
     """Refuse a corpus most of whose sequences were dropped because the tokenizer does not know them.
 
@@ -266,11 +329,11 @@ def batch_settings(config: TrainConfig | EvaluateConfig, interchange: PlanSettin
 
 
 def corpus_settings(config: TrainConfig | EvaluateConfig, interchange: PlanSettings | None = None) -> BatchSettings:
-    """The same of a corpus, with the masks of `data`."""
-    data = data_of(config, CorpusDataConfig)
+    """The same of texts, with the masks of a corpus."""
+    data = data_of(config, TextDataConfig)
+    settings = batch_settings(config, interchange)
+    if not isinstance(data, CorpusDataConfig):
+        return settings
     return replace(
-        batch_settings(config, interchange),
-        mlm_share=data.mlm_share,
-        mlm_smoothing=data.mlm_smoothing,
-        mlm_replace=tuple(data.mlm_replace),
+        settings, mlm_share=data.mlm_share, mlm_smoothing=data.mlm_smoothing, mlm_replace=tuple(data.mlm_replace)
     )

@@ -17,6 +17,7 @@ from potstill.data.common.progress import counting
 from potstill.data.common.store import ShardWriter
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.datamodule import CorpusDataModule
+from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.teacher_rows import by_length
 from potstill.data.tasks.datamodule import TaskDataModule
 from potstill.data.tasks.labels import SPANS, TOKENS, Task
@@ -127,6 +128,7 @@ def store_language_teacher(
     for name, corpus, units in ((TRAIN, data.train, data.train_units), (EVAL, data.evaluation, data.eval_units)):
         if corpus is None or units is None:
             continue
+        assert isinstance(corpus, Corpus)  # not conversations, by validation
         identity = store_identity(
             teacher=own, tokenizer=vocabulary.digest, data=corpus_digest(corpus), form=form.identity, masks=masks[name]
         )

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import LanguageBenchmarkConfig, language_benchmark_of
-from potstill.config.data import CorpusDataConfig, data_of
+from potstill.config.data import ConversationsDataConfig, TextDataConfig, data_of
 from potstill.methods.base import Evaluator, Method, Training
 from potstill.methods.common.checks import distillation_problems, evaluation_problems
+from potstill.runtime.atomic import write_whole
 from potstill.validation.benchmarks import choice_problems
-from potstill.validation.data import corpus_problems, kind_problems
+from potstill.validation.data import kind_problems, text_problems
 
 if TYPE_CHECKING:
     from potstill.evaluation.rows import Row
@@ -26,10 +27,8 @@ class Language(Method):
         """User errors of objective, corpus and models."""
         return (
             choice_problems(config)
-            or kind_problems(config.data, CorpusDataConfig, f"objective={config.objective.name}")
-            or distillation_problems(
-                config, corpus_problems(data_of(config, CorpusDataConfig)), kind=None, models=models
-            )
+            or kind_problems(config.data, TextDataConfig, f"objective={config.objective.name}")
+            or distillation_problems(config, text_problems(data_of(config, TextDataConfig)), kind=None, models=models)
         )
 
     def build(self, config: TrainConfig) -> Training:
@@ -37,6 +36,14 @@ class Language(Method):
         from potstill.methods.language.build import build_language_training
 
         return build_language_training(config)
+
+    def save(self, config: TrainConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
+        """The student, and with it the chat template that it was trained with."""
+        from potstill.methods.common.data import template_of
+
+        super().save(config, training, summary, folder)
+        if isinstance(config.data, ConversationsDataConfig) and (template := template_of(config.data)) is not None:
+            write_whole(folder / "chat_template.jinja", template)
 
     def monitored(self, config: TrainConfig) -> tuple[str, str | None]:
         """Perplexity; the last student is kept."""
@@ -68,10 +75,10 @@ class LanguageEvaluator(Evaluator):
     def problems(self, config: EvaluateConfig, models: Sequence[str]) -> list[str]:
         """User errors of benchmark, text and models."""
         benchmark = language_benchmark_of(config.benchmark)
-        if problems := kind_problems(config.data, CorpusDataConfig, f"benchmark={benchmark.name}"):
+        if problems := kind_problems(config.data, TextDataConfig, f"benchmark={benchmark.name}"):
             return problems
-        text = data_of(config, CorpusDataConfig)
-        own = corpus_problems(text, evaluating=True, eval_file=benchmark.eval_file)
+        text = data_of(config, TextDataConfig)
+        own = text_problems(text, evaluating=True, eval_file=benchmark.eval_file)
         return evaluation_problems(config, models, own, masked=benchmark.masked)
 
     def evaluate(self, config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:

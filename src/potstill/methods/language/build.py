@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import language_benchmark_of
-from potstill.config.data import CorpusDataConfig, data_of
+from potstill.config.data import ConversationsDataConfig, CorpusDataConfig, TextDataConfig, data_of
 from potstill.config.objectives import exchange_of
 from potstill.data.common.tokenizers import Vocabulary
+from potstill.data.conversations.encoding import ConversationCorpus
+from potstill.data.conversations.reading import Conversation, read_conversations
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.pickled import read_counts
-from potstill.data.corpus.splits import sources_of
+from potstill.data.corpus.splits import Parts, sources_of
 from potstill.data.corpus.store import Corpus
-from potstill.errors import ConfigError
+from potstill.errors import ConfigError, TokenizerError
 from potstill.methods.common.data import (
+    build_conversations,
     build_corpora,
     build_corpus,
     build_retokeniser,
     build_vocabulary,
     check_mask,
+    conversation_parts,
     corpus_settings,
+    given_vocabulary,
     own_vocabulary,
     sequence_length,
 )
@@ -43,6 +50,8 @@ from potstill.objectives.language import LanguageObjective
 from potstill.objectives.terms import HARD
 from potstill.training.language import LanguageDistillation
 
+_Read = Parts | tuple[list[Conversation], list[Conversation]]  # training and evaluation, not tokenised yet
+
 
 @dataclass
 class LanguageTraining:
@@ -51,7 +60,7 @@ class LanguageTraining:
     module: LanguageDistillation
     data: CorpusDataModule
     vocabulary: Vocabulary
-    corpus: Corpus
+    corpus: Corpus | ConversationCorpus
     teacher_parameters: int | None
 
     @property
@@ -66,34 +75,35 @@ def build_language_training(config: TrainConfig) -> LanguageTraining:
     Raises:
         PotstillError: text, tokenizer or models that cannot be used, or that do not fit each other.
     """
-    text = data_of(config, CorpusDataConfig)
-    parts = sources_of(text)
-    if not parts.train:
-        raise ConfigError("data.train_files=null: training needs text, data.train_files=[a.txt,b.txt.gz]")
+    text = data_of(config, TextDataConfig)
+    read = _read(text)
     models = {"teacher.model": config.teacher.model, "student.model": config.student.model}
     if config.teacher.tokenizer is not None:  # the corpus is in the student's tokens
         del models["teacher.model"]
-    vocabulary = build_vocabulary(text, parts, models, saved=True)
+    vocabulary = _vocabulary(text, read, models, saved=True)
     own = own_vocabulary(config.teacher.tokenizer, "teacher.model", str(config.teacher.model), vocabulary)
     teacher, student = build_models(config, vocabulary, own)
     objective = build_objective(
         config.losses, backbone_of(student), backbone_of(teacher) if teacher is not None else None, seed=config.seed
     )
     check_mask(objective.kind, vocabulary)
+    if isinstance(text, ConversationsDataConfig):
+        objective = replace(objective, positions="masked")  # the terms are of the tokens that are learned
     optimization = build_optimization(config, student)
     if not objective.needs_teacher:
         teacher = None  # it only gave its layers
     readers = [m for m in (teacher if own is None else None, student) if m is not None]
     length = sequence_length(text, vocabulary, readers)
-    train, evaluation = build_corpora(text, parts, vocabulary, length)
+    train, evaluation = _corpora(text, read, vocabulary, length)
     assert train is not None
     settings = corpus_settings(config, build_plan(exchange_of(config.objective)))
     retokenise = None
     if config.teacher.tokenizer is not None:
         assert teacher is not None
+        assert isinstance(train, Corpus)
         retokenise = build_retokeniser(train, vocabulary, own, backbone_of(teacher).max_length)
     counts = None
-    if text.token_counts is not None:
+    if isinstance(text, CorpusDataConfig) and text.token_counts is not None:
         counts = read_counts(Path(text.token_counts).expanduser(), vocabulary.size)
     data = CorpusDataModule(train, evaluation, vocabulary, objective.kind, settings, retokenise, counts)
     parameters = teacher.num_parameters() if teacher is not None else None
@@ -104,6 +114,41 @@ def build_language_training(config: TrainConfig) -> LanguageTraining:
     suit_hardware(config, [teacher], student)
     module = LanguageDistillation(student, teacher, objective, optimization, stored=stored, stored_eval=stored_eval)
     return LanguageTraining(module, data, vocabulary, train, parameters)
+
+
+def _read(text: TextDataConfig, eval_file: str | None = None, *, evaluating: bool = False) -> _Read:
+    """The sources of a corpus, or the rows of conversations.
+
+    Raises:
+        PotstillError: there is no training text, or rows that cannot be used.
+    """
+    if isinstance(text, ConversationsDataConfig):
+        if not evaluating:
+            return conversation_parts(text)
+        files = [eval_file] if eval_file else text.eval_files or text.train_files or []
+        return [], read_conversations(files, "data.eval_files", text.max_examples, text.skip)
+    parts = sources_of(cast("CorpusDataConfig", text), eval_file=eval_file)
+    if not parts.train and not evaluating:
+        raise ConfigError("data.train_files=null: training needs text, data.train_files=[a.txt,b.txt.gz]")
+    return parts
+
+
+def _vocabulary(text: TextDataConfig, read: _Read, models: dict[str, str | None], *, saved: bool = False) -> Vocabulary:
+    if isinstance(text, CorpusDataConfig) and isinstance(read, Parts):
+        return build_vocabulary(text, read, models, saved=saved)
+    found = given_vocabulary(text, models, saved=saved)
+    if found is None:
+        raise TokenizerError("data.tokenizer=null: conversations need a model's tokenizer; data.tokenizer=<folder>")
+    return found
+
+
+def _corpora(
+    text: TextDataConfig, read: _Read, vocabulary: Vocabulary, length: int
+) -> Sequence[Corpus | ConversationCorpus | None]:
+    """The training and the evaluation corpus."""
+    if isinstance(text, ConversationsDataConfig) and not isinstance(read, Parts):
+        return build_conversations(text, read, vocabulary, length)
+    return build_corpora(cast("CorpusDataConfig", text), cast("Parts", read), vocabulary, length)
 
 
 @dataclass
@@ -127,9 +172,9 @@ def build_language_evaluation(config: EvaluateConfig, model: str, reference: str
     Raises:
         PotstillError: a model or text that cannot be used, or two models that do not fit each other.
     """
-    benchmark, text = language_benchmark_of(config.benchmark), data_of(config, CorpusDataConfig)
-    parts = sources_of(text, eval_file=benchmark.eval_file)
-    vocabulary = build_vocabulary(text, parts, {"model": model})
+    benchmark, text = language_benchmark_of(config.benchmark), data_of(config, TextDataConfig)
+    read = _read(text, benchmark.eval_file, evaluating=True)
+    vocabulary = _vocabulary(text, read, {"model": model})
     student = load_language_model("model", model, need_head=True)
     teacher = load_language_model("model", reference, need_head=True) if reference else None
     models = [m for m in (teacher, student) if m is not None]
@@ -140,7 +185,11 @@ def build_language_evaluation(config: EvaluateConfig, model: str, reference: str
     kind = backbone_of(student).kind
     check_mask(kind, vocabulary)
     length = sequence_length(text, vocabulary, models)
-    corpus = build_corpus(text, parts.eval or parts.train, vocabulary, length)
+    corpus: Corpus | ConversationCorpus | None
+    if isinstance(read, Parts):
+        corpus = build_corpus(cast("CorpusDataConfig", text), read.eval or read.train, vocabulary, length)
+    else:
+        _, corpus = _corpora(text, read, vocabulary, length)
     exchange, plan = benchmark.interchange, None
     objective = LanguageObjective(kind, {HARD[kind]: 1.0})
     if teacher is not None:

@@ -1,0 +1,1 @@
+"""Conversations: prompts and the completions that a causal language model learns."""

@@ -1,0 +1,155 @@
+"""Conversations of JSON and Parquet files. Imports no torch.
+
+A row has `messages`, a list of `{role, content}` whose assistant turns are learned; or `prompt` and `completion`, two
+texts that are joined as they are, or two lists of messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from potstill.data.common.records import Placed, Record, RecordError, check_file, field_of, read_entries, suffix_of
+from potstill.data.common.store import canonical
+from potstill.errors import DataError, FileError, FormatError
+
+ROLES = ("system", "user", "assistant", "tool")
+ASSISTANT = "assistant"
+WANTED = "rows with messages, or with prompt and completion"
+_PARTS = 2**32
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A row.
+
+    Attributes:
+        messages: All turns; empty if the row has two plain texts.
+        learned: Numbers of the turns that are learned.
+        texts: Prompt and completion as they are; None for messages.
+        place: Key, file and line of the row.
+    """
+
+    messages: tuple[Message, ...]
+    learned: frozenset[int]
+    texts: tuple[str, str] | None
+    place: str
+
+    @property
+    def prompt(self) -> Any:
+        """What comes before the first learned text, which decides whether a row is held out."""
+        return self.texts[0] if self.texts else list(self.messages[: min(self.learned)])
+
+    @property
+    def parts(self) -> Iterator[str]:
+        """All its texts, with the roles of its turns."""
+        if self.texts:
+            yield from self.texts
+        for number, message in enumerate(self.messages):
+            yield from (message["role"], message["content"], str(number in self.learned))
+
+
+def read_conversations(
+    files: Iterable[str], key: str, most: int | None = None, skip: str | None = None
+) -> list[Conversation]:
+    """The rows of several files.
+
+    Args:
+        files: JSON lines, JSON lists (plain or gzip) or Parquet.
+        key: Config key for messages.
+        most: Rows read of each file; None for all.
+        skip: Regular expression of lines of JSON lines to leave out.
+
+    Raises:
+        DataError: A file cannot be read, or a row is no conversation; the message names its place.
+    """
+    found = []
+    for name in files:
+        path = Path(name).expanduser()
+        read = 0
+        for place, record in _records(path, key, skip):
+            if read == most:
+                break
+            try:
+                found.append(_conversation(record, f"{key}: '{path}' {place}"))
+            except RecordError as error:
+                raise FormatError(f"{key}: '{path}' {place}: {error}; use {WANTED}") from error
+            read += 1
+        if not read:
+            raise FormatError(f"{key}: '{path}' has no rows; use {WANTED}")
+    return found
+
+
+def held_out(rows: Sequence[Conversation], share: float) -> tuple[list[Conversation], list[Conversation]]:
+    """Rows for training and for evaluation: a share of the prompts by their content, whatever the order of the rows.
+
+    Raises:
+        DataError: One of the parts would be empty.
+    """
+    parts: tuple[list[Conversation], list[Conversation]] = ([], [])
+    for row in rows:
+        digest = hashlib.sha256(canonical([row.prompt])).digest()
+        parts[int.from_bytes(digest[:4], "little") < share * _PARTS].append(row)
+    if not parts[0] or (share and not parts[1]):
+        raise DataError(
+            f"data.eval_share={share}: {len(rows)} rows have {len(parts[0])} for training and {len(parts[1])} for "
+            "evaluation; give data.eval_files, or another share"
+        )
+    return parts
+
+
+def _records(path: Path, key: str, skip: str | None) -> Iterator[Placed]:
+    if suffix_of(path) != ".parquet":
+        check_file(path, key, "JSON lines, a JSON list (plain or gzip) or Parquet")
+        yield from read_entries(path, key, objects=True, skip=skip)
+        return
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    if not path.is_file():
+        raise FileError(f"{key}: '{path}' is not a file; use {WANTED}")
+    try:
+        number = 0
+        for batch in ParquetFile(path).iter_batches():
+            for record in batch.to_pylist():
+                number += 1
+                yield f"row {number}", {name: value for name, value in record.items() if value is not None}
+    except (ArrowException, OSError) as error:
+        raise FormatError(f"{key}: '{path}' is not a Parquet file ({' '.join(str(error).split())})") from error
+
+
+def _conversation(record: Record, place: str) -> Conversation:
+    if "messages" in record:
+        messages = _messages(record, "messages")
+        learned = frozenset(number for number, message in enumerate(messages) if message["role"] == ASSISTANT)
+        if not learned:
+            raise RecordError("no message has the role assistant, so nothing is learned")
+        return Conversation(messages, learned, None, place)
+    prompt = field_of(record, "prompt", (str, list))
+    if isinstance(prompt, str):
+        completion = field_of(record, "completion")
+        if not completion.strip():
+            raise RecordError("'completion' is empty")
+        return Conversation((), frozenset(), (prompt, completion), place)
+    before, after = _messages(record, "prompt"), _messages(record, "completion")
+    if after[0]["role"] != ASSISTANT:
+        raise RecordError(f"'completion' begins with the role {after[0]['role']}, not assistant")
+    learned = frozenset(n for n, own in enumerate(after, len(before)) if own["role"] == ASSISTANT)
+    return Conversation((*before, *after), learned, None, place)
+
+
+def _messages(record: Record, field: str) -> tuple[Message, ...]:
+    found = []
+    for message in field_of(record, field, list):
+        role, content = field_of(message, "role"), field_of(message, "content")
+        if role not in ROLES:
+            raise RecordError(f"'{field}' has the role {role!r:.40}; roles are {', '.join(ROLES)}")
+        found.append({"role": role, "content": content})
+    if not found:
+        raise RecordError(f"'{field}' is empty")
+    return tuple(found)

@@ -1,0 +1,93 @@
+"""Conversations as files have them."""
+
+import gzip
+import json
+
+import pytest
+
+from potstill.data.conversations.reading import held_out, read_conversations
+from potstill.errors import DataError, FileError, FormatError
+
+ROWS = [
+    {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
+    {"prompt": "1 + 1 =", "completion": " 2"},
+    {
+        "prompt": [{"role": "system", "content": "be kind"}, {"role": "user", "content": "why"}],
+        "completion": [{"role": "assistant", "content": "so"}],
+    },
+]
+
+
+def write(path, rows):
+    if path.suffix == ".parquet":
+        from pyarrow import Table, parquet
+
+        parquet.write_table(Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        text = "\n".join(map(json.dumps, rows)) + "\n"
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])
+def test_every_form_of_a_row(name, tmp_path):
+    chat, plain, lists = read_conversations([write(tmp_path / name, ROWS)], "data.train_files")
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"]
+    assert (chat.learned, chat.texts, chat.prompt) == ({1}, None, [{"role": "user", "content": "hi"}])
+    assert (plain.messages, plain.texts, plain.prompt) == ((), ("1 + 1 =", " 2"), "1 + 1 =")
+    assert ([message["content"] for message in lists.messages], lists.learned) == (["be kind", "why", "so"], {2})
+
+
+def test_parquet_and_several_files(tmp_path):
+    plain = [{"prompt": f"p{n}", "completion": f"c{n}"} for n in range(5)]
+    files = [write(tmp_path / "a.parquet", plain), write(tmp_path / "b.jsonl", ROWS)]
+    rows = read_conversations(files, "data.train_files", 2)
+    assert [row.texts for row in rows] == [("p0", "c0"), ("p1", "c1"), None, ("1 + 1 =", " 2")]
+    chats = read_conversations([write(tmp_path / "c.parquet", ROWS[:1] * 2)], "data.train_files")
+    assert [row.messages[1]["content"] for row in chats] == ["hello", "hello"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": [{"role": "user", "content": "hi"}]}, "role assistant"),
+        ({"messages": [{"role": "human", "content": "hi"}]}, "'human'"),
+        ({"messages": [{"role": "user"}]}, "'content' is missing"),
+        ({"messages": []}, "'messages' is empty"),
+        ({"messages": "hi"}, "'messages' is 'hi'"),
+        ({"prompt": "a"}, "'completion' is missing"),
+        ({"prompt": "a", "completion": " "}, "'completion' is empty"),
+        ({"text": "a"}, "'prompt' is missing"),
+        ({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "user", "content": "b"}]}, "user"),
+    ],
+)
+def test_rows_that_are_no_conversation(row, said, tmp_path):
+    path = write(tmp_path / "a.jsonl", [ROWS[0], row])
+    with pytest.raises(FormatError, match=rf"^data\.train_files: '{path}' line 2: .*{said}"):
+        read_conversations([path], "data.train_files")
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing")
+    with pytest.raises(FormatError, match=r"a\.parquet' is not a Parquet file"):
+        read_conversations([str(tmp_path / "a.parquet")], "data.train_files")
+    with pytest.raises(FileError, match=r"b\.parquet' is not a file"):
+        read_conversations([str(tmp_path / "b.parquet")], "data.train_files")
+    with pytest.raises(DataError, match="no rows"):
+        read_conversations([write(tmp_path / "c.json", [])], "data.train_files")
+
+
+def test_prompts_are_held_out_by_content(tmp_path):
+    rows = [{"prompt": f"p{n % 200}", "completion": f"c{n}"} for n in range(400)]
+    read = read_conversations([write(tmp_path / "a.jsonl", rows)], "data.train_files")
+    train, evaluation = held_out(read, 0.2)
+    assert len(train) + len(evaluation) == 400
+    assert 40 < len(evaluation) < 120
+    assert not {row.prompt for row in train} & {row.prompt for row in evaluation}
+    again = held_out(read[::-1], 0.2)[1]
+    assert {row.texts for row in again} == {row.texts for row in evaluation}
+    with pytest.raises(DataError, match=r"data\.eval_share=0\.2"):
+        held_out(read[:1], 0.2)
+    assert held_out(read[:3], 0.0) == (read[:3], [])

@@ -1,0 +1,142 @@
+"""Decoders that learn completions, alone and from a teacher."""
+
+import json
+import math
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from potstill.errors import PotstillError
+from potstill.runs import evaluate as evaluate_run
+from potstill.runs import train as train_run
+from potstill.runs.checks import validate_evaluate, validate_train
+
+pytestmark = pytest.mark.integration
+
+TEMPLATE = (
+    "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + '<|endoftext|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
+)
+QUIET = ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "logger=csv"]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """The completion repeats a word of the prompt."""
+    folder, draw = tmp_path_factory.mktemp("chats"), random.Random(0)
+    words = ["man", "there", "was", "who", "they", "has"]
+    for part, count in (("train", 96), ("eval", 12)):
+        lines = []
+        for _ in range(count):
+            word = draw.choice(words)
+            turns = [("user", f"say {word}"), ("assistant", f"{word} {word}")] * draw.randint(1, 2)
+            lines.append({"messages": [{"role": role, "content": content} for role, content in turns]})
+        (folder / f"{part}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    (folder / "template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture
+def run(rows, shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def start(name, *overrides):
+        source = [f"data.train_files=[{rows}/train.jsonl]", f"data.eval_files=[{rows}/eval.jsonl]"]
+        config = compose_config(
+            "data=conversations", *source, f"data.chat_template={rows}/template.jinja", "data.batch_size=8",
+            "optimizer.lr=2e-3", *QUIET, *overrides,
+        )  # fmt: skip
+        validate_train(config)
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        train_run.train(config, folder)
+        return folder, json.loads((folder / "summary.json").read_text())
+
+    return start
+
+
+def plain_loss(folder, rows):
+    """Mean of -log p over the assistant tokens, by transformers, row by row."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "student").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "student")
+    marked = TEMPLATE.replace(
+        "m['content'] + '<|endoftext|>\n' }}",
+        "' }}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|endoftext|>' }}{% endgeneration %}"
+        "{% else %}{{ m['content'] + '<|endoftext|>' }}{% endif %}{{ '\n' }}",
+    ).replace("> ' + ' }}", "> ' }}")
+    nats, count = 0.0, 0
+    for line in (rows / "eval.jsonl").read_text().splitlines():
+        made = tokenizer.apply_chat_template(
+            json.loads(line)["messages"], chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids, learned = torch.tensor(made["input_ids"]), torch.tensor(made["assistant_masks"]).bool()
+        with torch.no_grad():
+            log_probs = model(ids[None]).logits[0].log_softmax(-1)
+        targets = learned[1:]
+        nats -= float(log_probs[:-1].gather(1, ids[1:, None])[targets].sum())
+        count += int(targets.sum())
+    return nats / count
+
+
+def test_completions_are_learnt_alone_and_from_a_teacher(run, rows, gpt2_teacher, tmp_path, compose_config):
+    folder, alone = run("alone", "objective=clm", f"student.model={gpt2_teacher}", "trainer.max_epochs=10")
+    assert alone["val/perplexity"] < 8
+    assert alone["val/loss_clm"] == pytest.approx(plain_loss(folder, rows), rel=1e-4)
+    assert alone["data/rows"] == 96
+    assert 0 < alone["data/learned"] < alone["data/tokens"] / 2
+    tokenizer = AutoTokenizer.from_pretrained(folder / "student")
+    shown = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "say man"}], add_generation_prompt=True, tokenize=False
+    )
+    assert shown == "<user> say man<|endoftext|>\n<assistant> "
+
+    kd = ["objective=kd", f"teacher.model={folder}/student", "student.layers=[0,3]", "objective.terms.cos.weight=0"]
+    student, distilled = run("kd", *kd, "objective.divergence=jsd", "trainer.max_epochs=8", "objective.temperature=1")
+    assert distilled["val/loss_ce"] < 0.2
+    assert distilled["val/teacher_perplexity"] == pytest.approx(alone["val/perplexity"], rel=1e-4)
+    assert distilled["val/loss_clm"] == pytest.approx(plain_loss(student, rows), rel=1e-4)
+
+    config = compose_config(
+        "benchmark=clm", "data=conversations", f"data.eval_files=[{rows}/eval.jsonl]",
+        f"model=[{folder}/student,{student}/student]", "names=[teacher,student]", "trainer.enable_progress_bar=false",
+        name="evaluate",
+    )  # fmt: skip
+    validate_evaluate(config)
+    (tmp_path / "table").mkdir()
+    evaluate_run.evaluate(config, tmp_path / "table")
+    found = json.loads((tmp_path / "table" / "summary.json").read_text())
+    assert found["teacher/perplexity"] == pytest.approx(alone["val/perplexity"], rel=1e-4)
+    assert found["student/perplexity"] == pytest.approx(math.exp(distilled["val/loss_clm"]), rel=1e-4)
+
+
+def test_a_resumed_run_ends_in_the_same_weights(run, gpt2_teacher, tmp_path):
+    kd = ["objective=kd", f"teacher.model={gpt2_teacher}", "student.layers=[0,3]", "trainer.accumulate_grad_batches=2"]
+    steps = [*kd, "schedule=constant", "schedule.warmup_steps=0"]
+    run("whole", *steps, "trainer.max_steps=8")
+    run("first", *steps, "trainer.max_steps=3")
+    run("first", *steps, "trainer.max_steps=8", f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt")
+    one, other = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "first")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["objective=mlm", "student=bert_tiny", "data.tokenizer=BERT"], "data=conversations"),
+        (["objective=clm", "student.model=GPT2", "data.chat_template=none.jinja"], r"data\.chat_template=none\.jinja"),
+        (["objective=clm", "student.model=GPT2", "data.chat_template=null"], r"data\.chat_template=null"),
+        (["objective=clm", "student.model=GPT2", "data.train_files=null"], r"data\.train_files=null"),
+        (["objective=clm", "student.model=GPT2", "data.train_files=[x.jsonl]"], r"data\.train_files: 'x\.jsonl'"),
+        (["objective=kd", "teacher.model=GPT2", "teacher/cache=on"], "data=conversations"),
+        (["objective=clm", "student=gpt2_tiny"], r"data\.tokenizer=null"),
+    ],
+)
+def test_user_errors(overrides, key, run, gpt2_teacher, bert_tokenizer):
+    filled = [word.replace("GPT2", str(gpt2_teacher)).replace("BERT", str(bert_tokenizer)) for word in overrides]
+    with pytest.raises(PotstillError, match=key):
+        run("error", *filled, "trainer.max_steps=1")
