@@ -72,7 +72,7 @@ def test_a_key_that_is_not_read_is_named(name, schema, options, unread, compose_
         ("data=svamp", "data.generated.train=5", {"arithmetic"}),
         ("data=arithmetic", "data.folder=x", {"anli1", "cqa", "esnli", "rationales", "svamp"}),
         ("data=task", "data.mlm_share=0.2", CORPORA),
-        ("data=rationales", "data.max_length=8", {*CORPORA, "task"}),
+        ("data=rationales", "data.max_length=8", {*CORPORA, "conversations", "task"}),
         ("data=docstrings", "data.labels=llm", {"anli1", "arithmetic", "cqa", "esnli", "rationales", "svamp"}),
         ("benchmark=sst2", "benchmark.stride=3", {"cmrc2018", "drcd", "question_answering", "squad", "squad_v2"}),
         ("benchmark=sst2", "benchmark.positions=masked", {"clm", "interchange", "mlm"}),
