@@ -4,7 +4,8 @@ import pytest
 
 from potstill.errors import ConfigError, PairError, PotstillError
 from potstill.models.specs import ModelSpec
-from potstill.objectives.matching import preset_names, read_matches
+from potstill.objectives.matching import read_matches
+from potstill.objectives.presets import preset_names
 
 TEACHER = ModelSpec("bert", "masked", 12, 768, 12, 100, 64)
 STUDENT = replace(TEACHER, depth=3)

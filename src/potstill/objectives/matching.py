@@ -18,6 +18,7 @@ from typing import Any
 
 from potstill.errors import ConfigError, KeyNameError, PackageError, PairError
 from potstill.models.specs import ModelSpec
+from potstill.objectives.presets import EXAMPLE, preset_matches
 from potstill.objectives.schedules import schedule_problem
 from potstill.runtime.dotted import is_path
 from potstill.runtime.ranges import LEARNING_RATE, WEIGHT, WHOLE, Range
@@ -66,24 +67,7 @@ LOSSES = {
     **{f"relation_{letters}": MatchLoss((RELATION,), custom=False) for letters in ("qq", "kk", "vv", "qk")},
 }
 PROJECTIONS = ("linear", "relu", "tanh")
-# Student layers that are matched, and whether the published student is narrower than its teacher.
-_PRESETS = {
-    "L3": ((0, 1, 2, 3), 3, False),
-    "L3_small": ((0, 1, 2, 3), 3, True),
-    "L4": ((0, 1, 2, 3, 4), 4, False),
-    "L4_tiny": ((0, 1, 2, 3, 4), 4, True),
-    "L6": ((0, 1, 2, 3, 4, 5, 6), 6, False),
-    "L12_nano": ((0, 2, 4, 6, 8, 10, 12), 12, True),
-    "es": ((2, 4, 6, 8, 10, 12), 12, True),
-}
-_BY_DEPTH = "textbrewer"  # the preset that the published tables use for a student of this depth
-_OF_DEPTH = {3: "L3", 4: "L4", 6: "L6", 12: "L12_nano"}
-_UNMATCHED = ("bigru", "electra")  # published without matches
-_FORMS = ("hidden_mse", "nst")  # of a preset without a form
-_MORE_FORMS = ("fsp", "attention_mse", "attention_mse_sum", "attention_ce", "attention_ce_mean")
 # Names of the published code.
-_PUBLISHED = {"L3n": "L3_small", "L3l": "L3", "L4t": "L4_tiny", "small": "L12_nano"}
-_PUBLISHED_FORMS = {"hidden_smmd": "nst", "hidden_sgram": "fsp"}
 _PUBLISHED_LOSSES = {"mmd": "nst", "gram": "fsp"}
 _KEYS = (
     "name", "teacher", "student", "feature", "loss", "weight", "projection", "projection_lr", "schedule", "end",
@@ -91,7 +75,6 @@ _KEYS = (
 )  # fmt: skip
 _MODEL_KEYS = ("module", "heads", "run")
 _NESTED = ("teacher", "student", "module", "schedule_args")
-EXAMPLE = "[{teacher: 12, student: 3, loss: hidden_mse}]"
 
 Place = int | str
 
@@ -163,19 +146,6 @@ def loss_of(name: str) -> MatchLoss:
     return _OWN if is_path(name) else LOSSES[name]
 
 
-def preset_names() -> list[str]:
-    """Every preset that `objective.matches` accepts: of a student, with both forms or with one."""
-    return [name + end for name in _PRESETS for end in ("", *(f"_{form}" for form in (*_FORMS, *_MORE_FORMS)))]
-
-
-def _own_name(name: str) -> str:
-    """The name of a preset for one of the published code, `L3_nst` for `L3_hidden_smmd`."""
-    base, _, form = name.partition("_hidden_")
-    form = f"hidden_{form}" if form else ""
-    own = [_PUBLISHED.get(base, base), _PUBLISHED_FORMS.get(form, form)]
-    return "_".join(part for part in own if part)
-
-
 def read_matches(
     value: Any, teachers: Sequence[ModelSpec | None] = (None,), student: ModelSpec | None = None, key: str = KEY
 ) -> tuple[Match, ...]:
@@ -204,7 +174,7 @@ def read_matches(
     written: list[Any] = []
     for entry in [] if value is None else value if isinstance(value, list | tuple) else [value]:
         if isinstance(entry, str) and student is not None and teachers[0] is not None:
-            written += _preset(entry, teachers[0], student, key)
+            written += preset_matches(entry, teachers[0], student, key)
         else:
             written.append(entry)
     matches = tuple(
@@ -214,44 +184,6 @@ def read_matches(
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"{key}: two matches have the name {twice}; the names must differ")
     return matches
-
-
-def _preset(name: str, teacher: ModelSpec, student: ModelSpec, key: str) -> list[dict[str, Any]]:
-    """A published list of matches, with the teacher's layers scaled to its depth."""
-    given, name = name, _own_name(name)
-    if name == _BY_DEPTH:
-        if student.model_type in _UNMATCHED:
-            return []
-        if student.depth not in _OF_DEPTH:
-            depths = ", ".join(map(str, _OF_DEPTH))
-            raise PairError(f"{key}={name}: the student has {student.depth} blocks; published for {depths}")
-        name = _OF_DEPTH[student.depth]
-    if name not in preset_names():
-        raise KeyNameError(
-            f"{key}={given}: {_BY_DEPTH}, or one of {', '.join(_PRESETS)}, alone or with one of "
-            f"{', '.join(f'_{form}' for form in (*_FORMS, *_MORE_FORMS))}; or a list {EXAMPLE}"
-        )
-    base = next(known for known in sorted(_PRESETS, key=len, reverse=True) if name.startswith(known))
-    layers, depth, narrow = _PRESETS[base]
-    if student.depth != depth or teacher.depth < depth:
-        raise PairError(
-            f"{key}={name}: needs a student of {depth} blocks and a teacher of {depth} or more; these models have "
-            f"{student.depth} and {teacher.depth}"
-        )
-    forms = _FORMS if name == base else (name.removeprefix(f"{base}_"),)
-    projection = "linear" if narrow or teacher.width != student.width else None
-    return [
-        {
-            "name": f"{form}_{layer}",
-            "teacher": [round(layer * teacher.depth / depth)] * LOSSES[form].layers,
-            "student": [layer] * LOSSES[form].layers,
-            "loss": form,
-            "projection": projection if form in ("hidden_mse", "fsp") else None,
-        }
-        for form in forms
-        for layer in layers
-        if layer or HIDDEN in LOSSES[form].features  # the embeddings attend to nothing
-    ]
 
 
 def _read(entry: Any, name: str, teachers: Sequence[ModelSpec | None], student: ModelSpec | None, key: str) -> Match:
