@@ -17,7 +17,18 @@ SMALL = {
     "intermediate_size": 24,
     "max_position_embeddings": 1024,
 }
-CASES = {"modernbert": {"local_attention": 8}}
+CASES = {
+    "modernbert": {"local_attention": 8},
+    "deberta-v2": {
+        "relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "legacy": False,
+    },
+    "qwen3": {
+        "num_key_value_heads": 1, "head_dim": 16, "use_sliding_window": True, "sliding_window": 8,
+        "max_window_layers": 2,
+    },
+    "gpt_neox": {},
+}  # fmt: skip
 LONG = 600  # tokens, more than any default
 
 
@@ -31,7 +42,8 @@ def teacher(request, tmp_path, bert_tokenizer, gpt2_tokenizer):
     tokenizer = AutoTokenizer.from_pretrained(bert_tokenizer if masked else gpt2_tokenizer)
     torch.manual_seed(0)
     sizes = SMALL | CASES[request.param] | {"vocab_size": len(tokenizer), "initializer_range": 0.3}
-    config = AutoConfig.for_model(request.param, **sizes, pad_token_id=0, bos_token_id=0, eos_token_id=0)
+    ends = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "cls_token_id": 0, "sep_token_id": 0}
+    config = AutoConfig.for_model(request.param, **sizes, **ends)
     (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -75,7 +87,8 @@ def test_a_stored_teacher_gives_the_same_student(run, teacher):
         run(name, "objective.terms.cos.weight=0", *more) for name, more in (("alone", []), ("stored", cached))
     )
     one, other = (load_file(folder / "student" / "model.safetensors") for folder in (alone, stored))
-    assert_close(one, other, atol=1e-6, rtol=1e-5)
+    # A bias of keys has no gradient but rounding, which Adam scales up.
+    assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_lengths_up_to_the_models_own_are_accepted(run):
