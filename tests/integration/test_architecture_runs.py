@@ -28,6 +28,11 @@ CASES = {
         "max_window_layers": 2,
     },
     "gpt_neox": {},
+    "olmo2": {"num_key_value_heads": 1},
+    "gemma3_text": {
+        "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 8, "sliding_window_pattern": 2,
+        "query_pre_attn_scalar": 16,
+    },
 }  # fmt: skip
 LONG = 600  # tokens, more than any default
 

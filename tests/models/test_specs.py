@@ -110,6 +110,8 @@ def test_a_file_and_an_empty_value(tmp_path):
         (BERT | {"num_hidden_layers": 0}, "num_hidden_layers=0"),
         (BERT | {"num_attention_heads": 5}, "width 32.* 5 heads"),
         (BERT | {"is_decoder": True}, "is_decoder"),
+        (BERT | {"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
+        (BERT | {"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
         (BERT | {"model_type": "deberta-v2", "conv_kernel_size": 3}, "conv_kernel_size=3"),
         (BERT | {"model_type": "roberta", "pad_token_id": None}, "pad_token_id=None"),
     ],

@@ -44,6 +44,9 @@ SIZES = dict.fromkeys(LANGUAGE_MODELS, STANDARD) | {
     "qwen3": STANDARD
     | {"num_key_value_heads": 2, "head_dim": 8, "use_sliding_window": True, "sliding_window": 3}
     | {"max_window_layers": 2},
+    "olmo2": STANDARD | {"num_key_value_heads": 2},
+    "gemma3_text": STANDARD
+    | {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 3, "sliding_window_pattern": 2},
 }
 TRANSFORMED = [model_type for model_type, view in VIEWS.items() if view.head]
 IDS = torch.tensor([[0, 5, 6, 7, 8, 9, 2], [0, 9, 8, 2, 1, 1, 1]])
@@ -174,7 +177,9 @@ def test_a_low_precision_teacher_gives_a_float32_student_without_its_path(tmp_pa
     assert teacher.config.num_hidden_layers == 4
 
 
-@pytest.mark.parametrize(("model_type", "layers"), [("qwen2", [1, 2]), ("qwen3", [1, 2]), ("modernbert", [0, 2])])
+@pytest.mark.parametrize(
+    ("model_type", "layers"), [("qwen2", [1, 2]), ("qwen3", [1, 2]), ("gemma3_text", [1, 2]), ("modernbert", [0, 2])]
+)
 def test_window_and_full_attention_follow_their_blocks(model_type, layers):
     student = student_from_layers(teacher_of(model_type), layers)
     assert student.config.layer_types == ["full_attention", "sliding_attention"]

@@ -87,6 +87,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2": Architecture("causal", _sizes(32, 4096, 32, 32768, 151936)),
     "qwen3": Architecture("causal", _sizes(32, 4096, 32, 32768, 151936)),
     "gpt_neox": Architecture("causal", _sizes(44, 6144, 64, 2048, 50432)),
+    "olmo2": Architecture("causal", _sizes(32, 4096, 32, 2048, 50304)),
+    "gemma3_text": Architecture(
+        "causal",
+        _sizes(26, 2304, 8, 131072, 262208),
+        unsupported=("final_logit_softcapping", "use_bidirectional_attention"),
+    ),
     "bigru": Architecture("masked", _sizes(1, 512, 1, 512, 30522), attention=False),
 }
 

@@ -59,6 +59,7 @@ _UNDECLARED = {
     "modernbert": ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"),
     "deberta-v2": ("position_buckets", "norm_rel_ebd", "share_att_key", "embedding_size", "attention_head_size",
                    "pooler_hidden_size"),
+    "gemma3_text": ("sliding_window_pattern", "rope_local_base_freq", "rope_theta"),
     "gpt_neox": ("rotary_pct", "rotary_emb_base"),
 }  # fmt: skip
 # Modules of a student's task head that the teacher's head lacks.

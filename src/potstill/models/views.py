@@ -312,6 +312,8 @@ VIEWS: dict[str, View] = {
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "olmo2": _LLAMA,
+    "gemma3_text": _LLAMA,
     "gpt_neox": View(_embed_causal, "layers", norm="final_layer_norm", classifier=("score",), pools=_last_token),
     bigru.MODEL_TYPE: View(_embed_bigru, "layers", classifier=("dropout", "classifier"), pools=bigru.pooled),
 }

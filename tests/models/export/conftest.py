@@ -33,6 +33,9 @@ SIZES = {
     "llama": STANDARD | {"num_key_value_heads": 2},
     "qwen3": STANDARD | {"num_key_value_heads": 2, "head_dim": 8},
     "gpt_neox": STANDARD,
+    "olmo2": STANDARD,
+    "gemma3_text": STANDARD
+    | {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 3, "sliding_window_pattern": 2},
 }
 HEADS = {
     "sequence": AutoModelForSequenceClassification,

@@ -28,6 +28,8 @@ CASES = [
     ("llama", "causal"),
     ("qwen3", "causal"),
     ("gpt_neox", "causal"),
+    ("olmo2", "causal"),
+    ("gemma3_text", "causal"),
 ]
 
 
