@@ -161,6 +161,19 @@ def test_the_published_recipes_say_what_was_published(compose_config):
         assert (config.data.batch_size, config.trainer.accumulate_grad_batches) == (5, 50)
 
 
+def test_the_recipe_of_modernbert_keeps_the_order_of_global_and_local_layers(compose_config):
+    from transformers import ModernBertConfig
+
+    config = compose_config("experiment=distilmodernbert")
+    assert config.teacher.model == "answerdotai/ModernBERT-base"
+    assert (config.data.mlm_share, config.data.max_length) == (0.3, 1024)
+    assert not config.student.freeze_positions
+    kinds = ModernBertConfig().layer_types
+    chosen = [kinds[layer] for layer in config.student.layers]
+    assert chosen == ModernBertConfig(num_hidden_layers=10).layer_types
+    assert (config.student.layers[0], config.student.layers[-1]) == (0, len(kinds) - 1)
+
+
 def test_the_published_interventions_say_what_was_published(compose_config):
     """The README of frankaging/Causal-Distill; layers, pairs and read site from its scripts.
 
