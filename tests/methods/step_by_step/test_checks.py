@@ -101,7 +101,7 @@ def test_encoder_students_are_refused(given, compose_config, bert_teacher):
 def test_rationales_are_not_a_corpus(compose_config, bert_teacher, tmp_path):
     message = problem_of(compose_config("objective=kd", "data=svamp", f"teacher.model={bert_teacher}"))
     assert message.startswith("data=svamp: is read by objective=step_by_step")
-    assert "objective=kd reads data=bookcorpus, docstrings, saved, text_files, wikitext" in message
+    assert "objective=kd reads data=bookcorpus, conversations, docstrings, " in message
     message = problem_of(compose_config(f"model={bert_teacher}", "data=svamp", name="evaluate"), validate_evaluate)
     assert "benchmark=mlm reads data=bookcorpus" in message
 
