@@ -3,8 +3,9 @@
 Run `python tests/benchmarks/bench_cache.py`. A step is the objective's forward and backward pass over one micro-batch,
 the reading of the store included, the optimizer not. Teacher and student are BERTs of random weights, 12 and 3 layers;
 batches are random tokens of like lengths. Two cases: a classifier (soft targets of 2 labels, kept whole) and a masked
-language model (soft targets of all real tokens, and masked tokens), whose outputs are kept as the likeliest tokens or
-as drawn ones. Steps go in turns, since a machine's own speed varies; a ratio is of two steps on the same batch.
+language model (soft targets of all real tokens, and masked tokens), whose outputs are kept as the likeliest tokens,
+as drawn ones or as hidden states; the relative distance of the student's gradient from the live teacher's is printed,
+too. Steps go in turns, since a machine's own speed varies; a ratio is of two steps on the same batch.
 """
 
 import argparse
@@ -27,18 +28,20 @@ from potstill.data.tasks.datamodule import TaskBatch, TaskStep
 from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.models.backbone import backbone_of
 from potstill.models.students import student_from_layers
-from potstill.objectives.language import LanguageObjective
+from potstill.objectives.language import LanguageObjective, Stored
 from potstill.objectives.task import ModelReader, StoredReader, TaskObjective
 from potstill.objectives.terms import TermSums
 from potstill.runtime.kernels import use_kernels
 from potstill.runtime.process import prepare
 from potstill.teacher_cache.computing import computing, write_logits, write_vocabulary
 from potstill.teacher_cache.formats import FullFormat, SampledFormat, StoredLogits, StoredVocabulary, TopFormat
+from potstill.teacher_cache.hidden import HiddenFormat, Projection, StoredHidden
 from potstill.teacher_cache.store import OutputStore, build_outputs
 
 TEMPERATURE = 2.0
 LENGTH_BIN = 4
 SPECIAL_TOKENS = 5  # ids below are never drawn; the first pads, the last masks
+Form = TopFormat | SampledFormat | HiddenFormat
 Run = Callable[[int], TermSums]  # number of a batch -> its losses
 
 
@@ -106,22 +109,28 @@ def language(arguments: argparse.Namespace, folder: Path) -> None:
         return objective(ours, theirs, steps[number].micro[0], objective.denominators(steps[number]))
 
     width = arguments.vocabulary
-    forms = {
+    forms: dict[str, Form] = {
         "top 64": TopFormat(64, width, (TEMPERATURE,)),
         "drawn 50": SampledFormat(50, width, 0, TEMPERATURE, systematic=True),
+        "hidden": HiddenFormat(arguments.hidden),
+        "hidden bf16": HiddenFormat(arguments.hidden, "bfloat16"),
     }
     runs: dict[str, Run] = {"live": live}
     sizes = {}
     for name, form in forms.items():
 
-        def write(writer: ShardWriter, form: TopFormat | SampledFormat = form) -> None:
+        def write(writer: ShardWriter, form: Form = form) -> None:
             with computing(teacher, "32-true", torch.device("cpu")) as backbone:
                 write_vocabulary(backbone, (step.micro[0] for step in steps), form, writer, lambda _: None)
 
         store = build_outputs(folder / name, {"case": name}, form.fields, sum(tokens), write)
-        stored, sizes[name] = StoredVocabulary(store, form, TEMPERATURE), size(store)
+        sizes[name] = size(store)
+        if isinstance(form, HiddenFormat):
+            stored: Stored = StoredHidden(store, form, Projection(theirs))
+        else:
+            stored = StoredVocabulary(store, form, TEMPERATURE)
 
-        def cached(number: int, stored: StoredVocabulary = stored) -> TermSums:
+        def cached(number: int, stored: Stored = stored) -> TermSums:
             step = steps[number]
             return objective(ours, None, step.micro[0], objective.denominators(step), stored)
 
@@ -189,12 +198,20 @@ def size(store: OutputStore) -> float:
     return sum(file.stat().st_size for file in store.folder.glob("*.npy")) / len(store)
 
 
+def gradient(student: PreTrainedModel, run: Run) -> torch.Tensor:
+    """The student's gradient of the first batch, as one vector."""
+    student.zero_grad(set_to_none=True)
+    run(0).loss.backward()
+    return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+
+
 def report(
     case: str, student: PreTrainedModel, runs: dict[str, Run], tokens: list[int], sizes: dict[str, float]
 ) -> None:
     """Time each run on each batch, in turns, and print."""
     student.eval()
     losses = {name: float(run(0).terms["ce"]) for name, run in runs.items()}
+    gradients = {name: gradient(student, run) for name, run in runs.items()}
     student.train()
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(-1, len(tokens)):
@@ -209,9 +226,10 @@ def report(
     print(f"{case}:")
     unit = "row" if "all logits" in sizes else "token"
     for name, found in rates.items():
-        kept = f", {sizes[name]:.1f} bytes a {unit}" if name in sizes else ""
+        apart = (gradients[name] - gradients["live"]).norm() / gradients["live"].norm()
+        kept = f", gradient off by {apart:.1e}, {sizes[name]:.1f} bytes a {unit}" if name in sizes else ""
         print(
-            f"  {name:10s} {statistics.median(found):9,.1f} tokens/s, median of {len(tokens)} rounds; ce "
+            f"  {name:11s} {statistics.median(found):9,.1f} tokens/s, median of {len(tokens)} rounds; ce "
             f"{losses[name]:.4f}{kept}"
         )
     for name in sizes:

@@ -210,6 +210,53 @@ def test_a_causal_student_is_that_of_the_live_teacher_over_epochs(causal, start,
     assert of_steps(cached, "val/loss_ce") == pytest.approx(of_steps(live, "val/loss_ce"), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("precision", "further"),
+    [
+        ("float32", ["trainer.accumulate_grad_batches=2", "data.group_size=3", "objective.divergence=jsd"]),
+        ("float32", ["objective.positions=masked", "objective.divergence=reverse_kl"]),
+        ("float32", ["objective.terms.ce.weight=0", "objective.terms.mse.weight=0"]),
+        ("float16", ["objective.positions=masked", "objective.temperature=4"]),
+        ("bfloat16", ["data.max_tokens=100"]),
+    ],
+)
+def test_hidden_states_make_the_student_of_the_live_teacher(precision, further, masked, start, tmp_path):
+    common = [*masked, "objective.terms.cos.weight=1", "objective.terms.mse.weight=0.01", *further]
+    live = start(tmp_path / "live", *common)
+    cached = start(
+        tmp_path / "cached", *common, CACHED, "teacher.cache.form=hidden", f"teacher.cache.precision={precision}",
+        f"teacher.cache.folder={tmp_path}/stores",
+    )  # fmt: skip
+    same_students(live, cached, within={"float32": 1e-5, "float16": 1e-4, "bfloat16": 1e-3}[precision])
+    figures = [json.loads((folder / "summary.json").read_text()) for folder in (live, cached)]
+    names = {name for name in figures[0] if "loss_" in name or name in ("val/loss", "val/perplexity")}
+    assert {"train/loss_cos", "val/loss_cos"} <= names
+    for name in names:
+        near = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 1e-2}[precision]
+        assert figures[1][name] == pytest.approx(figures[0][name], rel=near), name
+    # Tokens that are not read are not stored.
+    index = json.loads((tmp_path / "stores" / "train" / "index.json").read_text())
+    rows = sum(shard["rows"] for shard in index["shards"])
+    if "objective.positions=masked" in further:
+        assert 0 < rows < index["items"] / 4
+    else:
+        assert index["fields"][0]["ragged"] is False
+
+
+def test_hidden_states_of_a_causal_teacher_over_epochs(causal, start, tmp_path):
+    common = [*causal, "objective.terms.cos.weight=1", "data.max_examples=20", "trainer.max_steps=7"]
+    live = start(tmp_path / "live", *common)
+    stored = [CACHED, "teacher.cache.form=hidden", "teacher.cache.precision=float32"]
+    same_students(live, start(tmp_path / "cached", *common, *stored, "data.num_workers=1"))
+    # One store is of all temperatures and divergences.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(computing, "hidden_states", lambda *_, **__: pytest.fail("a teacher was asked"))
+        other = start(
+            tmp_path / "other", *common, *stored, "objective.temperature=1", "objective.divergence=reverse_kl"
+        )
+    assert all(loss > 0 for loss in of_steps(other, "train/loss_ce"))
+
+
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 @pytest.mark.parametrize("form", ["npy", "safetensors", "parquet"])
 def test_logits_of_ones_own_are_those_of_the_teacher(
@@ -345,7 +392,7 @@ def test_a_second_run_loads_no_teacher(masked, tasks, experts, compose_config, s
         assert training.teacher_parameters
 
 
-@pytest.mark.parametrize("form", ["top", "sampled"])
+@pytest.mark.parametrize("form", ["top", "sampled", "hidden"])
 def test_a_resumed_run_ends_in_the_same_student(form, masked, start, tmp_path):
     common = [*masked, CACHED, f"teacher.cache.form={form}", f"teacher.cache.folder={tmp_path}/stores"]
     whole = start(tmp_path / "whole", *common)
@@ -415,14 +462,15 @@ def test_a_stale_store_is_rejected_with_the_reason(masked, start, bert_tokenizer
         start(tmp_path / "refused", *common)
 
 
-def test_two_processes_read_one_store_and_make_the_update_of_one(command, masked, shared_cache, tmp_path):
+@pytest.mark.parametrize("form", ["top", "hidden"])
+def test_two_processes_read_one_store_and_make_the_update_of_one(form, command, masked, shared_cache, tmp_path):
     still = (
         "+student.config={model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4, "
         "intermediate_size: 64, max_position_embeddings: 64, hidden_dropout_prob: 0.0, "
         "attention_probs_dropout_prob: 0.0}"
     )
     common = [o for o in masked if not o.startswith("student.layers")]
-    common += [*SMALL[:2], *QUIET, "optimizer.lr=1e-3", still, CACHED]
+    common += [*SMALL[:2], *QUIET, "optimizer.lr=1e-3", still, CACHED, f"teacher.cache.form={form}"]
     two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
     runs_of = {"one": ["data.batch_size=8"], "two": [*two, "data.batch_size=2", "trainer.accumulate_grad_batches=2"]}
     for name, overrides in runs_of.items():

@@ -85,3 +85,39 @@ def test_no_more_tokens_are_kept_than_there_are(kd, compose_config):
     cached = [*kd, *LANGUAGE]
     assert problems_of(compose_config, [*cached, "teacher.cache.k=100000"]).startswith("teacher.cache.k=100000")
     validate_train(compose_config(*cached, "teacher.cache.k=100"))
+
+
+HIDDEN = ["objective=kd", "teacher/cache=on", "teacher.cache.form=hidden"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *([f"objective.divergence={divergence}"] for divergence in ("forward_kl", "reverse_kl", "jsd")),
+        ["objective.terms.mse.weight=0.1", "teacher.cache.precision=bfloat16"],
+        ["objective.terms.ce.weight=0"],
+    ],
+)
+def test_hidden_states_suffice_for_all_terms_of_the_base_run(overrides, kd, compose_config):
+    validate_train(compose_config(*kd, *HIDDEN, *overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["teacher.cache.precision=float64"], "teacher.cache.precision=float64"),
+        (["teacher.cache.temperatures=[2]"], r"teacher.cache.temperatures=[2.0]"),
+        (["objective.matches=[{teacher: 4, student: 2, loss: hidden_mse}]"], "objective.matches="),
+        ([EXCHANGE], "objective.interchange.mapping="),
+        (["objective.terms.ce.weight=0", "objective.terms.cos.weight=0"], "objective.terms.ce.weight=0"),
+    ],
+)
+def test_what_hidden_states_do_not_suffice_for(overrides, key, compose_config):
+    found = problems_of(compose_config, [*HIDDEN, *overrides])
+    assert key in found
+    assert "\n" not in found
+
+
+def test_log_probabilities_have_no_bfloat16(compose_config):
+    found = problems_of(compose_config, [*LANGUAGE, "teacher.cache.precision=bfloat16"])
+    assert "teacher.cache.precision=bfloat16: of form=top one of float16, float32" in found

@@ -38,12 +38,17 @@ class CacheConfig(Section):
     )
     form: str = option(
         "top",
-        "form of a vocabulary: `top`, the likeliest tokens and the mass of the others, or `sampled`, "
-        "tokens drawn without bias; labels of a task are stored whole",
+        "form of a vocabulary: `top`, the likeliest tokens and the mass of the others; `sampled`, "
+        "tokens drawn without bias; or `hidden`, the last hidden states, which give all logits; labels of a task are "
+        "stored whole",
         When("enabled", True),
     )
     k: int = within(64, SIZE, "tokens per position", When("form", "top"))
-    precision: str = option("float16", "type of their log-probabilities, `float16` or `float32`", When("form", "top"))
+    precision: str = option(
+        "float16",
+        "type of log-probabilities, `float16` or `float32`, or of hidden states, also `bfloat16`",
+        When("form", "top", "hidden"),
+    )
     temperatures: list[float] | None = within(
         None,
         TEMPERATURE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,10 +30,29 @@ from potstill.objectives.terms import ALIGNED, CAUSAL, SOFT, TermSums, WeightedT
 if TYPE_CHECKING:  # the data modules import lightning
     from potstill.data.corpus.datamodule import MicroBatch, StepBatch
 
-# (rows,) numbers of units, from `MicroBatch.units`, and a device -> a teacher's targets on that device.
-Stored = Callable[[Tensor, torch.device], TopRows | SampledRows]
-
 CHUNK = 512  # rows whose logits exist at a time, where a term needs them
+
+
+class Projecting(Protocol):
+    """What turns last hidden states into logits, as a `Backbone` does."""
+
+    def head(self, hidden_ND: Tensor) -> Tensor:
+        """Inputs of the vocabulary projection."""
+
+    @property
+    def decoder(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the vocabulary projection."""
+
+
+class Stored(Protocol):
+    """Stored outputs of a teacher."""
+
+    @property
+    def projection(self) -> Projecting | None:
+        """What the stored hidden states are projected with; None where targets are stored."""
+
+    def __call__(self, units: Tensor, device: torch.device) -> TopRows | SampledRows | Tensor:
+        """Targets of (rows,) units, from `MicroBatch.units`, or last hidden states (rows, width), on a device."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +108,7 @@ class LanguageObjective(WeightedTerms):
             teacher: no gradients; None if `needs_teacher` is false, or if its outputs are stored.
             micro: sequences, positions, labels and swaps.
             denominators: from `denominators`, of the whole step.
-            stored: stored outputs of the teacher, which `ce` alone reads.
+            stored: stored outputs of the teacher: targets of `ce`, or hidden states, which `mse` and `cos` read too.
         """
         exchange = self.interchange if self.needs_counterfactual else None
         parts = bases_of(micro, exchange)
@@ -117,9 +136,10 @@ class LanguageObjective(WeightedTerms):
         zero = torch.zeros((), device=micro.input_ids.device)
         loss = sum((self.weights[term] * value for term, value in values.items()), zero)
         terms = {term: value.detach() for term, value in values.items()}
+        projection = teacher if stored is None else stored.projection
         for soft in (True, False):
             group = [segment for segment in segments if segment.is_soft == soft]
-            share, own = self._vocabulary(student, teacher, group, denominators, tied)
+            share, own = self._vocabulary(student, projection, group, denominators, tied)
             loss, terms = loss + share, terms | own
         return TermSums(loss, terms)
 
@@ -134,17 +154,22 @@ class LanguageObjective(WeightedTerms):
             rows = [part.positions[part.labels != IGNORED] for part in parts]
             labels = labels[labels != IGNORED]
         student_ND = _rows(ours.base, rows)
-        if stored is not None and self._any(("ce",)):
+        teacher_NE = None
+        if stored is not None and self._any(SOFT):
             (part,) = parts
             assert part.units is not None
             units = part.units[(part.labels != IGNORED).cpu()] if labelled_only else part.units
-            return [_Segment(names, student_ND, None, labels, stored(units, student_ND.device))]
+            found = stored(units, student_ND.device)
+            if not isinstance(found, Tensor):
+                return [_Segment(names, student_ND, None, labels, found)]
+            teacher_NE = found
+        elif self._any(SOFT):
+            teacher_NE = _rows(theirs.base, rows)
         # Without soft targets the head runs on the labelled rows only.
         if not self._any(("ce", "mse")) and self._any(SOFT):
             wanted = labels != IGNORED
             hard = _Segment({"nll": names["nll"]}, student_ND[wanted], None, labels[wanted])
-            return [_Segment({"cos": "cos"}, student_ND, _rows(theirs.base, rows), None), hard]
-        teacher_NE = _rows(theirs.base, rows) if self._any(SOFT) else None
+            return [_Segment({"cos": "cos"}, student_ND, teacher_NE, None), hard]
         return [_Segment(names, student_ND, teacher_NE, labels)]
 
     def _causal(self, ours: Hidden, theirs: Hidden, parts: list[MicroBatch]) -> list[_Segment]:
@@ -183,7 +208,7 @@ class LanguageObjective(WeightedTerms):
     def _vocabulary(
         self,
         student: Backbone,
-        teacher: Backbone | None,
+        teacher: Projecting | None,
         segments: list[_Segment],
         denominators: Mapping[str, float],
         tied: TiedGradient | None,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from potstill.data.common.batching import IGNORED
 from potstill.data.common.store import Gathered, ShardWriter
 from potstill.data.corpus.datamodule import MicroBatch
 from potstill.data.tasks.datamodule import TaskBatch
@@ -19,9 +20,11 @@ from potstill.models.preparing import MIXED
 from potstill.objectives.interchange import hidden_states
 from potstill.objectives.task import predicted_in
 from potstill.teacher_cache.formats import FullFormat, SampledFormat, TopFormat
+from potstill.teacher_cache.hidden import HiddenFormat
 
 CHUNK = 512  # rows whose logits are held at once
-_WHOLE = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+# Types of the weights by trainer.precision, where they are not as loaded.
+WHOLE = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 
 Progress = Callable[[int], None]
 
@@ -36,7 +39,7 @@ def computing(teacher: PreTrainedModel, precision: str, device: torch.device) ->
 @contextmanager
 def frozen(teacher: nn.Module, precision: str, device: torch.device) -> Iterator[None]:
     """As `computing`, of any module."""
-    teacher.requires_grad_(False).eval().to(device=device, dtype=_WHOLE.get(precision))
+    teacher.requires_grad_(False).eval().to(device=device, dtype=WHOLE.get(precision))
     mixed = torch.autocast(device.type, MIXED.get(precision), enabled=precision in MIXED)
     with torch.inference_mode(), mixed:
         yield
@@ -45,7 +48,7 @@ def frozen(teacher: nn.Module, precision: str, device: torch.device) -> Iterator
 def write_vocabulary(
     backbone: Backbone,
     batches: Iterable[MicroBatch],
-    form: TopFormat | SampledFormat,
+    form: TopFormat | SampledFormat | HiddenFormat,
     writer: ShardWriter,
     progress: Progress,
 ) -> None:
@@ -54,14 +57,19 @@ def write_vocabulary(
     Args:
         backbone: From `computing`.
         batches: Sequences in the order of items.
-        form: Format of the outputs; columns beyond its vocabulary are dropped.
+        form: Format of the outputs; columns beyond the vocabulary of a sparse one are dropped.
         writer: Writer of the store.
         progress: Called with the number of tokens done.
     """
     weight, bias = backbone.decoder
     for micro in batches:
         (last_BLD,) = hidden_states(backbone, "teacher", micro, None, whole=True).base
-        for hidden_ND in last_BLD.flatten(0, 1)[micro.positions].split(CHUNK):
+        real_ND = last_BLD.flatten(0, 1)[micro.positions]
+        if isinstance(form, HiddenFormat):
+            writer.append(form.encode(real_ND, micro.labels != IGNORED))
+            progress(writer.written)
+            continue
+        for hidden_ND in real_ND.split(CHUNK):
             logits_NV = linear(backbone.head(hidden_ND), weight, bias)[:, : form.vocabulary_size].float()
             writer.append(form.encode(logits_NV, np.arange(writer.written, writer.written + len(logits_NV))))
         progress(writer.written)

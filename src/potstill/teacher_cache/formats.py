@@ -1,7 +1,7 @@
 """Formats of a teacher's outputs: encoding logits as arrays of a store, and decoding arrays as targets.
 
 Bytes per item: `FullFormat` 4 per label; `TopFormat` 4 per token (6 with a vocabulary above 65,536 or float32) and 4
-per temperature; `SampledFormat` 4 per distinct token (6 with a vocabulary above 65,536) and 8.
+per temperature; `SampledFormat` 4 per distinct token (6 with a vocabulary above 65,536) and 8. Hidden states: `hidden`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _GREATEST_FLOAT16 = 65504.0
 
 
 @dataclass(frozen=True)
-class _Format:
+class Format:
+    """How outputs are stored."""
+
     _kind: ClassVar[str]
 
     @property
@@ -35,7 +37,7 @@ class _Format:
 
 
 @dataclass(frozen=True)
-class FullFormat(_Format):
+class FullFormat(Format):
     """All logits of a task's labels, float32.
 
     Attributes:
@@ -67,7 +69,7 @@ class FullFormat(_Format):
 
 
 @dataclass(frozen=True)
-class TopFormat(_Format):
+class TopFormat(Format):
     """The top-k tokens of a vocabulary at temperature 1, and the mass of all others.
 
     Attributes:
@@ -123,7 +125,7 @@ class TopFormat(_Format):
 
 
 @dataclass(frozen=True)
-class SampledFormat(_Format):
+class SampledFormat(Format):
     """Tokens sampled from a vocabulary at one temperature, with unbiased weights.
 
     Attributes:
@@ -214,8 +216,10 @@ class StoredVocabulary:
         store: Store with one item per token.
         form: Format of the store.
         temperature: T of the targets.
+        projection: None: targets are over the vocabulary.
     """
 
+    projection: ClassVar[None] = None
     store: OutputStore
     form: TopFormat | SampledFormat
     temperature: float

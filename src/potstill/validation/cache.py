@@ -22,9 +22,9 @@ from potstill.config.objectives import (
 from potstill.runtime.small_files import not_a_file
 from potstill.validation.folders import writable
 
-FORMS = ("top", "sampled")
-PRECISIONS = ("float16", "float32")
-KEPT = {True: ("ce", "mse"), False: ("ce",)}  # terms that read stored outputs, by whether they are of a task
+PRECISIONS = {"top": ("float16", "float32"), "hidden": ("float16", "bfloat16", "float32")}
+OF_TASKS = ("ce", "mse")  # terms that read stored outputs
+OF_FORMS = {"top": ("ce",), "sampled": ("ce",), "hidden": ("ce", "mse", "cos")}
 
 
 def cache_problems(config: TrainConfig) -> list[str]:
@@ -88,10 +88,15 @@ def _more_problems(
 ) -> list[str]:
     """Keys that need more than a teacher's outputs, or outputs that change."""
     task = trains_task(config) or isinstance(objective, CustomObjectiveConfig)
-    kept, exchange, matches = KEPT[bool(task)], exchange_of(objective), matches_of(objective)
+    sparse = not task and config.teacher.cache.form != "hidden"
+    kept = OF_TASKS if task else OF_FORMS.get(config.teacher.cache.form, ("ce",))
+    exchange, matches = exchange_of(objective), matches_of(objective)
+    other = instead.removeprefix("use ")
+    fuller = f"teacher.cache.form=hidden or {other}"
     off = f"{given} keeps no more than the teacher's outputs"
     problems = [
-        f"objective.terms.{name}.weight={term.weight}: {off}; use 0, or {instead.removeprefix('use ')}"
+        f"objective.terms.{name}.weight={term.weight}: {off}; use 0, or "
+        f"{fuller if sparse and name in OF_FORMS['hidden'] else other}"
         for name, term in objective.terms.given("mse", "cos", "causal_ce", "causal_cos", "uld").items()
         if name not in kept
     ]
@@ -106,10 +111,10 @@ def _more_problems(
             f"objective.terms.ce.weight={objective.terms['ce'].weight}: nothing would be read of what {given} "
             f"stores; give it a weight above 0, or {instead}"
         )
-    if isinstance(objective, KdConfig) and not task and objective.divergence != "forward_kl":
+    if isinstance(objective, KdConfig) and sparse and objective.divergence != "forward_kl":
         problems.append(
             f"objective.divergence={objective.divergence}: weighs tokens by the student, which moves to those that "
-            f"{given} stores as a sum alone; use forward_kl, or {instead.removeprefix('use ')}"
+            f"{given} stores as a sum alone; use forward_kl, {fuller}"
         )
     if config.teacher.tokenizer is not None:
         problems.append(
@@ -131,11 +136,11 @@ def _more_problems(
 def _form_problems(cache: CacheConfig, temperature: float) -> list[str]:
     """Problems of the format in which the outputs over a vocabulary are stored."""
     key = "teacher.cache"
-    problems = [
-        f"{key}.{name}={getattr(cache, name)}: one of {', '.join(known)}"
-        for name, known in (("form", FORMS), ("precision", PRECISIONS))
-        if getattr(cache, name) not in known
-    ]
+    if cache.form not in OF_FORMS:
+        return [f"{key}.form={cache.form}: one of {', '.join(OF_FORMS)}"]
+    problems = []
+    if cache.precision not in (known := PRECISIONS.get(cache.form, (cache.precision,))):
+        problems.append(f"{key}.precision={cache.precision}: of form={cache.form} one of {', '.join(known)}")
     if cache.temperatures is None:
         return problems
     given = f"{key}.temperatures={list(cache.temperatures)}"
@@ -143,6 +148,8 @@ def _form_problems(cache: CacheConfig, temperature: float) -> list[str]:
         problems.append(f"{given}: one or more temperatures, or null for objective.temperature")
     elif cache.form == "sampled":
         problems.append(f"{given}: tokens are drawn at objective.temperature alone; use null, or form=top")
+    elif cache.form == "hidden":
+        problems.append(f"{given}: hidden states are read at every temperature; use null, or form=top")
     elif temperature not in cache.temperatures:
         problems.append(
             f"objective.temperature={temperature}: {given} holds no tail for it; add it there, or use one of these"

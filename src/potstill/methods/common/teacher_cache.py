@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from potstill.config import TrainConfig
+from potstill.config.objectives import KdConfig
 from potstill.data.common.progress import counting
 from potstill.data.common.store import ShardWriter
 from potstill.data.common.tokenizers import Vocabulary
@@ -22,16 +23,18 @@ from potstill.data.corpus.teacher_rows import by_length
 from potstill.data.tasks.datamodule import TaskDataModule
 from potstill.data.tasks.labels import SPANS, TOKENS, Task
 from potstill.models.backbone import Backbone, backbone_of
-from potstill.teacher_cache.computing import Progress, computing, write_logits, write_vocabulary
+from potstill.teacher_cache.computing import WHOLE, Progress, computing, write_logits, write_vocabulary
 from potstill.teacher_cache.digests import arrays_digest, corpus_digest, mask_settings, teacher_digests
 from potstill.teacher_cache.formats import FullFormat, SampledFormat, StoredLogits, StoredVocabulary, TopFormat
+from potstill.teacher_cache.hidden import HiddenFormat, Projection, StoredHidden
 from potstill.teacher_cache.store import OutputStore, build_outputs, identity_key, store_identity
 from potstill.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
 TRAIN, EVAL = "train", "eval"  # folders below teacher.cache.folder
-Form = FullFormat | TopFormat | SampledFormat
+LanguageForm = TopFormat | SampledFormat | HiddenFormat
+StoredLanguage = StoredVocabulary | StoredHidden
 
 
 class _Place(NamedTuple):
@@ -97,14 +100,14 @@ def store_language_teacher(
     student: PreTrainedModel,
     data: CorpusDataModule,
     vocabulary: Vocabulary,
-) -> tuple[StoredVocabulary, StoredVocabulary | None]:
+) -> tuple[StoredLanguage, StoredLanguage | None]:
     """A teacher's outputs for all tokens of the training corpus and, if there is one, of the evaluation corpus.
 
     From now on `data` numbers tokens as the stores do.
 
     Args:
         config: of the run.
-        teacher: with its head; nothing of it is kept.
+        teacher: with its head; nothing of it is kept, or its head alone for hidden states.
         student: its vocabulary may be narrower than the teacher's where heads are padded.
         data: with a training corpus.
         vocabulary: of the tokenizer.
@@ -114,8 +117,7 @@ def store_language_teacher(
     """
     place, trainer, s = place_of(config), config.trainer, data.settings
     data.count_units(trainer.max_steps or -1, trainer.max_epochs, place.world)
-    width = min(len(backbone_of(model).decoder[0]) for model in (teacher, student))
-    form = _vocabulary_form(config, width)
+    form = _language_form(config, backbone_of(teacher), backbone_of(student))
     own = _teacher(config, teacher)
     masks: dict[str, Any] = {TRAIN: None, EVAL: None}
     if data.kind == "masked":
@@ -124,7 +126,7 @@ def store_language_teacher(
             masks[TRAIN]["token_counts"] = arrays_digest({"counts": data.counts})
         # Those of evaluation are of a sequence by itself, whatever is trained on.
         masks[EVAL] = {"seed": s.seed, "mlm_share": s.mlm_share, "mlm_replace": list(s.mlm_replace)}
-    stored: dict[str, StoredVocabulary] = {}
+    stores: dict[str, OutputStore] = {}
     for name, corpus, units in ((TRAIN, data.train, data.train_units), (EVAL, data.evaluation, data.eval_units)):
         if corpus is None or units is None:
             continue
@@ -136,13 +138,21 @@ def store_language_teacher(
         def write(backbone: Backbone, writer: ShardWriter, progress: Progress, training: bool = name == TRAIN) -> None:
             write_vocabulary(backbone, data.unit_batches(training, place.device), form, writer, progress)
 
-        store = _store(config, teacher, name, identity, form, units.count, place, write)
-        stored[name] = StoredVocabulary(store, form, config.taught.temperature)
-    return stored[TRAIN], stored.get(EVAL)
+        stores[name] = _store(config, teacher, name, identity, form, units.count, place, write)
+    if isinstance(form, HiddenFormat):
+        projection = Projection(backbone_of(teacher), WHOLE.get(trainer.precision))
+        stored: list[StoredLanguage] = [StoredHidden(store, form, projection) for store in stores.values()]
+    else:
+        stored = [StoredVocabulary(store, form, config.taught.temperature) for store in stores.values()]
+    return stored[0], stored[1] if len(stored) > 1 else None
 
 
-def _vocabulary_form(config: TrainConfig, width: int) -> TopFormat | SampledFormat:
+def _language_form(config: TrainConfig, teacher: Backbone, student: Backbone) -> LanguageForm:
     cache, temperature = config.teacher.cache, config.taught.temperature
+    if cache.form == "hidden":
+        labelled = isinstance(config.objective, KdConfig) and config.objective.positions == "masked"
+        return HiddenFormat(teacher.width, cache.precision, labelled)
+    width = min(len(backbone.decoder[0]) for backbone in (teacher, student))
     if cache.form == "top":
         kept = tuple(float(t) for t in cache.temperatures or (temperature,))
         return TopFormat(cache.k, width, kept, cache.precision)
@@ -173,7 +183,7 @@ def _store(
     teacher: PreTrainedModel,
     name: str,
     identity: Mapping[str, Any],
-    form: Form,
+    form: FullFormat | LanguageForm,
     units: int,
     place: _Place,
     write: Callable[[Backbone, ShardWriter, Progress], None],
