@@ -316,7 +316,7 @@ def learn_labels(student: nn.Module, features: RationaleFeatures, settings: Batc
 def written_by_ours(view: Seq2Seq, data: RationaleDataModule, most: int) -> dict[int, list[int]]:
     """As the module evaluators: one pass of the encoder, then tokens until all rows of a batch have ended."""
     texts = {}
-    for item in data.val_dataloader():
+    for item in data.val_dataloader()[0]:
         for batch in data.on_after_batch_transfer(item, 0).micro:
             (inputs,) = view.embed([batch.input_ids])
             states = view.encode(inputs, batch.attention_mask)

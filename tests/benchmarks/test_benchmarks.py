@@ -71,11 +71,14 @@ def test_tasks(tmp_path, bert_tokenizer):
 
 def test_cache():
     output = run("bench_cache.py", "--layers=4", "--lengths", "8", "16")
-    for name in ("all logits", "top 64", "drawn 50"):
+    for name in ("all logits", "top 64", "drawn 50", "hidden", "hidden bf16"):
         ratio(output, f"speed, {name} / live")
     ce = dict(re.findall(r"^  (live|all logits) .*; ce (\d\.\d+)", output[: output.index("language")], re.MULTILINE))
     assert ce["live"] == ce["all logits"]
-    assert len(re.findall(r"bytes a (?:row|token)", output)) == 3
+    assert len(re.findall(r"bytes a (?:row|token)", output)) == 5
+    gradients = [float(found) for found in re.findall(r"hidden.*gradient off by (\S+),", output)]
+    assert len(gradients) == 2
+    assert max(gradients) < 0.01  # the store's precision
 
 
 def test_step_by_step():
