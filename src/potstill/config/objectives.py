@@ -319,7 +319,8 @@ class KdConfig(TransformersConfig):
     terms: LanguageTerms = field(default_factory=LanguageTerms)
     positions: str = option(
         "all",
-        "positions of `ce`, `mse`, `cos` and the causal terms: `all` real tokens, or the `masked` ones",
+        "positions of `ce`, `mse`, `cos` and the causal terms: `all` real tokens, or the `masked` ones; of "
+        "conversations always those of completions",
         choices=("all", "masked"),
     )
     divergence: str = option(

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from potstill.config import OPTIONS, Command, TrainConfig, config_folder, teachers_of, value_of
 from potstill.config.benchmarks import ClmBenchmarkConfig, EfficiencyConfig, TokensConfig, swaps_of
-from potstill.config.data import RationaleDataConfig
+from potstill.config.data import ConversationsDataConfig, RationaleDataConfig
 from potstill.config.defaults import trains_task
 from potstill.config.objectives import ClmConfig, CustomObjectiveConfig, LossConfig
 from potstill.runtime.ranges import WHEN, Section
@@ -66,7 +66,11 @@ _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
         ("teacher.average",), "several teachers, teacher.models=[a,b]",
         lambda config: bool(config.teacher.models or config.custom.teachers),
     ),
-    (("objective.positions", "objective.divergence"), "language models", lambda config: not trains_task(config)),
+    (("objective.divergence",), "language models", lambda config: not trains_task(config)),
+    (
+        ("objective.positions",), "language models on a corpus",
+        lambda config: not trains_task(config) and not isinstance(config.data, ConversationsDataConfig),
+    ),
     (
         ("objective.tokens",), "benchmarks of tagged words",
         lambda config: bool(config.tasks) or isinstance(config.benchmark, TokensConfig),
