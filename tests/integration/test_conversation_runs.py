@@ -9,6 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from potstill.errors import PotstillError
+from potstill.methods.common.data import conversation_parts
+from potstill.methods.language.build import _read
 from potstill.runs import evaluate as evaluate_run
 from potstill.runs import train as train_run
 from potstill.runs.checks import validate_evaluate, validate_train
@@ -109,6 +111,15 @@ def test_completions_are_learnt_alone_and_from_a_teacher(run, rows, gpt2_teacher
     found = json.loads((tmp_path / "table" / "summary.json").read_text())
     assert found["teacher/perplexity"] == pytest.approx(alone["val/perplexity"], rel=1e-4)
     assert found["student/perplexity"] == pytest.approx(math.exp(distilled["val/loss_clm"]), rel=1e-4)
+
+
+def test_an_evaluation_without_files_of_its_own_has_the_rows_that_were_held_out(rows, compose_config):
+    source = ["data=conversations", f"data.train_files=[{rows}/train.jsonl]", "data.eval_share=0.3"]
+    train, kept = conversation_parts(compose_config("objective=clm", "student.model=x", *source).data)
+    data = compose_config("benchmark=clm", "model=x", *source, name="evaluate").data
+    assert _read(data, evaluating=True) == ([], kept)
+    assert train
+    assert not {str(row.prompt) for row in train} & {str(row.prompt) for row in kept}
 
 
 def test_a_resumed_run_ends_in_the_same_weights(run, gpt2_teacher, tmp_path):

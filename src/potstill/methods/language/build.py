@@ -125,8 +125,10 @@ def _read(text: TextDataConfig, eval_file: str | None = None, *, evaluating: boo
     if isinstance(text, ConversationsDataConfig):
         if not evaluating:
             return conversation_parts(text)
-        files = [eval_file] if eval_file else text.eval_files or text.train_files or []
-        return [], read_conversations(files, "data.eval_files", text.max_examples, text.skip)
+        if files := [eval_file] if eval_file else text.eval_files:
+            return [], read_conversations(files, "data.eval_files", text.max_examples, text.skip)
+        train, evaluation = conversation_parts(text)
+        return [], evaluation or train
     parts = sources_of(cast("CorpusDataConfig", text), eval_file=eval_file)
     if not parts.train and not evaluating:
         raise ConfigError("data.train_files=null: training needs text, data.train_files=[a.txt,b.txt.gz]")
