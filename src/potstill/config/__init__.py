@@ -152,7 +152,7 @@ class SweepConfig(Section):
 class EvaluateConfig(Command):
     """The whole of `evaluate.py`."""
 
-    model: Any = option(None, "folder or hub id, or a list of them; the first is the reference")
+    model: Any = option(None, "folder, GGUF file or hub id, or a list of them; the first is the reference")
     export: Any = option(
         None,
         "`onnx`, `int8` or `[onnx,int8]`: export each model (of several, not the first) to ONNX Runtime, "

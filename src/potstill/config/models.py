@@ -64,7 +64,9 @@ class CacheConfig(Section):
 class TeacherConfig(Section):
     """The model that is learned from."""
 
-    model: str | None = option(None, "folder or hub id")
+    model: str | None = option(
+        None, "folder, GGUF file or hub id, see [Quantised teachers](guides/language-models.md#quantised-teachers)"
+    )
     models: list[str] | None = option(
         None,
         "several teachers of one task, `[a,b]`, in place of `teacher.model`; a student of layers is built "
@@ -124,7 +126,7 @@ class MixingConfig(Section):
 class StudentConfig(Section):
     """The model that learns: pretrained, made of the teacher's layers, or from scratch."""
 
-    model: str | None = option(None, "folder or hub id of an existing student")
+    model: str | None = option(None, "folder, GGUF file or hub id of an existing student")
     config: dict[str, Any] = option(
         {}, "a student from scratch: `model_type` and arguments of its transformers configuration"
     )

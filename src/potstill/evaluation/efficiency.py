@@ -87,11 +87,13 @@ def forward_peak_mb(model: nn.Module, batch: int, length: int) -> float:
 
 
 def size_mb(folder: str | Path) -> float:
-    """Size of the weights in a model folder, in MB (10^6 bytes).
+    """Size of the weights in a model folder, or of a GGUF file, in MB (10^6 bytes).
 
     Raises:
         WeightsError: the folder holds no weights.
     """
+    if (path := Path(folder)).is_file():
+        return path.stat().st_size / 1e6
     for pattern in WEIGHT_PATTERNS:
         if files := list(Path(folder).glob(pattern)):
             return sum(file.stat().st_size for file in files) / 1e6

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from potstill.errors import ModelError, PotstillError, WeightsError
+from potstill.models.gguf import SUFFIX, gguf_of, is_gguf, read_header
 from potstill.runtime.small_files import model_folder_problem
 
 T = TypeVar("T")
@@ -29,8 +30,8 @@ def load_local_first(key: str, value: str, load: Callable[[str, bool], T]) -> T:
 
     Args:
         key: configuration key that names the model, for messages.
-        value: folder, or hub id.
-        load: called with the folder or hub id, and the argument `local_files_only` of `read_pretrained`.
+        value: folder, GGUF file, or hub id.
+        load: called with the folder, file or hub id, and the argument `local_files_only` of `read_pretrained`.
 
     Raises:
         ModelError: no such folder, or a hub id without network.
@@ -56,15 +57,20 @@ def load_local_first(key: str, value: str, load: Callable[[str, bool], T]) -> T:
 def read_pretrained(auto_class: Any, source: str | Path, **settings: Any) -> Any:
     """Read a config, tokenizer or model of a folder or hub id, and remove entries that name code.
 
+    The model of a GGUF file has dequantised weights, and is like any other from then on.
+
     Args:
         auto_class: of transformers, such as `AutoTokenizer`.
-        source: folder, or hub id.
+        source: folder, GGUF file, or hub id.
         settings: further arguments of `from_pretrained`; models need `weights_only=True`.
 
     Raises:
         ValueError: it cannot be loaded without running its code, or a file of the folder cannot be read in bounded
             time and memory. transformers may raise others.
     """
+    file = path if is_gguf(path := Path(source)) else None
+    if file is not None:
+        source, settings = file.parent, settings | {"gguf_file": file.name}
     if (folder := Path(source)).is_dir() and (problem := model_folder_problem(folder)):
         raise ValueError(problem)
     try:
@@ -75,11 +81,33 @@ def read_pretrained(auto_class: Any, source: str | Path, **settings: Any) -> Any
             raise
         raise ValueError(_NO_CODE) from error
     loaded = found[0] if isinstance(found, tuple) else found
+    if file is not None:
+        _forget_gguf(loaded, file)
     for entries in (getattr(loaded, "init_kwargs", None), vars(getattr(loaded, "config", loaded))):
         for name in CODE_ENTRIES:
             if isinstance(entries, dict):
                 entries.pop(name, None)
     return found
+
+
+def _forget_gguf(loaded: Any, file: Path) -> None:
+    """Make a model that was read from a GGUF file, or its config, or a tokenizer, one of no file.
+
+    Raises:
+        WeightsError: a model without some of the file's weights.
+    """
+    config = getattr(loaded, "config", loaded)
+    if hasattr(loaded, "num_parameters"):
+        expected, found = read_header(file, str(file)).parameters, loaded.num_parameters()
+        if found != expected:
+            raise WeightsError(f"{file}: transformers reads {found:,} of its {expected:,} weights; use a folder")
+        for name in ("hf_quantizer", "quantization_method"):
+            vars(loaded).pop(name, None)
+        loaded.is_quantized = False
+    if hasattr(loaded, "init_kwargs"):  # of a tokenizer
+        for name in ("vocab_file", "is_local", "local_files_only"):
+            loaded.init_kwargs.pop(name, None)
+    vars(config).pop("quantization_config", None)
 
 
 def make_from_config(auto_class: Any, config: Any) -> Any:
@@ -93,18 +121,22 @@ def make_from_config(auto_class: Any, config: Any) -> Any:
 
 
 def local_folder(key: str, value: str) -> Path | None:
-    """The folder that a value names; None for a hub id.
+    """The folder that a value names, or the GGUF file: that itself, or the only model of a folder; None for a hub id.
 
     Raises:
-        ModelError: `value` is empty, a file, or a path that does not exist.
+        ModelError: `value` is empty, another file, a path that does not exist, or a folder of several GGUF files.
     """
     if not isinstance(value, str) or not value.strip():
         raise ModelError(f"{key}={value}: expected a folder or a hub id, e.g. {key}=bert-base-uncased")
     folder = Path(value).expanduser()
     if folder.is_dir():
+        return gguf_of(folder, f"{key}={value}") or folder
+    if is_gguf(folder):
         return folder
     if folder.exists():
-        raise ModelError(f"{key}={value}: is a file; expected the folder that holds config.json and the weights")
+        raise ModelError(
+            f"{key}={value}: is a file; expected the folder that holds config.json and the weights, or a {SUFFIX} file"
+        )
     if not _HUB_ID.fullmatch(value):
         raise ModelError(
             f"{key}={value}: no such folder; expected a folder with a config.json, or a hub id (name or owner/name)"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from potstill.errors import ConfigError, ModelError, WeightsError
+from potstill.models.gguf import is_gguf, read_header
 from potstill.models.pretrained import HUB_TIMEOUT_SECONDS, hub_answers, local_folder, no_network
 from potstill.runtime.json_text import read_json
 from potstill.runtime.small_files import model_folder_problem
@@ -142,7 +143,7 @@ def read_spec(key: str, value: str) -> ModelSpec:
 
     Args:
         key: configuration key that names the model, for messages (`teacher.model`).
-        value: folder with a config.json, or a hub id (`name` or `owner/name`).
+        value: folder with a config.json, GGUF file, or a hub id (`name` or `owner/name`).
 
     Raises:
         ModelError: no such folder, a missing or invalid config.json, an unknown architecture, or a hub id that is
@@ -152,13 +153,15 @@ def read_spec(key: str, value: str) -> ModelSpec:
 
 
 def read_settings(key: str, value: str) -> dict[str, Any]:
-    """Read the config.json of a folder or hub id.
+    """Read the config.json of a folder or hub id, or the sizes in the header of a GGUF file.
 
     Raises:
         ModelError: as `read_spec`, except for the architecture.
     """
     label = f"{key}={value}"
     folder = local_folder(key, value)
+    if folder and is_gguf(folder):
+        return read_header(folder, label).settings
     path = folder / "config.json" if folder else _hub_config(key, value)
     error = model_folder_problem(folder) if folder else None
     if error or not path.is_file():

@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from potstill.data.common.store import build_once, store_key
 from potstill.data.corpus.sources import TextSource
 from potstill.errors import DataError, TokenizerError
+from potstill.models.gguf import is_gguf, read_header
 from potstill.runtime.json_text import json_text, read_json
 from potstill.runtime.small_files import model_folder_problem
 
@@ -47,7 +48,7 @@ class Vocabulary:
     """Properties of a tokenizer.
 
     Attributes:
-        path: Its folder.
+        path: Its folder, or GGUF file.
         size: Number of tokens, with added ones; every id is below.
         start_id: Token before every sequence (CLS, or BOS), if any.
         end_id: Token after every sequence (SEP, or EOS), if any.
@@ -219,7 +220,7 @@ def _learn_wordpieces(texts: list[str], vocabulary_size: int, lowercase: bool) -
 
 
 class _Folder:
-    """The JSON files and the special tokens of a tokenizer's folder.
+    """The JSON files and the special tokens of a tokenizer's folder, or the header of a GGUF file.
 
     Attributes:
         config: Content of tokenizer_config.json.
@@ -229,9 +230,12 @@ class _Folder:
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder)
-        if problem := model_folder_problem(self.path) if self.path.is_dir() else "does not exist":
+        if is_gguf(self.path):
+            self.config = read_header(self.path, f"data.tokenizer: '{self.path}'").tokenizer_settings
+        elif problem := model_folder_problem(self.path) if self.path.is_dir() else "does not exist":
             raise self.error(problem)
-        self.config = self.json("tokenizer_config.json")
+        else:
+            self.config = self.json("tokenizer_config.json")
         self.saved = self.json("special_tokens_map.json") | self.config
         names: dict[str, str] = {}
         if self.has("vocab.txt") and not self.has("tokenizer.json"):

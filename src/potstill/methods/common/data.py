@@ -27,6 +27,7 @@ from potstill.data.tasks.preflight import refuse_unknown
 from potstill.errors import ConfigError, DataError, TokenizerError
 from potstill.interchange.plans import PlanSettings
 from potstill.models.backbone import backbone_of
+from potstill.models.gguf import gguf_of, is_gguf
 from potstill.models.load import keep_tokenizer, load_tokenizer
 from potstill.runtime.small_files import small_text
 from potstill.validation.launch import SHARDED
@@ -98,15 +99,19 @@ def vocabulary_of(key: str, value: str, *, saved: bool = False) -> Vocabulary:
 
 
 def local_tokenizer(key: str, value: str) -> str:
-    """A folder with the tokenizer of a folder or hub id.
+    """A folder with the tokenizer of a folder or hub id, or a GGUF file that holds it.
 
     Raises:
         TokenizerError: there is none, or no network for a hub id.
     """
     folder = Path(value).expanduser()
+    if is_gguf(folder):
+        return str(folder)
     if not folder.is_dir():
         folder = Path(_downloaded(key, value))
     if not has_tokenizer(folder):
+        if (file := gguf_of(folder, f"{key}={value}")) is not None:
+            return str(file)
         other = "a folder with a tokenizer.json" if key == "data.tokenizer" else "data.tokenizer=<folder or hub id>"
         raise TokenizerError(f"{key}={value}: the folder has no tokenizer; give {other}")
     return str(folder)
