@@ -1,11 +1,9 @@
-import math
-
 import pytest
 import torch
 
 from potstill.errors import ConfigError, ModelError
 from potstill.rationale_generation.answers import Request
-from potstill.rationale_generation.local import LocalModel, quantile_token
+from potstill.rationale_generation.local import LocalModel
 from potstill.rationale_generation.settings import LocalSettings, Sampling
 
 PROMPTS = [
@@ -140,25 +138,6 @@ def test_counts_and_order(gpt2):
     assert (tally.asked, tally.answered) == (7, 7)
     assert tally.input_tokens == sum(lengths)
     assert tally.output_tokens == sum(answer.output_tokens for answer in seen)
-
-
-def test_quantile_token():
-    scores = torch.tensor([[math.log(0.2), math.log(0.5), math.log(0.3)]])
-
-    def at(drawn, top_p):
-        return int(quantile_token(scores, torch.tensor([[drawn]], dtype=torch.float64), top_p))
-
-    assert [at(drawn, 1.0) for drawn in (0.0, 0.49, 0.51, 0.79, 0.81, 0.9999999)] == [1, 1, 2, 2, 0, 0]
-    # The nucleus of 0.6 is the tokens 1 and 2, of 0.8 together; 5/8 of the draws are token 1.
-    assert [at(drawn, 0.6) for drawn in (0.0, 0.62, 0.63, 0.9999999)] == [1, 1, 2, 2]
-    assert [at(drawn, 0.01) for drawn in (0.0, 0.9999999)] == [1, 1]
-
-
-def test_draws_have_the_probabilities_of_the_distribution():
-    drawn = torch.rand(4000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    scores = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(4000, 4)
-    shares = torch.bincount(quantile_token(scores, drawn, 1.0).squeeze(), minlength=4) / 4000
-    torch.testing.assert_close(shares, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.03, rtol=0)
 
 
 def test_chats_use_the_chat_template_of_the_tokenizer(gpt2, tmp_path):

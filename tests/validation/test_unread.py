@@ -31,6 +31,8 @@ TRAIN = [
     (["data.max_tokens=500"], ["data.batch_size=4"]),
     (["student=bert_tiny"], ["student.vocab_transform=false"]),
     (["objective=kd"], ["custom.adaptor=mine.adaptor"]),
+    (["objective=gkd", "objective.sampling.temperature=0"], ["objective.sampling.top_p=0.5"]),
+    (["objective=gkd", "objective.divergence=reverse_kl"], ["objective.beta=0.1"]),
 ]  # fmt: skip
 EVALUATE = [
     (["benchmark=mlm"], ["trainer.max_steps=5", "data.batch_size=4", "trainer.gradient_clip_val=1",
@@ -63,9 +65,9 @@ def test_a_key_that_is_not_read_is_named(name, schema, options, unread, compose_
     [
         ("objective=kd", "objective.alpha=0.1", {"step_by_step"}),
         ("objective=kd", "objective.temperature_gamma=0.1", {"custom", "diito", "task_kd"}),
-        ("objective=mlm", "objective.hard_weight=1", {"custom", "diito", "kd", "task_kd"}),
+        ("objective=mlm", "objective.hard_weight=1", {"custom", "diito", "gkd", "kd", "task_kd"}),
         ("objective=mlm", "objective.positions=masked", {"diito", "kd"}),
-        ("objective=finetune", "objective.temperature=3", {"custom", "diito", "kd", "step_by_step", "task_kd"}),
+        ("objective=finetune", "objective.temperature=3", {"custom", "diito", "gkd", "kd", "step_by_step", "task_kd"}),
         ("objective=clm", "objective.terms.mlm.weight=1", {"diito", "kd", "mlm"}),
         ("objective=custom", "objective.interchange.mapping=grid", {"diito", "kd", "task_kd"}),
         ("data=text_files", "data.augment.share=0.5", {"task"}),

@@ -140,6 +140,16 @@ class TaskTerms(ComparingTerms):
 
 
 @dataclass
+class GenerativeTerms(TermsConfig):
+    """The terms of a decoder that learns completions from a teacher."""
+
+    ce: TermConfig = option(TermConfig, _CE)
+    mse: TermConfig = option(TermConfig, _MSE)
+    cos: TermConfig = option(TermConfig, _COS)
+    clm: TermConfig = option(TermConfig, _CLM)
+
+
+@dataclass
 class LanguageTerms(ComparingTerms):
     """The terms of a language model with a teacher."""
 
@@ -311,7 +321,56 @@ class TransformersConfig(TaughtConfig):
 
 
 @dataclass
-class KdConfig(TransformersConfig):
+class DivergingConfig(TaughtConfig):
+    """Terms that compare the next tokens of two language models by a divergence."""
+
+    divergence: str = option(
+        "forward_kl",
+        "language models, `ce` and `causal_ce` · T²: `forward_kl`, KL(teacher ‖ student); `reverse_kl`, KL(student ‖ "
+        "teacher), which seeks the teacher's modes; or `jsd`, between the two, with `objective.beta`",
+        choices=("forward_kl", "reverse_kl", "jsd"),
+    )
+    beta: float = within(0.5, INNER, _BETA, When("divergence", "jsd"))
+
+
+@dataclass
+class SamplingConfig(Section):
+    """How completions are sampled, by the student in training and by the teacher before it."""
+
+    temperature: float = within(
+        1.0, Range(0.01, 100, apart=0), "temperature of the samples; 0: the likeliest token each time (greedy)"
+    )
+    top_p: float = within(
+        1.0, SOME, "tokens are drawn from the smallest set of likeliest ones with this mass", Unless("temperature", 0)
+    )
+    max_new_tokens: int = within(
+        128, SIZE, "most tokens of a completion; prompts that leave less of the models' positions get shorter ones"
+    )
+    batch_size: int | None = within(
+        None, SIZE, "most prompts that are completed at a time; null: those of an optimizer step on one device"
+    )
+
+
+@dataclass
+class GkdConfig(DivergingConfig):
+    """Distillation of decoders on completions that the student, or the teacher, writes."""
+
+    trains_task = False
+
+    terms: GenerativeTerms = field(default_factory=GenerativeTerms)
+    on_policy: float = within(
+        0.5, SHARE, "share of the optimizer steps whose completions the student samples; the others have given ones"
+    )
+    sequence_kd: bool = option(
+        False,
+        "the teacher writes the completions of the training prompts once, before training, and they take the place of "
+        "the given ones; stored in `data.cache`",
+    )
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass
+class KdConfig(DivergingConfig, TransformersConfig):
     """Distillation of language models."""
 
     cacheable = True
@@ -323,13 +382,6 @@ class KdConfig(TransformersConfig):
         "conversations always those of completions",
         choices=("all", "masked"),
     )
-    divergence: str = option(
-        "forward_kl",
-        "language models, `ce` and `causal_ce` · T²: `forward_kl`, KL(teacher ‖ student); `reverse_kl`, KL(student ‖ "
-        "teacher), which seeks the teacher's modes; or `jsd`, between the two, with `objective.beta`",
-        choices=("forward_kl", "reverse_kl", "jsd"),
-    )
-    beta: float = within(0.5, INNER, _BETA, When("divergence", "jsd"))
 
 
 @dataclass
@@ -395,6 +447,7 @@ OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
     "clm": ClmConfig,
     "kd": KdConfig,
     "diito": DiitoConfig,
+    "gkd": GkdConfig,
     "finetune": FinetuneConfig,
     "task_kd": TaskKdConfig,
     "step_by_step": StepByStepConfig,
@@ -405,6 +458,12 @@ OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
 def step_by_step_of(config: Any) -> StepByStepConfig:
     """The objective of a run of step-by-step distillation."""
     assert isinstance(config.objective, StepByStepConfig)
+    return config.objective
+
+
+def generative_of(config: Any) -> GkdConfig:
+    """The objective of a run of generative distillation."""
+    assert isinstance(config.objective, GkdConfig)
     return config.objective
 
 

@@ -26,12 +26,13 @@ def method_of(config: TrainConfig) -> Method:
     if config.objective.method is not None:
         return _named("objective.method", config.objective.method, Method)  # type: ignore[type-abstract]
     from potstill.methods.custom import Custom
+    from potstill.methods.generative import Generative
     from potstill.methods.language import Language
     from potstill.methods.multitask import Multitask
     from potstill.methods.step_by_step import StepByStep
     from potstill.methods.task import TaskModels
 
-    methods: tuple[Method, ...] = (Multitask(), Custom(), StepByStep(), TaskModels())
+    methods: tuple[Method, ...] = (Multitask(), Custom(), StepByStep(), Generative(), TaskModels())
     return next((method for method in methods if method.applies(config)), Language())
 
 

@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from potstill.data.rationales.thoughts import cut, ended, final_answer, is_mark, opened_thought
 from potstill.errors import ConfigError, ModelError
+from potstill.models.generation import quantile_token
 from potstill.models.load import load_from
 from potstill.models.pretrained import load_local_first, one_line, read_pretrained
 from potstill.models.specs import read_settings
@@ -224,26 +225,6 @@ class _Chooser(LogitsProcessor):
             ]
             for row in range(len(self._generators))
         ]
-
-
-def quantile_token(scores: Tensor, drawn: Tensor, top_p: float) -> Tensor:
-    """The token at a quantile of the nucleus of a distribution, in descending order of probability.
-
-    Args:
-        scores: Logits (batch, vocab).
-        drawn: Numbers from [0, 1), (batch, 1).
-        top_p: Probability of the nucleus, the smallest set of most likely tokens with it (Holtzman et al. 2020).
-
-    Returns:
-        Token ids (batch, 1).
-    """
-    # Float64: the rounding error of a float32 sum over a large vocabulary exceeds rare tokens.
-    sorted_BV, order_BV = scores.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
-    total_BV = sorted_BV.cumsum(-1)
-    kept_B1 = ((total_BV - sorted_BV) < top_p).sum(-1, keepdim=True)
-    mass_B1 = total_BV.gather(-1, kept_B1 - 1)
-    place_B1 = torch.searchsorted(total_BV, drawn * mass_B1, right=True)
-    return order_BV.gather(-1, torch.minimum(place_B1, kept_B1 - 1))
 
 
 class _StopStrings(StoppingCriteria):

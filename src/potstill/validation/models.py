@@ -158,7 +158,7 @@ def _pair_problems(
     teacher, student, problems = teachers[0], config.student, []
     shared = config.teacher.tokenizer is None  # all read the student's tokens
     if learner and config.objective.taught:
-        problems += _token_problems(teacher, learner) if fixed and shared else []
+        problems += _token_problems(config, teacher, learner) if fixed and shared else []
         problems += width_problems(config, teacher, learner)
     if not trains_task(config):
         problems += _kept_problems(config.teacher.cache, teacher)
@@ -244,12 +244,12 @@ def _recurrent_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
     return problems
 
 
-def _token_problems(teacher: ModelSpec, student: ModelSpec) -> list[str]:
+def _token_problems(config: TrainConfig, teacher: ModelSpec, student: ModelSpec) -> list[str]:
     """User errors of two models that must read the same tokens."""
-    return [
-        f"{error}; or let the teacher read its own, teacher.tokenizer=own" if "one tokenizer" in error else error
-        for error in check_pair(teacher, student)
-    ]
+    own = "or let the teacher read its own, teacher.tokenizer=own"
+    if isinstance(config.data, ConversationsDataConfig):
+        own = "or compare other tokens on a corpus, data=text_files objective=kd teacher.tokenizer=own (uld)"
+    return [f"{error}; {own}" if "one tokenizer" in error else error for error in check_pair(teacher, student)]
 
 
 def _source_problems(batch_size: int) -> list[str]:

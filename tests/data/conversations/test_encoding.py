@@ -102,6 +102,27 @@ def test_long_rows_are_cut_and_those_without_completion_left_out(made):
         made([long], max_length=4)
 
 
+def test_the_last_turn_and_its_prompt(made):
+    corpus = made(CHATS)
+    whole = sequences(corpus)
+    for number, (ids, learned) in enumerate(whole):
+        prompt = corpus.prompt(number)
+        assert prompt.tolist() == ids[: len(prompt)].tolist()
+        turn = np.flatnonzero(learned & ~np.roll(learned, 1))[-1]
+        assert len(prompt) == turn == corpus.prompts[number]
+    assert corpus.rows.tolist() == [0, 1]
+    cut = made(CHATS, max_length=int(corpus.prompts[1]))  # of the second row the last turn is cut off
+    assert cut.prompts.tolist() == [corpus.prompts[0], -1]
+    last = [ids[np.flatnonzero(learned)[-1]] for ids, learned in whole]
+    assert corpus.ends.tolist() == sorted({*last})
+    other = corpus.with_completions({1: np.array([3, 4, 5])})
+    (_, (ids, learned)) = sequences(other)
+    assert ids.tolist() == [*corpus.prompt(1), 3, 4, 5]
+    assert np.flatnonzero(learned).tolist() == [len(ids) - 3, len(ids) - 2, len(ids) - 1]
+    assert sequences(other)[0][0].tolist() == whole[0][0].tolist()
+    assert other.describe()["learned"] == whole[0][1].sum() + 3
+
+
 def test_templates_that_cannot_be_used(made):
     with pytest.raises(ConfigError, match=r"^data\.chat_template=null: "):
         made(CHATS, template=None)

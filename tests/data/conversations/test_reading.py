@@ -40,6 +40,14 @@ def test_every_form_of_a_row(name, tmp_path):
     assert ([message["content"] for message in lists.messages], lists.learned) == (["be kind", "why", "so"], {2})
 
 
+def test_answers_and_references(tmp_path):
+    rows = [ROWS[0] | {"answer": "so"}, ROWS[1] | {"answer": 2, "reference": "two"}, ROWS[1] | {"answer": None}]
+    read = read_conversations([write(tmp_path / "a.jsonl", rows)], "data.train_files")
+    assert [(row.answer, row.reference) for row in read] == [("so", None), ("2", "two"), (None, None)]
+    with pytest.raises(FormatError, match=r"line 1: 'answer' is \['a'\]"):
+        read_conversations([write(tmp_path / "b.jsonl", [ROWS[1] | {"answer": ["a"]}])], "data.train_files")
+
+
 def test_parquet_and_several_files(tmp_path):
     plain = [{"prompt": f"p{n}", "completion": f"c{n}"} for n in range(5)]
     files = [write(tmp_path / "a.parquet", plain), write(tmp_path / "b.jsonl", ROWS)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ class Encoded:
         ids: `(tokens,)` int32.
         learned: `(tokens,)` bool, whether a token is predicted in training.
         lengths: `(sequences,)` int32.
+        rows: `(sequences,)` int32 numbers of their rows.
+        prompts: `(sequences,)` int32 tokens before the last learned turn, 1 at least; -1 where that is cut off.
         cut: Number of rows that are longer than a sequence, and cut at their end.
         dropped: Number of rows whose learned tokens are all cut off.
     """
@@ -36,6 +38,8 @@ class Encoded:
     ids: NDArray[np.int32]
     learned: NDArray[np.bool_]
     lengths: NDArray[np.int32]
+    rows: NDArray[np.int32]
+    prompts: NDArray[np.int32]
     cut: int
     dropped: int
 
@@ -52,7 +56,7 @@ class ConversationCorpus:
     def __init__(self, encoded: Encoded, rows: int, vocabulary_size: int):
         self._encoded, self._rows = encoded, rows
         self._starts = starts_of(encoded.lengths)
-        self.lengths = encoded.lengths
+        self.lengths, self.rows, self.prompts = encoded.lengths, encoded.rows, encoded.prompts
         self.token_counts: NDArray[np.int64] = np.bincount(encoded.ids, minlength=vocabulary_size)
 
     def __len__(self) -> int:
@@ -67,6 +71,34 @@ class ConversationCorpus:
         """`(tokens,)` whether the tokens of sequences are learned."""
         rows = np.asarray(indices)
         return self._encoded.learned[flat_indices(self._starts[rows], self.lengths[rows])]
+
+    def prompt(self, number: int) -> NDArray[np.int32]:
+        """`(tokens,)` ids of a sequence before its last learned turn."""
+        start = int(self._starts[number])
+        return self._encoded.ids[start : start + int(self.prompts[number])]
+
+    def with_completions(self, completions: Mapping[int, NDArray[np.integer]]) -> ConversationCorpus:
+        """The corpus with other completions of the last turn, (tokens,) ids by the number of the sequence."""
+        own = self._encoded
+        starts, ids, learned = self._starts, [], []
+        for number, length in enumerate(self.lengths.tolist()):
+            here = slice(int(starts[number]), int(starts[number]) + length)
+            ids.append(own.ids[here])
+            learned.append(own.learned[here])
+            if (given := completions.get(number)) is not None:
+                prompt = int(self.prompts[number])
+                ids[-1] = np.concatenate([ids[-1][:prompt], given]).astype(np.int32)
+                learned[-1] = np.arange(len(ids[-1])) >= prompt
+        lengths = np.array([len(part) for part in ids], np.int32)
+        made = replace(own, ids=np.concatenate(ids), learned=np.concatenate(learned), lengths=lengths)
+        return ConversationCorpus(made, self._rows, len(self.token_counts))
+
+    @property
+    def ends(self) -> NDArray[np.int32]:
+        """The last learned token of every sequence, which are the tokens that end a turn unless it is cut."""
+        places = np.flatnonzero(self._encoded.learned)
+        last = np.searchsorted(places, self._starts + self.lengths) - 1
+        return np.unique(self._encoded.ids[places[last]])
 
     def describe(self) -> dict[str, int]:
         """Counts of rows, sequences and tokens."""
@@ -85,6 +117,8 @@ class ConversationCorpus:
 class _Collected:
     ids: list[NDArray[np.int32]] = field(default_factory=list)
     learned: list[NDArray[np.bool_]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    prompts: list[int] = field(default_factory=list)
     cut: int = 0
     dropped: int = 0
 
@@ -125,20 +159,22 @@ def encode(
 
     def make() -> Encoded:
         found = _Collected()
-        for number, row in enumerate(rows, 1):
-            _add(found, *_tokens(row, tokenizer, vocabulary, template), max_length)
-            if progress is not None and number % 100 == 0:
-                progress(number)
+        for number, row in enumerate(rows):
+            _add(found, number, *_tokens(row, tokenizer, vocabulary, template), max_length)
+            if progress is not None and number % 100 == 99:
+                progress(number + 1)
         return Encoded(
             np.concatenate([*found.ids, np.empty(0, np.int32)]),
             np.concatenate([*found.learned, np.empty(0, np.bool_)]),
             np.array([len(ids) for ids in found.ids], np.int32),
+            np.array(found.rows, np.int32),
+            np.array(found.prompts, np.int32),
             found.cut,
             found.dropped,
         )
 
     shown = hashlib.sha256((template or "").encode()).hexdigest()
-    options = {"kind": "conversations", "max_length": max_length, "template": shown}
+    options = {"kind": "turns", "max_length": max_length, "template": shown}
     encoded = remembered(Encoded, make, cache, (row.parts for row in rows), vocabulary, options)
     if not len(encoded.lengths):
         raise DataError(
@@ -147,19 +183,24 @@ def encode(
     return ConversationCorpus(encoded, len(rows), vocabulary.size)
 
 
-def _add(found: _Collected, ids: NDArray[np.int32], learned: NDArray[np.bool_], most: int) -> None:
+def _add(
+    found: _Collected, row: int, ids: NDArray[np.int32], learned: NDArray[np.bool_], prompt: int, most: int
+) -> None:
     found.cut += len(ids) > most
     ids, learned = ids[:most], learned[:most]
     if learned[1:].any():  # the first token is never predicted
         found.ids.append(ids)
         found.learned.append(learned)
+        found.rows.append(row)
+        found.prompts.append(max(prompt, 1) if prompt < most else -1)
     else:
         found.dropped += 1
 
 
 def _tokens(
     row: Conversation, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, template: str | None
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], int]:
+    """Ids, which of them are learned, and the number of tokens before the last learned turn."""
     if row.texts is not None:
         prompt, completion = row.texts
         text, spans = prompt + completion, [(len(prompt), len(prompt) + len(completion))]
@@ -167,15 +208,17 @@ def _tokens(
         text, spans = _rendered(row, tokenizer, template)
     made = tokenizer(text, add_special_tokens=row.texts is not None, return_offsets_mapping=True, verbose=False)
     ids, offsets = np.array(made["input_ids"], np.int32), np.array(made["offset_mapping"]).reshape(-1, 2)
-    learned = np.zeros(len(ids), np.bool_)
+    learned, before = np.zeros(len(ids), np.bool_), len(ids)
     for start, end in spans:
         # A token on the border belongs to the completion, of which it is the first that can be predicted.
-        learned |= (offsets[:, 1] > start) & (offsets[:, 0] < end)
+        own = (offsets[:, 1] > start) & (offsets[:, 0] < end)
+        learned |= own
+        before = int(own.argmax()) if own.any() else len(ids)
     if row.texts is not None and vocabulary.end_id is not None:
         if not len(ids) or ids[-1] != vocabulary.end_id:
             ids, learned = np.append(ids, np.int32(vocabulary.end_id)), np.append(learned, True)
         learned[-1] = True
-    return ids, learned
+    return ids, learned, before
 
 
 def _rendered(

@@ -1,20 +1,22 @@
 """Conversations of JSON and Parquet files. Imports no torch.
 
 A row has `messages`, a list of `{role, content}` whose assistant turns are learned; or `prompt` and `completion`, two
-texts that are joined as they are, or two lists of messages.
+texts that are joined as they are, or two lists of messages. It may have an `answer` or a `reference`, with which what a
+model writes for its last turn is compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from potstill.data.common.records import Placed, Record, RecordError, check_file, field_of, read_entries, suffix_of
 from potstill.data.common.store import canonical
 from potstill.errors import DataError, FileError, FormatError
+from potstill.runtime.ranges import is_number
 
 ROLES = ("system", "user", "assistant", "tool")
 ASSISTANT = "assistant"
@@ -33,17 +35,39 @@ class Conversation:
         learned: Numbers of the turns that are learned.
         texts: Prompt and completion as they are; None for messages.
         place: Key, file and line of the row.
+        answer: Right answer to the last prompt, if the row has one.
+        reference: Text that an answer is compared with, if the row has one.
     """
 
     messages: tuple[Message, ...]
     learned: frozenset[int]
     texts: tuple[str, str] | None
     place: str
+    answer: str | None = None
+    reference: str | None = None
 
     @property
     def prompt(self) -> Any:
         """What comes before the first learned text, which decides whether a row is held out."""
         return self.texts[0] if self.texts else list(self.messages[: min(self.learned)])
+
+    @property
+    def completion(self) -> str:
+        """The last learned text."""
+        return self.texts[1] if self.texts else self.messages[max(self.learned)]["content"]
+
+    @property
+    def expected(self) -> str:
+        """What a model should write: the answer, else the reference, else the given completion."""
+        return next(text for text in (self.answer, self.reference, self.completion) if text is not None)
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt of the last learned text, as text: of messages one paragraph for each."""
+        if self.texts:
+            return self.texts[0]
+        before = self.messages[: max(self.learned)]
+        return "\n".join(f"{message['role']}: {message['content']}" for message in before)
 
     @property
     def parts(self) -> Iterator[str]:
@@ -124,6 +148,18 @@ def _records(path: Path, key: str, skip: str | None) -> Iterator[Placed]:
 
 
 def _conversation(record: Record, place: str) -> Conversation:
+    found = _turns(record, place)
+    return replace(found, answer=_optional(record, "answer"), reference=_optional(record, "reference"))
+
+
+def _optional(record: Record, field: str) -> str | None:
+    value = record.get(field)
+    if value is None:
+        return None
+    return str(value) if is_number(value) else str(field_of(record, field))
+
+
+def _turns(record: Record, place: str) -> Conversation:
     if "messages" in record:
         messages = _messages(record, "messages")
         learned = frozenset(number for number, message in enumerate(messages) if message["role"] == ASSISTANT)

@@ -60,6 +60,8 @@ class MicroBatch:
         sources: Sources, if they are not in this micro-batch.
         units: `(n,)` items of these tokens in the cache of a teacher, on the CPU; None without a cache.
         teacher: The sequences in the teacher's tokens; None if it shares the tokenizer.
+        sequences: `(batch,)` numbers of the sequences in their corpus; None outside of steps.
+        prompts: `(batch,)` tokens before the last learned turn, -1 without one; None of other data than conversations.
     """
 
     input_ids: Tensor
@@ -71,6 +73,8 @@ class MicroBatch:
     sources: MicroBatch | None = None
     units: Tensor | None = None
     teacher: AlignedInputs | None = None
+    sequences: NDArray[np.int64] | None = None
+    prompts: NDArray[np.int64] | None = None
 
 
 @dataclass
@@ -147,12 +151,15 @@ class CorpusDataModule(StepDataModule):
         starts = starts_of(lengths)
         units = self.train_units if training else self.eval_units
         first = None
+        sequences = batch["sequences"].cpu().numpy()
+        prompts = batch["prompts"].cpu().numpy() if "prompts" in batch else None
         if units is not None:
             at = (int(batch["epoch"]), int(batch["step"])) if training else (0, 0)
-            first = units.starts(batch["sequences"].cpu().numpy(), lengths, at)
+            first = units.starts(sequences, lengths, at)
 
         def cut(rows: NDArray[np.int64]) -> MicroBatch:
             part = pad(inputs, labels, lengths[rows], starts[rows], self.vocabulary.pad_id, reached)
+            part.sequences, part.prompts = sequences[rows], None if prompts is None else prompts[rows]
             if first is not None:
                 part.units = torch.from_numpy(flat_indices(first[rows], lengths[rows]))
             return part
@@ -351,6 +358,8 @@ class _Items:
             ids, learned = ids[places], None if learned is None else learned[places]
         if learned is not None:
             further["learned"] = torch.from_numpy(learned)
+        if isinstance(self.corpus, ConversationCorpus):
+            further["prompts"] = torch.from_numpy(self.corpus.prompts[wanted].astype(np.int64))
         if self.retokenise is not None:
             aligned = self.retokenise(np.split(ids, np.cumsum(lengths)[:-1]))
             further["aligned"] = {name: torch.from_numpy(own) for name, own in aligned._asdict().items()}

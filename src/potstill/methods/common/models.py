@@ -14,6 +14,7 @@ from potstill.config import TrainConfig
 from potstill.config.instantiate import make
 from potstill.config.models import StudentConfig
 from potstill.config.objectives import (
+    DivergingConfig,
     InterchangeConfig,
     KdConfig,
     LossConfig,
@@ -141,15 +142,11 @@ def build_objective(
     matches = build_matches(settings, [teacher] if teacher is not None else [], student, seed)
     weights, schedules = term_weights(settings, HARD[kind], matches)
     objective = LanguageObjective(kind, weights, interchange=interchange, schedules=schedules, matches=matches)
-    if isinstance(settings, KdConfig):
-        return replace(
-            objective,
-            temperature=settings.temperature,
-            positions=settings.positions,
-            divergence=settings.divergence,
-            beta=settings.beta,
+    if isinstance(settings, DivergingConfig):
+        objective = replace(
+            objective, temperature=settings.temperature, divergence=settings.divergence, beta=settings.beta
         )
-    return objective
+    return replace(objective, positions=settings.positions) if isinstance(settings, KdConfig) else objective
 
 
 def build_task_objective(

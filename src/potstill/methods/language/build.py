@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
+
+from transformers import PreTrainedModel
 
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import language_benchmark_of
@@ -50,7 +52,9 @@ from potstill.objectives.language import LanguageObjective
 from potstill.objectives.terms import HARD
 from potstill.training.language import LanguageDistillation
 
-_Read = Parts | tuple[list[Conversation], list[Conversation]]  # training and evaluation, not tokenised yet
+Read = Parts | tuple[list[Conversation], list[Conversation]]  # training and evaluation, not tokenised yet
+# Puts other completions into a training corpus: (corpus, teacher, student, vocabulary) -> corpus.
+Completed = Callable[[ConversationCorpus, PreTrainedModel, PreTrainedModel, Vocabulary], ConversationCorpus]
 
 
 @dataclass
@@ -69,14 +73,21 @@ class LanguageTraining:
         return self.corpus.describe()
 
 
-def build_language_training(config: TrainConfig) -> LanguageTraining:
+def build_language_training(
+    config: TrainConfig, read: Read | None = None, completed: Completed | None = None
+) -> LanguageTraining:
     """Tokenizer, models, corpus and module of a training run; what can fail early comes first.
+
+    Args:
+        config: of the run.
+        read: its texts; None: they are read here.
+        completed: puts other completions into the training corpus; None: the given ones are learned.
 
     Raises:
         PotstillError: text, tokenizer or models that cannot be used, or that do not fit each other.
     """
     text = data_of(config, TextDataConfig)
-    read = _read(text)
+    read = _read(text) if read is None else read
     models = {"teacher.model": config.teacher.model, "student.model": config.student.model}
     if config.teacher.tokenizer is not None:  # the corpus is in the student's tokens
         del models["teacher.model"]
@@ -90,12 +101,17 @@ def build_language_training(config: TrainConfig) -> LanguageTraining:
     if isinstance(text, ConversationsDataConfig):
         objective = replace(objective, positions="masked")  # the terms are of the tokens that are learned
     optimization = build_optimization(config, student)
+    loaded = teacher
     if not objective.needs_teacher:
         teacher = None  # it only gave its layers
     readers = [m for m in (teacher if own is None else None, student) if m is not None]
     length = sequence_length(text, vocabulary, readers)
     train, evaluation = _corpora(text, read, vocabulary, length)
     assert train is not None
+    if completed is not None:
+        assert loaded is not None
+        assert isinstance(train, ConversationCorpus)
+        train = completed(train, loaded, student, vocabulary)
     settings = corpus_settings(config, build_plan(exchange_of(config.objective)))
     retokenise = None
     if config.teacher.tokenizer is not None:
@@ -116,7 +132,7 @@ def build_language_training(config: TrainConfig) -> LanguageTraining:
     return LanguageTraining(module, data, vocabulary, train, parameters)
 
 
-def _read(text: TextDataConfig, eval_file: str | None = None, *, evaluating: bool = False) -> _Read:
+def _read(text: TextDataConfig, eval_file: str | None = None, *, evaluating: bool = False) -> Read:
     """The sources of a corpus, or the rows of conversations.
 
     Raises:
@@ -135,7 +151,7 @@ def _read(text: TextDataConfig, eval_file: str | None = None, *, evaluating: boo
     return parts
 
 
-def _vocabulary(text: TextDataConfig, read: _Read, models: dict[str, str | None], *, saved: bool = False) -> Vocabulary:
+def _vocabulary(text: TextDataConfig, read: Read, models: dict[str, str | None], *, saved: bool = False) -> Vocabulary:
     if isinstance(text, CorpusDataConfig) and isinstance(read, Parts):
         return build_vocabulary(text, read, models, saved=saved)
     found = given_vocabulary(text, models, saved=saved)
@@ -145,7 +161,7 @@ def _vocabulary(text: TextDataConfig, read: _Read, models: dict[str, str | None]
 
 
 def _corpora(
-    text: TextDataConfig, read: _Read, vocabulary: Vocabulary, length: int
+    text: TextDataConfig, read: Read, vocabulary: Vocabulary, length: int
 ) -> Sequence[Corpus | ConversationCorpus | None]:
     """The training and the evaluation corpus."""
     if isinstance(text, ConversationsDataConfig) and not isinstance(read, Parts):

@@ -1,0 +1,44 @@
+"""Generative distillation: decoders that learn from a teacher on completions which they write themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from potstill.config import TrainConfig
+from potstill.config.data import ConversationsDataConfig
+from potstill.config.objectives import GkdConfig
+from potstill.methods.base import Training
+from potstill.methods.generative.checks import generative_problems
+from potstill.methods.language import Language
+from potstill.validation.data import kind_problems
+
+if TYPE_CHECKING:
+    from potstill.reporting.report import Table
+
+
+class Generative(Language):
+    """Training of decoders on given and on sampled completions (Agarwal et al. 2024)."""
+
+    def applies(self, config: TrainConfig) -> bool:
+        """With `objective=gkd`."""
+        return isinstance(config.objective, GkdConfig)
+
+    def problems(self, config: TrainConfig, *, models: bool = True) -> list[str]:
+        """User errors of objective, conversations and models."""
+        reader = f"objective={config.objective.name}"
+        if problems := kind_problems(config.data, ConversationsDataConfig, reader):
+            return problems
+        return super().problems(config, models=models) + generative_problems(config, models=models)
+
+    def build(self, config: TrainConfig) -> Training:
+        """Tokenizer, models, conversations, completions of the teacher, and module."""
+        from potstill.methods.generative.build import build_generative_training
+
+        return build_generative_training(config)
+
+    def tables(self, training: Any, metrics: Mapping[str, float]) -> dict[str, Table]:
+        """Samples of what the student writes."""
+        from potstill.methods.generative.evaluation import samples_of
+
+        return {"samples": samples_of(training.module)}

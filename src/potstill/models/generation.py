@@ -1,0 +1,199 @@
+"""Completions that causal language models write, in batches with a cache of keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import DynamicCache
+
+from potstill.models.backbone import Backbone
+
+Prompt = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        temperature: of the distribution; 0: the likeliest token (greedy).
+        top_p: mass of the smallest set of likeliest tokens that is drawn from (Holtzman et al. 2020).
+        max_new_tokens: most tokens of a completion, its end token included.
+        batch_size: most prompts at a time; None for all.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 128
+    batch_size: int | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return self.temperature == 0
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens that a completion is made of.
+
+    Attributes:
+        size: number of the tokenizer's tokens; columns of a wider head are never chosen.
+        ends: tokens that end a completion.
+        pad: a token for padding.
+    """
+
+    size: int
+    ends: Collection[int]
+    pad: int
+
+
+@torch.no_grad()
+def complete(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    tokens: Tokens,
+    *,
+    seeds: Sequence[Sequence[int]] = (),
+    max_length: int | None = None,
+) -> list[NDArray[np.int64]]:
+    """Complete prompts, in evaluation mode and without gradients.
+
+    A row's random numbers are a function of its own seed, so that it gets the same completion in any batch, except for
+    rounding differences between batches.
+
+    Args:
+        backbone: of a causal language model.
+        prompts: each (tokens,) ids, one or more.
+        sampling: how tokens are chosen.
+        tokens: what they are chosen from.
+        seeds: of the rows, each a list of integers from 0; not read by greedy sampling.
+        max_length: most tokens of a prompt with its completion; None: the model's maximum.
+
+    Returns:
+        For each prompt its completion, (tokens,) int64 with the end token if there is one; one token at least, unless
+        the prompt leaves no position.
+    """
+    most = backbone.max_length if max_length is None else max_length
+    limits = np.array([min(sampling.max_new_tokens, most - len(prompt)) for prompt in prompts])
+    found: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(prompts)
+    order = sorted(np.flatnonzero(limits > 0).tolist(), key=lambda row: (len(prompts[row]), row))
+    size = sampling.batch_size or max(len(order), 1)
+    with evaluating(backbone.model):
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            drawn = None
+            if not sampling.greedy:
+                drawn = np.stack([np.random.default_rng(seeds[row]).random(sampling.max_new_tokens) for row in rows])
+            made = _complete(backbone, [prompts[row] for row in rows], limits[rows], sampling, tokens, drawn)
+            for row, ids in zip(rows, made, strict=True):
+                found[row] = ids
+    return found
+
+
+def _complete(
+    backbone: Backbone,
+    prompts: list[Prompt],
+    limits: NDArray[np.int64],
+    sampling: Sampling,
+    tokens: Tokens,
+    drawn: NDArray[np.float64] | None,
+) -> list[NDArray[np.int64]]:
+    """One batch; a row that has ended leaves it."""
+    base, device = backbone.model.base_model, backbone.decoder[0].device
+    ids_BL, mask_BL = (part.to(device) for part in _padded(prompts, tokens.pad))
+    places_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
+    ends = torch.tensor(sorted(tokens.ends), device=device)
+    written_BT = torch.full((len(prompts), int(limits.max())), -1, device=device)
+    left, alive = torch.from_numpy(limits).to(device), torch.arange(len(prompts), device=device)
+    drawn_BT = None if drawn is None else torch.from_numpy(drawn).to(device)
+    cache = DynamicCache(config=backbone.model.config)
+    for step in range(written_BT.shape[1]):
+        hidden_BLD = base(
+            input_ids=ids_BL, attention_mask=mask_BL, position_ids=places_BL, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        logits_BV = linear(backbone.head(hidden_BLD[:, -1]), *backbone.decoder)[:, : tokens.size].float()
+        token_B1 = choose(logits_BV, sampling, None if drawn_BT is None else drawn_BT[alive, step, None])
+        written_BT[alive, step] = token_B1[:, 0]
+        going = (~torch.isin(token_B1[:, 0], ends) & (left[alive] > step + 1)).nonzero()[:, 0]
+        if not len(going):
+            break
+        ids_BL, places_BL = token_B1, places_BL[:, -1:] + 1
+        mask_BL = torch.nn.functional.pad(mask_BL, (0, 1), value=1)
+        if len(going) < len(alive):
+            alive, ids_BL, places_BL, mask_BL = alive[going], ids_BL[going], places_BL[going], mask_BL[going]
+            cache.batch_select_indices(going)
+    rows = written_BT.cpu().numpy()
+    return [row[row >= 0] for row in rows]
+
+
+def _padded(prompts: list[Prompt], pad: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask; a completion begins behind the last column, so padding is on the left."""
+    width = max(map(len, prompts))
+    ids, mask = np.full((len(prompts), width), pad, np.int64), np.zeros((len(prompts), width), np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = prompt
+        mask[row, width - len(prompt) :] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the context, a model is in evaluation mode."""
+    was = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)
+
+
+def choose(logits: Tensor, sampling: Sampling, drawn: Tensor | None) -> Tensor:
+    """The next token of each row.
+
+    Args:
+        logits: (batch, vocab), float32.
+        sampling: how it is chosen.
+        drawn: numbers from [0, 1), (batch, 1) float64; not read by greedy sampling.
+
+    Returns:
+        Token ids (batch, 1).
+    """
+    if sampling.greedy:
+        return logits.argmax(-1, keepdim=True)
+    assert drawn is not None
+    scores = logits / sampling.temperature
+    if sampling.top_p < 1:
+        return quantile_token(scores, drawn, sampling.top_p)
+    total_BV = scores.double().softmax(-1).cumsum(-1)  # in the order of the vocabulary, so that nothing is sorted
+    mass_B1 = total_BV[:, -1:]
+    place_B1 = torch.minimum(drawn * mass_B1, mass_B1.nextafter(torch.zeros_like(mass_B1)))
+    return torch.searchsorted(total_BV, place_B1, right=True)
+
+
+def quantile_token(scores: Tensor, drawn: Tensor, top_p: float) -> Tensor:
+    """The token at a quantile of the nucleus of a distribution, in descending order of probability.
+
+    Args:
+        scores: Logits (batch, vocab).
+        drawn: Numbers from [0, 1), (batch, 1).
+        top_p: Probability of the nucleus, the smallest set of most likely tokens with it (Holtzman et al. 2020).
+
+    Returns:
+        Token ids (batch, 1).
+    """
+    # Float64: the rounding error of a float32 sum over a large vocabulary exceeds rare tokens.
+    sorted_BV, order_BV = scores.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
+    total_BV = sorted_BV.cumsum(-1)
+    kept_B1 = ((total_BV - sorted_BV) < top_p).sum(-1, keepdim=True)
+    mass_B1 = total_BV.gather(-1, kept_B1 - 1)
+    place_B1 = torch.searchsorted(total_BV, drawn * mass_B1, right=True)
+    return order_BV.gather(-1, torch.minimum(place_B1, kept_B1 - 1))

@@ -1,0 +1,197 @@
+"""Decoders that learn from a teacher on completions which they write themselves."""
+
+import csv
+import json
+import random
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from potstill.errors import CacheError, PotstillError
+from potstill.methods.generative import sequences
+from potstill.runs import train as train_run
+from potstill.runs.checks import validate_train
+
+pytestmark = pytest.mark.integration
+
+TEMPLATE = (
+    "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + '<|endoftext|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
+)
+QUIET = ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "logger=csv"]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """The completion repeats a word of the prompt; evaluation rows have it as their answer, too."""
+    folder, draw = tmp_path_factory.mktemp("chats"), random.Random(0)
+    words = ["man", "there", "was", "who", "they", "has"]
+    for part, count in (("train", 96), ("eval", 12)):
+        lines = []
+        for _ in range(count):
+            word = draw.choice(words)
+            turns = [("user", f"say {word}"), ("assistant", f"{word} {word}")] * draw.randint(1, 2)
+            lines.append({"messages": [{"role": role, "content": content} for role, content in turns]})
+            lines[-1] |= {"answer": f"{word} {word}"} if part == "eval" else {}
+        (folder / f"{part}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    (folder / "template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(rows):
+    return [
+        "data=conversations", f"data.train_files=[{rows}/train.jsonl]", f"data.eval_files=[{rows}/eval.jsonl]",
+        f"data.chat_template={rows}/template.jinja", "data.batch_size=8", "optimizer.lr=2e-3", *QUIET,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def run(source, shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def start(name, *overrides):
+        config = compose_config(*source, *overrides)
+        validate_train(config)
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        train_run.train(config, folder)
+        return folder, json.loads((folder / "summary.json").read_text())
+
+    return start
+
+
+def weights(folder):
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return saved["state_dict"]
+
+
+def assert_equal(one, other):
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def series(folder, name):
+    with (folder / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+@pytest.fixture
+def gkd(gpt2_teacher):
+    return [
+        "objective=gkd", f"teacher.model={gpt2_teacher}", "student.layers=[0,3]", "objective.sampling.max_new_tokens=6",
+        "schedule=constant", "schedule.warmup_steps=0",
+    ]  # fmt: skip
+
+
+def test_on_given_completions_it_is_kd_to_the_bit(run, gkd):
+    common = ["trainer.max_steps=4", "objective.terms.clm.weight=0.5", "objective.divergence=jsd", "objective.beta=0.3"]
+    one, summary = run("gkd", *gkd, *common, "objective.on_policy=0")
+    kd = [word for word in gkd if "sampling" not in word and word != "objective=gkd"]
+    same = ["objective=kd", "objective.temperature=1", "objective.terms.ce.weight=1", "objective.terms.cos.weight=0"]
+    other, plain = run("kd", *kd, *same, *common)
+    assert_equal(weights(one), weights(other))
+    figures = ["train/loss_ce", "train/loss_clm", "train/grad_norm", "val/loss_ce", "val/perplexity"]
+    assert [summary[name] for name in figures] == [plain[name] for name in figures]
+    assert summary["val/exact_match"] <= 1
+    assert "Samples" in (one / "report.html").read_text()
+
+
+def test_a_resumed_run_samples_the_same(run, gkd, tmp_path):
+    half = [*gkd, "objective.on_policy=0.6", "objective.terms.clm.weight=0.5", "trainer.accumulate_grad_batches=2"]
+    whole, summary = run("whole", *half, "trainer.max_steps=6")
+    sampled = series(whole, "train/completion_tokens")
+    assert 0 < len(sampled) < 6
+    assert all(1 <= length <= 6 for length in sampled)
+    assert len(series(whole, "train/loss_clm")) == len(series(whole, "train/loss_ce")) == 6
+    run("first", *half, "trainer.max_steps=3")
+    first, again = run("first", *half, "trainer.max_steps=6", f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt")
+    assert_equal(weights(whole), weights(first))
+    assert again["train/loss"] == summary["train/loss"]
+    assert series(first, "train/completion_tokens") == sampled
+
+
+def test_two_processes_make_the_update_of_one(source, gkd, gpt2_teacher, tmp_path, command, shared_cache):
+    calm = "objective.sampling.top_p=0.9 objective.on_policy=1 objective.terms.clm.weight=0.5 student.dropout=0"
+    common = [*source, *gkd, *calm.split(), "trainer.max_steps=3"]
+    two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+    folders = []
+    for name, cut in (("one", []), ("two", [*two, "data.batch_size=2", "trainer.accumulate_grad_batches=2"])):
+        folders.append(tmp_path / name)
+        done = command("train.py", *common, *cut, f"hydra.run.dir={folders[-1]}", POTSTILL_CACHE=str(shared_cache))
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, other = map(weights, folders)
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5, msg=name)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    names = [
+        "train/loss_ce",
+        "train/loss_clm",
+        "train/grad_norm",
+        "train/completion_tokens",
+        "val/loss_ce",
+        "val/rouge_l",
+    ]
+    for name in [*names, "val/exact_match", "val/completion_tokens"]:
+        assert summaries[1][name] == pytest.approx(summaries[0][name], rel=1e-4), name
+
+
+def test_completions_of_the_teacher_are_written_once(run, gkd, gpt2_teacher, cache, monkeypatch):
+    """A killed run keeps its parts; the second one writes the others and trains on the same tokens."""
+    monkeypatch.setattr(sequences, "PART", 20)
+    monkeypatch.setenv("POTSTILL_CACHE", str(cache))
+    hard = ["objective.terms.ce.weight=0", "objective.terms.clm.weight=1", "objective.on_policy=0"]
+    words = [*gkd, *hard, "objective.sequence_kd=true", "trainer.max_steps=4"]
+    written, limit = [], 2
+
+    def store(path, completions, plain=sequences._store):
+        if len(written) == limit:
+            raise KeyboardInterrupt
+        written.append(path)
+        plain(path, completions)
+
+    monkeypatch.setattr(sequences, "_store", store)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", *words)
+    limit = 100
+    one, summary = run("one", *words)
+    assert len(written) == len(set(written)) == 5  # of 96 rows
+    assert summary["data/learned"] <= 96 * 6
+    other, again = run("other", *words)
+    assert len(written) == 5
+    assert_equal(weights(one), weights(other))
+    assert again["train/loss_clm"] == summary["train/loss_clm"]
+    written[0].write_bytes(written[0].read_bytes()[:-30])
+    with pytest.raises(CacheError, match=str(written[0])):
+        run("damaged", *words)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["objective.terms.ce.weight=0", "objective.terms.clm.weight=1"], r"objective\.on_policy=0\.5: "),
+        (["objective.sampling.max_new_tokens=64"], r"objective\.sampling\.max_new_tokens=64: .* at most 63"),
+        (["trainer.strategy=fsdp"], r"trainer\.strategy=fsdp: .*strategy=ddp"),
+        (["teacher.model=BERT", "student.layers=null"], "the student is masked"),
+        (["student.layers=null", "student.model=BERT"], "the student is masked"),
+        (["student.layers=null", "student.model=OTHER"], r"one tokenizer; .*teacher\.tokenizer=own \(uld\)"),
+        (["teacher.tokenizer=own"], r"teacher\.tokenizer"),
+        (["teacher/cache=on"], r"teacher\.cache\.enabled=true"),
+        (["teacher.model=null", "student.layers=null"], r"teacher\.model=null"),
+    ],
+)
+def test_user_errors(overrides, key, run, gkd, bert_teacher, tmp_path):
+    save_pretrained_gpt2(tmp_path / "other", 3000)
+    filled = (word.replace("BERT", str(bert_teacher)).replace("OTHER", f"{tmp_path}/other") for word in overrides)
+    with pytest.raises(PotstillError, match=key):
+        run("error", *gkd, *filled)
+
+
+def save_pretrained_gpt2(folder, vocabulary):
+    GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_embd=8, n_layer=1, n_head=1)).save_pretrained(folder)
+
+
+def test_other_data(compose_config, text_file):
+    config = compose_config("objective=gkd", "teacher.model=x", "data=text_files", f"data.train_files=[{text_file}]")
+    with pytest.raises(PotstillError, match=r"^data=text_files: .* data=conversations$"):
+        validate_train(config)
