@@ -7,7 +7,8 @@ from filelock import FileLock
 
 from potstill.errors import ConfigError
 from potstill.runs import folder as run_folder
-from potstill.runs.folder import EVALUATE, LOCK, MARK, RATIONALES, TRAIN, begin, claim, release
+from potstill.runs.folder import EVALUATE, LOCK, MARK, TRAIN, begin, claim, release
+from potstill.validation.generation import RATIONALES
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ from potstill.runtime.atomic import DISK_ERRORS
 from potstill.runtime.output_streams import outliving_readers
 from potstill.runtime.process import have_home, is_first_rank, prepare
 from potstill.runtime.redaction import mask_tracebacks, redact, remember_overrides, remember_references
+from potstill.validation.generation import OUTPUTS, RATIONALES, REPEATED
 from potstill.validation.launch import RAY
 
 MAX_NAME_BYTES = 255  # of a file or folder
@@ -83,7 +84,12 @@ def _train(config: TrainConfig) -> Any:
         return run_pipeline(config, _output_folder())
     validate_train(config)
     prepare()
-    if config.stage == "rationales":  # torch only if the model runs in this process
+    if config.stage == OUTPUTS:
+        from potstill.runs.teacher_outputs import store_teacher_outputs
+
+        run_folder.begin(_output_folder(), anew=config.overwrite)
+        return store_teacher_outputs(config, _output_folder())
+    if config.stage == RATIONALES:  # torch only if the model runs in this process
         from potstill.runs.generate_rationales import generate_rationales
 
         run_folder.begin(_output_folder(), anew=config.overwrite)
@@ -221,7 +227,7 @@ def _drop_untouched(folder: Path) -> None:
 
 
 def _how_to_continue(config: DictConfig) -> str:
-    if config.get("stages") or config.get("stage") == "rationales":
+    if config.get("stages") or config.get("stage") in REPEATED:
         return "the same command continues from there"
     last = _output_folder() / "checkpoints" / "last.ckpt"
     if "objective" in config and last.is_file():

@@ -78,7 +78,9 @@ class TrainConfig(Command):
         "print device, precision, versions, data stores, memory, time and the largest batch of the run, then exit",
     )
     stage: str = option(
-        "train", "`train`; or `rationales`: a language model writes rationales for a part of a data set"
+        "train",
+        "`train`; or `rationales`: a language model writes rationales for a part of a data set; or `teacher_outputs`: "
+        "a server computes a store of teacher outputs, see [Cached teachers](cache.md#outputs-of-a-server)",
     )
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

@@ -33,7 +33,8 @@ class CacheConfig(Section):
     )
     folder: str | None = option(
         None,
-        "folder of the stores, `train/` and for language models `eval/`; null: `teacher_outputs/` in `data.cache`",
+        "folder of the stores, `train/` and for language models `eval/`; null: `teacher_outputs/` in `data.cache`. "
+        "With stores in it language models need no `teacher.model`",
         When("enabled", True),
     )
     form: str = option(
@@ -58,6 +59,11 @@ class CacheConfig(Section):
     samples: int = within(50, Range(1, 2048), "draws per position", When("form", "sampled"))
     power: float = within(1.0, Range(0.5, 1.5), "tokens are drawn from p ** power", When("form", "sampled"))
     systematic: bool = option(True, "one random number per position instead of one per draw", When("form", "sampled"))
+
+    @property
+    def replaces_teacher(self) -> bool:
+        """Whether stores of a language model's outputs can take the place of `teacher.model`, where that is null."""
+        return self.enabled and self.folder is not None and self.form != "hidden"
 
 
 @dataclass

@@ -149,7 +149,10 @@ class LoggerConfig(Section):
 
 @dataclass
 class GenerationConfig(Section):
-    """Options of `stage=rationales`: the language model, its prompts, and the answers that are kept."""
+    """Options of `stage=rationales`: the language model, its prompts, and the answers that are kept.
+
+    Of `stage=teacher_outputs`: the server, and how it is asked.
+    """
 
     model: str | None = option(
         None, "the endpoint's name of the model; without `generation.url` a folder or hub id that runs here"

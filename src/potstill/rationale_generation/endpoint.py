@@ -1,4 +1,4 @@
-"""Answers from an HTTP endpoint: concurrent requests with retries and a budget.
+"""Requests to an HTTP endpoint, concurrent, with retries and a budget; and answers to prompts.
 
 The API key is read from the environment, sent in one header, and removed from all replies. Redirections are not
 followed, since they would send the key elsewhere.
@@ -14,10 +14,11 @@ import os
 import ssl
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 REJECTED = (400, 413, 422)
 TRANSIENT = (408, 409, 425, 429)
-MAX_BYTES = 16 * 2**20
 MAX_REJECTED = 3  # rejected requests before the first answer, until the settings count as wrong
 MAX_FAILED_ROWS = 10  # consecutive rows that fail after all retries, until the endpoint counts as down
 CHECK_SECONDS = 10.0
@@ -40,6 +40,22 @@ HIDDEN = "***"
 SHORTEST_KEY = 12
 
 T = TypeVar("T")
+
+
+class Keyed(Protocol):
+    """A request with a key of its own, from which the jitter of its retries is drawn."""
+
+    @property
+    def key(self) -> str:
+        """The key."""
+
+
+Q = TypeVar("Q", bound=Keyed)
+A = TypeVar("A")
+
+
+class ReplyError(Exception):
+    """A reply that does not follow the protocol, or does not hold what was requested."""
 
 
 @dataclass(frozen=True)
@@ -58,34 +74,36 @@ class Reply:
         return self.error or f"{self.status} {error_text(self.body)}".strip()
 
 
-class Endpoint:
-    """An endpoint of OpenAI's protocol.
+class Client(ABC, Generic[Q, A]):
+    """A client of an endpoint of OpenAI's protocol, for one kind of request and answer.
 
     Args:
         settings: Address and settings of requests.
-        sampling: Sampling of answers.
-        stop: Strings that end an answer.
         accepted: Whether requests with these settings were answered before, so that a rejection is due to its row.
         wait: Waits a number of seconds; by default until the run ends.
+
+    Attributes:
+        max_bytes: Bytes of a reply that are read.
+        needs_all: Whether a request without an answer ends the run; otherwise it is skipped.
+        advice: What to check where requests are rejected.
 
     Raises:
         ConfigError: The API key is not valid in a header.
     """
 
+    max_bytes: ClassVar[int] = 16 * 2**20
+    needs_all: ClassVar[bool] = False
+    advice: ClassVar[str] = "see generation.form and generation.extra_body"
     _client: httpx2.AsyncClient
 
     def __init__(
         self,
         settings: EndpointSettings,
-        sampling: Sampling,
-        stop: tuple[str, ...] = (),
         *,
         accepted: bool = False,
         wait: Callable[[float], Awaitable[object]] | None = None,
     ) -> None:
         self._settings = settings
-        self._sampling = sampling
-        self._stop = stop
         self._accepted = accepted
         self._key = _Secret(settings.key_variable)
         self._ended = threading.Event()
@@ -96,6 +114,22 @@ class Endpoint:
         self._is_local = _is_local(str(urlsplit(self._url).hostname))
         if self._key and self._url.startswith("http:") and not self._is_local:
             logger.warning("%s: the API key is sent unencrypted", self._url)
+
+    @abstractmethod
+    def compose(self, request: Q) -> tuple[str, dict[str, Any]]:
+        """The path below the address, and the JSON body of a request."""
+
+    @abstractmethod
+    def read(self, request: Q, body: bytes) -> A:
+        """The answer in the body of a reply.
+
+        Raises:
+            ReplyError: It is worth a retry.
+        """
+
+    @abstractmethod
+    def count(self, answer: A, tally: Tally) -> bool:
+        """Count an answer; whether it can be used. Another one is requested once again."""
 
     def check(self) -> None:
         """Check the endpoint and the key by a request for the list of models.
@@ -111,23 +145,31 @@ class Endpoint:
         if reply.status in (401, 403):
             raise self._fatal(reply)
 
-    def answer(self, requests: Sequence[Request], record: Callable[[Request, Answer], None]) -> Tally:
+    def answer(self, requests: Sequence[Q], record: Callable[[Q, A], None]) -> Tally:
         """Answer requests concurrently.
 
-        Requests that fail after all retries, and those beyond the budget, are skipped. A user error or an interruption
-        ends the run after the current requests; their answers are recorded.
+        Requests beyond the budget, and without `needs_all` those that fail after all retries, are skipped. A user error
+        or an interruption ends the run after the current requests; their answers are recorded.
 
         Args:
             requests: Requests to answer.
             record: Called with each answer at once, in a thread other than the caller's.
 
+        Returns:
+            The counts of all calls.
+
         Raises:
-            EndpointError: The key is rejected (401, 403), the endpoint is down, or rejects its first requests.
+            EndpointError: The key is rejected (401, 403), the endpoint is down, or rejects its first requests; with
+                `needs_all` a request fails.
             ModelError: The model does not exist (404).
         """
         self._ended.clear()
-        self._tally, self._requests, self._failed_rows = Tally(), 0, 0
         self._run(lambda: self._answer_all(requests, record))
+        return self._tally
+
+    @property
+    def tally(self) -> Tally:
+        """The counts of all calls of `answer`."""
         return self._tally
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -155,7 +197,7 @@ class Endpoint:
             finally:
                 self._ended.set()
 
-    async def _answer_all(self, requests: Sequence[Request], record: Callable[[Request, Answer], None]) -> None:
+    async def _answer_all(self, requests: Sequence[Q], record: Callable[[Q, A], None]) -> None:
         waiting = iter(requests)
 
         async def work() -> None:
@@ -172,16 +214,16 @@ class Endpoint:
             if error is not None:
                 raise error
 
-    async def _ask(self, request: Request) -> Answer | None:
+    async def _ask(self, request: Q) -> A | None:
         """One answer, with retries; None if there is none."""
         settings, tally = self._settings, self._tally
-        body = json.dumps(request_body(request, settings.model, self._sampling, self._stop, settings.extra_body))
-        path = "/chat/completions" if isinstance(request.prompt, list) else "/completions"
+        path, content = self.compose(request)
+        body = json.dumps(content).encode()
         failed = unusable = attempt = 0
         while self._begin(attempt):
-            reply = await self._send(path, body.encode(), settings.timeout)
+            reply = await self._send(path, body, settings.timeout)
             if 200 <= reply.status < 300:
-                if (answer := self._accept(reply)) is not None:
+                if (answer := self._accept(request, reply)) is not None:
                     return answer
                 unusable += 1
             elif reply.status == 0 or reply.status in TRANSIENT or reply.status >= 500:
@@ -195,10 +237,14 @@ class Endpoint:
                 raise self._fatal(reply)
             if failed > settings.retries or unusable > 1:
                 self._failed_rows += 1
-                if reply.unreachable or self._failed_rows >= MAX_FAILED_ROWS:
+                if reply.unreachable or self.needs_all or self._failed_rows >= MAX_FAILED_ROWS:
+                    state = (
+                        f"has unusable replies ({tally.last_error})"
+                        if unusable > 1
+                        else f"no longer answers ({reply.summary})"
+                    )
                     raise EndpointError(
-                        f"generation.url={self._url}: no longer answers ({reply.summary}); "
-                        "all answers are kept: run again when the server is up"
+                        f"generation.url={self._url}: {state}; all answers are kept: run again when it works"
                     )
                 return None
             if reply.wait > settings.longest_wait_seconds:
@@ -232,21 +278,20 @@ class Endpoint:
     def _only_this_row(self) -> bool:
         """Count a rejected request; True if the row is the cause (such as its length), not the settings."""
         self._tally.refused += 1
+        if self.needs_all:
+            return False
         return self._accepted or self._tally.answered > 0 or self._tally.refused < MAX_REJECTED
 
-    def _accept(self, reply: Reply) -> Answer | None:
-        """The answer of a successful reply, counted; None for a reply that is worth a retry.
-
-        An answer without text is accepted if its finish reason explains it (`length`, a refusal).
-        """
-        answer = read_reply(reply.body)
-        if answer is None:
+    def _accept(self, request: Q, reply: Reply) -> A | None:
+        """The answer of a successful reply, counted; None for a reply that is worth a retry."""
+        try:
+            answer = self.read(request, reply.body)
+        except ReplyError as error:
             self._tally.malformed += 1
-            self._tally.last_error = reply.summary
+            self._tally.last_error = str(error) or reply.summary
             return None
         self._failed_rows = 0
-        self._tally.count(answer)
-        return answer if answer.text.strip() or answer.reason not in ("stop", "error") else None
+        return answer if self.count(answer, self._tally) else None
 
     async def _send(self, path: str, body: bytes | None, timeout: float) -> Reply:
         """The reply to a POST of a body, or to a GET without one."""
@@ -260,7 +305,7 @@ class Endpoint:
                 content = b""
                 async for chunk in reply.aiter_raw():
                     content += chunk
-                    if len(content) >= MAX_BYTES:
+                    if len(content) >= self.max_bytes:
                         break
         except TimeoutError:
             return Reply(0, error=f"no complete answer within {timeout:g} s")
@@ -287,10 +332,50 @@ class Endpoint:
         elif 300 <= reply.status < 400:
             problem = f"redirects ({reply.status}); use the final address"
         else:
-            problem = (
-                f"rejects requests of this form ({reply.status}){reason}; see generation.form and generation.extra_body"
-            )
+            problem = f"rejects requests of this form ({reply.status}){reason}; {self.advice}"
         return EndpointError(f"generation.url={self._url}: {problem}")
+
+
+class Endpoint(Client[Request, Answer]):
+    """An endpoint that answers prompts.
+
+    Args:
+        settings: As in `Client`.
+        sampling: Sampling of answers.
+        stop: Strings that end an answer.
+        accepted: As in `Client`.
+        wait: As in `Client`.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        sampling: Sampling,
+        stop: tuple[str, ...] = (),
+        *,
+        accepted: bool = False,
+        wait: Callable[[float], Awaitable[object]] | None = None,
+    ) -> None:
+        super().__init__(settings, accepted=accepted, wait=wait)
+        self._sampling = sampling
+        self._stop = stop
+
+    def compose(self, request: Request) -> tuple[str, dict[str, Any]]:
+        """See `Client`."""
+        settings = self._settings
+        path = "/chat/completions" if isinstance(request.prompt, list) else "/completions"
+        return path, request_body(request, settings.model, self._sampling, self._stop, settings.extra_body)
+
+    def read(self, request: Request, body: bytes) -> Answer:
+        """See `Client`."""
+        if (answer := read_reply(body)) is None:
+            raise ReplyError
+        return answer
+
+    def count(self, answer: Answer, tally: Tally) -> bool:
+        """See `Client`; an answer without text is accepted if its finish reason explains it (`length`, a refusal)."""
+        tally.count(answer)
+        return bool(answer.text.strip()) or answer.reason not in ("stop", "error")
 
 
 class _Secret:

@@ -13,7 +13,7 @@ from potstill.errors import ConfigError
 from potstill.methods import evaluator_of, method_of
 from potstill.validation.cache import cache_problems
 from potstill.validation.folders import output_problems
-from potstill.validation.generation import generation_problems
+from potstill.validation.generation import OUTPUTS, generation_problems
 from potstill.validation.launch import launch_problems, strategy_problems
 from potstill.validation.names import models_of, name_problems
 from potstill.validation.ranges import check_keys, range_problems
@@ -29,6 +29,8 @@ def validate_train(config: TrainConfig, *, models: bool = True) -> None:
         config: of the run.
         models: whether its models exist already; those of a pipeline's later stages do not.
     """
+    if config.stage == OUTPUTS:
+        config.teacher.cache.enabled = True
     _check_values(config)
     if isinstance(config.data, TaskDataConfig):
         settle_labels(config.benchmark, config.data.skip, training=True)

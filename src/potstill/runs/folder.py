@@ -24,11 +24,12 @@ from potstill.errors import ConfigError
 from potstill.runtime.atomic import write_whole
 from potstill.runtime.json_text import json_text, read_json
 from potstill.runtime.process import is_first_rank
+from potstill.validation.generation import REPEATED
 
 MARK = ".potstill.json"  # names the command that wrote the folder
 LOCK = ".potstill.lock"
 RECORD, STAGED = ".hydra", ".hydra.new"
-TRAIN, EVALUATE, RATIONALES, PIPELINE = "train", "evaluate", "rationales", "recipe"
+TRAIN, EVALUATE, PIPELINE = "train", "evaluate", "recipe"
 DOCTOR, SWEEP = "doctor", "sweep"
 # Content without MARK that is not the user's: of a command that was rejected or killed early, or of a copied run.
 _HARMLESS = (RECORD, STAGED, LOCK, "*.log", "wandb", "checkpoints")
@@ -88,7 +89,7 @@ def kind_of(config: Any) -> str:
         return PIPELINE
     if config.doctor:
         return DOCTOR
-    return RATIONALES if config.stage == "rationales" else TRAIN
+    return config.stage if config.stage in REPEATED else TRAIN
 
 
 class _Claim:
@@ -208,7 +209,7 @@ def _check_results(folder: Path, found: _Claim, config: Any) -> None:
     same_kind = before.get("command") in (kind, None)
     if kind == TRAIN and same_kind and (config.resume or _own_checkpoint(folder, config)):
         return
-    if same_kind and (kind in (RATIONALES, PIPELINE) or (kind == EVALUATE and before == found.mark)):
+    if same_kind and (kind in (*REPEATED, PIPELINE) or (kind == EVALUATE and before == found.mark)):
         return
     state = "holds a finished run" if done else "holds an interrupted run"
     resume = "resume=auto to resume it, " if kind == TRAIN and same_kind else ""

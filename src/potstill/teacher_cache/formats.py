@@ -18,7 +18,7 @@ from potstill.data.common.batching import Ints
 from potstill.data.common.store import Field, Gathered
 from potstill.data.corpus.store import token_dtype
 from potstill.losses.sparse import SampledRows, TopRows, softened
-from potstill.teacher_cache.sparse_rows import draw, top_of
+from potstill.teacher_cache.sparse_rows import Top, draw, top_of
 from potstill.teacher_cache.store import OutputStore
 
 _GREATEST_FLOAT16 = 65504.0
@@ -105,7 +105,10 @@ class TopFormat(Format):
 
     def encode(self, logits_NV: Tensor, units: NDArray[np.int64]) -> Gathered:
         """Outputs of items from (items, vocab) logits; `units` is not used."""
-        top = top_of(logits_NV, self.k, self.temperatures)
+        return self.pack(top_of(logits_NV, self.k, self.temperatures))
+
+    def pack(self, top: Top) -> Gathered:
+        """Outputs of items from their likeliest tokens, as `top_of` returns them."""
         arrays = zip(self.fields, top, strict=True)
         return Gathered({field.name: values.cpu().numpy().astype(field.dtype) for field, values in arrays})
 

@@ -85,7 +85,7 @@ def build_outputs(
 
 def store_identity(
     *,
-    teacher: Mapping[str, str],
+    teacher: Mapping[str, Any],
     tokenizer: str,
     data: str,
     form: Mapping[str, Any],

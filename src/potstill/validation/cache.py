@@ -41,6 +41,8 @@ def cache_problems(config: TrainConfig) -> list[str]:
             f"teacher/cache=off, or one of {able}"
         ]
     problems = _more_problems(config, objective, "teacher/cache=on")
+    if isinstance(objective, KdConfig) and not trains_task(config) and not config.teacher.model:
+        problems += _alone_problems(cache)
     if cache.folder is not None:
         problems += writable("teacher.cache.folder", Path(cache.folder).expanduser())
     if trains_task(config) or isinstance(objective, CustomObjectiveConfig):
@@ -131,6 +133,18 @@ def _more_problems(
             f"not; use data.augment.share=0, or {instead}"
         )
     return problems
+
+
+def _alone_problems(cache: CacheConfig) -> list[str]:
+    """Problems of stores that take the place of a language model's teacher."""
+    if cache.form == "hidden":
+        return ["teacher.model=null: teacher.cache.form=hidden needs the teacher's projection; give teacher.model"]
+    if cache.folder is not None and not (folder := Path(cache.folder).expanduser() / "train").is_dir():
+        return [
+            f"teacher.cache.folder={cache.folder}: {folder} {not_a_file(folder)}, so there is no store in the place of "
+            "teacher.model=null; compute it by stage=teacher_outputs, or give teacher.model"
+        ]
+    return []
 
 
 def _form_problems(cache: CacheConfig, temperature: float) -> list[str]:

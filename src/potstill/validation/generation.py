@@ -1,26 +1,31 @@
-"""Problems of stage=rationales: the language model, how it is asked, and the rows that it explains."""
+"""Problems of the stages that ask a language model: for rationales of rows, or for its outputs on a corpus."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from potstill.config import TrainConfig
-from potstill.config.data import SetDataConfig, data_of
+from potstill.config.data import CorpusDataConfig, SetDataConfig, data_of
 from potstill.config.running import GenerationConfig
 from potstill.data.common.text_files import file_problem
 from potstill.data.rationales.sets import SETS
 from potstill.errors import ConfigError, PotstillError
 from potstill.rationale_generation.prompts import load_prompts
 from potstill.rationale_generation.settings import EndpointSettings, LocalSettings, Sampling
-from potstill.validation.data import kind_problems
+from potstill.validation.cache import PRECISIONS
+from potstill.validation.data import kind_problems, text_problems
+from potstill.validation.folders import writable
 
-STAGES = ("train", "rationales")
+RATIONALES, OUTPUTS = REPEATED = ("rationales", "teacher_outputs")  # the same command continues them
+STAGES = ("train", *REPEATED)
 
 
 def generation_problems(config: TrainConfig) -> list[str]:
-    """Problems of a run that generates rationales."""
+    """Problems of a stage that asks a language model."""
     if config.stage not in STAGES:
         return [f"stage={config.stage}: one of {', '.join(STAGES)}"]
+    if config.stage == OUTPUTS:
+        return _output_problems(config)
     if problems := kind_problems(config.data, SetDataConfig, f"stage={config.stage}"):
         return problems
     data, settings = data_of(config, SetDataConfig), config.generation
@@ -38,6 +43,40 @@ def generation_problems(config: TrainConfig) -> list[str]:
         load_prompts(task_of(data), settings.prompts, settings.shots)
     except PotstillError as error:
         problems.append(str(error))
+    return problems
+
+
+def _output_problems(config: TrainConfig) -> list[str]:
+    """Problems of a run that stores the outputs of a server."""
+    given = f"stage={config.stage}"
+    if problems := kind_problems(config.data, CorpusDataConfig, given):
+        return problems
+    data, cache, settings = data_of(config, CorpusDataConfig), config.teacher.cache, config.generation
+    problems = text_problems(data)
+    needed = {
+        "data.tokenizer": (data.tokenizer, "the tokenizer of the server's model, a folder or hub id"),
+        "data.max_length": (data.max_length, "the longest sequence, the same as in training"),
+        "teacher.cache.folder": (cache.folder, "the folder that training will read"),
+        "generation.url": (settings.url, "a server of vLLM, http://localhost:8000/v1"),
+        "generation.model": (settings.model, "the server's name of the model"),
+    }
+    problems += [f"{key}=null: {given} needs {what}" for key, (value, what) in needed.items() if value is None]
+    if cache.folder is not None:
+        problems += writable("teacher.cache.folder", Path(cache.folder).expanduser())
+    if cache.form != "top":
+        problems.append(f"teacher.cache.form={cache.form}: a server returns the likeliest tokens; use top")
+    elif cache.precision not in PRECISIONS["top"]:
+        problems.append(f"teacher.cache.precision={cache.precision}: one of {', '.join(PRECISIONS['top'])}")
+    if cache.temperatures not in (None, [1.0]):
+        problems.append(
+            f"teacher.cache.temperatures={list(cache.temperatures or ())}: the likeliest tokens do not give the mass "
+            "of the others at another temperature than 1; use null, and objective.temperature=1 in training"
+        )
+    if settings.url is not None and settings.model is not None:
+        try:
+            backend_of(settings)
+        except PotstillError as error:
+            problems.append(str(error))
     return problems
 
 

@@ -113,8 +113,9 @@ def _student_problems(config: TrainConfig) -> list[str]:
 def _missing_problems(config: TrainConfig, teacher: ModelSpec | None, layered: bool) -> list[str]:
     """Problems of a teacher, student or tokenizer that is not named; `layered`: a student of the teacher's layers."""
     name, student = config.objective.name, config.student
+    stored = not trains_task(config) and config.teacher.cache.replaces_teacher
     taught = config.objective.taught and config.teacher.cache.file is None
-    if teacher is None and taught:
+    if teacher is None and taught and not stored:
         return [
             f"teacher.model=null: objective={name} needs a teacher, a folder or hub id; "
             "train one with `objective=mlm student=bert_small`"

@@ -55,6 +55,10 @@ def identity_of(config: TrainConfig, world: int) -> dict[str, Any]:
     given = dict(_leaves(asdict(config)))
     places = {key: found for key, value in given.items() if _counts(key) and (found := _places(key, value))}
     settings = {key: value for key, value in _leaves(as_written(config)) if _counts(key)}  # without secrets
+    cache = config.teacher.cache
+    if cache.replaces_teacher and cache.folder is not None and config.teacher.model is None:
+        settings["teacher.cache.folder"] = cache.folder
+        places["teacher.cache.folder"] = [_place(f"{cache.folder}/train/index.json")]
     return {"settings": settings, "places": places, "world": world}
 
 

@@ -41,10 +41,27 @@ _BOTH: tuple[tuple[tuple[str, ...], str, Read], ...] = (
     ),
 )  # fmt: skip
 _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
-    (("generation",), "stage=rationales", lambda config: config.stage != "train"),
+    (("generation",), "stage=rationales and teacher_outputs", lambda config: config.stage != "train"),
     (
         (
-            "objective", "teacher", "student", "custom", "optimizer", "schedule", "trainer", "checkpoint", "callbacks",
+            "generation.split", "generation.folder", "generation.form", "generation.prompts", "generation.shots",
+            "generation.max_tokens", "generation.temperature", "generation.top_p", "generation.samples",
+            "generation.logprobs", "generation.drop_contradicting", "generation.chunk_rows", "generation.batch_size",
+            "generation.device", "generation.dtype",
+        ),
+        "stage=rationales", lambda config: config.stage != "teacher_outputs",
+    ),
+    (("teacher",), "stage=train and teacher_outputs", lambda config: config.stage != "rationales"),
+    (
+        (
+            "teacher.model", "teacher.models", "teacher.weights", "teacher.tokenizer", "teacher.average",
+            "teacher.attention", "teacher.cache.file",
+        ),
+        "stage=train", lambda config: config.stage == "train",
+    ),
+    (
+        (
+            "objective", "student", "custom", "optimizer", "schedule", "trainer", "checkpoint", "callbacks",
             "logger", "mixing", "tasks", "benchmark", "compile",
         ),
         "stage=train", lambda config: config.stage == "train",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.teacher_rows import by_length
 from potstill.data.tasks.datamodule import TaskDataModule
 from potstill.data.tasks.labels import SPANS, TOKENS, Task
+from potstill.errors import CacheError, PairError
 from potstill.models.backbone import Backbone, backbone_of
 from potstill.teacher_cache.computing import WHOLE, Progress, computing, write_logits, write_vocabulary
 from potstill.teacher_cache.digests import arrays_digest, corpus_digest, mask_settings, teacher_digests
@@ -115,10 +116,68 @@ def store_language_teacher(
     Raises:
         DataError: an existing store cannot be used, or a new one cannot be written.
     """
-    place, trainer, s = place_of(config), config.trainer, data.settings
-    data.count_units(trainer.max_steps or -1, trainer.max_epochs, place.world)
+    place, precision = place_of(config), config.trainer.precision
     form = _language_form(config, backbone_of(teacher), backbone_of(student))
     own = _teacher(config, teacher)
+    stores: dict[str, OutputStore] = {}
+    for name, count, inputs in _inputs(config, data, vocabulary, place):
+        identity = store_identity(teacher=own, form=form.identity, **inputs)
+
+        def write(backbone: Backbone, writer: ShardWriter, progress: Progress, training: bool = name == TRAIN) -> None:
+            write_vocabulary(backbone, data.unit_batches(training, place.device), form, writer, progress)
+
+        stores[name] = _store(config, teacher, name, identity, form, count, place, write)
+    if isinstance(form, HiddenFormat):
+        projection = Projection(backbone_of(teacher), WHOLE.get(precision))
+        stored: list[StoredLanguage] = [StoredHidden(store, form, projection) for store in stores.values()]
+    else:
+        stored = [StoredVocabulary(store, form, config.taught.temperature) for store in stores.values()]
+    return stored[0], stored[1] if len(stored) > 1 else None
+
+
+def open_language_outputs(
+    config: TrainConfig, student: PreTrainedModel, data: CorpusDataModule, vocabulary: Vocabulary
+) -> tuple[StoredVocabulary, StoredVocabulary | None]:
+    """As `store_language_teacher`, of stores that exist: no teacher is there.
+
+    What the stores say of their teacher is believed; all other parts of their identities are compared.
+
+    Args:
+        config: of the run, with the folder of the stores.
+        student: its vocabulary must have the columns of the stores.
+        data: with a training corpus.
+        vocabulary: of the tokenizer.
+
+    Raises:
+        CacheError: a store is missing, or cannot be used.
+        PairError: the student has fewer columns.
+    """
+    width, stored = len(backbone_of(student).decoder[0]), []
+    for name, _, inputs in _inputs(config, data, vocabulary, place_of(config)):
+        folder = store_folder(config, name, {})
+        if not folder.is_dir():
+            raise CacheError(
+                f"teacher.cache.folder={config.teacher.cache.folder}: has no {name}/, the teacher's outputs on the "
+                f"{'training' if name == TRAIN else 'evaluation'} text; compute them, or give teacher.model"
+            )
+        store = OutputStore.open(folder)
+        kept = store.index["identity"]
+        columns = kept["form"].get("vocabulary_size", width)
+        if columns > width:
+            raise PairError(f"the store '{folder}' has a vocabulary of {columns}, and the student one of {width}")
+        form = _sparse_form(config, columns)
+        store.check_identity(store_identity(teacher=kept["teacher"], form=form.identity, **inputs))
+        log.info("the teacher's outputs are read from %s", folder)
+        stored.append(StoredVocabulary(store, form, config.taught.temperature))
+    return stored[0], stored[1] if len(stored) > 1 else None
+
+
+def _inputs(
+    config: TrainConfig, data: CorpusDataModule, vocabulary: Vocabulary, place: _Place
+) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Name, number of items, and parts of the identity that are not the teacher's or the form's, of each store."""
+    trainer, s = config.trainer, data.settings
+    data.count_units(trainer.max_steps or -1, trainer.max_epochs, place.world)
     masks: dict[str, Any] = {TRAIN: None, EVAL: None}
     if data.kind == "masked":
         masks[TRAIN] = mask_settings(s, steps=data.covered_steps, world=place.world, device=place.device.type)
@@ -126,33 +185,23 @@ def store_language_teacher(
             masks[TRAIN]["token_counts"] = arrays_digest({"counts": data.counts})
         # Those of evaluation are of a sequence by itself, whatever is trained on.
         masks[EVAL] = {"seed": s.seed, "mlm_share": s.mlm_share, "mlm_replace": list(s.mlm_replace)}
-    stores: dict[str, OutputStore] = {}
     for name, corpus, units in ((TRAIN, data.train, data.train_units), (EVAL, data.evaluation, data.eval_units)):
-        if corpus is None or units is None:
-            continue
-        assert isinstance(corpus, Corpus)  # not conversations, by validation
-        identity = store_identity(
-            teacher=own, tokenizer=vocabulary.digest, data=corpus_digest(corpus), form=form.identity, masks=masks[name]
-        )
-
-        def write(backbone: Backbone, writer: ShardWriter, progress: Progress, training: bool = name == TRAIN) -> None:
-            write_vocabulary(backbone, data.unit_batches(training, place.device), form, writer, progress)
-
-        stores[name] = _store(config, teacher, name, identity, form, units.count, place, write)
-    if isinstance(form, HiddenFormat):
-        projection = Projection(backbone_of(teacher), WHOLE.get(trainer.precision))
-        stored: list[StoredLanguage] = [StoredHidden(store, form, projection) for store in stores.values()]
-    else:
-        stored = [StoredVocabulary(store, form, config.taught.temperature) for store in stores.values()]
-    return stored[0], stored[1] if len(stored) > 1 else None
+        if corpus is not None and units is not None:
+            assert isinstance(corpus, Corpus)  # not conversations, by validation
+            inputs = {"tokenizer": vocabulary.digest, "data": corpus_digest(corpus), "masks": masks[name]}
+            yield name, units.count, inputs
 
 
 def _language_form(config: TrainConfig, teacher: Backbone, student: Backbone) -> LanguageForm:
-    cache, temperature = config.teacher.cache, config.taught.temperature
+    cache = config.teacher.cache
     if cache.form == "hidden":
         labelled = isinstance(config.objective, KdConfig) and config.objective.positions == "masked"
         return HiddenFormat(teacher.width, cache.precision, labelled)
-    width = min(len(backbone.decoder[0]) for backbone in (teacher, student))
+    return _sparse_form(config, min(len(backbone.decoder[0]) for backbone in (teacher, student)))
+
+
+def _sparse_form(config: TrainConfig, width: int) -> TopFormat | SampledFormat:
+    cache, temperature = config.teacher.cache, config.taught.temperature
     if cache.form == "top":
         kept = tuple(float(t) for t in cache.temperatures or (temperature,))
         return TopFormat(cache.k, width, kept, cache.precision)

@@ -44,7 +44,7 @@ from potstill.methods.common.models import (
     compile_blocks,
     suit_hardware,
 )
-from potstill.methods.common.teacher_cache import store_language_teacher
+from potstill.methods.common.teacher_cache import open_language_outputs, store_language_teacher
 from potstill.models.backbone import backbone_of
 from potstill.models.load import load_language_model
 from potstill.models.students import check_tokens
@@ -127,6 +127,8 @@ def build_language_training(
     if teacher is not None and config.teacher.cache.enabled:
         stored, stored_eval = store_language_teacher(config, teacher, student, data, vocabulary)
         teacher = None
+    elif objective.needs_teacher and config.teacher.cache.replaces_teacher:
+        stored, stored_eval = open_language_outputs(config, student, data, vocabulary)
     suit_hardware(config, [teacher], student)
     module = LanguageDistillation(student, teacher, objective, optimization, stored=stored, stored_eval=stored_eval)
     return LanguageTraining(module, data, vocabulary, train, parameters)
