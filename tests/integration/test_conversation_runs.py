@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from potstill.errors import PotstillError
 from potstill.methods.common.data import conversation_parts
-from potstill.methods.language.build import _read
+from potstill.methods.language.build import texts_of
 from potstill.runs import evaluate as evaluate_run
 from potstill.runs import train as train_run
 from potstill.runs.checks import validate_evaluate, validate_train
@@ -117,7 +117,7 @@ def test_an_evaluation_without_files_of_its_own_has_the_rows_that_were_held_out(
     source = ["data=conversations", f"data.train_files=[{rows}/train.jsonl]", "data.eval_share=0.3"]
     train, kept = conversation_parts(compose_config("objective=clm", "student.model=x", *source).data)
     data = compose_config("benchmark=clm", "model=x", *source, name="evaluate").data
-    assert _read(data, evaluating=True) == ([], kept)
+    assert texts_of(data, evaluating=True) == ([], kept)
     assert train
     assert not {str(row.prompt) for row in train} & {str(row.prompt) for row in kept}
 
@@ -143,6 +143,15 @@ def test_a_resumed_run_ends_in_the_same_weights(run, gpt2_teacher, tmp_path):
         (["objective=clm", "student.model=GPT2", "data.chat_template=null"], r"data\.chat_template=null"),
         (["objective=clm", "student.model=GPT2", "data.train_files=null"], r"data\.train_files=null"),
         (["objective=clm", "student.model=GPT2", "data.train_files=[x.jsonl]"], r"data\.train_files: 'x\.jsonl'"),
+        (["objective=clm", "student.model=GPT2", "+data.columns.query=x"], r"data\.columns\.query: "),
+        (
+            ["objective=clm", "student.model=GPT2", "data.train_files=null", "data.train=[{hub: no/where, folder: x}]"],
+            r"data\.train\.0: has hub and folder",
+        ),
+        (
+            ["objective=clm", "student.model=GPT2", "data.train_files=null", "data.train=[{folder: no/where}]"],
+            r"data\.train\.0: '.*no/where",
+        ),
         (["objective=kd", "teacher.model=GPT2", "teacher/cache=on"], "data=conversations"),
         (["objective=clm", "student=gpt2_tiny"], r"data\.tokenizer=null"),
     ],

@@ -10,8 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from potstill.errors import CacheError, PotstillError
 from potstill.methods.generative import sequences
+from potstill.runs import evaluate as evaluate_run
 from potstill.runs import train as train_run
-from potstill.runs.checks import validate_train
+from potstill.runs.checks import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
 
@@ -164,6 +165,39 @@ def test_completions_of_the_teacher_are_written_once(run, gkd, gpt2_teacher, cac
     written[0].write_bytes(written[0].read_bytes()[:-30])
     with pytest.raises(CacheError, match=str(written[0])):
         run("damaged", *words)
+
+
+def test_models_are_compared_by_what_they_write(run, rows, gkd, gpt2_teacher, tmp_path, compose_config):
+    """A model that has learned to repeat the word, against one that has not."""
+    folder, learned = run("learned", "objective=clm", f"student.model={gpt2_teacher}", "trainer.max_epochs=16")
+    models = f"model=[{folder}/student,{gpt2_teacher}]"
+    names = ["benchmark=generation", f"data.eval_files=[{rows}/eval.jsonl]", "trainer.enable_progress_bar=false"]
+    template = f"data.chat_template={rows}/template.jinja"
+    options = [*names, template, "benchmark.max_new_tokens=8", "names=[learned,raw]", models]
+    config = compose_config(*options, name="evaluate")
+    validate_evaluate(config)
+    (tmp_path / "table").mkdir()
+    assert evaluate_run.evaluate(config, tmp_path / "table") >= 0.3
+    found = json.loads((tmp_path / "table" / "summary.json").read_text())
+    assert found["learned/test/perplexity"] == pytest.approx(learned["val/perplexity"], rel=1e-4)
+    low, value, high = (found[f"learned/test/exact_match{end}"] for end in ("_low", "", "_high"))
+    assert low < value <= high
+    assert found["raw/test/exact_match"] == 0
+    assert found["raw/test/exact_match_difference"] == pytest.approx(-value)
+    assert found["raw/test/exact_match_difference_high"] < 0
+    lines = [json.loads(line) for line in (tmp_path / "table" / "predictions_learned.jsonl").read_text().splitlines()]
+    assert sum(line["right"] for line in lines) / len(lines) == value
+    wanted = [json.loads(line)["answer"] for line in (rows / "eval.jsonl").read_text().splitlines()]
+    assert sorted(line["expected"] for line in lines) == sorted(wanted)
+    assert "Samples of raw" in (tmp_path / "table" / "report.html").read_text()
+
+    for wrong, key in (
+        ("benchmark.monitor=perplexity", r"benchmark\.monitor=perplexity"),
+        ("benchmark.max_new_tokens=64", r"benchmark\.max_new_tokens=64: .* at most 63"),
+        ("export=onnx", "export=onnx"),
+    ):
+        with pytest.raises(PotstillError, match=key):
+            validate_evaluate(compose_config(*options, wrong, name="evaluate"))
 
 
 @pytest.mark.parametrize(

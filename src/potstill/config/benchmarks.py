@@ -97,6 +97,16 @@ class ClmBenchmarkConfig(LanguageBenchmarkConfig):
 
 
 @dataclass
+class GenerationBenchmarkConfig(BenchmarkConfig):
+    """Completions that causal language models write."""
+
+    eval_file: str | None = option(None, _EVAL_FILE)
+    max_new_tokens: int = within(
+        128, SIZE, "most tokens of a completion; prompts that leave less of the model's positions get shorter ones"
+    )
+
+
+@dataclass
 class TaskBenchmarkConfig(BenchmarkConfig):
     """A task to train for or to evaluate on: its data and metrics.
 
@@ -264,6 +274,7 @@ class StepByStepBenchmarkConfig(BenchmarkConfig):
 BENCHMARKS: dict[str, type[BenchmarkConfig]] = {
     "mlm": MlmBenchmarkConfig,
     "clm": ClmBenchmarkConfig,
+    "generation": GenerationBenchmarkConfig,
     "interchange": LanguageBenchmarkConfig,
     "classification": ClassificationConfig,
     "regression": RegressionConfig,
@@ -282,6 +293,12 @@ def swaps_of(benchmark: BenchmarkConfig) -> SwapConfig:
 def language_benchmark_of(benchmark: BenchmarkConfig) -> LanguageBenchmarkConfig:
     """The benchmark of an evaluation of language models."""
     assert isinstance(benchmark, LanguageBenchmarkConfig)
+    return benchmark
+
+
+def generation_benchmark_of(benchmark: BenchmarkConfig) -> GenerationBenchmarkConfig:
+    """The benchmark of an evaluation of what models write."""
+    assert isinstance(benchmark, GenerationBenchmarkConfig)
     return benchmark
 
 

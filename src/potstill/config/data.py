@@ -159,8 +159,27 @@ class TextDataConfig(SequenceDataConfig):
 
 
 @dataclass
+class RowSourceConfig(Section):
+    """A data set of rows: exactly one of `hub` and `folder` is given."""
+
+    hub: str | None = option(None, "data set on the hub, `openai/gsm8k`, or a folder of files that `datasets` reads")
+    config: str | None = option(None, "its configuration")
+    revision: str | None = option(None, "its revision")
+    folder: str | None = option(None, "a folder written by `save_to_disk`")
+    split: str = option("train", "split of `hub` or `folder`, also `train[:10%]`")
+
+
+@dataclass
 class ConversationsDataConfig(TextDataConfig):
     """Prompts and completions of a causal language model; the completions are learned."""
+
+    train: list[RowSourceConfig] = option([], "list of data sets of rows, where there are no `data.train_files`")
+    eval: list[RowSourceConfig] = option([], "the same for evaluation")
+    columns: dict[str, str] = option(
+        {},
+        "columns of the rows that are called otherwise, `{prompt: question, completion: answer}`; fields are "
+        "`messages` `prompt` `completion` `answer` `reference`",
+    )
 
     chat_template: str | None = option(
         None, "Jinja chat template, or a file with one; null: that of the tokenizer; plain texts need none"

@@ -45,11 +45,13 @@ def evaluator_of(config: EvaluateConfig) -> Evaluator:
     if config.benchmark.evaluator is not None:
         return _named("benchmark.evaluator", config.benchmark.evaluator, Evaluator)  # type: ignore[type-abstract]
     from potstill.methods.efficiency import EfficiencyEvaluator
+    from potstill.methods.generative import GenerationEvaluation
     from potstill.methods.language import LanguageEvaluator
     from potstill.methods.step_by_step import StepByStepEvaluator
     from potstill.methods.task import TaskEvaluator
 
-    for own in (LanguageEvaluator(), TaskEvaluator(), StepByStepEvaluator(), EfficiencyEvaluator()):
+    known = (LanguageEvaluator(), TaskEvaluator(), GenerationEvaluation(), StepByStepEvaluator(), EfficiencyEvaluator())
+    for own in known:
         if own.applies(config):
             return own
     raise ConfigError(

@@ -14,8 +14,9 @@ from potstill.config.data import (
     TextDataConfig,
 )
 from potstill.data.common.text_files import skipping
+from potstill.data.conversations.reading import FIELDS
 from potstill.data.corpus.pickled import COUNTS_BYTES, check_pickle
-from potstill.data.corpus.splits import ENGINES, RAY, sources_of
+from potstill.data.corpus.splits import ENGINES, RAY, row_sources, sources_of
 from potstill.errors import DataError, PotstillError
 from potstill.runtime.ranges import MOST_PROCESSES
 from potstill.runtime.small_files import not_a_file
@@ -46,20 +47,34 @@ def text_problems(data: TextDataConfig, *, evaluating: bool = False, eval_file: 
     """Problems of the texts of a language model: how they are read, and their files."""
     if isinstance(data, CorpusDataConfig):
         return _corpus_problems(data, evaluating=evaluating, eval_file=eval_file)
+    assert isinstance(data, ConversationsDataConfig)
+    return _conversation_problems(data, evaluating=evaluating, eval_file=eval_file)
+
+
+def _conversation_problems(data: ConversationsDataConfig, *, evaluating: bool, eval_file: str | None) -> list[str]:
     problems = cache_folder_problems(data)
-    if not evaluating and not data.train_files:
-        problems.append("data.train_files=null: conversations are read from files, data.train_files=[a.jsonl]")
-    if evaluating and not (eval_file or data.eval_files or data.train_files):
-        problems.append("data.eval_files=null: conversations are read from files, data.eval_files=[a.jsonl]")
+    train, evaluation = (bool(data[f"{part}_files"] or data[part]) for part in ("train", "eval"))
+    if not evaluating and not train:
+        problems.append("data.train_files=null: give files, data.train_files=[a.jsonl], or data.train=[{hub: <name>}]")
+    if evaluating and not (eval_file or evaluation or train):
+        problems.append("data.eval_files=null: give files, data.eval_files=[b.jsonl], or data.eval=[{hub: <name>}]")
     for key, files in (("train_files", data.train_files), ("eval_files", data.eval_files)):
         for file in files or []:
             path = Path(file).expanduser()
             if not path.is_file():
                 problems.append(f"data.{key}: '{file}' {not_a_file(path)}; JSON lines, a JSON list or Parquet")
-    if isinstance(data, ConversationsDataConfig) and data.chat_template and "{" not in data.chat_template:
+    if data.chat_template and "{" not in data.chat_template:
         path = Path(data.chat_template).expanduser()
         if not path.is_file():
             problems.append(f"data.chat_template={data.chat_template}: {not_a_file(path)}; a Jinja template or a file")
+    if unknown := [field for field in data.columns if field not in FIELDS]:
+        problems.append(f"data.columns.{unknown[0]}: no field of a conversation; fields are {', '.join(FIELDS)}")
+    try:
+        for part in ("train", "eval"):
+            for source in [] if data[f"{part}_files"] else row_sources(data, part):
+                source.features()
+    except PotstillError as error:
+        problems.append(str(error))
     return problems
 
 

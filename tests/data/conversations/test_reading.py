@@ -5,8 +5,10 @@ import json
 
 import pytest
 
-from potstill.data.conversations.reading import held_out, read_conversations
-from potstill.errors import DataError, FileError, FormatError
+from potstill.config.data import ConversationsDataConfig, RowSourceConfig
+from potstill.data.conversations.reading import held_out, read_conversations, read_datasets
+from potstill.data.corpus.splits import row_sources
+from potstill.errors import ConfigError, DataError, FileError, FormatError
 
 ROWS = [
     {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
@@ -75,6 +77,38 @@ def test_rows_that_are_no_conversation(row, said, tmp_path):
     path = write(tmp_path / "a.jsonl", [ROWS[0], row])
     with pytest.raises(FormatError, match=rf"^data\.train_files: '{path}' line 2: .*{said}"):
         read_conversations([path], "data.train_files")
+
+
+def test_columns_that_are_called_otherwise(tmp_path):
+    """As those of GSM8K, whose answers are the completions, too."""
+    rows = [{"question": "1 + 1 =", "answer": "it is\n#### 2", "messages": []}]
+    columns = {"prompt": "question", "completion": "answer", "answer": "answer"}
+    (read,) = read_conversations([write(tmp_path / "a.jsonl", rows)], "data.train_files", columns=columns)
+    assert (read.texts, read.answer) == (("1 + 1 =", "it is\n#### 2"), "it is\n#### 2")
+    with pytest.raises(FormatError, match=r"line 1: 'query' of data\.columns is missing \(found question, "):
+        read_conversations([f"{tmp_path}/a.jsonl"], "data.train_files", columns={"prompt": "query"})
+
+
+def test_data_sets(tmp_path):
+    import datasets
+
+    plain = [{"prompt": f"p{n}", "completion": f"c{n}", "answer": None if n else "c"} for n in range(5)]
+    datasets.Dataset.from_list(plain).save_to_disk(tmp_path / "saved")
+    (tmp_path / "files").mkdir()
+    write(tmp_path / "files" / "train.parquet", ROWS[:1] * 3)
+    data = ConversationsDataConfig(
+        train=[RowSourceConfig(folder=f"{tmp_path}/saved"), RowSourceConfig(hub=f"{tmp_path}/files")],
+        eval=[RowSourceConfig(folder=f"{tmp_path}/saved", hub="x")],
+    )
+    read = read_datasets(row_sources(data, "train"), 4)
+    assert [row.texts for row in read] == [*((f"p{n}", f"c{n}") for n in range(4)), None, None, None]
+    assert [row.answer for row in read[:2]] == ["c", None]
+    assert read[4].messages[1]["content"] == "hello"
+    assert read[0].place.startswith(f"data.train.0: '{tmp_path}/saved")
+    with pytest.raises(ConfigError, match=r"data\.eval\.0: has hub and folder"):
+        row_sources(data, "eval")
+    with pytest.raises(FormatError, match=r"data\.train\.0: .* row 1: 'query'"):
+        read_datasets(row_sources(data, "train"), columns={"prompt": "query"})
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -15,11 +15,13 @@ from typing import Any
 
 from potstill.data.common.records import Placed, Record, RecordError, check_file, field_of, read_entries, suffix_of
 from potstill.data.common.store import canonical
+from potstill.data.corpus.sources import HubDataset
 from potstill.errors import DataError, FileError, FormatError
 from potstill.runtime.ranges import is_number
 
 ROLES = ("system", "user", "assistant", "tool")
 ASSISTANT = "assistant"
+FIELDS = ("messages", "prompt", "completion", "answer", "reference")
 WANTED = "rows with messages, or with prompt and completion"
 _PARTS = 2**32
 
@@ -79,7 +81,11 @@ class Conversation:
 
 
 def read_conversations(
-    files: Iterable[str], key: str, most: int | None = None, skip: str | None = None
+    files: Iterable[str],
+    key: str,
+    most: int | None = None,
+    skip: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> list[Conversation]:
     """The rows of several files.
 
@@ -88,6 +94,7 @@ def read_conversations(
         key: Config key for messages.
         most: Rows read of each file; None for all.
         skip: Regular expression of lines of JSON lines to leave out.
+        columns: Columns by the fields of `FIELDS`; None or empty: they are called as the fields.
 
     Raises:
         DataError: A file cannot be read, or a row is no conversation; the message names its place.
@@ -95,18 +102,46 @@ def read_conversations(
     found = []
     for name in files:
         path = Path(name).expanduser()
-        read = 0
-        for place, record in _records(path, key, skip):
-            if read == most:
-                break
-            try:
-                found.append(_conversation(record, f"{key}: '{path}' {place}"))
-            except RecordError as error:
-                raise FormatError(f"{key}: '{path}' {place}: {error}; use {WANTED}") from error
-            read += 1
-        if not read:
-            raise FormatError(f"{key}: '{path}' has no rows; use {WANTED}")
+        found += _collected(_records(path, key, skip), f"{key}: '{path}'", most, columns)
     return found
+
+
+def read_datasets(
+    sources: Iterable[HubDataset], most: int | None = None, columns: Mapping[str, str] | None = None
+) -> list[Conversation]:
+    """The rows of several data sets; see `read_conversations`."""
+    found = []
+    for source in sources:
+        placed = ((f"row {number}", row) for number, row in enumerate(source.rows(), 1))
+        found += _collected(placed, f"{source.key}: '{source.name}'", most, columns)
+    return found
+
+
+def _collected(
+    records: Iterable[Placed], source: str, most: int | None, columns: Mapping[str, str] | None
+) -> list[Conversation]:
+    found: list[Conversation] = []
+    for place, record in records:
+        if len(found) == most:
+            break
+        try:
+            found.append(_conversation(_renamed(record, columns), f"{source} {place}"))
+        except RecordError as error:
+            raise FormatError(f"{source} {place}: {error}; use {WANTED}") from error
+    if not found:
+        raise FormatError(f"{source} has no rows; use {WANTED}")
+    return found
+
+
+def _renamed(record: Record, columns: Mapping[str, str] | None) -> Record:
+    """The fields of a row whose columns are called otherwise; its own answer and reference stay."""
+    if not columns:
+        return record
+    missing = [column for column in columns.values() if column not in record]
+    if missing:
+        raise RecordError(f"'{missing[0]}' of data.columns is missing (found {', '.join(map(str, record))})")
+    kept = {field: record[field] for field in ("answer", "reference") if field in record}
+    return kept | {field: record[column] for field, column in columns.items()}
 
 
 def held_out(rows: Sequence[Conversation], share: float) -> tuple[list[Conversation], list[Conversation]]:

@@ -141,14 +141,31 @@ class HubDataset:
 
     def check(self) -> None:
         """See `TextSource`; downloads only the description of the data set."""
+        features = self.features()
+        if features:
+            self._check_column(features)
+
+    def features(self) -> Mapping[str, Any]:
+        """The columns, as far as the description of the data set has them.
+
+        Raises:
+            FileError: It cannot be loaded.
+        """
         if not Path(self.path).is_dir():
             self._reach()
         import datasets
 
         load = datasets.load_dataset_builder
-        builder = self._guarded(lambda: load(self.path, self.config, revision=self.revision))
-        if builder.info.features:
-            self._check_column(builder.info.features)
+        return self._guarded(lambda: load(self.path, self.config, revision=self.revision)).info.features or {}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Whole rows, without cells that are null.
+
+        Raises:
+            FileError: The data set cannot be loaded.
+        """
+        for table in self._load().with_format("arrow").iter(batch_size=1000):
+            yield from ({name: value for name, value in row.items() if value is not None} for row in table.to_pylist())
 
     def fingerprint(self) -> dict[str, Any]:
         """See `TextSource`; downloads the data set if it is not in the cache of `datasets`."""
@@ -213,9 +230,9 @@ class SavedDataset(HubDataset):
 
     _advice = "use a folder of save_to_disk, or save the data set again"
 
-    def check(self) -> None:
-        """See `TextSource`; maps the files of the folder."""
-        self._check_column(self._load().features)
+    def features(self) -> Mapping[str, Any]:
+        """The columns; maps the files of the folder."""
+        return dict(self._load().features)
 
     def fingerprint(self) -> dict[str, Any]:
         """See `TextSource`."""

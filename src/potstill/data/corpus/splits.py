@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from potstill.config.data import CorpusDataConfig, SourceConfig
+from potstill.config.data import ConversationsDataConfig, CorpusDataConfig, SourceConfig
 from potstill.data.corpus.docstrings import Docstrings
 from potstill.data.corpus.pickled import PickledTokens
 from potstill.data.corpus.sources import HubDataset, SavedDataset, TextFiles, TextSource
@@ -132,6 +132,24 @@ def _source(data: CorpusDataConfig, source: SourceConfig, key: str) -> Source:
     if source.hub:
         return HubDataset(source.hub, source.config, revision=source.revision, **options)
     return SavedDataset(str(_absolute(str(source.folder))), **options)
+
+
+def row_sources(data: ConversationsDataConfig, part: str) -> list[HubDataset]:
+    """The data sets of a part of conversations, `train` or `eval`.
+
+    Raises:
+        ConfigError: One has not exactly one of hub and folder.
+    """
+    found: list[HubDataset] = []
+    for number, source in enumerate(data[part]):
+        key, given = f"data.{part}.{number}", [name for name in ("hub", "folder") if source[name]]
+        if len(given) != 1:
+            raise ConfigError(f"{key}: has {' and '.join(given) or 'no source'}; must have one of hub, folder")
+        if source.hub:
+            found.append(HubDataset(source.hub, source.config, source.split, revision=source.revision, key=key))
+        else:
+            found.append(SavedDataset(str(_absolute(source.folder)), split=source.split, key=key))
+    return found
 
 
 def _text_files(data: CorpusDataConfig, files: Any, unit: str, key: str) -> TextFiles:

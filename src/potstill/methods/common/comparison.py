@@ -17,7 +17,7 @@ from potstill.evaluation.rows import Row
 from potstill.interchange.agreement import AGREEMENT
 from potstill.methods.common.costs import UNSTEADY, latency_cell, size_figures, timed_figures
 from potstill.methods.common.exported_models import Deployed, deploy
-from potstill.reporting.report import Curves, HeatMap
+from potstill.reporting.report import Curves, HeatMap, Table, Text
 from potstill.training.callbacks import progress_bar
 from potstill.training.trainer import build_trainer
 from potstill.validation.exports import forms_of
@@ -134,3 +134,10 @@ def _agreement_map(row: Row, prefix: str) -> HeatMap | None:
         [[values.get((theirs, ours)) for ours in across] for theirs in down],
         "Share of what the intervention reaches (tokens, or rows of a task) on which both predict the same.",
     )
+
+
+def as_text(samples: Table) -> Text:
+    """Samples as a text, which is not printed to the terminal."""
+    rows = [dict(zip(samples.columns, row, strict=True)) for row in samples.rows]
+    shown = ["\n".join(f"{name}: {text}" for name, text in row.items() if text) for row in rows]
+    return Text(samples.title, "\n\n".join(shown))

@@ -17,11 +17,11 @@ from potstill.data.common.progress import counting
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import Vocabulary, describe, has_tokenizer, train_wordpiece
 from potstill.data.conversations.encoding import ConversationCorpus, encode
-from potstill.data.conversations.reading import Conversation, held_out, read_conversations
+from potstill.data.conversations.reading import Conversation, held_out, read_conversations, read_datasets
 from potstill.data.corpus.binarize import binarize
 from potstill.data.corpus.pickled import PickledTokens
 from potstill.data.corpus.retokenise import Retokeniser
-from potstill.data.corpus.splits import Parts, Source
+from potstill.data.corpus.splits import Parts, Source, row_sources
 from potstill.data.corpus.store import Corpus, TokenStore
 from potstill.data.tasks.preflight import refuse_unknown
 from potstill.errors import ConfigError, DataError, TokenizerError
@@ -286,10 +286,21 @@ def conversation_parts(data: ConversationsDataConfig) -> tuple[list[Conversation
     Raises:
         DataError: a file cannot be read, or a row is no conversation.
     """
-    train = read_conversations(data.train_files or [], "data.train_files", data.max_examples, data.skip)
-    if data.eval_files:
-        return train, read_conversations(data.eval_files, "data.eval_files", data.max_examples, data.skip)
-    return held_out(train, data.eval_share)
+    train, evaluation = conversations_of(data, "train"), conversations_of(data, "eval")
+    return (train, evaluation) if evaluation else held_out(train, data.eval_share)
+
+
+def conversations_of(
+    data: ConversationsDataConfig, part: str, files: Sequence[str] | None = None
+) -> list[Conversation]:
+    """The rows of a part, `train` or `eval`, of its files (or of others), else of its data sets; empty without any.
+
+    Raises:
+        DataError: a file or data set cannot be read, or a row is no conversation.
+    """
+    if files := files or data[f"{part}_files"]:
+        return read_conversations(files, f"data.{part}_files", data.max_examples, data.skip, data.columns)
+    return read_datasets(row_sources(data, part), data.max_examples, data.columns)
 
 
 def template_of(data: ConversationsDataConfig) -> str | None:

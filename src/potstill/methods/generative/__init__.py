@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from potstill.config import TrainConfig
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.config.benchmarks import GenerationBenchmarkConfig
 from potstill.config.data import ConversationsDataConfig
 from potstill.config.objectives import GkdConfig
-from potstill.methods.base import Training
-from potstill.methods.generative.checks import generative_problems
+from potstill.methods.base import Evaluator, Training
+from potstill.methods.generative.checks import evaluated_generation_problems, generative_problems
 from potstill.methods.language import Language
 from potstill.validation.data import kind_problems
 
 if TYPE_CHECKING:
-    from potstill.reporting.report import Table
+    from potstill.evaluation.rows import Row
+    from potstill.reporting.report import Section, Table
 
 
 class Generative(Language):
@@ -42,3 +45,30 @@ class Generative(Language):
         from potstill.methods.generative.evaluation import samples_of
 
         return {"samples": samples_of(training.module)}
+
+
+class GenerationEvaluation(Evaluator):
+    """Completions of causal language models, compared with the right ones."""
+
+    def applies(self, config: EvaluateConfig) -> bool:
+        """With `benchmark=generation`."""
+        return isinstance(config.benchmark, GenerationBenchmarkConfig)
+
+    def problems(self, config: EvaluateConfig, models: Sequence[str]) -> list[str]:
+        """User errors of benchmark, conversations and models."""
+        reader = f"benchmark={config.benchmark.name}"
+        return kind_problems(config.data, ConversationsDataConfig, reader) or evaluated_generation_problems(
+            config, list(models)
+        )
+
+    def evaluate(self, config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
+        """The metrics of every model; writes predictions.jsonl."""
+        from potstill.methods.generative.evaluation import evaluate
+
+        return evaluate(config, models, folder)
+
+    def sections(self, config: EvaluateConfig, rows: list[Row]) -> list[Section]:
+        """A table of the models, and samples of each."""
+        from potstill.methods.generative.evaluation import sections
+
+        return sections(config, rows)

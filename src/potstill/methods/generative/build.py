@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from potstill.config import TrainConfig
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.config.benchmarks import generation_benchmark_of
 from potstill.config.data import ConversationsDataConfig, data_of
 from potstill.config.objectives import SamplingConfig, generative_of
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.conversations.encoding import ConversationCorpus
 from potstill.data.conversations.reading import Conversation
+from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.evaluation.generation import Decode, GenerationEvaluator
-from potstill.methods.common.data import conversation_parts
+from potstill.methods.common.data import conversation_parts, corpus_settings, sequence_length
+from potstill.methods.common.models import check_vocabulary
 from potstill.methods.generative.sequences import completed_by
-from potstill.methods.language.build import LanguageTraining, build_language_training
+from potstill.methods.language.build import (
+    LanguageTraining,
+    build_language_training,
+    corpora_of,
+    texts_of,
+    vocabulary_for,
+)
 from potstill.models.backbone import backbone_of
 from potstill.models.generation import Sampling, Tokens
-from potstill.models.load import load_tokenizer
+from potstill.models.load import load_language_model, load_tokenizer
+from potstill.objectives.language import LanguageObjective
+from potstill.objectives.terms import HARD
 from potstill.training.generative import Generation, GenerativeDistillation
-
-log = logging.getLogger(__name__)
 
 
 def build_generative_training(config: TrainConfig) -> LanguageTraining:
@@ -60,6 +69,42 @@ def build_generative_training(config: TrainConfig) -> LanguageTraining:
     )
     training.module = GenerativeDistillation(own.student, teacher, own.objective, generation, own.optimization)
     return training
+
+
+@dataclass
+class GenerationParts:
+    """A single model, what it completes, and the conversations of these."""
+
+    module: GenerativeDistillation
+    data: CorpusDataModule
+    evaluator: GenerationEvaluator
+
+
+def build_generation_evaluation(config: EvaluateConfig, model: str) -> GenerationParts:
+    """A causal language model and the conversations that it completes, in its own tokens.
+
+    Raises:
+        PotstillError: a model or rows that cannot be used.
+    """
+    benchmark, text = generation_benchmark_of(config.benchmark), data_of(config, ConversationsDataConfig)
+    read = texts_of(text, benchmark.eval_file, evaluating=True)
+    vocabulary = vocabulary_for(text, read, {"model": model})
+    student = load_language_model("model", model, need_head=True)
+    check_vocabulary(vocabulary, "model", student)
+    _, corpus = corpora_of(text, read, vocabulary, sequence_length(text, vocabulary, [student]))
+    assert isinstance(corpus, ConversationCorpus)
+    evaluator = evaluator_of_rows(read[1], corpus)  # type: ignore[arg-type]
+    generation = Generation(
+        Sampling(0.0, max_new_tokens=benchmark.max_new_tokens),
+        tokens_of(vocabulary, student, corpus),
+        decoder_of(vocabulary),
+        prompts=corpus.prompt,
+        evaluator=evaluator,
+        evaluates=True,
+    )
+    objective = LanguageObjective("causal", {HARD["causal"]: 1.0})
+    data = CorpusDataModule(None, corpus, vocabulary, "causal", corpus_settings(config))
+    return GenerationParts(GenerativeDistillation(student, None, objective, generation), data, evaluator)
 
 
 def _longest(*models: PreTrainedModel | None) -> int:

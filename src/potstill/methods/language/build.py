@@ -15,7 +15,7 @@ from potstill.config.data import ConversationsDataConfig, CorpusDataConfig, Text
 from potstill.config.objectives import exchange_of
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.conversations.encoding import ConversationCorpus
-from potstill.data.conversations.reading import Conversation, read_conversations
+from potstill.data.conversations.reading import Conversation
 from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.pickled import read_counts
 from potstill.data.corpus.splits import Parts, sources_of
@@ -29,6 +29,7 @@ from potstill.methods.common.data import (
     build_vocabulary,
     check_mask,
     conversation_parts,
+    conversations_of,
     corpus_settings,
     given_vocabulary,
     own_vocabulary,
@@ -87,11 +88,11 @@ def build_language_training(
         PotstillError: text, tokenizer or models that cannot be used, or that do not fit each other.
     """
     text = data_of(config, TextDataConfig)
-    read = _read(text) if read is None else read
+    read = texts_of(text) if read is None else read
     models = {"teacher.model": config.teacher.model, "student.model": config.student.model}
     if config.teacher.tokenizer is not None:  # the corpus is in the student's tokens
         del models["teacher.model"]
-    vocabulary = _vocabulary(text, read, models, saved=True)
+    vocabulary = vocabulary_for(text, read, models, saved=True)
     own = own_vocabulary(config.teacher.tokenizer, "teacher.model", str(config.teacher.model), vocabulary)
     teacher, student = build_models(config, vocabulary, own)
     objective = build_objective(
@@ -106,7 +107,7 @@ def build_language_training(
         teacher = None  # it only gave its layers
     readers = [m for m in (teacher if own is None else None, student) if m is not None]
     length = sequence_length(text, vocabulary, readers)
-    train, evaluation = _corpora(text, read, vocabulary, length)
+    train, evaluation = corpora_of(text, read, vocabulary, length)
     assert train is not None
     if completed is not None:
         assert loaded is not None
@@ -134,7 +135,7 @@ def build_language_training(
     return LanguageTraining(module, data, vocabulary, train, parameters)
 
 
-def _read(text: TextDataConfig, eval_file: str | None = None, *, evaluating: bool = False) -> Read:
+def texts_of(text: TextDataConfig, eval_file: str | None = None, *, evaluating: bool = False) -> Read:
     """The sources of a corpus, or the rows of conversations.
 
     Raises:
@@ -143,8 +144,8 @@ def _read(text: TextDataConfig, eval_file: str | None = None, *, evaluating: boo
     if isinstance(text, ConversationsDataConfig):
         if not evaluating:
             return conversation_parts(text)
-        if files := [eval_file] if eval_file else text.eval_files:
-            return [], read_conversations(files, "data.eval_files", text.max_examples, text.skip)
+        if found := conversations_of(text, "eval", [eval_file] if eval_file else None):
+            return [], found
         train, evaluation = conversation_parts(text)
         return [], evaluation or train
     parts = sources_of(cast("CorpusDataConfig", text), eval_file=eval_file)
@@ -153,7 +154,14 @@ def _read(text: TextDataConfig, eval_file: str | None = None, *, evaluating: boo
     return parts
 
 
-def _vocabulary(text: TextDataConfig, read: Read, models: dict[str, str | None], *, saved: bool = False) -> Vocabulary:
+def vocabulary_for(
+    text: TextDataConfig, read: Read, models: dict[str, str | None], *, saved: bool = False
+) -> Vocabulary:
+    """The tokenizer: that of the data, or of the first model that has one.
+
+    Raises:
+        TokenizerError: there is none.
+    """
     if isinstance(text, CorpusDataConfig) and isinstance(read, Parts):
         return build_vocabulary(text, read, models, saved=saved)
     found = given_vocabulary(text, models, saved=saved)
@@ -162,7 +170,7 @@ def _vocabulary(text: TextDataConfig, read: Read, models: dict[str, str | None],
     return found
 
 
-def _corpora(
+def corpora_of(
     text: TextDataConfig, read: Read, vocabulary: Vocabulary, length: int
 ) -> Sequence[Corpus | ConversationCorpus | None]:
     """The training and the evaluation corpus."""
@@ -193,8 +201,8 @@ def build_language_evaluation(config: EvaluateConfig, model: str, reference: str
         PotstillError: a model or text that cannot be used, or two models that do not fit each other.
     """
     benchmark, text = language_benchmark_of(config.benchmark), data_of(config, TextDataConfig)
-    read = _read(text, benchmark.eval_file, evaluating=True)
-    vocabulary = _vocabulary(text, read, {"model": model})
+    read = texts_of(text, benchmark.eval_file, evaluating=True)
+    vocabulary = vocabulary_for(text, read, {"model": model})
     student = load_language_model("model", model, need_head=True)
     teacher = load_language_model("model", reference, need_head=True) if reference else None
     models = [m for m in (teacher, student) if m is not None]
@@ -209,7 +217,7 @@ def build_language_evaluation(config: EvaluateConfig, model: str, reference: str
     if isinstance(read, Parts):
         corpus = build_corpus(cast("CorpusDataConfig", text), read.eval or read.train, vocabulary, length)
     else:
-        _, corpus = _corpora(text, read, vocabulary, length)
+        _, corpus = corpora_of(text, read, vocabulary, length)
     exchange, plan = benchmark.interchange, None
     objective = LanguageObjective(kind, {HARD[kind]: 1.0})
     if teacher is not None:

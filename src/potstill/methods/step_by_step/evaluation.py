@@ -14,10 +14,10 @@ from potstill.config.benchmarks import rationale_part
 from potstill.data.rationales.datamodule import TEST, VALID
 from potstill.evaluation.rows import Row
 from potstill.evaluation.step_by_step import SAMPLE_COLUMNS
-from potstill.methods.common.comparison import evaluation_trainer
+from potstill.methods.common.comparison import as_text, evaluation_trainer
 from potstill.methods.common.costs import size_figures
 from potstill.methods.step_by_step.build import RationaleTraining, build_rationale_evaluation
-from potstill.reporting.report import Section, Table, Text
+from potstill.reporting.report import Section, Table
 from potstill.training.task_prefix import TaskPrefix
 from potstill.validation.names import stem_of
 
@@ -76,13 +76,4 @@ def sections(config: EvaluateConfig, rows: list[Row]) -> list[Section]:
     cells = [[row.name, *(row.metrics.get(key) for key in (*others, *metrics))] for row in rows]
     columns = ["model", "parameters", "MB", "examples/s", *(name.removeprefix("test/") for name in metrics)]
     note = f"{config.data.name}, {rationale_part(config.benchmark)} part; losses in nats per target token."
-    return [
-        Table(f"benchmark={config.benchmark.name}", columns, cells, note),
-        *(Text(row.extra.title, _as_text(row.extra)) for row in rows),
-    ]
-
-
-def _as_text(samples: Table) -> str:
-    """Samples as a text, which is not printed to the terminal."""
-    rows = [dict(zip(samples.columns, row, strict=True)) for row in samples.rows]
-    return "\n\n".join("\n".join(f"{name}: {text}" for name, text in row.items() if text) for row in rows)
+    return [Table(f"benchmark={config.benchmark.name}", columns, cells, note), *(as_text(row.extra) for row in rows)]
