@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
 SEED = 16
-COUNT = int(os.environ.get("POTSTILL_FUZZ", "180"))  # more of them, or another seed, find more
+COUNT = int(os.environ.get("POTSTILL_FUZZ", "108"))  # more of them, or another seed, find more
 RUNS = COUNT // 36
 
 ODD = [

@@ -7,6 +7,7 @@ cannot say (ranges, files, models that fit) is in `validation/`. Nothing here im
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -217,6 +218,7 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[3] / "conf"
 
 
+@functools.cache
 def register() -> None:
     """Put the schemas into Hydra's config store, in a group of their own; stages' references resolve to themselves."""
     # A recipe that is shown, or composed, keeps them: `stages.plan` puts folders in their place.
