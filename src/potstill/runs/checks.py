@@ -46,7 +46,7 @@ def validate_train(config: TrainConfig, *, models: bool = True) -> None:
             *logger_problems(config.logger),
             *strategy_problems(config),
             *launch_problems(config),
-            *cache_problems(config),
+            *cache_problems(config, models=models),
             *output_problems(),
         ]
     )

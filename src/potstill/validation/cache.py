@@ -27,8 +27,13 @@ OF_TASKS = ("ce", "mse")  # terms that read stored outputs
 OF_FORMS = {"top": ("ce",), "sampled": ("ce",), "hidden": ("ce", "mse", "cos")}
 
 
-def cache_problems(config: TrainConfig) -> list[str]:
-    """Problems of `teacher.cache`; none if it is off."""
+def cache_problems(config: TrainConfig, *, models: bool = True) -> list[str]:
+    """Problems of `teacher.cache`; none if it is off.
+
+    Args:
+        config: of a training run.
+        models: whether its models and stores exist already.
+    """
     cache, objective = config.teacher.cache, config.objective
     if cache.file is not None:
         return _file_problems(config, cache.file)
@@ -42,7 +47,7 @@ def cache_problems(config: TrainConfig) -> list[str]:
         ]
     problems = _more_problems(config, objective, "teacher/cache=on")
     if isinstance(objective, KdConfig) and not trains_task(config) and not config.teacher.model:
-        problems += _alone_problems(cache)
+        problems += _alone_problems(cache, exists=models)
     if cache.folder is not None:
         problems += writable("teacher.cache.folder", Path(cache.folder).expanduser())
     if trains_task(config) or isinstance(objective, CustomObjectiveConfig):
@@ -135,11 +140,12 @@ def _more_problems(
     return problems
 
 
-def _alone_problems(cache: CacheConfig) -> list[str]:
+def _alone_problems(cache: CacheConfig, *, exists: bool) -> list[str]:
     """Problems of stores that take the place of a language model's teacher."""
     if cache.form == "hidden":
         return ["teacher.model=null: teacher.cache.form=hidden needs the teacher's projection; give teacher.model"]
-    if cache.folder is not None and not (folder := Path(cache.folder).expanduser() / "train").is_dir():
+    folder = Path(cache.folder or "").expanduser() / "train"
+    if exists and cache.folder is not None and not folder.is_dir():
         return [
             f"teacher.cache.folder={cache.folder}: {folder} {not_a_file(folder)}, so there is no store in the place of "
             "teacher.model=null; compute it by stage=teacher_outputs, or give teacher.model"

@@ -35,7 +35,7 @@ _PLACES = {
     "file", "files", "folder", "train_files", "eval_files", "test_files", "train_file", "eval_file", "test_file",
     "more_train_files", "tokenizer", "model", "models", "teacher", "rationales", "mapping", "pickle", "token_counts",
 }  # fmt: skip
-_MODEL_FILES = ("config.json", "tokenizer.json", "vocab.txt", "*.safetensors", "*.bin")
+_MODEL_FILES = ("config.json", "tokenizer.json", "vocab.txt", "*.safetensors", "*.bin", "*.gguf")
 _BLOCKS, _BLOCK_BYTES = 64, 1 << 16
 _MOST_LISTED = 10_000
 
@@ -147,7 +147,7 @@ def _place(name: str) -> dict[str, Any]:
             known |= {"path": str(path.resolve()), "contents": _digest([path])}
         elif path.is_dir():
             known["path"] = str(path.resolve())
-            if (path / "config.json").is_file():
+            if (path / "config.json").is_file() or any(path.glob("*.gguf")):
                 known["contents"] = _digest(sorted(file for glob in _MODEL_FILES for file in path.glob(glob)))
             else:
                 known["files"] = _listing(path)
