@@ -47,6 +47,8 @@ bench: install   ## ratios against textbook implementations, each in one run
 	$(BIN)/python tests/benchmarks/bench_binarize.py
 	for objective in kd diito; do for precision in fp32 bf16 bf16-over-fp32; do \
 	  $(BIN)/python tests/benchmarks/bench_step.py $$objective --precision $$precision || exit 1; done; done
+	for peer in textbook trl; do \
+	  $(BIN)/python tests/benchmarks/bench_generative.py --peer $$peer || exit 1; done
 	$(BIN)/python tests/benchmarks/bench_loop.py
 	$(BIN)/python tests/benchmarks/bench_tasks.py
 	$(BIN)/python tests/benchmarks/bench_sparse.py

@@ -87,6 +87,8 @@ def test_an_experiment_runs(
         small += ["data=text_files", *files, "data.num_proc=1"]
     if recipe.objective.name in ("kd", "diito") and recipe.benchmark is None:
         small.append(f"teacher.model={local}")
+    if recipe.data.name == "conversations":
+        small += _completed(tmp_path, recipe.data.columns, gpt2_teacher)
     if recipe.student.layers is not None:
         small.append("student.layers=[0,1]")
     if recipe.benchmark is not None:
@@ -105,15 +107,33 @@ def test_an_experiment_runs(
     train_run.train(config, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["train/steps"] == 2
-    if recipe.benchmark is not None or recipe.objective.name == "step_by_step":
-        monitor = "accuracy" if recipe.benchmark is None else recipe.benchmark.monitor
-        assert 0 <= summary[f"val/{monitor}"] <= 1
-    else:
-        (hard,) = (summary[f"val/loss_{name}"] for name in ("mlm", "clm") if f"val/loss_{name}" in summary)
-        assert summary["val/perplexity"] == pytest.approx(math.exp(hard), rel=1e-4)
+    _check_figures(recipe, summary)
     settings = json.loads((tmp_path / "student" / "config.json").read_text())
     if experiment == "distilbert":
         assert settings["model_type"] == "distilbert"
+
+
+def _check_figures(recipe, summary):
+    if recipe.benchmark is not None or recipe.objective.name == "step_by_step":
+        monitor = "accuracy" if recipe.benchmark is None else recipe.benchmark.monitor
+        assert 0 <= summary[f"val/{monitor}"] <= 1
+    elif recipe.objective.name == "gkd":
+        assert 0 <= summary["val/exact_match"] <= 1
+        assert summary["train/completion_tokens"] <= 8
+    else:
+        (hard,) = (summary[f"val/loss_{name}"] for name in ("mlm", "clm") if f"val/loss_{name}" in summary)
+        assert summary["val/perplexity"] == pytest.approx(math.exp(hard), rel=1e-4)
+
+
+def _completed(folder, columns, model):
+    """Overrides that give decoders short conversations."""
+    row = {columns["prompt"]: "the man", columns["completion"]: "so\n#### 2"}
+    (folder / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 12)
+    template = "{% for m in messages %}{{ m['content'] }}<|endoftext|>{% endfor %}"
+    return [
+        *(f"data.{part}_files=[{folder}/rows.jsonl]" for part in ("train", "eval")), f'data.chat_template="{template}"',
+        "objective.sampling.max_new_tokens=8", f"teacher.model={model}", f"student.model={model}",
+    ]  # fmt: skip
 
 
 def _prefixed(folder, files, tokenizer):

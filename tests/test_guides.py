@@ -55,9 +55,15 @@ def small(script, overrides, text_file, logger):
     own = "objective=custom" in overrides
     generated = any(word.endswith("=arithmetic") for word in overrides)
     task = any(word.startswith(("benchmark=text_classification", "tasks=")) for word in overrides)
+    chats = any("chats/" in word for word in overrides)
     extra = [*QUIET]
     if generated:
         extra += GENERATED
+    elif chats:
+        extra += [
+            "data.max_length=32",
+            *(["objective.sampling.max_new_tokens=4"] if "objective=gkd" in overrides else []),
+        ]
     elif task:
         extra += ["data.max_length=32"]
     elif not own:
@@ -76,7 +82,7 @@ def small(script, overrides, text_file, logger):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, shared_cache, text_file, words, compose_config):
-    """Runs a command of a guide in this process; `runs/`, `reviews/` and `news/` are folders of the module's."""
+    """Runs a command of a guide in this process; `runs/`, `reviews/`, `news/`, `chats/` are folders of the module's."""
     from potstill.runs import evaluate as evaluate_run
     from potstill.runs import train as train_run
     from potstill.runs.checks import validate_evaluate, validate_train
@@ -84,17 +90,20 @@ def run(tmp_path_factory, shared_cache, text_file, words, compose_config):
     home = tmp_path_factory.mktemp("guides")
     (home / "reviews").mkdir()
     (home / "news").mkdir()
+    (home / "chats").mkdir()
     for part, count in (("train", 24), ("dev", 12)):
         rows = [f"{' '.join(words[n : n + 5])}\t{'good' if n % 2 else 'bad'}" for n in range(count)]
         (home / "reviews" / f"{part}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
         sets = [{"text": row.split("\t")[0], "label": ["money", "sport"][: n % 3]} for n, row in enumerate(rows)]
         (home / "news" / f"{part}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in sets))
+        chats = [{"prompt": row.split("\t")[0], "completion": " the man", "answer": "the man"} for row in rows]
+        (home / "chats" / f"{part}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in chats))
 
     def start(script, command, logger="csv"):
         overrides, named = job(command)
         folder = home / (named or "runs/unnamed")
         folder.mkdir(parents=True, exist_ok=True)
-        moved = [re.sub(r"(?<![\w/])(runs|reviews|news)/", rf"{home}/\1/", word) for word in overrides]
+        moved = [re.sub(r"(?<![\w/])(runs|reviews|news|chats)/", rf"{home}/\1/", word) for word in overrides]
         config = compose_config(
             *moved, f"data.cache={shared_cache}", *small(script, overrides, text_file, logger), name=script
         )
@@ -130,7 +139,7 @@ def own_modules(request, tmp_path, monkeypatch):
 
 def test_there_is_a_guide_for_each_path():
     names = [guide.stem for guide in GUIDES]
-    assert names == ["diito", "language-models", "several-tasks", "step-by-step", "tasks", "your-own"]
+    assert names == ["diito", "generative", "language-models", "several-tasks", "step-by-step", "tasks", "your-own"]
     assert all(len(commands(guide)) >= 3 for guide in GUIDES)
     readme = (ROOT / "README.md").read_text()
     assert all(f"docs/guides/{name}.md" in readme for name in names)

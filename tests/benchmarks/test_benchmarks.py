@@ -81,6 +81,17 @@ def test_cache():
     assert max(gradients) < 0.01  # the store's precision
 
 
+@pytest.mark.parametrize("peer", ["textbook", "trl"])
+def test_generative(peer):
+    if peer == "trl":
+        pytest.importorskip("trl")
+    output = run("bench_generative.py", "--lengths", "12", "16", f"--peer={peer}", "--written=8", "--tokens=10")
+    for policy in ("off", "on"):
+        ratio(output, f"{policy}-policy speed, ours / {peer}")
+    assert re.search(rf"memory, {peer} / ours: \d+\.\d+", output)
+    assert len(re.findall(r"losses agree", output)) == 2
+
+
 def test_step_by_step():
     flags = ["--rows=200", "--warmup=40", "--steps=2", "--evaluated=16", "--written=12", "--hidden=48"]
     output = run("bench_step_by_step.py", *flags)

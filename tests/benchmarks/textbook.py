@@ -5,6 +5,7 @@ full forward passes of both models, the wanted positions picked with `masked_sel
 cosine on them.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -151,3 +152,63 @@ def pick(values: Tensor, attention_mask: Tensor) -> Tensor:
     """The rows (positions, width) of (batch, length, width) that are no padding."""
     mask = attention_mask.bool().unsqueeze(-1).expand_as(values)
     return values.masked_select(mask).view(-1, values.shape[-1])
+
+
+def gkd_step(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    beta: float,
+) -> Tensor:
+    """Forward passes of both causal language models, JSD(beta) over the labelled tokens, and the backward pass.
+
+    Args:
+        teacher: in evaluation mode.
+        student: gets the gradients.
+        input_ids: (batch, length).
+        attention_mask: (batch, length), 0 at padding.
+        labels: (batch, length) of the tokens themselves, -100 at those that are not learned.
+        beta: share of the teacher in the mixture.
+
+    Returns:
+        The mean over labelled tokens, nats.
+    """
+    with torch.no_grad():
+        theirs = teacher(input_ids=input_ids, attention_mask=attention_mask).logits
+    ours = student(input_ids=input_ids, attention_mask=attention_mask).logits
+    wanted = labels[:, 1:] != -100
+    p, q = (functional.log_softmax(logits[:, :-1][wanted].float(), dim=-1) for logits in (theirs, ours))
+    mixture = torch.logsumexp(torch.stack([p + math.log(beta), q + math.log(1 - beta)]), dim=0)
+    parts = [functional.kl_div(mixture, own, reduction="batchmean", log_target=True) for own in (p, q)]
+    loss = beta * parts[0] + (1 - beta) * parts[1]
+    loss.backward()
+    return loss
+
+
+@torch.no_grad()
+def sampled_completions(
+    student: PreTrainedModel, prompts: Tensor, mask: Tensor, most: int, ends: list[int], pad: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Completions at temperature 1 by transformers: ids, mask and labels of prompts with completions.
+
+    Args:
+        student: in training mode, which it gets back.
+        prompts: (batch, length), padded on the left.
+        mask: (batch, length), 0 at padding.
+        most: tokens of a completion.
+        ends: tokens that end one.
+        pad: padding id.
+    """
+    student.eval()
+    ids = student.generate(
+        prompts, attention_mask=mask, max_new_tokens=most, do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
+        eos_token_id=ends, pad_token_id=pad,
+    )  # fmt: skip
+    student.train()
+    written = ids[:, prompts.shape[1] :]
+    ended = torch.isin(written, torch.tensor(ends)).cumsum(1)
+    real = (ended - torch.isin(written, torch.tensor(ends)).long()) == 0  # up to the first end, with it
+    labels = torch.cat([torch.full_like(prompts, -100), written.masked_fill(~real, -100)], dim=1)
+    return ids, torch.cat([mask, real.long()], dim=1), labels

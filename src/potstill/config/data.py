@@ -181,6 +181,9 @@ class ConversationsDataConfig(TextDataConfig):
         "`messages` `prompt` `completion` `answer` `reference`",
     )
 
+    as_messages: bool = option(
+        False, "plain prompts and completions are a user's and an assistant's message of a chat, for its template"
+    )
     chat_template: str | None = option(
         None, "Jinja chat template, or a file with one; null: that of the tokenizer; plain texts need none"
     )

@@ -15,6 +15,7 @@ from potstill.data.common.batching import IGNORED
 from potstill.data.common.ragged import starts_of
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch, pad
 from potstill.evaluation.generation import METRICS, Decode, GenerationEvaluator
+from potstill.models.backbone import Backbone
 from potstill.models.generation import Prompt, Sampling, Tokens, complete
 from potstill.objectives.language import LanguageObjective
 from potstill.objectives.terms import TermSums
@@ -123,31 +124,12 @@ class GenerativeDistillation(LanguageDistillation):
 
     def _sample(self, batch: StepBatch) -> float:
         """Put sampled completions in the place of the given ones; returns their mean number of tokens."""
-        own, given, device = self.generation, list(batch.micro), self.device
-        rows = [row for part in given for row in _rows_of(part)]
-        wanted = [number for number, row in enumerate(rows) if row.prompt > 0]
-        made = complete(
-            self._student_backbone,
-            [rows[number].ids[: rows[number].prompt] for number in wanted],
-            own.sampling,
-            own.tokens,
-            seeds=[[batch.seed, _ROW, rows[number].sequence] for number in wanted],
-            max_length=own.max_length,
-        )
-        for number, ids in zip(wanted, made, strict=True):
-            if len(ids):  # otherwise the prompt leaves no position
-                rows[number] = rows[number].completed(ids)
-        batch.micro, start = [], 0
-        for part in given:
-            count = len(part.input_ids)
-            batch.micro.append(_micro_batch(rows[start : start + count], own.tokens.pad, device))
-            start += count
-        lengths = np.array([len(row.ids) for row in rows], np.int64)
-        sampled = [len(ids) for ids in made if len(ids)]
-        labelled = sum(int((part.labels != IGNORED).sum()) for part in batch.micro)
-        counts = torch.tensor(
-            [lengths.sum(), labelled, np.square(lengths).sum(), sum(sampled), len(sampled)], device=device
-        )
+        given = list(batch.micro)
+        batch.micro, sampled = sample(self._student_backbone, given, self.generation, batch.seed)
+        lengths = torch.cat([part.attention_mask.sum(-1) for part in batch.micro])
+        labelled = torch.stack([(part.labels != IGNORED).sum() for part in batch.micro]).sum()
+        own = torch.tensor([sum(sampled), len(sampled)], device=self.device)
+        counts = torch.cat([torch.stack([lengths.sum(), labelled, lengths.square().sum()]), own])
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(counts)
         self._given = batch.labelled
@@ -207,6 +189,42 @@ class GenerativeDistillation(LanguageDistillation):
         found = self.generation.evaluator.metrics(self.written)
         found[LENGTH] = sum(self._lengths) / len(self._lengths)
         self.log_dict({f"val/{name}": value for name, value in found.items()})
+
+
+def sample(
+    student: Backbone, given: Sequence[MicroBatch], generation: Generation, seed: int
+) -> tuple[list[MicroBatch], list[int]]:
+    """The micro-batches of a step with completions that the student samples.
+
+    A sequence whose last turn is cut off, or whose prompt leaves no position, keeps its completion.
+
+    Args:
+        student: in any mode, which stays.
+        given: micro-batches with given completions.
+        generation: what the student writes.
+        seed: of the step.
+
+    Returns:
+        The same sequences in as many micro-batches, and the numbers of tokens of the sampled completions.
+    """
+    rows = [row for part in given for row in _rows_of(part)]
+    wanted = [number for number, row in enumerate(rows) if row.prompt > 0]
+    made = complete(
+        student,
+        [rows[number].ids[: rows[number].prompt] for number in wanted],
+        generation.sampling,
+        generation.tokens,
+        seeds=[[seed, _ROW, rows[number].sequence] for number in wanted],
+        max_length=generation.max_length,
+    )
+    for number, ids in zip(wanted, made, strict=True):
+        if len(ids):
+            rows[number] = rows[number].completed(ids)
+    parts: list[MicroBatch] = []
+    for part in given:
+        own, rows = rows[: len(part.input_ids)], rows[len(part.input_ids) :]
+        parts.append(_micro_batch(own, generation.tokens.pad, part.input_ids.device))
+    return parts, [len(ids) for ids in made if len(ids)]
 
 
 @dataclass(frozen=True)

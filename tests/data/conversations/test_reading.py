@@ -6,7 +6,7 @@ import json
 import pytest
 
 from potstill.config.data import ConversationsDataConfig, RowSourceConfig
-from potstill.data.conversations.reading import held_out, read_conversations, read_datasets
+from potstill.data.conversations.reading import RowFormat, held_out, read_conversations, read_datasets
 from potstill.data.corpus.splits import row_sources
 from potstill.errors import ConfigError, DataError, FileError, FormatError
 
@@ -83,10 +83,15 @@ def test_columns_that_are_called_otherwise(tmp_path):
     """As those of GSM8K, whose answers are the completions, too."""
     rows = [{"question": "1 + 1 =", "answer": "it is\n#### 2", "messages": []}]
     columns = {"prompt": "question", "completion": "answer", "answer": "answer"}
-    (read,) = read_conversations([write(tmp_path / "a.jsonl", rows)], "data.train_files", columns=columns)
+    (read,) = read_conversations([write(tmp_path / "a.jsonl", rows)], "data.train_files", form=RowFormat(columns))
     assert (read.texts, read.answer) == (("1 + 1 =", "it is\n#### 2"), "it is\n#### 2")
+    (chat,) = read_conversations([f"{tmp_path}/a.jsonl"], "data.train_files", form=RowFormat(columns, True))
+    assert [*chat.messages] == [
+        {"role": "user", "content": "1 + 1 ="}, {"role": "assistant", "content": "it is\n#### 2"},
+    ]  # fmt: skip
+    assert (chat.texts, chat.learned, chat.answer) == (None, {1}, read.answer)
     with pytest.raises(FormatError, match=r"line 1: 'query' of data\.columns is missing \(found question, "):
-        read_conversations([f"{tmp_path}/a.jsonl"], "data.train_files", columns={"prompt": "query"})
+        read_conversations([f"{tmp_path}/a.jsonl"], "data.train_files", form=RowFormat({"prompt": "query"}))
 
 
 def test_data_sets(tmp_path):
@@ -108,7 +113,7 @@ def test_data_sets(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.eval\.0: has hub and folder"):
         row_sources(data, "eval")
     with pytest.raises(FormatError, match=r"data\.train\.0: .* row 1: 'query'"):
-        read_datasets(row_sources(data, "train"), columns={"prompt": "query"})
+        read_datasets(row_sources(data, "train"), form=RowFormat({"prompt": "query"}))
 
 
 def test_files_that_cannot_be_read(tmp_path):

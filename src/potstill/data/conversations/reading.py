@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,22 @@ WANTED = "rows with messages, or with prompt and completion"
 _PARTS = 2**32
 
 Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """What the columns of rows hold.
+
+    Attributes:
+        columns: Columns by the fields of `FIELDS`; empty: they are called as the fields.
+        as_messages: Plain prompts and completions are a user's and an assistant's message.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    as_messages: bool = False
+
+
+PLAIN = RowFormat()
 
 
 @dataclass(frozen=True)
@@ -81,11 +97,7 @@ class Conversation:
 
 
 def read_conversations(
-    files: Iterable[str],
-    key: str,
-    most: int | None = None,
-    skip: str | None = None,
-    columns: Mapping[str, str] | None = None,
+    files: Iterable[str], key: str, most: int | None = None, skip: str | None = None, form: RowFormat = PLAIN
 ) -> list[Conversation]:
     """The rows of several files.
 
@@ -94,7 +106,7 @@ def read_conversations(
         key: Config key for messages.
         most: Rows read of each file; None for all.
         skip: Regular expression of lines of JSON lines to leave out.
-        columns: Columns by the fields of `FIELDS`; None or empty: they are called as the fields.
+        form: What the columns hold.
 
     Raises:
         DataError: A file cannot be read, or a row is no conversation; the message names its place.
@@ -102,30 +114,28 @@ def read_conversations(
     found = []
     for name in files:
         path = Path(name).expanduser()
-        found += _collected(_records(path, key, skip), f"{key}: '{path}'", most, columns)
+        found += _collected(_records(path, key, skip), f"{key}: '{path}'", most, form)
     return found
 
 
 def read_datasets(
-    sources: Iterable[HubDataset], most: int | None = None, columns: Mapping[str, str] | None = None
+    sources: Iterable[HubDataset], most: int | None = None, form: RowFormat = PLAIN
 ) -> list[Conversation]:
     """The rows of several data sets; see `read_conversations`."""
     found = []
     for source in sources:
         placed = ((f"row {number}", row) for number, row in enumerate(source.rows(), 1))
-        found += _collected(placed, f"{source.key}: '{source.name}'", most, columns)
+        found += _collected(placed, f"{source.key}: '{source.name}'", most, form)
     return found
 
 
-def _collected(
-    records: Iterable[Placed], source: str, most: int | None, columns: Mapping[str, str] | None
-) -> list[Conversation]:
+def _collected(records: Iterable[Placed], source: str, most: int | None, form: RowFormat) -> list[Conversation]:
     found: list[Conversation] = []
     for place, record in records:
         if len(found) == most:
             break
         try:
-            found.append(_conversation(_renamed(record, columns), f"{source} {place}"))
+            found.append(_conversation(_renamed(record, form.columns), f"{source} {place}", form.as_messages))
         except RecordError as error:
             raise FormatError(f"{source} {place}: {error}; use {WANTED}") from error
     if not found:
@@ -133,15 +143,15 @@ def _collected(
     return found
 
 
-def _renamed(record: Record, columns: Mapping[str, str] | None) -> Record:
+def _renamed(record: Record, columns: Mapping[str, str]) -> Record:
     """The fields of a row whose columns are called otherwise; its own answer and reference stay."""
     if not columns:
         return record
     missing = [column for column in columns.values() if column not in record]
     if missing:
         raise RecordError(f"'{missing[0]}' of data.columns is missing (found {', '.join(map(str, record))})")
-    kept = {field: record[field] for field in ("answer", "reference") if field in record}
-    return kept | {field: record[column] for field, column in columns.items()}
+    kept = {name: record[name] for name in ("answer", "reference") if name in record}
+    return kept | {name: record[column] for name, column in columns.items()}
 
 
 def held_out(rows: Sequence[Conversation], share: float) -> tuple[list[Conversation], list[Conversation]]:
@@ -182,16 +192,20 @@ def _records(path: Path, key: str, skip: str | None) -> Iterator[Placed]:
         raise FormatError(f"{key}: '{path}' is not a Parquet file ({' '.join(str(error).split())})") from error
 
 
-def _conversation(record: Record, place: str) -> Conversation:
+def _conversation(record: Record, place: str, as_messages: bool) -> Conversation:
     found = _turns(record, place)
+    if as_messages and found.texts:
+        turns = zip(("user", ASSISTANT), found.texts, strict=True)
+        messages = tuple({"role": role, "content": text} for role, text in turns)
+        found = Conversation(messages, frozenset([1]), None, place)
     return replace(found, answer=_optional(record, "answer"), reference=_optional(record, "reference"))
 
 
-def _optional(record: Record, field: str) -> str | None:
-    value = record.get(field)
+def _optional(record: Record, name: str) -> str | None:
+    value = record.get(name)
     if value is None:
         return None
-    return str(value) if is_number(value) else str(field_of(record, field))
+    return str(value) if is_number(value) else str(field_of(record, name))
 
 
 def _turns(record: Record, place: str) -> Conversation:

@@ -17,7 +17,7 @@ from potstill.data.common.progress import counting
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import Vocabulary, describe, has_tokenizer, train_wordpiece
 from potstill.data.conversations.encoding import ConversationCorpus, encode
-from potstill.data.conversations.reading import Conversation, held_out, read_conversations, read_datasets
+from potstill.data.conversations.reading import Conversation, RowFormat, held_out, read_conversations, read_datasets
 from potstill.data.corpus.binarize import binarize
 from potstill.data.corpus.pickled import PickledTokens
 from potstill.data.corpus.retokenise import Retokeniser
@@ -298,9 +298,10 @@ def conversations_of(
     Raises:
         DataError: a file or data set cannot be read, or a row is no conversation.
     """
+    form = RowFormat(data.columns, data.as_messages)
     if files := files or data[f"{part}_files"]:
-        return read_conversations(files, f"data.{part}_files", data.max_examples, data.skip, data.columns)
-    return read_datasets(row_sources(data, part), data.max_examples, data.columns)
+        return read_conversations(files, f"data.{part}_files", data.max_examples, data.skip, form)
+    return read_datasets(row_sources(data, part), data.max_examples, form)
 
 
 def template_of(data: ConversationsDataConfig) -> str | None:
