@@ -34,7 +34,8 @@ from transformers import GenerationConfig
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import describe
 from potstill.data.rationales.datamodule import VALID, RationaleDataModule, RationaleSequences, RationaleStep
-from potstill.data.rationales.features import RationaleFeatures, Tokens, rationale_features
+from potstill.data.rationales.features import RationaleFeatures, rationale_features
+from potstill.data.rationales.forms import Tokens
 from potstill.data.rationales.readers import read_split
 from potstill.data.rationales.rows import EXPLAIN, PREDICT, for_training
 from potstill.models.seq2seq import Seq2Seq, seq2seq_from_config
@@ -318,9 +319,8 @@ def written_by_ours(view: Seq2Seq, data: RationaleDataModule, most: int) -> dict
     texts = {}
     for item in data.val_dataloader()[0]:
         for batch in data.on_after_batch_transfer(item, 0).micro:
-            (inputs,) = view.embed([batch.input_ids])
-            states = view.encode(inputs, batch.attention_mask)
-            tokens = view.write(states, batch.attention_mask, most)
+            context = view.context(batch.input_ids, batch.attention_mask)
+            tokens = view.write(context, slice(None), most)
             texts |= dict(zip(batch.rows[PREDICT].tolist(), map(cut, tokens.tolist()), strict=True))
     return texts
 

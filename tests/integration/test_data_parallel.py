@@ -143,19 +143,34 @@ def test_sharded_weights_make_the_same_update(strategy, half, two, language, tra
             torch.testing.assert_close(other, value, rtol=1e-3, atol=1e-6, msg=f"{number} {key}")
 
 
-@pytest.mark.parametrize(
-    ("strategy", "within"), [("ddp", 1e-6), ("fsdp", 1e-5), pytest.param("deepspeed", 1e-5, marks=DEEPSPEED)]
+SMALL_T5 = "{model_type: t5, d_model: 32, d_kv: 8, d_ff: 64, num_layers: 1, num_heads: 4, dropout_rate: 0.0}"
+SMALL_LLAMA = (
+    "{model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4, "
+    "max_position_embeddings: 96, tie_word_embeddings: true}"
 )
-def test_two_processes_make_the_update_of_one_step_by_step(strategy, within, train, arithmetic_files, t5_tokenizer):
+
+
+@pytest.mark.parametrize(
+    ("strategy", "still", "within"),
+    [
+        ("ddp", SMALL_T5, 1e-6),
+        ("fsdp", SMALL_T5, 1e-5),
+        ("ddp", SMALL_LLAMA, 1e-5),
+        ("fsdp", SMALL_LLAMA, 1e-5),
+        pytest.param("deepspeed", SMALL_T5, 1e-5, marks=DEEPSPEED),
+    ],
+)
+def test_two_processes_make_the_update_of_one_step_by_step(
+    strategy, still, within, train, arithmetic_files, t5_tokenizer
+):
     """Both tasks' losses are means over the whole step's target tokens, whichever process has them."""
-    still = "{model_type: t5, d_model: 32, d_kv: 8, d_ff: 64, num_layers: 1, num_heads: 4, dropout_rate: 0.0}"
     common = [
         "objective=step_by_step", "objective.alpha=0.3", "data=rationales", "data.set=svamp",
         f"data.train_files=[{arithmetic_files}/train.jsonl]", f"data.eval_files=[{arithmetic_files}/valid.jsonl]",
         f"data.test_files=[{arithmetic_files}/test.jsonl]", f"data.tokenizer={t5_tokenizer}",
         f"+student.config={still}", "trainer.max_steps=4", "data.eval_batch_size=31", "data.generation_max_length=8",
         "data.output_rationale=true", "optimizer.lr=1e-3", "optimizer.eps=1e-3", "trainer.enable_progress_bar=false",
-        "logger=csv",
+        "logger=csv", "data.max_target_length=32",
     ]  # fmt: skip
     one = train(*common, "data.batch_size=8")
     two = train(*common, f"strategy={strategy}", *TWO, "data.batch_size=2", "trainer.accumulate_grad_batches=2")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from potstill.errors import ConfigError, DataError
+from potstill.errors import ConfigError, DataError, ModelError, TokenizerError
 from potstill.runs import evaluate as evaluate_run
 from potstill.runs import train as train_run
 from potstill.runs.checks import validate_evaluate, validate_train
@@ -25,13 +25,13 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def train(arithmetic_files, t5_tokenizer, shared_cache, compose_config):
-    def start(folder, *overrides, own=True):
+    def start(folder, *overrides, own=True, student=TINY):
         parts = [
             f"data.{key}_files=[{arithmetic_files}/{part}.jsonl]"
             for key, part in (("train", "train"), ("eval", "valid"), ("test", "test"))
         ]
         source = ["data=rationales", "data.set=svamp", *parts] if own else []
-        tiny = [] if "student=pretrained" in overrides else TINY
+        tiny = [] if "student=pretrained" in overrides else student
         config = compose_config(
             "objective=step_by_step", *source, *tiny, f"data.tokenizer={t5_tokenizer}", *SMALL, *QUIET,
             f"data.cache={shared_cache}", *overrides,
@@ -413,3 +413,176 @@ def test_numbers_in_any_form_of_python_are_compared_by_value(begun, evaluator, t
     assert [line["right"] for line in lines] == [right for _, _, right in pairs]
     assert value == summary["test/accuracy"] == pytest.approx(9 / 12)
     assert summary["test/text_accuracy"] == 0
+
+
+LLAMA = [
+    "student=llama_tiny", "student.config.hidden_size=64", "student.config.intermediate_size=128",
+    "+student.config.max_position_embeddings=96", "data.max_target_length=32",
+]  # fmt: skip
+ONE_TARGET = "objective.mode=label_then_rationale"
+
+
+def generated(folder, prompts, most=24, special=True):
+    """What transformers alone writes with an exported student; a row at a time."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    seq2seq = json.loads((folder / "config.json").read_text())["model_type"] == "t5"
+    model = (AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM).from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = []
+    for prompt in prompts:
+        own = tokenizer(prompt, return_tensors="pt", add_special_tokens=special)
+        inputs = {name: own[name] for name in ("input_ids", "attention_mask")}
+        ids = model.generate(**inputs, max_new_tokens=most, do_sample=False)[0]
+        ids = ids if seq2seq else ids[inputs["input_ids"].shape[1] :]
+        texts.append(tokenizer.decode(ids, skip_special_tokens=True).strip())
+    return texts
+
+
+@pytest.fixture
+def held_out_rows(arithmetic_files):
+    return [json.loads(line) for line in (arithmetic_files / "test.jsonl").read_text().splitlines()]
+
+
+def test_a_decoder_learns_labels_and_rationales(run, evaluator, held_out_rows):
+    steps = ["trainer.max_steps=150", "trainer.val_check_interval=150", "data.output_rationale=true"]
+    folder, summary = run("decoder", *steps, student=LLAMA)
+    assert summary["test/accuracy"] > 0.9
+    assert summary["test/rouge_l"] > 0.5
+    assert summary["val/loss_total"] == pytest.approx(
+        (summary["val/loss_predict"] + summary["val/loss_explain"]) / 2, rel=1e-5
+    )
+    settings = json.loads((folder / "student" / "config.json").read_text())
+    assert settings["task_specific_params"]["explain"] == {"prefix": "explain: "}
+
+    # Its tokenizer adds the end token, which is between the input and the target.
+    texts = generated(folder / "student", [f"predict: {row['input']}" for row in held_out_rows])
+    value, evaluated, out = evaluator(
+        "evaluated", f"model={folder}/student", "data.output_rationale=true", "data.max_target_length=32"
+    )
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["prediction"] for line in lines] == texts
+    assert value == summary["test/accuracy"]
+    for name in ("loss_predict", "loss_explain", "rouge_l"):
+        assert evaluated[f"test/{name}"] == pytest.approx(summary[f"test/{name}"], rel=1e-4)
+
+
+@pytest.mark.parametrize("student", [TINY, LLAMA], ids=["t5", "llama"])
+def test_a_label_and_then_a_rationale(run, evaluator, held_out_rows, tmp_path, student):
+    steps = [ONE_TARGET, "trainer.max_steps=150", "trainer.val_check_interval=150"]
+    folder, summary = run("one", *steps, student=student)
+    assert summary["test/accuracy"] > 0.9
+    assert not [name for name in summary if "explain" in name]
+    assert summary["train/loss_total"] == pytest.approx(summary["train/loss_predict"], rel=1e-5)
+    settings = json.loads((folder / "student" / "config.json").read_text())
+    assert settings["task_specific_params"] == {"predict": {"prefix": "", "separator": "explain:"}}
+    # The whole text, then what evaluation reads of it: it stops at the rationale, or writes that too.
+    texts = generated(folder / "student", [row["input"] for row in held_out_rows], most=32)
+    choices = tmp_path / "choices.jsonl"
+    longer = [{**row, "choices": [f"{row['label']} ( 0", "( 0 + 0 )", row["label"]]} for row in held_out_rows]
+    choices.write_text("".join(f"{json.dumps(row)}\n" for row in longer))
+    given = [f"model={folder}/student", "data.max_target_length=32", f"data.test_files=[{choices}]"]
+    value, evaluated, out = evaluator("labels", *given, "data.restricted_decoding=true")
+    assert value == summary["test/accuracy"]
+    assert evaluated["test/accuracy_restricted"] > 0.9  # a label is told from a longer one that begins with it
+    _, both, whole = evaluator("both", *given, "data.output_rationale=true", "data.generation_max_length=32")
+    assert both["test/rouge_l"] > 0.5
+    for folder, rationales in ((out, False), (whole, True)):
+        lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        for line, text in zip(lines, texts, strict=True):
+            label, _, rationale = text.partition(" explain: ")
+            assert line["prediction"] == label
+            assert line.get("rationale") == (rationale if rationales else None)
+
+
+def test_rationales_of_other_rows(run):
+    _, summary = run("shuffled", ONE_TARGET, "data.shuffle_rationales=true", "trainer.max_steps=1")
+    assert summary["data/train_rationales_shuffled"] == summary["data/train_rows"] == 256
+    _, plain = run("plain", ONE_TARGET, "trainer.max_steps=1")
+    assert plain["train/loss_predict"] != summary["train/loss_predict"]
+    assert "data/train_rationales_shuffled" not in plain
+
+
+def test_a_resumed_decoder_equals_an_uninterrupted_one(run):
+    short = [
+        ONE_TARGET, "trainer.accumulate_grad_batches=2", "data.batch_size=8", "student.dropout=0.1",
+        "schedule=constant", "trainer.val_check_interval=2",
+    ]  # fmt: skip
+    whole, _ = run("whole", "trainer.max_steps=6", *short, student=LLAMA)
+    run("half", "trainer.max_steps=3", *short, student=LLAMA)
+    last = f"ckpt_path={whole.parent}/half/checkpoints/last.ckpt"
+    resumed, _ = run("resumed", "trainer.max_steps=6", last, *short, student=LLAMA)
+    assert same(student(whole), student(resumed))
+
+
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<|endoftext|>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def chatty(gpt2_tokenizer, tmp_path_factory):
+    """A GPT-2 whose tokenizer has a chat template, and the end token as padding and as unknown token."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("chatty")
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(gpt2_tokenizer)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    shape = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 192}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, **shape)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def test_a_decoder_reads_the_chat_template_of_its_tokenizer(run, evaluator, chatty, tmp_path):
+    from transformers import AutoTokenizer
+
+    rows = [{"input": f"{name} has pens", "label": name} for name in ("ann", "bob", "eve")] * 16
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    given = [f"data.{part}_files=[{tmp_path}/rows.jsonl]" for part in ("train", "eval", "test")]
+    given += ["data.set=null", "objective.mode=standard", "data.max_target_length=16", "data.tokenizer=null"]
+    given += ["student=pretrained", f"student.model={chatty}"]
+    steps = ["trainer.max_steps=80", "trainer.val_check_interval=40", "data.batch_size=16"]
+    folder, summary = run("chat", *given, *steps)
+    assert summary["test/accuracy"] == 1  # and texts end, although the end token is the padding
+    settings = json.loads((folder / "student" / "config.json").read_text())
+    assert settings["task_specific_params"] == {"predict": {"prefix": "", "chat": True}}
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "student")
+    messages = [[{"role": "user", "content": row["input"]}] for row in rows[:3]]
+    prompts = [tokenizer.apply_chat_template(own, tokenize=False, add_generation_prompt=True) for own in messages]
+    texts = generated(folder / "student", prompts, special=False)
+    assert texts == ["ann", "bob", "eve"]
+    test = ["data.set=null", f"data.test_files=[{tmp_path}/rows.jsonl]", f"model={folder}/student"]
+    value, evaluated, _ = evaluator("evaluated", *test, "data.max_target_length=16")
+    assert value == 1
+    assert evaluated["test/loss_predict"] == pytest.approx(summary["test/loss_predict"], rel=1e-4, abs=1e-6)
+    _, plain, _ = evaluator("plain", *test, "data.chat=false", "data.max_target_length=16")
+    assert plain["test/loss_predict"] > evaluated["test/loss_predict"]
+    long = [{"input": "pens " * 300 + "ann", "label": "ann"}] * 4
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in long))
+    _, cut = run("cut", *given, "trainer.max_steps=1")
+    assert cut["data/train_predict_cut"] == 4
+
+
+def test_tokenizers_and_positions_that_a_decoder_cannot_use(run, chatty, gpt2_teacher, tmp_path):
+    from transformers import AutoTokenizer
+
+    given = ["student=pretrained", "data.tokenizer=null", "trainer.max_steps=1"]
+    with pytest.raises(ConfigError, match=r"^data\.chat=true: .* has no chat template; data\.chat=false"):
+        run("refused", *given, f"student.model={gpt2_teacher}", "data.chat=true")
+    with pytest.raises(ModelError, match=r"^data\.max_target_length=256: the student has 64 positions"):
+        run("refused", *given, f"student.model={gpt2_teacher}")
+    with pytest.raises(
+        DataError, match=r"^data\.max_input_length: a prompt without its input has \d\d tokens, and there"
+    ):
+        run("refused", *given, f"student.model={chatty}", "data.max_target_length=32", "data.max_input_length=8")
+    tokenizer = AutoTokenizer.from_pretrained(gpt2_teacher)
+    tokenizer.eos_token = tokenizer.bos_token = None
+    tokenizer.save_pretrained(tmp_path / "endless")
+    with pytest.raises(TokenizerError, match=r"^data\.tokenizer: '.*endless' has no end token \(eos_token\)"):
+        run("refused", *given, f"student.model={gpt2_teacher}", f"data.tokenizer={tmp_path}/endless")

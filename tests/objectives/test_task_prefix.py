@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from potstill.data.rationales.datamodule import RationaleBatch
+from potstill.models.decoder import Decoder
 from potstill.models.seq2seq import Seq2Seq, seq2seq_from_config
+from potstill.models.students import student_from_config
 from potstill.objectives.task_prefix import TaskPrefixObjective, soft_label_loss
 
 SHAPE = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
@@ -158,6 +160,41 @@ def test_label_probabilities_are_learnt_over_the_choices_however_a_step_is_cut(s
         assert terms["total"] == pytest.approx(float(expected), rel=1e-4)
         for name, found in gradients(student).items():
             assert torch.allclose(found, wanted[name], rtol=1e-3, atol=2e-6), name
+
+
+def dense_loss(student, prompt, target):
+    """The definition: one sequence without padding, cross entropy at its target's tokens, summed."""
+    logits = student(torch.cat([prompt, target])[None]).logits[0, len(prompt) - 1 : -1]
+    return torch.nn.functional.cross_entropy(logits, target, reduction="sum")
+
+
+@pytest.mark.parametrize("cut", [[ALL], [[4, 1], [3, 0], [2]]])
+def test_the_loss_of_a_decoder_is_that_of_single_rows(cut):
+    """Labels, rationales and label probabilities; the prompt is not learned."""
+    torch.manual_seed(0)
+    shape = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "intermediate_size": 48, "tie_word_embeddings": True}  # fmt: skip
+    student = student_from_config(shape, vocab_size=50, pad_token_id=0, eos_token_id=1)
+    hard = [
+        sum(map(dense_loss, [student] * 5, inputs, targets)) / sum(map(len, targets))
+        for inputs, targets in ((PREDICT, LABELS), (EXPLAIN, RATIONALES))
+    ]
+    soft = []
+    for row, choices in zip((0, 2, 3), CANDIDATES, strict=True):
+        scores = torch.stack([-dense_loss(student, PREDICT[row], text) for text in choices])
+        own = SOFT[[number for number, other in enumerate(SOFT_ROWS) if other == row]]
+        soft.append(-(own * scores.log_softmax(0)).sum())
+    expected = 0.3 * (0.6 * hard[0] + 0.4 * sum(soft) / 3) + 0.7 * hard[1]
+    expected.backward()
+    wanted = gradients(student)
+    student.zero_grad()
+    objective, view = TaskPrefixObjective(0.3, soft_weight=0.4), Decoder(student)
+    shares = [objective(view, with_probabilities(rows), TOKENS | {"soft": 3}) for rows in cut]
+    for share in shares:
+        share.loss.backward()
+    assert float(sum(share.loss.detach() for share in shares)) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for name, found in gradients(student).items():
+        assert torch.allclose(found, wanted[name], rtol=1e-3, atol=2e-6), name
 
 
 def test_without_a_weight_probabilities_cost_nothing(student):

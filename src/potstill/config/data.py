@@ -278,10 +278,25 @@ class RationaleDataConfig(DataConfig):
         "that of the student's config.json (`task_specific_params`)",
     )
     explain_prefix: str | None = option(
-        None, "prefix of explanation; null: `explain: `, in `evaluate.py` that of the student"
+        None,
+        "prefix of explanation, and what separates label and rationale with `objective.mode=label_then_rationale`; "
+        "null: `explain: `, in `evaluate.py` that of the student",
+    )
+    chat: bool | None = option(
+        None,
+        "whether a decoder-only student reads its input as a user's message in the tokenizer's chat template; null: if "
+        "it has one, in `evaluate.py` as the student was trained; false: the input and a line break",
+    )
+    shuffle_rationales: bool = option(
+        False,
+        "control: each training row gets the rationale of another one, by a derangement drawn from `seed`; not with "
+        "`objective.mode=standard`",
     )
     max_input_length: int = within(
-        1024, LENGTH, "tokens of an input with prefix and end token; longer inputs are cut and counted"
+        1024,
+        LENGTH,
+        "tokens of an input with prefix, chat template and end token; longer inputs are cut and counted; a "
+        "decoder-only student has fewer if its positions do not suffice for a target too",
     )
     max_target_length: int = within(256, Range(2, 10**6), "tokens of a target; longer targets are cut and counted")
     generation_max_length: int = within(64, SIZE, "tokens that the student generates in an evaluation")

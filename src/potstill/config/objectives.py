@@ -422,16 +422,21 @@ class CustomObjectiveConfig(SoftTargetsConfig):
 
 @dataclass
 class StepByStepConfig(ObjectiveConfig):
-    """Labels and rationales as two tasks."""
+    """Labels and rationales as two tasks, or as one text."""
 
     temperature: float = within(
         1.0, TEMPERATURE, "T of `ce` and `causal_ce`, or of the LLM's label probabilities", Unless("soft_weight", 0)
     )
     mode: str = option(
-        "task_prefix", "`task_prefix`, both tasks, or `standard`, labels only", choices=("task_prefix", "standard")
+        "task_prefix",
+        "`task_prefix`, both tasks; `label_then_rationale`, one target of the label and then the rationale (Wadhwa et "
+        "al. 2024), mean over all of its tokens; or `standard`, labels only",
+        choices=("task_prefix", "label_then_rationale", "standard"),
     )
     alpha: float = within(
-        0.5, SHARE, "alpha · predict + (1 - alpha) · explain, each a mean over its target tokens, nats"
+        0.5,
+        SHARE,
+        "alpha · predict + (1 - alpha) · explain, each a mean over its target tokens, nats; of `task_prefix`",
     )
     soft_weight: float = within(
         0.0,

@@ -27,6 +27,8 @@ def freeze(model: PreTrainedModel, *, positions: bool, token_types: bool) -> Non
     Raises:
         ModelError: the architecture has no such embeddings.
     """
+    if not (positions or token_types):
+        return
     view = view_of(model)
     wanted = (
         ("positions", "position", positions, view.positions),

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, embedding, linear
-from transformers import AutoModelForSeq2SeqLM, DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
+from torch.nn.functional import embedding
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from potstill.losses.tied import TiedGradient, embed_tied
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.load import load_from
-from potstill.models.specs import check_seq2seq, read_settings
 from potstill.models.students import model_from_config, set_attention
+
+Rows = slice | Tensor  # of a batch
+Part = tuple[Rows, Tensor]  # rows with their targets, (rows, target length), -100 at padding
 
 
 class Seq2Seq:
@@ -30,14 +40,36 @@ class Seq2Seq:
         self.model: Any = model
 
     @property
-    def projection(self) -> Tensor:
+    def projection(self) -> tuple[Tensor, None]:
         """Live weight (vocab, width) of the vocabulary projection, which has no bias."""
-        return self.model.get_output_embeddings().weight
+        return self.model.get_output_embeddings().weight, None
 
     def tied(self) -> TiedGradient | None:
         """Passes the projection's gradient to the embeddings (`embed`); None if they do not share a weight."""
         table = self.model.get_input_embeddings()
-        return TiedGradient() if table.weight is self.projection else None
+        return TiedGradient() if table.weight is self.projection[0] else None
+
+    def read(self, ids_BL: Tensor, mask_BL: Tensor, parts: Sequence[Part]) -> tuple[list[Tensor], TiedGradient | None]:
+        """Inputs of the projection at the tokens of targets, with a gradient; one pass of the encoder for all.
+
+        The decoder runs each part by itself, so that short targets are not padded to the length of long ones.
+
+        Args:
+            ids_BL: inputs, padded on the right.
+            mask_BL: 0 at padding.
+            parts: rows of the inputs with their targets.
+
+        Returns:
+            For each part (tokens, width), row by row without padding; and what passes the gradient of the projection to
+            the embeddings, for `vocabulary_losses`.
+        """
+        tied = self.tied() if torch.is_grad_enabled() else None
+        inputs, *starts = self.embed([ids_BL, *(self.shifted(target) for _, target in parts)], tied)
+        states_BLD = self.encode(inputs, mask_BL)
+        return [
+            self.decode(start, states_BLD[rows], mask_BL[rows])[target.ge(0)]
+            for start, (rows, target) in zip(starts, parts, strict=True)
+        ], tied
 
     def embed(self, ids: list[Tensor], tied: TiedGradient | None = None) -> list[Tensor]:
         """Embeddings of several tensors of ids, in one lookup, so that the weight has one gradient.
@@ -80,17 +112,29 @@ class Seq2Seq:
         return self.model.prepare_decoder_input_ids_from_labels(labels_BT)
 
     @torch.no_grad()
-    def write(self, states_BLD: Tensor, mask_BL: Tensor, max_tokens: int) -> Tensor:
+    def context(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the encoder once, for `score` and `write`.
+
+        Returns:
+            Its states (batch, length, width), and the mask of its input.
+        """
+        (embedded,) = self.embed([ids_BL])
+        return self.encode(embedded, mask_BL), mask_BL
+
+    @torch.no_grad()
+    def write(self, context: tuple[Tensor, Tensor], rows: Rows, max_tokens: int, stop: Sequence[int] = ()) -> Tensor:
         """Greedy generation until every row has ended, without the model's own generation settings.
 
         Args:
-            states_BLD: of the encoder.
-            mask_BL: of its input, 0 at padding.
+            context: of the inputs.
+            rows: some of them.
             max_tokens: maximum tokens of a row, including the end token.
+            stop: tokens that end a text too.
 
         Returns:
-            (batch, at most max_tokens), padded after each row's end token.
+            (batch, at most max_tokens), padded after each row's end.
         """
+        states_BLD, mask_BL = context
         config = self.model.config
         settings = GenerationConfig(
             max_new_tokens=max_tokens,
@@ -102,42 +146,58 @@ class Seq2Seq:
         )
         with _plain_generation(self.model):
             return self.model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states_BLD),
-                attention_mask=mask_BL,
+                encoder_outputs=BaseModelOutput(last_hidden_state=states_BLD[rows]),
+                attention_mask=mask_BL[rows],
                 generation_config=settings,
                 # That of transformers has as many layers as the encoder; this one has those of the decoder.
                 past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+                stopping_criteria=StoppingCriteriaList([_Stop(stop)] if stop else []),
             )[:, 1:]
 
-    def scores(self, embedded_CTD: Tensor, labels_CT: Tensor, states_CLD: Tensor, mask_CL: Tensor) -> Tensor:
-        """Log-probability (nats) of whole targets including the end token, with a gradient, (candidates,).
+    @torch.no_grad()
+    def score(self, context: tuple[Tensor, Tensor], rows: Rows, labels_CT: Tensor) -> Tensor:
+        """Log-probability (nats) of whole targets with the end token, (candidates,); without (tokens, vocab) logits.
 
         Args:
-            embedded_CTD: of the decoder's input.
+            context: of the inputs.
+            rows: the input of each candidate.
             labels_CT: -100 at padding.
-            states_CLD: of the encoder, one row per candidate.
-            mask_CL: of its input.
         """
-        real_CT = labels_CT.ge(0)
-        hidden_ND = self.decode(embedded_CTD, states_CLD, mask_CL)[real_CT]
-        nll_N = cross_entropy(linear(hidden_ND, self.projection).float(), labels_CT[real_CT], reduction="none")
-        return _minus_sums(nll_N, real_CT)
-
-    @torch.no_grad()
-    def score(self, labels_CT: Tensor, states_CLD: Tensor, mask_CL: Tensor) -> Tensor:
-        """As `scores` of the shifted labels, without a gradient and without (tokens, vocab) logits."""
+        states_BLD, mask_BL = context
         (embedded,) = self.embed([self.shifted(labels_CT)])
-        real_CT = labels_CT.ge(0)
-        hidden_ND, one = self.decode(embedded, states_CLD, mask_CL)[real_CT], {"nll": 1.0}
-        losses = vocabulary_losses(
-            hidden_ND, self.projection, None, labels_N=labels_CT[real_CT], weights=one, denominators=one
-        )
-        return _minus_sums(losses.rows["nll"], real_CT)
+        hidden_ND = self.decode(embedded, states_BLD[rows], mask_BL[rows])[labels_CT.ge(0)]
+        return log_likelihoods(hidden_ND, self.projection, labels_CT)
 
 
-def _minus_sums(nll_N: Tensor, real_CT: Tensor) -> Tensor:
+def log_likelihoods(hidden_ND: Tensor, projection: tuple[Tensor, Tensor | None], labels_CT: Tensor) -> Tensor:
+    """Log-probability (nats) of whole targets, (candidates,), without a gradient.
+
+    Args:
+        hidden_ND: inputs of the projection at the targets' tokens, row by row without padding.
+        projection: weight, and bias or None.
+        labels_CT: the targets, -100 at padding.
+    """
+    real_CT, one = labels_CT.ge(0), {"nll": 1.0}
+    losses = vocabulary_losses(hidden_ND, *projection, labels_N=labels_CT[real_CT], weights=one, denominators=one)
+    return minus_sums(losses.rows["nll"], real_CT)
+
+
+def minus_sums(nll_N: Tensor, real_CT: Tensor) -> Tensor:
     """Negative sums by candidate of values by real token, (candidates,)."""
     return -nll_N.new_zeros(len(real_CT)).index_add(0, real_CT.nonzero()[:, 0], nll_N)
+
+
+class _Stop(StoppingCriteria):
+    """Rows end with some tokens."""
+
+    def __init__(self, tokens: Sequence[int]):
+        self._tokens = list(tokens)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+        tail = input_ids[:, 1:][:, -len(self._tokens) :]  # the first one begins every text
+        if tail.shape[1] < len(self._tokens):
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return tail.eq(torch.tensor(self._tokens, device=tail.device)).all(1)
 
 
 def load_seq2seq(key: str, value: str, *, attention: str = "sdpa") -> PreTrainedModel:
@@ -150,9 +210,8 @@ def load_seq2seq(key: str, value: str, *, attention: str = "sdpa") -> PreTrained
 
     Raises:
         ModelError: no such model.
-        WeightsError: another architecture, or a damaged or incomplete checkpoint.
+        WeightsError: a damaged or incomplete checkpoint.
     """
-    check_seq2seq(read_settings(key, value), f"{key}={value}")
     # Early releases of transformers 5 have no sdpa for T5; they choose their own.
     settings = {} if attention == "sdpa" else {"attn_implementation": attention}
     return load_from(key, value, AutoModelForSeq2SeqLM, **settings)
@@ -177,11 +236,9 @@ def seq2seq_from_config(
         attention: as in `load_seq2seq`.
 
     Raises:
-        WeightsError: another architecture.
         KeyNameError: an unknown argument.
         ConfigError: a value that transformers rejects, or an attention that the student does not have.
     """
-    check_seq2seq(settings, "student.config")
     tokens = {
         "vocab_size": vocab_size,
         "pad_token_id": pad_token_id,
@@ -192,17 +249,6 @@ def seq2seq_from_config(
     if attention != "sdpa":
         set_attention(student, attention)
     return student
-
-
-def remember_prefixes(model: PreTrainedModel, prefixes: Mapping[str, str]) -> None:
-    """Write the prefix of each task into a student's configuration, in the entry that T5 uses."""
-    model.config.task_specific_params = {task: {"prefix": prefix} for task, prefix in prefixes.items()}
-
-
-def prefixes_of(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The prefixes by task in the content of a config.json; empty if it has none."""
-    tasks = settings.get("task_specific_params") or {}
-    return {task: own["prefix"] for task, own in tasks.items() if isinstance(own.get("prefix"), str)}
 
 
 @contextmanager

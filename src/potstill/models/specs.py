@@ -237,21 +237,28 @@ def unknown_architecture(model_type: object) -> str:
     return f"unknown model_type {model_type!r}; known: {known} (to add one: add a view in models/views.py)"
 
 
-def check_seq2seq(settings: Mapping[str, Any], label: str) -> None:
-    """Reject the content of a config.json that is not an encoder-decoder's.
+def check_writer(settings: Mapping[str, Any], label: str) -> bool:
+    """Reject the content of a config.json of a model that writes no text.
+
+    Returns:
+        Whether it is an encoder-decoder; otherwise it is a decoder-only model.
 
     Raises:
-        WeightsError: another architecture.
+        WeightsError: an encoder, or an unknown architecture.
+        ModelError: as `spec_from_settings`.
     """
     model_type = str(settings.get("model_type"))
     if model_type in SEQ2SEQ:
-        return
-    is_causal = model_type in ARCHITECTURES and ARCHITECTURES[model_type].kind == "causal"
-    what = "an unknown architecture" if model_type not in ARCHITECTURES else "a decoder" if is_causal else "an encoder"
-    raise WeightsError(
-        f"{label}: is {what} ({model_type}); step-by-step distillation needs an encoder-decoder, "
-        f"model_type {' or '.join(SEQ2SEQ)}"
-    )
+        return True
+    decoders = [name for name, known in ARCHITECTURES.items() if known.kind == "causal"]
+    if model_type not in decoders:
+        what = "an encoder" if model_type in ARCHITECTURES else "an unknown architecture"
+        raise WeightsError(
+            f"{label}: is {what} ({model_type}); step-by-step distillation needs an encoder-decoder "
+            f"({', '.join(SEQ2SEQ)}) or a decoder-only model ({', '.join(decoders)})"
+        )
+    spec_from_settings(settings, label)
+    return False
 
 
 def check_layers(layers: Sequence[int], depth: int, key: str, model_type: str | None = None) -> list[int]:

@@ -1,4 +1,4 @@
-"""The objective of distilling step-by-step: label and rationale, two tasks with different prefixes."""
+"""The objective of distilling step-by-step: label and rationale, two tasks with different prefixes, or one target."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
 
 from potstill.data.rationales.rows import EXPLAIN, PREDICT, SOFT
 from potstill.losses.vocabulary import vocabulary_losses
-from potstill.models.seq2seq import Seq2Seq
+from potstill.models.decoder import Decoder
+from potstill.models.seq2seq import Part, Seq2Seq, minus_sums
 from potstill.objectives.terms import TermSums
 
 if TYPE_CHECKING:  # the data modules import lightning
@@ -30,7 +32,8 @@ class TaskPrefixObjective:
 
     Attributes:
         alpha: weight of prediction, from 0 to 1.
-        explains: whether there is a second task; without it the loss is that of prediction, unweighted.
+        explains: whether there is a second task; without it the loss is that of prediction, unweighted, whose target
+            may be a label and its rationale (Wadhwa et al. 2024, arXiv:2406.14511).
         soft_weight: share of label probabilities in prediction, from 0 to 1.
         temperature: of label probabilities and of the student's.
     """
@@ -51,43 +54,34 @@ class TaskPrefixObjective:
         tasks = tuple(name for name, weight in self.weights.items() if weight)
         return (*tasks, SOFT) if self.soft_weight and PREDICT in tasks else tasks
 
-    def __call__(self, student: Seq2Seq, batch: RationaleBatch, tokens: dict[str, int]) -> TermSums:
-        """A micro-batch's share of the loss; the inputs of both tasks go through the encoder together.
-
-        The decoder runs each task by itself, so that labels are not padded to the length of rationales; the projection
-        runs on the real target tokens of both tasks together.
+    def __call__(self, student: Seq2Seq | Decoder, batch: RationaleBatch, tokens: dict[str, int]) -> TermSums:
+        """A micro-batch's share of the loss; the projection runs on the real target tokens of both tasks together.
 
         Args:
-            student: an encoder-decoder.
+            student: an encoder-decoder or a decoder-only model.
             batch: with inputs and targets.
             tokens: denominators: target tokens of the whole step by task, over all micro-batches and ranks; for `soft`
                 the rows with label probabilities.
 
         Returns:
-            The share; a task without a weight is not computed, and its rows are not encoded.
+            The share; a task without a weight is not computed, and its rows are not read.
         """
         shown = batch.only(self.active)
-        tied = student.tied() if torch.is_grad_enabled() else None
-        targets = list(shown.targets.values())
         soft = shown.soft if self.soft_weight and PREDICT in shown.targets else None
-        read = targets if soft is None or shown.choices is None else [*targets, shown.choices]
-        inputs, *starts = student.embed([shown.input_ids, *map(student.shifted, read)], tied)
-        states_BLD = student.encode(inputs, shown.attention_mask)
-        rows, labels, coefficients = [], [], []
-        for task, start in zip(shown.targets, starts, strict=False):  # the choices come last
-            own = shown.rows_of(task)
-            target_BT = shown.targets[task]
-            real_BT = target_BT.ge(0)
-            decoded_BTD = student.decode(start, states_BLD[own], shown.attention_mask[own])
-            rows.append(decoded_BTD[real_BT])
-            labels.append(target_BT[real_BT])
+        parts: list[Part] = [(shown.rows_of(task), target) for task, target in shown.targets.items()]
+        if soft is not None and shown.choices is not None and shown.choice_rows is not None:
+            # Rows of prediction come first, so their indices are valid among all rows.
+            parts.append((shown.choice_rows, shown.choices))
+        states, tied = student.read(shown.input_ids, shown.attention_mask, parts)
+        labels, coefficients = [], []
+        for task, target_BT in shown.targets.items():
+            labels.append(target_BT[target_BT.ge(0)])
             hard = 1 - self.soft_weight if task == PREDICT else 1.0
             weight = hard * self.weights[task] / max(tokens[task], 1)
             coefficients.append(torch.full_like(labels[-1], weight, dtype=torch.float32))
         losses = vocabulary_losses(
-            torch.cat(rows),
-            student.projection,
-            None,
+            torch.cat(states[: len(labels)]),
+            *student.projection,
             labels_N=torch.cat(labels),
             weights={"nll": torch.cat(coefficients)},
             denominators={"nll": 1.0},
@@ -99,10 +93,10 @@ class TaskPrefixObjective:
         if self.soft_weight and PREDICT in shown.targets:
             share = losses.total.new_zeros(())
             if soft is not None and shown.choices is not None and shown.choice_rows is not None:
-                # Rows of prediction come first, so their indices are valid among all rows.
-                places, mask_BL = shown.choice_rows, shown.attention_mask
-                scores_C = student.scores(starts[-1], shown.choices, states_BLD[places], mask_BL[places])
-                summed = soft_label_loss(scores_C, soft, places, self.temperature)
+                real_CT = shown.choices.ge(0)
+                logits_NV = linear(states[-1], *student.projection).float()
+                nll_N = cross_entropy(logits_NV, shown.choices[real_CT], reduction="none")
+                summed = soft_label_loss(minus_sums(nll_N, real_CT), soft, shown.choice_rows, self.temperature)
                 share = summed / max(tokens.get(SOFT, 0), 1)
             terms[SOFT] = share.detach()
             total = total + self.weights[PREDICT] * self.soft_weight * share

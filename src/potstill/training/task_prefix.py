@@ -1,9 +1,10 @@
-"""The LightningModule of a student that learns labels and rationales as two prefixed tasks."""
+"""The LightningModule of a student that learns labels and rationales, as two prefixed tasks or one target."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,12 @@ from potstill.data.rationales.datamodule import TEST, VALID, WATCHED, RationaleB
 from potstill.data.rationales.rows import EXPLAIN, PREDICT
 from potstill.data.rationales.sets import allowed_labels
 from potstill.evaluation.step_by_step import GeneratedTexts, RationaleEvaluator
-from potstill.models.seq2seq import Seq2Seq
+from potstill.models.decoder import writer_of
 from potstill.objectives.task_prefix import TOTAL, TaskPrefixObjective
 from potstill.training.means import Means
 from potstill.training.student_module import Optimization, StudentModule
 
+Split = Callable[[Sequence[int]], tuple[list[int], list[int]]]
 _LOGGED = {VALID: "val", TEST: "test", WATCHED: "watched"}
 
 
@@ -29,18 +31,22 @@ class Decoding:
         max_tokens: most tokens of an answer, with its end token.
         rationales: whether rationales are generated, in addition to labels.
         restricted: whether the most likely of each row's choices is determined, too.
+        separator: tokens between label and rationale in one target; empty if they are targets of their own.
+        split: a generated target as label and rationale, without separator and end.
     """
 
     max_tokens: int = 64
     rationales: bool = False
     restricted: bool = False
+    separator: tuple[int, ...] = ()
+    split: Split = lambda ids: (list(ids), [])
 
 
 class TaskPrefix(StudentModule):
-    """An encoder-decoder under a `TaskPrefixObjective` (Hsieh et al. 2023). One `training_step` is one optimizer step.
+    """A student that writes text, under a `TaskPrefixObjective`; one `training_step` is one optimizer step.
 
     Args:
-        student: the student.
+        student: an encoder-decoder or a decoder-only model.
         objective: the weighted tasks.
         evaluators: evaluators of the parts that the data module has for evaluation.
         decoding: what the student generates in its evaluation.
@@ -60,7 +66,7 @@ class TaskPrefix(StudentModule):
         super().__init__(student, None, objective, optimization)
         self.evaluators, self.decoding = dict(evaluators), decoding
         self.written = {part: GeneratedTexts() for part in self.evaluators}
-        self._seq2seq = Seq2Seq(student)
+        self._writer = writer_of(student)
         self._means = {part: Means((PREDICT, EXPLAIN)) for part in self.evaluators}
         self._registered = nn.ModuleList(self._means.values())  # so that they move with the module
         self._validated = [
@@ -69,7 +75,7 @@ class TaskPrefix(StudentModule):
 
     def training_step(self, batch: RationaleStep, batch_idx: int) -> None:
         """One optimizer step over all micro-batches of `batch`."""
-        self.optimizer_step_over(batch, lambda micro: self.objective(self._seq2seq, micro, batch.targets))
+        self.optimizer_step_over(batch, lambda micro: self.objective(self._writer, micro, batch.targets))
 
     def on_validation_epoch_start(self) -> None:
         """Reset texts and losses."""
@@ -107,32 +113,33 @@ class TaskPrefix(StudentModule):
     @torch.no_grad()
     def _evaluate_part(self, part: str, step: RationaleStep) -> None:
         for batch in step.micro:
-            (inputs,) = self._seq2seq.embed([batch.input_ids])
-            states_BLD = self._seq2seq.encode(inputs, batch.attention_mask)
-            self._add_losses(part, batch, states_BLD)
-            self._write(part, batch, states_BLD)
+            context = self._writer.context(batch.input_ids, batch.attention_mask)
+            self._add_losses(part, batch, context)
+            self._write(part, batch, context)
 
-    def _add_losses(self, part: str, batch: RationaleBatch, states_BLD: Tensor) -> None:
+    def _add_losses(self, part: str, batch: RationaleBatch, context: Any) -> None:
         """Add negative log-likelihoods; means are over all target tokens of a part."""
         for task, target_BT in batch.targets.items():
-            own = batch.rows_of(task)
-            found_B = self._seq2seq.score(target_BT, states_BLD[own], batch.attention_mask[own])
+            found_B = self._writer.score(context, batch.rows_of(task), target_BT)
             self._means[part].update(task, -found_B.sum(), target_BT.ge(0).sum())
 
-    def _write(self, part: str, batch: RationaleBatch, states_BLD: Tensor) -> None:
-        evaluator, written = self.evaluators[part], self.written[part]
-        targets = {PREDICT: written.labels, **({EXPLAIN: written.rationales} if self.decoding.rationales else {})}
-        for task, texts in targets.items():
+    def _write(self, part: str, batch: RationaleBatch, context: Any) -> None:
+        evaluator, written, decoding = self.evaluators[part], self.written[part], self.decoding
+        # One target is written as far as the rationale, which follows the label, unless it is evaluated too.
+        stop = () if decoding.rationales else decoding.separator
+        for task in (PREDICT, EXPLAIN) if decoding.rationales else (PREDICT,):
             if task not in batch.rows:
                 continue
-            own = batch.rows_of(task)
-            tokens = self._seq2seq.write(states_BLD[own], batch.attention_mask[own], self.decoding.max_tokens)
-            texts.update(zip(batch.rows[task].tolist(), evaluator.decode(tokens.tolist()), strict=True))
-        if self.decoding.restricted and batch.choices is not None and batch.choice_rows is not None:
+            tokens = self._writer.write(context, batch.rows_of(task), decoding.max_tokens, stop)
+            firsts, seconds = zip(*map(decoding.split, tokens.tolist()), strict=True)
+            numbers = batch.rows[task].tolist()
+            texts = written.labels if task == PREDICT else written.rationales
+            texts.update(zip(numbers, evaluator.decode(firsts), strict=True))
+            if decoding.rationales and decoding.separator:
+                written.rationales.update(zip(numbers, evaluator.decode(seconds), strict=True))
+        if decoding.restricted and batch.choices is not None and batch.choice_rows is not None:
             # The rows of prediction come first, so their indices are valid among all rows.
-            scores_C = self._seq2seq.score(
-                batch.choices, states_BLD[batch.choice_rows], batch.attention_mask[batch.choice_rows]
-            )
+            scores_C = self._writer.score(context, batch.choice_rows, batch.choices)
             self._choose(evaluator, written, batch, scores_C)
 
     def _choose(

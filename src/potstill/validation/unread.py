@@ -111,7 +111,7 @@ _EVALUATE: tuple[tuple[tuple[str, ...], str, Read], ...] = (
             "trainer.max_steps", "trainer.max_epochs", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
             "trainer.nonfinite", "trainer.val_check_interval", "trainer.log_every_n_steps", "data.batch_size",
             "data.max_tokens", "data.group_size", "data.augment", "data.labels", "data.more_sets", "data.watch_test",
-            "data.token_counts",
+            "data.token_counts", "data.shuffle_rationales",
         ),
         "train.py", lambda config: False,
     ),

@@ -7,7 +7,8 @@ import torch
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import describe
 from potstill.data.rationales.datamodule import VALID, RationaleDataModule, RationaleSequences
-from potstill.data.rationales.features import RationaleFeatures, Tokens, rationale_features
+from potstill.data.rationales.features import RationaleFeatures, rationale_features
+from potstill.data.rationales.forms import Tokens
 from potstill.data.rationales.rows import EXPLAIN, PREDICT, RationaleRows
 
 COUNT = 22
@@ -136,6 +137,27 @@ def test_rows_of_similar_lengths_share_a_batch():
         return padded / real
 
     assert waste() < 1.25 < 1.4 < waste(length_bin=0)
+
+
+def test_long_targets_of_the_only_task_share_a_batch():
+    """Of an encoder-decoder whose target is a label and a rationale; of a decoder-only student the sum counts."""
+    draw = np.random.default_rng(0)
+    lengths = {"predict": draw.integers(20, 80, 600), "labels": draw.integers(10, 70, 600)}
+    bins = RationaleSequences(tokens_of(lengths), explains=False, padded_by="labels").lengths
+    order = np.argsort(bins, kind="stable")
+    assert (np.diff(lengths["labels"][order] // 8) >= 0).all()
+    plain = RationaleSequences(tokens_of(lengths), explains=False, padded_by=None)
+    assert np.array_equal(plain.lengths, lengths["predict"] + lengths["labels"])
+    budgeted = RationaleSequences(tokens_of(lengths), explains=False, padded_by="labels", budgeted=True)
+    assert np.array_equal(budgeted.lengths, plain.lengths)
+
+
+def tokens_of(lengths):
+    none = np.zeros(600, np.int64)
+    columns = (lengths.get(name, none) for name in ("predict", "explain", "labels", "rationales"))
+    return RationaleFeatures(*(
+        Tokens(np.ones(int(own.sum()), np.int32), own.astype(np.int32), np.zeros(600, bool)) for own in columns
+    ))  # fmt: skip
 
 
 def test_rows_without_a_rationale_can_have_an_explanation_input(rows, t5_tokenizer, tmp_path):

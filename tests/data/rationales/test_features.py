@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from potstill.data.common.tokenizers import describe
-from potstill.data.rationales import features as module
+from potstill.data.rationales import forms
 from potstill.data.rationales.features import rationale_features
 from potstill.data.rationales.rows import RationaleRows
 from potstill.data.tasks import features as task_features
@@ -70,7 +70,7 @@ def test_prefixes_are_configurable(tokenizer, tmp_path):
 
 def test_the_second_call_reads_what_the_first_has_written(tokenizer, tmp_path, monkeypatch):
     first = rationale_features(ROWS, tokenizer, cache=tmp_path)
-    monkeypatch.setattr(module, "encode_texts", None)
+    monkeypatch.setattr(forms, "encode_texts", None)
     second = rationale_features(ROWS, tokenizer, cache=tmp_path)
     for name in ("predict", "explain", "labels", "rationales"):
         for array in ("ids", "lengths", "truncated"):

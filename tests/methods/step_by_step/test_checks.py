@@ -24,6 +24,9 @@ def problem_of(config, validate=validate_train):
 def test_what_is_right_is_taken(given, compose_config):
     validate_train(compose_config(*given))
     validate_train(compose_config(*given, "objective.mode=standard", "objective.alpha=1", "data.share=0.01"))
+    validate_train(compose_config(*given, "objective.mode=label_then_rationale", "data.shuffle_rationales=true"))
+    validate_train(compose_config(*given, "student=gpt2_tiny", "data.chat=false"))
+    validate_train(compose_config(*given, "student=llama_tiny", "objective.mode=standard"))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +38,7 @@ def test_what_is_right_is_taken(given, compose_config):
         (["objective.soft_weight=0.5", "objective.temperature=0"], "objective.temperature=0.0"),
         (["objective.soft_weight=0.5", "data.set=svamp"], "labels of svamp are free"),
         (["data=arithmetic", "data.generated.events=0"], "data.generated.events=0"),
-        (["objective.mode=both"], "objective.mode=both: one of task_prefix, standard"),
+        (["objective.mode=both"], "objective.mode=both: one of task_prefix, label_then_rationale, standard"),
         (["data.labels=gold"], "data.labels=gold: one of gt, llm"),
         (["data.share=0"], "data.share=0.0"),
         (["data.max_unparsed=2"], "data.max_unparsed=2.0"),
@@ -53,12 +56,20 @@ def test_what_is_right_is_taken(given, compose_config):
         (["data.tokenizer=null"], "data.tokenizer=null: a student from scratch needs a tokenizer"),
         (["student=half", "student.config={}"], "student.model=null: objective=step_by_step trains student.model"),
         (["student=bert_tiny"], "student.config: is an encoder (bert)"),
-        (["student=gpt2_tiny"], "student.config: is a decoder (gpt2)"),
+        (["data.chat=true"], "data.chat=true: an encoder-decoder reads no prompts"),
+        (
+            ["objective.mode=standard", "data.shuffle_rationales=true"],
+            "data.shuffle_rationales=true: with objective.mo",
+        ),
+        (
+            ["objective.mode=label_then_rationale", "data.explain_prefix=' '"],
+            "data.explain_prefix=' ': separates label",
+        ),
         (["teacher.model=x"], "teacher.model=x: objective=step_by_step learns from what an LLM wrote"),
         (["teacher.tokenizer=own"], "teacher.tokenizer=own: objective=step_by_step learns from what an LLM wrote"),
         (["teacher.models=[x,y]"], "teacher.models=['x', 'y']: objective=step_by_step learns from what an LLM wrote"),
         (["benchmark=sst2"], "benchmark=sst2: objective=step_by_step trains on data=svamp"),
-        (["compile=true"], "compile=true: an encoder-decoder is not compiled"),
+        (["compile=true"], "compile=true: students of objective=step_by_step are not compiled"),
         (["student.dropout=1"], "student.dropout=1.0"),
         (["student.checkpointing=all"], "student.checkpointing=all: one of selective, full"),
         (["student.freeze_positions=true"], "student.freeze_positions"),
@@ -121,9 +132,9 @@ def test_other_objectives_say_who_trains_a_t5(compose_config, tmp_path, source):
         (["benchmark.part=eval"], "data.eval_files=null: there are no rows"),
         (["benchmark.part=train"], "benchmark.part=train: one of eval, test, or null"),
         (["data.generation_max_length=0"], "data.generation_max_length=0"),
-        (["export=onnx"], "export=onnx: an encoder-decoder has no exported form"),
-        (["export=[onnx,int8]"], "export=['onnx', 'int8']: an encoder-decoder has no exported form"),
-        (["compile=true"], "compile=true: an encoder-decoder is not compiled"),
+        (["export=onnx"], "export=onnx: a model that generates text has no exported form"),
+        (["export=[onnx,int8]"], "export=['onnx', 'int8']: a model that generates text has no exported form"),
+        (["compile=true"], "compile=true: students of objective=step_by_step are not compiled"),
         (["data=arithmetic", "data.test_files=null", "data.restricted_decoding=true"], "labels of arithmetic are free"),
     ],
 )

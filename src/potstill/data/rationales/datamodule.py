@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from potstill.data.common.batching import IGNORED
 from potstill.data.common.ragged import flat_indices, padded_indices, starts_of
 from potstill.data.common.steps import BatchSettings, StepDataModule
-from potstill.data.rationales.features import COLUMNS, RationaleFeatures, Tokens
+from potstill.data.rationales.features import COLUMNS, RationaleFeatures
+from potstill.data.rationales.forms import Tokens
 from potstill.data.rationales.rows import EXPLAIN, PREDICT, SOFT
 
 VALID, TEST = "valid", "test"
@@ -34,6 +35,8 @@ class RationaleSequences:
         choices: Token ids of the possible labels of each row; None for free labels.
         budgeted: Whether micro-batches are cut by tokens, so that lengths must be numbers of tokens.
         soft: An LLM's probabilities of the choices of each row, None for a row without; None if they are not used.
+        padded_by: The column whose lengths pad the decoder, see `length_keys`; None: all texts are one sequence, or
+            targets are short.
     """
 
     features: RationaleFeatures
@@ -41,6 +44,7 @@ class RationaleSequences:
     choices: Sequence[Sequence[Sequence[int]]] | None = None
     budgeted: bool = False
     soft: Sequence[Sequence[float] | None] | None = None
+    padded_by: str | None = "rationales"
 
     def __len__(self) -> int:
         return len(self.features)
@@ -48,7 +52,11 @@ class RationaleSequences:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """`(rows,)` sort keys for batches with little padding, see `length_keys`."""
-        return length_keys({name: getattr(self.features, name).lengths for name in self._columns}, self.budgeted)
+        return length_keys({name: getattr(self.features, name).lengths for name in self._columns}, self._padded_by)
+
+    @property
+    def _padded_by(self) -> str | None:
+        return None if self.budgeted or self.padded_by not in self._columns else self.padded_by
 
     @property
     def _columns(self) -> tuple[str, ...]:
@@ -57,6 +65,7 @@ class RationaleSequences:
     def item(self, bases: NDArray, sources: NDArray, seed: int, training: bool) -> dict[str, Any]:
         """A step of rows: the texts of each column end to end, with their lengths."""
         item: dict[str, Any] = {"rows": torch.from_numpy(bases.astype(np.int64)), "seed": seed, "training": training}
+        item["padded_by"] = self._padded_by
         for name in self._columns:
             ids, lengths = _taken(getattr(self.features, name), bases)
             item |= {f"{name}.ids": torch.from_numpy(ids), f"{name}.lengths": torch.from_numpy(lengths)}
@@ -148,8 +157,8 @@ class RationaleDataModule(StepDataModule):
         pad_id: int,
         settings: BatchSettings,
     ):
-        self._budgeted = settings.max_tokens is not None
-        super().__init__(None if train is None else replace(train, budgeted=self._budgeted), settings)
+        budgeted = settings.max_tokens is not None
+        super().__init__(None if train is None else replace(train, budgeted=budgeted), settings)
         self.evaluation, self.pad_id = dict(evaluation), pad_id
 
     @property
@@ -168,7 +177,7 @@ class RationaleDataModule(StepDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> RationaleStep:
         """Cut this rank's micro-batches from a step, and pad them."""
         lengths = {name: batch[f"{name}.lengths"].cpu().numpy() for name in COLUMNS if f"{name}.lengths" in batch}
-        like = length_keys(lengths, self._budgeted)
+        like = length_keys(lengths, batch["padded_by"])
         micro = [self._padded(batch, lengths, cut) for cut in self.cuts(like, bool(batch["training"])) if len(cut)]
         tokens = int(sum(own.sum() for own in lengths.values()))
         targets = {PREDICT: int(lengths["labels"].sum())}
@@ -206,20 +215,21 @@ class RationaleDataModule(StepDataModule):
         return made
 
 
-def length_keys(lengths: Mapping[str, NDArray[np.integer]], budgeted: bool) -> NDArray[np.int64]:
+def length_keys(lengths: Mapping[str, NDArray[np.integer]], padded_by: str | None) -> NDArray[np.int64]:
     """Sort keys that bring rows of similar lengths together.
 
     Rationales pad the decoder and inputs the encoder, and their lengths are hardly related. Sorting by bins of the
-    rationale's length and then by the input's length pads less than sorting by their sum.
+    rationale's length and then by the input's length pads less than sorting by their sum. So it is with the two
+    passes of a decoder-only student, of which one has no rationale.
 
     Args:
         lengths: By column, `(rows,)` tokens of each row.
-        budgeted: Whether the keys must be numbers of tokens: both inputs and both targets.
+        padded_by: The column whose lengths pad the decoder; None: the keys are numbers of tokens of all columns.
     """
     total: NDArray[np.int64] = np.stack(list(lengths.values())).sum(axis=0, dtype=np.int64)
-    if budgeted or "rationales" not in lengths:
+    if padded_by is None:
         return total
-    bins, inputs = lengths["rationales"].astype(np.int64) // TARGET_BIN, lengths["predict"].astype(np.int64)
+    bins, inputs = lengths[padded_by].astype(np.int64) // TARGET_BIN, lengths["predict"].astype(np.int64)
     return np.add(bins * _WIDE, inputs)
 
 

@@ -166,6 +166,27 @@ def for_training(rows: RationaleRows, labels: str) -> RationaleRows:
     return replace(kept, labels=[label for label in kept.llm_labels if label is not None])
 
 
+def with_others_rationales(rows: RationaleRows, seed: int) -> RationaleRows:
+    """Give each row the rationale of another one, a control: rationales of the same kind that explain another label.
+
+    The rows form one cycle in a random order, so no row keeps its own (a derangement), and each rationale is used once.
+
+    Args:
+        rows: At least two.
+        seed: Seed of the order.
+
+    Raises:
+        DataError: There is one row.
+    """
+    if len(rows) < 2:
+        raise DataError(f"data.shuffle_rationales=true: '{rows.name}' has one row; it needs another one's rationale")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    rationales = list(rows.rationales)
+    for row, other in zip(order, np.roll(order, 1), strict=True):
+        rationales[row] = rows.rationales[other]
+    return replace(rows, rationales=rationales)
+
+
 def join(first: RationaleRows, second: RationaleRows) -> RationaleRows:
     """Concatenate rows; counts are summed, places name their part."""
     columns: dict[str, Any] = {name: [*getattr(first, name), *getattr(second, name)] for name in _COLUMNS}

@@ -11,14 +11,23 @@ from potstill.config.data import ArithmeticDataConfig, RationaleDataConfig, SetD
 from potstill.data.rationales.arithmetic import arithmetic_rows
 from potstill.data.rationales.outputs import KEY, find_outputs
 from potstill.data.rationales.readers import SEPARATOR, read_own, read_split
-from potstill.data.rationales.rows import EVERY, Draw, RationaleRows, for_training, join, split_validation, subsample
+from potstill.data.rationales.rows import (
+    EVERY,
+    Draw,
+    RationaleRows,
+    for_training,
+    join,
+    split_validation,
+    subsample,
+    with_others_rationales,
+)
 from potstill.data.rationales.sets import SETS
 from potstill.data.rationales.soft_labels import aligned
 from potstill.errors import DataError
 
 log = logging.getLogger(__name__)
 
-STANDARD = "standard"
+STANDARD, ONE_TARGET = "standard", "label_then_rationale"  # values of objective.mode
 MAIN_SETS = tuple(name for name, known in SETS.items() if "test" in known.splits)
 OWN_FILES = {"valid": "data.eval_files", "test": "data.test_files"}  # by the part that they replace
 
@@ -33,20 +42,21 @@ class Parts(NamedTuple):
 
 
 def training_parts(
-    data: RationaleDataConfig, *, standard: bool, seed: int, separator: str | None = None, soft_labels: bool = False
+    data: RationaleDataConfig, *, mode: str, seed: int, separator: str | None = None, soft_labels: bool = False
 ) -> Parts:
     """Rows for training, for validation (all rows with gold labels), and for the test if available.
 
     Args:
         data: The keys of `data`.
-        standard: Whether only labels are learned; with gold labels, outputs of an LLM are not read.
-        seed: Seed of the draw of `data.share`.
+        mode: What is learned; with `STANDARD` and gold labels, outputs of an LLM are not read.
+        seed: Seed of the draw of `data.share`, and of the rationales of other rows (`data.shuffle_rationales`).
         separator: The tokenizer's end token, between premise and hypothesis.
         soft_labels: Whether the LLM's probabilities of labels are learned.
 
     Raises:
         PotstillError: A file cannot be used; required labels, label probabilities or rationales of an LLM are missing.
     """
+    standard = mode == STANDARD
     read_outputs = not standard or data.labels == "llm" or soft_labels
     drawn = _drawn(data, seed)
     wanted = data.rationales if read_outputs and isinstance(data, SetDataConfig) else None
@@ -80,9 +90,11 @@ def training_parts(
     if not standard and None in train.rationales:
         place = train.places[train.rationales.index(None)]
         raise DataError(
-            f"{KEY}={wanted}: '{train.name}' {place} has no rationale, which objective.mode=task_prefix "
+            f"{KEY}={wanted}: '{train.name}' {place} has no rationale, which objective.mode={mode} "
             "requires; use outputs with rationales, or objective.mode=standard"
         )
+    if data.shuffle_rationales and not standard:
+        train = with_others_rationales(train, seed)
     return Parts(train, _first(valid, data.max_examples), test and _first(test, data.max_examples), read)
 
 

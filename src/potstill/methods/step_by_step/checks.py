@@ -13,9 +13,9 @@ from potstill.data.common.text_files import file_problem
 from potstill.data.rationales.parsing import FLAVOURS
 from potstill.data.rationales.rows import LABELS
 from potstill.data.rationales.sets import SETS, by_value, set_of
-from potstill.data.rationales.splits import MAIN_SETS, OWN_FILES, STANDARD, splits_training_rows
+from potstill.data.rationales.splits import MAIN_SETS, ONE_TARGET, OWN_FILES, STANDARD, splits_training_rows
 from potstill.errors import PotstillError
-from potstill.models.specs import check_seq2seq, read_settings
+from potstill.models.specs import check_writer, read_settings
 from potstill.validation.data import cache_folder_problems
 from potstill.validation.launch import DEEPSPEED
 from potstill.validation.models import attention_problems
@@ -39,13 +39,23 @@ def rationale_problems(config: TrainConfig) -> list[str]:
             "esnli, anli1 or rationales; benchmark=null"
         )
     if config.compile:
-        problems.append("compile=true: an encoder-decoder is not compiled; compile=false")
+        problems.append("compile=true: students of objective=step_by_step are not compiled; compile=false")
     if data.labels not in LABELS:
         problems.append(f"data.labels={data.labels}: one of {', '.join(LABELS)}")
     if data.output_rationale and objective.mode == STANDARD:
         problems.append(
             "data.output_rationale=true: with objective.mode=standard a student learns labels alone and explains "
             "nothing; objective.mode=task_prefix, or data.output_rationale=false"
+        )
+    if data.shuffle_rationales and objective.mode == STANDARD:
+        problems.append(
+            "data.shuffle_rationales=true: with objective.mode=standard no rationales are learned; "
+            "objective.mode=label_then_rationale or task_prefix, or data.shuffle_rationales=false"
+        )
+    if objective.mode == ONE_TARGET and data.explain_prefix is not None and not data.explain_prefix.strip():
+        problems.append(
+            f"data.explain_prefix={data.explain_prefix!r}: separates label and rationale with "
+            "objective.mode=label_then_rationale; null, or a text that is not blank"
         )
     needed = objective.mode != STANDARD or data.labels == "llm" or objective.soft_weight > 0
     if needed and isinstance(data, SetDataConfig) and data.rationales is None and not data.train_files:
@@ -90,12 +100,12 @@ def evaluated_rationale_problems(config: EvaluateConfig, models: list[str]) -> l
         problems += _choice_problems(data)
     if config.export is not None:
         shown = config.export if isinstance(config.export, str) else list(config.export)
-        problems.append(f"export={shown}: an encoder-decoder has no exported form; export=null")
+        problems.append(f"export={shown}: a model that generates text has no exported form; export=null")
     if config.compile:
-        problems.append("compile=true: an encoder-decoder is not compiled; compile=false")
+        problems.append("compile=true: students of objective=step_by_step are not compiled; compile=false")
     for model in models:
         try:
-            check_seq2seq(read_settings("model", model), f"model={model}")
+            problems += _chat_problems(data, check_writer(read_settings("model", model), f"model={model}"))
         except PotstillError as error:
             problems.append(str(error))
     return problems
@@ -168,8 +178,8 @@ def _student_problems(config: TrainConfig) -> list[str]:
     ]
     if not student.model and not student.config:
         problems.append(
-            "student.model=null: objective=step_by_step trains student.model=<T5 folder or hub id>, or a T5 from "
-            "scratch (student=t5_tiny data.tokenizer=<folder or hub id>)"
+            "student.model=null: objective=step_by_step trains student.model=<folder or hub id of a T5 or a "
+            "decoder-only model>, or one from scratch (student=t5_tiny data.tokenizer=<folder or hub id>)"
         )
     if student.model and student.config:
         problems.append(f"student.model={student.model} with student.config: give one of them")
@@ -178,14 +188,22 @@ def _student_problems(config: TrainConfig) -> list[str]:
         problems.append(
             "data.tokenizer=null: a student from scratch needs a tokenizer; data.tokenizer=<folder or hub id>"
         )
-    if student.freeze_positions or student.freeze_token_types:
-        problems.append("student.freeze_positions, student.freeze_token_types: a T5 has no such embeddings; false")
     problems += attention_problems(config)
     try:
         if student.model:
-            check_seq2seq(read_settings("student.model", student.model), f"student.model={student.model}")
+            seq2seq = check_writer(read_settings("student.model", student.model), f"student.model={student.model}")
         elif student.config:
-            check_seq2seq(student.config, "student.config")
+            seq2seq = check_writer(student.config, "student.config")
+        else:
+            return problems
     except PotstillError as error:
-        problems.append(str(error))
-    return problems
+        return [*problems, str(error)]
+    if seq2seq and (student.freeze_positions or student.freeze_token_types):
+        problems.append("student.freeze_positions, student.freeze_token_types: a T5 has no such embeddings; false")
+    return problems + _chat_problems(config.data, seq2seq)
+
+
+def _chat_problems(data: Any, seq2seq: bool) -> list[str]:
+    if not (seq2seq and data.chat):
+        return []
+    return ["data.chat=true: an encoder-decoder reads no prompts; null or false"]
