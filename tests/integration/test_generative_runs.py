@@ -137,6 +137,21 @@ def test_two_processes_make_the_update_of_one(source, gkd, gpt2_teacher, tmp_pat
         assert summaries[1][name] == pytest.approx(summaries[0][name], rel=1e-4), name
 
 
+def test_other_options_go_together_with_sampling(run, gkd):
+    options = [
+        "objective.on_policy=1", "objective.terms.clm.weight=0.5", "objective.gradient_shares_every=1",
+        "objective.matches=[{teacher: 4, student: 2, loss: hidden_mse}]", "trainer.precision=bf16-mixed",
+        "student.checkpointing=full", "data.max_tokens=200", "trainer.accumulate_grad_batches=2",
+        "objective.sampling.batch_size=3", "objective.sampling.max_new_tokens=60",
+    ]  # fmt: skip
+    folder, summary = run("options", *gkd, *options, "trainer.max_steps=2")
+    shares = [summary[f"train/gradient_share_{term}"] for term in ("ce", "clm", "match_0")]
+    assert sum(shares) == pytest.approx(1)
+    assert min(shares) > 0
+    assert 6 < summary["train/completion_tokens"] <= 60
+    assert "say " in (folder / "report.html").read_text()  # a prompt of the samples
+
+
 def test_completions_of_the_teacher_are_written_once(run, gkd, gpt2_teacher, cache, monkeypatch):
     """A killed run keeps its parts; the second one writes the others and trains on the same tokens."""
     monkeypatch.setattr(sequences, "PART", 20)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import GenerationBenchmarkConfig
 from potstill.config.data import ConversationsDataConfig
-from potstill.config.objectives import GkdConfig
+from potstill.config.objectives import GkdConfig, generative_of
 from potstill.methods.base import Evaluator, Training
 from potstill.methods.generative.checks import evaluated_generation_problems, generative_problems
 from potstill.methods.language import Language
@@ -39,6 +39,12 @@ class Generative(Language):
         from potstill.methods.generative.build import build_generative_training
 
         return build_generative_training(config)
+
+    def sample(self, config: TrainConfig, examples: int) -> None:
+        """A sample of the rows; what is measured are steps that are sampled, if any are, without the teacher's part."""
+        super().sample(config, examples)
+        objective = generative_of(config)
+        objective.sequence_kd, objective.on_policy = False, float(objective.on_policy > 0)
 
     def tables(self, training: Any, metrics: Mapping[str, float]) -> dict[str, Table]:
         """Samples of what the student writes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ from potstill.models.load import load_language_model, load_tokenizer
 from potstill.objectives.language import LanguageObjective
 from potstill.objectives.terms import HARD
 from potstill.training.generative import Generation, GenerativeDistillation
+
+log = logging.getLogger(__name__)
 
 
 def build_generative_training(config: TrainConfig) -> LanguageTraining:
@@ -67,8 +70,22 @@ def build_generative_training(config: TrainConfig) -> LanguageTraining:
         evaluator,
         evaluator is not None and evaluator.has_answers,
     )
+    if objective.on_policy:
+        _report_short(data.train, sampling, _longest(teacher, own.student))
     training.module = GenerativeDistillation(own.student, teacher, own.objective, generation, own.optimization)
     return training
+
+
+def _report_short(corpus: ConversationCorpus, sampling: Sampling, longest: int) -> None:
+    """Warn of sequences whose completions are not sampled, or are shorter than they may be."""
+    kept = int((corpus.prompts < 0).sum() + (corpus.prompts >= longest).sum())
+    short = int((corpus.prompts > longest - sampling.max_new_tokens).sum())
+    if kept or short:
+        log.warning(
+            "of %d sequences, %d have a last turn that is cut off and keep it, and %d have a prompt that leaves fewer "
+            "than objective.sampling.max_new_tokens=%d of the models' %d positions",
+            len(corpus), kept, short, sampling.max_new_tokens, longest,
+        )  # fmt: skip
 
 
 @dataclass

@@ -32,10 +32,10 @@ def generative_problems(config: TrainConfig, *, models: bool = True) -> list[str
             f"objective.on_policy={objective.on_policy}: no term compares student and teacher on what is sampled; give "
             "objective.terms.ce a weight above 0, or use 0"
         )
-    if config.trainer.strategy in SHARDED and (objective.on_policy or objective.sequence_kd):
+    if config.trainer.strategy in SHARDED:
         problems.append(
             f"trainer.strategy={config.trainer.strategy}: a rank with a part of the weights cannot write by itself; "
-            "use strategy=ddp, or objective.on_policy=0 objective.sequence_kd=false"
+            "use strategy=ddp, or objective=kd, which writes nothing"
         )
     if models and (objective.on_policy or objective.sequence_kd):
         problems += _length_problems(config, objective.sampling.max_new_tokens)
