@@ -83,8 +83,9 @@ def test_a_file_of_outputs_is_that_of_the_training_rows(data, tmp_path):
 
 
 def test_rationales_of_other_rows_are_a_derangement(data):
-    parts = training_parts(data(), mode="label_then_rationale", seed=0)
-    settings = data("data.shuffle_rationales=true")
+    settings = data()
+    parts = training_parts(settings, mode="label_then_rationale", seed=0)
+    settings.shuffle_rationales = True
     one, again, other = (training_parts(settings, mode="task_prefix", seed=seed).train for seed in (3, 3, 4))
     assert one.rationales == again.rationales != other.rationales
     own = dict(zip(parts.train.inputs, parts.train.rationales, strict=True))
