@@ -44,6 +44,15 @@ def test_what_decides_the_steps_has_to_be_as_it_was(override, before, after, ide
     assert before in problems[0].removeprefix(f"{key}={after}")
 
 
+def test_a_key_that_is_newer_than_the_checkpoint_has_to_have_its_default(identity):
+    saved = identity()
+    assert saved["settings"].pop("data.mlm_share") == 0.15
+    assert resume_problems(saved, identity()) == []
+    assert [problem.split("=")[0] for problem in resume_problems(saved, identity("data.mlm_share=0.3"))] == [
+        "data.mlm_share"
+    ]
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

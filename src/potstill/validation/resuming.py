@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,18 @@ def identity_of(config: TrainConfig, world: int) -> dict[str, Any]:
     if cache.replaces_teacher and cache.folder is not None and config.teacher.model is None:
         settings["teacher.cache.folder"] = cache.folder
         places["teacher.cache.folder"] = [_place(f"{cache.folder}/train/index.json")]
-    return {"settings": settings, "places": places, "world": world}
+    return {"settings": settings, "places": places, "world": world, "defaults": sorted(_at_default(config))}
+
+
+def _at_default(section: Any, prefix: str = "") -> Iterator[str]:
+    """The keys that have the default of their schema."""
+    for own in fields(section):
+        key, value = f"{prefix}{own.name}", getattr(section, own.name)
+        default = own.default if own.default_factory is MISSING else own.default_factory()
+        if is_dataclass(value):
+            yield from _at_default(value, f"{key}.")
+        elif value == default:
+            yield key
 
 
 def _counts(key: str) -> bool:
@@ -69,15 +80,17 @@ def _counts(key: str) -> bool:
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The keys that differ and matter, with the value of the checkpoint's run and that of this one.
 
+    A key that the checkpoint's version did not have yet does not matter at its default.
+
     Args:
         saved: `identity_of` the checkpoint's run.
         now: of this run.
     """
-    before, here = saved["settings"], now["settings"]
+    before, here, new = saved["settings"], now["settings"], now["defaults"]
     return {
         key: (before.get(key), here.get(key))
         for key in dict.fromkeys([*here, *before])
-        if key not in (*STEP, *WORLD) and not _same(key, saved, now)
+        if key not in (*STEP, *WORLD) and not _same(key, saved, now) and (key in before or key not in new)
     } | _step_differences(saved, now)
 
 
