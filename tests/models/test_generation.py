@@ -101,6 +101,24 @@ def test_extremes_of_the_distribution():
     assert int(cold) == int(choose(logits_BV, Sampling(0.0), None)) == 1
 
 
+def test_compiled_blocks_are_not_compiled_for_a_growing_cache():
+    torch.manual_seed(0)
+    model, compiled = CASES["gpt2"](), []
+    plain = complete(backbone_of(model), PROMPTS, Sampling(0.0, max_new_tokens=4), TOKENS)
+
+    def compiler(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    for block in model.transformer.h:
+        block.compile(backend=compiler)
+    found = complete(backbone_of(model), PROMPTS, Sampling(0.0, max_new_tokens=4), TOKENS)
+    assert [ids.tolist() for ids in found] == [ids.tolist() for ids in plain]
+    assert not compiled
+    model(torch.tensor([[3, 4]]), use_cache=False)
+    assert compiled
+
+
 def test_limits_end_tokens_and_padded_heads():
     torch.manual_seed(0)
     backbone = backbone_of(CASES["gpt2"]())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,11 +147,16 @@ def _padded(prompts: list[Prompt], pad: int) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the context, a model is in evaluation mode."""
+    """Within the context, a model is in evaluation mode, and its compiled parts run as they are written.
+
+    A cache grows with every token, for which a part would be compiled again and again.
+    """
     was = model.training
+    compiled = any(getattr(part, "_compiled_call_impl", None) is not None for part in model.modules())
     model.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            yield
     finally:
         model.train(was)
 
