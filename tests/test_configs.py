@@ -127,7 +127,7 @@ def _check_figures(recipe, summary):
 
 def _completed(folder, columns, model):
     """Overrides that give decoders short conversations."""
-    row = {columns["prompt"]: "the man", columns["completion"]: "so\n#### 2"}
+    row = {columns.prompt: "the man", columns.completion: "so\n#### 2"}
     (folder / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 12)
     template = "{% for m in messages %}{{ m['content'] }}<|endoftext|>{% endfor %}"
     return [

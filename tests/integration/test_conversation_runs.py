@@ -143,7 +143,7 @@ def test_a_resumed_run_ends_in_the_same_weights(run, gpt2_teacher, tmp_path):
         (["objective=clm", "student.model=GPT2", "data.chat_template=null"], r"data\.chat_template=null"),
         (["objective=clm", "student.model=GPT2", "data.train_files=null"], r"data\.train_files=null"),
         (["objective=clm", "student.model=GPT2", "data.train_files=[x.jsonl]"], r"data\.train_files: 'x\.jsonl'"),
-        (["objective=clm", "student.model=GPT2", "+data.columns.query=x"], r"data\.columns\.query: "),
+        (["objective=clm", "student.model=GPT2", "data.columns.query=x"], r"data\.columns\.query=x"),
         (
             ["objective=clm", "student.model=GPT2", "data.train_files=null", "data.train=[{hub: no/where, folder: x}]"],
             r"data\.train\.0: has hub and folder",

@@ -170,17 +170,23 @@ class RowSourceConfig(Section):
 
 
 @dataclass
+class ConversationColumns(Section):
+    """The columns of rows of conversations that are called otherwise."""
+
+    messages: str | None = option(None, "column of the messages; null: `messages`")
+    prompt: str | None = option(None, "column of the prompt; null: `prompt`")
+    completion: str | None = option(None, "column of the completion; null: `completion`")
+    answer: str | None = option(None, "column of the right answer; null: `answer`, if there is one")
+    reference: str | None = option(None, "column of a text to compare with; null: `reference`, if there is one")
+
+
+@dataclass
 class ConversationsDataConfig(TextDataConfig):
     """Prompts and completions of a causal language model; the completions are learned."""
 
     train: list[RowSourceConfig] = option([], "list of data sets of rows, where there are no `data.train_files`")
     eval: list[RowSourceConfig] = option([], "the same for evaluation")
-    columns: dict[str, str] = option(
-        {},
-        "columns of the rows that are called otherwise, `{prompt: question, completion: answer}`; fields are "
-        "`messages` `prompt` `completion` `answer` `reference`",
-    )
-
+    columns: ConversationColumns = field(default_factory=ConversationColumns)
     as_messages: bool = option(
         False, "plain prompts and completions are a user's and an assistant's message of a chat, for its template"
     )

@@ -14,7 +14,6 @@ from potstill.config.data import (
     TextDataConfig,
 )
 from potstill.data.common.text_files import skipping
-from potstill.data.conversations.reading import FIELDS
 from potstill.data.corpus.pickled import COUNTS_BYTES, check_pickle
 from potstill.data.corpus.splits import ENGINES, RAY, row_sources, sources_of
 from potstill.errors import DataError, PotstillError
@@ -67,8 +66,6 @@ def _conversation_problems(data: ConversationsDataConfig, *, evaluating: bool, e
         path = Path(data.chat_template).expanduser()
         if not path.is_file():
             problems.append(f"data.chat_template={data.chat_template}: {not_a_file(path)}; a Jinja template or a file")
-    if unknown := [field for field in data.columns if field not in FIELDS]:
-        problems.append(f"data.columns.{unknown[0]}: no field of a conversation; fields are {', '.join(FIELDS)}")
     try:
         for part in ("train", "eval"):
             for source in [] if data[f"{part}_files"] else row_sources(data, part):

@@ -21,7 +21,6 @@ from potstill.runtime.ranges import is_number
 
 ROLES = ("system", "user", "assistant", "tool")
 ASSISTANT = "assistant"
-FIELDS = ("messages", "prompt", "completion", "answer", "reference")
 WANTED = "rows with messages, or with prompt and completion"
 _PARTS = 2**32
 
@@ -33,7 +32,7 @@ class RowFormat:
     """What the columns of rows hold.
 
     Attributes:
-        columns: Columns by the fields of `FIELDS`; empty: they are called as the fields.
+        columns: Columns by the names that they would have; empty: they have them.
         as_messages: Plain prompts and completions are a user's and an assistant's message.
     """
 

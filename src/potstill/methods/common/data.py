@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -298,7 +298,7 @@ def conversations_of(
     Raises:
         DataError: a file or data set cannot be read, or a row is no conversation.
     """
-    form = RowFormat(data.columns, data.as_messages)
+    form = RowFormat({name: column for name, column in asdict(data.columns).items() if column}, data.as_messages)
     if files := files or data[f"{part}_files"]:
         return read_conversations(files, f"data.{part}_files", data.max_examples, data.skip, form)
     return read_datasets(row_sources(data, part), data.max_examples, form)
