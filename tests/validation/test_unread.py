@@ -33,6 +33,7 @@ TRAIN = [
     (["objective=kd"], ["custom.adaptor=mine.adaptor"]),
     (["objective=gkd", "objective.sampling.temperature=0"], ["objective.sampling.top_p=0.5"]),
     (["objective=gkd", "objective.divergence=reverse_kl"], ["objective.beta=0.1"]),
+    (["objective=embed"], ["data.mlm_share=0.2", "student.vocab_transform=false"]),
 ]  # fmt: skip
 EVALUATE = [
     (["benchmark=mlm"], ["trainer.max_steps=5", "data.batch_size=4", "trainer.gradient_clip_val=1",
@@ -91,6 +92,7 @@ def test_a_key_that_is_not_read_is_named(name, schema, options, unread, compose_
                 "qqp",
                 "rte",
                 "sst2",
+                "sts",
                 "stsb",
                 "text_classification",
                 "text_regression",

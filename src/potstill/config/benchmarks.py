@@ -173,6 +173,11 @@ class RegressionConfig(RowsConfig):
 
 
 @dataclass
+class SimilarityConfig(RegressionConfig):
+    """Pairs of texts with a score, compared by their vectors."""
+
+
+@dataclass
 class LabelledConfig(TaskBenchmarkConfig):
     """A task with labels of its own."""
 
@@ -278,6 +283,7 @@ BENCHMARKS: dict[str, type[BenchmarkConfig]] = {
     "interchange": LanguageBenchmarkConfig,
     "classification": ClassificationConfig,
     "regression": RegressionConfig,
+    "similarity": SimilarityConfig,
     "tokens": TokensConfig,
     "spans": SpansConfig,
     "efficiency": EfficiencyConfig,

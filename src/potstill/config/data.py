@@ -33,7 +33,9 @@ class SourceConfig(Section):
 
     files: list[str] | None = option(None, "text files, plain or gzip")
     unit: str | None = option(
-        None, "a sequence is a `line` or a `paragraph`; null: `data.unit`", choices=("line", "paragraph")
+        None,
+        "a sequence is a `line`, a `paragraph` or a `sentence`; null: `data.unit`",
+        choices=("line", "paragraph", "sentence"),
     )
     hub: str | None = option(None, "data set on the hub, `Salesforce/wikitext`")
     config: str | None = option(None, "its configuration")
@@ -201,9 +203,15 @@ class CorpusDataConfig(TextDataConfig):
 
     train: list[SourceConfig] = option([], "list of training sources, see below")
     eval: list[SourceConfig] = option([], "list of evaluation sources")
-    unit: str = option("line", "a sequence is a `line` or a `paragraph`", choices=("line", "paragraph"))
+    unit: str = option(
+        "line",
+        "a sequence is a `line`, a `paragraph` (lines up to a blank one) or a `sentence` of a line",
+        choices=("line", "paragraph", "sentence"),
+    )
     vocabulary_size: int = within(8192, Range(100, 10**7), "of a tokenizer that is trained here")
-    min_length: int = within(12, SIZE, "shorter sequences are dropped")
+    min_length: int | None = within(
+        None, SIZE, "shorter sequences are dropped; null: 12 tokens, for `objective=embed` none are"
+    )
     packed: bool = option(
         False,
         "texts are joined end to end and cut into sequences of `data.max_length` tokens, as transformers' run_mlm and "

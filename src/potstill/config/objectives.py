@@ -150,6 +150,18 @@ class GenerativeTerms(TermsConfig):
 
 
 @dataclass
+class EmbedTerms(TermsConfig):
+    """The terms of a sentence encoder that follows a teacher's vectors."""
+
+    mse: TermConfig = option(TermConfig, "squared distance of the vectors, summed over their width; mean over texts")
+    cos: TermConfig = option(TermConfig, "1 - cosine of the vectors; mean over texts")
+    similarity: TermConfig = option(
+        TermConfig,
+        "squared difference of the cosine similarities of two texts, mean over all pairs of texts of an optimizer step",
+    )
+
+
+@dataclass
 class LanguageTerms(ComparingTerms):
     """The terms of a language model with a teacher."""
 
@@ -271,16 +283,22 @@ class FinetuneConfig(LossConfig):
 
 
 @dataclass
-class TaughtConfig(LossConfig):
-    """Terms that compare student and teacher."""
+class MatchingConfig(LossConfig):
+    """Terms and matches that compare student and teacher."""
 
     taught = True
+
+    matches: Any = option(None, "what is compared inside the models, see [Matches](#matches)")
+
+
+@dataclass
+class TaughtConfig(MatchingConfig):
+    """Terms that compare predictions of student and teacher, softened."""
 
     temperature: float = within(2.0, TEMPERATURE, "T of `ce` and `causal_ce`, or of the LLM's label probabilities")
     hard_weight: float = within(
         0.0, WEIGHT, "weight of `mlm`, `clm` or `label`, whichever applies, if its own weight is null"
     )
-    matches: Any = option(None, "what is compared inside the models, see [Matches](#matches)")
 
 
 @dataclass
@@ -370,6 +388,39 @@ class GkdConfig(DivergingConfig):
 
 
 @dataclass
+class EmbedConfig(MatchingConfig):
+    """Distillation of sentence encoders."""
+
+    trains_task = False
+
+    terms: EmbedTerms = field(default_factory=EmbedTerms)
+    pooling: str | None = option(
+        None,
+        "how token states become a vector, where the teacher's folder has no modules.json: `mean`, `cls`, `last`, "
+        "`weighted` by place, `max` or `mean_sqrt_len`; null: as modules.json says",
+        choices=("mean", "cls", "last", "weighted", "max", "mean_sqrt_len"),
+    )
+    prompt: str | None = option(
+        None,
+        "text before every training text: the name of one of the teacher's prompts, or the text itself; null: the "
+        "teacher's default prompt, if it has one",
+    )
+    projection: str | None = option(
+        None,
+        "if the vectors' widths differ: `teacher`, the teacher's vectors are reduced to their first principal "
+        "components, as wide as the student; `student`, the student gets a linear layer to the teacher's width, which "
+        "is saved with it; null: `teacher` for a narrower student, else `student`",
+        choices=("teacher", "student"),
+    )
+    widths: list[int] | None = within(
+        None,
+        SIZE,
+        "widths below the full one at which the first numbers of a vector are to be a vector, too (Matryoshka); each "
+        "term is the mean over them and the full width",
+    )
+
+
+@dataclass
 class KdConfig(DivergingConfig, TransformersConfig):
     """Distillation of language models."""
 
@@ -453,6 +504,7 @@ OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
     "kd": KdConfig,
     "diito": DiitoConfig,
     "gkd": GkdConfig,
+    "embed": EmbedConfig,
     "finetune": FinetuneConfig,
     "task_kd": TaskKdConfig,
     "step_by_step": StepByStepConfig,
@@ -472,6 +524,12 @@ def generative_of(config: Any) -> GkdConfig:
     return config.objective
 
 
+def embedding_of(config: Any) -> EmbedConfig:
+    """The objective of a run that distils a sentence encoder."""
+    assert isinstance(config.objective, EmbedConfig)
+    return config.objective
+
+
 def exchange_of(objective: ObjectiveConfig) -> InterchangeConfig:
     """The intervention of an objective; one that swaps nothing where it compares no transformers."""
     return objective.interchange if isinstance(objective, TransformersConfig) else InterchangeConfig()
@@ -479,4 +537,4 @@ def exchange_of(objective: ObjectiveConfig) -> InterchangeConfig:
 
 def matches_of(objective: ObjectiveConfig) -> Any:
     """`objective.matches`; None where the objective has no teacher."""
-    return objective.matches if isinstance(objective, TaughtConfig) else None
+    return objective.matches if isinstance(objective, MatchingConfig) else None

@@ -26,13 +26,14 @@ def method_of(config: TrainConfig) -> Method:
     if config.objective.method is not None:
         return _named("objective.method", config.objective.method, Method)  # type: ignore[type-abstract]
     from potstill.methods.custom import Custom
+    from potstill.methods.embedding import Embedding
     from potstill.methods.generative import Generative
     from potstill.methods.language import Language
     from potstill.methods.multitask import Multitask
     from potstill.methods.step_by_step import StepByStep
     from potstill.methods.task import TaskModels
 
-    methods: tuple[Method, ...] = (Multitask(), Custom(), StepByStep(), Generative(), TaskModels())
+    methods: tuple[Method, ...] = (Multitask(), Custom(), StepByStep(), Generative(), Embedding(), TaskModels())
     return next((method for method in methods if method.applies(config)), Language())
 
 
@@ -45,12 +46,16 @@ def evaluator_of(config: EvaluateConfig) -> Evaluator:
     if config.benchmark.evaluator is not None:
         return _named("benchmark.evaluator", config.benchmark.evaluator, Evaluator)  # type: ignore[type-abstract]
     from potstill.methods.efficiency import EfficiencyEvaluator
+    from potstill.methods.embedding import SimilarityEvaluator
     from potstill.methods.generative import GenerationEvaluation
     from potstill.methods.language import LanguageEvaluator
     from potstill.methods.step_by_step import StepByStepEvaluator
     from potstill.methods.task import TaskEvaluator
 
-    known = (LanguageEvaluator(), TaskEvaluator(), GenerationEvaluation(), StepByStepEvaluator(), EfficiencyEvaluator())
+    known: tuple[Evaluator, ...] = (
+        LanguageEvaluator(), SimilarityEvaluator(), TaskEvaluator(), GenerationEvaluation(), StepByStepEvaluator(),
+        EfficiencyEvaluator(),
+    )  # fmt: skip
     for own in known:
         if own.applies(config):
             return own

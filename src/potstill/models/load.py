@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
@@ -90,6 +91,36 @@ def load_language_model(key: str, value: str, *, need_head: bool, attention: str
     if head:
         logger.warning("%s: no trained LM head in the checkpoint; a new one is initialised", label)
     return model
+
+
+def load_base_model(key: str, value: str, *, attention: str = "sdpa") -> PreTrainedModel:
+    """Load an encoder or decoder without a head in float32, in evaluation mode as transformers returns it.
+
+    A pooler, which no state of a token needs, is frozen; without weights of its own it is left out.
+
+    Args:
+        key: configuration key that names the model, for messages.
+        value: folder, or hub id.
+        attention: attention implementation of transformers.
+
+    Raises:
+        ModelError: no such model.
+        WeightsError: as `load_language_model`, but for the head.
+    """
+    spec = read_spec(key, value)
+    model, report = _load(key, value, AutoModel, attn_implementation=attention_for(spec.model_type, attention))
+    _check_weights(f"{key}={value}", report, new=("pooler.",))
+    if getattr(model, "pooler", None) is not None:
+        keep_pooler(model, not any(name.startswith("pooler.") for name in report["missing_keys"]))
+    return model
+
+
+def keep_pooler(model: Any, kept: bool) -> None:
+    """Freeze the pooler of a base model, which no state of a token needs, or leave it out."""
+    if kept:
+        model.pooler.requires_grad_(False)
+    else:
+        model.pooler = None
 
 
 def load_from(key: str, value: str, auto_class: Any, **settings: Any) -> PreTrainedModel:
@@ -204,7 +235,11 @@ def name_labels(config: PreTrainedConfig, labels: Sequence[str], problem: Proble
 
 
 def save_student(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path, folder: str | Path, card: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | str | Path,
+    folder: str | Path,
+    card: str,
+    more: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a folder that `transformers.AutoModel*.from_pretrained` opens without this package.
 
@@ -215,6 +250,7 @@ def save_student(
         tokenizer: the tokenizer, or the folder that holds it.
         folder: where to.
         card: text of the model card (README.md).
+        more: writes further files into the folder.
 
     Returns:
         The folder.
@@ -226,6 +262,8 @@ def save_student(
     with _folder_with_card(folder, card) as fresh, quiet_transformers():
         model.save_pretrained(fresh)
         _for_model(load_tokenizer(tokenizer), model).save_pretrained(fresh)
+        if more is not None:
+            more(fresh)
     return Path(folder)
 
 

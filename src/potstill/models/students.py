@@ -11,13 +11,13 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, DistilBertConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, DistilBertConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from potstill.errors import ConfigError, KeyNameError, PairError
 from potstill.models.backbone import task_head
 from potstill.models.heads import Head, Problem
-from potstill.models.load import AUTO_CLASSES, TASK_CLASSES, name_labels
+from potstill.models.load import AUTO_CLASSES, TASK_CLASSES, keep_pooler, name_labels
 from potstill.models.pretrained import make_from_config
 from potstill.models.specs import ARCHITECTURES, attention_error, check_layers, unknown_architecture, vocabularies_fit
 from potstill.models.views import view_of
@@ -286,8 +286,10 @@ def _same_architecture(teacher: PreTrainedModel, layers: list[int]) -> tuple[Pre
         config.layer_types = [teacher.config.layer_types[layer] for layer in layers]
     # Neither the path nor the dtype is that of the teacher.
     config.name_or_path, config.dtype = "", "float32"
-    blocks = _blocks_prefix(teacher)
-    return type(teacher)(config), _renumber(teacher.state_dict(), blocks, blocks, layers)
+    blocks, student = _blocks_prefix(teacher), type(teacher)(config)
+    if hasattr(teacher, "pooler"):  # a base model, by itself
+        keep_pooler(student, teacher.pooler is not None)
+    return student, _renumber(teacher.state_dict(), blocks, blocks, layers)
 
 
 def _bert_to_distilbert(teacher: PreTrainedModel, layers: list[int]) -> tuple[PreTrainedModel, State]:
@@ -305,10 +307,16 @@ def _bert_to_distilbert(teacher: PreTrainedModel, layers: list[int]) -> tuple[Pr
     settings = {name: getattr(config, source) for source, name in _BERT_TO_DISTILBERT_CONFIG.items()}
     settings |= {name: getattr(config, name) for name in _COMMON_CONFIG}
     auto_class = AUTO_CLASSES["masked"] if head is None else TASK_CLASSES[head]
-    student: PreTrainedModel = make_from_config(auto_class, DistilBertConfig(n_layers=len(layers), **settings))
+    bare = teacher.base_model is teacher
+    student: PreTrainedModel = make_from_config(
+        AutoModel if bare else auto_class, DistilBertConfig(n_layers=len(layers), **settings)
+    )
     student.config._attn_implementation = config._attn_implementation
-    blocks = _blocks_prefix(student)
-    old = _renumber(teacher.state_dict(), _blocks_prefix(teacher), blocks, layers)
+    source, ours = teacher.state_dict(), "distilbert."
+    if bare:
+        source = {f"bert.{name}": tensor for name, tensor in source.items() if not name.startswith("pooler.")}
+    blocks = f"{ours}{view_of(student).blocks}."
+    old = _renumber(source, f"bert.{view_of(teacher).blocks}.", blocks, layers)
     state = {}
     for name, tensor in old.items():
         module, _, leaf = name.rpartition(".")
@@ -319,7 +327,7 @@ def _bert_to_distilbert(teacher: PreTrainedModel, layers: list[int]) -> tuple[Pr
             state[f"{_BERT_TO_DISTILBERT[module]}.{leaf}"] = tensor
     positions, types = (old[f"bert.embeddings.{name}_embeddings.weight"] for name in ("position", "token_type"))
     state["distilbert.embeddings.position_embeddings.weight"] = positions + types[0]
-    return student, state
+    return student, {name.removeprefix(ours): own for name, own in state.items()} if bare else state
 
 
 CONVERSIONS: dict[tuple[str, str], Callable[[PreTrainedModel, list[int]], tuple[PreTrainedModel, State]]] = {
@@ -328,7 +336,8 @@ CONVERSIONS: dict[tuple[str, str], Callable[[PreTrainedModel, list[int]], tuple[
 
 
 def _blocks_prefix(model: PreTrainedModel) -> str:
-    return f"{model.base_model_prefix}.{view_of(model).blocks}."
+    base = "" if model.base_model is model else f"{model.base_model_prefix}."
+    return f"{base}{view_of(model).blocks}."
 
 
 def _renumber(state: State, old: str, new: str, layers: list[int]) -> State:

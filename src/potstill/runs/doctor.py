@@ -25,7 +25,6 @@ from potstill.config.running import TrainerConfig
 from potstill.data.common.batching import EpochPlan
 from potstill.data.common.steps import BatchSettings, Sequences, StepDataModule, TrainSteps
 from potstill.data.common.store import store_key
-from potstill.data.corpus.datamodule import CorpusDataModule
 from potstill.data.corpus.store import Corpus, TokenStore
 from potstill.data.tasks.mixing import MixedDataModule
 from potstill.data.tasks.splits import MAIN
@@ -308,8 +307,7 @@ def _build(config: TrainConfig, folder: Path) -> Training:
 def _sequences(config: TrainConfig, data: StepDataModule, folder: Path) -> tuple[np.ndarray | None, str]:
     """Tokens of the sequences of an epoch, where they are known, and what of the data is there already."""
     cache = Path(config.data.cache).expanduser()
-    sequences: Any = data.train_steps.sequences if isinstance(data, CorpusDataModule) else None
-    corpus = None if sequences is None else sequences.corpus
+    corpus = None if isinstance(data, MixedDataModule) else getattr(data.train_steps.sequences, "corpus", None)
     if not isinstance(corpus, Corpus):
         made = [p for p in (folder / "cache").glob("*/*") if not p.is_symlink() and p.suffix != ".lock"]
         state = f"features would be made in {cache}" if made else f"features are ready in {cache}"

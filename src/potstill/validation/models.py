@@ -64,16 +64,16 @@ def model_problems(config: TrainConfig, made: ModelSpec | None = None) -> list[s
     problems = [*teacher_problems(config), *own_input_problems(config)]
     key = "teacher.models" if config.teacher.models else "teacher.model"
     teachers = [spec_of(key, name, problems) for name in teachers_of(config)]
-    learner = made or _learner(config.student, problems)
+    learner = made or learner_of(config.student, problems)
     if problems:
         return problems
     known = [spec for spec in teachers if spec is not None]
     teacher = known[0] if known else None
     layered = not config.student.model and not config.student.config and made is None
-    problems += _student_problems(config)
+    problems += student_problems(config)
     problems += _missing_problems(config, teacher, layered)
     if teacher is not None:
-        problems += _layer_problems(config.student, teacher) if layered else []
+        problems += layer_problems(config.student, teacher) if layered else []
         problems += _pair_problems(config, known, learner, fixed=bool(config.student.model or made))
     spec = learner or (teacher if layered else None)
     problems += [
@@ -94,7 +94,7 @@ def model_problems(config: TrainConfig, made: ModelSpec | None = None) -> list[s
     return problems + _language_problems(config, teacher, spec)
 
 
-def _student_problems(config: TrainConfig) -> list[str]:
+def student_problems(config: TrainConfig) -> list[str]:
     """Problems of the keys that name the student, its attention and its checkpointing."""
     student, problems = config.student, attention_problems(config)
     if student.model and (student.layers or student.config):
@@ -134,7 +134,7 @@ def _missing_problems(config: TrainConfig, teacher: ModelSpec | None, layered: b
     return []
 
 
-def _layer_problems(student: StudentConfig, teacher: ModelSpec) -> list[str]:
+def layer_problems(student: StudentConfig, teacher: ModelSpec) -> list[str]:
     """Problems of the layers that a student is built from."""
     if student.layers is None:
         return []
@@ -262,7 +262,7 @@ def _source_problems(batch_size: int) -> list[str]:
     ]
 
 
-def _learner(student: StudentConfig, problems: list[str]) -> ModelSpec | None:
+def learner_of(student: StudentConfig, problems: list[str]) -> ModelSpec | None:
     """The student's facts where it is a model of its own; None where it is made of the teacher's layers."""
     if student.model:
         return spec_of("student.model", student.model, problems)
@@ -296,7 +296,7 @@ def planned_student(config: TrainConfig, planned: Mapping[str, ModelSpec]) -> Mo
     if student.model:
         return _planned(student.model, planned)
     if student.config:
-        return _learner(student, [])
+        return learner_of(student, [])
     teacher = _planned(names[0], planned) if names else None
     if teacher is None:
         return None

@@ -16,7 +16,7 @@ from potstill.config import OPTIONS, Command, TrainConfig, config_folder, teache
 from potstill.config.benchmarks import ClmBenchmarkConfig, EfficiencyConfig, TokensConfig, swaps_of
 from potstill.config.data import ConversationsDataConfig, RationaleDataConfig
 from potstill.config.defaults import trains_task
-from potstill.config.objectives import ClmConfig, CustomObjectiveConfig, LossConfig
+from potstill.config.objectives import ClmConfig, CustomObjectiveConfig, EmbedConfig, LossConfig
 from potstill.runtime.ranges import WHEN, Section
 
 Read = Callable[[Any], bool]
@@ -28,7 +28,7 @@ def _is_custom(config: TrainConfig) -> bool:
 
 def _masks(config: Any) -> bool:
     if isinstance(config, TrainConfig):
-        return not isinstance(config.objective, ClmConfig)
+        return not isinstance(config.objective, ClmConfig | EmbedConfig)
     return not isinstance(config.benchmark, ClmBenchmarkConfig | EfficiencyConfig)
 
 
@@ -102,6 +102,10 @@ _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
     (
         ("student.architecture", "student.vocab_transform"), "students of the teacher's layers",
         lambda config: not config.student.model and not config.student.config,
+    ),
+    (
+        ("student.vocab_transform",), "students with the teacher's head",
+        lambda config: not isinstance(config.objective, EmbedConfig),
     ),
     (("benchmark.part", "benchmark.positions", "benchmark.interchange"), "evaluate.py", lambda config: False),
 )  # fmt: skip

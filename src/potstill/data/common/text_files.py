@@ -172,6 +172,29 @@ def paragraphs(lines: Iterable[str], place: str) -> Iterator[str]:
         yield " ".join(block)
 
 
+# Ends of sentences: a stop and closing marks before a blank and what may begin one, or a full-width stop.
+_CLOSING, _OPENING = r"\p{Pe}\p{Pf}\"'", r"\p{Ps}\p{Pi}\"'"
+_WIDE = r"\u3002\uff01\uff1f"  # full-width stops
+_END = regex.compile(
+    rf"(?<=[.!?\u2026][{_CLOSING}]*)\s+(?=[{_OPENING}]*[\p{{Lu}}\p{{N}}])|(?<=[{_WIDE}]+[{_CLOSING}]*)(?![{_CLOSING}{_WIDE}])"
+)
+_ABBREVIATIONS = r"Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Gen|Col|Capt|Lt|Rev|Hon|Mt|No|vs|e\.g|i\.e|cf|ca|Fig|Vol|pp?"
+_ABBREVIATED = regex.compile(rf"(?:^|[\s(.])(?:\p{{Lu}}|{_ABBREVIATIONS})\.$")
+
+
+def sentences(lines: Iterable[str]) -> Iterator[str]:
+    """The sentences of lines, by stops; not behind initials and common abbreviations of English."""
+    for line in lines:
+        begun = ""
+        for piece in _END.split(line.strip()):
+            begun = f"{begun} {piece}" if begun else piece
+            if begun and not _ABBREVIATED.search(begun[-8:]):
+                yield begun
+                begun = ""
+        if begun:
+            yield begun
+
+
 def remembered_digest(path: Path, folder: Path, key: str) -> str:
     """sha256 of a file, stored under its path, size and modification time."""
     try:

@@ -45,6 +45,8 @@ class Framing:
         max_length: Maximum number of tokens, with special tokens; longer texts are split.
         min_length: Minimum number of tokens, with special tokens; shorter sequences are dropped.
         max_unknown: Sequences with this share of unknown tokens or more are dropped.
+        whole: Whether each text is one sequence, with the tokenizer's own special tokens, cut at `max_length`; none is
+            dropped.
     """
 
     start_id: int | None
@@ -53,6 +55,7 @@ class Framing:
     max_length: int
     min_length: int
     max_unknown: float
+    whole: bool = False
 
     @property
     def specials(self) -> int:
@@ -141,10 +144,15 @@ class Encoder:
 
     def __call__(self, texts: list[str]) -> Encoded:
         """Encode and frame a batch of texts."""
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        whole = self.framing.whole
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=whole)
         lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
         tokens = chain.from_iterable(encoding.ids for encoding in encodings)
-        return frame(np.fromiter(tokens, dtype=self.dtype, count=int(lengths.sum())), lengths, self.framing)
+        ids = np.fromiter(tokens, dtype=self.dtype, count=int(lengths.sum()))
+        if not whole:
+            return frame(ids, lengths, self.framing)
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
+        return ids, lengths.astype(np.int32), Tally(len(texts), len(texts), len(ids), cut)
 
 
 def binarize(
@@ -156,6 +164,7 @@ def binarize(
     min_length: int = 12,
     max_unknown: float = 0.5,
     packed: bool = False,
+    whole: bool = False,
     num_proc: int | None,
     engine: str = LOCAL,
     progress: Callable[[int], None] | None = None,
@@ -171,6 +180,7 @@ def binarize(
         max_unknown: See `Framing`.
         packed: Whether texts, each with its special tokens, are joined end to end and cut into sequences of
             `max_length` tokens, the last one shorter; only that one can be shorter than `min_length`, and is dropped.
+        whole: See `Framing`; the other limits are not read, nor is `packed`.
         num_proc: Worker processes, None for one per core. Locally, 1 uses this process. The result is the same.
         engine: `local` for processes of this machine, `ray` for Ray Data. The result is the same.
         progress: Called with the number of texts done.
@@ -185,6 +195,9 @@ def binarize(
             f"data.max_length={max_length}: must be at least {framing.specials + 1}, above the number of special tokens"
         )
     fingerprint, options = source.fingerprint(), asdict(framing) | ({"packed": True} if packed else {})
+    del options["whole"]  # stores of earlier versions have no such entry
+    if whole:
+        framing, options = replace(framing, whole=True), {"max_length": max_length, "whole": True}
     if packed:
         framing = replace(framing, max_length=UNBOUNDED, min_length=framing.specials + 1)
     folder = cache / "stores" / store_key(fingerprint, vocabulary.digest, options)
@@ -195,7 +208,10 @@ def binarize(
         if isinstance(source, PickledTokens):
             encoding = _framed(source, vocabulary, framing, dtype)
         else:
-            encoding = _encoded_by(engine, Encoder(load_backend(vocabulary.path), framing, dtype), source, num_proc)
+            tokenizer = load_backend(vocabulary.path)
+            if whole:
+                tokenizer.enable_truncation(max_length)
+            encoding = _encoded_by(engine, Encoder(tokenizer, framing, dtype), source, num_proc)
         tally = Tally()
         with closing(encoding) as encoded:
             for ids, lengths, counts in _joined(encoded, max_length, min_length) if packed else encoded:

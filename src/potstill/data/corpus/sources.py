@@ -13,6 +13,7 @@ from potstill.data.common.text_files import (
     paragraphs,
     read_lines,
     remembered_digest,
+    sentences,
     skipping,
 )
 from potstill.errors import DataError, FileError, FormatError
@@ -54,7 +55,7 @@ class TextFiles:
 
     Attributes:
         files: Paths, read in this order.
-        unit: A text is a `line`, or a `paragraph`: lines up to a blank one, joined by spaces.
+        unit: A text is a `line`, a `paragraph` (lines up to a blank one, joined by spaces), or a `sentence` of a line.
         skip: Regular expression for lines to skip, such as `^</?doc`.
         max_examples: Maximum number of texts.
         cache: Digests of the files are stored in its `digests` folder.
@@ -77,8 +78,8 @@ class TextFiles:
         """See `TextSource`; reads the first MiB of each file."""
         if not self.files:
             raise DataError(f"{self.key}=[]: must have at least one file, such as {self.key}=[a.txt,b.txt.gz]")
-        if self.unit not in ("line", "paragraph"):
-            raise DataError(f"data.unit={self.unit}: must be line or paragraph")
+        if self.unit not in ("line", "paragraph", "sentence"):
+            raise DataError(f"data.unit={self.unit}: must be line, paragraph or sentence")
         skipping(self.skip)
         for file in self.files:
             error = file_problem(Path(file))
@@ -101,7 +102,9 @@ class TextFiles:
             lines: Iterator[str] = read_lines(Path(file), self.key)
             if skipped:
                 lines = (line for line in lines if not skipped(line))
-            yield from lines if self.unit == "line" else paragraphs(lines, f"{self.key}: '{file}'")
+            if self.unit == "paragraph":
+                lines = paragraphs(lines, f"{self.key}: '{file}'")
+            yield from sentences(lines) if self.unit == "sentence" else lines
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from potstill.validation.launch import SHARDED
 log = logging.getLogger(__name__)
 
 PROBED = 64  # sequences on which two tokenizers are compared
+LEAST = 12  # tokens of a sequence of a corpus, unless data.min_length says otherwise
 LONGEST = 512  # tokens of a sequence where neither data.max_length nor a model says less
 
 
@@ -121,7 +122,7 @@ def _downloaded(key: str, value: str) -> str:
     from huggingface_hub import snapshot_download
 
     try:
-        return snapshot_download(value, allow_patterns=["*.json", "*.txt", "*.model"], etag_timeout=3)
+        return snapshot_download(value, allow_patterns=["*.json", "*.txt", "*.model", "*_Dense/*"], etag_timeout=3)
     except Exception as error:
         raise TokenizerError(
             f"{key}={value}: no such folder, and the hub gives no tokenizer of that name "
@@ -235,7 +236,7 @@ def build_corpus(data: CorpusDataConfig, sources: list[Source], vocabulary: Voca
                 vocabulary,
                 cache=Path(data.cache).expanduser(),
                 max_length=length,
-                min_length=data.min_length,
+                min_length=LEAST if data.min_length is None else data.min_length,
                 max_unknown=data.max_unknown,
                 packed=data.packed,
                 num_proc=data.num_proc,

@@ -1,0 +1,214 @@
+"""Texts of a sentence encoder: each once, one sequence per text, in the tokens of student and teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from potstill.data.common.batching import Ints
+from potstill.data.common.ragged import starts_of
+from potstill.data.common.steps import BatchSettings, StepDataModule
+from potstill.data.corpus.datamodule import MicroBatch, StepBatch, pad
+from potstill.data.corpus.sources import TextSource
+from potstill.data.corpus.store import Corpus
+
+_DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """The texts of several sources, each once, with a prompt before it.
+
+    A set of 8-byte digests is in memory while they are read, about 80 bytes per text.
+
+    Attributes:
+        sources: The sources, read in this order.
+        prompt: Text before every text.
+        lower: Whether texts are put into lower case.
+    """
+
+    sources: tuple[TextSource, ...]
+    prompt: str = ""
+    lower: bool = False
+
+    @property
+    def name(self) -> str:
+        """The names of the sources."""
+        return ", ".join(source.name for source in self.sources)
+
+    def check(self) -> None:
+        """See `TextSource`."""
+        for source in self.sources:
+            source.check()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See `TextSource`."""
+        sources = [source.fingerprint() for source in self.sources]
+        return {"kind": "distinct", "sources": sources, "prompt": self.prompt, "lower": self.lower}
+
+    def batches(self, size: int) -> Iterator[list[str]]:
+        """See `TextSource`."""
+        seen: set[bytes] = set()
+        for source in self.sources:
+            for batch in source.batches(size):
+                kept = []
+                for text in batch:
+                    if self.lower:
+                        text = text.lower()
+                    digest = blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
+                    if digest not in seen:
+                        seen.add(digest)
+                        kept.append(f"{self.prompt}{text}")
+                if kept:
+                    yield kept
+
+
+class Sentences:
+    """Texts by number, in the tokens of the student and, where these are others, of the teacher.
+
+    Attributes:
+        texts: Numbers of the texts that are used, those of `min_length` tokens or more.
+        lengths: `(texts,)` tokens of the student.
+    """
+
+    def __init__(self, corpus: Corpus, other: Corpus | None = None, min_length: int = 1) -> None:
+        """Choose the texts that are long enough.
+
+        Args:
+            corpus: In the student's tokens.
+            other: The same texts in the teacher's tokens; None where these are the same.
+            min_length: Tokens of the student; a text has one or more in both.
+        """
+        self.corpus, self.other = corpus, other
+        kept = corpus.lengths >= max(min_length, 1)
+        if other is not None:
+            assert len(other) == len(corpus)
+            kept &= other.lengths > 0
+        self.texts: Ints = np.flatnonzero(kept)
+        self.lengths: NDArray[np.int32] = corpus.lengths[self.texts]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def describe(self) -> dict[str, int]:
+        """Counts of the texts."""
+        return {
+            "texts": len(self.texts),
+            "tokens": int(self.lengths.sum()),
+            "truncated": self.corpus.describe()["split"],
+            "dropped_short": len(self.corpus) - len(self.texts),
+        }
+
+    def read(self, numbers: Ints, *, teacher: bool = False) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Token ids of texts end to end, and their lengths."""
+        corpus = self.other if teacher and self.other is not None else self.corpus
+        return corpus.gather(self.texts[numbers])
+
+    def item(self, bases: Ints, sources: Ints, seed: int, training: bool) -> dict[str, Any]:
+        """See `steps.Sequences`."""
+        ids, lengths = self.read(bases)
+        found: dict[str, Any] = {
+            "ids": torch.from_numpy(ids),
+            "lengths": torch.from_numpy(lengths.astype(np.int64)),
+            "sequences": torch.from_numpy(bases.astype(np.int64)),
+            "seed": seed,
+            "training": training,
+        }
+        if self.other is not None:
+            theirs, own = self.read(bases, teacher=True)
+            found |= {"teacher_ids": torch.from_numpy(theirs), "teacher_lengths": torch.from_numpy(own)}
+        return found
+
+
+@dataclass
+class SentenceBatch(MicroBatch):
+    """Texts of a micro-batch.
+
+    Attributes:
+        other: The same texts in the teacher's tokens; None where these are the student's.
+        targets: `(batch, width)` the teacher's vectors; None until they are computed.
+        start: Place of its first text among all texts of the step, on all ranks.
+    """
+
+    other: MicroBatch | None = None
+    targets: Tensor | None = None
+    start: int = 0
+
+
+@dataclass
+class SentenceStep(StepBatch):
+    """One optimizer step of this rank."""
+
+    micro: list[SentenceBatch]  # type: ignore[assignment]
+
+
+class SentenceDataModule(StepDataModule):
+    """Batches of texts of similar lengths.
+
+    Args:
+        train: Training texts, if any.
+        evaluation: Evaluation texts, if any.
+        pad_id: Padding id of the student's tokens.
+        teacher_pad_id: Padding id of the teacher's.
+        settings: Settings of steps.
+    """
+
+    def __init__(
+        self,
+        train: Sentences | None,
+        evaluation: Sentences | None,
+        pad_id: int,
+        teacher_pad_id: int,
+        settings: BatchSettings,
+    ):
+        super().__init__(train, settings)
+        self.train, self.evaluation, self.pad_id, self.teacher_pad_id = train, evaluation, pad_id, teacher_pad_id
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Evaluation batches of similar lengths, in a fixed order."""
+        return [] if self.evaluation is None else self.evaluation_loader(self.evaluation)
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> SentenceStep:
+        """Cut this rank's micro-batches from a step."""
+        lengths = batch["lengths"].cpu().numpy()
+        sequences = batch["sequences"].cpu().numpy()
+        micro = []
+        for rows in self.cuts(lengths, bool(batch["training"])):
+            if not len(rows):
+                continue
+            part = _cut(batch["ids"], lengths, rows, self.pad_id)
+            other = None
+            if "teacher_ids" in batch:
+                theirs = batch["teacher_lengths"].cpu().numpy()
+                other = _cut(batch["teacher_ids"], theirs, rows, self.teacher_pad_id)
+            micro.append(
+                SentenceBatch(
+                    part.input_ids,
+                    part.attention_mask,
+                    part.positions,
+                    part.labels,
+                    sequences=sequences[rows],
+                    other=other,
+                )
+            )
+        return SentenceStep(
+            micro=micro,
+            tokens=int(lengths.sum()),
+            labelled=0,
+            seed=int(batch["seed"]),
+            sequences=len(lengths),
+            pairs=int(np.square(lengths.astype(np.int64)).sum()),
+        )
+
+
+def _cut(ids: Tensor, lengths: NDArray[np.int64], rows: Ints, pad_id: int) -> MicroBatch:
+    ids = ids.long()
+    return pad(ids, ids, lengths[rows], starts_of(lengths)[rows], pad_id)

@@ -1,0 +1,79 @@
+"""Sentence encoders: students whose vectors follow a teacher's, and how well vectors agree with scored pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.config.benchmarks import SimilarityConfig
+from potstill.config.objectives import EmbedConfig
+from potstill.methods.base import Evaluator, Method, Training
+from potstill.methods.embedding.checks import embedding_problems, similarity_problems
+
+if TYPE_CHECKING:
+    from potstill.evaluation.rows import Row
+    from potstill.reporting.report import Section
+
+
+class Embedding(Method):
+    """Training of sentence encoders on texts (Reimers & Gurevych 2020)."""
+
+    def applies(self, config: TrainConfig) -> bool:
+        """With `objective=embed`."""
+        return isinstance(config.objective, EmbedConfig)
+
+    def problems(self, config: TrainConfig, *, models: bool = True) -> list[str]:
+        """User errors of objective, texts, models and scored pairs."""
+        return embedding_problems(config, models=models)
+
+    def build(self, config: TrainConfig) -> Training:
+        """Tokenizers, models, texts and module."""
+        from potstill.methods.embedding.build import build_embedding_training
+
+        return build_embedding_training(config)
+
+    def monitored(self, config: TrainConfig) -> tuple[str, str | None]:
+        """The correlation on scored pairs, by which the best student is kept; else the cosine with the teacher."""
+        if config.benchmark is None:
+            return "val/cosine", None
+        return f"val/{config.benchmark.monitor}", config.benchmark.mode
+
+    def data_name(self, config: TrainConfig) -> str:
+        """The corpus."""
+        return str(config.data.name)
+
+    def sample(self, config: TrainConfig, examples: int) -> None:
+        """A sample of each source's texts."""
+        config.data.max_examples = min(config.data.max_examples or examples, examples)
+
+    def save(self, config: TrainConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
+        """Write the student as a folder of sentence-transformers, which transformers opens, too."""
+        from potstill.methods.embedding.build import save_encoder
+
+        save_encoder(config, training, self.data_name(config), summary, folder)
+
+
+class SimilarityEvaluator(Evaluator):
+    """Correlation of the similarities of vectors with scores."""
+
+    def applies(self, config: EvaluateConfig) -> bool:
+        """With `benchmark=sts`, and others of its kind."""
+        return isinstance(config.benchmark, SimilarityConfig)
+
+    def problems(self, config: EvaluateConfig, models: Sequence[str]) -> list[str]:
+        """User errors of benchmark and models."""
+        return similarity_problems(config, list(models))
+
+    def evaluate(self, config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
+        """The correlations of every model; writes predictions.tsv."""
+        from potstill.methods.embedding.evaluation import evaluate
+
+        return evaluate(config, models, folder)
+
+    def sections(self, config: EvaluateConfig, rows: list[Row]) -> list[Section]:
+        """A table of the models, and quality against latency."""
+        from potstill.methods.embedding.evaluation import sections
+
+        return sections(config, rows)

@@ -1,0 +1,139 @@
+"""Problems of sentence encoders: teacher, student, texts and scored pairs. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from potstill.config import EvaluateConfig, TrainConfig
+from potstill.config.benchmarks import RegressionConfig, SimilarityConfig
+from potstill.config.data import CorpusDataConfig, SequenceDataConfig, data_of
+from potstill.config.objectives import embedding_of, matches_of
+from potstill.data.tasks.splits import evaluated_parts, task_of
+from potstill.errors import PotstillError
+from potstill.methods.common.checks import evaluation_problems, own_module_problems
+from potstill.models.sentence_folders import sentence_settings
+from potstill.models.specs import ModelSpec, default_layers
+from potstill.validation.data import kind_problems, text_problems
+from potstill.validation.exports import forms_of
+from potstill.validation.launch import SHARDED
+from potstill.validation.models import layer_problems, learner_of, length_problems, spec_of, student_problems
+from potstill.validation.objectives import objective_problems
+from potstill.validation.teachers import match_problems
+
+METRICS = ("spearman", "pearson")
+
+
+def embedding_problems(config: TrainConfig, *, models: bool = True) -> list[str]:
+    """Problems of a training run with `objective=embed`.
+
+    Args:
+        config: of the run.
+        models: whether the models exist already.
+    """
+    name = config.objective.name
+    if problems := kind_problems(config.data, CorpusDataConfig, f"objective={name}"):
+        return problems
+    data = data_of(config, CorpusDataConfig)
+    problems = [*objective_problems(config.losses), *own_module_problems(config), *text_problems(data)]
+    if data.packed:
+        problems.append("data.packed=true: a text has a vector of its own; use false")
+    if config.trainer.strategy in SHARDED:
+        problems.append(f"trainer.strategy={config.trainer.strategy}: objective={name} runs with ddp or one device")
+    if config.benchmark is not None:
+        given = config.benchmark.name
+        if isinstance(config.benchmark, SimilarityConfig):
+            problems += _pair_problems(config.benchmark)
+        else:
+            problems.append(
+                f"benchmark={given}: objective={name} trains on texts, and watches scored pairs; benchmark=sts, or null"
+            )
+    return problems + (_model_problems(config) if models else [])
+
+
+def similarity_problems(config: EvaluateConfig, models: list[str]) -> list[str]:
+    """Problems of an evaluation on scored pairs."""
+    assert isinstance(config.benchmark, SimilarityConfig)
+    problems = _pair_problems(config.benchmark, config.data)
+    for model in models:
+        problems += _folder_problems("model", model, None)
+    if forms := forms_of(config):
+        problems.append(f"export={','.join(forms)}: is of models with a head; export=null")
+    return evaluation_problems(config, models, problems)
+
+
+def _pair_problems(benchmark: RegressionConfig, data: object = None) -> list[str]:
+    if wrong := [name for name in benchmark.metrics if name not in METRICS]:
+        return [f"benchmark.metrics={list(benchmark.metrics)}: {wrong[0]} is none of {', '.join(METRICS)}"]
+    limits = (data.max_examples, data.skip) if isinstance(data, SequenceDataConfig) else (None, None)
+    try:
+        task_of(benchmark)
+        for part in evaluated_parts(benchmark, *limits).values():
+            part.check()
+    except PotstillError as error:
+        return [str(error)]
+    return []
+
+
+def _folder_problems(key: str, value: str, pooling: str | None) -> list[str]:
+    """Problems of a local folder that is to be a sentence encoder; one of the hub is read later."""
+    folder = Path(value).expanduser()
+    if not (folder / "config.json").is_file():
+        return []
+    try:
+        sentence_settings(f"{key}={value}", folder, pooling)
+    except PotstillError as error:
+        return [str(error)]
+    return []
+
+
+def _model_problems(config: TrainConfig) -> list[str]:
+    objective, student = embedding_of(config), config.student
+    problems: list[str] = []
+    if config.teacher.models is not None:
+        problems.append(f"teacher.models={list(config.teacher.models)}: objective=embed has one teacher")
+    if config.teacher.model is None:
+        return [*problems, "teacher.model=null: objective=embed needs a sentence encoder, a folder or hub id"]
+    teacher = spec_of("teacher.model", config.teacher.model, problems)
+    learner = learner_of(student, problems)
+    if teacher is None or problems:
+        return problems
+    problems += _folder_problems("teacher.model", config.teacher.model, objective.pooling)
+    problems += student_problems(config)
+    layered = not student.model and not student.config
+    if layered:
+        problems += layer_problems(student, teacher)
+    if layered and config.data.tokenizer is not None:
+        problems.append(
+            f"data.tokenizer={config.data.tokenizer}: a student of the teacher's layers has its embeddings, of its "
+            "tokens; give student.model=<folder>, or a student from scratch"
+        )
+    if problems:
+        return problems
+    compared = learner or replace(teacher, depth=len(student.layers or default_layers(teacher.depth)))
+    problems += length_problems(config.data, {"teacher.model": teacher, "the student": learner})
+    problems += _width_problems(config, teacher, compared)
+    if not compared.is_transformer:
+        problems.append(f"student.config.model_type={compared.model_type}: objective=embed trains transformers")
+    if matches_of(objective) is not None:
+        problems += match_problems(config, [teacher], compared)
+        if own := _other_tokens(config):
+            problems.append(f"objective.matches: compares states of the same tokens, and {own}; use null")
+    return problems
+
+
+def _width_problems(config: TrainConfig, teacher: ModelSpec, student: ModelSpec) -> list[str]:
+    objective = embedding_of(config)
+    if objective.projection == "teacher" and student.width > teacher.width:
+        return [
+            f"objective.projection=teacher: the student's vectors are {student.width} wide, and the teacher's "
+            f"{teacher.width}; use student"
+        ]
+    return []
+
+
+def _other_tokens(config: TrainConfig) -> str:
+    """The key that gives the student tokens of its own."""
+    if config.teacher.tokenizer is not None:
+        return f"teacher.tokenizer={config.teacher.tokenizer} gives the teacher others"
+    return "" if config.data.tokenizer is None else f"data.tokenizer={config.data.tokenizer} gives the student others"

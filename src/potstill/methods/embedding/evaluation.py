@@ -1,0 +1,80 @@
+"""Evaluation of sentence encoders on scored pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from potstill.config import EvaluateConfig
+from potstill.config.data import SequenceDataConfig
+from potstill.evaluation.bootstrap import LEVEL, paired_bootstrap
+from potstill.evaluation.latency import Timed
+from potstill.evaluation.rows import Row, add_difference_column, add_differences
+from potstill.methods.common.comparison import (
+    LATENCY_NOTE,
+    LONGEST_TIMED,
+    add_latencies,
+    cost_columns,
+    evaluation_trainer,
+    quality_against_latency,
+)
+from potstill.methods.common.costs import size_figures
+from potstill.methods.embedding.build import open_encoder, pairs_of, scored_rows
+from potstill.reporting.report import Section, Table
+from potstill.teacher_cache.computing import frozen
+from potstill.validation.names import stem_of
+
+
+def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
+    """Rows of the models; writes predictions.tsv, with the model's name where there are several."""
+    monitor, data = f"test/{config.benchmark.monitor}", config.data
+    limits = (data.max_examples, data.skip) if isinstance(data, SequenceDataConfig) else (data.max_examples, None)
+    found = scored_rows(config.benchmark, limits)
+    device = evaluation_trainer(config, folder).strategy.root_device
+    rows = []
+    for name, value in models.items():
+        side, limit = open_encoder("model", value)
+        length = limit
+        if isinstance(data, SequenceDataConfig) and data.max_length is not None:
+            length = min(limit, data.max_length)
+        pairs = pairs_of(config, found, side, side.settings.prompt(None), length)
+        with frozen(side.model, config.trainer.precision, device):
+            similarities = pairs.similarities(side.encoder)
+        ends = [] if len(models) == 1 else [stem_of(name)]
+        pairs.write(folder / f"{'_'.join(['predictions', *ends])}.tsv", similarities)
+        metric = pairs.metric(config.benchmark.monitor, similarities)
+        interval = paired_bootstrap(metric, lambda _: 0.0, len(similarities))
+        figures: dict[str, Any] = {f"test/{own}": score for own, score in pairs.correlations(similarities).items()}
+        figures |= {f"{monitor}_low": interval.low, f"{monitor}_high": interval.high}
+        figures |= {"width": side.encoder.width, **size_figures(value, side.model)}
+        rows.append(
+            Row(
+                name,
+                figures,
+                metric=metric,
+                examples=len(similarities),
+                pairing=found[0].key.encode(),
+                timed=Timed(side.model.cpu(), device),
+                length=min(LONGEST_TIMED, length),
+            )
+        )
+    add_latencies(rows)
+    add_differences(rows, monitor)
+    return rows
+
+
+def sections(config: EvaluateConfig, rows: list[Row]) -> list[Section]:
+    """A table of the models with the interval of the deciding metric, and quality against latency."""
+    monitor, names = f"test/{config.benchmark.monitor}", list(config.task_benchmark.metrics)
+    named, costs = cost_columns(rows)
+    columns = ["model", "width", *named, *names, f"{LEVEL:.0%} interval"]
+    cells: list[list[Any]] = []
+    for row, own in zip(rows, costs, strict=True):
+        low, high = (row.metrics[f"{monitor}_{end}"] for end in ("low", "high"))
+        scores = [row.metrics[f"test/{name}"] for name in names]
+        cells.append([row.name, row.metrics["width"], *own, *scores, f"{low:.4f} to {high:.4f}"])
+    note = f"{rows[0].examples:,} pairs; {LATENCY_NOTE} The interval is of {config.benchmark.monitor}, by a bootstrap."
+    note += add_difference_column(columns, cells, rows, monitor, "pairs")
+    table = Table(f"benchmark={config.benchmark.name}", columns, cells, note)
+    return [table, *quality_against_latency(config, rows, monitor)]

@@ -1,0 +1,157 @@
+"""The LightningModule of a sentence encoder that follows a teacher's vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from potstill.data.corpus.sentences import SentenceBatch, SentenceStep
+from potstill.evaluation.similarity import ScoredPairs
+from potstill.models.sentence import SentenceEncoder
+from potstill.models.sentence_folders import SentenceSettings
+from potstill.objectives.embedding import EmbeddingObjective, Pair
+from potstill.objectives.terms import TermSums
+from potstill.training.means import Means
+from potstill.training.student_module import Optimization, StudentModule
+
+COSINE = "val/cosine"  # metric: mean cosine of the vectors of student and teacher
+
+
+class EmbeddingDistillation(StudentModule):
+    """A sentence encoder and its teacher under an `EmbeddingObjective`.
+
+    Terms over all texts of a step need their vectors before its micro-batches run: if a step has several, or several
+    processes share it, a first pass without gradient makes them, with the same dropout. Every micro-batch then
+    computes the whole term with its own vectors alive, so its gradient is that of the step however it is cut. Source:
+    Gao et al. 2021 (GradCache, arXiv:2101.06983), section 3.
+
+    Args:
+        student: the student, with its linear layer, if any.
+        settings: how it makes a vector.
+        teacher: frozen, in evaluation mode, absent from checkpoints.
+        teacher_settings: how the teacher makes a vector.
+        objective: weighted terms.
+        optimization: how the student is optimized.
+        pairs: scored pairs that validation compares, in the student's tokens; None for none.
+        teacher_pairs: the same in the teacher's tokens.
+    """
+
+    student: PreTrainedModel
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        settings: SentenceSettings,
+        teacher: PreTrainedModel,
+        teacher_settings: SentenceSettings,
+        objective: EmbeddingObjective,
+        optimization: Optimization | None = None,
+        *,
+        pairs: ScoredPairs | None = None,
+        teacher_pairs: ScoredPairs | None = None,
+    ):
+        super().__init__(student, teacher, objective, optimization)
+        self.settings = settings
+        self._encoder = SentenceEncoder(student, settings)
+        self._teacher_encoder = SentenceEncoder(teacher, teacher_settings)
+        cosine = objective.weights.get("cos") or 1.0
+        self._evaluated = replace(objective, weights={**objective.weights, "cos": cosine})
+        self._means = Means(self._evaluated.active)
+        self._vectors: Pair | None = None
+        self._pairs, self._teacher_pairs = pairs, teacher_pairs
+        self._teacher_metrics: dict[str, float] | None = None
+
+    def training_step(self, batch: SentenceStep, batch_idx: int) -> None:
+        """One optimizer step over all micro-batches of `batch`."""
+        torch.manual_seed(batch.seed + self.global_rank)  # the dropout of the step itself
+        self._vectors = self._whole(batch)
+        super().training_step(batch, batch_idx)
+
+    def share_of(
+        self, objective: EmbeddingObjective, micro: SentenceBatch, denominators: Mapping[str, float], task: str
+    ) -> TermSums:
+        """See `StudentModule`."""
+        return objective(self._encoder, self._teacher_encoder, micro, denominators, self._vectors)
+
+    @torch.no_grad()
+    def _whole(self, batch: SentenceStep) -> Pair | None:
+        """The vectors of all texts of a step, on all ranks; None if no term reads them, or one micro-batch has all."""
+        world = self.trainer.world_size
+        if not self.objective.is_relational or (world == 1 and len(batch.micro) == 1):
+            return None
+        ours, theirs, start = [], [], 0
+        for micro in batch.micro:
+            micro.start = start
+            start += len(micro.input_ids)
+            ours.append(self._encoder(micro.input_ids, micro.attention_mask))
+            theirs.append(self.objective.target_vectors(self._teacher_encoder, micro))
+        if world == 1:
+            return Pair(torch.cat(ours), torch.cat(theirs))
+        counts = torch.zeros(world, dtype=torch.long, device=self.device)
+        counts[self.global_rank] = start
+        torch.distributed.all_reduce(counts)
+        sizes = counts.tolist()
+        for micro in batch.micro:
+            micro.start += sum(sizes[: self.global_rank])
+        widths = self._encoder.width, self._width
+        return Pair(*(_gathered(side, sizes, n, self.device) for side, n in zip((ours, theirs), widths, strict=True)))
+
+    @property
+    def _width(self) -> int:
+        """Width of the targets."""
+        components = self.objective.components
+        return self._teacher_encoder.width if components is None else len(components)
+
+    def on_validation_epoch_start(self) -> None:
+        """Reset the means."""
+        self._means.reset()
+
+    def validation_step(self, batch: SentenceStep, batch_idx: int) -> None:
+        """Add one batch to the means of every term, and to the cosine of the vectors."""
+        objective, step = self._evaluated, self._whole(batch)
+        denominators = objective.denominators(batch)
+        for micro in batch.micro:
+            terms = objective(self._encoder, self._teacher_encoder, micro, denominators, step).terms
+            for name, share in terms.items():
+                count = denominators[name]
+                self._means.update(name, share * count, count / self.trainer.world_size)
+
+    def validated_metrics(self) -> set[str]:
+        """Names of the logged metrics."""
+        names = self._pairs.metrics if self._pairs is not None else ()
+        pairs = {f"val/{own}{name}" for name in names for own in ("", "teacher_")}
+        return {"val/loss", COSINE, *(f"val/loss_{name}" for name in self.objective.active), *pairs}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/loss`, `val/loss_<term>`, `val/cosine`, and correlations on scored pairs, the teacher's once."""
+        means = self._means.compute()
+        if "cos" not in means or self.trainer.sanity_checking:
+            return
+        weights = self.objective.weights
+        logged = {f"val/loss_{name}": means[name] for name in self.objective.active}
+        logged["val/loss"] = sum(weights[name] * means[name] for name in self.objective.active)
+        logged[COSINE] = 1 - means["cos"]
+        if self._pairs is not None and self._teacher_pairs is not None:
+            found = self._pairs.correlations(self._pairs.similarities(self._encoder))
+            logged |= {f"val/{name}": value for name, value in found.items()}
+            if self._teacher_metrics is None:
+                theirs = self._teacher_pairs
+                self._teacher_metrics = theirs.correlations(theirs.similarities(self._teacher_encoder))
+            logged |= {f"val/teacher_{name}": value for name, value in self._teacher_metrics.items()}
+        self.log_dict(logged)
+
+
+def _gathered(vectors: list[Tensor], sizes: list[int], width: int, device: torch.device) -> Tensor:
+    """The rows of all ranks, in their order; each may have another number."""
+    dtype = vectors[0].dtype if vectors else torch.float32
+    own = torch.zeros(max(sizes), width, device=device, dtype=dtype)
+    if vectors:
+        rows = torch.cat(vectors)
+        own[: len(rows)] = rows
+    every = [torch.empty_like(own) for _ in sizes]
+    torch.distributed.all_gather(every, own)
+    return torch.cat([part[:size] for part, size in zip(every, sizes, strict=True)])

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from potstill.data.common.text_files import sentences
+from potstill.data.common.tokenizers import describe, load_backend
+from potstill.data.corpus.binarize import binarize
+from potstill.data.corpus.sentences import Distinct, Sentences
+from potstill.data.corpus.sources import TextFiles
+from potstill.data.corpus.splits import HeldOut
+from potstill.data.corpus.store import Corpus
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("One. Two! Is it 5.3? 10 men.", ["One.", "Two!", "Is it 5.3?", "10 men."]),
+        ('He said "No." She left.', ['He said "No."', "She left."]),
+        ("Dr. Smith and J. R. Smith of the U.S. Senate met. Well, etc. and so on.",
+         ["Dr. Smith and J. R. Smith of the U.S. Senate met.", "Well, etc. and so on."]),
+        ("你好。“是。”她说。", ["你好。", "“是。”", "她说。"]),
+        ("no end", ["no end"]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_sentences_of_a_line(line, expected):
+    assert list(sentences([line])) == expected
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "a.txt").write_text("the man\nhe was\nthe man\nThe Man\n\nwho\n")
+    (tmp_path / "b.txt").write_text("he was\nthey have made it\n")
+
+    def of(*names, unit="line"):
+        return TextFiles(tuple(str(tmp_path / name) for name in names), unit, None, None, tmp_path)
+
+    return of
+
+
+def test_texts_occur_once(files):
+    texts = [text for batch in Distinct((files("a.txt"), files("b.txt"))).batches(8) for text in batch]
+    assert texts == ["the man", "he was", "The Man", "who", "they have made it"]
+    lower = Distinct((files("a.txt"),), prompt="query: ", lower=True)
+    assert [text for batch in lower.batches(100) for text in batch] == ["query: the man", "query: he was", "query: who"]
+    assert lower.fingerprint() != Distinct((files("a.txt"),), prompt="query: ").fingerprint()
+    parts = [Distinct((HeldOut(files("a.txt", "b.txt"), 0.5, part),)) for part in ("train", "eval")]
+    both = [text for part in parts for batch in part.batches(100) for text in batch]
+    assert sorted(both) == sorted(texts)
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_each_text_is_one_sequence_as_the_tokenizer_makes_it(num_proc, files, text_file, bert_tokenizer, tmp_path):
+    source = TextFiles((str(text_file), *files("a.txt").files), "line", None, None, tmp_path)
+    store = binarize(
+        source, describe(bert_tokenizer), cache=tmp_path / f"{num_proc}", max_length=16, whole=True, num_proc=num_proc
+    )
+    corpus, tokenizer = Corpus([store]), load_backend(bert_tokenizer)
+    tokenizer.enable_truncation(16)
+    texts = [text for batch in source.batches(1000) for text in batch]
+    ids, lengths = corpus.gather(np.arange(len(texts)))
+    assert [own.tolist() for own in np.split(ids, np.cumsum(lengths)[:-1])] == [tokenizer.encode(t).ids for t in texts]
+    counts = corpus.describe()
+    assert (counts["texts"], counts["sequences"]) == (len(texts), len(texts))
+    assert counts["split"] == sum(len(tokenizer.encode(text).overflowing) > 0 for text in texts) > 0
+
+
+def test_texts_in_two_tokenizers_belong_together(text_file, bert_tokenizer, gpt2_tokenizer, tmp_path):
+    source, own = TextFiles((str(text_file),), "line", None, None, tmp_path), {}
+    for folder in (bert_tokenizer, gpt2_tokenizer):
+        own[folder] = Corpus(
+            [binarize(source, describe(folder), cache=tmp_path, max_length=60, whole=True, num_proc=1)]
+        )
+    found = Sentences(own[bert_tokenizer], own[gpt2_tokenizer], min_length=20)
+    assert found.lengths.min() >= 20
+    assert 0 < len(found) < len(own[bert_tokenizer])
+    numbers = np.array([3, 0, 5])
+    made = [
+        [load_backend(folder).decode(part) for part in np.split(ids, np.cumsum(lengths)[:-1])]
+        for folder, (ids, lengths) in (
+            (bert_tokenizer, found.read(numbers)), (gpt2_tokenizer, found.read(numbers, teacher=True)),
+        )
+    ]  # fmt: skip
+    for one, other in zip(*made, strict=True):
+        assert one.split()[:8] == other.split()[:8]

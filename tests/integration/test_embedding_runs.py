@@ -1,0 +1,240 @@
+"""Sentence encoders that follow a teacher's vectors."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from potstill.data.common.tokenizers import load_backend
+from potstill.errors import PotstillError
+from potstill.methods.embedding.build import open_encoder
+from potstill.models.load import load_base_model, load_tokenizer
+from potstill.models.sentence import add_dense
+from potstill.models.sentence_folders import SentenceSettings, sentence_settings, write_sentence_settings
+from potstill.runs import evaluate as evaluate_run
+from potstill.runs import train as train_run
+from potstill.runs.checks import validate_evaluate, validate_train
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, bert_teacher):
+    """A sentence encoder with a prompt."""
+    folder = tmp_path_factory.mktemp("encoder") / "encoder"
+    load_base_model("x", str(bert_teacher)).save_pretrained(folder)
+    load_tokenizer(bert_teacher).save_pretrained(folder)
+    prompts = {"query": "he was ", "document": ""}
+    write_sentence_settings(SentenceSettings("mean", True, max_length=32, prompts=prompts), folder, 32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory, teacher, words):
+    """Scored pairs: the more words two texts have in common, the higher the score."""
+    folder, draw = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
+    lines = ["one\tother\tscore"]
+    for _ in range(40):
+        first, same = list(draw.choice(words, 10)), int(draw.integers(0, 11))
+        lines.append(f"{' '.join(first)}\t{' '.join([*first[:same], *draw.choice(words, 10 - same)])}\t{same / 2}")
+    (folder / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    columns = ["benchmark.text_columns=[one,other]", "benchmark.label_column=score"]
+    return ["benchmark=sts", f"benchmark.eval_file={folder}/pairs.tsv", *columns]
+
+
+@pytest.fixture(scope="module")
+def source(teacher, text_file, eval_file):
+    return [
+        "objective=embed", f"teacher.model={teacher}", "student.layers=[0,3]", f"data.train_files=[{text_file}]",
+        f"data.eval_files=[{eval_file}]", "data.batch_size=16", "data.num_proc=1", "optimizer.lr=1e-3",
+        "schedule=constant", "schedule.warmup_steps=0", "trainer.enable_progress_bar=false",
+        "trainer.log_every_n_steps=1", "logger=csv", "objective.terms.similarity.weight=2",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def run(source, shared_cache, monkeypatch, tmp_path, compose_config):
+    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+
+    def start(name, *overrides):
+        config = compose_config(*source, *overrides)
+        validate_train(config)
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        train_run.train(config, folder)
+        return folder, json.loads((folder / "summary.json").read_text())
+
+    return start
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def vectors(folder, texts=("the man was there", "who")):
+    side, _ = open_encoder("model", str(folder))
+    tokenizer = load_backend(folder)
+    with torch.no_grad():
+        return side.encoder.encode([np.array(tokenizer.encode(text).ids) for text in texts], 0)
+
+
+def test_a_student_of_layers_is_trained_saved_and_compared(run, pairs, teacher, tmp_path, compose_config):
+    match = "objective.matches=[{teacher: 4, student: 2, loss: hidden_mse, weight: 0.1}]"
+    folder, summary = run("run", *pairs, match, "trainer.max_epochs=12", "trainer.val_check_interval=8")
+    with (folder / "metrics.csv").open() as file:
+        losses = [float(row["train/loss_mse"]) for row in csv.DictReader(file) if row.get("train/loss_mse")]
+    assert np.mean(losses[-8:]) < 0.5 * np.mean(losses[:8])
+    assert summary["val/cosine"] > 0.6
+    assert summary["data/texts"] == 120
+    assert 0 < summary["train/best_step"] <= summary["train/steps"] == 96
+    (matched,) = {name for name in summary if name.startswith("val/loss_")} - {"val/loss_mse", "val/loss_similarity"}
+    parts = summary["val/loss_mse"], 2 * summary["val/loss_similarity"], 0.1 * summary[matched]
+    assert summary["val/loss"] == pytest.approx(sum(parts), rel=1e-5)
+    own = sentence_settings("student", folder / "student")
+    assert own == sentence_settings("teacher", teacher)
+    card = (folder / "student" / "README.md").read_text()
+    assert "library_name: sentence-transformers" in card
+    assert "he was" in card
+    raw = AutoModel.from_pretrained(folder / "student").eval()
+    ids = torch.tensor([load_backend(folder / "student").encode("the man was there").ids])
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(raw(input_ids=ids).last_hidden_state.mean(1), dim=-1)
+    torch.testing.assert_close(vectors(folder / "student")[:1], expected, atol=1e-5, rtol=0)
+
+    models = f"model=[{teacher},{folder}/student]"
+    config = compose_config(
+        *pairs, models, "names=[teacher,student]", "trainer.enable_progress_bar=false", name="evaluate"
+    )
+    validate_evaluate(config)
+    (tmp_path / "table").mkdir()
+    value = evaluate_run.evaluate(config, tmp_path / "table")
+    found = json.loads((tmp_path / "table" / "summary.json").read_text())
+    assert value == found["teacher/test/spearman"] == pytest.approx(summary["val/teacher_spearman"], abs=1e-6)
+    assert found["student/test/spearman"] == pytest.approx(summary["val/spearman"], abs=1e-6)
+    difference = found["student/test/spearman"] - value
+    assert found["student/test/spearman_difference"] == pytest.approx(difference)
+    assert found["student/test/spearman_difference_low"] <= difference <= found["student/test/spearman_difference_high"]
+    rows = (tmp_path / "table" / "predictions_student.tsv").read_text().splitlines()
+    assert len(rows) == 41
+
+
+def test_a_resumed_run_is_the_same(run, tmp_path):
+    cut = ["trainer.accumulate_grad_batches=2", "data.batch_size=8"]
+    whole, summary = run("whole", *cut, "trainer.max_steps=6")
+    run("first", *cut, "trainer.max_steps=3")
+    first, again = run("first", *cut, "trainer.max_steps=6", f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt")
+    one, other = weights(whole), weights(first)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert again["train/loss_similarity"] == summary["train/loss_similarity"]
+    assert not any(name.startswith("teacher.") for name in one)
+
+
+def test_two_processes_make_the_update_of_one(source, tmp_path, command, shared_cache):
+    common = [
+        *source,
+        "student.dropout=0",
+        "trainer.max_steps=3",
+        "objective.terms.cos.weight=1",
+        "objective.widths=[8]",
+    ]
+    two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+    folders = []
+    for name, cut in (("one", []), ("two", [*two, "data.batch_size=4", "trainer.accumulate_grad_batches=2"])):
+        folders.append(tmp_path / name)
+        done = command("train.py", *common, *cut, f"hydra.run.dir={folders[-1]}", POTSTILL_CACHE=str(shared_cache))
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, other = map(weights, folders)
+    for name, value in one.items():
+        if not name.endswith("key.bias"):  # has no gradient but for rounding, which Adam scales up
+            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5, msg=name)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    for name in ("train/loss_mse", "train/loss_similarity", "train/grad_norm", "val/loss_similarity", "val/cosine"):
+        assert summaries[1][name] == pytest.approx(summaries[0][name], rel=1e-4), name
+    assert sentence_settings("student", folders[0] / "student").dense == "2_Dense"
+
+
+SMALL = [
+    "student.layers=null", "student=bert_tiny", "student.config.hidden_size=16", "student.config.num_hidden_layers=1",
+    "student.config.intermediate_size=16",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "width"),
+    [
+        (SMALL, 16),
+        ([*SMALL, "objective.projection=student"], 32),
+        ([*SMALL, "objective.widths=[8,4]"], 16),
+        ([*SMALL, "objective.projection=student", "objective.widths=[8]"], 32),
+        (["objective.widths=[16,8]", "objective.prompt=query"], 32),
+        ([*SMALL, "data.tokenizer=OTHER", "objective.prompt='say '"], 16),
+    ],
+)
+def test_widths_and_tokenizers(overrides, width, run, gpt2_tokenizer, teacher):
+    words = [word.replace("OTHER", str(gpt2_tokenizer)) for word in overrides]
+    folder, summary = run("run", *words, "trainer.max_steps=2")
+    made = vectors(folder / "student")
+    assert made.shape == (2, width)
+    torch.testing.assert_close(made.norm(dim=1), torch.ones(2))
+    assert np.isfinite(summary["val/loss_mse"])
+    if "objective.prompt=query" in overrides:
+        assert summary["val/cosine"] > 0.2  # begins as the teacher's layers, turned
+
+
+def test_a_dense_layer_of_the_teacher_is_kept_and_turned(run, teacher, tmp_path):
+    model = load_base_model("x", str(teacher))
+    add_dense(model, torch.randn(12, 32) / 6, torch.zeros(12))
+    from potstill.models.load import save_student
+    from potstill.models.sentence import DENSE, write_sentence_model
+
+    settings, dense = SentenceSettings("mean", True, "2_Dense"), model._modules.pop(DENSE)
+    place = tmp_path / "dense"
+    save_student(model, teacher, place, "", lambda fresh: write_sentence_model(model, dense, settings, fresh))
+    options = [f"teacher.model={place}", "student.layers=[0,1,2,3]", "trainer.max_steps=0"]
+    plain, summary = run("plain", *options)
+    torch.testing.assert_close(vectors(plain / "student"), vectors(place), atol=1e-5, rtol=0)
+    assert summary["val/cosine"] == pytest.approx(1, abs=1e-5)
+    turned, summary = run("turned", *options, "objective.widths=[6]")
+    ours, theirs = vectors(turned / "student"), vectors(place)
+    torch.testing.assert_close(ours @ ours.T, theirs @ theirs.T, atol=1e-5, rtol=0)
+    assert summary["val/loss_mse"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["teacher.model=BERT"], r"teacher\.model=.*no modules\.json.*objective\.pooling="),
+        (["teacher.model=null"], r"teacher\.model=null"),
+        (["student.layers=[0,9]"], r"student\.layers=\[0,9\]"),
+        (["objective.terms.mse.weight=0", "objective.terms.similarity.weight=0"], r"objective\.terms: all weights"),
+        (["objective.widths=[32]"], r"objective\.widths=\[32\]: 32 is not below the full width, 32"),
+        (["data.packed=true"], r"data\.packed=true"),
+        (["data.max_length=100"], r"data\.max_length=100: .* at most 64"),
+        (["data.min_length=500"], r"data\.min_length=500"),
+        (["trainer.strategy=fsdp"], r"trainer\.strategy=fsdp"),
+        (["benchmark=sst2", "data=text_files"], r"benchmark=sst2: .*benchmark=sts"),
+        (["benchmark=sts"], r"benchmark\.(eval_file|hub)|HF_HUB_OFFLINE|cannot be loaded"),
+        (["benchmark=sts", "benchmark.eval_file=PAIRS", "benchmark.text_columns=[one]",
+          "benchmark.label_column=score"], r"benchmark\.text_columns=.*has 2 text columns"),
+        (["benchmark=sts", "benchmark.eval_file=PAIRS", "benchmark.metrics=[mse]"], r"benchmark\.m"),
+        (["teacher/cache=on"], r"teacher\.cache\.enabled=true"),
+        (["student.layers=null", "student=bigru"], "objective=embed trains transformers"),
+        (["data=conversations"], r"^data=conversations"),
+    ],
+)  # fmt: skip
+def test_user_errors(overrides, key, run, bert_teacher, pairs, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    file = pairs[1].partition("=")[2]
+    words = [word.replace("BERT", str(bert_teacher)).replace("PAIRS", file) for word in overrides]
+    with pytest.raises(PotstillError, match=key):
+        run("error", *words)
+
+
+def test_a_plain_model_with_a_pooling_of_its_own(run, bert_teacher, compose_config, pairs):
+    folder, _ = run("run", f"teacher.model={bert_teacher}", "objective.pooling=cls", "trainer.max_steps=1")
+    assert sentence_settings("student", folder / "student").pooling == "cls"
+    with pytest.raises(PotstillError, match=r"model=.*no modules\.json"):
+        validate_evaluate(compose_config(*pairs, f"model={bert_teacher}", name="evaluate"))
