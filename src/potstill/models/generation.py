@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.functional import linear
 from transformers import DynamicCache
 
@@ -107,32 +110,111 @@ def _complete(
     tokens: Tokens,
     drawn: NDArray[np.float64] | None,
 ) -> list[NDArray[np.int64]]:
-    """One batch; a row that has ended leaves it."""
-    base, device = backbone.model.base_model, backbone.decoder[0].device
+    """One batch."""
+    device = backbone.decoder[0].device
     ids_BL, mask_BL = (part.to(device) for part in _padded(prompts, tokens.pad))
-    places_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
-    ends = torch.tensor(sorted(tokens.ends), device=device)
-    written_BT = torch.full((len(prompts), int(limits.max())), -1, device=device)
-    left, alive = torch.from_numpy(limits).to(device), torch.arange(len(prompts), device=device)
     drawn_BT = None if drawn is None else torch.from_numpy(drawn).to(device)
+
+    def chosen(logits_BV: Tensor, rows: Tensor, step: int) -> Tensor:
+        own = None if drawn_BT is None else drawn_BT[rows, step, None]
+        return choose(logits_BV[:, : tokens.size].float(), sampling, own)[:, 0]
+
+    read = read_prompts(backbone, ids_BL, mask_BL)
+    written = write(backbone, read, torch.from_numpy(limits).to(device), chosen, sorted(tokens.ends)).cpu().numpy()
+    return [row[row >= 0] for row in written]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts that were run once, without their last tokens, from which any number of texts continues.
+
+    Attributes:
+        cache: keys and values of all tokens but the last; padded on the left, so that texts follow their prompts.
+        mask_BL: 0 at padding, of all tokens.
+        last_B: the last token of each prompt.
+    """
+
+    cache: Any
+    mask_BL: Tensor
+    last_B: Tensor
+
+    def of(self, rows: slice | Tensor) -> Prompts:
+        """Some rows, or one row several times; what continues from them changes nothing here."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache.batch_select_indices(rows)
+        return Prompts(cache, self.mask_BL[rows], self.last_B[rows])
+
+    def states(self, backbone: Backbone, ids_BT: Tensor) -> Tensor:
+        """Inputs of the projection at tokens that begin with the last one of the prompt; the cache grows."""
+        mask_BS = torch.cat([self.mask_BL[:, :-1], self.mask_BL.new_ones(ids_BT.shape)], 1)
+        begins_B1 = self.mask_BL[:, :-1].sum(1, keepdim=True)
+        places_BT = begins_B1 + torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        return backbone.head(_run(backbone, ids_BT, mask_BS, places_BT, self.cache))
+
+
+@torch.no_grad()
+def read_prompts(backbone: Backbone, ids_BL: Tensor, mask_BL: Tensor) -> Prompts:
+    """Run prompts once.
+
+    Args:
+        backbone: of a causal language model, in evaluation mode.
+        ids_BL: prompts of at least one token, padded on the left.
+        mask_BL: 0 at padding.
+    """
     cache = DynamicCache(config=backbone.model.config)
+    if ids_BL.shape[1] > 1:
+        before_BS = mask_BL[:, :-1]
+        _run(backbone, ids_BL[:, :-1], before_BS, (before_BS.cumsum(-1) - 1).clamp(min=0), cache)
+    return Prompts(cache, mask_BL, ids_BL[:, -1])
+
+
+@torch.no_grad()
+def write(
+    backbone: Backbone,
+    prompts: Prompts,
+    limits_B: Tensor,
+    chosen: Callable[[Tensor, Tensor, int], Tensor],
+    ends: Sequence[int],
+    stop: Sequence[int] = (),
+) -> Tensor:
+    """Continue prompts token by token; a row that has ended leaves the batch.
+
+    Args:
+        backbone: of the prompts' model.
+        prompts: their cache grows, see `Prompts.of`.
+        limits_B: most tokens of each row.
+        chosen: the next tokens, from logits (rows left, columns of the head), the numbers of these rows, and the step.
+        ends: tokens that end a row.
+        stop: tokens that end a row where they follow one another.
+
+    Returns:
+        Token ids (batch, steps), with what ended a row; -1 behind it.
+    """
+    device = limits_B.device
+    ends_E, stop_K = torch.tensor(list(ends), device=device), torch.tensor(list(stop), device=device)
+    written_BT = torch.full((len(limits_B), int(limits_B.max())), -1, device=device)
+    alive, own, step = torch.arange(len(limits_B), device=device), prompts, 0
     for step in range(written_BT.shape[1]):
-        hidden_BLD = base(
-            input_ids=ids_BL, attention_mask=mask_BL, position_ids=places_BL, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        logits_BV = linear(backbone.head(hidden_BLD[:, -1]), *backbone.decoder)[:, : tokens.size].float()
-        token_B1 = choose(logits_BV, sampling, None if drawn_BT is None else drawn_BT[alive, step, None])
-        written_BT[alive, step] = token_B1[:, 0]
-        going = (~torch.isin(token_B1[:, 0], ends) & (left[alive] > step + 1)).nonzero()[:, 0]
+        states_BD = own.states(backbone, own.last_B[:, None])[:, -1]
+        token_B = chosen(linear(states_BD, *backbone.decoder), alive, step)
+        written_BT[alive, step] = token_B
+        ended_B = torch.isin(token_B, ends_E) | (limits_B[alive] <= step + 1)
+        if stop and step + 1 >= len(stop):
+            ended_B |= written_BT[alive, step + 1 - len(stop) : step + 1].eq(stop_K).all(1)
+        going = (~ended_B).nonzero()[:, 0]
         if not len(going):
             break
-        ids_BL, places_BL = token_B1, places_BL[:, -1:] + 1
-        mask_BL = torch.nn.functional.pad(mask_BL, (0, 1), value=1)
+        own = Prompts(own.cache, functional.pad(own.mask_BL, (0, 1), value=1), token_B)
         if len(going) < len(alive):
-            alive, ids_BL, places_BL, mask_BL = alive[going], ids_BL[going], places_BL[going], mask_BL[going]
-            cache.batch_select_indices(going)
-    rows = written_BT.cpu().numpy()
-    return [row[row >= 0] for row in rows]
+            alive, own = alive[going], own.of(going)
+    return written_BT[:, : step + 1]
+
+
+def _run(backbone: Backbone, ids: Tensor, mask: Tensor, places: Tensor, cache: DynamicCache) -> Tensor:
+    """Last hidden states after the final norm."""
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": places, "past_key_values": cache}
+    return backbone.model.base_model(**inputs, use_cache=True).last_hidden_state
 
 
 def _padded(prompts: list[Prompt], pad: int) -> tuple[Tensor, Tensor]:
