@@ -1,5 +1,6 @@
 """Settings of the process before torch is imported; settings of the user take precedence."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -56,3 +57,16 @@ def test_a_user_without_home_and_name(monkeypatch, tmp_path):
     finally:  # set by `have_home`
         os.environ.pop("HOME", None)
         os.environ.pop("USER", None)
+
+
+def test_the_collector_runs_again_after_imports_as_it_did_before():
+    with process.importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with process.importing():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

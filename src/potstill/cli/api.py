@@ -26,7 +26,7 @@ from potstill.runs import folder as run_folder
 from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.runtime import signals
 from potstill.runtime.json_text import read_json
-from potstill.runtime.process import have_home, prepare
+from potstill.runtime.process import have_home, importing, prepare
 from potstill.runtime.redaction import remember_overrides, remember_references
 
 if TYPE_CHECKING:
@@ -169,8 +169,8 @@ def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> 
         _reject_unsupported(config)
         validate_train(config)
         prepare()
-        from potstill.runs.train import train as run_training  # imports torch
-
+        with importing():
+            from potstill.runs.train import train as run_training  # imports torch
         run_training(config, target)
 
     done = _run("train", overrides, options, folder, run)
@@ -222,8 +222,8 @@ def evaluate(*overrides: str, folder: str | Path | None = None, **options: Any) 
             compare(config, target)
             return
         prepare()
-        from potstill.runs.evaluate import evaluate as run_evaluation  # imports torch
-
+        with importing():
+            from potstill.runs.evaluate import evaluate as run_evaluation  # imports torch
         run_evaluation(config, target)
 
     done = _run("evaluate", overrides, options, folder, run)

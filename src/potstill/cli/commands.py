@@ -36,7 +36,7 @@ from potstill.runs import folder as run_folder
 from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.runtime.atomic import DISK_ERRORS
 from potstill.runtime.output_streams import outliving_readers
-from potstill.runtime.process import have_home, is_first_rank, prepare
+from potstill.runtime.process import have_home, importing, is_first_rank, prepare
 from potstill.runtime.redaction import mask_tracebacks, redact, remember_overrides, remember_references
 from potstill.validation.generation import OUTPUTS, RATIONALES, REPEATED
 from potstill.validation.launch import RAY
@@ -94,7 +94,8 @@ def _train(config: TrainConfig) -> Any:
 
         run_folder.begin(_output_folder(), anew=config.overwrite)
         return generate_rationales(config, _output_folder())
-    from potstill.runs.train import train as run  # torch, lightning and transformers are imported here
+    with importing():
+        from potstill.runs.train import train as run  # torch, lightning and transformers are imported here
 
     if config.doctor:
         from potstill.runs.doctor import examine
@@ -117,8 +118,8 @@ def _evaluate(config: EvaluateConfig) -> Any:
 
         return compare(config, _output_folder())
     prepare()
-    from potstill.runs.evaluate import evaluate as run
-
+    with importing():
+        from potstill.runs.evaluate import evaluate as run
     return run(config, _output_folder())
 
 

@@ -9,23 +9,23 @@ from contextlib import contextmanager, suppress
 
 from potstill.errors import StoppedError, printable
 from potstill.runtime import signals
-from potstill.runtime.process import is_first_rank
+from potstill.runtime.process import importing, is_first_rank
 from potstill.runtime.redaction import redact
 
 
 def train() -> None:
     """`python train.py <overrides>`, `potstill-train <overrides>`."""
     with _stoppable():
-        from potstill.cli import commands
-
+        with importing():
+            from potstill.cli import commands
         commands.train()
 
 
 def evaluate() -> None:
     """`python evaluate.py model=... benchmark=... <overrides>`, `potstill-evaluate ...`."""
     with _stoppable():
-        from potstill.cli import commands
-
+        with importing():
+            from potstill.cli import commands
         commands.evaluate()
 
 
