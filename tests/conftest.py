@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -61,8 +62,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def own_hydra_config():
-    """A command that a test runs in this process leaves no configuration of Hydra to the next test."""
+    """A command that a test runs in this process leaves no configuration and log file of Hydra to the next test."""
     yield
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, logging.FileHandler) and handler.baseFilename != os.devnull:  # that is pytest's
+            root.removeHandler(handler)
+            handler.close()
     if (hydra := sys.modules.get("hydra.core.hydra_config")) is not None:
         hydra.HydraConfig.instance().cfg = None
 

@@ -7,7 +7,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from potstill.config import StageConfig, TrainConfig, config_folder, register
+from potstill.config import StageConfig, TrainConfig, config_folder
 from potstill.config.overrides import quoted
 from potstill.config.typed import typed
 from potstill.errors import ConfigError
@@ -19,9 +19,8 @@ FOLDER = Path("/runs/it's a=1, (b)")
 
 
 @pytest.fixture
-def planned():
+def planned(compose_config):
     """Plan a recipe as the command line would; `stages` takes the place of its own."""
-    register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
 
         def of(*words, stages=None, folder=FOLDER):
