@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other; se
 
 import pytest
 
-gc.set_threshold(100_000, 20, 100)  # the default takes a sixth of the time of composing configurations
+gc.set_threshold(100_000, 20, 100)  # with the default, composing configurations spends much of its time in the collector
 
 ROOT = Path(__file__).parents[1]
 
