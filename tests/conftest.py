@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside each other; se
 
 import pytest
 
-gc.set_threshold(100_000, 20, 100)  # with the default, composing configurations spends much of its time in the collector
+gc.set_threshold(100_000, 20, 100)  # the default collects too often while configurations are composed
 
 ROOT = Path(__file__).parents[1]
 
