@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 from potstill.data.common.tokenizers import load_backend
 from potstill.errors import PotstillError
-from potstill.methods.embedding.build import open_encoder
+from potstill.methods.embedding.models import open_encoder
 from potstill.models.load import load_base_model, load_tokenizer
 from potstill.models.sentence import add_dense
 from potstill.models.sentence_folders import SentenceSettings, sentence_settings, write_sentence_settings

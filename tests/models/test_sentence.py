@@ -6,7 +6,8 @@ import torch
 from transformers import AutoModel, BertConfig, BertModel
 
 from potstill.errors import ModelError
-from potstill.methods.embedding.build import open_encoder, principal_components
+from potstill.methods.embedding.models import open_encoder
+from potstill.methods.embedding.widths import principal_components
 from potstill.models.backbone import backbone_of
 from potstill.models.load import load_base_model, save_student
 from potstill.models.sentence import DENSE, SentenceEncoder, add_dense, pool, sentence_student, write_sentence_model

@@ -20,7 +20,8 @@ from potstill.methods.common.comparison import (
     quality_against_latency,
 )
 from potstill.methods.common.costs import size_figures
-from potstill.methods.embedding.build import open_encoder, pairs_of, scored_rows
+from potstill.methods.embedding.models import open_encoder
+from potstill.methods.embedding.scored import pairs_of, scored_rows
 from potstill.reporting.report import Section, Table
 from potstill.teacher_cache.computing import frozen
 from potstill.validation.names import stem_of

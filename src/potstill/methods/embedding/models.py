@@ -1,0 +1,94 @@
+"""Student and teacher of a sentence encoder, from configuration, and the folder of a student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import AutoModel, PreTrainedModel
+
+from potstill.config import TrainConfig
+from potstill.config.objectives import embedding_of
+from potstill.data.common.tokenizers import Vocabulary
+from potstill.methods.common.data import local_tokenizer, vocabulary_of
+from potstill.models.backbone import backbone_of
+from potstill.models.load import keep_pooler
+from potstill.models.sentence import SentenceEncoder, load_sentence_model, sentence_student
+from potstill.models.sentence_folders import MODULES, SentenceSettings, sentence_settings
+from potstill.models.specs import default_layers
+from potstill.models.students import model_from_config, set_attention
+
+
+@dataclass
+class Side:
+    """Student or teacher: the model, how it makes a vector, its tokenizer."""
+
+    model: PreTrainedModel
+    settings: SentenceSettings
+    vocabulary: Vocabulary
+
+    @property
+    def encoder(self) -> SentenceEncoder:
+        """The model as a function."""
+        return SentenceEncoder(self.model, self.settings)
+
+
+def open_encoder(key: str, value: str, attention: str = "sdpa", pooling: str | None = None) -> tuple[Side, int]:
+    """A sentence encoder of a folder or hub id, and the most tokens that it reads.
+
+    Raises:
+        PotstillError: there is none, or it cannot be used.
+    """
+    folder = Path(local_tokenizer(key, value))
+    settings = sentence_settings(f"{key}={value}", folder, pooling)
+    model, vocabulary = load_sentence_model(key, value, folder, settings, attention), vocabulary_of(key, value)
+    known = [settings.max_length or vocabulary.max_length, backbone_of(model).max_length]
+    limit = min(length for length in known if length)
+    return Side(model, replace(settings, max_length=limit), vocabulary), limit
+
+
+def teacher_of(config: TrainConfig) -> Side:
+    """The teacher, with the tokenizer that it reads.
+
+    Raises:
+        PotstillError: it cannot be used.
+    """
+    assert config.teacher.model is not None
+    name, pooling = config.teacher.model, embedding_of(config).pooling
+    side, _ = open_encoder("teacher.model", name, config.teacher.attention, pooling)
+    if config.teacher.tokenizer not in (None, "own"):
+        side.vocabulary = vocabulary_of("teacher.tokenizer", str(config.teacher.tokenizer))
+    return side
+
+
+def student_of(config: TrainConfig, teacher: Side) -> Side:
+    """The student; a linear layer that fits the widths is added later."""
+    s, given = config.student, config.data.tokenizer
+    vocabulary = teacher.vocabulary if given is None else vocabulary_of("data.tokenizer", given, saved=True)
+    settings = replace(teacher.settings, dense=None, activation="Identity")
+    if s.model:
+        folder = Path(local_tokenizer("student.model", s.model))
+        if given is None:
+            vocabulary = vocabulary_of("student.model", s.model, saved=True)
+        if (folder / MODULES).is_file():
+            settings = sentence_settings(f"student.model={s.model}", folder)
+        model = load_sentence_model("student.model", s.model, folder, settings, s.attention)
+    elif s.config:
+        tokens = {
+            "vocab_size": vocabulary.size,
+            "pad_token_id": vocabulary.pad_id,
+            "bos_token_id": vocabulary.start_id,
+            "eos_token_id": vocabulary.end_id,
+        }
+        model = model_from_config(s.config, tokens, AutoModel)
+        if hasattr(model, "pooler"):
+            keep_pooler(model, False)
+        set_attention(model, s.attention)
+    else:
+        layers = list(s.layers) if s.layers is not None else default_layers(backbone_of(teacher.model).depth)
+        model = sentence_student(teacher.model, layers, architecture=s.architecture, attention=s.attention)
+        settings = teacher.settings
+    if given is None and not s.model:  # keep the teacher's for the folder of the student
+        vocabulary = vocabulary_of("teacher.model", str(config.teacher.model), saved=True)
+    limit = backbone_of(model).max_length
+    return Side(model, replace(settings, max_length=min(settings.max_length or limit, limit)), vocabulary)
