@@ -3,6 +3,8 @@ from potstill.losses.distillation import fused_linear_distillation_loss as fused
 from potstill.losses.hidden import cosine_distance as cosine_distance
 from potstill.losses.hidden import hidden_mse as hidden_mse
 from potstill.losses.soft_targets import kl_divergence as kl_divergence
+from potstill.losses.vectors import contrastive as contrastive
+from potstill.losses.vectors import margin_mse as margin_mse
 from potstill.losses.vectors import similarity_distance as similarity_distance
 from potstill.losses.vectors import vector_mse as vector_mse
 from potstill.losses.vocabulary import vocabulary_losses as vocabulary_losses

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from potstill.losses.soft_targets import at_least_float32, divide_counted
 
@@ -49,5 +50,69 @@ def similarity_distance(student_ND: Tensor, teacher_NE: Tensor) -> Tensor:
         >>> float(similarity_distance(3 * rows, rows)) < 1e-12
         True
     """
-    ours, theirs = (normalize(at_least_float32(side), dim=-1) for side in (student_ND, teacher_NE))
-    return (ours @ ours.T - theirs @ theirs.T).square().mean()
+    ours, theirs = (_cosines(side, side) for side in (student_ND, teacher_NE))
+    return (ours - theirs).square().mean()
+
+
+def contrastive(
+    queries_ND: Tensor,
+    documents_MD: Tensor,
+    positives_N: Tensor,
+    *,
+    scale: float = 20.0,
+    excluded_NM: Tensor | None = None,
+    denominator: Tensor | float | None = None,
+) -> Tensor:
+    """Cross entropy of each query's positive among all documents (InfoNCE), mean over queries, nats, float32 at least.
+
+    Args:
+        queries_ND: (queries, width).
+        documents_MD: (documents, width), the positives and the negatives of all queries.
+        positives_N: (queries,), the number of each query's positive among the documents.
+        scale: the cosines are multiplied with it; 1 / temperature.
+        excluded_NM: (queries, documents), True where a document is no negative of a query; never at its positive.
+        denominator: of the sum over queries; None: the number of queries. No queries give 0 with a zero gradient.
+
+    Source: van den Oord et al. 2018 (arXiv:1807.03748), equation 4, of cosines; sentence-transformers calls it
+        MultipleNegativesRankingLoss.
+
+    Example:
+        >>> import torch
+        >>> from potstill.losses import contrastive
+        >>> vectors = torch.eye(4)
+        >>> float(contrastive(vectors, vectors, torch.arange(4), scale=100)) < 1e-6
+        True
+    """
+    scores_NM = scale * _cosines(queries_ND, documents_MD)
+    if excluded_NM is not None:
+        scores_NM = scores_NM.masked_fill(excluded_NM, -torch.inf)
+    return divide_counted(cross_entropy(scores_NM, positives_N, reduction="sum"), len(queries_ND), denominator)
+
+
+def margin_mse(
+    student_margins_N: Tensor, teacher_margins_N: Tensor, *, denominator: Tensor | float | None = None
+) -> Tensor:
+    """Squared difference of margins, the score of the positive less that of a negative, mean, float32 at least.
+
+    Args:
+        student_margins_N: (margins,).
+        teacher_margins_N: the same shape.
+        denominator: of the sum over margins; None: their number. No margins give 0 with a zero gradient.
+
+    Source: Hofstätter et al. 2020 (arXiv:2010.02666), section 3.2.
+
+    Example:
+        >>> import torch
+        >>> from potstill.losses import margin_mse
+        >>> float(margin_mse(torch.tensor([0.5, 1.0]), torch.tensor([0.0, 1.0])))
+        0.125
+    """
+    gaps_N = at_least_float32(student_margins_N) - at_least_float32(teacher_margins_N)
+    return divide_counted(gaps_N.square().sum(), len(gaps_N), denominator)
+
+
+def _cosines(one_ND: Tensor, other_MD: Tensor) -> Tensor:
+    """(rows, rows) cosines; in full precision also where products have less by autocast."""
+    one_ND, other_MD = (normalize(at_least_float32(side), dim=-1) for side in (one_ND, other_MD))
+    with torch.autocast(one_ND.device.type, enabled=False):
+        return one_ND @ other_MD.T

@@ -11,16 +11,18 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from potstill.losses.hidden import cosine_distance
-from potstill.losses.vectors import similarity_distance, vector_mse
+from potstill.losses.vectors import contrastive, margin_mse, similarity_distance, vector_mse
 from potstill.models.sentence import SentenceEncoder
 from potstill.objectives.features import Features, Wanted, observed
 from potstill.objectives.terms import TermSums, WeightedTerms
 
 if TYPE_CHECKING:
-    from potstill.data.corpus.sentences import SentenceBatch, SentenceStep
+    from potstill.data.corpus.sentences import SentenceBatch, SentenceStep, StepRows
 
-RELATIONAL = ("similarity",)  # terms over all texts of a step
-_ROWS: dict[str, Callable[..., Tensor]] = {"mse": vector_mse, "cos": cosine_distance}
+CONTRASTIVE, MARGIN = "contrastive", "margin_mse"  # terms of rows of several texts
+RELATIONAL = ("similarity", CONTRASTIVE, MARGIN)  # terms over all texts of a step
+FOLLOWING = ("mse", "cos", "similarity")  # terms that read the teacher's vectors
+_TEXTS: dict[str, Callable[..., Tensor]] = {"mse": vector_mse, "cos": cosine_distance}
 
 
 class Pair(NamedTuple):
@@ -28,11 +30,11 @@ class Pair(NamedTuple):
 
     Attributes:
         student: (texts, width).
-        teacher: (texts, width of the targets).
+        teacher: (texts, width of the targets); None where no term reads them.
     """
 
     student: Tensor
-    teacher: Tensor
+    teacher: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,37 @@ class EmbeddingObjective(WeightedTerms):
 
     `mse` is the squared distance of the vectors, summed over their width, `cos` 1 - cosine; both are means over texts.
     `similarity` is the squared difference of the cosine similarities of two texts, mean over all pairs of the step,
-    so its vectors are needed before its micro-batches (see `share`). Source: Reimers & Gurevych 2020
+    so its vectors are needed before its micro-batches (see `Pair`). Source: Reimers & Gurevych 2020
     (arXiv:2004.09813) for `mse`; Park et al. 2019 (arXiv:1904.05068), section 3.2, for relations of a batch.
 
+    Rows of a query, a positive and negatives have two more terms over the whole step. `contrastive` is the cross
+    entropy of each query's positive among the positives and negatives of all rows, mean over rows; a text that is the
+    query itself, or a positive of the same query, is none of its negatives. `margin_mse` is the squared difference of
+    the inner products' margins, positive less negative, mean over negatives; the other side is the teacher's margin,
+    or that of the rows' own scores.
+
     With `widths`, each term is a mean over the first numbers of the vectors. `mse` and `cos` compare equally many of
-    the teacher's, `similarity` all of them. Source: Kusupati et al. 2022 (arXiv:2205.13147), section 3.
+    the teacher's, `similarity` and `margin_mse` all of them. Source: Kusupati et al. 2022 (arXiv:2205.13147),
+    section 3.
 
     Attributes:
         widths: below the full one.
         normalized: whether vectors have length 1, then so have their first numbers.
         components: (width, teacher's width), what the teacher's vectors are multiplied with; None: nothing.
+        scale: the cosines of `contrastive` are multiplied with it.
+        scored: whether rows have scores, so that `margin_mse` reads no teacher.
     """
 
     widths: tuple[int, ...] = ()
     normalized: bool = False
     components: Tensor | None = None
+    scale: float = 20.0
+    scored: bool = False
 
     def denominators(self, step: SentenceStep) -> dict[str, float]:
         """What each active term is divided by in the whole step; at least 1."""
-        return self.counted(dict.fromkeys((*_ROWS, *RELATIONAL), step.sequences), step)
+        rows = {} if step.rows is None else {CONTRASTIVE: step.rows.count, MARGIN: step.rows.negatives}
+        return self.counted({**dict.fromkeys(FOLLOWING, step.sequences), **rows}, step)
 
     @property
     def is_relational(self) -> bool:
@@ -68,8 +82,8 @@ class EmbeddingObjective(WeightedTerms):
 
     @property
     def needs_teacher(self) -> bool:
-        """Always: every term reads the teacher's vectors."""
-        return True
+        """Whether an active term reads the teacher's vectors or states."""
+        return self._any((*FOLLOWING, *self.matched)) or (not self.scored and self._any((MARGIN,)))
 
     def targets(self, vectors: Tensor) -> Tensor:
         """The teacher's vectors as the student is to have them."""
@@ -78,9 +92,9 @@ class EmbeddingObjective(WeightedTerms):
         found = linear(vectors, self.components.to(vectors))
         return normalize(found, dim=-1) if self.normalized else found
 
-    def target_vectors(self, teacher: SentenceEncoder, micro: SentenceBatch) -> Tensor:
-        """`targets` of the texts of a micro-batch; computed once."""
-        if micro.targets is None:
+    def target_vectors(self, teacher: SentenceEncoder | None, micro: SentenceBatch) -> Tensor | None:
+        """`targets` of the texts of a micro-batch; computed once. None where no term reads them."""
+        if micro.targets is None and teacher is not None and self.needs_teacher:
             inputs = micro.other or micro
             with torch.no_grad():
                 micro.targets = self.targets(teacher(inputs.input_ids, inputs.attention_mask))
@@ -89,7 +103,7 @@ class EmbeddingObjective(WeightedTerms):
     def __call__(
         self,
         student: SentenceEncoder,
-        teacher: SentenceEncoder,
+        teacher: SentenceEncoder | None,
         micro: SentenceBatch,
         denominators: Mapping[str, float],
         step: Pair | None = None,
@@ -98,13 +112,14 @@ class EmbeddingObjective(WeightedTerms):
 
         Args:
             student: gradients flow.
-            teacher: no gradients.
+            teacher: no gradients; None if `needs_teacher` is false.
             micro: texts.
             denominators: from `denominators`, of the whole step.
             step: vectors of the whole step without gradient; None: the micro-batch is the whole step.
         """
         theirs: list[Features] = []
         if self._any(self.matched):
+            assert teacher is not None
             with torch.no_grad():
                 hidden, theirs, _ = observed(teacher.backbone, "teacher", micro, None, self.wanted(0))
                 if micro.targets is None and micro.other is None:
@@ -113,29 +128,46 @@ class EmbeddingObjective(WeightedTerms):
         hidden, ours, _ = observed(student.backbone, "student", micro, None, self.wanted(None))
         vectors = student.vectors(hidden.base[0], micro.attention_mask)
         values: dict[str, Tensor] = {}
-        for term, distance in _ROWS.items():
+        for term, distance in _TEXTS.items():
             if self.weights.get(term):
+                assert targets is not None
                 shares = [distance(*pair, denominator=denominators[term]) for pair in self._cut(vectors, targets)]
                 values[term] = torch.stack(shares).mean()
         if self.is_relational:
-            values["similarity"] = self._similarity(vectors, targets, step, micro.start)
+            share = len(vectors) / micro.step_texts
+            found = self._relations(_whole(vectors, targets, micro, step), micro.rows)
+            # The gradient is that of the whole step, with the own vectors alive; the value is a share.
+            values |= {term: value + (share - 1) * value.detach() for term, value in found.items()}
         if self.matches is not None:
             values |= self.matches(ours, [theirs], denominators, self.active)
         zero = torch.zeros((), device=vectors.device)
         loss = sum((self.weights[term] * value for term, value in values.items()), zero)
         return TermSums(loss, {term: value.detach() for term, value in values.items()})
 
-    def _similarity(self, vectors: Tensor, targets: Tensor, step: Pair | None, start: int) -> Tensor:
-        """The share of the step's mean over pairs: the gradient is that of the whole, with the own vectors alive."""
-        share = 1.0
-        if step is not None:
-            end = start + len(vectors)
-            share = len(vectors) / len(step.student)
-            vectors = torch.cat([step.student[:start], vectors, step.student[end:]])
+    def _relations(self, step: Pair, rows: StepRows | None) -> dict[str, Tensor]:
+        """The terms over all texts of a step."""
+        values = {}
+        cut = [step.student[:, :width] for width in (*self.widths, step.student.shape[1])]
+        if self.weights.get("similarity"):
+            assert step.teacher is not None
             targets = step.teacher
-        widths = (*self.widths, vectors.shape[1])
-        whole = torch.stack([similarity_distance(vectors[:, :width], targets) for width in widths]).mean()
-        return whole + (share - 1) * whole.detach()
+            values["similarity"] = torch.stack([similarity_distance(own, targets) for own in cut]).mean()
+        if rows is None:
+            return values
+        if self.weights.get(CONTRASTIVE):
+            documents, excluded = rows.documents()
+            places = torch.arange(rows.count, device=documents.device)
+            queries = rows.texts[:, 0]
+            losses = [
+                contrastive(own[queries], own[documents], places, scale=self.scale, excluded_NM=excluded) for own in cut
+            ]
+            values[CONTRASTIVE] = torch.stack(losses).mean()
+        if self.weights.get(MARGIN):
+            if self.normalized:
+                cut = [normalize(own, dim=-1) for own in cut]
+            theirs = rows.given_margins if step.teacher is None or self.scored else rows.margins(step.teacher)
+            values[MARGIN] = torch.stack([margin_mse(rows.margins(own), theirs) for own in cut]).mean()
+        return values
 
     def _cut(self, vectors: Tensor, targets: Tensor) -> list[Pair]:
         """The full vectors, and their first numbers."""
@@ -148,3 +180,12 @@ class EmbeddingObjective(WeightedTerms):
     def wanted(self, teacher: int | None) -> Wanted:
         """Features that the active terms read of a teacher or of the student; always the last states."""
         return replace(super().wanted(teacher), end=True, logits=False, last=False)
+
+
+def _whole(vectors: Tensor, targets: Tensor | None, micro: SentenceBatch, step: Pair | None) -> Pair:
+    """The vectors of all texts of a step in their order, of which those of a micro-batch have a gradient."""
+    if step is None:  # they are all
+        order = torch.empty_like(micro.places)
+        order[micro.places] = torch.arange(len(order), device=order.device)
+        return Pair(vectors[order], None if targets is None else targets[order])
+    return Pair(step.student.index_copy(0, micro.places, vectors.to(step.student)), step.teacher)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.data.corpus.sentences import SentenceBatch, SentenceStep
 from potstill.evaluation.similarity import ScoredPairs
 from potstill.models.sentence import SentenceEncoder
 from potstill.models.sentence_folders import SentenceSettings
-from potstill.objectives.embedding import EmbeddingObjective, Pair
+from potstill.objectives.embedding import MARGIN, EmbeddingObjective, Pair
 from potstill.objectives.terms import TermSums
 from potstill.training.means import Means
 from potstill.training.student_module import Optimization, StudentModule
@@ -32,8 +31,8 @@ class EmbeddingDistillation(StudentModule):
     Args:
         student: the student, with its linear layer, if any.
         settings: how it makes a vector.
-        teacher: frozen, in evaluation mode, absent from checkpoints.
-        teacher_settings: how the teacher makes a vector.
+        teacher: frozen, in evaluation mode, absent from checkpoints; None where no term reads it.
+        teacher_settings: how the teacher makes a vector; None without a teacher.
         objective: weighted terms.
         optimization: how the student is optimized.
         pairs: scored pairs that validation compares, in the student's tokens; None for none.
@@ -46,8 +45,8 @@ class EmbeddingDistillation(StudentModule):
         self,
         student: PreTrainedModel,
         settings: SentenceSettings,
-        teacher: PreTrainedModel,
-        teacher_settings: SentenceSettings,
+        teacher: PreTrainedModel | None,
+        teacher_settings: SentenceSettings | None,
         objective: EmbeddingObjective,
         optimization: Optimization | None = None,
         *,
@@ -57,9 +56,11 @@ class EmbeddingDistillation(StudentModule):
         super().__init__(student, teacher, objective, optimization)
         self.settings = settings
         self._encoder = SentenceEncoder(student, settings)
-        self._teacher_encoder = SentenceEncoder(teacher, teacher_settings)
-        cosine = objective.weights.get("cos") or 1.0
-        self._evaluated = replace(objective, weights={**objective.weights, "cos": cosine})
+        self._teacher_encoder, self._evaluated = None, objective
+        if teacher is not None and teacher_settings is not None:
+            self._teacher_encoder = SentenceEncoder(teacher, teacher_settings)
+            cosine = objective.weights.get("cos") or 1.0
+            self._evaluated = replace(objective, weights={**objective.weights, "cos": cosine})
         self._means = Means(self._evaluated.active)
         self._vectors: Pair | None = None
         self._pairs, self._teacher_pairs = pairs, teacher_pairs
@@ -83,27 +84,26 @@ class EmbeddingDistillation(StudentModule):
         world = self.trainer.world_size
         if not self.objective.is_relational or (world == 1 and len(batch.micro) == 1):
             return None
-        ours, theirs, start = [], [], 0
+        texts = batch.sequences
+        ours = torch.zeros(texts, self._encoder.width, device=self.device)
+        theirs = None if self._width is None else torch.zeros(texts, self._width, device=self.device)
         for micro in batch.micro:
-            micro.start = start
-            start += len(micro.input_ids)
-            ours.append(self._encoder(micro.input_ids, micro.attention_mask))
-            theirs.append(self.objective.target_vectors(self._teacher_encoder, micro))
-        if world == 1:
-            return Pair(torch.cat(ours), torch.cat(theirs))
-        counts = torch.zeros(world, dtype=torch.long, device=self.device)
-        counts[self.global_rank] = start
-        torch.distributed.all_reduce(counts)
-        sizes = counts.tolist()
-        for micro in batch.micro:
-            micro.start += sum(sizes[: self.global_rank])
-        widths = self._encoder.width, self._width
-        return Pair(*(_gathered(side, sizes, n, self.device) for side, n in zip((ours, theirs), widths, strict=True)))
+            ours[micro.places] = self._encoder(micro.input_ids, micro.attention_mask).to(ours)
+            targets = self.objective.target_vectors(self._teacher_encoder, micro)
+            if theirs is not None and targets is not None:
+                theirs[micro.places] = targets.to(theirs)
+        if world > 1:  # each text is at one rank, the others have zeros
+            for vectors in (ours, theirs):
+                if vectors is not None:
+                    torch.distributed.all_reduce(vectors)
+        return Pair(ours, theirs)
 
     @property
-    def _width(self) -> int:
-        """Width of the targets."""
+    def _width(self) -> int | None:
+        """Width of the targets; None where no term reads them."""
         components = self.objective.components
+        if self._teacher_encoder is None or not self.objective.needs_teacher:
+            return None
         return self._teacher_encoder.width if components is None else len(components)
 
     def on_validation_epoch_start(self) -> None:
@@ -117,41 +117,36 @@ class EmbeddingDistillation(StudentModule):
         for micro in batch.micro:
             terms = objective(self._encoder, self._teacher_encoder, micro, denominators, step).terms
             for name, share in terms.items():
-                count = denominators[name]
-                self._means.update(name, share * count, count / self.trainer.world_size)
+                self._means.update(name, share * denominators[name], 0)
+        for name, count in denominators.items():  # on every rank, also without a micro-batch
+            if name != MARGIN or (batch.rows is not None and batch.rows.negatives):
+                self._means.update(name, 0, count / self.trainer.world_size)
 
     def validated_metrics(self) -> set[str]:
         """Names of the logged metrics."""
         names = self._pairs.metrics if self._pairs is not None else ()
-        pairs = {f"val/{own}{name}" for name in names for own in ("", "teacher_")}
-        return {"val/loss", COSINE, *(f"val/loss_{name}" for name in self.objective.active), *pairs}
+        sides = ("", "teacher_") if self._teacher_pairs is not None else ("",)
+        found = {"val/loss", *(f"val/loss_{name}" for name in self.objective.active)}
+        if self._teacher_encoder is not None:
+            found.add(COSINE)
+        return found | {f"val/{own}{name}" for name in names for own in sides}
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/loss`, `val/loss_<term>`, `val/cosine`, and correlations on scored pairs, the teacher's once."""
         means = self._means.compute()
-        if "cos" not in means or self.trainer.sanity_checking:
+        if not means or self.trainer.sanity_checking:
             return
         weights = self.objective.weights
         logged = {f"val/loss_{name}": means[name] for name in self.objective.active}
         logged["val/loss"] = sum(weights[name] * means[name] for name in self.objective.active)
-        logged[COSINE] = 1 - means["cos"]
-        if self._pairs is not None and self._teacher_pairs is not None:
+        if self._teacher_encoder is not None:
+            logged[COSINE] = 1 - means["cos"]
+        if self._pairs is not None:
             found = self._pairs.correlations(self._pairs.similarities(self._encoder))
             logged |= {f"val/{name}": value for name, value in found.items()}
+        if self._teacher_pairs is not None and self._teacher_encoder is not None:
+            theirs = self._teacher_pairs
             if self._teacher_metrics is None:
-                theirs = self._teacher_pairs
                 self._teacher_metrics = theirs.correlations(theirs.similarities(self._teacher_encoder))
             logged |= {f"val/teacher_{name}": value for name, value in self._teacher_metrics.items()}
         self.log_dict(logged)
-
-
-def _gathered(vectors: list[Tensor], sizes: list[int], width: int, device: torch.device) -> Tensor:
-    """The rows of all ranks, in their order; each may have another number."""
-    dtype = vectors[0].dtype if vectors else torch.float32
-    own = torch.zeros(max(sizes), width, device=device, dtype=dtype)
-    if vectors:
-        rows = torch.cat(vectors)
-        own[: len(rows)] = rows
-    every = [torch.empty_like(own) for _ in sizes]
-    torch.distributed.all_gather(every, own)
-    return torch.cat([part[:size] for part, size in zip(every, sizes, strict=True)])

@@ -222,14 +222,15 @@ class StepDataModule(ResumableDataModule):
             persistent_workers=workers > 0,
         )
 
-    def cuts(self, lengths: Ints, training: bool) -> list[Ints]:
-        """This rank's micro-batches, as indices within the step."""
+    def cuts(self, lengths: Ints, training: bool, times: int = 1) -> list[Ints]:
+        """This rank's micro-batches, as indices within the step; `times`: sequences for each of `data.batch_size`."""
         trainer, s = self.trainer, self.settings
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if not training:
             unit = 1 if s.interchange is None else PAIR
             return micro_batches(lengths, sequences=len(lengths), tokens=None, rank=rank, world=world, unit=unit)
-        return micro_batches(lengths, sequences=s.batch_size, tokens=s.max_tokens, rank=rank, world=world, unit=s.unit)
+        size = s.batch_size * times
+        return micro_batches(lengths, sequences=size, tokens=s.max_tokens, rank=rank, world=world, unit=s.unit)
 
     @property
     def steps_per_epoch(self) -> int:

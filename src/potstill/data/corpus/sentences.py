@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -128,26 +128,85 @@ class Sentences:
         return found
 
 
+@dataclass(frozen=True)
+class StepRows:
+    """The rows of a step, each of a query, a positive and negatives.
+
+    Attributes:
+        texts: `(rows, 2 + most negatives)` places of their texts among those of the step; -1: no negative.
+        scores: `(rows, most negatives)` given margins, the score of the positive less that of the negative; None
+            without scores.
+        negatives: Number of negatives.
+    """
+
+    texts: Tensor
+    scores: Tensor | None
+    negatives: int
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.texts)
+
+    @property
+    def given_margins(self) -> Tensor:
+        """`(negatives,)` of the scores, in the order of `margins`."""
+        assert self.scores is not None
+        return self.scores[self.texts[:, 2:] >= 0]
+
+    def documents(self) -> tuple[Tensor, Tensor]:
+        """Places of all positives, then of all negatives; and which are no negatives of a query.
+
+        Returns:
+            `(documents,)` places, of which number i is the positive of row i.
+            `(rows, documents)`, True for the query itself and for positives of the same query in other rows.
+        """
+        queries, positives, negatives = self.texts[:, 0], self.texts[:, 1], self.texts[:, 2:]
+        found = torch.cat([positives, negatives[negatives >= 0]])
+        same = (queries[:, None] == queries).float() @ (positives[:, None] == found).float()
+        excluded = (same > 0) | (queries[:, None] == found)
+        return found, excluded.fill_diagonal_(False)
+
+    def margins(self, vectors: Tensor) -> Tensor:
+        """`(negatives,)` inner product of query and positive less that of query and negative.
+
+        Args:
+            vectors: `(texts, width)` of the step.
+        """
+        row, column = (self.texts[:, 2:] >= 0).nonzero(as_tuple=True)
+        queries, positives = (vectors[self.texts[row, side]] for side in (0, 1))
+        return (queries * (positives - vectors[self.texts[row, column + 2]])).sum(-1)
+
+
 @dataclass
 class SentenceBatch(MicroBatch):
     """Texts of a micro-batch.
 
     Attributes:
+        places: `(batch,)` places of its texts among all texts of the step, on all ranks.
+        step_texts: Number of these.
         other: The same texts in the teacher's tokens; None where these are the student's.
         targets: `(batch, width)` the teacher's vectors; None until they are computed.
-        start: Place of its first text among all texts of the step, on all ranks.
+        rows: The rows of the whole step; None for single texts.
     """
 
+    places: Tensor = field(kw_only=True)
+    step_texts: int = field(kw_only=True)
     other: MicroBatch | None = None
     targets: Tensor | None = None
-    start: int = 0
+    rows: StepRows | None = None
 
 
 @dataclass
 class SentenceStep(StepBatch):
-    """One optimizer step of this rank."""
+    """One optimizer step of this rank.
+
+    Attributes:
+        rows: Its rows, on all ranks; None for single texts.
+    """
 
     micro: list[SentenceBatch]  # type: ignore[assignment]
+    rows: StepRows | None = None
 
 
 class SentenceDataModule(StepDataModule):
@@ -180,8 +239,11 @@ class SentenceDataModule(StepDataModule):
         """Cut this rank's micro-batches from a step."""
         lengths = batch["lengths"].cpu().numpy()
         sequences = batch["sequences"].cpu().numpy()
-        micro = []
-        for rows in self.cuts(lengths, bool(batch["training"])):
+        micro, step_rows, columns = [], None, 1
+        if "rows" in batch:
+            columns = batch["rows"].shape[1]
+            step_rows = StepRows(batch["rows"], batch.get("scores"), int(batch["negatives"]))
+        for rows in self.cuts(lengths, bool(batch["training"]), columns):
             if not len(rows):
                 continue
             part = _cut(batch["ids"], lengths, rows, self.pad_id)
@@ -196,7 +258,10 @@ class SentenceDataModule(StepDataModule):
                     part.positions,
                     part.labels,
                     sequences=sequences[rows],
+                    places=torch.from_numpy(rows).to(part.input_ids.device),
+                    step_texts=len(lengths),
                     other=other,
+                    rows=step_rows,
                 )
             )
         return SentenceStep(
@@ -206,6 +271,7 @@ class SentenceDataModule(StepDataModule):
             seed=int(batch["seed"]),
             sequences=len(lengths),
             pairs=int(np.square(lengths.astype(np.int64)).sum()),
+            rows=step_rows,
         )
 
 
