@@ -15,7 +15,7 @@ from potstill.models import load
 from potstill.runs import teacher_outputs
 from potstill.runs import train as train_run
 from potstill.runs.checks import validate_train
-from potstill.teacher_cache import OutputStore, served
+from potstill.teacher_cache import OutputStore, parts, served
 
 pytestmark = pytest.mark.integration
 
@@ -196,7 +196,7 @@ def test_a_run_that_ends_early_continues(ask, teacher_server, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(served._Parts, "copy", kill)
+        patched.setattr(parts.Parts, "copy", kill)
         with pytest.raises(KeyboardInterrupt):
             ask("cut")
     assert ask("cut") == 1.0

@@ -1,4 +1,4 @@
-"""Logits in a user's own files: read as they were written, and what is refused."""
+"""Logits and vectors in a user's own files: read as they were written, and what is refused."""
 
 import re
 
@@ -10,7 +10,8 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 
 from potstill.errors import FileError, FormatError
-from potstill.teacher_cache.files import read_logits, task_logits
+from potstill.teacher_cache.files import read_logits, read_vectors, task_logits
+from potstill.teacher_cache.vectors import FileVectors, have_length_1
 
 LOGITS = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
 
@@ -111,3 +112,54 @@ def test_files_that_are_none(tmp_path):
         parquet.write_table(pa.table({"logits": rows}), tmp_path / "ragged.parquet")
         with pytest.raises(FormatError, match="different lengths"):
             read_logits(tmp_path / "ragged.parquet", "key")
+
+
+def test_vectors_of_several_files_are_one_list_of_rows(tmp_path):
+    names = [tmp_path / "a.npy", tmp_path / "b.safetensors", tmp_path / "c.parquet"]
+    np.save(names[0], LOGITS.astype(np.float16))
+    save_file({"sentence_embedding": torch.from_numpy(LOGITS[:2]).contiguous()}, names[1])
+    parquet.write_table(pa.table({"text": ["a", "b", "c"], "found": LOGITS[4:].tolist()}), names[2])
+    found = FileVectors(read_vectors(names, "key"))
+    expected = np.concatenate([LOGITS.astype(np.float16).astype(np.float32), LOGITS[:2], LOGITS[4:]])
+    assert (len(found), found.width) == (12, 3)
+    order = np.array([11, 0, 8, 7, 6, 0])
+    assert torch.equal(found(order), torch.from_numpy(expected[order]))
+    rows = np.array([5, 9])
+    assert torch.equal(found.of(rows)(np.array([1, 0, 1])), torch.from_numpy(expected[[9, 5, 9]]))
+    assert not have_length_1(found, 12)
+    units = LOGITS / np.linalg.norm(LOGITS, axis=1, keepdims=True)
+    assert have_length_1(FileVectors([units.astype(np.float16)]), 7)
+    assert not have_length_1(FileVectors([np.concatenate([units, 1.01 * units[:1]])]), 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda own: own.__setitem__((3, 1), np.nan), "row 3 has a value that is not finite"),
+        (lambda own: own.__setitem__((2, 0), np.inf), "row 2 has a value"),
+        (lambda own: own.__setitem__(4, 0), "row 4 is zero"),
+    ],
+)
+def test_vectors_that_cannot_be_learned_are_refused(change, problem, tmp_path):
+    own = LOGITS.copy()
+    change(own)
+    np.save(tmp_path / "bad.npy", own)
+    with pytest.raises(FormatError, match=problem):
+        read_vectors([tmp_path / "bad.npy"], "key")
+
+
+def test_files_without_vectors(tmp_path):
+    np.save(tmp_path / "wide.npy", np.ones((2, 5)))
+    np.save(tmp_path / "scores.npy", np.ones(4))
+    save_file({"a": torch.ones(2, 3), "b": torch.ones(2, 3)}, tmp_path / "two.safetensors")
+    parquet.write_table(pa.table({"text": ["a"], "score": [1.0]}), tmp_path / "no.parquet")
+    for names, problem in (
+        ([written(tmp_path, "npy"), tmp_path / "wide.npy"], "is 5 wide, and .*logits.npy 3"),
+        ([tmp_path / "scores.npy"], r"shape \(4,\)"),
+        ([tmp_path / "two.safetensors"], "has a, b; must have vectors"),
+        ([tmp_path / "no.parquet"], "has no vectors"),
+    ):
+        with pytest.raises(FormatError, match=problem):
+            read_vectors(names, "key")
+    with pytest.raises(FileError):
+        read_vectors([tmp_path / "none.npy"], "key")

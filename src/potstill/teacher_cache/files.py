@@ -1,12 +1,13 @@
-"""Logits of a teacher in a file of the user's own, one entry per row of the training data.
+"""Logits or vectors of a teacher in files of the user's own, one entry per row of the training data.
 
 `.npy` holds one array; `.safetensors` a tensor `logits`; `.parquet` a column `logits` of lists of numbers. A user's own
-module with several heads has `logits.0`, `logits.1` and so on. Nothing is unpickled.
+module with several heads has `logits.0`, `logits.1` and so on. Vectors are the only tensor or column of lists, or
+`vectors`. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from potstill.config.models import FILES
 from potstill.errors import FileError, FormatError
 from potstill.runtime.small_files import not_a_file
 
-NAME = "logits"
+NAME, VECTORS = "logits", "vectors"
 _CHECKED = 1 << 16  # rows that are checked at once
+_Choice = Callable[[Sequence[str], str], list[str]]  # of the names of a file, those to read
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,47 @@ def read_logits(path: Path, key: str) -> list[FileLogits]:
         FormatError: it holds no such logits, or one that is not finite.
     """
     where = f"{key}={path}"
-    if not path.is_file():
-        raise FileError(f"{where}: {not_a_file(path)}")
-    try:
-        heads = _READERS[path.suffix](path, where)
-    except (OSError, MemoryError) as error:
-        raise FileError(f"{where}: cannot be read ({error})") from error
+    heads = _read(path, where, _heads)
     for number, head in enumerate(heads):
         _check(head, f"{where}: {NAME}" if len(heads) == 1 else f"{where}: {NAME}.{number}")
     if len({len(head) for head in heads}) > 1:
         raise FormatError(f"{where}: its heads have {', '.join(str(len(head)) for head in heads)} rows; must be equal")
     return [FileLogits(head) for head in heads]
+
+
+def read_vectors(paths: Sequence[Path], key: str) -> list[NDArray[Any]]:
+    """The vectors of each file, (rows, width); all are finite and none is zero. A `.npy` file is memory-mapped.
+
+    Args:
+        paths: of the files.
+        key: configuration key for messages.
+
+    Raises:
+        FileError: a file does not exist or cannot be read.
+        FormatError: it holds no vectors, or some of another width than the first file, or one that is not finite, or
+            zero.
+    """
+    found: list[NDArray[Any]] = []
+    for path in paths:
+        where = f"{key}={path}"
+        (array,) = _read(path, where, _vectors)
+        if array.ndim != 2:
+            raise FormatError(f"{where}: has the shape {array.shape}; must be (rows, width)")
+        _check(array, where, "(rows, width)", zero=False)
+        if found and array.shape[1] != found[0].shape[1]:
+            raise FormatError(f"{where}: is {array.shape[1]} wide, and {paths[0]} {found[0].shape[1]}; must be equal")
+        found.append(array)
+    return found
+
+
+def _read(path: Path, where: str, choose: _Choice) -> list[NDArray[Any]]:
+    """The arrays of a file that `choose` names."""
+    if not path.is_file():
+        raise FileError(f"{where}: {not_a_file(path)}")
+    try:
+        return _READERS[path.suffix](path, where, choose)
+    except (OSError, MemoryError) as error:
+        raise FileError(f"{where}: cannot be read ({error})") from error
 
 
 def task_logits(path: Path, key: str, *, rows: int, labels: Sequence[str]) -> FileLogits:
@@ -104,18 +136,24 @@ def check_rows(logits: NDArray[Any], rows: int, where: str) -> None:
         )
 
 
-def _check(logits: NDArray[Any], where: str) -> None:
-    if logits.dtype.kind not in "fiu" or not logits.ndim:
-        raise FormatError(f"{where}: has type {logits.dtype} and shape {logits.shape}; must be numbers, (rows, labels)")
-    for start in range(0, len(logits), _CHECKED):
+def _check(values: NDArray[Any], where: str, shape: str = "(rows, labels)", *, zero: bool = True) -> None:
+    """Reject other than finite numbers and, without `zero`, rows of zeros."""
+    if values.dtype.kind not in "fiu" or not values.ndim:
+        raise FormatError(f"{where}: has type {values.dtype} and shape {values.shape}; must be numbers, {shape}")
+    for start in range(0, len(values), _CHECKED):
         with np.errstate(over="ignore"):
-            part = np.isfinite(logits[start : start + _CHECKED].astype(np.float32))
-        if not part.all():
-            row = start + int(np.argmin(part.reshape(len(part), -1).all(axis=1)))
-            raise FormatError(f"{where}: row {row} has a value that is not finite in float32")
+            part = (
+                values[start : start + _CHECKED].astype(np.float32).reshape(len(values[start : start + _CHECKED]), -1)
+            )
+        for good, problem in (
+            (np.isfinite(part).all(axis=1), "has a value that is not finite in float32"),
+            (part.any(axis=1) | zero, "is zero, and a vector of zeros has no direction"),
+        ):
+            if not good.all():
+                raise FormatError(f"{where}: row {start + int(np.argmin(good))} {problem}")
 
 
-def _npy(path: Path, where: str) -> list[NDArray[Any]]:
+def _npy(path: Path, where: str, choose: _Choice) -> list[NDArray[Any]]:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
@@ -125,22 +163,23 @@ def _npy(path: Path, where: str) -> list[NDArray[Any]]:
     return [found]
 
 
-def _safetensors(path: Path, where: str) -> list[NDArray[Any]]:
+def _safetensors(path: Path, where: str, choose: _Choice) -> list[NDArray[Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return [file.get_tensor(name).float().numpy() for name in _names(list(file.keys()), where)]
+            return [file.get_tensor(name).float().numpy() for name in choose(list(file.keys()), where)]
     except SafetensorError as error:
         raise FormatError(f"{where}: is no file of safetensors ({error})") from error
 
 
-def _parquet(path: Path, where: str) -> list[NDArray[Any]]:
+def _parquet(path: Path, where: str, choose: _Choice) -> list[NDArray[Any]]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        names = _names(parquet.read_schema(path).names, where)
+        columns = [own.name for own in parquet.read_schema(path) if choose is not _vectors or _is_list(own.type)]
+        names = choose(columns, where)
         table = parquet.read_table(path, columns=names)
         return [_column(table[name].combine_chunks(), f"{where}: {name}") for name in names]
     except pa.ArrowInvalid as error:
@@ -151,17 +190,30 @@ def _column(column: Any, where: str) -> NDArray[Any]:
     """A column of numbers, or of lists of equally many numbers."""
     import pyarrow as pa
 
-    lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-    if not lists and not pa.types.is_fixed_size_list(column.type):
+    if not _is_list(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False))
-    lengths = {length.as_py() for length in column.value_lengths().unique()} if lists else {column.type.list_size}
+    fixed = pa.types.is_fixed_size_list(column.type)
+    lengths = {column.type.list_size} if fixed else {own.as_py() for own in column.value_lengths().unique()}
     if column.null_count or len(lengths) > 1:
-        raise FormatError(f"{where}: its lists have different lengths, or are missing; must be one number per label")
+        raise FormatError(f"{where}: its lists have different lengths, or are missing; must be equally many numbers")
     values = column.flatten().to_numpy(zero_copy_only=False)
     return np.asarray(values).reshape(len(column), -1)
 
 
-def _names(found: Sequence[str], where: str) -> list[str]:
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _vectors(found: Sequence[str], where: str) -> list[str]:
+    """The name of the vectors."""
+    if VECTORS in found or len(found) == 1:
+        return [VECTORS] if VECTORS in found else list(found)
+    raise FormatError(f"{where}: has {', '.join(found) or 'no vectors'}; must have {VECTORS}, or one alone")
+
+
+def _heads(found: Sequence[str], where: str) -> list[str]:
     """The names of the heads, in order."""
     if NAME in found:
         return [NAME]

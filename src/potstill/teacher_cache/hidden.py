@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from potstill.data.common.store import Field, Gathered
@@ -21,7 +23,34 @@ from potstill.teacher_cache.formats import Format
 from potstill.teacher_cache.store import OutputStore
 
 # numpy has no bfloat16: its bits are stored as integers.
-_FIELD_TYPES = {"float16": "<f2", "bfloat16": "<i2", "float32": "<f4"}
+FIELD_TYPES = {"float16": "<f2", "bfloat16": "<i2", "float32": "<f4"}
+
+
+def to_stored(values_ND: Tensor, precision: str, what: str) -> NDArray[Any]:
+    """Values as they are stored.
+
+    Args:
+        values_ND: of any shape.
+        precision: a key of `FIELD_TYPES`.
+        what: they are, for the message: "a vector".
+
+    Raises:
+        ConfigError: a value is too large for the precision.
+    """
+    kept_ND = values_ND.detach().to(getattr(torch, precision))
+    if not kept_ND.isfinite().all():
+        raise ConfigError(
+            f"teacher.cache.precision={precision}: {what} of the teacher has a value of "
+            f"{float(values_ND.abs().max()):g}, which is no finite number of this type; use bfloat16 or float32"
+        )
+    bits_ND = kept_ND.view(torch.int16) if precision == "bfloat16" else kept_ND
+    return np.asarray(bits_ND.cpu().numpy())
+
+
+def from_stored(values: NDArray[Any], precision: str) -> Tensor:
+    """Values that `to_stored` has made, in their precision."""
+    found = torch.from_numpy(values)
+    return found.view(torch.bfloat16) if precision == "bfloat16" else found
 
 
 @dataclass(frozen=True)
@@ -49,7 +78,7 @@ class HiddenFormat(Format):
     @property
     def fields(self) -> tuple[Field, ...]:
         """Arrays of a store."""
-        return (Field("hidden", _FIELD_TYPES[self.precision], self.width, ragged=self.labelled),)
+        return (Field("hidden", FIELD_TYPES[self.precision], self.width, ragged=self.labelled),)
 
     def encode(self, hidden_ND: Tensor, labelled_N: Tensor) -> Gathered:
         """Outputs of items from (items, width) hidden states.
@@ -64,14 +93,7 @@ class HiddenFormat(Format):
         counts = None
         if self.labelled:
             hidden_ND, counts = hidden_ND[labelled_N], labelled_N.long().cpu().numpy()
-        kept_ND = hidden_ND.detach().to(getattr(torch, self.precision))
-        if not kept_ND.isfinite().all():
-            raise ConfigError(
-                f"teacher.cache.precision={self.precision}: a hidden state of the teacher has a value of "
-                f"{float(hidden_ND.abs().max()):g}, which is no finite number of this type; use bfloat16 or float32"
-            )
-        bits_ND = kept_ND.view(torch.int16) if self.precision == "bfloat16" else kept_ND
-        return Gathered({"hidden": bits_ND.cpu().numpy()}, counts)
+        return Gathered({"hidden": to_stored(hidden_ND, self.precision, "a hidden state")}, counts)
 
     def decode(self, gathered: Gathered) -> Tensor:
         """(items, width) hidden states in the precision of the store.
@@ -81,8 +103,7 @@ class HiddenFormat(Format):
         """
         if gathered.counts is not None and (gathered.counts != 1).any():
             raise ValueError("hidden states of tokens without a label are not stored")
-        values_ND = torch.from_numpy(gathered.values["hidden"])
-        return values_ND.view(torch.bfloat16) if self.precision == "bfloat16" else values_ND
+        return from_stored(gathered.values["hidden"], self.precision)
 
 
 class Projection:

@@ -7,30 +7,25 @@ itself. The next token of the last one is scored by one more token at the end, w
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, overload
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from potstill.data.common.ragged import Ints
-from potstill.data.common.store import ShardWriter
+from potstill.data.common.store import Gathered
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.teacher_rows import SequenceUnits
-from potstill.errors import CacheError
 from potstill.rationale_generation.answers import Tally
 from potstill.rationale_generation.endpoint import Client, ReplyError
 from potstill.rationale_generation.settings import EndpointSettings
-from potstill.runtime.atomic import writing
 from potstill.runtime.json_text import parse_json
 from potstill.teacher_cache.formats import TopFormat
+from potstill.teacher_cache.parts import Parts, build_in_parts
 from potstill.teacher_cache.sparse_rows import Top
-from potstill.teacher_cache.store import OutputStore, build_outputs
 
 PART_TOKENS = 1 << 16  # tokens of a part, which a killed run may lose
 _ROUNDING = 1e-3  # by which probabilities may exceed 1
@@ -188,64 +183,6 @@ class PromptScores(Client[Text, Top]):
             raise ReplyError(f"the server has another tokenizer: {example}")
 
 
-class _Parts:
-    """Outputs of the first sequences of a store, in stores of their own until all are there.
-
-    Attributes:
-        done: number of sequences that are stored.
-        tokens: their tokens.
-    """
-
-    def __init__(self, folder: Path, identity: Mapping[str, Any], form: TopFormat, lengths: Ints) -> None:
-        self._folder, self._identity, self._form = folder, identity, form
-        self._ends = np.append(0, np.cumsum(lengths, dtype=np.int64))
-        self._waiting: dict[int, Top] = {}
-        self._places: list[Path] = []
-        self.done = self._ready = 0
-        while (place := self._place()).is_dir():
-            store = OutputStore.open(place)
-            store.check_identity(self._identity_of(self.done))
-            self._places.append(place)
-            self.done = self._ready = int(np.searchsorted(self._ends, self.tokens + len(store)))
-
-    @property
-    def tokens(self) -> int:
-        return int(self._ends[self.done])
-
-    def add(self, number: int, top: Top) -> None:
-        """Keep the outputs of a sequence; those of a whole part are written."""
-        self._waiting[number] = top
-        while self._ready in self._waiting:
-            self._ready += 1
-        if self._ends[self._ready] - self.tokens >= PART_TOKENS:
-            self.write()
-
-    def write(self) -> None:
-        """Write what follows on the last part without a gap."""
-        if self._ready == self.done:
-            return
-        tops = [self._waiting.pop(number) for number in range(self.done, self._ready)]
-        whole = self._form.pack(Top(*(torch.cat(parts) for parts in zip(*tops, strict=True))))
-        count, place = int(self._ends[self._ready]) - self.tokens, self._place()
-        build_outputs(
-            place, self._identity_of(self.done), self._form.fields, count, lambda writer: writer.append(whole)
-        )
-        self._places.append(place)
-        self.done = self._ready
-
-    def copy(self, writer: ShardWriter) -> None:
-        """Append all parts to a store."""
-        for place in self._places:
-            store = OutputStore.open(place)
-            writer.append(store.gather(np.arange(len(store))))
-
-    def _place(self) -> Path:
-        return self._folder / f"{self.done:09d}"
-
-    def _identity_of(self, first: int) -> dict[str, Any]:
-        return {**self._identity, "part": {"first": first}}
-
-
 def store_served(
     folder: Path,
     identity: Mapping[str, Any],
@@ -256,7 +193,7 @@ def store_served(
 ) -> int:
     """The store of a corpus, computed by a server if it does not exist.
 
-    Parts of it are written to `<folder>.parts` while it is computed. The same call resumes after them.
+    See `build_in_parts`.
 
     Args:
         folder: of the store.
@@ -271,49 +208,22 @@ def store_served(
         wait for long.
 
     Raises:
-        CacheError: an existing store or part cannot be used, or another process computes the store.
+        CacheError: as `build_in_parts`.
         EndpointError: as `Client.answer`.
         ModelError: as `Client.answer`.
-        WriteError: the folder cannot be written.
+        WriteError: as `build_in_parts`.
     """
-    units, temporary = SequenceUnits(corpus.lengths), folder.with_name(f"{folder.name}.parts")
-    with _alone(folder, temporary):
-        if not folder.is_dir():
-            parts = _Parts(temporary, identity, form, corpus.lengths[units.order].astype(np.int64))
+    units = SequenceUnits(corpus.lengths)
 
-            def record(text: Text, top: Top) -> None:
-                parts.add(text.number, top)
-                progress(parts.tokens)
+    def pack(tops: list[Top]) -> Gathered:
+        return form.pack(Top(*(torch.cat(columns) for columns in zip(*tops, strict=True))))
 
-            try:
-                if parts.done < len(corpus):
-                    client.answer(Texts(corpus, units, parts.done), record)
-            finally:
-                parts.write()
-            if parts.done < len(corpus):
-                return parts.tokens
-            build_outputs(folder, identity, form.fields, units.count, parts.copy)
-        else:
-            OutputStore.open(folder).check_identity(identity)
-        shutil.rmtree(temporary, ignore_errors=True)
-    return units.count
+    def compute(parts: Parts[Top]) -> None:
+        def record(text: Text, top: Top) -> None:
+            parts.add(text.number, top)
+            progress(parts.items)
 
+        client.answer(Texts(corpus, units, parts.done), record)
 
-@contextmanager
-def _alone(folder: Path, parts: Path) -> Iterator[None]:
-    """Keep other processes from computing the same store.
-
-    Raises:
-        CacheError: another one does.
-    """
-    with writing(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(parts.with_name(f"{parts.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise CacheError(f"the store '{folder}' is being computed by another process; wait until it ends") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    counts = corpus.lengths[units.order].astype(np.int64)
+    return build_in_parts(folder, identity, form.fields, counts, pack, compute, part_items=PART_TOKENS)
