@@ -121,6 +121,35 @@ def test_a_student_of_layers_is_trained_saved_and_compared(run, pairs, teacher, 
     assert len(rows) == 41
 
 
+def test_retrieval_is_watched_and_compared(run, teacher, words, tmp_path, compose_config):
+    draw = np.random.default_rng(1)
+    (tmp_path / "qrels").mkdir()
+    texts = [" ".join(draw.choice(words, 8)) for _ in range(60)]
+    documents = [json.dumps({"_id": f"d{n}", "text": text}) for n, text in enumerate(texts)]
+    queries = [json.dumps({"_id": f"q{n}", "text": " ".join(texts[n].split()[n % 4 :])}) for n in range(0, 60, 2)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(documents))
+    (tmp_path / "queries.jsonl").write_text("\n".join(queries))
+    (tmp_path / "qrels" / "test.tsv").write_text("".join(f"q{n}\td{n}\t1\n" for n in range(0, 60, 2)))
+    common = ["benchmark=retrieval", f"benchmark.folder={tmp_path}", "benchmark.query_prompt=''"]
+    common += ["benchmark.metrics=[ndcg@10,recall@1]"]
+    folder, summary = run("run", *common, "trainer.max_steps=2", "trainer.val_check_interval=1")
+    assert 0.5 <= summary["val/recall@1"] <= summary["val/ndcg@10"] <= 1
+    config = compose_config(
+        *common, f"model=[{teacher},{folder}/student]", "names=[teacher,student]", "trainer.enable_progress_bar=false",
+        name="evaluate",
+    )  # fmt: skip
+    validate_evaluate(config)
+    (tmp_path / "table").mkdir()
+    value = evaluate_run.evaluate(config, tmp_path / "table")
+    found = json.loads((tmp_path / "table" / "summary.json").read_text())
+    assert value == found["teacher/test/ndcg@10"] == pytest.approx(summary["val/teacher_ndcg@10"], abs=1e-6)
+    assert found["student/test/recall@1"] == pytest.approx(summary["val/recall@1"], abs=1e-6)
+    rows = [line.split() for line in (tmp_path / "table" / "predictions_student.trec").read_text().splitlines()]
+    assert len(rows) == 30 * 10
+    first = np.mean([row[0][1:] == row[2][1:] for row in rows if row[3] == "1"])
+    assert first == pytest.approx(found["student/test/recall@1"])
+
+
 def test_a_resumed_run_is_the_same(run, tmp_path):
     cut = ["trainer.accumulate_grad_batches=2", "data.batch_size=8"]
     whole, summary = run("whole", *cut, "trainer.max_steps=6")
@@ -219,7 +248,13 @@ def test_a_dense_layer_of_the_teacher_is_kept_and_turned(run, teacher, tmp_path)
         (["benchmark=sts"], r"benchmark\.(eval_file|hub)|HF_HUB_OFFLINE|cannot be loaded"),
         (["benchmark=sts", "benchmark.eval_file=PAIRS", "benchmark.text_columns=[one]",
           "benchmark.label_column=score"], r"benchmark\.text_columns=.*has 2 text columns"),
-        (["benchmark=sts", "benchmark.eval_file=PAIRS", "benchmark.metrics=[mse]"], r"benchmark\.m"),
+        (["benchmark=sts", "benchmark.eval_file=PAIRS", "benchmark.metrics=[mse]"], r"benchmark\.metrics=\['mse'\]"),
+        (["benchmark=sts", "benchmark.monitor=loss"], r"benchmark\.monitor=loss"),
+        (["benchmark=paraphrases", "benchmark.eval_file=PAIRS", "benchmark.text_columns=[one,other]",
+          "benchmark.label_column=score"], r"pairs\.tsv' line \d+: score .*average_precision"),
+        (["benchmark=retrieval"], r"benchmark\.folder=null"),
+        (["benchmark=retrieval", "benchmark.folder=."], r"benchmark\.folder: '.*corpus\.jsonl'"),
+        (["benchmark=retrieval", "benchmark.metrics=[ndcg]"], r"benchmark\.metrics=\['ndcg'\]: some of ndcg@k"),
         (["teacher/cache=on"], r"teacher\.cache\.enabled=true"),
         (["student.layers=null", "student=bigru"], "objective=embed trains transformers"),
         (["data=conversations"], r"^data=conversations"),

@@ -143,7 +143,8 @@ class TaskBenchmarkConfig(BenchmarkConfig):
         [],
         "classification (empty: by the labels): `accuracy` `f1` (of the second of two labels) `f1_macro` "
         "`matthews`, with `multi_label` `f1_micro` (the default `benchmark.monitor` of `text_classification`) "
-        "`f1_macro` `accuracy` (of whole sets); regression: `pearson` `spearman` `mse`; tokens: `f1` `precision` "
+        "`f1_macro` `accuracy` (of whole sets); regression: `pearson` `spearman` `mse`; vectors: `spearman` "
+        "`pearson` `average_precision` (of scores 0 and 1); tokens: `f1` `precision` "
         "`recall` (of whole entities) `accuracy` (of tags; the only one for plain tags such as `NOUN`); "
         "spans: `em` `f1`",
     )
@@ -175,6 +176,27 @@ class RegressionConfig(RowsConfig):
 @dataclass
 class SimilarityConfig(RegressionConfig):
     """Pairs of texts with a score, compared by their vectors."""
+
+
+@dataclass
+class RetrievalConfig(BenchmarkConfig):
+    """Queries, and the documents that are most similar to them."""
+
+    folder: str | None = option(
+        None, "folder with `corpus.jsonl`, `queries.jsonl` and `qrels/<part>.tsv`, as those of BEIR, plain or gzip"
+    )
+    part: str = option("test", "name of the judgements in `qrels/`")
+    query_prompt: str | None = option(
+        None, "name of a prompt of the model, or text, before every query; null: the prompt `query`, or the default one"
+    )
+    document_prompt: str | None = option(
+        None,
+        "name of a prompt of the model, or text, before every document; null: the prompt `document`, `passage` or "
+        "`corpus`, or the default one",
+    )
+    metrics: list[str] = option(
+        [], "metrics of the first k documents: `ndcg@k` `recall@k` `precision@k` `mrr@k` `map@k`"
+    )
 
 
 @dataclass
@@ -284,6 +306,7 @@ BENCHMARKS: dict[str, type[BenchmarkConfig]] = {
     "classification": ClassificationConfig,
     "regression": RegressionConfig,
     "similarity": SimilarityConfig,
+    "retrieval": RetrievalConfig,
     "tokens": TokensConfig,
     "spans": SpansConfig,
     "efficiency": EfficiencyConfig,

@@ -11,19 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
+from torchmetrics.functional.classification import binary_average_precision
 
-from potstill.data.common.ragged import starts_of
-from potstill.data.common.tokenizers import Vocabulary, load_backend
-from potstill.data.tasks.features import encode_texts
+from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.readers import Rows
 from potstill.errors import ModelError
 from potstill.evaluation.bootstrap import Metric
+from potstill.evaluation.encoders import EncoderBenchmark, Measured, token_ids
 from potstill.evaluation.metrics import REGRESSIONS
 from potstill.models.sentence import SentenceEncoder
 from potstill.models.sentence_folders import COSINE, SentenceSettings
 from potstill.runtime.atomic import write_whole
 
-CORRELATIONS = ("spearman", "pearson")
+AVERAGE_PRECISION = "average_precision"
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     COSINE: lambda a, b: cosine_similarity(a, b, dim=-1),
     "dot": lambda a, b: (a * b).sum(-1),
@@ -32,8 +32,56 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def similarity_of(encoder: SentenceEncoder) -> str:
+    """How an encoder's vectors are compared, one of `SIMILARITIES`.
+
+    Raises:
+        ModelError: by an unknown function.
+    """
+    name = encoder.settings.similarity
+    if name not in SIMILARITIES:
+        raise ModelError(f"similarity_fn_name={name}: one of {', '.join(SIMILARITIES)}")
+    return name
+
+
 @dataclass(frozen=True)
-class ScoredPairs:
+class Similarities(Measured):
+    """The similarity of each pair.
+
+    Attributes:
+        found: (pairs,) float64.
+        scores: (pairs,) float64; 0 and 1 for the average precision, by which pairs of 1 are found.
+        texts: the two texts of each pair, as written.
+    """
+
+    found: Tensor
+    scores: Tensor
+    texts: tuple[Sequence[str], Sequence[str]]
+    metrics: tuple[str, ...]
+    examples: str = "pairs"
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.found)
+
+    def metric(self, name: str) -> Metric:
+        """See `Measured`."""
+        if name != AVERAGE_PRECISION:
+            return lambda rows: REGRESSIONS[name](self.found[rows], self.scores[rows])
+        _, ranks = self.found.unique(return_inverse=True)  # torchmetrics takes numbers from 0 to 1
+        shares, wanted = ranks / len(ranks), self.scores.long()
+        return lambda rows: float(binary_average_precision(shares[rows], wanted[rows], validate_args=False))
+
+    def write(self, path: Path) -> None:
+        """Write the pairs with score and similarity, one per line, tabs in texts replaced."""
+        lines = ["first\tsecond\tscore\tsimilarity"]
+        for one, other, score, found in zip(*self.texts, self.scores.tolist(), self.found.tolist(), strict=True):
+            lines.append("\t".join([*(" ".join(text.split()) for text in (one, other)), f"{score:g}", f"{found:.6f}"]))
+        write_whole(path.with_suffix(".tsv"), "\n".join(lines) + "\n")
+
+
+@dataclass(frozen=True)
+class ScoredPairs(EncoderBenchmark):
     """Pairs of texts with scores, in the tokens of one encoder.
 
     Attributes:
@@ -42,7 +90,7 @@ class ScoredPairs:
         scores: (pairs,) float64.
         texts: the two texts of each pair, as written.
         pad_id: padding id.
-        metrics: names of the correlations.
+        metrics: `spearman`, `pearson`, `average_precision`.
         batch_size: texts at a time.
     """
 
@@ -51,41 +99,15 @@ class ScoredPairs:
     scores: Tensor
     texts: tuple[Sequence[str], Sequence[str]]
     pad_id: int
-    metrics: tuple[str, ...] = CORRELATIONS
+    metrics: tuple[str, ...]
     batch_size: int = 64
 
-    @torch.no_grad()
-    def similarities(self, encoder: SentenceEncoder) -> Tensor:
-        """The similarity of the vectors of each pair, (pairs,) float64.
-
-        Raises:
-            ModelError: the model compares vectors by an unknown function.
-        """
-        name = encoder.settings.similarity
-        if name not in SIMILARITIES:
-            raise ModelError(f"similarity_fn_name={name}: one of {', '.join(SIMILARITIES)}")
-        model = encoder.backbone.model
-        training = model.training
-        model.eval()
+    def measure(self, encoder: SentenceEncoder) -> Similarities:
+        """See `EncoderBenchmark`."""
+        compare = SIMILARITIES[similarity_of(encoder)]
         vectors = encoder.encode(self.ids, self.pad_id, self.batch_size).double()
-        model.train(training)
-        return SIMILARITIES[name](*(vectors[torch.from_numpy(side)] for side in self.sides))
-
-    def correlations(self, similarities: Tensor) -> dict[str, float]:
-        """The correlations of similarities and scores, by name."""
-        rows = np.arange(len(similarities))
-        return {name: self.metric(name, similarities)(rows) for name in self.metrics}
-
-    def metric(self, name: str, similarities: Tensor) -> Metric:
-        """A correlation as a function of numbers of pairs, which may repeat, for the bootstrap."""
-        return lambda rows: REGRESSIONS[name](similarities[rows], self.scores[rows])
-
-    def write(self, path: Path, similarities: Tensor) -> None:
-        """Write the pairs with score and similarity, one per line, tabs in texts replaced."""
-        lines = ["first\tsecond\tscore\tsimilarity"]
-        for one, other, score, found in zip(*self.texts, self.scores.tolist(), similarities.tolist(), strict=True):
-            lines.append("\t".join([*(" ".join(text.split()) for text in (one, other)), f"{score:g}", f"{found:.6f}"]))
-        write_whole(path, "\n".join(lines) + "\n")
+        found = compare(*(vectors[torch.from_numpy(side)] for side in self.sides))
+        return Similarities(found, self.scores, self.texts, self.metrics)
 
 
 def scored_pairs(
@@ -96,7 +118,7 @@ def scored_pairs(
     *,
     prompt: str,
     max_length: int,
-    metrics: Sequence[str] = CORRELATIONS,
+    metrics: Sequence[str],
     batch_size: int = 64,
 ) -> ScoredPairs:
     """Tokenize the pairs of a benchmark, each distinct text once.
@@ -108,17 +130,13 @@ def scored_pairs(
         settings: of the encoder.
         prompt: text before every text.
         max_length: most tokens of a text, with special tokens.
-        metrics: names of the correlations.
+        metrics: see `ScoredPairs`.
         batch_size: texts at a time.
     """
     first, second = rows.texts
     numbers = {text: number for number, text in enumerate(dict.fromkeys([*first, *second]))}
-    tokenizer = load_backend(vocabulary.path)
-    tokenizer.enable_truncation(max_length)
-    texts = (f"{prompt}{text.lower() if settings.lower else text}" for text in numbers)
-    made = encode_texts(texts, tokenizer, filler=[vocabulary.pad_id])
     return ScoredPairs(
-        np.split(made.ids, starts_of(made.lengths.astype(np.int64))[1:]),
+        token_ids(numbers, vocabulary, settings, prompt=prompt, max_length=max_length),
         np.array([[numbers[text] for text in side] for side in (first, second)]),
         torch.from_numpy(np.asarray(scores, np.float64)),
         (first, second),

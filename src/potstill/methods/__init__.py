@@ -46,14 +46,14 @@ def evaluator_of(config: EvaluateConfig) -> Evaluator:
     if config.benchmark.evaluator is not None:
         return _named("benchmark.evaluator", config.benchmark.evaluator, Evaluator)  # type: ignore[type-abstract]
     from potstill.methods.efficiency import EfficiencyEvaluator
-    from potstill.methods.embedding import SimilarityEvaluator
+    from potstill.methods.embedding import EncoderEvaluator
     from potstill.methods.generative import GenerationEvaluation
     from potstill.methods.language import LanguageEvaluator
     from potstill.methods.step_by_step import StepByStepEvaluator
     from potstill.methods.task import TaskEvaluator
 
     known: tuple[Evaluator, ...] = (
-        LanguageEvaluator(), SimilarityEvaluator(), TaskEvaluator(), GenerationEvaluation(), StepByStepEvaluator(),
+        LanguageEvaluator(), EncoderEvaluator(), TaskEvaluator(), GenerationEvaluation(), StepByStepEvaluator(),
         EfficiencyEvaluator(),
     )  # fmt: skip
     for own in known:

@@ -111,8 +111,11 @@ class SentenceEncoder:
             pooled = pooled.tanh() if self.settings.activation == "Tanh" else pooled
         return normalize(pooled, dim=-1) if self.settings.normalize else pooled
 
+    @torch.no_grad()
     def encode(self, ids: Sequence[NDArray[np.integer]], pad_id: int, batch_size: int = 64) -> Tensor:
-        """The vectors of many texts, (texts, width), float32 on the CPU; in batches of similar lengths.
+        """The vectors of many texts, (texts, width), float32 on the CPU, in evaluation mode, without gradient.
+
+        Batches hold texts of similar lengths.
 
         Args:
             ids: tokens of each text, with special tokens.
@@ -120,7 +123,9 @@ class SentenceEncoder:
             batch_size: texts at a time.
         """
         order = np.argsort([-len(own) for own in ids], kind="stable")
-        vectors, device = torch.empty(len(ids), self.width), self.backbone.model.device
+        model = self.backbone.model
+        vectors, device, training = torch.empty(len(ids), self.width), model.device, model.training
+        model.eval()
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             length = len(ids[rows[0]])
@@ -131,6 +136,7 @@ class SentenceEncoder:
                 mask[number, : len(ids[row])] = 1
             made = self(torch.from_numpy(padded).to(device), torch.from_numpy(mask).to(device))
             vectors[torch.from_numpy(rows)] = made.float().cpu()
+        model.train(training)
         return vectors
 
 

@@ -21,6 +21,7 @@ POOLINGS = {
     "max": "pooling_mode_max_tokens",
     "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens",
 }
+ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # names of their prompts
 # Newer releases write one name.
 _OTHER_NAMES = {"lasttoken": "last", "weightedmean": "weighted", "mean_sqrt_len_tokens": "mean_sqrt_len"}
 ACTIVATIONS = {"Identity": "torch.nn.modules.linear.Identity", "Tanh": "torch.nn.modules.activation.Tanh"}
@@ -56,6 +57,11 @@ class SentenceSettings:
         """The text before every text: of a prompt's name, or the text itself; None: the default prompt."""
         name = self.default_prompt if wanted is None else wanted
         return "" if name is None else self.prompts.get(name, name)
+
+    def prompt_of(self, role: str, wanted: str | None) -> str:
+        """As `prompt`, before a `query` or `document`; None: the prompt of that name, else the default prompt."""
+        own = next((name for name in ROLES[role] if name in self.prompts), None)
+        return self.prompt(own if wanted is None else wanted)
 
 
 def sentence_settings(label: str, folder: Path, pooling: str | None = None) -> SentenceSettings:

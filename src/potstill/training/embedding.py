@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from potstill.data.corpus.sentences import SentenceBatch, SentenceStep
-from potstill.evaluation.similarity import ScoredPairs
+from potstill.evaluation.encoders import EncoderBenchmark
 from potstill.models.sentence import SentenceEncoder
 from potstill.models.sentence_folders import SentenceSettings
 from potstill.objectives.embedding import MARGIN, EmbeddingObjective, Pair
@@ -35,8 +35,8 @@ class EmbeddingDistillation(StudentModule):
         teacher_settings: how the teacher makes a vector; None without a teacher.
         objective: weighted terms.
         optimization: how the student is optimized.
-        pairs: scored pairs that validation compares, in the student's tokens; None for none.
-        teacher_pairs: the same in the teacher's tokens.
+        watched: benchmark of the validation, in the student's tokens; None for none.
+        teacher_watched: the same in the teacher's tokens.
     """
 
     student: PreTrainedModel
@@ -50,8 +50,8 @@ class EmbeddingDistillation(StudentModule):
         objective: EmbeddingObjective,
         optimization: Optimization | None = None,
         *,
-        pairs: ScoredPairs | None = None,
-        teacher_pairs: ScoredPairs | None = None,
+        watched: EncoderBenchmark | None = None,
+        teacher_watched: EncoderBenchmark | None = None,
     ):
         super().__init__(student, teacher, objective, optimization)
         self.settings = settings
@@ -63,7 +63,7 @@ class EmbeddingDistillation(StudentModule):
             self._evaluated = replace(objective, weights={**objective.weights, "cos": cosine})
         self._means = Means(self._evaluated.active)
         self._vectors: Pair | None = None
-        self._pairs, self._teacher_pairs = pairs, teacher_pairs
+        self._watched, self._teacher_watched = watched, teacher_watched
         self._teacher_metrics: dict[str, float] | None = None
 
     def training_step(self, batch: SentenceStep, batch_idx: int) -> None:
@@ -124,15 +124,15 @@ class EmbeddingDistillation(StudentModule):
 
     def validated_metrics(self) -> set[str]:
         """Names of the logged metrics."""
-        names = self._pairs.metrics if self._pairs is not None else ()
-        sides = ("", "teacher_") if self._teacher_pairs is not None else ("",)
+        names = self._watched.metrics if self._watched is not None else ()
+        sides = ("", "teacher_") if self._teacher_watched is not None else ("",)
         found = {"val/loss", *(f"val/loss_{name}" for name in self.objective.active)}
         if self._teacher_encoder is not None:
             found.add(COSINE)
         return found | {f"val/{own}{name}" for name in names for own in sides}
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val/loss`, `val/loss_<term>`, `val/cosine`, and correlations on scored pairs, the teacher's once."""
+        """Log `val/loss`, `val/loss_<term>`, `val/cosine`, and the benchmark's metrics, the teacher's computed once."""
         means = self._means.compute()
         if not means or self.trainer.sanity_checking:
             return
@@ -141,12 +141,11 @@ class EmbeddingDistillation(StudentModule):
         logged["val/loss"] = sum(weights[name] * means[name] for name in self.objective.active)
         if self._teacher_encoder is not None:
             logged[COSINE] = 1 - means["cos"]
-        if self._pairs is not None:
-            found = self._pairs.correlations(self._pairs.similarities(self._encoder))
+        if self._watched is not None:
+            found = self._watched.measure(self._encoder).figures()
             logged |= {f"val/{name}": value for name, value in found.items()}
-        if self._teacher_pairs is not None and self._teacher_encoder is not None:
-            theirs = self._teacher_pairs
+        if self._teacher_watched is not None and self._teacher_encoder is not None:
             if self._teacher_metrics is None:
-                self._teacher_metrics = theirs.correlations(theirs.similarities(self._teacher_encoder))
+                self._teacher_metrics = self._teacher_watched.measure(self._teacher_encoder).figures()
             logged |= {f"val/teacher_{name}": value for name, value in self._teacher_metrics.items()}
         self.log_dict(logged)

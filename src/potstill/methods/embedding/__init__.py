@@ -1,4 +1,4 @@
-"""Sentence encoders: students whose vectors follow a teacher's, and how well vectors agree with scored pairs."""
+"""Sentence encoders: students whose vectors follow a teacher's, and their vectors on scored pairs and in retrieval."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.config import EvaluateConfig, TrainConfig
-from potstill.config.benchmarks import SimilarityConfig
+from potstill.config.benchmarks import RetrievalConfig, SimilarityConfig
 from potstill.config.objectives import EmbedConfig
 from potstill.methods.base import Evaluator, Method, Training
-from potstill.methods.embedding.checks import embedding_problems, similarity_problems
+from potstill.methods.embedding.checks import embedding_problems, evaluated_encoder_problems
 
 if TYPE_CHECKING:
     from potstill.evaluation.rows import Row
@@ -35,7 +35,7 @@ class Embedding(Method):
         return build_embedding_training(config)
 
     def monitored(self, config: TrainConfig) -> tuple[str, str | None]:
-        """The correlation on scored pairs, by which the best student is kept; else the cosine with the teacher."""
+        """The benchmark's metric, by which the best student is kept; else the cosine with the teacher."""
         if config.benchmark is None:
             return "val/cosine", None
         return f"val/{config.benchmark.monitor}", config.benchmark.mode
@@ -55,19 +55,19 @@ class Embedding(Method):
         save_encoder(config, training, self.data_name(config), summary, folder)
 
 
-class SimilarityEvaluator(Evaluator):
-    """Correlation of the similarities of vectors with scores."""
+class EncoderEvaluator(Evaluator):
+    """Similarities of vectors against scores, and retrieval."""
 
     def applies(self, config: EvaluateConfig) -> bool:
-        """With `benchmark=sts`, and others of its kind."""
-        return isinstance(config.benchmark, SimilarityConfig)
+        """With `benchmark=sts`, `paraphrases` or `retrieval`."""
+        return isinstance(config.benchmark, SimilarityConfig | RetrievalConfig)
 
     def problems(self, config: EvaluateConfig, models: Sequence[str]) -> list[str]:
         """User errors of benchmark and models."""
-        return similarity_problems(config, list(models))
+        return evaluated_encoder_problems(config, list(models))
 
     def evaluate(self, config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
-        """The correlations of every model; writes predictions.tsv."""
+        """The metrics of every model; writes similarities or rankings."""
         from potstill.methods.embedding.evaluation import evaluate
 
         return evaluate(config, models, folder)

@@ -33,9 +33,9 @@ from potstill.methods.common.models import (
     suit_hardware,
     term_weights,
 )
+from potstill.methods.embedding.benchmarks import benchmark_of, benchmark_rows
 from potstill.methods.embedding.cards import encoder_card
 from potstill.methods.embedding.models import Side, student_of, teacher_of
-from potstill.methods.embedding.scored import pairs_of, scored_rows
 from potstill.methods.embedding.widths import fit_widths
 from potstill.models.backbone import backbone_of
 from potstill.models.load import save_student
@@ -77,7 +77,7 @@ def build_embedding_training(config: TrainConfig) -> EmbeddingTraining:
     parts = sources_of(text)
     if not parts.train:
         raise ConfigError("data.train_files=null: training needs text, data.train_files=[a.txt,b.txt.gz]")
-    rows = None if config.benchmark is None else scored_rows(config.benchmark)
+    rows = None if config.benchmark is None else benchmark_rows(config)
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
     teacher = teacher_of(config)
     student = student_of(config, teacher)
@@ -98,7 +98,10 @@ def build_embedding_training(config: TrainConfig) -> EmbeddingTraining:
     components = fit_widths(config, student, teacher, train)
     prepare_student(config.student, student.model)
     terms = _objective(config, student, teacher, components)
-    own = [None if rows is None else pairs_of(config, rows, side, prompt, length) for side in (student, teacher)]
+    watched = [
+        None if rows is None else benchmark_of(config, rows, side.vocabulary, side.settings, length, objective.prompt)
+        for side in (student, teacher)
+    ]
     settings = batch_settings(config)
     data = SentenceDataModule(train, evaluation, student.vocabulary.pad_id, teacher.vocabulary.pad_id, settings)
     optimization = build_optimization(config, student.model)
@@ -110,8 +113,8 @@ def build_embedding_training(config: TrainConfig) -> EmbeddingTraining:
         teacher.settings,
         terms,
         optimization,
-        pairs=own[0],
-        teacher_pairs=own[1],
+        watched=watched[0],
+        teacher_watched=watched[1],
     )
     return EmbeddingTraining(module, data, student.vocabulary, student.settings, teacher.model.num_parameters())
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from potstill.config import EvaluateConfig, TrainConfig
-from potstill.config.benchmarks import RegressionConfig, SimilarityConfig
+from potstill.config.benchmarks import BenchmarkConfig, RetrievalConfig, SimilarityConfig
 from potstill.config.data import CorpusDataConfig, SequenceDataConfig, data_of
 from potstill.config.objectives import embedding_of, matches_of
-from potstill.data.tasks.splits import evaluated_parts, task_of
+from potstill.data.tasks.retrieval import collection_files
+from potstill.data.tasks.splits import evaluated_parts
 from potstill.errors import PotstillError
 from potstill.methods.common.checks import evaluation_problems, own_module_problems
 from potstill.models.sentence_folders import sentence_settings
@@ -21,7 +23,8 @@ from potstill.validation.models import layer_problems, learner_of, length_proble
 from potstill.validation.objectives import objective_problems
 from potstill.validation.teachers import match_problems
 
-METRICS = ("spearman", "pearson")
+SIMILARITY_METRICS = ("spearman", "pearson", "average_precision")
+RETRIEVAL_METRIC = re.compile(r"(ndcg|recall|precision|mrr|map)@[1-9][0-9]{0,3}")
 
 
 def embedding_problems(config: TrainConfig, *, models: bool = True) -> list[str]:
@@ -41,20 +44,13 @@ def embedding_problems(config: TrainConfig, *, models: bool = True) -> list[str]
     if config.trainer.strategy in SHARDED:
         problems.append(f"trainer.strategy={config.trainer.strategy}: objective={name} runs with ddp or one device")
     if config.benchmark is not None:
-        given = config.benchmark.name
-        if isinstance(config.benchmark, SimilarityConfig):
-            problems += _pair_problems(config.benchmark)
-        else:
-            problems.append(
-                f"benchmark={given}: objective={name} trains on texts, and watches scored pairs; benchmark=sts, or null"
-            )
+        problems += _benchmark_problems(config.benchmark, name)
     return problems + (_model_problems(config) if models else [])
 
 
-def similarity_problems(config: EvaluateConfig, models: list[str]) -> list[str]:
-    """Problems of an evaluation on scored pairs."""
-    assert isinstance(config.benchmark, SimilarityConfig)
-    problems = _pair_problems(config.benchmark, config.data)
+def evaluated_encoder_problems(config: EvaluateConfig, models: list[str]) -> list[str]:
+    """Problems of an evaluation of sentence encoders."""
+    problems = _benchmark_problems(config.benchmark, "", config.data)
     for model in models:
         problems += _folder_problems("model", model, None)
     if forms := forms_of(config):
@@ -62,14 +58,28 @@ def similarity_problems(config: EvaluateConfig, models: list[str]) -> list[str]:
     return evaluation_problems(config, models, problems)
 
 
-def _pair_problems(benchmark: RegressionConfig, data: object = None) -> list[str]:
-    if wrong := [name for name in benchmark.metrics if name not in METRICS]:
-        return [f"benchmark.metrics={list(benchmark.metrics)}: {wrong[0]} is none of {', '.join(METRICS)}"]
+def _benchmark_problems(benchmark: BenchmarkConfig, objective: str, data: object = None) -> list[str]:
+    if isinstance(benchmark, SimilarityConfig):
+        known, wrong = ", ".join(SIMILARITY_METRICS), set(benchmark.metrics) - set(SIMILARITY_METRICS)
+    elif isinstance(benchmark, RetrievalConfig):
+        known = "ndcg@k, recall@k, precision@k, mrr@k, map@k"
+        wrong = {name for name in benchmark.metrics if not RETRIEVAL_METRIC.fullmatch(name)}
+    else:
+        return [
+            f"benchmark={benchmark.name}: objective={objective} trains on texts, and watches sentence encoders; "
+            "benchmark=sts, paraphrases, retrieval, or null"
+        ]
+    if wrong or not benchmark.metrics:
+        return [f"benchmark.metrics={list(benchmark.metrics)}: some of {known}"]
+    if benchmark.monitor not in benchmark.metrics:
+        return [f"benchmark.monitor={benchmark.monitor}: one of benchmark.metrics, {', '.join(benchmark.metrics)}"]
     limits = (data.max_examples, data.skip) if isinstance(data, SequenceDataConfig) else (None, None)
     try:
-        task_of(benchmark)
-        for part in evaluated_parts(benchmark, *limits).values():
-            part.check()
+        if isinstance(benchmark, RetrievalConfig):
+            collection_files(benchmark.folder, benchmark.part)
+        else:
+            for part in evaluated_parts(benchmark, *limits).values():
+                part.check()
     except PotstillError as error:
         return [str(error)]
     return []

@@ -1,4 +1,4 @@
-"""Evaluation of sentence encoders on scored pairs."""
+"""Evaluation of sentence encoders: on scored pairs, and in retrieval."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from potstill.methods.common.comparison import (
     quality_against_latency,
 )
 from potstill.methods.common.costs import size_figures
+from potstill.methods.embedding.benchmarks import benchmark_of, benchmark_rows
 from potstill.methods.embedding.models import open_encoder
-from potstill.methods.embedding.scored import pairs_of, scored_rows
 from potstill.reporting.report import Section, Table
 from potstill.teacher_cache.computing import frozen
 from potstill.validation.names import stem_of
 
 
 def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
-    """Rows of the models; writes predictions.tsv, with the model's name where there are several."""
+    """Rows of the models; writes what each found, predictions, with the model's name where there are several."""
     monitor, data = f"test/{config.benchmark.monitor}", config.data
     limits = (data.max_examples, data.skip) if isinstance(data, SequenceDataConfig) else (data.max_examples, None)
-    found = scored_rows(config.benchmark, limits)
+    found = benchmark_rows(config, limits)
     device = evaluation_trainer(config, folder).strategy.root_device
     rows = []
     for name, value in models.items():
@@ -39,14 +39,14 @@ def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) ->
         length = limit
         if isinstance(data, SequenceDataConfig) and data.max_length is not None:
             length = min(limit, data.max_length)
-        pairs = pairs_of(config, found, side, side.settings.prompt(None), length)
+        benchmark = benchmark_of(config, found, side.vocabulary, side.settings, length)
         with frozen(side.model, config.trainer.precision, device):
-            similarities = pairs.similarities(side.encoder)
+            measured = benchmark.measure(side.encoder)
         ends = [] if len(models) == 1 else [stem_of(name)]
-        pairs.write(folder / f"{'_'.join(['predictions', *ends])}.tsv", similarities)
-        metric = pairs.metric(config.benchmark.monitor, similarities)
-        interval = paired_bootstrap(metric, lambda _: 0.0, len(similarities))
-        figures: dict[str, Any] = {f"test/{own}": score for own, score in pairs.correlations(similarities).items()}
+        measured.write(folder / "_".join(["predictions", *ends]))
+        metric = measured.metric(config.benchmark.monitor)
+        interval = paired_bootstrap(metric, lambda _: 0.0, len(measured))
+        figures: dict[str, Any] = {f"test/{own}": score for own, score in measured.figures().items()}
         figures |= {f"{monitor}_low": interval.low, f"{monitor}_high": interval.high}
         figures |= {"width": side.encoder.width, **size_figures(value, side.model)}
         rows.append(
@@ -54,10 +54,10 @@ def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) ->
                 name,
                 figures,
                 metric=metric,
-                examples=len(similarities),
-                pairing=found[0].key.encode(),
+                examples=len(measured),
                 timed=Timed(side.model.cpu(), device),
                 length=min(LONGEST_TIMED, length),
+                extra=(measured.metrics, measured.examples),
             )
         )
     add_latencies(rows)
@@ -67,7 +67,8 @@ def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) ->
 
 def sections(config: EvaluateConfig, rows: list[Row]) -> list[Section]:
     """A table of the models with the interval of the deciding metric, and quality against latency."""
-    monitor, names = f"test/{config.benchmark.monitor}", list(config.task_benchmark.metrics)
+    monitor = f"test/{config.benchmark.monitor}"
+    names, examples = rows[0].extra
     named, costs = cost_columns(rows)
     columns = ["model", "width", *named, *names, f"{LEVEL:.0%} interval"]
     cells: list[list[Any]] = []
@@ -75,7 +76,8 @@ def sections(config: EvaluateConfig, rows: list[Row]) -> list[Section]:
         low, high = (row.metrics[f"{monitor}_{end}"] for end in ("low", "high"))
         scores = [row.metrics[f"test/{name}"] for name in names]
         cells.append([row.name, row.metrics["width"], *own, *scores, f"{low:.4f} to {high:.4f}"])
-    note = f"{rows[0].examples:,} pairs; {LATENCY_NOTE} The interval is of {config.benchmark.monitor}, by a bootstrap."
-    note += add_difference_column(columns, cells, rows, monitor, "pairs")
+    note = f"{rows[0].examples:,} {examples}; {LATENCY_NOTE} "
+    note += f"The interval is of {config.benchmark.monitor}, by a bootstrap."
+    note += add_difference_column(columns, cells, rows, monitor, examples)
     table = Table(f"benchmark={config.benchmark.name}", columns, cells, note)
     return [table, *quality_against_latency(config, rows, monitor)]
