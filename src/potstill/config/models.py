@@ -26,15 +26,17 @@ class CacheConfig(Section):
     enabled: bool = option(
         False, "compute the teacher's outputs once and read them from disk, see [Cached teachers](cache.md)"
     )
-    file: str | None = option(
+    file: Any = option(
         None,
-        "logits of your own in place of a teacher, one entry for each training row in its order: `.npy`, "
-        "`.safetensors` or `.parquet`, see [Cached teachers](cache.md#logits-of-your-own)",
+        "logits, or vectors of texts, of your own in place of a teacher, one entry for each training row in its order: "
+        "`.npy`, `.safetensors` or `.parquet`, see [Cached teachers](cache.md#logits-of-your-own); of vectors also a "
+        "list of files, whose rows follow one another, see [Sentence "
+        "encoders](guides/embeddings.md#where-the-teachers-vectors-come-from)",
     )
     folder: str | None = option(
         None,
-        "folder of the stores, `train/` and for language models `eval/`; null: `teacher_outputs/` in `data.cache`. "
-        "With stores in it language models need no `teacher.model`",
+        "folder of the stores, `train/` and for language models and encoders `eval/`; null: `teacher_outputs/` in "
+        "`data.cache`. With stores in it these need no `teacher.model`",
         When("enabled", True),
     )
     form: str = option(
@@ -47,7 +49,7 @@ class CacheConfig(Section):
     k: int = within(64, SIZE, "tokens per position", When("form", "top"))
     precision: str = option(
         "float16",
-        "type of log-probabilities, `float16` or `float32`, or of hidden states, also `bfloat16`",
+        "type of log-probabilities, `float16` or `float32`, or of hidden states and vectors, also `bfloat16`",
         When("form", "top", "hidden"),
     )
     temperatures: list[float] | None = within(
@@ -61,8 +63,14 @@ class CacheConfig(Section):
     systematic: bool = option(True, "one random number per position instead of one per draw", When("form", "sampled"))
 
     @property
+    def files(self) -> list[str]:
+        """The files of the user's own."""
+        given = self.file if isinstance(self.file, list) else [self.file]
+        return [str(name) for name in given if name is not None]
+
+    @property
     def replaces_teacher(self) -> bool:
-        """Whether stores of a language model's outputs can take the place of `teacher.model`, where that is null."""
+        """Whether stores of outputs can take the place of `teacher.model`, where that is null."""
         return self.enabled and self.folder is not None and self.form != "hidden"
 
 

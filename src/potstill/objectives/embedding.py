@@ -94,10 +94,12 @@ class EmbeddingObjective(WeightedTerms):
 
     def target_vectors(self, teacher: SentenceEncoder | None, micro: SentenceBatch) -> Tensor | None:
         """`targets` of the texts of a micro-batch; computed once. None where no term reads them."""
-        if micro.targets is None and teacher is not None and self.needs_teacher:
-            inputs = micro.other or micro
+        if micro.targets is None and self.needs_teacher:
+            inputs, vectors = micro.other or micro, micro.vectors
             with torch.no_grad():
-                micro.targets = self.targets(teacher(inputs.input_ids, inputs.attention_mask))
+                if vectors is None and teacher is not None:
+                    vectors = teacher(inputs.input_ids, inputs.attention_mask)
+                micro.targets = None if vectors is None else self.targets(vectors)
         return micro.targets
 
     def __call__(
@@ -112,7 +114,7 @@ class EmbeddingObjective(WeightedTerms):
 
         Args:
             student: gradients flow.
-            teacher: no gradients; None if `needs_teacher` is false.
+            teacher: no gradients; None if the micro-batch has its vectors, or if `needs_teacher` is false.
             micro: texts.
             denominators: from `denominators`, of the whole step.
             step: vectors of the whole step without gradient; None: the micro-batch is the whole step.

@@ -31,12 +31,14 @@ class EmbeddingDistillation(StudentModule):
     Args:
         student: the student, with its linear layer, if any.
         settings: how it makes a vector.
-        teacher: frozen, in evaluation mode, absent from checkpoints; None where no term reads it.
+        teacher: frozen, in evaluation mode, absent from checkpoints; None where no term reads it, or where the batches
+            have its vectors.
         teacher_settings: how the teacher makes a vector; None without a teacher.
         objective: weighted terms.
         optimization: how the student is optimized.
         watched: benchmark of the validation, in the student's tokens; None for none.
         teacher_watched: the same in the teacher's tokens.
+        width: of the teacher's vectors where the batches have them.
     """
 
     student: PreTrainedModel
@@ -52,13 +54,16 @@ class EmbeddingDistillation(StudentModule):
         *,
         watched: EncoderBenchmark | None = None,
         teacher_watched: EncoderBenchmark | None = None,
+        width: int | None = None,
     ):
         super().__init__(student, teacher, objective, optimization)
         self.settings = settings
         self._encoder = SentenceEncoder(student, settings)
-        self._teacher_encoder, self._evaluated = None, objective
+        self._teacher_encoder, self._evaluated, self._teacher_width = None, objective, width
         if teacher is not None and teacher_settings is not None:
             self._teacher_encoder = SentenceEncoder(teacher, teacher_settings)
+            self._teacher_width = self._teacher_encoder.width
+        if self._teacher_width is not None:
             cosine = objective.weights.get("cos") or 1.0
             self._evaluated = replace(objective, weights={**objective.weights, "cos": cosine})
         self._means = Means(self._evaluated.active)
@@ -102,9 +107,9 @@ class EmbeddingDistillation(StudentModule):
     def _width(self) -> int | None:
         """Width of the targets; None where no term reads them."""
         components = self.objective.components
-        if self._teacher_encoder is None or not self.objective.needs_teacher:
+        if self._teacher_width is None or not self.objective.needs_teacher:
             return None
-        return self._teacher_encoder.width if components is None else len(components)
+        return self._teacher_width if components is None else len(components)
 
     def on_validation_epoch_start(self) -> None:
         """Reset the means."""
@@ -127,7 +132,7 @@ class EmbeddingDistillation(StudentModule):
         names = self._watched.metrics if self._watched is not None else ()
         sides = ("", "teacher_") if self._teacher_watched is not None else ("",)
         found = {"val/loss", *(f"val/loss_{name}" for name in self.objective.active)}
-        if self._teacher_encoder is not None:
+        if self._teacher_width is not None:
             found.add(COSINE)
         return found | {f"val/{own}{name}" for name in names for own in sides}
 
@@ -139,7 +144,7 @@ class EmbeddingDistillation(StudentModule):
         weights = self.objective.weights
         logged = {f"val/loss_{name}": means[name] for name in self.objective.active}
         logged["val/loss"] = sum(weights[name] * means[name] for name in self.objective.active)
-        if self._teacher_encoder is not None:
+        if self._teacher_width is not None:
             logged[COSINE] = 1 - means["cos"]
         if self._watched is not None:
             found = self._watched.measure(self._encoder).figures()

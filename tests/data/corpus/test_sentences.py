@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
+from potstill.data.common.steps import BatchSettings
 from potstill.data.common.text_files import sentences
 from potstill.data.common.tokenizers import describe, load_backend
 from potstill.data.corpus.binarize import binarize
-from potstill.data.corpus.sentences import Distinct, Sentences
+from potstill.data.corpus.sentences import Distinct, SentenceDataModule, Sentences
 from potstill.data.corpus.sources import TextFiles
 from potstill.data.corpus.splits import HeldOut
 from potstill.data.corpus.store import Corpus
@@ -46,6 +50,47 @@ def test_texts_occur_once(files):
     parts = [Distinct((HeldOut(files("a.txt", "b.txt"), 0.5, part),)) for part in ("train", "eval")]
     both = [text for part in parts for batch in part.batches(100) for text in batch]
     assert sorted(both) == sorted(texts)
+
+
+def test_texts_keep_the_places_that_they_were_read_at(files):
+    distinct = Distinct((files("a.txt"), files("b.txt")), prompt="query: ", lower=True)
+    rows, total = distinct.rows()
+    assert (rows.tolist(), total) == ([0, 1, 4, 6], 7)  # blank lines are no texts
+    parts = [Distinct((HeldOut(files("a.txt", "b.txt"), 0.5, part),)) for part in ("train", "eval")]
+    every = [text for batch in files("a.txt", "b.txt").batches(100) for text in batch]
+    found = {}
+    for part in parts:
+        rows, total = part.rows()
+        assert total == 7
+        texts = [text for batch in part.batches(5) for text in batch]
+        assert [every[row] for row in rows] == texts
+        found |= dict(zip(rows.tolist(), texts, strict=True))
+    assert sorted(found) == [0, 1, 3, 4, 6]
+    limited = Distinct(tuple(replace(files(name), max_examples=2) for name in ("a.txt", "b.txt")))
+    assert (limited.rows()[0].tolist(), limited.rows()[1]) == ([0, 1, 6], 7)
+
+
+def test_a_step_has_the_vectors_of_its_texts(text_file, bert_tokenizer, tmp_path):
+    source = TextFiles((str(text_file),), "line", None, None, tmp_path)
+    corpus = Corpus([binarize(source, describe(bert_tokenizer), cache=tmp_path, max_length=20, whole=True, num_proc=1)])
+    texts, asked = Sentences(corpus, min_length=8), []
+
+    def vectors(numbers):
+        asked.append(numbers)
+        return torch.from_numpy(numbers)[:, None].float()
+
+    settings = BatchSettings(seed=0, batch_size=4, accumulate=2)
+    data = SentenceDataModule(texts, texts, 0, 0, settings, (vectors, None))
+    step = data.on_after_batch_transfer(data.train_steps[0, 0], 0)
+    assert len(step.micro) == 2
+    for micro in step.micro:
+        assert micro.vectors[:, 0].tolist() == texts.texts[micro.sequences].tolist()
+        for row, number in zip(micro.input_ids, micro.vectors[:, 0].long(), strict=True):
+            ids = corpus.gather([int(number)])[0]
+            assert row[: len(ids)].tolist() == ids.tolist()
+    (batch, *_) = data.val_dataloader()
+    assert data.on_after_batch_transfer(batch, 0).micro[0].vectors is None
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])

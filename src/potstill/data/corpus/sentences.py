@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,9 +18,14 @@ from potstill.data.common.ragged import starts_of
 from potstill.data.common.steps import BatchSettings, StepDataModule
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch, pad
 from potstill.data.corpus.sources import TextSource
+from potstill.data.corpus.splits import HeldOut
 from potstill.data.corpus.store import Corpus
 
 _DIGEST_BYTES = 8
+_READ_CHARACTERS = 2**18
+
+
+TextVectors = Callable[[Ints], Tensor]  # (n,) numbers of texts -> (n, width)
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,37 @@ class Distinct:
         seen: set[bytes] = set()
         for source in self.sources:
             for batch in source.batches(size):
-                kept = []
-                for text in batch:
-                    if self.lower:
-                        text = text.lower()
-                    digest = blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
-                    if digest not in seen:
-                        seen.add(digest)
-                        kept.append(f"{self.prompt}{text}")
-                if kept:
+                if kept := [f"{self.prompt}{self._text(text)}" for text in batch if self._is_new(text, seen)]:
                     yield kept
+
+    def rows(self) -> tuple[Ints, int]:
+        """The place of each text of `batches` among all texts of the sources, and the number of all.
+
+        All are those of every source without `data.max_examples`, also where only a share is used.
+        """
+        seen: set[bytes] = set()
+        found, total = [], 0
+        for source in self.sources:
+            held = source if isinstance(source, HeldOut) else None
+            whole: Any = source if held is None else held.source
+            limit, start = whole.max_examples, total
+            for batch in cast(TextSource, replace(whole, max_examples=None)).batches(_READ_CHARACTERS):
+                for text in batch:
+                    used = limit is None or total - start < limit
+                    if used and (held is None or held.keeps(text)) and self._is_new(text, seen):
+                        found.append(total)
+                    total += 1
+        return np.array(found, np.int64), total
+
+    def _text(self, text: str) -> str:
+        return text.lower() if self.lower else text
+
+    def _is_new(self, text: str, seen: set[bytes]) -> bool:
+        """Whether a text was not seen before; now it was."""
+        digest = blake2b(self._text(text).encode(), digest_size=_DIGEST_BYTES).digest()
+        before = len(seen)
+        seen.add(digest)
+        return len(seen) > before
 
 
 class Sentences:
@@ -186,13 +212,15 @@ class SentenceBatch(MicroBatch):
         places: `(batch,)` places of its texts among all texts of the step, on all ranks.
         step_texts: Number of these.
         other: The same texts in the teacher's tokens; None where these are the student's.
-        targets: `(batch, width)` the teacher's vectors; None until they are computed.
+        vectors: `(batch, width)` the teacher's vectors, where they are not computed in the step.
+        targets: `(batch, width)` what these are for the student; None until they are computed.
         rows: The rows of the whole step; None for single texts.
     """
 
     places: Tensor = field(kw_only=True)
     step_texts: int = field(kw_only=True)
     other: MicroBatch | None = None
+    vectors: Tensor | None = None
     targets: Tensor | None = None
     rows: StepRows | None = None
 
@@ -218,6 +246,8 @@ class SentenceDataModule(StepDataModule):
         pad_id: Padding id of the student's tokens.
         teacher_pad_id: Padding id of the teacher's.
         settings: Settings of steps.
+        vectors: The teacher's vectors of training and evaluation texts, by number of the text in the corpus; None where
+            they are computed in the step.
     """
 
     def __init__(
@@ -227,9 +257,11 @@ class SentenceDataModule(StepDataModule):
         pad_id: int,
         teacher_pad_id: int,
         settings: BatchSettings,
+        vectors: tuple[TextVectors | None, TextVectors | None] = (None, None),
     ):
         super().__init__(train, settings)
         self.train, self.evaluation, self.pad_id, self.teacher_pad_id = train, evaluation, pad_id, teacher_pad_id
+        self._vectors = vectors
 
     def val_dataloader(self) -> DataLoader | list:
         """Evaluation batches of similar lengths, in a fixed order."""
@@ -240,6 +272,7 @@ class SentenceDataModule(StepDataModule):
         lengths = batch["lengths"].cpu().numpy()
         sequences = batch["sequences"].cpu().numpy()
         micro, step_rows, columns = [], None, 1
+        vectors = self._step_vectors(bool(batch["training"]), sequences, batch["ids"].device)
         if "rows" in batch:
             columns = batch["rows"].shape[1]
             step_rows = StepRows(batch["rows"], batch.get("scores"), int(batch["negatives"]))
@@ -261,6 +294,7 @@ class SentenceDataModule(StepDataModule):
                     places=torch.from_numpy(rows).to(part.input_ids.device),
                     step_texts=len(lengths),
                     other=other,
+                    vectors=None if vectors is None else vectors[rows],
                     rows=step_rows,
                 )
             )
@@ -273,6 +307,13 @@ class SentenceDataModule(StepDataModule):
             pairs=int(np.square(lengths.astype(np.int64)).sum()),
             rows=step_rows,
         )
+
+    def _step_vectors(self, training: bool, sequences: Ints, device: torch.device) -> Tensor | None:
+        """The teacher's vectors of the texts of a step, where they are stored."""
+        texts, vectors = (self.train, self._vectors[0]) if training else (self.evaluation, self._vectors[1])
+        if vectors is None or texts is None:
+            return None
+        return vectors(texts.texts[sequences]).to(device)
 
 
 def _cut(ids: Tensor, lengths: NDArray[np.int64], rows: Ints, pad_id: int) -> MicroBatch:

@@ -54,12 +54,14 @@ class HeldOut:
         """See `TextSource`."""
         return {"held_out": self.share, "part": self.part, "source": self.source.fingerprint()}
 
+    def keeps(self, text: str) -> bool:
+        """Whether a text of the source is in this part."""
+        return (zlib.crc32(text.encode()) < int(self.share * 2**32)) == (self.part == "eval")
+
     def batches(self, size: int) -> Iterator[list[str]]:
         """See `TextSource`."""
-        wanted, border = self.part == "eval", int(self.share * 2**32)
         for batch in self.source.batches(size):
-            kept = [text for text in batch if (zlib.crc32(text.encode()) < border) == wanted]
-            if kept:
+            if kept := list(filter(self.keeps, batch)):
                 yield kept
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import AutoModel, PreTrainedModel
@@ -11,21 +12,35 @@ from potstill.config import TrainConfig
 from potstill.config.objectives import embedding_of
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.methods.common.data import local_tokenizer, vocabulary_of
+from potstill.methods.common.models import check_vocabulary
 from potstill.models.backbone import backbone_of
 from potstill.models.load import keep_pooler
 from potstill.models.sentence import SentenceEncoder, load_sentence_model, sentence_student
 from potstill.models.sentence_folders import MODULES, SentenceSettings, sentence_settings
-from potstill.models.specs import default_layers
+from potstill.models.specs import default_layers, read_spec
 from potstill.models.students import model_from_config, set_attention
 
 
-@dataclass
 class Side:
-    """Student or teacher: the model, how it makes a vector, its tokenizer."""
+    """Student or teacher: the model, how it makes a vector, its tokenizer.
 
-    model: PreTrainedModel
-    settings: SentenceSettings
-    vocabulary: Vocabulary
+    Args:
+        model: the model, or what loads it when something reads it first.
+        settings: how it makes a vector.
+        vocabulary: of its tokenizer.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel | Callable[[], PreTrainedModel], settings: SentenceSettings, vocabulary: Vocabulary
+    ) -> None:
+        self._model, self.settings, self.vocabulary = model, settings, vocabulary
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model."""
+        if not isinstance(self._model, PreTrainedModel):
+            self._model = self._model()
+        return self._model
 
     @property
     def encoder(self) -> SentenceEncoder:
@@ -48,17 +63,26 @@ def open_encoder(key: str, value: str, attention: str = "sdpa", pooling: str | N
 
 
 def teacher_of(config: TrainConfig) -> Side:
-    """The teacher, with the tokenizer that it reads.
+    """The teacher, with the tokenizer that it reads; its weights are not loaded yet.
 
     Raises:
         PotstillError: it cannot be used.
     """
-    assert config.teacher.model is not None
-    name, pooling = config.teacher.model, embedding_of(config).pooling
-    side, _ = open_encoder("teacher.model", name, config.teacher.attention, pooling)
-    if config.teacher.tokenizer not in (None, "own"):
-        side.vocabulary = vocabulary_of("teacher.tokenizer", str(config.teacher.tokenizer))
-    return side
+    key, name, given = "teacher.model", str(config.teacher.model), config.teacher.tokenizer
+    folder = Path(local_tokenizer(key, name))
+    settings = sentence_settings(f"{key}={name}", folder, embedding_of(config).pooling)
+    vocabulary = vocabulary_of(key, name)
+    known = [settings.max_length or vocabulary.max_length, read_spec(key, name).max_length]
+    settings = replace(settings, max_length=min(length for length in known if length))
+    if given not in (None, "own"):
+        vocabulary = vocabulary_of("teacher.tokenizer", str(given))
+
+    def load() -> PreTrainedModel:
+        model = load_sentence_model(key, name, folder, settings, config.teacher.attention)
+        check_vocabulary(vocabulary, key, model)
+        return model
+
+    return Side(load, settings, vocabulary)
 
 
 def student_of(config: TrainConfig, teacher: Side) -> Side:
