@@ -42,19 +42,10 @@ docs: install    ## key reference and documentation site (site/); needs a networ
 	$(BIN)/python -m potstill.config.reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: install   ## ratios against textbook implementations, each in one run
+bench: install   ## speed and memory beside textbooks and peers, one table; CSV=<file> keeps it
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(BIN)/python tests/benchmarks/bench_binarize.py
-	for objective in kd diito; do for precision in fp32 bf16 bf16-over-fp32; do \
-	  $(BIN)/python tests/benchmarks/bench_step.py $$objective --precision $$precision || exit 1; done; done
-	for peer in textbook trl; do \
-	  $(BIN)/python tests/benchmarks/bench_generative.py --peer $$peer || exit 1; done
-	$(BIN)/python tests/benchmarks/bench_loop.py
-	$(BIN)/python tests/benchmarks/bench_tasks.py
 	$(BIN)/python tests/benchmarks/bench_sparse.py
-	$(BIN)/python tests/benchmarks/bench_toolkit.py
-	$(BIN)/python tests/benchmarks/bench_cache.py
-	$(BIN)/python tests/benchmarks/bench_step_by_step.py $(if $(POTSTILL_DATA_DIR),--folder $(POTSTILL_DATA_DIR)/stepbystep --tokenizer $(POTSTILL_DATA_DIR)/tokenizers/t5)
+	$(BIN)/python tests/benchmarks/table.py $(if $(CSV),--csv $(CSV))
 
 # Every run keeps its own wandb folder; the viewer wants them in one, so links are gathered.
 dashboard: install   ## offline wandb runs in wandb's own terminal viewer

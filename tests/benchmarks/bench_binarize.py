@@ -1,4 +1,4 @@
-"""How fast binarization is next to the tokenizer alone, and whether its memory stays constant.
+"""How fast binarization is next to the tokenizer alone and to `datasets.map`, and whether its memory stays constant.
 
 Run `python tests/benchmarks/bench_binarize.py [text file ...]`; without files the text is the docstrings of the
 installed libraries. Speeds are compared within one run, round by round, since a machine's own speed varies.
@@ -8,13 +8,15 @@ import argparse
 import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
+
+from results import told
 
 from potstill.data.common.tokenizers import describe, load_backend, train_wordpiece
 from potstill.data.corpus.binarize import BATCH_CHARACTERS, binarize
@@ -52,11 +54,11 @@ def main() -> None:
 
 
 def speed(texts: list[str], folder: Path, root: Path) -> None:
-    """Print tokens a second of binarization as ratios to the tokenizer's batch and single encoding."""
+    """Print tokens a second of binarization as ratios to the tokenizer's batch and single encoding, and to `map`."""
     sample = write(texts, SPEED_CHARACTERS, root / "speed.txt")
     tokenizer = load_backend(folder)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    rates: dict[str, list[float]] = {"binarize": [], "batch": [], "single": []}
+    rates: dict[str, list[float]] = {"binarize": [], "batch": [], "single": [], "map": []}
     for number in range(ROUNDS):
         begun = time.perf_counter()
         encodings = tokenizer.encode_batch_fast(sample, add_special_tokens=False)
@@ -71,12 +73,12 @@ def speed(texts: list[str], folder: Path, root: Path) -> None:
         begun = time.perf_counter()
         few_tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in few)
         rates["single"].append(few_tokens / (time.perf_counter() - begun))
-    print(f"{CORES} cores, {tokens:,} tokens, median of {ROUNDS} rounds")
-    for name, found in rates.items():
-        print(f"  {name:9s} {statistics.median(found):12,.0f} tokens/s")
-    for name in ("batch", "single"):
-        ratios = [ours / theirs for ours, theirs in zip(rates["binarize"], rates[name], strict=True)]
-        print(f"  binarize / {name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        begun = time.perf_counter()
+        mapped(root / "speed.txt", folder, root / f"map-{number}")
+        rates["map"].append(tokens / (time.perf_counter() - begun))
+    print(f"{CORES} cores, {tokens:,} tokens")
+    for name in ("batch", "single", "map"):
+        told("binarization", {"binarize": rates["binarize"], name: rates[name]})
 
 
 def memory(texts: list[str], folder: Path, root: Path) -> None:
@@ -95,6 +97,18 @@ def build(text: Path, folder: Path, cache: Path) -> None:
     source = TextFiles((str(text),), "line", None, None, cache)
     store = binarize(source, describe(folder), cache=cache, max_length=128, num_proc=CORES)
     (cache / "report.json").write_text(json.dumps(store.index["report"]))
+
+
+def mapped(text: Path, folder: Path, cache: Path) -> None:
+    """Tokenize one text file with `datasets.map`, from start to end."""
+    from datasets import Dataset, disable_progress_bars
+    from transformers import PreTrainedTokenizerFast
+
+    disable_progress_bars()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    data = Dataset.from_text(str(text), cache_dir=str(cache))
+    encode = partial(tokenizer, truncation=True, max_length=128, return_token_type_ids=False)
+    data.map(encode, batched=True, num_proc=CORES, remove_columns=["text"], input_columns=["text"])
 
 
 def write(texts: list[str], characters: int, path: Path) -> list[str]:

@@ -9,7 +9,6 @@ too. Steps go in turns, since a machine's own speed varies; a ratio is of two st
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from results import told
 from sides import shaped_parser
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedModel
 
@@ -225,19 +225,12 @@ def report(
                 rates[name].append(tokens[number] / seconds)
     print(f"{case}:")
     unit = "row" if "all logits" in sizes else "token"
-    for name, found in rates.items():
+    for name, loss in losses.items():
         apart = (gradients[name] - gradients["live"]).norm() / gradients["live"].norm()
         kept = f", gradient off by {apart:.1e}, {sizes[name]:.1f} bytes a {unit}" if name in sizes else ""
-        print(
-            f"  {name:11s} {statistics.median(found):9,.1f} tokens/s, median of {len(tokens)} rounds; ce "
-            f"{losses[name]:.4f}{kept}"
-        )
+        print(f"  {name:11s} ce {loss:.4f}{kept}")
     for name in sizes:
-        ratios = [one / other for one, other in zip(rates[name], rates["live"], strict=True)]
-        print(
-            f"  speed, {name} / live: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-            flush=True,
-        )
+        told(f"cached teacher, {case}", {name: rates[name], "live": rates["live"]})
 
 
 if __name__ == "__main__":

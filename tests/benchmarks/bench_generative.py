@@ -63,9 +63,9 @@ def main() -> None:
     names = {"ours": ours, arguments.peer: {"textbook": textbook, "trl": trl}[arguments.peer]}
     tolerance = TOLERANCE[arguments.precision]
     off = {name: partial(setup, make, False) for name, make in names.items()}
-    memory(off, arguments)
-    speed(off, arguments, tolerance, "off-policy ")
-    speed({name: partial(setup, make, True) for name, make in names.items()}, arguments, tolerance, "on-policy ")
+    speed(off, arguments, tolerance, f"gkd off-policy, {arguments.precision}", memory(off, arguments))
+    sampled = {name: partial(setup, make, True) for name, make in names.items()}
+    speed(sampled, arguments, tolerance, f"gkd on-policy, {arguments.precision}")
 
 
 def parse() -> argparse.Namespace:

@@ -61,8 +61,9 @@ def main() -> None:
         flush=True,
     )
     setups = {name: partial(setup, name) for name in LOSSES}
-    memory(setups, arguments)
-    speed(setups, arguments, TOLERANCE[arguments.precision != "fp32"])
+    own = " (torch's products)" if arguments.own_products else ""
+    what = f"{arguments.objective} step, {arguments.precision}{own}"
+    speed(setups, arguments, TOLERANCE[arguments.precision != "fp32"], what, memory(setups, arguments))
 
 
 def parse() -> argparse.Namespace:

@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from results import told
 from sides import Setup, Step, asked, serve, started
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -117,7 +118,8 @@ def measure_training(precision: str, arguments: argparse.Namespace) -> None:
                 seconds[name].append(took)
     for side in sides.values():
         side.send(None)
-    told(f"training, {precision}", seconds, arguments.steps * arguments.batch, TRAINING_TARGET)
+    found = rates(seconds, arguments.steps * arguments.batch)
+    told(f"step-by-step training, {precision}", found, "examples/s", target=TRAINING_TARGET)
     print(f"  losses agree: {losses[0]:.6f} and {losses[1]:.6f}", flush=True)
 
 
@@ -296,7 +298,8 @@ def measure_generation(student: nn.Module, features: RationaleFeatures, argument
         other = [row for row in texts["ours"] if texts["ours"][row] != texts["textbook"][row]]
         if other or len(texts["ours"]) != len(evaluated):
             raise SystemExit(f"the predictions of {len(other)} of {len(evaluated)} rows DIFFER")
-    told("generation, fp32", seconds, len(evaluated), GENERATION_TARGET)
+    found = rates(seconds, len(evaluated))
+    told("step-by-step generation, fp32", found, "examples/s", target=GENERATION_TARGET)
     length = statistics.mean(map(len, texts["ours"].values()))
     print(f"  predictions agree: {len(evaluated)} rows, {length:.1f} tokens on average")
 
@@ -350,14 +353,9 @@ def cut(tokens: Sequence[int]) -> list[int]:
     return list(itertools.takewhile(lambda token: token != END, tokens))
 
 
-def told(what: str, seconds: dict[str, list[float]], examples: int, target: float) -> None:
-    for name, found in seconds.items():
-        print(f"  {name:8s} {examples / statistics.median(found):8.1f} examples/s, median of {len(found)} rounds")
-    ratios = [slow / fast for fast, slow in zip(seconds["ours"], seconds["textbook"], strict=True)]
-    print(
-        f"  {what}, ours / textbook: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
-        f"target {target} or more"
-    )
+def rates(seconds: dict[str, list[float]], examples: int) -> dict[str, list[float]]:
+    """Examples a second."""
+    return {name: [examples / one for one in found] for name, found in seconds.items()}
 
 
 def features_of(arguments: argparse.Namespace) -> RationaleFeatures:

@@ -49,8 +49,8 @@ def main() -> None:
         flush=True,
     )
     setups = {"ours": partial(setup, ours), "textbrewer": partial(setup, textbrewer)}
-    memory(setups, arguments)
-    speed(setups, arguments, 1e-4)
+    what = f"task student with matches, checkpointing {arguments.checkpointing}"
+    speed(setups, arguments, 1e-4, what, memory(setups, arguments))
 
 
 def parse() -> argparse.Namespace:

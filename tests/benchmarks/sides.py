@@ -6,10 +6,11 @@ import ctypes
 import gc
 import multiprocessing
 import resource
-import statistics
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+from results import told
 
 Step = Callable[[int, int, bool], tuple[float, dict[str, float], int]]
 """A step on a batch of a length, a seed, in training or without dropout: its seconds, losses and tokens."""
@@ -37,16 +38,22 @@ def shaped_parser(description: str | None, layers: str) -> argparse.ArgumentPars
     return parser
 
 
-def speed(setups: Mapping[str, Setup], arguments: argparse.Namespace, tolerance: float, label: str = "") -> None:
+def speed(
+    setups: Mapping[str, Setup],
+    arguments: argparse.Namespace,
+    tolerance: float,
+    what: str,
+    added: Mapping[str, float] | None = None,
+) -> None:
     """Compare the losses without dropout, then time rounds of one step each with it.
 
     Args:
         setups: two sides by name; the ratio is the first over the second.
         arguments: lengths (shortest and longest) and rounds.
         tolerance: largest relative difference of a loss.
-        label: of the ratio's line.
+        what: is measured.
+        added: megabytes of `memory`.
     """
-    one, other = setups
     sides = {name: started(serve, setup, arguments) for name, setup in setups.items()}
     shortest, longest = arguments.lengths
     apart = difference(*(asked(side, name, longest, 0, False)[1] for name, side in sides.items()))
@@ -59,16 +66,13 @@ def speed(setups: Mapping[str, Setup], arguments: argparse.Namespace, tolerance:
                 rates[name].append(tokens / seconds)
     for side in sides.values():
         side.send(None)
-    for name, found in rates.items():
-        print(f"  {name:9s} {statistics.median(found):10,.1f} tokens/s, median of {arguments.rounds} rounds")
-    ratios = [a / b for a, b in zip(rates[one], rates[other], strict=True)]
-    print(f"  {label}speed, {one} / {other}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    told(what, rates, added=added)
     verdict = "agree" if apart <= tolerance else "DIFFER"
     print(f"  losses {verdict}: largest relative difference {apart:.1e}, allowed {tolerance:.0e}")
 
 
-def memory(setups: Mapping[str, Setup], arguments: argparse.Namespace) -> None:
-    """Print what a step on the longest sequences adds to the memory of a process that holds both models."""
+def memory(setups: Mapping[str, Setup], arguments: argparse.Namespace) -> dict[str, float]:
+    """Print and return the megabytes that a step on the longest sequences adds to a process that holds both models."""
     one, other = setups
     added = {}
     for name, setup in setups.items():
@@ -80,6 +84,7 @@ def memory(setups: Mapping[str, Setup], arguments: argparse.Namespace) -> None:
     for name, megabytes in added.items():
         print(f"  {name:9s} {megabytes / arguments.batch:10,.1f} MB a sequence, {megabytes:,.0f} MB added by a step")
     print(f"  memory, {other} / {one}: {added[other] / added[one]:.2f}", flush=True)
+    return added
 
 
 def started(target: Callable[..., None], setup: Setup, arguments: argparse.Namespace) -> Connection:

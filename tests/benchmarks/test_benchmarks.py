@@ -1,5 +1,6 @@
 """The benchmarks run, print their ratios and compare equal things. How fast anything is, is not tested."""
 
+import csv
 import os
 import re
 import subprocess
@@ -39,7 +40,7 @@ def ratio(output, label):
 def test_step(objective, precision):
     wide = [] if precision == "fp32" else ["--hidden=128"]
     output = run("bench_step.py", objective, "--lengths", "8", "16", f"--precision={precision}", *wide)
-    ratio(output, "speed, ours / textbook")
+    ratio(output, f"{objective} step, {precision}, ours / textbook")
     assert re.search(r"memory, textbook / ours: \d+\.\d+", output)
     assert len(re.findall(r"MB a sequence", output)) == 2
     assert len(re.findall(r"tokens/s, median of 2 rounds", output)) == 2
@@ -49,31 +50,31 @@ def test_step(objective, precision):
 def test_toolkit():
     pytest.importorskip("textbrewer")
     output = run("bench_toolkit.py", "--lengths", "8", "16", "--layers=6")
-    ratio(output, "speed, ours / textbrewer")
+    ratio(output, "task student with matches, checkpointing selective, ours / textbrewer")
     assert re.search(r"memory, textbrewer / ours: \d+\.\d+", output)
     assert "losses agree" in output
 
 
 def test_loop():
     output = run("bench_loop.py", "--steps=5", "--accumulate=2")
-    ratio(output, "time, lightning / bare")
-    assert len(re.findall(r"s a step, mean of 2 x 5 steps", output)) == 2
+    ratio(output, "the loop, lightning / bare")
+    assert len(re.findall(r"steps/s, median of 2 rounds", output)) == 2
     assert "losses and weights agree" in output
 
 
 def test_tasks(tmp_path, bert_tokenizer):
     (tmp_path / "rows.tsv").write_text("sentence\n" + "\n".join(["the man", "they have many years"] * 20) + "\n")
     output = run("bench_tasks.py", "--steps=2", f"--file={tmp_path}/rows.tsv", f"--tokenizer={bert_tokenizer}")
-    ratio(output, "speed, ours / textbook")
-    assert len(re.findall(r"tokens/s, 2 x 2 steps", output)) == 2
+    for what in ("fine-tuning", "evaluation of a task"):
+        ratio(output, f"{what}, ours / trainer")
     assert "losses agree" in output
 
 
 def test_cache():
     output = run("bench_cache.py", "--layers=4", "--lengths", "8", "16")
     for name in ("all logits", "top 64", "drawn 50", "hidden", "hidden bf16"):
-        ratio(output, f"speed, {name} / live")
-    ce = dict(re.findall(r"^  (live|all logits) .*; ce (\d\.\d+)", output[: output.index("language")], re.MULTILINE))
+        ratio(output, f", {name} / live")
+    ce = dict(re.findall(r"^  (live|all logits) +ce (\d\.\d+)", output[: output.index("language")], re.MULTILINE))
     assert ce["live"] == ce["all logits"]
     assert len(re.findall(r"bytes a (?:row|token)", output)) == 5
     gradients = [float(found) for found in re.findall(r"hidden.*gradient off by (\S+),", output)]
@@ -87,7 +88,7 @@ def test_generative(peer):
         pytest.importorskip("trl")
     output = run("bench_generative.py", "--lengths", "12", "16", f"--peer={peer}", "--written=8", "--tokens=10")
     for policy in ("off", "on"):
-        ratio(output, f"{policy}-policy speed, ours / {peer}")
+        ratio(output, f"{policy}-policy, fp32, ours / {peer}")
     assert re.search(rf"memory, {peer} / ours: \d+\.\d+", output)
     assert len(re.findall(r"losses agree", output)) == 2
 
@@ -95,10 +96,28 @@ def test_generative(peer):
 def test_step_by_step():
     flags = ["--rows=200", "--warmup=40", "--steps=2", "--evaluated=16", "--written=12", "--hidden=48"]
     output = run("bench_step_by_step.py", *flags)
-    for label in ("training, fp32", "training, bf16", "generation, fp32"):
+    for label in ("step-by-step training, fp32", "step-by-step training, bf16", "step-by-step generation, fp32"):
         ratio(output, f"{label}, ours / textbook")
     assert len(re.findall(r"losses agree", output)) == 2
     assert "predictions agree: 16 rows" in output
+
+
+def test_table(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import table
+
+    monkeypatch.setattr(table, "commands", lambda: [f"bench_loop.py {' '.join(TINY)} --steps=3", "bench_toolkit.py"])
+    monkeypatch.setattr(table, "missing", lambda command: "textbrewer" if "toolkit" in command else None)
+    monkeypatch.setattr(sys, "argv", ["table.py", f"--csv={tmp_path}/speed.csv"])
+    table.main()
+    (row,) = list(csv.DictReader((tmp_path / "speed.csv").open()))
+    assert (row["ours"], row["peer"], row["unit"], row["rounds"]) == ("lightning", "bare", "steps/s", "2")
+    assert 0 < float(row["low"]) <= float(row["ratio"]) <= float(row["high"])
+    assert row["command"].startswith("bench_loop.py")
+    assert "torch" in row["machine"]
+    monkeypatch.setattr(table, "commands", lambda: ["bench_loop.py --steps=none"])
+    with pytest.raises(SystemExit, match=r"failed: bench_loop\.py"):
+        table.main()
 
 
 def test_sparse():
