@@ -56,6 +56,7 @@ def small(script, overrides, text_file, logger):
     generated = any(word.endswith("=arithmetic") for word in overrides)
     task = any(word.startswith(("benchmark=text_classification", "tasks=")) for word in overrides)
     chats = any("chats/" in word for word in overrides)
+    rows = "data=text_pairs" in overrides
     extra = [*QUIET]
     if generated:
         extra += GENERATED
@@ -64,7 +65,7 @@ def small(script, overrides, text_file, logger):
             "data.max_length=32",
             *(["objective.sampling.max_new_tokens=4"] if "objective=gkd" in overrides else []),
         ]
-    elif task:
+    elif task or rows:
         extra += ["data.max_length=32"]
     elif not own:
         extra += [*TEXT, "data=text_files", f"data.train_files=[{text_file}]", "data.eval_share=0.2"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from potstill.data.corpus.sentences import SentenceBatch, SentenceStep, StepRows
+from potstill.data.corpus.sentences import SentenceBatch, SentenceStep, StepRows, TextGroup
 from potstill.losses import cosine_distance, similarity_distance, vector_mse
 from potstill.models.sentence import SentenceEncoder, add_dense
 from potstill.models.sentence_folders import SentenceSettings
@@ -23,7 +23,8 @@ def batch(rows, start=0, total=None):
     ids = torch.arange(5, 5 + rows * 4).view(rows, 4) + 4 * start
     mask = torch.ones_like(ids)
     places = torch.arange(rows) + start
-    return SentenceBatch(ids, mask, torch.arange(ids.numel()), ids.flatten(), places=places, step_texts=total or rows)
+    group = TextGroup(ids, mask, torch.arange(ids.numel()), ids.flatten(), places=places)
+    return SentenceBatch([group], total or rows)
 
 
 @pytest.mark.parametrize("widths", [(), (8, 4)])
@@ -36,9 +37,10 @@ def test_terms_are_their_definitions(widths, encoders):
     micro = batch(3)
     step = SentenceStep([micro], tokens=12, labelled=0, sequences=3)
     found = objective(student, teacher, micro, objective.denominators(step))
-    ours = student(micro.input_ids, micro.attention_mask)
+    inputs = micro.groups[0].input_ids, micro.groups[0].attention_mask
+    ours = student(*inputs)
     norm = torch.nn.functional.normalize
-    theirs = norm(teacher(micro.input_ids, micro.attention_mask) @ turn.T, dim=-1)
+    theirs = norm(teacher(*inputs) @ turn.T, dim=-1)
     cut = [(norm(ours[:, :n], dim=-1), norm(theirs[:, :n], dim=-1)) for n in (12, *widths)]
     expected = {
         "mse": torch.stack([vector_mse(*pair) for pair in cut]).mean(),
@@ -58,14 +60,19 @@ def test_a_step_is_the_same_however_it_is_cut(encoders):
     parts = [replace(batch(n, at, 6), rows=rows) for n, at in ((2, 0), (3, 2), (1, 5))]
     whole = batch(6)
     shuffled = torch.tensor([3, 0, 5, 1, 4, 2])  # a micro-batch has its texts in another order than the step
-    whole = replace(whole, input_ids=whole.input_ids[shuffled], places=shuffled, rows=rows)
+    (group,) = whole.groups
+    groups = [
+        replace(group, input_ids=group.input_ids[own], attention_mask=torch.ones(len(own), 4), places=own)
+        for own in shuffled.split([4, 2])
+    ]
+    whole = SentenceBatch(groups, 6, rows)
     step = SentenceStep([whole], tokens=24, labelled=0, sequences=6, rows=rows)
     counts, parameters = objective.denominators(step), [*student.backbone.model.parameters()]
     assert counts == {"mse": 6, "similarity": 6, "contrastive": 3, "margin_mse": 2}
     one = objective(student, teacher, whole, counts)
     expected = torch.autograd.grad(one.loss, parameters)
     with torch.no_grad():
-        ids = batch(6).input_ids
+        ids = group.input_ids
         vectors = Pair(*(encoder(ids, torch.ones_like(ids)) for encoder in encoders))
     shares = [objective(student, teacher, part, counts, vectors) for part in parts]
     torch.testing.assert_close(sum(share.loss for share in shares), one.loss)
@@ -84,7 +91,8 @@ def test_terms_of_rows_are_their_definitions(encoders):
     rows = StepRows(texts, scores, 4)
     micro = replace(batch(8), rows=rows)
     step = SentenceStep([micro], tokens=32, labelled=0, sequences=8, rows=rows)
-    ours, theirs = (encoder(micro.input_ids, micro.attention_mask) for encoder in encoders)
+    inputs = micro.groups[0].input_ids, micro.groups[0].attention_mask
+    ours, theirs = (encoder(*inputs) for encoder in encoders)
     objective = EmbeddingObjective("sentences", {"contrastive": 1.0, "margin_mse": 1.0}, normalized=True, scale=10.0)
     found = objective(student, teacher, micro, objective.denominators(step)).terms
     # Of the documents 1 5 6 1 | 2 3 4 2, the queries 0 4 0 7 have those as negatives that are neither a positive of the

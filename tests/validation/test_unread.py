@@ -33,7 +33,9 @@ TRAIN = [
     (["objective=kd"], ["custom.adaptor=mine.adaptor"]),
     (["objective=gkd", "objective.sampling.temperature=0"], ["objective.sampling.top_p=0.5"]),
     (["objective=gkd", "objective.divergence=reverse_kl"], ["objective.beta=0.1"]),
-    (["objective=embed"], ["data.mlm_share=0.2", "student.vocab_transform=false"]),
+    (["objective=embed"], ["data.mlm_share=0.2", "student.vocab_transform=false", "objective.query_prompt=a",
+                           "objective.scale=5", "objective.margin_scale=5"]),
+    (["objective=embed", "data=text_pairs"], ["objective.prompt=a", "data.columns.scores=[a]"]),
 ]  # fmt: skip
 EVALUATE = [
     (["benchmark=mlm"], ["trainer.max_steps=5", "data.batch_size=4", "trainer.gradient_clip_val=1",
@@ -75,7 +77,7 @@ def test_a_key_that_is_not_read_is_named(name, schema, options, unread, compose_
         ("data=svamp", "data.generated.train=5", {"arithmetic"}),
         ("data=arithmetic", "data.folder=x", {"anli1", "cqa", "esnli", "rationales", "svamp"}),
         ("data=task", "data.mlm_share=0.2", CORPORA),
-        ("data=rationales", "data.max_length=8", {*CORPORA, "conversations", "task"}),
+        ("data=rationales", "data.max_length=8", {*CORPORA, "conversations", "task", "text_pairs"}),
         ("data=docstrings", "data.labels=llm", {"anli1", "arithmetic", "cqa", "esnli", "rationales", "svamp"}),
         ("benchmark=sst2", "benchmark.stride=3", {"cmrc2018", "drcd", "question_answering", "squad", "squad_v2"}),
         ("benchmark=sst2", "benchmark.positions=masked", {"clm", "interchange", "mlm"}),
@@ -88,6 +90,7 @@ def test_a_key_that_is_not_read_is_named(name, schema, options, unread, compose_
                 "lcqmc",
                 "mnli",
                 "mrpc",
+                "paraphrases",
                 "qnli",
                 "qqp",
                 "rte",
@@ -123,9 +126,11 @@ def test_every_key_of_the_tables_is_in_the_schema():
     for schema, table in ((TrainConfig, _TRAIN), (EvaluateConfig, _EVALUATE), (TrainConfig, _BOTH)):
         plain = schema()
         for key in {key for keys, _, _ in table for key in keys}:
-            section, _, name = key.rpartition(".")
-            options = [own() for own in OPTIONS.get(section, {}).values()]
-            assert any(name in vars(one) for one in options or [value_of(plain, section) if section else plain]), key
+            group, _, own = key.partition(".")
+            options = [option() for option in OPTIONS.get(group, {}).values()] if own else []
+            path, _, name = (own if options else key).rpartition(".")
+            sections = [value_of(one, path) if path else one for one in options or [plain]]
+            assert any(hasattr(section, name) for section in sections), key
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,47 @@ class ConversationsDataConfig(TextDataConfig):
 
 
 @dataclass
+class PairColumns(Section):
+    """The columns of rows of several texts, where they are called otherwise."""
+
+    query: str | None = option(
+        None, "column of the query, or anchor; null: of the first pair of names in the guide that the rows have"
+    )
+    positive: str | None = option(None, "column of the text that suits the query; null: as `query`")
+    negatives: list[str] | None = option(
+        None,
+        "columns of texts that do not suit the query, or lists of them; null: `negative`, `negatives` and "
+        "`negative_<number>`, as far as the rows have them",
+    )
+    scores: list[str] | None = option(
+        None,
+        "columns of scores, or lists of them, for `objective.terms.margin_mse`: the positive's and each negative's, or "
+        "the margin (score of the positive less that of the negative) for each negative",
+    )
+
+
+@dataclass
+class PairsDataConfig(SequenceDataConfig):
+    """Rows of a query, a positive and negatives."""
+
+    read_by = "objective=embed"
+
+    train_files: list[str] | None = option(
+        None, "TSV, CSV, JSON lines, JSON (plain or gzip) or Parquet, which replace `data.train`"
+    )
+    eval_files: list[str] | None = option(None, "the same for evaluation")
+    eval_share: float = within(
+        0.01,
+        PART,
+        "share of the training rows that is held out if there are no evaluation rows; rows that share a query or a "
+        "positive stay together",
+    )
+    train: list[RowSourceConfig] = option([], "list of data sets of rows, where there are no `data.train_files`")
+    eval: list[RowSourceConfig] = option([], "the same for evaluation")
+    columns: PairColumns = field(default_factory=PairColumns)
+
+
+@dataclass
 class CorpusDataConfig(TextDataConfig):
     """The text of a language model: its sources, and how it is binarized and masked."""
 
@@ -356,6 +397,7 @@ class ArithmeticDataConfig(RationaleDataConfig):
 DATA: dict[str, type[DataConfig]] = {
     "corpus": CorpusDataConfig,
     "conversations": ConversationsDataConfig,
+    "pairs": PairsDataConfig,
     "task": TaskDataConfig,
     "rationales": SetDataConfig,
     "arithmetic": ArithmeticDataConfig,

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from potstill.runtime.ranges import (
     INNER,
     PATHS,
+    POSITIVE,
     SHARE,
     SIZE,
     SOME,
@@ -158,6 +159,16 @@ class EmbedTerms(TermsConfig):
     similarity: TermConfig = option(
         TermConfig,
         "squared difference of the cosine similarities of two texts, mean over all pairs of texts of an optimizer step",
+    )
+    contrastive: TermConfig = option(
+        TermConfig,
+        "`data=text_pairs`: cross entropy of a query's positive among the positives and negatives of all rows of an "
+        "optimizer step (InfoNCE), mean over rows, nats; needs no teacher",
+    )
+    margin_mse: TermConfig = option(
+        TermConfig,
+        "`data=text_pairs` with negatives: squared difference of the margins (inner product of query and positive less "
+        "that of query and negative) of student and teacher, or scores of the rows; mean over negatives",
     )
 
 
@@ -405,6 +416,17 @@ class EmbedConfig(MatchingConfig):
         "text before every training text: the name of one of the teacher's prompts, or the text itself; null: the "
         "teacher's default prompt, if it has one",
     )
+    query_prompt: str | None = option(
+        None,
+        "the same before queries of `data=text_pairs`; null: the teacher's prompt `query`, else its default prompt",
+    )
+    document_prompt: str | None = option(
+        None,
+        "the same before positives and negatives; null: the teacher's prompt `document`, `passage` or `corpus`, else "
+        "its default prompt",
+    )
+    scale: float = within(20.0, POSITIVE, "factor of the cosines of `contrastive`, 1 / temperature")
+    margin_scale: float = within(1.0, POSITIVE, "factor of the rows' scores of `margin_mse`")
     projection: str | None = option(
         None,
         "if the vectors' widths differ: `teacher`, the teacher's vectors are reduced to their first principal "

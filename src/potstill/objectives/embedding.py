@@ -17,7 +17,7 @@ from potstill.objectives.features import Features, Wanted, observed
 from potstill.objectives.terms import TermSums, WeightedTerms
 
 if TYPE_CHECKING:
-    from potstill.data.corpus.sentences import SentenceBatch, SentenceStep, StepRows
+    from potstill.data.corpus.sentences import SentenceBatch, SentenceStep, StepRows, TextGroup
 
 CONTRASTIVE, MARGIN = "contrastive", "margin_mse"  # terms of rows of several texts
 RELATIONAL = ("similarity", CONTRASTIVE, MARGIN)  # terms over all texts of a step
@@ -92,15 +92,15 @@ class EmbeddingObjective(WeightedTerms):
         found = linear(vectors, self.components.to(vectors))
         return normalize(found, dim=-1) if self.normalized else found
 
-    def target_vectors(self, teacher: SentenceEncoder | None, micro: SentenceBatch) -> Tensor | None:
-        """`targets` of the texts of a micro-batch; computed once. None where no term reads them."""
-        if micro.targets is None and self.needs_teacher:
-            inputs, vectors = micro.other or micro, micro.vectors
+    def target_vectors(self, teacher: SentenceEncoder | None, group: TextGroup) -> Tensor | None:
+        """`targets` of some texts; computed once. None where no term reads them."""
+        if group.targets is None and self.needs_teacher:
+            inputs, vectors = group.other or group, group.vectors
             with torch.no_grad():
                 if vectors is None and teacher is not None:
                     vectors = teacher(inputs.input_ids, inputs.attention_mask)
-                micro.targets = None if vectors is None else self.targets(vectors)
-        return micro.targets
+                group.targets = None if vectors is None else self.targets(vectors)
+        return group.targets
 
     def __call__(
         self,
@@ -119,17 +119,15 @@ class EmbeddingObjective(WeightedTerms):
             denominators: from `denominators`, of the whole step.
             step: vectors of the whole step without gradient; None: the micro-batch is the whole step.
         """
-        theirs: list[Features] = []
-        if self._any(self.matched):
-            assert teacher is not None
-            with torch.no_grad():
-                hidden, theirs, _ = observed(teacher.backbone, "teacher", micro, None, self.wanted(0))
-                if micro.targets is None and micro.other is None:
-                    micro.targets = self.targets(teacher.vectors(hidden.base[0], micro.attention_mask))
-        targets = self.target_vectors(teacher, micro)
-        hidden, ours, _ = observed(student.backbone, "student", micro, None, self.wanted(None))
-        vectors = student.vectors(hidden.base[0], micro.attention_mask)
+        found: list[Pair] = []
         values: dict[str, Tensor] = {}
+        for group in micro.groups:
+            pair, matched = self._run(student, teacher, group, denominators)
+            found.append(pair)
+            values = {term: values.get(term, 0) + value for term, value in matched.items()}
+        vectors = torch.cat([pair.student for pair in found])
+        theirs = [pair.teacher for pair in found if pair.teacher is not None]
+        targets = torch.cat(theirs) if theirs else None
         for term, distance in _TEXTS.items():
             if self.weights.get(term):
                 assert targets is not None
@@ -137,14 +135,33 @@ class EmbeddingObjective(WeightedTerms):
                 values[term] = torch.stack(shares).mean()
         if self.is_relational:
             share = len(vectors) / micro.step_texts
-            found = self._relations(_whole(vectors, targets, micro, step), micro.rows)
+            relations = self._relations(_whole(vectors, targets, micro, step), micro.rows)
             # The gradient is that of the whole step, with the own vectors alive; the value is a share.
-            values |= {term: value + (share - 1) * value.detach() for term, value in found.items()}
-        if self.matches is not None:
-            values |= self.matches(ours, [theirs], denominators, self.active)
+            values |= {term: value + (share - 1) * value.detach() for term, value in relations.items()}
         zero = torch.zeros((), device=vectors.device)
         loss = sum((self.weights[term] * value for term, value in values.items()), zero)
         return TermSums(loss, {term: value.detach() for term, value in values.items()})
+
+    def _run(
+        self,
+        student: SentenceEncoder,
+        teacher: SentenceEncoder | None,
+        group: TextGroup,
+        denominators: Mapping[str, float],
+    ) -> tuple[Pair, dict[str, Tensor]]:
+        """The vectors of a group of texts, and its shares of the matches."""
+        theirs: list[Features] = []
+        if self._any(self.matched):
+            assert teacher is not None
+            with torch.no_grad():
+                hidden, theirs, _ = observed(teacher.backbone, "teacher", group, None, self.wanted(0))
+                if group.targets is None and group.other is None:
+                    group.targets = self.targets(teacher.vectors(hidden.base[0], group.attention_mask))
+        targets = self.target_vectors(teacher, group)
+        hidden, ours, _ = observed(student.backbone, "student", group, None, self.wanted(None))
+        vectors = student.vectors(hidden.base[0], group.attention_mask)
+        matched = {} if self.matches is None else self.matches(ours, [theirs], denominators, self.active)
+        return Pair(vectors, targets), dict(matched)
 
     def _relations(self, step: Pair, rows: StepRows | None) -> dict[str, Tensor]:
         """The terms over all texts of a step."""
@@ -166,7 +183,7 @@ class EmbeddingObjective(WeightedTerms):
             values[CONTRASTIVE] = torch.stack(losses).mean()
         if self.weights.get(MARGIN):
             if self.normalized:
-                cut = [normalize(own, dim=-1) for own in cut]
+                cut = [*(normalize(own, dim=-1) for own in cut[:-1]), cut[-1]]
             theirs = rows.given_margins if step.teacher is None or self.scored else rows.margins(step.teacher)
             values[MARGIN] = torch.stack([margin_mse(rows.margins(own), theirs) for own in cut]).mean()
         return values
@@ -186,8 +203,9 @@ class EmbeddingObjective(WeightedTerms):
 
 def _whole(vectors: Tensor, targets: Tensor | None, micro: SentenceBatch, step: Pair | None) -> Pair:
     """The vectors of all texts of a step in their order, of which those of a micro-batch have a gradient."""
+    places = micro.places
     if step is None:  # they are all
-        order = torch.empty_like(micro.places)
-        order[micro.places] = torch.arange(len(order), device=order.device)
+        order = torch.empty_like(places)
+        order[places] = torch.arange(len(order), device=order.device)
         return Pair(vectors[order], None if targets is None else targets[order])
-    return Pair(step.student.index_copy(0, micro.places, vectors.to(step.student)), step.teacher)
+    return Pair(step.student.index_copy(0, places, vectors.to(step.student)), step.teacher)

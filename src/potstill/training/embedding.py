@@ -92,11 +92,11 @@ class EmbeddingDistillation(StudentModule):
         texts = batch.sequences
         ours = torch.zeros(texts, self._encoder.width, device=self.device)
         theirs = None if self._width is None else torch.zeros(texts, self._width, device=self.device)
-        for micro in batch.micro:
-            ours[micro.places] = self._encoder(micro.input_ids, micro.attention_mask).to(ours)
-            targets = self.objective.target_vectors(self._teacher_encoder, micro)
+        for group in (group for micro in batch.micro for group in micro.groups):
+            ours[group.places] = self._encoder(group.input_ids, group.attention_mask).to(ours)
+            targets = self.objective.target_vectors(self._teacher_encoder, group)
             if theirs is not None and targets is not None:
-                theirs[micro.places] = targets.to(theirs)
+                theirs[group.places] = targets.to(theirs)
         if world > 1:  # each text is at one rank, the others have zeros
             for vectors in (ours, theirs):
                 if vectors is not None:
@@ -147,15 +147,10 @@ class EmbeddingDistillation(StudentModule):
         if self._teacher_width is not None:
             logged[COSINE] = 1 - means["cos"]
         if self._watched is not None:
-            found = self._measured(self._watched, self._encoder)
+            found = self._watched.measure(self._encoder).figures()
             logged |= {f"val/{name}": value for name, value in found.items()}
         if self._teacher_watched is not None and self._teacher_encoder is not None:
             if self._teacher_metrics is None:
-                self._teacher_metrics = self._measured(self._teacher_watched, self._teacher_encoder)
+                self._teacher_metrics = self._teacher_watched.measure(self._teacher_encoder).figures()
             logged |= {f"val/teacher_{name}": value for name, value in self._teacher_metrics.items()}
         self.log_dict(logged)
-
-    def _measured(self, benchmark: EncoderBenchmark, encoder: SentenceEncoder) -> dict[str, float]:
-        """A benchmark in the precision of the run, in which Lightning runs steps, but not the end of an epoch."""
-        with self.trainer.precision_plugin.forward_context():
-            return benchmark.measure(encoder).figures()

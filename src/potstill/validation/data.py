@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 from potstill.config import OPTIONS, options_of
@@ -9,26 +10,31 @@ from potstill.config.data import (
     ConversationsDataConfig,
     CorpusDataConfig,
     DataConfig,
+    PairsDataConfig,
     SequenceDataConfig,
     TaskDataConfig,
     TextDataConfig,
 )
+from potstill.data.common.records import check_file, suffix_of
 from potstill.data.common.text_files import skipping
 from potstill.data.corpus.pickled import COUNTS_BYTES, check_pickle
-from potstill.data.corpus.splits import ENGINES, RAY, row_sources, sources_of
+from potstill.data.corpus.splits import ENGINES, RAY, pair_sources, row_sources, sources_of
+from potstill.data.corpus.text_rows import WANTED, Columns, RowFile, read_rows
 from potstill.errors import DataError, PotstillError
 from potstill.runtime.ranges import MOST_PROCESSES
 from potstill.runtime.small_files import not_a_file
 from potstill.validation.folders import writable
 from potstill.validation.launch import missing_extra
 
+CHECKED = 1000  # rows of a file that are read before a run
 
-def kind_problems(data: DataConfig, wanted: type[DataConfig], reader: str) -> list[str]:
+
+def kind_problems(data: DataConfig, wanted: type[DataConfig] | tuple[type[DataConfig], ...], reader: str) -> list[str]:
     """The problem of data of another kind than is read.
 
     Args:
         data: the options of `data`.
-        wanted: the kind that is read.
+        wanted: the kind, or kinds, that are read.
         reader: key and value that read it.
     """
     if isinstance(data, wanted):
@@ -48,6 +54,26 @@ def text_problems(data: TextDataConfig, *, evaluating: bool = False, eval_file: 
         return _corpus_problems(data, evaluating=evaluating, eval_file=eval_file)
     assert isinstance(data, ConversationsDataConfig)
     return _conversation_problems(data, evaluating=evaluating, eval_file=eval_file)
+
+
+def pair_problems(data: PairsDataConfig, columns: Columns) -> list[str]:
+    """Problems of rows of several texts: of their keys, and of the first rows of their files."""
+    if problems := [*_skip_problems(data), *cache_folder_problems(data)]:
+        return problems
+    if not data.train_files and not data.train:
+        return ["data.train_files=null: give files, data.train_files=[a.jsonl], or data.train=[{hub: <name>}]"]
+    try:
+        for part in ("train", "eval"):
+            for source in pair_sources(data, part):
+                if isinstance(source, RowFile):
+                    if suffix_of(source.path) != ".parquet":
+                        check_file(source.path, source.key, WANTED)
+                    deque(read_rows(source, columns, CHECKED), 0)
+                else:
+                    source.source.features()
+    except PotstillError as error:
+        problems.append(str(error))
+    return problems
 
 
 def _conversation_problems(data: ConversationsDataConfig, *, evaluating: bool, eval_file: str | None) -> list[str]:

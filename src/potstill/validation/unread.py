@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from potstill.config import OPTIONS, Command, TrainConfig, config_folder, teachers_of, value_of
 from potstill.config.benchmarks import ClmBenchmarkConfig, EfficiencyConfig, TokensConfig, swaps_of
-from potstill.config.data import ConversationsDataConfig, RationaleDataConfig
+from potstill.config.data import ConversationsDataConfig, PairsDataConfig, RationaleDataConfig
 from potstill.config.defaults import trains_task
 from potstill.config.objectives import ClmConfig, CustomObjectiveConfig, EmbedConfig, LossConfig
 from potstill.runtime.ranges import WHEN, Section
@@ -98,6 +98,30 @@ _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
             isinstance(config.objective, LossConfig)
             and any(term.weight is None for term in config.objective.terms.values())
         ),
+    ),
+    (
+        ("objective.query_prompt", "objective.document_prompt"), "data=text_pairs",
+        lambda config: not isinstance(config.objective, EmbedConfig) or isinstance(config.data, PairsDataConfig),
+    ),
+    (
+        ("objective.prompt",), "texts and benchmark=sts; data=text_pairs reads objective.query_prompt",
+        lambda config: not isinstance(config.data, PairsDataConfig) or config.benchmark is not None,
+    ),
+    (
+        ("objective.scale",), "objective.terms.contrastive",
+        lambda config: (
+            not isinstance(config.objective, EmbedConfig) or bool(config.objective.terms.given("contrastive"))
+        ),
+    ),
+    (
+        ("data.columns.scores",), "objective.terms.margin_mse",
+        lambda config: (
+            not isinstance(config.objective, EmbedConfig) or bool(config.objective.terms.given("margin_mse"))
+        ),
+    ),
+    (
+        ("objective.margin_scale",), "data.columns.scores",
+        lambda config: isinstance(config.data, PairsDataConfig) and bool(config.data.columns.scores),
     ),
     (
         ("student.architecture", "student.vocab_transform"), "students of the teacher's layers",

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.data.common.batching import derive_seed, micro_batches, plan_epoch
+from potstill.data.common.batching import derive_seed, length_groups, micro_batches, plan_epoch
 
 lengths_of = st.lists(st.integers(3, 60), min_size=1, max_size=200).map(np.array)
 
@@ -74,3 +74,20 @@ def test_units_stay_together(group):
     for size in (12, 6, 4, 3):
         step = lengths[plan.step(2)]
         assert sorted(np.concatenate(micro_batches(step, sequences=size, tokens=None))) == list(range(12))
+
+
+@settings(deadline=None, max_examples=60)
+@given(lengths_of)
+def test_groups_of_a_batch_have_less_padding(lengths):
+    lengths = np.sort(lengths)
+    groups = length_groups(lengths)
+    assert np.concatenate(groups).tolist() == list(range(len(lengths)))
+    padded, together = sum(len(own) * lengths[own].max() for own in groups), len(lengths) * lengths.max()
+    assert padded <= together - (256 if len(groups) > 1 else 0)
+    assert len(groups) == 1 or padded <= 0.75 * together
+
+
+def test_short_texts_are_not_padded_to_long_ones():
+    groups = length_groups(np.array([10] * 16 + [150] * 16))
+    assert [len(own) for own in groups] == [16, 16]
+    assert len(length_groups(np.array([10] * 16 + [11] * 16))) == 1

@@ -8,7 +8,7 @@ from potstill.data.common.steps import BatchSettings
 from potstill.data.common.text_files import sentences
 from potstill.data.common.tokenizers import describe, load_backend
 from potstill.data.corpus.binarize import binarize
-from potstill.data.corpus.sentences import Distinct, SentenceDataModule, Sentences
+from potstill.data.corpus.sentences import Distinct, SentenceDataModule, SentenceRows, Sentences
 from potstill.data.corpus.sources import TextFiles
 from potstill.data.corpus.splits import HeldOut
 from potstill.data.corpus.store import Corpus
@@ -83,13 +83,13 @@ def test_a_step_has_the_vectors_of_its_texts(text_file, bert_tokenizer, tmp_path
     data = SentenceDataModule(texts, texts, 0, 0, settings, (vectors, None))
     step = data.on_after_batch_transfer(data.train_steps[0, 0], 0)
     assert len(step.micro) == 2
-    for micro in step.micro:
-        assert micro.vectors[:, 0].tolist() == texts.texts[micro.sequences].tolist()
-        for row, number in zip(micro.input_ids, micro.vectors[:, 0].long(), strict=True):
+    for group in (own for micro in step.micro for own in micro.groups):
+        assert group.vectors[:, 0].tolist() == texts.texts[group.sequences].tolist()
+        for row, number in zip(group.input_ids, group.vectors[:, 0].long(), strict=True):
             ids = corpus.gather([int(number)])[0]
             assert row[: len(ids)].tolist() == ids.tolist()
     (batch, *_) = data.val_dataloader()
-    assert data.on_after_batch_transfer(batch, 0).micro[0].vectors is None
+    assert data.on_after_batch_transfer(batch, 0).micro[0].groups[0].vectors is None
     assert len(asked) == 1
 
 
@@ -127,3 +127,32 @@ def test_texts_in_two_tokenizers_belong_together(text_file, bert_tokenizer, gpt2
     ]  # fmt: skip
     for one, other in zip(*made, strict=True):
         assert one.split()[:8] == other.split()[:8]
+
+
+def test_rows_have_their_texts_once_in_a_step(text_file, bert_tokenizer, tmp_path):
+    source = TextFiles((str(text_file),), "line", None, None, tmp_path)
+    store = binarize(source, describe(bert_tokenizer), cache=tmp_path, max_length=60, whole=True, num_proc=1)
+    texts = Sentences(Corpus([store]))
+    numbers = np.array([[0, 5, -1], [7, 2, 5], [0, 3, 7], [8, 9, -1]])
+    margins = np.array([[np.nan], [0.5], [0.25], [np.nan]], np.float32)
+    rows = SentenceRows(texts, numbers, margins)
+    assert rows.lengths.tolist() == [sum(texts.lengths[n] for n in row if n >= 0) for row in numbers]
+    tokens = texts.lengths[[0, 2, 3, 5, 7, 8, 9]].sum()
+    assert rows.describe() == {"rows": 4, "negatives": 2, "texts": 7, "tokens": tokens}
+    settings = BatchSettings(seed=0, batch_size=2)
+    data = SentenceDataModule(rows, None, 0, 0, settings)
+    item = rows.item(np.array([2, 0, 1]), np.array([], int), 3, True)
+    step = data.on_after_batch_transfer(item, 0)
+    assert (step.sequences, step.rows.count, step.rows.negatives) == (5, 3, 2)
+    assert step.rows.given_margins.tolist() == [0.25, 0.5]
+    read = {}
+    for micro in step.micro:  # of two rows, that is of up to six texts
+        assert micro.step_texts == 5
+        for group in micro.groups:
+            for place, ids, mask in zip(group.places.tolist(), group.input_ids, group.attention_mask, strict=True):
+                read[place] = ids[: int(mask.sum())].tolist()
+    for row, places in zip(numbers[[2, 0, 1]], step.rows.texts.tolist(), strict=True):
+        for number, place in zip(row, places, strict=True):
+            assert (number < 0) == (place < 0)
+            if number >= 0:
+                assert read[place] == texts.read(np.array([number]))[0].tolist()

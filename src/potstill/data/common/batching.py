@@ -161,3 +161,24 @@ def micro_batches(
     unit_of = np.minimum(np.arange(len(order)) // unit, max(len(order) // unit - 1, 0))
     mine = order[unit_of % world == rank]
     return np.split(mine, _bounds(lengths[mine], sequences, tokens, unit)[1:-1])
+
+
+def length_groups(lengths: Ints, share: float = 0.25, tokens: int = 256) -> list[Ints]:
+    """Cut sequences into groups that have much less padding one by one than together.
+
+    Args:
+        lengths: `(n,)` tokens of each sequence, ascending.
+        share: Share of the padded tokens that a cut saves at least.
+        tokens: Tokens that it saves at least.
+
+    Returns:
+        Indices of the sequences of each group, ascending.
+    """
+    count = np.arange(1, len(lengths))
+    together = len(lengths) * int(lengths[-1])
+    saved = together - count * lengths[:-1] - (len(lengths) - count) * lengths[-1]
+    if not len(saved) or saved.max() < max(share * together, tokens):
+        return [np.arange(len(lengths))]
+    cut = int(saved.argmax()) + 1
+    upper = length_groups(lengths[cut:], share, tokens)
+    return [*length_groups(lengths[:cut], share, tokens), *(cut + group for group in upper)]

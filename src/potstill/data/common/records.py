@@ -113,6 +113,27 @@ def read_entries(path: Path, key: str, *, objects: bool = False, skip: str | Non
         yield place, entry
 
 
+def read_parquet(path: Path, key: str, wanted: str) -> Iterator[Placed]:
+    """Rows of a Parquet file with their places, without cells that are null.
+
+    Raises:
+        DataError: The file is missing, or no Parquet file; the message of a missing one ends in `wanted`.
+    """
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    if not path.is_file():
+        raise FileError(f"{key}: '{path}' is not a file; use {wanted}")
+    try:
+        number = 0
+        for batch in ParquetFile(path).iter_batches():
+            for record in batch.to_pylist():
+                number += 1
+                yield f"row {number}", {name: value for name, value in record.items() if value is not None}
+    except (ArrowException, OSError) as error:
+        raise FormatError(f"{key}: '{path}' is not a Parquet file ({' '.join(str(error).split())})") from error
+
+
 def read_json_document(path: Path, key: str) -> Any:
     """The value of a JSON file.
 

@@ -13,10 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from potstill.data.common.records import Placed, Record, RecordError, check_file, field_of, read_entries, suffix_of
+from potstill.data.common.records import (
+    Placed,
+    Record,
+    RecordError,
+    check_file,
+    field_of,
+    read_entries,
+    read_parquet,
+    suffix_of,
+)
 from potstill.data.common.store import canonical
 from potstill.data.corpus.sources import HubDataset
-from potstill.errors import DataError, FileError, FormatError
+from potstill.errors import DataError, FormatError
 from potstill.runtime.ranges import is_number
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -176,19 +185,7 @@ def _records(path: Path, key: str, skip: str | None) -> Iterator[Placed]:
         check_file(path, key, "JSON lines, a JSON list (plain or gzip) or Parquet")
         yield from read_entries(path, key, objects=True, skip=skip)
         return
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
-    if not path.is_file():
-        raise FileError(f"{key}: '{path}' is not a file; use {WANTED}")
-    try:
-        number = 0
-        for batch in ParquetFile(path).iter_batches():
-            for record in batch.to_pylist():
-                number += 1
-                yield f"row {number}", {name: value for name, value in record.items() if value is not None}
-    except (ArrowException, OSError) as error:
-        raise FormatError(f"{key}: '{path}' is not a Parquet file ({' '.join(str(error).split())})") from error
+    yield from read_parquet(path, key, WANTED)
 
 
 def _conversation(record: Record, place: str, as_messages: bool) -> Conversation:

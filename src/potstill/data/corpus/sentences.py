@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from potstill.data.common.batching import Ints
+from potstill.data.common.batching import Ints, length_groups
 from potstill.data.common.ragged import starts_of
 from potstill.data.common.steps import BatchSettings, StepDataModule
 from potstill.data.corpus.datamodule import MicroBatch, StepBatch, pad
@@ -103,7 +103,10 @@ class Sentences:
     Attributes:
         texts: Numbers of the texts that are used, those of `min_length` tokens or more.
         lengths: `(texts,)` tokens of the student.
+        columns: Most texts of an entry.
     """
+
+    columns = 1
 
     def __init__(self, corpus: Corpus, other: Corpus | None = None, min_length: int = 1) -> None:
         """Choose the texts that are long enough.
@@ -123,6 +126,11 @@ class Sentences:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def used(self) -> Ints:
+        """Numbers of the texts."""
+        return np.arange(len(self))
 
     def describe(self) -> dict[str, int]:
         """Counts of the texts."""
@@ -152,6 +160,64 @@ class Sentences:
             theirs, own = self.read(bases, teacher=True)
             found |= {"teacher_ids": torch.from_numpy(theirs), "teacher_lengths": torch.from_numpy(own)}
         return found
+
+
+class SentenceRows:
+    """Rows of a query, a positive and negatives, each text once.
+
+    Attributes:
+        lengths: `(rows,)` tokens of all texts of each row.
+        used: Numbers of the texts that they have.
+    """
+
+    def __init__(self, sentences: Sentences, numbers: Ints, margins: NDArray[np.float32] | None = None) -> None:
+        """Keep what the rows are made of.
+
+        Args:
+            sentences: The texts of these rows, and others.
+            numbers: `(rows, 2 + most negatives)` numbers of their texts; -1: no negative.
+            margins: `(rows, most negatives)` given margins; None without scores.
+        """
+        self.sentences, self.numbers, self.margins = sentences, numbers, margins
+        self.lengths: NDArray[np.int64] = np.where(numbers < 0, 0, sentences.lengths[numbers]).sum(1)
+        self.used: Ints = np.unique(numbers[numbers >= 0])
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def columns(self) -> int:
+        """Most texts of a row."""
+        return self.numbers.shape[1]
+
+    @property
+    def texts(self) -> Ints:
+        """See `Sentences`."""
+        return self.sentences.texts
+
+    def describe(self) -> dict[str, int]:
+        """Counts of rows and texts."""
+        return {
+            "rows": len(self.numbers),
+            "negatives": int((self.numbers[:, 2:] >= 0).sum()),
+            "texts": len(self.used),
+            "tokens": int(self.sentences.lengths[self.used].sum()),
+        }
+
+    def read(self, numbers: Ints, *, teacher: bool = False) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """See `Sentences`."""
+        return self.sentences.read(numbers, teacher=teacher)
+
+    def item(self, bases: Ints, sources: Ints, seed: int, training: bool) -> dict[str, Any]:
+        """See `steps.Sequences`: the texts of the rows, each once, and their places in each row."""
+        rows = self.numbers[bases]
+        given = rows >= 0
+        texts, places = np.unique(rows[given], return_inverse=True)
+        found = np.full(rows.shape, -1, np.int64)
+        found[given] = places
+        item = self.sentences.item(texts, sources, seed, training)
+        item |= {"rows": torch.from_numpy(found), "negatives": int(given[:, 2:].sum())}
+        return item if self.margins is None else item | {"scores": torch.from_numpy(self.margins[bases])}
 
 
 @dataclass(frozen=True)
@@ -205,24 +271,40 @@ class StepRows:
 
 
 @dataclass
-class SentenceBatch(MicroBatch):
-    """Texts of a micro-batch.
+class TextGroup(MicroBatch):
+    """Texts of a micro-batch that are padded to one length.
 
     Attributes:
-        places: `(batch,)` places of its texts among all texts of the step, on all ranks.
-        step_texts: Number of these.
+        places: `(batch,)` places of the texts among all texts of the step, on all ranks.
         other: The same texts in the teacher's tokens; None where these are the student's.
         vectors: `(batch, width)` the teacher's vectors, where they are not computed in the step.
         targets: `(batch, width)` what these are for the student; None until they are computed.
-        rows: The rows of the whole step; None for single texts.
     """
 
     places: Tensor = field(kw_only=True)
-    step_texts: int = field(kw_only=True)
     other: MicroBatch | None = None
     vectors: Tensor | None = None
     targets: Tensor | None = None
+
+
+@dataclass
+class SentenceBatch:
+    """Texts of a micro-batch.
+
+    Attributes:
+        groups: Texts of similar lengths; each group is padded by itself.
+        step_texts: Number of texts of the step, on all ranks.
+        rows: The rows of the whole step; None for single texts.
+    """
+
+    groups: list[TextGroup]
+    step_texts: int
     rows: StepRows | None = None
+
+    @property
+    def places(self) -> Tensor:
+        """`(batch,)` places of all its texts."""
+        return torch.cat([group.places for group in self.groups])
 
 
 @dataclass
@@ -238,11 +320,11 @@ class SentenceStep(StepBatch):
 
 
 class SentenceDataModule(StepDataModule):
-    """Batches of texts of similar lengths.
+    """Batches of texts, or of rows of several texts, of similar lengths.
 
     Args:
-        train: Training texts, if any.
-        evaluation: Evaluation texts, if any.
+        train: Training texts or rows, if any.
+        evaluation: Evaluation texts or rows, if any.
         pad_id: Padding id of the student's tokens.
         teacher_pad_id: Padding id of the teacher's.
         settings: Settings of steps.
@@ -252,8 +334,8 @@ class SentenceDataModule(StepDataModule):
 
     def __init__(
         self,
-        train: Sentences | None,
-        evaluation: Sentences | None,
+        train: Sentences | SentenceRows | None,
+        evaluation: Sentences | SentenceRows | None,
         pad_id: int,
         teacher_pad_id: int,
         settings: BatchSettings,
@@ -270,34 +352,15 @@ class SentenceDataModule(StepDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> SentenceStep:
         """Cut this rank's micro-batches from a step."""
         lengths = batch["lengths"].cpu().numpy()
-        sequences = batch["sequences"].cpu().numpy()
         micro, step_rows, columns = [], None, 1
-        vectors = self._step_vectors(bool(batch["training"]), sequences, batch["ids"].device)
+        vectors = self._step_vectors(bool(batch["training"]), batch["sequences"].cpu().numpy(), batch["ids"].device)
         if "rows" in batch:
-            columns = batch["rows"].shape[1]
+            columns = batch["rows"].shape[1]  # of all rows, whatever these have
             step_rows = StepRows(batch["rows"], batch.get("scores"), int(batch["negatives"]))
         for rows in self.cuts(lengths, bool(batch["training"]), columns):
-            if not len(rows):
-                continue
-            part = _cut(batch["ids"], lengths, rows, self.pad_id)
-            other = None
-            if "teacher_ids" in batch:
-                theirs = batch["teacher_lengths"].cpu().numpy()
-                other = _cut(batch["teacher_ids"], theirs, rows, self.teacher_pad_id)
-            micro.append(
-                SentenceBatch(
-                    part.input_ids,
-                    part.attention_mask,
-                    part.positions,
-                    part.labels,
-                    sequences=sequences[rows],
-                    places=torch.from_numpy(rows).to(part.input_ids.device),
-                    step_texts=len(lengths),
-                    other=other,
-                    vectors=None if vectors is None else vectors[rows],
-                    rows=step_rows,
-                )
-            )
+            if len(rows):
+                groups = [self._group(batch, lengths, rows[own], vectors) for own in length_groups(lengths[rows])]
+                micro.append(SentenceBatch(groups, len(lengths), step_rows))
         return SentenceStep(
             micro=micro,
             tokens=int(lengths.sum()),
@@ -314,6 +377,26 @@ class SentenceDataModule(StepDataModule):
         if vectors is None or texts is None:
             return None
         return vectors(texts.texts[sequences]).to(device)
+
+    def _group(
+        self, batch: dict[str, Any], lengths: NDArray[np.int64], rows: Ints, vectors: Tensor | None
+    ) -> TextGroup:
+        """Some texts of a step, by their places."""
+        part = _cut(batch["ids"], lengths, rows, self.pad_id)
+        other = None
+        if "teacher_ids" in batch:
+            theirs = batch["teacher_lengths"].cpu().numpy()
+            other = _cut(batch["teacher_ids"], theirs, rows, self.teacher_pad_id)
+        return TextGroup(
+            part.input_ids,
+            part.attention_mask,
+            part.positions,
+            part.labels,
+            sequences=batch["sequences"].cpu().numpy()[rows],
+            places=torch.from_numpy(rows).to(part.input_ids.device),
+            other=other,
+            vectors=None if vectors is None else vectors[rows],
+        )
 
 
 def _cut(ids: Tensor, lengths: NDArray[np.int64], rows: Ints, pad_id: int) -> MicroBatch:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from potstill.config.data import ConversationsDataConfig, CorpusDataConfig, SourceConfig
+from potstill.config.data import ConversationsDataConfig, CorpusDataConfig, PairsDataConfig, SourceConfig
 from potstill.data.corpus.docstrings import Docstrings
 from potstill.data.corpus.pickled import PickledTokens
 from potstill.data.corpus.sources import HubDataset, SavedDataset, TextFiles, TextSource
+from potstill.data.corpus.text_rows import RowDataset, RowFile, RowSource
 from potstill.errors import ConfigError
 
 # Processes for binarization: of this machine, or of Ray.
@@ -136,8 +137,8 @@ def _source(data: CorpusDataConfig, source: SourceConfig, key: str) -> Source:
     return SavedDataset(str(_absolute(str(source.folder))), **options)
 
 
-def row_sources(data: ConversationsDataConfig, part: str) -> list[HubDataset]:
-    """The data sets of a part of conversations, `train` or `eval`.
+def row_sources(data: ConversationsDataConfig | PairsDataConfig, part: str) -> list[HubDataset]:
+    """The data sets of a part of conversations, or of rows of several texts, `train` or `eval`.
 
     Raises:
         ConfigError: One has not exactly one of hub and folder.
@@ -152,6 +153,18 @@ def row_sources(data: ConversationsDataConfig, part: str) -> list[HubDataset]:
         else:
             found.append(SavedDataset(str(_absolute(source.folder)), split=source.split, key=key))
     return found
+
+
+def pair_sources(data: PairsDataConfig, part: str) -> list[RowSource]:
+    """The sources of rows of several texts of a part, `train` or `eval`: its files, else its data sets.
+
+    Raises:
+        ConfigError: A data set has not exactly one of hub and folder.
+    """
+    key = f"data.{part}_files"
+    if files := data[f"{part}_files"]:
+        return [RowFile(_absolute(file), key, data.skip) for file in files]
+    return [RowDataset(source) for source in row_sources(data, part)]
 
 
 def _text_files(data: CorpusDataConfig, files: Any, unit: str, key: str) -> TextFiles:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import RetrievalConfig, SimilarityConfig
+from potstill.config.data import CorpusDataConfig
 from potstill.config.objectives import EmbedConfig
 from potstill.methods.base import Evaluator, Method, Training
-from potstill.methods.embedding.checks import embedding_problems, evaluated_encoder_problems
+from potstill.methods.embedding.checks import embedding_problems, evaluated_encoder_problems, follows_teacher
 
 if TYPE_CHECKING:
     from potstill.evaluation.rows import Row
@@ -35,17 +36,22 @@ class Embedding(Method):
         return build_embedding_training(config)
 
     def monitored(self, config: TrainConfig) -> tuple[str, str | None]:
-        """The benchmark's metric, by which the best student is kept; else the cosine with the teacher."""
+        """The benchmark's metric, by which the best student is kept.
+
+        Otherwise the cosine with the teacher, or without a teacher the loss.
+        """
         if config.benchmark is None:
-            return "val/cosine", None
+            return "val/cosine" if follows_teacher(config) else "val/loss", None
         return f"val/{config.benchmark.monitor}", config.benchmark.mode
 
     def data_name(self, config: TrainConfig) -> str:
-        """The corpus."""
+        """The corpus, or the rows."""
         return str(config.data.name)
 
     def sample(self, config: TrainConfig, examples: int) -> None:
-        """A sample of each source's texts."""
+        """A sample of each source's texts; rows of several texts are read as a whole."""
+        if not isinstance(config.data, CorpusDataConfig):
+            return
         config.data.max_examples = min(config.data.max_examples or examples, examples)
 
     def save(self, config: TrainConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:

@@ -18,7 +18,7 @@ def encoder_card(config: TrainConfig, data: str, summary: dict[str, Any], settin
         summary: of the run.
         settings: how it makes a vector.
     """
-    teacher = ", ".join(map(code_span, teachers_of(config)))
+    teacher = ", ".join(map(code_span, teachers_of(config))) or "none"
     steps = [f"{settings.pooling} pooling of at most {settings.max_length} tokens"]
     steps += ["a linear layer"] * (settings.dense is not None) + ["length 1"] * settings.normalize
     prompts = "".join(f"\n- {code_span(name)}: {code_span(text)}" for name, text in settings.prompts.items() if text)

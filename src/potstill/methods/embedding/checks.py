@@ -8,15 +8,16 @@ from pathlib import Path
 
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import BenchmarkConfig, RetrievalConfig, SimilarityConfig
-from potstill.config.data import CorpusDataConfig, SequenceDataConfig, data_of
+from potstill.config.data import CorpusDataConfig, PairsDataConfig, SequenceDataConfig, data_of
 from potstill.config.objectives import embedding_of, matches_of
+from potstill.data.corpus.text_rows import Columns
 from potstill.data.tasks.retrieval import collection_files
 from potstill.data.tasks.splits import evaluated_parts
 from potstill.errors import PotstillError
 from potstill.methods.common.checks import evaluation_problems, own_module_problems
 from potstill.models.sentence_folders import sentence_settings
 from potstill.models.specs import ModelSpec, default_layers
-from potstill.validation.data import kind_problems, text_problems
+from potstill.validation.data import kind_problems, pair_problems, text_problems
 from potstill.validation.exports import forms_of
 from potstill.validation.launch import SHARDED
 from potstill.validation.models import layer_problems, learner_of, length_problems, spec_of, student_problems
@@ -35,17 +36,47 @@ def embedding_problems(config: TrainConfig, *, models: bool = True) -> list[str]
         models: whether the models exist already.
     """
     name = config.objective.name
-    if problems := kind_problems(config.data, CorpusDataConfig, f"objective={name}"):
+    if problems := kind_problems(config.data, (CorpusDataConfig, PairsDataConfig), f"objective={name}"):
         return problems
-    data = data_of(config, CorpusDataConfig)
-    problems = [*objective_problems(config.losses), *own_module_problems(config), *text_problems(data)]
-    if data.packed:
-        problems.append("data.packed=true: a text has a vector of its own; use false")
+    problems = [*objective_problems(config.losses), *own_module_problems(config), *_data_problems(config)]
     if config.trainer.strategy in SHARDED:
         problems.append(f"trainer.strategy={config.trainer.strategy}: objective={name} runs with ddp or one device")
     if config.benchmark is not None:
         problems += _benchmark_problems(config.benchmark, name)
     return problems + (_model_problems(config) if models else [])
+
+
+def follows_teacher(config: TrainConfig) -> bool:
+    """Whether a term reads the teacher's vectors or states."""
+    objective = embedding_of(config)
+    read = objective.terms.given("mse", "cos", "similarity") or matches_of(objective)
+    return bool(read) or (bool(objective.terms.given("margin_mse")) and not is_scored(config))
+
+
+def is_scored(config: TrainConfig) -> bool:
+    """Whether `margin_mse` reads scores of the rows."""
+    return isinstance(config.data, PairsDataConfig) and bool(config.data.columns.scores)
+
+
+def columns_of(data: PairsDataConfig) -> Columns:
+    """The columns that the keys of `data.columns` name."""
+    own = data.columns
+    return Columns(own.query, own.positive, own.negatives, own.scores or ())
+
+
+def _data_problems(config: TrainConfig) -> list[str]:
+    """Problems of texts or rows, and of terms that need rows."""
+    if isinstance(config.data, PairsDataConfig):
+        return pair_problems(config.data, columns_of(config.data))
+    data = data_of(config, CorpusDataConfig)
+    problems = text_problems(data)
+    if data.packed:
+        problems.append("data.packed=true: a text has a vector of its own; use false")
+    return problems + [
+        f"objective.terms.{name}.weight={term.weight}: needs rows of a query and a positive, data=text_pairs, and "
+        f"data={data.name} has single texts; use 0"
+        for name, term in embedding_of(config).terms.given("contrastive", "margin_mse").items()
+    ]
 
 
 def evaluated_encoder_problems(config: EvaluateConfig, models: list[str]) -> list[str]:
@@ -102,15 +133,17 @@ def _model_problems(config: TrainConfig) -> list[str]:
     problems: list[str] = []
     if config.teacher.models is not None:
         problems.append(f"teacher.models={list(config.teacher.models)}: objective=embed has one teacher")
+    layered = not student.model and not student.config
     if config.teacher.model is None:
-        return [*problems, "teacher.model=null: objective=embed needs a sentence encoder, a folder or hub id"]
+        if follows_teacher(config) or layered:
+            return [*problems, "teacher.model=null: objective=embed needs a sentence encoder, a folder or hub id"]
+        return problems + _alone_problems(config)
     teacher = spec_of("teacher.model", config.teacher.model, problems)
     learner = learner_of(student, problems)
     if teacher is None or problems:
         return problems
     problems += _folder_problems("teacher.model", config.teacher.model, objective.pooling)
     problems += student_problems(config)
-    layered = not student.model and not student.config
     if layered:
         problems += layer_problems(student, teacher)
     if layered and config.data.tokenizer is not None:
@@ -123,13 +156,36 @@ def _model_problems(config: TrainConfig) -> list[str]:
     compared = learner or replace(teacher, depth=len(student.layers or default_layers(teacher.depth)))
     problems += length_problems(config.data, {"teacher.model": teacher, "the student": learner})
     problems += _width_problems(config, teacher, compared)
-    if not compared.is_transformer:
-        problems.append(f"student.config.model_type={compared.model_type}: objective=embed trains transformers")
+    problems += _kind_problems(compared)
     if matches_of(objective) is not None:
         problems += match_problems(config, [teacher], compared)
         if own := _other_tokens(config):
             problems.append(f"objective.matches: compares states of the same tokens, and {own}; use null")
     return problems
+
+
+def _alone_problems(config: TrainConfig) -> list[str]:
+    """Problems of a student without a teacher."""
+    student, objective, problems = config.student, embedding_of(config), list[str]()
+    learner = learner_of(student, problems)
+    if learner is None or problems:
+        return problems
+    problems += student_problems(config)
+    if student.model:
+        problems += _folder_problems("student.model", student.model, objective.pooling)
+    elif objective.pooling is None:
+        problems.append("objective.pooling=null: a student from scratch without a teacher needs one, mean")
+    if not student.model and config.data.tokenizer is None:
+        problems.append("data.tokenizer=null: a student from scratch without a teacher needs one, a folder or hub id")
+    if config.teacher.tokenizer is not None:
+        problems.append(f"teacher.tokenizer={config.teacher.tokenizer}: there is no teacher; null")
+    return problems + length_problems(config.data, {"the student": learner}) + _kind_problems(learner)
+
+
+def _kind_problems(student: ModelSpec) -> list[str]:
+    if student.is_transformer:
+        return []
+    return [f"student.config.model_type={student.model_type}: objective=embed trains transformers"]
 
 
 def _width_problems(config: TrainConfig, teacher: ModelSpec, student: ModelSpec) -> list[str]:

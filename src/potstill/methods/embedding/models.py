@@ -85,17 +85,30 @@ def teacher_of(config: TrainConfig) -> Side:
     return Side(load, settings, vocabulary)
 
 
-def student_of(config: TrainConfig, teacher: Side) -> Side:
-    """The student; a linear layer that fits the widths is added later."""
-    s, given = config.student, config.data.tokenizer
-    vocabulary = teacher.vocabulary if given is None else vocabulary_of("data.tokenizer", given, saved=True)
-    settings = replace(teacher.settings, dense=None, activation="Identity")
+def student_of(config: TrainConfig, teacher: Side | None) -> Side:
+    """The student; a linear layer that fits the widths is added later.
+
+    Args:
+        config: of the run.
+        teacher: whose layers, settings and tokenizer are the student's where it has none of its own; may be None.
+
+    Raises:
+        PotstillError: it cannot be used.
+    """
+    s, given, pooling = config.student, config.data.tokenizer, embedding_of(config).pooling
+    if given is not None:
+        vocabulary = vocabulary_of("data.tokenizer", given, saved=True)
+    elif s.model:
+        vocabulary = vocabulary_of("student.model", s.model, saved=True)
+    else:  # keep the teacher's for the folder of the student
+        vocabulary = vocabulary_of("teacher.model", str(config.teacher.model), saved=True)
+    settings = SentenceSettings(str(pooling))
+    if teacher is not None:
+        settings = replace(teacher.settings, dense=None, activation="Identity")
     if s.model:
         folder = Path(local_tokenizer("student.model", s.model))
-        if given is None:
-            vocabulary = vocabulary_of("student.model", s.model, saved=True)
-        if (folder / MODULES).is_file():
-            settings = sentence_settings(f"student.model={s.model}", folder)
+        if teacher is None or (folder / MODULES).is_file():
+            settings = sentence_settings(f"student.model={s.model}", folder, pooling)
         model = load_sentence_model("student.model", s.model, folder, settings, s.attention)
     elif s.config:
         tokens = {
@@ -109,10 +122,9 @@ def student_of(config: TrainConfig, teacher: Side) -> Side:
             keep_pooler(model, False)
         set_attention(model, s.attention)
     else:
+        assert teacher is not None  # checked by validation
         layers = list(s.layers) if s.layers is not None else default_layers(backbone_of(teacher.model).depth)
         model = sentence_student(teacher.model, layers, architecture=s.architecture, attention=s.attention)
         settings = teacher.settings
-    if given is None and not s.model:  # keep the teacher's for the folder of the student
-        vocabulary = vocabulary_of("teacher.model", str(config.teacher.model), saved=True)
     limit = backbone_of(model).max_length
     return Side(model, replace(settings, max_length=min(settings.max_length or limit, limit)), vocabulary)

@@ -12,7 +12,7 @@ from torch import Tensor
 from potstill.config import TrainConfig
 from potstill.config.objectives import embedding_of
 from potstill.data.common.ragged import starts_of
-from potstill.data.corpus.sentences import Sentences
+from potstill.data.corpus.sentences import SentenceRows, Sentences
 from potstill.errors import ConfigError, PairError
 from potstill.methods.common.teacher_cache import place_of
 from potstill.methods.embedding.models import Side
@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 SAMPLED = 8192  # texts whose vectors give the principal components
 
 
-def fit_widths(config: TrainConfig, student: Side, teacher: Side, texts: Sentences) -> Tensor | None:
+def fit_widths(
+    config: TrainConfig, student: Side, teacher: Side | None, texts: Sentences | SentenceRows
+) -> Tensor | None:
     """Give the student a linear layer if it needs one; returns what the teacher's vectors are multiplied with.
 
     Raises:
@@ -32,16 +34,19 @@ def fit_widths(config: TrainConfig, student: Side, teacher: Side, texts: Sentenc
         ConfigError: a smaller width that is none.
     """
     objective = embedding_of(config)
-    ours, theirs, widths = student.encoder.width, teacher.encoder.width, objective.widths or []
+    ours, widths = student.encoder.width, objective.widths or []
+    theirs = ours if teacher is None else teacher.encoder.width
     way = objective.projection
-    if way is None:
+    if teacher is None:
+        way = None
+    elif way is None:
         way = "teacher" if ours < theirs else "student" if ours > theirs or widths else None
     if way == "teacher" and ours > theirs:
         raise PairError(f"objective.projection=teacher: the student's vectors are {ours} wide, the teacher's {theirs}")
     full = ours if way == "teacher" else theirs
     if wrong := [width for width in widths if width >= full]:
         raise ConfigError(f"objective.widths={widths}: {wrong[0]} is not below the full width, {full}")
-    if way is None:
+    if way is None or teacher is None:
         return None
     needed = bool(widths) or ours < theirs
     components = _components(config, teacher, texts) if needed else None
@@ -71,9 +76,9 @@ def fit_widths(config: TrainConfig, student: Side, teacher: Side, texts: Sentenc
     return components if turned else None
 
 
-def _components(config: TrainConfig, teacher: Side, texts: Sentences) -> Tensor:
+def _components(config: TrainConfig, teacher: Side, texts: Sentences | SentenceRows) -> Tensor:
     """The principal components of the teacher's vectors, not centred, as rows, the largest first, (width, width)."""
-    chosen = np.random.default_rng(config.seed).permutation(len(texts))[:SAMPLED]
+    chosen = np.random.default_rng(config.seed).permutation(texts.used)[:SAMPLED]
     ids, lengths = texts.read(np.sort(chosen), teacher=True)
     encoder = teacher.encoder
     log.info("principal components of the teacher's vectors of %d texts", len(chosen))
