@@ -1,14 +1,16 @@
-"""A step of generative distillation, ours against the textbook's and TRL's GKDTrainer: tokens a second, peak memory.
+"""A step of generative distillation, ours against the textbook's and TRL's trainers: tokens a second, peak memory.
 
-Run `python tests/benchmarks/bench_generative.py` (with TRL: `pip install 'potstill[bench]'`, `--peer trl`). Teacher
-and student are decoders of Llama's architecture with random weights; the loss is JSD(0.5) at T = 1 over completions.
-Off-policy steps have given rows, of which half is the prompt; the losses of all sides agree on them. In on-policy steps
-the student completes the prompts first, at temperature 1; one token in `--tokens` ends a completion, so that
-completions differ in length. Tokens are those of completions. Each side has a process of its own, ours prepared as
-`train.py` prepares it; they run in turns, since a machine's own speed varies. The optimizer's step is left out.
+Run `python tests/benchmarks/bench_generative.py` (TRL: `pip install 'potstill[bench]'`, then `--peer gkd` for its
+GKDTrainer or `--peer distillation` for its DistillationTrainer). Teacher and student are decoders of Llama's
+architecture with random weights; the loss is JSD(0.5) at T = 1 over completions. Off-policy steps have given rows, of
+which half is the prompt; the losses of all sides agree on them. In on-policy steps the student completes the prompts
+first, at temperature 1; one token in `--tokens` ends a completion, so that completions differ in length. Tokens are
+those of completions. Each side has a process of its own, ours prepared as `train.py` prepares it; they run in turns,
+since a machine's own speed varies. The optimizer's step is left out.
 
-The textbook makes all logits of both models and generates with transformers. TRL's step is its trainer's
-`training_step`, which generates with transformers, too, and computes the loss from all logits.
+The textbook makes all logits of both models and generates with transformers. A step of TRL is its trainer's
+`training_step`, which generates with transformers, too. GKDTrainer computes the loss from all logits,
+DistillationTrainer in chunks. The latter samples every completion; off-policy steps hand it the given ones instead.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +55,7 @@ Side = Callable[[MicroBatch, int, bool], tuple[float, int]]
 def main() -> None:
     """Print memory and speed of steps with given completions, then the speed of steps with sampled ones."""
     arguments = parse()
-    if arguments.peer == "trl" and importlib.util.find_spec("trl") is None:
+    if arguments.peer != "textbook" and importlib.util.find_spec("trl") is None:
         raise SystemExit("trl is not installed: pip install 'potstill[bench]'")
     print(
         f"JSD({BETA}): Llama of {arguments.layers} layers -> {arguments.layers // 2}, width {arguments.hidden}, "
@@ -60,7 +63,7 @@ def main() -> None:
         f"{arguments.precision}",
         flush=True,
     )
-    names = {"ours": ours, arguments.peer: {"textbook": textbook, "trl": trl}[arguments.peer]}
+    names = {"ours": ours, arguments.peer: PEERS[arguments.peer]}
     tolerance = TOLERANCE[arguments.precision]
     off = {name: partial(setup, make, False) for name, make in names.items()}
     speed(off, arguments, tolerance, f"gkd off-policy, {arguments.precision}", memory(off, arguments))
@@ -71,7 +74,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = shaped_parser(__doc__, layers="of the teacher; the student has half of them")
     parser.set_defaults(vocabulary=49_152, hidden=576)
-    parser.add_argument("--peer", choices=("textbook", "trl"), default="textbook")
+    parser.add_argument("--peer", choices=tuple(PEERS), default="textbook")
     parser.add_argument("--precision", choices=tuple(TOLERANCE), default="fp32")
     parser.add_argument("--written", type=int, default=64, help="most tokens of a completion")
     parser.add_argument("--tokens", type=int, default=50, help="one token of so many ends a completion")
@@ -144,12 +147,12 @@ def textbook(arguments: argparse.Namespace) -> Side:
     return side
 
 
-def trl(arguments: argparse.Namespace) -> Side:
-    """The trainer's own step on a batch, as its collator makes it."""
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+def trainer_of(
+    arguments: argparse.Namespace, kind: Callable[..., Any], config: Callable[..., Any], row: dict[str, Any], **own: Any
+) -> tuple[Any, LlamaForCausalLM]:
+    """A trainer of TRL with the models of the benchmark, and the student."""
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
-    from trl.experimental.gkd import GKDConfig, GKDTrainer
 
     teacher, student = models(arguments)
     torch.set_num_threads(arguments.threads)
@@ -158,17 +161,29 @@ def trl(arguments: argparse.Namespace) -> Side:
     content = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"<pad>": 0, "a": 1}, "unk_token": "<pad>"}}
     words = Path(folder.name) / "tokenizer.json"
     words.write_text(json.dumps(content | {"added_tokens": [], "pre_tokenizer": None, "normalizer": None}))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(words), pad_token="<pad>", eos_token="a")
-    config = GKDConfig(
-        output_dir=folder.name, use_cpu=True, report_to=[], beta=BETA, temperature=1.0, lmbda=0.0,
-        max_new_tokens=arguments.written, per_device_train_batch_size=arguments.batch, gradient_checkpointing=False,
-        bf16=arguments.precision == "bf16",
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(words), pad_token="<pad>", eos_token="a", padding_side="left", chat_template="a"
+    )
+    settings = config(
+        output_dir=folder.name, use_cpu=True, report_to=[], beta=BETA, temperature=1.0,
+        bf16=arguments.precision == "bf16", per_device_train_batch_size=arguments.batch, gradient_checkpointing=False,
+        **own,
     )  # fmt: skip
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
-    data = Dataset.from_list([{"messages": turns}] * arguments.batch)
-    trainer = GKDTrainer(student, teacher, config, train_dataset=data, processing_class=tokenizer)
+    data = Dataset.from_list([row] * arguments.batch)
+    trainer = kind(student, teacher, args=settings, train_dataset=data, processing_class=tokenizer)
     trainer.folder = folder  # it lives as long
     trainer.current_gradient_accumulation_steps = 1  # which its loop sets
+    return trainer, student
+
+
+def gkd(arguments: argparse.Namespace) -> Side:
+    """The step of TRL's GKDTrainer on a batch, as its collator makes it."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
+    own = {"lmbda": 0.0, "max_new_tokens": arguments.written}
+    trainer, student = trainer_of(arguments, GKDTrainer, GKDConfig, {"messages": turns}, **own)
 
     def side(rows: MicroBatch, seed: int, on_policy: bool) -> tuple[float, int]:
         student.zero_grad(set_to_none=True)
@@ -184,6 +199,38 @@ def trl(arguments: argparse.Namespace) -> Side:
         return float(loss), int((inputs["labels"] != IGNORED).sum())
 
     return side
+
+
+def distillation(arguments: argparse.Namespace) -> Side:
+    """The step of TRL's DistillationTrainer on prompts."""
+    from trl import DistillationConfig, DistillationTrainer
+
+    own = {"max_completion_length": arguments.written}
+    trainer, student = trainer_of(arguments, DistillationTrainer, DistillationConfig, {"prompt": "a"}, **own)
+    generate = trainer._generate_single_turn
+
+    def side(rows: MicroBatch, seed: int, on_policy: bool) -> tuple[float, int]:
+        student.zero_grad(set_to_none=True)
+        torch.manual_seed(seed)
+        assert rows.prompts is not None
+        whole = [ids[mask.bool()].tolist() for ids, mask in zip(rows.input_ids, rows.attention_mask, strict=True)]
+        prompts = [own[:end] for own, end in zip(whole, rows.prompts.tolist(), strict=True)]
+        given = [own[end:] for own, end in zip(whole, rows.prompts.tolist(), strict=True)]
+        written: list[list[int]] = []
+
+        def completions(*inputs: Any, **options: Any) -> list[list[int]]:
+            written[:] = generate(*inputs, **options) if on_policy else given
+            return written
+
+        trainer._tokenize_prompts = lambda _: (prompts, None, {})
+        trainer._generate_single_turn = completions
+        loss = trainer.training_step(student, [{"prompt": "a"} for _ in prompts], None)
+        return float(loss), sum(map(len, written))
+
+    return side
+
+
+PEERS = {"textbook": textbook, "gkd": gkd, "distillation": distillation}
 
 
 def autocast(arguments: argparse.Namespace) -> contextlib.AbstractContextManager:

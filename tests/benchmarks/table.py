@@ -28,7 +28,11 @@ VERSIONS = ("torch", "transformers", "lightning", "datasets", "trl", "textbrewer
 COLUMNS = (
     "what", "ours", "peer", "unit", "our_rate", "peer_rate", "ratio", "low", "high", "rounds", "our_mb", "peer_mb",
 )  # fmt: skip
-PEERS = {"--peer trl": "trl", "bench_toolkit": "textbrewer"}  # packages that a command needs
+PEERS = {
+    "--peer gkd": "trl",
+    "--peer distillation": "trl",
+    "bench_toolkit": "textbrewer",
+}  # packages that a command needs
 
 
 def main() -> None:
@@ -71,7 +75,7 @@ def commands() -> list[str]:
         *(f"bench_step.py {name} --precision {one}" for name in ("kd", "diito") for one in precisions),
         "bench_step.py diito --own-products",
         *(f"bench_toolkit.py --checkpointing {way}" for way in ("selective", "none")),
-        *(f"bench_generative.py --layers 8 --batch 4 --peer {peer}" for peer in ("textbook", "trl")),
+        *(f"bench_generative.py --layers 8 --batch 4 --peer {peer}" for peer in ("textbook", "gkd", "distillation")),
         f"bench_tasks.py {sst2}",
         f"bench_step_by_step.py {cqa}",
         "bench_cache.py",

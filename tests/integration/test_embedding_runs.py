@@ -132,11 +132,12 @@ def test_retrieval_is_watched_and_compared(run, teacher, words, tmp_path, compos
     (tmp_path / "qrels" / "test.tsv").write_text("".join(f"q{n}\td{n}\t1\n" for n in range(0, 60, 2)))
     common = ["benchmark=retrieval", f"benchmark.folder={tmp_path}", "benchmark.query_prompt=''"]
     common += ["benchmark.metrics=[ndcg@10,recall@1]"]
-    folder, summary = run("run", *common, "trainer.max_steps=2", "trainer.val_check_interval=1")
+    half = ["strategy=cpu_bf16", "trainer.max_steps=2", "trainer.val_check_interval=1"]
+    folder, summary = run("run", *common, *half)
     assert 0.5 <= summary["val/recall@1"] <= summary["val/ndcg@10"] <= 1
     config = compose_config(
         *common, f"model=[{teacher},{folder}/student]", "names=[teacher,student]", "trainer.enable_progress_bar=false",
-        name="evaluate",
+        "strategy=cpu_bf16", name="evaluate",
     )  # fmt: skip
     validate_evaluate(config)
     (tmp_path / "table").mkdir()

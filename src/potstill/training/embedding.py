@@ -147,10 +147,15 @@ class EmbeddingDistillation(StudentModule):
         if self._teacher_width is not None:
             logged[COSINE] = 1 - means["cos"]
         if self._watched is not None:
-            found = self._watched.measure(self._encoder).figures()
+            found = self._measured(self._watched, self._encoder)
             logged |= {f"val/{name}": value for name, value in found.items()}
         if self._teacher_watched is not None and self._teacher_encoder is not None:
             if self._teacher_metrics is None:
-                self._teacher_metrics = self._teacher_watched.measure(self._teacher_encoder).figures()
+                self._teacher_metrics = self._measured(self._teacher_watched, self._teacher_encoder)
             logged |= {f"val/teacher_{name}": value for name, value in self._teacher_metrics.items()}
         self.log_dict(logged)
+
+    def _measured(self, benchmark: EncoderBenchmark, encoder: SentenceEncoder) -> dict[str, float]:
+        """A benchmark in the precision of the run, in which Lightning runs steps, but not the end of an epoch."""
+        with self.trainer.precision_plugin.forward_context():
+            return benchmark.measure(encoder).figures()
