@@ -70,14 +70,15 @@ def sections(config: EvaluateConfig, rows: list[Row]) -> list[Section]:
     monitor = f"test/{config.benchmark.monitor}"
     names, examples = rows[0].extra
     named, costs = cost_columns(rows)
-    columns = ["model", "width", *named, *names, f"{LEVEL:.0%} interval"]
+    columns = ["model", "width", *named, *names, f"share of {rows[0].name}", f"{LEVEL:.0%} interval"]
     cells: list[list[Any]] = []
     for row, own in zip(rows, costs, strict=True):
         low, high = (row.metrics[f"{monitor}_{end}"] for end in ("low", "high"))
         scores = [row.metrics[f"test/{name}"] for name in names]
-        cells.append([row.name, row.metrics["width"], *own, *scores, f"{low:.4f} to {high:.4f}"])
+        share = f"{row.metrics[monitor] / rows[0].metrics[monitor]:.1%}" if rows[0].metrics[monitor] else ""
+        cells.append([row.name, row.metrics["width"], *own, *scores, share, f"{low:.4f} to {high:.4f}"])
     note = f"{rows[0].examples:,} {examples}; {LATENCY_NOTE} "
-    note += f"The interval is of {config.benchmark.monitor}, by a bootstrap."
+    note += f"Share and interval (by a bootstrap) are of {config.benchmark.monitor}."
     note += add_difference_column(columns, cells, rows, monitor, examples)
     table = Table(f"benchmark={config.benchmark.name}", columns, cells, note)
     return [table, *quality_against_latency(config, rows, monitor)]
