@@ -74,6 +74,11 @@ def weights(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+def training_losses(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["train/loss_mse"]) for row in csv.DictReader(file) if row.get("train/loss_mse")]
+
+
 def vectors(folder, texts=("the man was there", "who")):
     side, _ = open_encoder("model", str(folder))
     tokenizer = load_backend(folder)
@@ -84,8 +89,7 @@ def vectors(folder, texts=("the man was there", "who")):
 def test_a_student_of_layers_is_trained_saved_and_compared(run, pairs, teacher, tmp_path, compose_config):
     match = "objective.matches=[{teacher: 4, student: 2, loss: hidden_mse, weight: 0.1}]"
     folder, summary = run("run", *pairs, match, "trainer.max_epochs=12", "trainer.val_check_interval=8")
-    with (folder / "metrics.csv").open() as file:
-        losses = [float(row["train/loss_mse"]) for row in csv.DictReader(file) if row.get("train/loss_mse")]
+    losses = training_losses(folder)
     assert np.mean(losses[-8:]) < 0.5 * np.mean(losses[:8])
     assert summary["val/cosine"] > 0.6
     assert summary["data/texts"] == 120
@@ -162,6 +166,35 @@ def test_a_resumed_run_is_the_same(run, tmp_path):
     assert not any(name.startswith("teacher.") for name in one)
 
 
+def test_a_static_student_begins_near_the_teacher_and_goes_on(run, pairs, tmp_path, compose_config):
+    first, summary = run("first", *STATIC, *pairs, "trainer.max_steps=0")
+    assert summary["val/cosine"] > 0.4
+    modules = json.loads((first / "student" / "modules.json").read_text())
+    assert [own["type"].rpartition(".")[2] for own in modules] == ["StaticEmbedding", "Normalize"]
+    assert (first / "student" / "tokenizer.json").is_file()
+    assert "AutoModel` cannot open it" in (first / "student" / "README.md").read_text()
+    last = [*STATIC, "optimizer.lr=1e-2", "data.batch_size=8", "trainer.max_steps=40"]
+    whole, trained = run("whole", *last, *pairs)
+    losses = training_losses(whole)
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+    run("cut", *last, *pairs, "trainer.max_steps=20")
+    again, _ = run("cut", *last, *pairs, f"ckpt_path={tmp_path}/cut/checkpoints/last.ckpt")
+    ours, theirs = weights(again), weights(whole)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    further = ["student.layers=null", f"student.model={whole}/student", "trainer.max_steps=0", *pairs]
+    _, resumed = run("further", *further)
+    assert resumed["val/spearman"] == pytest.approx(trained["val/spearman"], abs=1e-6)
+    config = compose_config(
+        *pairs, f"model=[{first}/student,{whole}/student]", "names=[first,trained]", name="evaluate"
+    )
+    validate_evaluate(config)
+    (tmp_path / "table").mkdir()
+    evaluate_run.evaluate(config, tmp_path / "table")
+    found = json.loads((tmp_path / "table" / "summary.json").read_text())
+    assert found["trained/test/spearman"] == pytest.approx(trained["val/spearman"], abs=1e-6)
+    assert (found["trained/width"], found["trained/parameters_without_embeddings"]) == (16, 0)
+
+
 def test_two_processes_make_the_update_of_one(source, tmp_path, command, shared_cache):
     common = [
         *source,
@@ -192,9 +225,17 @@ SMALL = [
 ]  # fmt: skip
 
 
+STATIC = ["student.layers=null", "student=static", "student.config.hidden_size=16"]
+BIGRU = ["student.layers=null", "student=bigru", "student.config.hidden_size=16", "student.config.embedding_size=8"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "width"),
     [
+        (BIGRU, 16),
+        (STATIC, 16),
+        ([*STATIC, "student.config.hidden_size=32", "objective.widths=[8,4]", "student.config.smoothing=null"], 32),
+        ([*STATIC, "data.tokenizer=OTHER", "objective.prompt=query", "objective.terms.similarity.weight=0"], 16),
         (SMALL, 16),
         ([*SMALL, "objective.projection=student"], 32),
         ([*SMALL, "objective.widths=[8,4]"], 16),
@@ -257,7 +298,12 @@ def test_a_dense_layer_of_the_teacher_is_kept_and_turned(run, teacher, tmp_path)
         (["benchmark=retrieval", "benchmark.folder=."], r"benchmark\.folder: '.*corpus\.jsonl'"),
         (["benchmark=retrieval", "benchmark.metrics=[ndcg]"], r"benchmark\.metrics=\['ndcg'\]: some of ndcg@k"),
         (["teacher/cache=on"], r"teacher\.cache\.enabled=true"),
-        (["student.layers=null", "student=bigru"], "objective=embed trains transformers"),
+        (["student.layers=null", "student=bigru", "student.checkpointing=full"], r"student\.checkpointing=full"),
+        ([*STATIC, "compile=true"], r"compile=true: .* static"),
+        ([*STATIC, "objective.projection=student"], r"objective\.projection=student: .* static"),
+        ([*STATIC, "student.config.hidden_size=40"], r"objective\.projection=teacher: .* 40 wide, the teacher's 32"),
+        ([*STATIC, "objective.matches=[{teacher: 4, student: 0, loss: hidden_mse}]"], r"objective\.matches: .* static"),
+        ([*STATIC, "student.config.smoothing=much"], r"student\.config=.*smoothing"),
         (["data=conversations"], r"^data=conversations"),
     ],
 )  # fmt: skip
@@ -267,6 +313,13 @@ def test_user_errors(overrides, key, run, bert_teacher, pairs, monkeypatch):
     words = [word.replace("BERT", str(bert_teacher)).replace("PAIRS", file) for word in overrides]
     with pytest.raises(PotstillError, match=key):
         run("error", *words)
+
+
+def test_a_static_student_is_of_this_objective_alone(compose_config, text_file, bert_teacher):
+    common = [f"data.train_files=[{text_file}]", "student=static"]
+    for own in (["objective=mlm", f"data.tokenizer={bert_teacher}"], ["objective=kd", f"teacher.model={bert_teacher}"]):
+        with pytest.raises(PotstillError, match=r"student\.config\.model_type=static: .*objective=embed"):
+            validate_train(compose_config(*common, *own))
 
 
 def test_a_plain_model_with_a_pooling_of_its_own(run, bert_teacher, compose_config, pairs):

@@ -124,7 +124,7 @@ def logits_of(backbone, last_hidden_BLD):
 
 def test_every_known_architecture_has_a_view_and_a_case():
     known = {model_type for model_type, _ in CASES.values()}
-    assert set(VIEWS) == set(ARCHITECTURES) == known | {"bigru"}  # tests/models/test_bigru.py
+    assert set(VIEWS) == set(ARCHITECTURES) == known | {"bigru", "static"}  # tests/models/test_bigru.py, test_static.py
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -71,7 +71,7 @@ def test_roberta_counts_positions_from_the_padding_id(pad, usable):
 def test_defaults_are_those_of_transformers(model_type):
     from transformers import AutoConfig
 
-    import potstill.models.bigru  # noqa: F401  (registers it with transformers)
+    import potstill.models.views  # noqa: F401  (registers those of this package with transformers)
 
     config = AutoConfig.for_model(model_type)
     assert spec_from_settings({"model_type": model_type}, "x") == spec_from_settings(config.to_dict(), "x")

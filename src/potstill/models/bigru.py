@@ -15,12 +15,13 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, arange, cat, nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 MODEL_TYPE = "bigru"
 
@@ -120,12 +121,12 @@ class BiGruModel(BiGruPreTrainedModel):
         """(batch, length) ids to (batch, length, hidden)."""
         return self.dropout(self.project(self.embeddings(input_ids_BL)))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> BaseModelOutput:
         """The last hidden states, (batch, length, hidden)."""
         hidden_BLD = self.embed(input_ids)
         for layer in self.layers:
             hidden_BLD = layer(hidden_BLD, attention_mask)
-        return hidden_BLD
+        return BaseModelOutput(last_hidden_state=hidden_BLD)
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embeddings."""
@@ -151,7 +152,7 @@ class BiGruForSequenceClassification(_BiGruHead):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> SequenceClassifierOutput:
         """Logits, (batch, labels)."""
-        last_BLD = self.bigru(input_ids, attention_mask)
+        last_BLD = self.bigru(input_ids, attention_mask).last_hidden_state
         return SequenceClassifierOutput(logits=self._head(pooled(last_BLD, attention_mask)))
 
 
@@ -160,7 +161,7 @@ class BiGruForTokenClassification(_BiGruHead):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> TokenClassifierOutput:
         """Logits, (batch, length, labels)."""
-        return TokenClassifierOutput(logits=self._head(self.bigru(input_ids, attention_mask)))
+        return TokenClassifierOutput(logits=self._head(self.bigru(input_ids, attention_mask).last_hidden_state))
 
 
 def pooled(last_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
@@ -172,5 +173,6 @@ def pooled(last_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
 
 
 AutoConfig.register(MODEL_TYPE, BiGruConfig)
+AutoModel.register(BiGruConfig, BiGruModel)
 AutoModelForSequenceClassification.register(BiGruConfig, BiGruForSequenceClassification)
 AutoModelForTokenClassification.register(BiGruConfig, BiGruForTokenClassification)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import embedding_bag, linear, normalize
 from transformers import PreTrainedModel
 
 from potstill.errors import WeightsError
@@ -23,6 +23,7 @@ from potstill.models.students import student_from_layers
 from potstill.runtime.json_text import json_text
 
 DENSE = "sentence_dense"  # name of the linear layer among the modules of a model
+BAGS = 4096  # texts that a static model reads at a time
 _WEIGHTS = "model.safetensors"
 
 
@@ -98,12 +99,32 @@ class SentenceEncoder:
             input_ids_BL: token ids with special tokens, (batch, length).
             attention_mask_BL: 1 at tokens, 0 at padding behind them, (batch, length).
         """
+        if self.settings.static:
+            return self.of_bags(input_ids_BL[attention_mask_BL.bool()], attention_mask_BL.sum(1))
+        return self.vectors(self.states(input_ids_BL, attention_mask_BL), attention_mask_BL)
+
+    def states(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
+        """The last hidden states, (batch, length, width); see `__call__`."""
         flow = self.backbone.embed(input_ids_BL, attention_mask_BL)
-        return self.vectors(self.backbone.finish(self.backbone.blocks(flow)[0]), attention_mask_BL)
+        return self.backbone.finish(self.backbone.blocks(flow)[0])
 
     def vectors(self, last_BLD: Tensor, attention_mask_BL: Tensor) -> Tensor:
         """As `__call__`, from the last hidden states."""
-        pooled = pool(last_BLD, attention_mask_BL, self.settings.pooling)
+        return self._finished(pool(last_BLD, attention_mask_BL, self.settings.pooling))
+
+    def of_bags(self, input_ids_N: Tensor, lengths_B: Tensor) -> Tensor:
+        """The vectors of texts of a static model, without padding, (batch, width); 0 for a text without tokens.
+
+        Args:
+            input_ids_N: token ids of the texts end to end, (tokens,).
+            lengths_B: tokens of each text, (batch,).
+        """
+        weight: Any = self.backbone.model.get_input_embeddings().weight
+        mean = embedding_bag(input_ids_N, weight, lengths_B.cumsum(0) - lengths_B, mode="mean")
+        return self._finished(mean if mean.dtype == torch.float64 else mean.float())
+
+    def _finished(self, pooled: Tensor) -> Tensor:
+        """What follows the pooling."""
         if (dense := self.dense) is not None:
             # Of few rows: always in full precision.
             with torch.autocast(pooled.device.type, enabled=False):
@@ -122,6 +143,8 @@ class SentenceEncoder:
             pad_id: padding id.
             batch_size: texts at a time.
         """
+        if self.settings.static:
+            return self._encode_bags(ids)
         order = np.argsort([-len(own) for own in ids], kind="stable")
         model = self.backbone.model
         vectors, device, training = torch.empty(len(ids), self.width), model.device, model.training
@@ -137,6 +160,15 @@ class SentenceEncoder:
             made = self(torch.from_numpy(padded).to(device), torch.from_numpy(mask).to(device))
             vectors[torch.from_numpy(rows)] = made.float().cpu()
         model.train(training)
+        return vectors
+
+    def _encode_bags(self, ids: Sequence[NDArray[np.integer]]) -> Tensor:
+        vectors, device = torch.empty(len(ids), self.width), self.backbone.model.device
+        for start in range(0, len(ids), BAGS):
+            own = ids[start : start + BAGS]
+            flat = torch.from_numpy(np.concatenate(own).astype(np.int64)).to(device)
+            lengths = torch.tensor([len(one) for one in own], device=device)
+            vectors[start : start + len(own)] = self.of_bags(flat, lengths).float().cpu()
         return vectors
 
 

@@ -12,6 +12,7 @@ from potstill.runtime.json_text import json_text, read_json
 
 MODULES = "modules.json"
 COSINE = "cosine"
+STATIC = "StaticEmbedding"  # the module whose states of tokens are vectors without context
 # Ways to make one vector of the states of the tokens, and their names in 1_Pooling/config.json.
 POOLINGS = {
     "mean": "pooling_mode_mean_tokens",
@@ -41,6 +42,7 @@ class SentenceSettings:
         prompts: texts that are put before a text, by name.
         default_prompt: name of the prompt of texts for which none is chosen; None: none.
         similarity: how two vectors are compared, `cosine`, `dot`, `euclidean` or `manhattan`.
+        static: whether the states of tokens are vectors without context, of `StaticEmbedding`.
     """
 
     pooling: str = "mean"
@@ -52,6 +54,7 @@ class SentenceSettings:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     similarity: str = COSINE
+    static: bool = False
 
     def prompt(self, wanted: str | None) -> str:
         """The text before every text: of a prompt's name, or the text itself; None: the default prompt."""
@@ -86,6 +89,8 @@ def sentence_settings(label: str, folder: Path, pooling: str | None = None) -> S
     if not isinstance(modules, list) or not all(isinstance(own, dict) for own in modules):
         raise ModelError(f"{label}: {MODULES} is not a list of modules")
     kinds = [str(own.get("type", "")).rpartition(".")[2] for own in modules]
+    if kinds[:1] == [STATIC]:
+        return _static_settings(label, folder, modules, kinds)
     known = (["Transformer", "Pooling"], ["Dense"], ["Normalize"])
     expected = [name for part in known for name in part if name in kinds or name in known[0]]
     if kinds != expected:
@@ -100,23 +105,41 @@ def sentence_settings(label: str, folder: Path, pooling: str | None = None) -> S
             "tokenizer beside modules.json"
         )
     own = _object(label, folder / "sentence_bert_config.json")
-    further = _object(label, folder / "config_sentence_transformers.json")
+    further = _further(label, folder)
     dense = _object(label, folder / places["Dense"] / "config.json") if "Dense" in places else {}
     activation = str(dense.get("activation_function", "Identity")).rpartition(".")[2]
     if activation not in ACTIVATIONS:
         raise ModelError(f"{label}: its Dense has the activation {activation}; one of {', '.join(ACTIVATIONS)}")
-    prompts = {str(name): str(text) for name, text in (further.get("prompts") or {}).items()}
     return SentenceSettings(
-        pooling=_pooling(label, _object(label, folder / places["Pooling"] / "config.json"), any(prompts.values())),
+        pooling=_pooling(
+            label, _object(label, folder / places["Pooling"] / "config.json"), any(further["prompts"].values())
+        ),
         normalize="Normalize" in kinds,
         dense=places.get("Dense"),
         activation=activation,
         max_length=own.get("max_seq_length"),
         lower=bool(own.get("do_lower_case")),
-        prompts=prompts,
-        default_prompt=further.get("default_prompt_name"),
-        similarity=further.get("similarity_fn_name") or COSINE,
+        **further,
     )
+
+
+def _static_settings(label: str, folder: Path, modules: list[Mapping[str, Any]], kinds: list[str]) -> SentenceSettings:
+    if kinds[1:] not in ([], ["Normalize"]) or modules[0].get("path"):
+        raise ModelError(
+            f"{label}: has the modules {', '.join(kinds)}; supported are {STATIC}, in the folder itself, then "
+            "Normalize if wanted"
+        )
+    return SentenceSettings(normalize="Normalize" in kinds, static=True, **_further(label, folder))
+
+
+def _further(label: str, folder: Path) -> dict[str, Any]:
+    """Prompts and similarity of a folder."""
+    own = _object(label, folder / "config_sentence_transformers.json")
+    return {
+        "prompts": {str(name): str(text) for name, text in (own.get("prompts") or {}).items()},
+        "default_prompt": own.get("default_prompt_name"),
+        "similarity": own.get("similarity_fn_name") or COSINE,
+    }
 
 
 def write_sentence_settings(settings: SentenceSettings, folder: Path, width: int) -> None:
@@ -127,17 +150,23 @@ def write_sentence_settings(settings: SentenceSettings, folder: Path, width: int
         folder: with config.json, weights and tokenizer.
         width: of the states that are pooled.
     """
-    pooling = {name: way == settings.pooling for way, name in POOLINGS.items()}
     files: dict[str, Any] = {
-        "1_Pooling/config.json": {"word_embedding_dimension": width, **pooling, "include_prompt": True},
-        "sentence_bert_config.json": {"max_seq_length": settings.max_length, "do_lower_case": settings.lower},
         "config_sentence_transformers.json": {
             "prompts": dict(settings.prompts),
             "default_prompt_name": settings.default_prompt,
             "similarity_fn_name": settings.similarity,
-        },
+        }
     }
-    names = ["Transformer", "Pooling"] + ["Dense"] * (settings.dense is not None) + ["Normalize"] * settings.normalize
+    if settings.static:
+        names = [STATIC]
+    else:
+        names = ["Transformer", "Pooling"] + ["Dense"] * (settings.dense is not None)
+        pooling = {name: way == settings.pooling for way, name in POOLINGS.items()}
+        files |= {
+            "1_Pooling/config.json": {"word_embedding_dimension": width, **pooling, "include_prompt": True},
+            "sentence_bert_config.json": {"max_seq_length": settings.max_length, "do_lower_case": settings.lower},
+        }
+    names += ["Normalize"] * settings.normalize
     files[MODULES] = [
         {
             "idx": number,

@@ -23,6 +23,8 @@ Kind = Literal["masked", "causal"]
 HEAD_MULTIPLE = 8
 MAX_HEAD_PADDING = 1024
 
+UNLIMITED = 2**30  # tokens of a model that reads any number
+
 _STANDARD_NAMES = {
     "depth": "num_hidden_layers",
     "width": "hidden_size",
@@ -95,6 +97,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         unsupported=("final_logit_softcapping", "use_bidirectional_attention"),
     ),
     "bigru": Architecture("masked", _sizes(1, 512, 1, 512, 30522), attention=False),
+    "static": Architecture("masked", _sizes(0, 256, 1, UNLIMITED, 30522), attention=False),
 }
 
 SEQ2SEQ = ("t5", "mt5")  # encoder-decoders, of `models.seq2seq`

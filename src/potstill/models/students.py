@@ -181,15 +181,10 @@ def student_from_config(
     model_type = settings.get("model_type")
     if model_type not in ARCHITECTURES:
         raise ConfigError(f"student.config.model_type={model_type}: {unknown_architecture(model_type)}")
-    tokens = {
-        "vocab_size": vocab_size,
-        "pad_token_id": pad_token_id,
-        "bos_token_id": cls_token_id if bos_token_id is None else bos_token_id,
-        "eos_token_id": sep_token_id if eos_token_id is None else eos_token_id,
-    }
-    known = {entry.name for entry in dataclasses.fields(CONFIG_MAPPING[model_type])}
-    named = {"cls_token_id": cls_token_id, "sep_token_id": sep_token_id}
-    tokens |= {name: number for name, number in named.items() if name in known}
+    bos = cls_token_id if bos_token_id is None else bos_token_id
+    eos = sep_token_id if eos_token_id is None else eos_token_id
+    tokens = {"vocab_size": vocab_size, "pad_token_id": pad_token_id, "bos_token_id": bos, "eos_token_id": eos}
+    tokens |= _encoder_tokens(model_type, cls_token_id, sep_token_id)
     if labels is None:
         student = model_from_config(settings, tokens, AUTO_CLASSES[ARCHITECTURES[model_type].kind])
     else:
@@ -197,6 +192,32 @@ def student_from_config(
         student = model_from_config(settings, tokens | outputs, TASK_CLASSES[head], labels, problem)
     set_attention(student, attention)
     return student
+
+
+def encoder_from_config(
+    settings: Mapping[str, Any],
+    *,
+    vocab_size: int,
+    pad_token_id: int | None,
+    start_id: int | None,
+    end_id: int | None,
+    attention: str = "sdpa",
+) -> PreTrainedModel:
+    """As `student_from_config`, a model without a head; `start_id` and `end_id` are around every text."""
+    tokens = {"vocab_size": vocab_size, "pad_token_id": pad_token_id, "bos_token_id": start_id, "eos_token_id": end_id}
+    tokens |= _encoder_tokens(settings["model_type"], start_id, end_id)
+    model = model_from_config(settings, tokens, AutoModel)
+    if hasattr(model, "pooler"):
+        keep_pooler(model, False)
+    set_attention(model, attention)
+    return model
+
+
+def _encoder_tokens(model_type: str, cls_token_id: int | None, sep_token_id: int | None) -> dict[str, int | None]:
+    """The ids that only the configurations of some encoders have."""
+    known = {entry.name for entry in dataclasses.fields(CONFIG_MAPPING[model_type])}
+    named = {"cls_token_id": cls_token_id, "sep_token_id": sep_token_id}
+    return {name: number for name, number in named.items() if name in known}
 
 
 def set_attention(model: PreTrainedModel, attention: str) -> None:

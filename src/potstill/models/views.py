@@ -22,7 +22,7 @@ from transformers.masking_utils import (
 )
 
 from potstill.errors import ModelError
-from potstill.models import bigru
+from potstill.models import bigru, static
 from potstill.models.heads import Head
 from potstill.models.specs import unknown_architecture
 
@@ -153,6 +153,10 @@ def _embed_gpt2(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | Non
 def _embed_bigru(base: Any, input_ids_BL: Tensor, attention_mask_BL: Tensor | None, _: Tensor | None) -> Flow:
     # Its layers take the mask of the tokens.
     return Flow(base.embed(input_ids_BL), ({"attention_mask": attention_mask_BL},) * base.config.num_hidden_layers)
+
+
+def _embed_static(base: Any, input_ids_BL: Tensor, _: Tensor | None, __: Tensor | None) -> Flow:
+    return Flow(base.embedding(input_ids_BL), ())
 
 
 _CAUSAL = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
@@ -316,6 +320,7 @@ VIEWS: dict[str, View] = {
     "gemma3_text": _LLAMA,
     "gpt_neox": View(_embed_causal, "layers", norm="final_layer_norm", classifier=("score",), pools=_last_token),
     bigru.MODEL_TYPE: View(_embed_bigru, "layers", classifier=("dropout", "classifier"), pools=bigru.pooled),
+    static.MODEL_TYPE: View(_embed_static, "layers"),
 }
 
 

@@ -150,6 +150,8 @@ class EmbeddingObjective(WeightedTerms):
         denominators: Mapping[str, float],
     ) -> tuple[Pair, dict[str, Tensor]]:
         """The vectors of a group of texts, and its shares of the matches."""
+        if self.matches is None:
+            return Pair(student(group.input_ids, group.attention_mask), self.target_vectors(teacher, group)), {}
         theirs: list[Features] = []
         if self._any(self.matched):
             assert teacher is not None
@@ -160,8 +162,7 @@ class EmbeddingObjective(WeightedTerms):
         targets = self.target_vectors(teacher, group)
         hidden, ours, _ = observed(student.backbone, "student", group, None, self.wanted(None))
         vectors = student.vectors(hidden.base[0], group.attention_mask)
-        matched = {} if self.matches is None else self.matches(ours, [theirs], denominators, self.active)
-        return Pair(vectors, targets), dict(matched)
+        return Pair(vectors, targets), dict(self.matches(ours, [theirs], denominators, self.active))
 
     def _relations(self, step: Pair, rows: StepRows | None) -> dict[str, Tensor]:
         """The terms over all texts of a step."""

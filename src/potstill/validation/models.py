@@ -87,6 +87,8 @@ def model_problems(config: TrainConfig, made: ModelSpec | None = None) -> list[s
     problems += length_problems(
         config.data, {"teacher.model": teacher if config.objective.taught or layered else None, "the student": learner}
     )
+    if spec and not spec.depth:
+        return [*problems, f"student.config.model_type={spec.model_type}: makes vectors of texts; use objective=embed"]
     if spec and not spec.is_transformer:
         problems += _recurrent_problems(config, spec)
     if trains_task(config):
@@ -226,8 +228,8 @@ def _head_problems(model: str | None) -> list[str]:
 
 
 def _recurrent_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
-    """Problems of a recurrent student, which has no attention."""
-    student, problems = config.student, []
+    """Problems of a recurrent student of a task."""
+    problems = []
     if not trains_task(config):
         problems.append(
             f"student.config.model_type={spec.model_type}: has no language-model head; use "
@@ -238,6 +240,14 @@ def _recurrent_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
             f"student.config.model_type={spec.model_type}: has no head for answers that are pieces of a text; choose a "
             "transformer, student=t3"
         )
+    return problems + attentionless_problems(config, spec)
+
+
+def attentionless_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
+    """Problems of what only transformers have."""
+    student, problems = config.student, list[str]()
+    if spec.is_transformer:
+        return problems
     if student.checkpointing is not None:
         problems.append(f"student.checkpointing={student.checkpointing}: a {spec.model_type} makes nothing again; null")
     if config.compile:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from potstill.data.common.tokenizers import describe, load_backend, train_wordpiece
+from potstill.data.common.tokenizers import bare_tokenizer, describe, load_backend, train_wordpiece
 from potstill.data.corpus.sources import TextFiles
 from potstill.errors import DataError, TokenizerError
 
@@ -32,6 +32,20 @@ def byte_level(folder, specials, config):
     (folder / "merges.txt").write_text("#version: 0.2\nh e\n")
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
+
+
+def test_a_tokenizer_without_the_tokens_around_a_text(tmp_path):
+    framed = describe(bert(tmp_path / "t", {"do_lower_case": False}))
+    assert load_backend(framed.path).encode("The cats").ids == [2, 8, 6, 7, 3]
+    for lower, ids in ((False, [8, 6, 7]), (True, [5, 6, 7])):
+        bare = describe(bare_tokenizer(framed, tmp_path / "cache", lower))
+        assert load_backend(bare.path).encode("The cats").ids == ids
+        assert (bare.start_id, bare.end_id, bare.pad_id, bare.unk_id, bare.size) == (None, None, 0, 1, 9)
+        again = describe(bare_tokenizer(bare, tmp_path / "cache"))
+        assert again.digest == bare.digest != framed.digest
+    letters = byte_level(tmp_path / "b", ["<|endoftext|>"], {})
+    bare = describe(bare_tokenizer(describe(letters), tmp_path / "cache"))
+    assert (bare.start_id, bare.end_id, bare.pad_id) == (None, None, 0)
 
 
 def test_wordpiece_folder(tmp_path):

@@ -6,6 +6,7 @@ transformers is used only for folders of other kinds.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -177,6 +178,36 @@ def train_wordpiece(
         (temporary / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
         (temporary / "tokenizer_config.json").write_text(json_text(config, indent=1), encoding="utf-8")
         _wordpiece(_Folder(temporary)).save(str(temporary / "tokenizer.json"))
+
+    build_once(folder, build)
+    return folder
+
+
+def bare_tokenizer(vocabulary: Vocabulary, cache: Path, lower: bool = False) -> Path:
+    """A tokenizer's folder without the tokens that it adds around a text.
+
+    Args:
+        vocabulary: Of the tokenizer.
+        cache: The folder is stored in its `tokenizers` folder.
+        lower: Whether texts are put into lower case first.
+
+    Returns:
+        A folder that `transformers.AutoTokenizer.from_pretrained` opens.
+    """
+    folder = cache / "tokenizers" / store_key({"tokenizer": vocabulary.digest}, "bare", {"lower": lower})
+
+    def build(temporary: Path) -> None:
+        tokenizer = load_backend(vocabulary.path)
+        content = json.loads(tokenizer.to_str()) | {"post_processor": None}
+        if lower:
+            own = [] if content["normalizer"] is None else [content["normalizer"]]
+            content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *own]}
+        (temporary / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        # Names of tokens around a text would add them again.
+        ids = {"pad_token": vocabulary.pad_id, "unk_token": vocabulary.unk_id}
+        names = {name: tokenizer.id_to_token(number) for name, number in ids.items() if number is not None}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+        (temporary / "tokenizer_config.json").write_text(json_text(config, indent=1), encoding="utf-8")
 
     build_once(folder, build)
     return folder

@@ -34,6 +34,7 @@ from potstill.methods.embedding.cards import encoder_card
 from potstill.methods.embedding.checks import follows_teacher, is_scored
 from potstill.methods.embedding.models import Side, student_of, teacher_of
 from potstill.methods.embedding.rows import PairParts, read_parts, rows_of, tokenized, with_prompts
+from potstill.methods.embedding.static import start_static
 from potstill.methods.embedding.widths import fit_widths
 from potstill.models.backbone import backbone_of
 from potstill.models.load import save_student
@@ -76,7 +77,8 @@ def build_embedding_training(config: TrainConfig) -> EmbeddingTraining:
     teacher = None if config.teacher.model is None else teacher_of(config)
     student = student_of(config, teacher)
     told = (teacher or student).settings  # how texts are read
-    if teacher is not None and not follows_teacher(config):  # it has given its layers
+    fresh = student.settings.static and not config.student.model
+    if teacher is not None and not fresh and not follows_teacher(config):  # it has given its layers
         teacher = None
     sides = [student] if teacher is None else [student, teacher]
     for key, side in zip(("student", "teacher.model"), sides, strict=False):
@@ -85,6 +87,10 @@ def build_embedding_training(config: TrainConfig) -> EmbeddingTraining:
     length = sequence_length(text, student.vocabulary, [side.model for side in sides], told.max_length)
     train, evaluation = _data(config, read, sides, told, length)
     components = fit_widths(config, student, teacher, train)
+    if fresh and teacher is not None:
+        start_static(config, student, teacher, train, components)
+        if not follows_teacher(config):
+            teacher, sides = None, [student]
     prepare_student(config.student, student.model)
     terms = _objective(config, student, teacher, components)
     watched = [
@@ -190,7 +196,7 @@ def save_encoder(
 ) -> None:
     """Write the student as a folder of sentence-transformers."""
     model: Any = training.module.student
-    card = encoder_card(config, data, summary, training.settings)
+    card = encoder_card(config, data, summary, training.settings, model)
     dense = model._modules.pop(DENSE, None)  # has a folder of its own
 
     try:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from potstill.config import TrainConfig, teachers_of
+from potstill.models.bigru import MODEL_TYPE as BIGRU
 from potstill.models.sentence_folders import SentenceSettings
 from potstill.reporting.model_card import code_span, figure_list
 
 
-def encoder_card(config: TrainConfig, data: str, summary: dict[str, Any], settings: SentenceSettings) -> str:
+def encoder_card(
+    config: TrainConfig, data: str, summary: dict[str, Any], settings: SentenceSettings, student: PreTrainedModel
+) -> str:
     """The README.md of a student's folder.
 
     Args:
@@ -17,9 +22,16 @@ def encoder_card(config: TrainConfig, data: str, summary: dict[str, Any], settin
         data: the name of what it was trained on.
         summary: of the run.
         settings: how it makes a vector.
+        student: as it is saved.
     """
     teacher = ", ".join(map(code_span, teachers_of(config))) or "none"
     steps = [f"{settings.pooling} pooling of at most {settings.max_length} tokens"]
+    opened = "`transformers.AutoModel.from_pretrained` opens it, too, and gives the states before the pooling.\n"
+    if settings.static:
+        steps = ["the mean of a vector per token"]
+        opened = "There is no transformer in it, so `transformers.AutoModel` cannot open it.\n"
+    elif student.config.model_type == BIGRU:
+        opened = "It opens after `import potstill.models.bigru`, which registers its architecture with transformers.\n"
     steps += ["a linear layer"] * (settings.dense is not None) + ["length 1"] * settings.normalize
     prompts = "".join(f"\n- {code_span(name)}: {code_span(text)}" for name, text in settings.prompts.items() if text)
     return (
@@ -33,5 +45,5 @@ def encoder_card(config: TrainConfig, data: str, summary: dict[str, Any], settin
         + "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
         'model = SentenceTransformer("<this folder>")\nvectors = model.encode(["A sentence.", "Another one."])\n'
         "print(model.similarity(vectors, vectors))\n```\n\n"
-        "`transformers.AutoModel.from_pretrained` opens it, too, and gives the states before the pooling.\n"
+        f"{opened}"
     )

@@ -20,7 +20,14 @@ from potstill.models.specs import ModelSpec, default_layers
 from potstill.validation.data import kind_problems, pair_problems, text_problems
 from potstill.validation.exports import forms_of
 from potstill.validation.launch import SHARDED
-from potstill.validation.models import layer_problems, learner_of, length_problems, spec_of, student_problems
+from potstill.validation.models import (
+    attentionless_problems,
+    layer_problems,
+    learner_of,
+    length_problems,
+    spec_of,
+    student_problems,
+)
 from potstill.validation.objectives import objective_problems
 from potstill.validation.teachers import match_problems
 
@@ -156,8 +163,10 @@ def _model_problems(config: TrainConfig) -> list[str]:
     compared = learner or replace(teacher, depth=len(student.layers or default_layers(teacher.depth)))
     problems += length_problems(config.data, {"teacher.model": teacher, "the student": learner})
     problems += _width_problems(config, teacher, compared)
-    problems += _kind_problems(compared)
-    if matches_of(objective) is not None:
+    problems += attentionless_problems(config, compared)
+    if matches_of(objective) is not None and not compared.depth:
+        problems.append(f"objective.matches: a {compared.model_type} student has no layers; use null")
+    elif matches_of(objective) is not None:
         problems += match_problems(config, [teacher], compared)
         if own := _other_tokens(config):
             problems.append(f"objective.matches: compares states of the same tokens, and {own}; use null")
@@ -173,23 +182,19 @@ def _alone_problems(config: TrainConfig) -> list[str]:
     problems += student_problems(config)
     if student.model:
         problems += _folder_problems("student.model", student.model, objective.pooling)
-    elif objective.pooling is None:
+    elif objective.pooling is None and learner.depth:
         problems.append("objective.pooling=null: a student from scratch without a teacher needs one, mean")
     if not student.model and config.data.tokenizer is None:
         problems.append("data.tokenizer=null: a student from scratch without a teacher needs one, a folder or hub id")
     if config.teacher.tokenizer is not None:
         problems.append(f"teacher.tokenizer={config.teacher.tokenizer}: there is no teacher; null")
-    return problems + length_problems(config.data, {"the student": learner}) + _kind_problems(learner)
-
-
-def _kind_problems(student: ModelSpec) -> list[str]:
-    if student.is_transformer:
-        return []
-    return [f"student.config.model_type={student.model_type}: objective=embed trains transformers"]
+    return problems + length_problems(config.data, {"the student": learner}) + attentionless_problems(config, learner)
 
 
 def _width_problems(config: TrainConfig, teacher: ModelSpec, student: ModelSpec) -> list[str]:
     objective = embedding_of(config)
+    if objective.projection == "student" and not student.depth:
+        return [f"objective.projection=student: a {student.model_type} student is its vectors alone; use teacher"]
     if objective.projection == "teacher" and student.width > teacher.width:
         return [
             f"objective.projection=teacher: the student's vectors are {student.width} wide, and the teacher's "

@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from potstill.config import TrainConfig
 from potstill.config.objectives import embedding_of
-from potstill.data.common.tokenizers import Vocabulary
+from potstill.data.common.tokenizers import Vocabulary, bare_tokenizer
 from potstill.methods.common.data import local_tokenizer, vocabulary_of
 from potstill.methods.common.models import check_vocabulary
 from potstill.models.backbone import backbone_of
-from potstill.models.load import keep_pooler
 from potstill.models.sentence import SentenceEncoder, load_sentence_model, sentence_student
 from potstill.models.sentence_folders import MODULES, SentenceSettings, sentence_settings
 from potstill.models.specs import default_layers, read_spec
-from potstill.models.students import model_from_config, set_attention
+from potstill.models.static import MODEL_TYPE as STATIC
+from potstill.models.students import encoder_from_config
 
 
 class Side:
@@ -110,17 +110,20 @@ def student_of(config: TrainConfig, teacher: Side | None) -> Side:
         if teacher is None or (folder / MODULES).is_file():
             settings = sentence_settings(f"student.model={s.model}", folder, pooling)
         model = load_sentence_model("student.model", s.model, folder, settings, s.attention)
+        if settings.static:
+            vocabulary = _bare(config, vocabulary)
     elif s.config:
-        tokens = {
-            "vocab_size": vocabulary.size,
-            "pad_token_id": vocabulary.pad_id,
-            "bos_token_id": vocabulary.start_id,
-            "eos_token_id": vocabulary.end_id,
-        }
-        model = model_from_config(s.config, tokens, AutoModel)
-        if hasattr(model, "pooler"):
-            keep_pooler(model, False)
-        set_attention(model, s.attention)
+        if s.config["model_type"] == STATIC:
+            vocabulary = _bare(config, vocabulary, settings.lower)
+            settings = replace(settings, pooling="mean", max_length=None, lower=False, static=True)
+        model = encoder_from_config(
+            s.config,
+            vocab_size=vocabulary.size,
+            pad_token_id=vocabulary.pad_id,
+            start_id=vocabulary.start_id,
+            end_id=vocabulary.end_id,
+            attention=s.attention,
+        )
     else:
         assert teacher is not None  # checked by validation
         layers = list(s.layers) if s.layers is not None else default_layers(backbone_of(teacher.model).depth)
@@ -128,3 +131,9 @@ def student_of(config: TrainConfig, teacher: Side | None) -> Side:
         settings = teacher.settings
     limit = backbone_of(model).max_length
     return Side(model, replace(settings, max_length=min(settings.max_length or limit, limit)), vocabulary)
+
+
+def _bare(config: TrainConfig, vocabulary: Vocabulary, lower: bool = False) -> Vocabulary:
+    """The same tokens without those around a text: sentence-transformers reads none with a static model."""
+    cache = Path(config.data.cache).expanduser()
+    return vocabulary_of("student", str(bare_tokenizer(vocabulary, cache, lower)), saved=True)

@@ -36,11 +36,7 @@ def fit_widths(
     objective = embedding_of(config)
     ours, widths = student.encoder.width, objective.widths or []
     theirs = ours if teacher is None else teacher.encoder.width
-    way = objective.projection
-    if teacher is None:
-        way = None
-    elif way is None:
-        way = "teacher" if ours < theirs else "student" if ours > theirs or widths else None
+    way = None if teacher is None else objective.projection or _default_way(student, ours, theirs, bool(widths))
     if way == "teacher" and ours > theirs:
         raise PairError(f"objective.projection=teacher: the student's vectors are {ours} wide, the teacher's {theirs}")
     full = ours if way == "teacher" else theirs
@@ -74,6 +70,13 @@ def fit_widths(
         add_dense(student.model, start @ dense.weight, None if dense.bias is None else start @ dense.bias)
     student.settings = replace(student.settings, dense="2_Dense")
     return components if turned else None
+
+
+def _default_way(student: Side, ours: int, theirs: int, widths: bool) -> str | None:
+    """The default of objective.projection; a static student has no linear layer."""
+    if ours < theirs or (student.settings.static and (widths or ours > theirs)):
+        return "teacher"
+    return "student" if ours > theirs or widths else None
 
 
 def _components(config: TrainConfig, teacher: Side, texts: Sentences | SentenceRows) -> Tensor:
