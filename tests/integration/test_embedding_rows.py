@@ -87,6 +87,7 @@ ALL = [
 def test_all_terms_learn_from_triplets(run):
     folder, summary = run("run", *ALL, "trainer.max_epochs=4", "objective.document_prompt='said '")
     assert summary["data/rows"] + summary["data/negatives"] < 192
+    assert (summary["data/duplicates"], summary["data/dropped"]) == (0, 0)
     assert summary["data/negatives"] == summary["data/rows"] > 60
     assert summary["val/cosine"] > 0.6
     terms = {"mse": 1, "similarity": 2, "contrastive": 1, "margin_mse": 3}

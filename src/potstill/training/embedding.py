@@ -142,8 +142,9 @@ class EmbeddingDistillation(StudentModule):
         if not means or self.trainer.sanity_checking:
             return
         weights = self.objective.weights
-        logged = {f"val/loss_{name}": means[name] for name in self.objective.active}
-        logged["val/loss"] = sum(weights[name] * means[name] for name in self.objective.active)
+        active = [name for name in self.objective.active if name in means]  # validated rows may have no negative
+        logged = {f"val/loss_{name}": means[name] for name in active}
+        logged["val/loss"] = sum(weights[name] * means[name] for name in active)
         if self._teacher_width is not None:
             logged[COSINE] = 1 - means["cos"]
         if self._watched is not None:

@@ -126,8 +126,10 @@ def skipping(pattern: str | None, key: str = "data.skip") -> Callable[[str], boo
     Raises:
         DataError: The pattern is invalid, or its search takes more than `SEARCH_SECONDS` on a line.
     """
+    if pattern is None:
+        return lambda line: False
     try:
-        search = regex.compile(r"(?!)" if pattern is None else pattern).search
+        search = regex.compile(pattern).search
     except regex.error as error:
         raise DataError(f"{key}={pattern}: invalid regular expression ({error}); use such as '^</?doc'") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, cast
@@ -170,15 +170,23 @@ class SentenceRows:
         used: Numbers of the texts that they have.
     """
 
-    def __init__(self, sentences: Sentences, numbers: Ints, margins: NDArray[np.float32] | None = None) -> None:
+    def __init__(
+        self,
+        sentences: Sentences,
+        numbers: Ints,
+        margins: NDArray[np.float32] | None = None,
+        left_out: Mapping[str, int] | None = None,
+    ) -> None:
         """Keep what the rows are made of.
 
         Args:
             sentences: The texts of these rows, and others.
             numbers: `(rows, 2 + most negatives)` numbers of their texts; -1: no negative.
             margins: `(rows, most negatives)` given margins; None without scores.
+            left_out: Counts of rows of the same sources that are not among them, by reason.
         """
         self.sentences, self.numbers, self.margins = sentences, numbers, margins
+        self._left_out = dict(left_out or {})
         self.lengths: NDArray[np.int64] = np.where(numbers < 0, 0, sentences.lengths[numbers]).sum(1)
         self.used: Ints = np.unique(numbers[numbers >= 0])
 
@@ -202,6 +210,7 @@ class SentenceRows:
             "negatives": int((self.numbers[:, 2:] >= 0).sum()),
             "texts": len(self.used),
             "tokens": int(self.sentences.lengths[self.used].sum()),
+            **self._left_out,
         }
 
     def read(self, numbers: Ints, *, teacher: bool = False) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -85,7 +85,7 @@ def rows_of(
         length: most tokens of a text.
 
     Raises:
-        DataError: no rows are left.
+        DataError: no rows are left, or none with a negative where a term reads some.
     """
     data = data_of(config, PairsDataConfig)
     train = collect_rows(parts.train, parts.name, prompts)
@@ -96,12 +96,18 @@ def rows_of(
     if not data.eval_share:
         return made.of(None), None
     held = held_out_rows(train.keys, data.eval_share)
-    if held.all():
+    if not (made.kept & ~held).any():
         raise DataError(f"data.eval_share={data.eval_share}: all rows of {train.name} are held out; a smaller share")
-    if not held.any():
+    if not (made.kept & held).any():
         log.warning("no evaluation: none of %d rows are held out; give data.eval_files or a larger share", len(held))
         return made.of(None), None
-    return made.of(~held), made.of(held)
+    found = made.of(~held), made.of(held)
+    if embedding_of(config).terms.given("margin_mse") and not all(part.describe()["negatives"] for part in found):
+        raise DataError(
+            f"data.eval_share={data.eval_share}: training or evaluation has no row with a negative, which "
+            "objective.terms.margin_mse reads; give data.eval_files, or another share"
+        )
+    return found
 
 
 class _Made(NamedTuple):
@@ -117,7 +123,8 @@ class _Made(NamedTuple):
         """Some of the rows, or all."""
         kept = self.kept if chosen is None else self.kept & chosen
         margins = None if self.scale is None or self.rows.margins is None else self.scale * self.rows.margins[kept]
-        found = SentenceRows(self.sentences, self.numbers[kept], margins)
+        left_out = {"duplicates": self.rows.duplicates, "dropped": int((~self.kept).sum())}
+        found = SentenceRows(self.sentences, self.numbers[kept], margins, left_out)
         counts = ", ".join(f"{count:,} {name}" for name, count in found.describe().items())
         log.info("%s: %s", self.rows.name, counts)
         return found
@@ -132,10 +139,7 @@ def _made(config: TrainConfig, rows: TextRows, sides: Sequence[Side], length: in
     kept: NDArray[np.bool_] = np.all((numbers >= 0) | (rows.numbers < 0), axis=1)
     if not kept.any():
         raise DataError(f"{rows.name}: no row has text that the tokenizer knows; give another data.tokenizer")
-    log.info(
-        "%s: %d equal rows and %d rows with a text without tokens are left out; %d texts are cut at %d tokens",
-        rows.name, rows.duplicates, int((~kept).sum()), sentences.corpus.describe()["split"], length,
-    )  # fmt: skip
+    log.info("%s: %d texts are cut at %d tokens", rows.name, sentences.corpus.describe()["split"], length)
     if not is_scored(config):
         return _Made(rows, sentences, numbers, kept, None)
     largest = 0.0 if rows.margins is None else scale * float(np.nanmax(np.abs(rows.margins)))
