@@ -297,7 +297,6 @@ def test_a_dense_layer_of_the_teacher_is_kept_and_turned(run, teacher, tmp_path)
         (["benchmark=retrieval"], r"benchmark\.folder=null"),
         (["benchmark=retrieval", "benchmark.folder=."], r"benchmark\.folder: '.*corpus\.jsonl'"),
         (["benchmark=retrieval", "benchmark.metrics=[ndcg]"], r"benchmark\.metrics=\['ndcg'\]: some of ndcg@k"),
-        (["teacher/cache=on"], r"teacher\.cache\.enabled=true"),
         (["student.layers=null", "student=bigru", "student.checkpointing=full"], r"student\.checkpointing=full"),
         ([*STATIC, "compile=true"], r"compile=true: .* static"),
         ([*STATIC, "objective.projection=student"], r"objective\.projection=student: .* static"),

@@ -402,6 +402,7 @@ class GkdConfig(DivergingConfig):
 class EmbedConfig(MatchingConfig):
     """Distillation of sentence encoders."""
 
+    cacheable = True
     trains_task = False
 
     terms: EmbedTerms = field(default_factory=EmbedTerms)

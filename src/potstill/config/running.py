@@ -201,8 +201,8 @@ class GenerationConfig(Section):
     extra_body: dict[str, Any] = option(
         {},
         "more fields of a request, `+generation.extra_body.top_k=40`; lists and dictionaries are sent as "
-        "JSON. `model`, `messages`, `prompt`, `stream` and `n` have keys of their own",
+        "JSON. `model`, `messages`, `prompt`, `input`, `stream` and `n` have keys of their own",
     )
-    batch_size: int = within(8, SIZE, "rows per batch of a model that runs here")
+    batch_size: int = within(8, SIZE, "rows per batch of a model that runs here; texts per request for vectors")
     device: str = option("cpu", "its device")
     dtype: str = option("float32", "its type")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +14,27 @@ if TYPE_CHECKING:
     from lightning import Trainer
 
     from potstill.evaluation.rows import Row
+    from potstill.rationale_generation.answers import Tally
     from potstill.reporting.report import Section, Table
+
+
+@dataclass(frozen=True)
+class ServedOutputs:
+    """What a server has computed for a run to come.
+
+    Attributes:
+        unit: what is counted, `tokens` or `texts`.
+        wanted: number of all.
+        stored: number of those whose outputs are stored.
+        tally: counts of the requests.
+        reading: the keys of a run that reads them.
+    """
+
+    unit: str
+    wanted: int
+    stored: int
+    tally: Tally
+    reading: str
 
 
 class Training(Protocol):
@@ -75,6 +96,20 @@ class Method(ABC):
     @abstractmethod
     def data_name(self, config: TrainConfig) -> str:
         """The name of the training data in reports and model cards."""
+
+    def served_problems(self, config: TrainConfig) -> list[str]:
+        """User errors of `stage=teacher_outputs`, in which a server computes what a run reads of its teacher."""
+        return [
+            f"stage=teacher_outputs: objective={config.objective.name} reads no outputs of a server; use kd or embed"
+        ]
+
+    def store_served(self, config: TrainConfig) -> ServedOutputs:
+        """Compute these outputs.
+
+        Raises:
+            PotstillError: data, server or stores that cannot be used.
+        """
+        raise NotImplementedError
 
     def sample(self, config: TrainConfig, examples: int) -> None:  # noqa: B027
         """Limit the data of a `doctor=true` run to a sample, where the whole would take long; changes `config`."""

@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -51,7 +51,18 @@ class Keyed(Protocol):
 
 
 Q = TypeVar("Q", bound=Keyed)
+Q_co = TypeVar("Q_co", covariant=True)
 A = TypeVar("A")
+
+
+class Requests(Protocol[Q_co]):
+    """Requests in the order in which they are sent, which may be made when they are taken."""
+
+    def __len__(self) -> int:
+        """Their number."""
+
+    def __iter__(self) -> Iterator[Q_co]:
+        """The requests."""
 
 
 class ReplyError(Exception):
@@ -145,7 +156,7 @@ class Client(ABC, Generic[Q, A]):
         if reply.status in (401, 403):
             raise self._fatal(reply)
 
-    def answer(self, requests: Sequence[Q], record: Callable[[Q, A], None]) -> Tally:
+    def answer(self, requests: Requests[Q], record: Callable[[Q, A], None]) -> Tally:
         """Answer requests concurrently.
 
         Requests beyond the budget, and without `needs_all` those that fail after all retries, are skipped. A user error
@@ -197,7 +208,7 @@ class Client(ABC, Generic[Q, A]):
             finally:
                 self._ended.set()
 
-    async def _answer_all(self, requests: Sequence[Q], record: Callable[[Q, A], None]) -> None:
+    async def _answer_all(self, requests: Requests[Q], record: Callable[[Q, A], None]) -> None:
         waiting = iter(requests)
 
         async def work() -> None:

@@ -18,6 +18,7 @@ _OWN_FIELDS = {
     "model": "is set by generation.model",
     "messages": "is the prompt of each row; see generation.prompts",
     "prompt": "is the prompt of each row; see generation.prompts",
+    "input": "is the texts of data.train_files",
     "stream": "streams are not supported; remove it",
     "n": "one answer per reply is read; use generation.samples",
 }

@@ -34,6 +34,9 @@ def validate_train(config: TrainConfig, *, models: bool = True) -> None:
     _check_values(config)
     if isinstance(config.data, TaskDataConfig):
         settle_labels(config.benchmark, config.data.skip, training=True)
+    if config.stage == OUTPUTS:
+        _raise([*method_of(config).served_problems(config), *output_problems()])
+        return
     if config.stage != "train":
         _raise([*generation_problems(config), *output_problems()])
         return

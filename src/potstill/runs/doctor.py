@@ -290,7 +290,8 @@ def steps_of(config: TrainConfig, lengths: np.ndarray | None) -> int | None:
 def _build(config: TrainConfig, folder: Path) -> Training:
     """The run's parts; what it would put into its caches goes into a folder that does not stay."""
     own = deepcopy(config)
-    own.teacher.cache.folder = None  # a store of a sample there would be refused by the run itself
+    if own.teacher.model is not None or not own.teacher.cache.replaces_teacher:
+        own.teacher.cache.folder = None  # a store of a sample there would be refused by the run itself
     if (steps := own.trainer.max_steps or 0) > 0:  # so that the store has tokens for the longest steps
         own.trainer.max_steps = max(steps, LEAST_STEPS)
     real = Path(config.data.cache).expanduser()

@@ -86,7 +86,7 @@ def build_outputs(
 def store_identity(
     *,
     teacher: Mapping[str, Any],
-    tokenizer: str,
+    tokenizer: str | None,
     data: str,
     form: Mapping[str, Any],
     masks: Mapping[str, Any] | None = None,
@@ -95,8 +95,8 @@ def store_identity(
 
     Args:
         teacher: `teacher_digests`, and further dependencies such as the precision.
-        tokenizer: `Vocabulary.digest`.
-        data: `corpus_digest` or `arrays_digest`.
+        tokenizer: `Vocabulary.digest`; None if it is not known.
+        data: `corpus_digest`, `arrays_digest` or another digest.
         form: `identity` of a format.
         masks: `mask_settings` for a teacher that reads masked tokens, else None.
     """

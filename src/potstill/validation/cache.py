@@ -35,8 +35,12 @@ def cache_problems(config: TrainConfig, *, models: bool = True) -> list[str]:
         models: whether its models and stores exist already.
     """
     cache, objective = config.teacher.cache, config.objective
+    if objective.cacheable and not isinstance(objective, TaughtConfig):
+        return []  # its method checks what it stores
     if cache.file is not None:
-        return _file_problems(config, cache.file)
+        if len(cache.files) != 1 or isinstance(cache.file, list):
+            return [f"teacher.cache.file={cache.file}: objective={objective.name} reads one file of logits"]
+        return _file_problems(config, cache.files[0])
     if not cache.enabled:
         return []
     if not (isinstance(objective, TaughtConfig) and objective.cacheable):
@@ -60,7 +64,7 @@ def _file_problems(config: TrainConfig, file: str) -> list[str]:
     objective, path, given = config.objective, Path(file).expanduser(), f"teacher.cache.file={file}"
     custom = isinstance(objective, CustomObjectiveConfig)
     if isinstance(objective, DiitoConfig) or not isinstance(objective, TaskKdConfig | CustomObjectiveConfig):
-        return [f"{given}: read by objective=task_kd and custom; objective={objective.name} leaves it out"]
+        return [f"{given}: read by objective=task_kd, custom and embed; objective={objective.name} leaves it out"]
     problems = _more_problems(config, objective, given, "use a teacher model")
     if path.suffix not in FILES:
         problems.append(f"{given}: one of {', '.join(FILES)}")

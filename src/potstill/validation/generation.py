@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from potstill.config import TrainConfig
 from potstill.config.data import CorpusDataConfig, SetDataConfig, data_of
@@ -24,8 +26,6 @@ def generation_problems(config: TrainConfig) -> list[str]:
     """Problems of a stage that asks a language model."""
     if config.stage not in STAGES:
         return [f"stage={config.stage}: one of {', '.join(STAGES)}"]
-    if config.stage == OUTPUTS:
-        return _output_problems(config)
     if problems := kind_problems(config.data, SetDataConfig, f"stage={config.stage}"):
         return problems
     data, settings = data_of(config, SetDataConfig), config.generation
@@ -46,23 +46,44 @@ def generation_problems(config: TrainConfig) -> list[str]:
     return problems
 
 
-def _output_problems(config: TrainConfig) -> list[str]:
-    """Problems of a run that stores the outputs of a server."""
+def served_problems(config: TrainConfig, needed: Mapping[str, tuple[Any, str]], server: str) -> list[str]:
+    """Problems of a run that stores what a server computes for the texts of a corpus.
+
+    Args:
+        config: of the run.
+        needed: values that must not be null, and what each is, by key.
+        server: a kind of server, for the message.
+    """
     given = f"stage={config.stage}"
     if problems := kind_problems(config.data, CorpusDataConfig, given):
         return problems
-    data, cache, settings = data_of(config, CorpusDataConfig), config.teacher.cache, config.generation
-    problems = text_problems(data)
-    needed = {
-        "data.tokenizer": (data.tokenizer, "the tokenizer of the server's model, a folder or hub id"),
-        "data.max_length": (data.max_length, "the longest sequence, the same as in training"),
-        "teacher.cache.folder": (cache.folder, "the folder that training will read"),
-        "generation.url": (settings.url, "a server of vLLM, http://localhost:8000/v1"),
+    folder, settings = config.teacher.cache.folder, config.generation
+    problems = text_problems(data_of(config, CorpusDataConfig))
+    all_needed = {
+        **needed,
+        "teacher.cache.folder": (folder, "the folder that training will read"),
+        "generation.url": (settings.url, f"{server}, http://localhost:8000/v1"),
         "generation.model": (settings.model, "the server's name of the model"),
     }
-    problems += [f"{key}=null: {given} needs {what}" for key, (value, what) in needed.items() if value is None]
-    if cache.folder is not None:
-        problems += writable("teacher.cache.folder", Path(cache.folder).expanduser())
+    problems += [f"{key}=null: {given} needs {what}" for key, (value, what) in all_needed.items() if value is None]
+    if folder is not None:
+        problems += writable("teacher.cache.folder", Path(folder).expanduser())
+    if settings.url is not None and settings.model is not None:
+        try:
+            backend_of(settings)
+        except PotstillError as error:
+            problems.append(str(error))
+    return problems
+
+
+def served_token_problems(config: TrainConfig) -> list[str]:
+    """Problems of a run that stores the likeliest tokens of a server."""
+    data, cache = config.data, config.teacher.cache
+    needed = {
+        "data.tokenizer": (data.tokenizer, "the tokenizer of the server's model, a folder or hub id"),
+        "data.max_length": (getattr(data, "max_length", None), "the longest sequence, the same as in training"),
+    }
+    problems = served_problems(config, needed, "a server of vLLM")
     if cache.form != "top":
         problems.append(f"teacher.cache.form={cache.form}: a server returns the likeliest tokens; use top")
     elif cache.precision not in PRECISIONS["top"]:
@@ -72,11 +93,6 @@ def _output_problems(config: TrainConfig) -> list[str]:
             f"teacher.cache.temperatures={list(cache.temperatures or ())}: the likeliest tokens do not give the mass "
             "of the others at another temperature than 1; use null, and objective.temperature=1 in training"
         )
-    if settings.url is not None and settings.model is not None:
-        try:
-            backend_of(settings)
-        except PotstillError as error:
-            problems.append(str(error))
     return problems
 
 

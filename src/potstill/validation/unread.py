@@ -32,6 +32,14 @@ def _masks(config: Any) -> bool:
     return not isinstance(config.benchmark, ClmBenchmarkConfig | EfficiencyConfig)
 
 
+def _serves_vectors(config: TrainConfig) -> bool:
+    return config.stage == "teacher_outputs" and isinstance(config.objective, EmbedConfig)
+
+
+# Those of objective=embed that no server needs.
+_OF_ENCODERS = tuple(
+    f"objective.{own.name}" for own in fields(EmbedConfig) if own.name not in ("name", "method", "options", "prompt")
+)
 # Keys, or whole sections, with what reads them: as text, and as a function of the configuration. Keys that depend on
 # another one of their own section say so in the schema (`When`).
 _BOTH: tuple[tuple[tuple[str, ...], str, Read], ...] = (
@@ -46,11 +54,16 @@ _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
         (
             "generation.split", "generation.folder", "generation.form", "generation.prompts", "generation.shots",
             "generation.max_tokens", "generation.temperature", "generation.top_p", "generation.samples",
-            "generation.logprobs", "generation.drop_contradicting", "generation.chunk_rows", "generation.batch_size",
-            "generation.device", "generation.dtype",
+            "generation.logprobs", "generation.drop_contradicting", "generation.chunk_rows", "generation.device",
+            "generation.dtype",
         ),
         "stage=rationales", lambda config: config.stage != "teacher_outputs",
     ),
+    (
+        ("generation.batch_size",), "stage=rationales, and for vectors",
+        lambda config: config.stage != "teacher_outputs" or isinstance(config.objective, EmbedConfig),
+    ),
+    (_OF_ENCODERS, "stage=train", lambda config: not _serves_vectors(config)),
     (("teacher",), "stage=train and teacher_outputs", lambda config: config.stage != "rationales"),
     (
         (
@@ -61,20 +74,27 @@ _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
     ),
     (
         (
-            "objective", "student", "custom", "optimizer", "schedule", "trainer", "checkpoint", "callbacks",
-            "logger", "mixing", "tasks", "benchmark", "compile",
+            "student", "custom", "optimizer", "schedule", "trainer", "checkpoint", "callbacks", "logger", "mixing",
+            "tasks", "benchmark", "compile",
         ),
         "stage=train", lambda config: config.stage == "train",
     ),
+    (("objective",), "stage=train", lambda config: config.stage == "train" or _serves_vectors(config)),
     (("custom",), "objective=custom", _is_custom),
     (("data",), "other objectives", lambda config: not _is_custom(config) or config.stage != "train"),
     (("mixing",), "tasks", lambda config: bool(config.tasks)),
     (
         (
-            "teacher.cache.form", "teacher.cache.k", "teacher.cache.precision", "teacher.cache.temperatures",
-            "teacher.cache.samples", "teacher.cache.power", "teacher.cache.systematic",
+            "teacher.cache.form", "teacher.cache.k", "teacher.cache.temperatures", "teacher.cache.samples",
+            "teacher.cache.power", "teacher.cache.systematic",
         ),
-        "language models; the outputs of a task are kept whole",
+        "language models; the outputs of a task and vectors are kept whole",
+        lambda config: (
+            not trains_task(config) and not isinstance(config.objective, CustomObjectiveConfig | EmbedConfig)
+        ),
+    ),
+    (
+        ("teacher.cache.precision",), "language models and encoders",
         lambda config: not trains_task(config) and not _is_custom(config),
     ),
     (("teacher.attention",), "a teacher", lambda config: bool(config.objective.taught or teachers_of(config))),

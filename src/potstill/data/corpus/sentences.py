@@ -102,21 +102,25 @@ class Sentences:
 
     Attributes:
         texts: Numbers of the texts that are used, those of `min_length` tokens or more.
+        source: What the corpus was made of.
         lengths: `(texts,)` tokens of the student.
         columns: Most texts of an entry.
     """
 
     columns = 1
 
-    def __init__(self, corpus: Corpus, other: Corpus | None = None, min_length: int = 1) -> None:
+    def __init__(
+        self, corpus: Corpus, other: Corpus | None = None, min_length: int = 1, source: TextSource | None = None
+    ) -> None:
         """Choose the texts that are long enough.
 
         Args:
             corpus: In the student's tokens.
             other: The same texts in the teacher's tokens; None where these are the same.
             min_length: Tokens of the student; a text has one or more in both.
+            source: What the corpus was made of.
         """
-        self.corpus, self.other = corpus, other
+        self.corpus, self.other, self.source = corpus, other, source
         kept = corpus.lengths >= max(min_length, 1)
         if other is not None:
             assert len(other) == len(corpus)

@@ -10,8 +10,13 @@ from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import RetrievalConfig, SimilarityConfig
 from potstill.config.data import CorpusDataConfig
 from potstill.config.objectives import EmbedConfig
-from potstill.methods.base import Evaluator, Method, Training
-from potstill.methods.embedding.checks import embedding_problems, evaluated_encoder_problems, follows_teacher
+from potstill.methods.base import Evaluator, Method, ServedOutputs, Training
+from potstill.methods.embedding.checks import (
+    embedding_problems,
+    evaluated_encoder_problems,
+    follows_teacher,
+    served_vector_problems,
+)
 
 if TYPE_CHECKING:
     from potstill.evaluation.rows import Row
@@ -52,7 +57,19 @@ class Embedding(Method):
         """A sample of each source's texts; rows of several texts are read as a whole."""
         if not isinstance(config.data, CorpusDataConfig):
             return
+        if config.teacher.model is None and config.teacher.cache.replaces_teacher:  # stores are of all texts
+            return
         config.data.max_examples = min(config.data.max_examples or examples, examples)
+
+    def served_problems(self, config: TrainConfig) -> list[str]:
+        """User errors of a server that makes vectors."""
+        return served_vector_problems(config)
+
+    def store_served(self, config: TrainConfig) -> ServedOutputs:
+        """The vector of each text."""
+        from potstill.methods.embedding.serving import store_served_vectors
+
+        return store_served_vectors(config)
 
     def save(self, config: TrainConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
         """Write the student as a folder of sentence-transformers, which transformers opens, too."""

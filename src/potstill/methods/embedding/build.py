@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from potstill.config import TrainConfig
 from potstill.config.data import CorpusDataConfig, PairsDataConfig, SequenceDataConfig, data_of
 from potstill.config.objectives import embedding_of
 from potstill.data.common.tokenizers import Vocabulary
-from potstill.data.corpus.pickled import PickledTokens
-from potstill.data.corpus.sentences import Distinct, SentenceDataModule, SentenceRows, Sentences
+from potstill.data.corpus.sentences import SentenceDataModule, SentenceRows, Sentences
+from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.splits import Parts, Source, sources_of
+from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.text_rows import Prompts
 from potstill.errors import ConfigError, DataError, PairError
 from potstill.methods.common.data import batch_settings, sequence_length
@@ -33,13 +34,31 @@ from potstill.methods.embedding.benchmarks import benchmark_of, benchmark_rows
 from potstill.methods.embedding.cards import encoder_card
 from potstill.methods.embedding.checks import follows_teacher, is_scored
 from potstill.methods.embedding.models import Side, student_of, teacher_of
-from potstill.methods.embedding.rows import PairParts, read_parts, rows_of, tokenized, with_prompts
+from potstill.methods.embedding.rows import (
+    PairParts,
+    corpus_of,
+    distinct_texts,
+    read_parts,
+    rows_of,
+    tokenized,
+    with_prompts,
+)
 from potstill.methods.embedding.static import start_static
+from potstill.methods.embedding.vectors import (
+    TEXT,
+    Given,
+    RunTexts,
+    Taught,
+    given_vectors,
+    live_vectors,
+    store_vectors,
+    texts_of,
+)
 from potstill.methods.embedding.widths import fit_widths
 from potstill.models.backbone import backbone_of
 from potstill.models.load import save_student
 from potstill.models.sentence import DENSE, write_sentence_model
-from potstill.models.sentence_folders import SentenceSettings
+from potstill.models.sentence_folders import ROLES, SentenceSettings
 from potstill.objectives.embedding import EmbeddingObjective
 from potstill.objectives.terms import LABEL
 from potstill.training.embedding import EmbeddingDistillation
@@ -56,12 +75,13 @@ class EmbeddingTraining:
     vocabulary: Vocabulary
     settings: SentenceSettings
     teacher_parameters: int | None
+    vector_bytes: int = 0  # of a text of which the teacher's vector is read from the disk
 
     @property
     def figures(self) -> dict[str, int]:
         """Counts of the texts."""
         assert self.data.train is not None
-        return self.data.train.describe()
+        return self.data.train.describe() | ({"vector_bytes": self.vector_bytes} if self.vector_bytes else {})
 
 
 def build_embedding_training(config: TrainConfig) -> EmbeddingTraining:
@@ -74,46 +94,78 @@ def build_embedding_training(config: TrainConfig) -> EmbeddingTraining:
     read = _read(config)
     rows = None if config.benchmark is None else benchmark_rows(config)
     torch.manual_seed(config.seed)  # the fresh parts of a student are a function of the seed
+    given = given_vectors(config) if follows_teacher(config) else None
     teacher = None if config.teacher.model is None else teacher_of(config)
-    student = student_of(config, teacher)
+    student = student_of(config, teacher, normalize=given is not None and given.normalized)
+    check_vocabulary(student.vocabulary, "student", student.model)
     told = (teacher or student).settings  # how texts are read
-    fresh = student.settings.static and not config.student.model
-    if teacher is not None and not fresh and not follows_teacher(config):  # it has given its layers
+    if teacher is None and given is not None:
+        told = given.told(told)
+        if not student.settings.prompts and any(told.prompts.values()):
+            student.settings = replace(student.settings, prompts=told.prompts, default_prompt=told.default_prompt)
+    fresh, follows = student.settings.static and not config.student.model, follows_teacher(config)
+    if given is not None or not (follows or fresh):  # it has given its layers
         teacher = None
-    sides = [student] if teacher is None else [student, teacher]
-    for key, side in zip(("student", "teacher.model"), sides, strict=False):
-        check_vocabulary(side.vocabulary, key, side.model)
+    sides = [student] if teacher is None or config.teacher.cache.enabled else [student, teacher]
     text = data_of(config, SequenceDataConfig)
     length = sequence_length(text, student.vocabulary, [side.model for side in sides], told.max_length)
-    train, evaluation = _data(config, read, sides, told, length)
-    components = fit_widths(config, student, teacher, train)
-    if fresh and teacher is not None:
-        start_static(config, student, teacher, train, components)
-        if not follows_teacher(config):
-            teacher, sides = None, [student]
+    prompts = _prompts(config, told)
+    train, evaluation = _data(config, read, sides, prompts, told.lower, length)
+    held_out = isinstance(read, PairParts) or read.held_out
+    own = None if evaluation is None else texts_of(evaluation)
+    taught = _taught(config, given, teacher, RunTexts(texts_of(train), own, held_out, prompts, told.lower), length)
+    if taught is not None and student.settings.normalize and not taught.normalized:
+        log.warning("the student's vectors have length 1, and those that it is to follow have not")
+    components = fit_widths(config, student, taught, train)
+    if fresh and teacher is not None and taught is not None:
+        start_static(config, student, teacher, taught.training, train, components)
+        if not follows:
+            taught, sides = None, [student]
     prepare_student(config.student, student.model)
-    terms = _objective(config, student, teacher, components)
+    terms = _objective(config, student, taught, components)
     watched = [
         None if rows is None else benchmark_of(config, rows, side.vocabulary, side.settings, length, objective.prompt)
         for side in sides
     ]
     settings = batch_settings(config)
     pads = student.vocabulary.pad_id, sides[-1].vocabulary.pad_id
-    data = SentenceDataModule(train, evaluation, *pads, settings)
+    stored = (None, None) if taught is None else taught.stored
+    data = SentenceDataModule(train, evaluation, *pads, settings, stored)
     optimization = build_optimization(config, student.model)
-    suit_hardware(config, [teacher.model] if teacher else [], student.model)
+    live = None if taught is None else taught.live
+    suit_hardware(config, [live.model] if live else [], student.model)
     module = EmbeddingDistillation(
         student.model,
         student.settings,
-        teacher.model if teacher else None,
-        teacher.settings if teacher else None,
+        live.model if live else None,
+        live.settings if live else None,
         terms,
         optimization,
         watched=watched[0],
-        teacher_watched=watched[1] if teacher else None,
+        teacher_watched=watched[1] if live else None,
+        width=None if taught is None else taught.width,
     )
-    parameters = teacher.model.num_parameters() if teacher else None
-    return EmbeddingTraining(module, data, student.vocabulary, student.settings, parameters)
+    parameters, size = live.model.num_parameters() if live else None, taught.text_bytes if taught else 0
+    return EmbeddingTraining(module, data, student.vocabulary, student.settings, parameters, size)
+
+
+def _taught(
+    config: TrainConfig, given: Given | None, teacher: Side | None, texts: RunTexts, length: int
+) -> Taught | None:
+    """The teacher's vectors; None where no term reads them."""
+    if given is not None:
+        return given.of(texts)
+    if teacher is None:
+        return None
+    if not config.teacher.cache.enabled:
+        return live_vectors(config, teacher, texts.train)
+
+    def tokens(source: TextSource, vocabulary: Vocabulary) -> Corpus:
+        if isinstance(data := config.data, CorpusDataConfig):
+            return corpus_of(data, source, vocabulary, length, engine=data.engine)
+        return corpus_of(data_of(config, PairsDataConfig), source, vocabulary, length)
+
+    return store_vectors(config, teacher, texts, length, tokens)
 
 
 def _read(config: TrainConfig) -> Parts | PairParts:
@@ -126,8 +178,21 @@ def _read(config: TrainConfig) -> Parts | PairParts:
     return parts
 
 
+def _prompts(config: TrainConfig, told: SentenceSettings) -> dict[str, str]:
+    """The prompts of texts, or of queries and documents, by their kind; `told` says how texts are read."""
+    objective = embedding_of(config)
+    if isinstance(config.data, PairsDataConfig):
+        return {role: told.prompt_of(role, objective[f"{role}_prompt"]) for role in ROLES}
+    return {TEXT: told.prompt(objective.prompt)}
+
+
 def _data(
-    config: TrainConfig, read: Parts | PairParts, sides: Sequence[Side], told: SentenceSettings, length: int
+    config: TrainConfig,
+    read: Parts | PairParts,
+    sides: Sequence[Side],
+    prompts: Mapping[str, str],
+    lower: bool,
+    length: int,
 ) -> tuple[Sentences | SentenceRows, Sentences | SentenceRows | None]:
     """The texts, or rows, of training and evaluation in the tokens of the models.
 
@@ -135,25 +200,19 @@ def _data(
         config: of the run.
         read: from `_read`.
         sides: the student, then the teacher, if any.
-        told: how texts are read.
+        prompts: from `_prompts`.
+        lower: whether texts are put into lower case.
         length: most tokens of a text.
     """
-    objective = embedding_of(config)
     if isinstance(read, PairParts):
-        query, document = (told.prompt_of(role, objective[f"{role}_prompt"]) for role in ("query", "document"))
-        prompts = Prompts(query, document, told.lower)
+        before = Prompts(**prompts, lower=lower)
         for side in sides:
-            side.settings = with_prompts(side.settings, prompts)
-        return rows_of(config, read, sides, prompts, length)
-    text, prompt = data_of(config, CorpusDataConfig), told.prompt(objective.prompt)
+            side.settings = with_prompts(side.settings, before)
+        return rows_of(config, read, sides, before, length)
+    text, prompt = data_of(config, CorpusDataConfig), prompts[TEXT]
 
     def found(sources: Sequence[Source]) -> Sentences:
-        texts = []
-        for source in sources:
-            if isinstance(source, PickledTokens):
-                raise ConfigError(f"data={text.name}: has token ids; objective=embed reads texts, data=text_files")
-            texts.append(source)
-        distinct = Distinct(tuple(texts), prompt, told.lower)
+        distinct = distinct_texts(text, sources, prompt, lower)
         made = tokenized(text, distinct, sides, length, text.min_length or 1, engine=text.engine)
         counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in made.describe().items())
         log.info("%s: %s", distinct.name, counts)
@@ -170,9 +229,9 @@ def _data(
 
 
 def _objective(
-    config: TrainConfig, student: Side, teacher: Side | None, components: Tensor | None
+    config: TrainConfig, student: Side, taught: Taught | None, components: Tensor | None
 ) -> EmbeddingObjective:
-    settings = embedding_of(config)
+    settings, teacher = embedding_of(config), None if taught is None else taught.live
     teachers = [] if teacher is None else [backbone_of(teacher.model)]
     matches = build_matches(settings, teachers, backbone_of(student.model), config.seed)
     if matches is not None and teacher is not None and student.vocabulary.digest != teacher.vocabulary.digest:
@@ -184,7 +243,7 @@ def _objective(
         schedules=schedules,
         matches=matches,
         widths=tuple(sorted(settings.widths or (), reverse=True)),
-        normalized=(teacher or student).settings.normalize,
+        normalized=student.settings.normalize if taught is None else taught.normalized,
         components=components,
         scale=settings.scale,
         scored=is_scored(config),

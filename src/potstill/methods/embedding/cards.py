@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -24,7 +25,10 @@ def encoder_card(
         settings: how it makes a vector.
         student: as it is saved.
     """
-    teacher = ", ".join(map(code_span, teachers_of(config))) or "none"
+    cache, names = config.teacher.cache, teachers_of(config)
+    if cache.files or (not names and cache.replaces_teacher):
+        names = [f"vectors of {Path(name).name}" for name in cache.files or [str(cache.folder)]]
+    teacher = ", ".join(map(code_span, names)) or "none"
     steps = [f"{settings.pooling} pooling of at most {settings.max_length} tokens"]
     opened = "`transformers.AutoModel.from_pretrained` opens it, too, and gives the states before the pooling.\n"
     if settings.static:

@@ -9,6 +9,7 @@ from pathlib import Path
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import BenchmarkConfig, RetrievalConfig, SimilarityConfig
 from potstill.config.data import CorpusDataConfig, PairsDataConfig, SequenceDataConfig, data_of
+from potstill.config.models import FILES
 from potstill.config.objectives import embedding_of, matches_of
 from potstill.data.corpus.text_rows import Columns
 from potstill.data.tasks.retrieval import collection_files
@@ -17,8 +18,12 @@ from potstill.errors import PotstillError
 from potstill.methods.common.checks import evaluation_problems, own_module_problems
 from potstill.models.sentence_folders import sentence_settings
 from potstill.models.specs import ModelSpec, default_layers
+from potstill.runtime.small_files import not_a_file
+from potstill.validation.cache import PRECISIONS
 from potstill.validation.data import kind_problems, pair_problems, text_problems
 from potstill.validation.exports import forms_of
+from potstill.validation.folders import writable
+from potstill.validation.generation import served_problems
 from potstill.validation.launch import SHARDED
 from potstill.validation.models import (
     attentionless_problems,
@@ -50,7 +55,61 @@ def embedding_problems(config: TrainConfig, *, models: bool = True) -> list[str]
         problems.append(f"trainer.strategy={config.trainer.strategy}: objective={name} runs with ddp or one device")
     if config.benchmark is not None:
         problems += _benchmark_problems(config.benchmark, name)
+    problems += _vector_problems(config, exist=models)
     return problems + (_model_problems(config) if models else [])
+
+
+def served_vector_problems(config: TrainConfig) -> list[str]:
+    """Problems of a run that stores the vectors of a server."""
+    return served_problems(config, {}, "a server of embeddings") + _precision_problems(config)
+
+
+def has_vectors(config: TrainConfig) -> bool:
+    """Whether stored vectors take the place of `teacher.model`, where that is null."""
+    return config.teacher.cache.file is not None or config.teacher.cache.replaces_teacher
+
+
+def _vector_problems(config: TrainConfig, *, exist: bool) -> list[str]:
+    """Problems of vectors that are stored, or of the user's own; `exist`: stores exist already."""
+    cache, objective, problems = config.teacher.cache, embedding_of(config), list[str]()
+    if cache.file is None and not cache.enabled:
+        return []
+    given = "teacher/cache=on" if cache.file is None else f"teacher.cache.file={cache.file}"
+    if matches_of(objective) is not None:
+        problems.append(f"objective.matches: {given} keeps the teacher's vectors, no states within it; use null")
+    if not follows_teacher(config):
+        problems.append(f"objective.terms: none reads the vectors of {given}; give one a weight, or leave it out")
+    if cache.file is None:
+        problems += _precision_problems(config)
+        problems += [] if cache.folder is None else writable("teacher.cache.folder", Path(cache.folder).expanduser())
+        store = None if cache.folder is None else Path(cache.folder).expanduser() / "train"
+        if config.teacher.model is None and exist and store is not None and not store.is_dir():
+            problems.append(
+                f"teacher.cache.folder={cache.folder}: {store} {not_a_file(store)}, so there is no store in the place "
+                "of teacher.model=null; compute it, or give teacher.model"
+            )
+        return problems
+    if cache.enabled:
+        problems.append(f"{given} with teacher/cache=on: give one of them")
+    if isinstance(config.data, PairsDataConfig):
+        problems.append(f"{given}: has one vector per text, and data={config.data.name} rows of several; teacher.model")
+    if config.teacher.model and (config.student.model or config.student.config):
+        problems.append(
+            f"teacher.model={config.teacher.model}: {given} takes its place, and this student is not made of its "
+            "layers; leave it out"
+        )
+    for name in cache.files:
+        path = Path(name).expanduser()
+        if path.suffix not in FILES:
+            problems.append(f"teacher.cache.file={name}: one of {', '.join(FILES)}")
+        elif not path.is_file():
+            problems.append(f"teacher.cache.file={name}: {not_a_file(path)}")
+    return problems
+
+
+def _precision_problems(config: TrainConfig) -> list[str]:
+    precision, known = config.teacher.cache.precision, PRECISIONS["hidden"]
+    return [] if precision in known else [f"teacher.cache.precision={precision}: one of {', '.join(known)}"]
 
 
 def follows_teacher(config: TrainConfig) -> bool:
@@ -142,7 +201,7 @@ def _model_problems(config: TrainConfig) -> list[str]:
         problems.append(f"teacher.models={list(config.teacher.models)}: objective=embed has one teacher")
     layered = not student.model and not student.config
     if config.teacher.model is None:
-        if follows_teacher(config) or layered:
+        if (follows_teacher(config) and not has_vectors(config)) or layered:
             return [*problems, "teacher.model=null: objective=embed needs a sentence encoder, a folder or hub id"]
         return problems + _alone_problems(config)
     teacher = spec_of("teacher.model", config.teacher.model, problems)

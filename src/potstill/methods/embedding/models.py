@@ -19,6 +19,7 @@ from potstill.models.sentence_folders import MODULES, SentenceSettings, sentence
 from potstill.models.specs import default_layers, read_spec
 from potstill.models.static import MODEL_TYPE as STATIC
 from potstill.models.students import encoder_from_config
+from potstill.runtime.json_text import read_json
 
 
 class Side:
@@ -28,12 +29,17 @@ class Side:
         model: the model, or what loads it when something reads it first.
         settings: how it makes a vector.
         vocabulary: of its tokenizer.
+        width: of its vectors, where it is not to be asked of the model.
     """
 
     def __init__(
-        self, model: PreTrainedModel | Callable[[], PreTrainedModel], settings: SentenceSettings, vocabulary: Vocabulary
+        self,
+        model: PreTrainedModel | Callable[[], PreTrainedModel],
+        settings: SentenceSettings,
+        vocabulary: Vocabulary,
+        width: int | None = None,
     ) -> None:
-        self._model, self.settings, self.vocabulary = model, settings, vocabulary
+        self._model, self.settings, self.vocabulary, self._width = model, settings, vocabulary, width
 
     @property
     def model(self) -> PreTrainedModel:
@@ -41,6 +47,11 @@ class Side:
         if not isinstance(self._model, PreTrainedModel):
             self._model = self._model()
         return self._model
+
+    @property
+    def width(self) -> int:
+        """Of its vectors."""
+        return self.encoder.width if self._width is None else self._width
 
     @property
     def encoder(self) -> SentenceEncoder:
@@ -72,7 +83,8 @@ def teacher_of(config: TrainConfig) -> Side:
     folder = Path(local_tokenizer(key, name))
     settings = sentence_settings(f"{key}={name}", folder, embedding_of(config).pooling)
     vocabulary = vocabulary_of(key, name)
-    known = [settings.max_length or vocabulary.max_length, read_spec(key, name).max_length]
+    spec = read_spec(key, name)
+    known = [settings.max_length or vocabulary.max_length, spec.max_length]
     settings = replace(settings, max_length=min(length for length in known if length))
     if given not in (None, "own"):
         vocabulary = vocabulary_of("teacher.tokenizer", str(given))
@@ -82,15 +94,17 @@ def teacher_of(config: TrainConfig) -> Side:
         check_vocabulary(vocabulary, key, model)
         return model
 
-    return Side(load, settings, vocabulary)
+    width = spec.width if settings.dense is None else read_json(folder / settings.dense / "config.json")["out_features"]
+    return Side(load, settings, vocabulary, width)
 
 
-def student_of(config: TrainConfig, teacher: Side | None) -> Side:
+def student_of(config: TrainConfig, teacher: Side | None, *, normalize: bool = False) -> Side:
     """The student; a linear layer that fits the widths is added later.
 
     Args:
         config: of the run.
         teacher: whose layers, settings and tokenizer are the student's where it has none of its own; may be None.
+        normalize: whether vectors have length 1, where neither says it.
 
     Raises:
         PotstillError: it cannot be used.
@@ -102,13 +116,16 @@ def student_of(config: TrainConfig, teacher: Side | None) -> Side:
         vocabulary = vocabulary_of("student.model", s.model, saved=True)
     else:  # keep the teacher's for the folder of the student
         vocabulary = vocabulary_of("teacher.model", str(config.teacher.model), saved=True)
-    settings = SentenceSettings(str(pooling))
+    settings = SentenceSettings(str(pooling), normalize)
     if teacher is not None:
         settings = replace(teacher.settings, dense=None, activation="Identity")
     if s.model:
         folder = Path(local_tokenizer("student.model", s.model))
-        if teacher is None or (folder / MODULES).is_file():
-            settings = sentence_settings(f"student.model={s.model}", folder, pooling)
+        if (folder / MODULES).is_file():
+            settings = sentence_settings(f"student.model={s.model}", folder)
+        elif teacher is None:
+            own = sentence_settings(f"student.model={s.model}", folder, pooling)
+            settings = replace(own, normalize=normalize)
         model = load_sentence_model("student.model", s.model, folder, settings, s.attention)
         if settings.static:
             vocabulary = _bare(config, vocabulary)

@@ -17,10 +17,12 @@ from potstill.config.data import CorpusDataConfig, PairsDataConfig, data_of
 from potstill.config.objectives import embedding_of
 from potstill.data.common.batching import Ints
 from potstill.data.common.progress import counting
+from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.binarize import binarize
-from potstill.data.corpus.sentences import SentenceRows, Sentences
+from potstill.data.corpus.pickled import PickledTokens
+from potstill.data.corpus.sentences import Distinct, SentenceRows, Sentences
 from potstill.data.corpus.sources import TextSource
-from potstill.data.corpus.splits import LOCAL, pair_sources
+from potstill.data.corpus.splits import LOCAL, Source, pair_sources
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.text_rows import Prompts, TextRow, TextRows, collect_rows, held_out_rows, read_rows
 from potstill.data.tasks.preflight import refuse_unknown
@@ -151,6 +153,20 @@ def _made(config: TrainConfig, rows: TextRows, sides: Sequence[Side], length: in
     return _Made(rows, sentences, numbers, kept, scale)
 
 
+def distinct_texts(data: CorpusDataConfig, sources: Sequence[Source], prompt: str, lower: bool = False) -> Distinct:
+    """The texts of sources, each once.
+
+    Raises:
+        ConfigError: a source has token ids.
+    """
+    texts = []
+    for source in sources:
+        if isinstance(source, PickledTokens):
+            raise ConfigError(f"data={data.name}: has token ids; objective=embed reads texts, data=text_files")
+        texts.append(source)
+    return Distinct(tuple(texts), prompt, lower)
+
+
 def tokenized(
     data: CorpusDataConfig | PairsDataConfig,
     source: TextSource,
@@ -174,27 +190,42 @@ def tokenized(
         DataError: no text is long enough.
         TokenizerError: too many tokens are unknown.
     """
-    stores = []
-    for vocabulary in {side.vocabulary.digest: side.vocabulary for side in sides}.values():
-        with counting(f"binarizing {source.name}") as progress:
-            store = binarize(
-                source,
-                vocabulary,
-                cache=Path(data.cache).expanduser(),
-                max_length=length,
-                whole=True,
-                num_proc=data.num_proc,
-                engine=engine,
-                progress=progress,
-            )
-        corpus = Corpus([store])
-        sample = corpus.gather(np.arange(min(len(corpus), PROBED)))[0]
-        refuse_unknown(source.name, sample, vocabulary, data.max_unknown)
-        stores.append(corpus)
-    found = Sentences(stores[0], stores[1] if len(stores) > 1 else None, min_length)
+    vocabularies = {side.vocabulary.digest: side.vocabulary for side in sides}.values()
+    stores = [corpus_of(data, source, vocabulary, length, engine=engine) for vocabulary in vocabularies]
+    found = Sentences(stores[0], stores[1] if len(stores) > 1 else None, min_length, source)
     if not len(found):
         raise DataError(f"data.min_length={min_length}: all texts of {source.name} are shorter")
     return found
+
+
+def corpus_of(
+    data: CorpusDataConfig | PairsDataConfig,
+    source: TextSource,
+    vocabulary: Vocabulary,
+    length: int,
+    *,
+    engine: str = LOCAL,
+) -> Corpus:
+    """Texts in the tokens of one model, one sequence per text; arguments as of `tokenized`.
+
+    Raises:
+        TokenizerError: too many tokens are unknown.
+    """
+    with counting(f"binarizing {source.name}") as progress:
+        store = binarize(
+            source,
+            vocabulary,
+            cache=Path(data.cache).expanduser(),
+            max_length=length,
+            whole=True,
+            num_proc=data.num_proc,
+            engine=engine,
+            progress=progress,
+        )
+    corpus = Corpus([store])
+    sample = corpus.gather(np.arange(min(len(corpus), PROBED)))[0]
+    refuse_unknown(source.name, sample, vocabulary, data.max_unknown)
+    return corpus
 
 
 def with_prompts(settings: SentenceSettings, prompts: Prompts) -> SentenceSettings:

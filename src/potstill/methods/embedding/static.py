@@ -12,7 +12,7 @@ from torch import Tensor
 from potstill.config import TrainConfig
 from potstill.data.common.ragged import starts_of
 from potstill.data.common.tokenizers import load_backend
-from potstill.data.corpus.sentences import SentenceRows, Sentences
+from potstill.data.corpus.sentences import SentenceRows, Sentences, TextVectors
 from potstill.methods.common.teacher_cache import place_of
 from potstill.methods.embedding.models import Side
 from potstill.models.static import static_vectors
@@ -25,7 +25,12 @@ BATCH = 512  # tokens at a time
 
 
 def start_static(
-    config: TrainConfig, student: Side, teacher: Side, texts: Sentences | SentenceRows, components: Tensor | None
+    config: TrainConfig,
+    student: Side,
+    teacher: Side,
+    targets: TextVectors,
+    texts: Sentences | SentenceRows,
+    components: Tensor | None,
 ) -> None:
     """Give a static student its first vectors, in one pass of the teacher over the vocabulary.
 
@@ -36,27 +41,26 @@ def start_static(
         config: of the run.
         student: of a model `static`.
         teacher: whose vectors are followed.
+        targets: its vectors of training texts, by number in their corpus.
         texts: of the training.
         components: what the teacher's vectors are multiplied with; None: nothing.
     """
     numbers = np.sort(np.random.default_rng(config.seed).permutation(texts.used)[:PROBED])
     corpus = (texts.sentences if isinstance(texts, SentenceRows) else texts).corpus
-    ids, lengths = texts.read(numbers, teacher=True)
     log.info("vectors of %d tokens by the teacher", student.vocabulary.size)
     with frozen(teacher.model, config.trainer.precision, place_of(config).device):
-        pad, encoder = teacher.vocabulary.pad_id, teacher.encoder
-        tokens = encoder.encode(token_texts(student, teacher), pad, BATCH)
-        targets = encoder.encode(np.split(ids, starts_of(lengths)[1:]), pad).double()
+        tokens = teacher.encoder.encode(token_texts(student, teacher), teacher.vocabulary.pad_id, BATCH)
+    wanted = targets(texts.texts[numbers]).double()
     counts, smoothing = torch.from_numpy(corpus.token_counts), student.model.config.smoothing
     vectors = static_vectors(tokens, counts, smoothing, components)
     own, counted = texts.read(numbers)
     starts = torch.from_numpy(starts_of(counted))
     made = torch.nn.functional.embedding_bag(torch.from_numpy(own), vectors, starts, mode="mean").double()
     if components is not None:
-        targets = targets @ components.double().T
-    centre, mean = made.mean(0), targets.mean(0)
+        wanted = wanted @ components.double().T
+    centre, mean = made.mean(0), wanted.mean(0)
     spread = (made - centre).square().sum().clamp_min(1e-12)
-    scale = ((made - centre) * (targets - mean)).sum() / spread
+    scale = ((made - centre) * (wanted - mean)).sum() / spread
     vectors = (scale * (vectors - centre) + mean).float()
     vectors[student.vocabulary.pad_id] = 0
     table = student.model.get_input_embeddings()

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from potstill.config import TrainConfig
 from potstill.config.objectives import embedding_of
-from potstill.data.common.ragged import starts_of
-from potstill.data.corpus.sentences import SentenceRows, Sentences
+from potstill.data.corpus.sentences import SentenceRows, Sentences, TextVectors
 from potstill.errors import ConfigError, PairError
-from potstill.methods.common.teacher_cache import place_of
 from potstill.methods.embedding.models import Side
+from potstill.methods.embedding.vectors import Taught
 from potstill.models.sentence import DENSE, add_dense
-from potstill.teacher_cache.computing import frozen
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +23,15 @@ SAMPLED = 8192  # texts whose vectors give the principal components
 
 
 def fit_widths(
-    config: TrainConfig, student: Side, teacher: Side | None, texts: Sentences | SentenceRows
+    config: TrainConfig, student: Side, taught: Taught | None, texts: Sentences | SentenceRows
 ) -> Tensor | None:
     """Give the student a linear layer if it needs one; returns what the teacher's vectors are multiplied with.
+
+    Args:
+        config: of the run.
+        student: may get the layer.
+        taught: the teacher's vectors; None where no term reads them.
+        texts: of the training.
 
     Raises:
         PairError: widths that cannot be made equal.
@@ -35,17 +39,17 @@ def fit_widths(
     """
     objective = embedding_of(config)
     ours, widths = student.encoder.width, objective.widths or []
-    theirs = ours if teacher is None else teacher.encoder.width
-    way = None if teacher is None else objective.projection or _default_way(student, ours, theirs, bool(widths))
+    theirs = ours if taught is None else taught.width
+    way = None if taught is None else objective.projection or _default_way(student, ours, theirs, bool(widths))
     if way == "teacher" and ours > theirs:
         raise PairError(f"objective.projection=teacher: the student's vectors are {ours} wide, the teacher's {theirs}")
     full = ours if way == "teacher" else theirs
     if wrong := [width for width in widths if width >= full]:
         raise ConfigError(f"objective.widths={widths}: {wrong[0]} is not below the full width, {full}")
-    if way is None or teacher is None:
+    if way is None or taught is None:
         return None
     needed = bool(widths) or ours < theirs
-    components = _components(config, teacher, texts) if needed else None
+    components = _components(config.seed, taught.training, texts) if needed else None
     if way == "teacher":
         return None if components is None else components[:full]
     turned = components is not None and bool(widths)
@@ -79,15 +83,11 @@ def _default_way(student: Side, ours: int, theirs: int, widths: bool) -> str | N
     return "student" if ours > theirs or widths else None
 
 
-def _components(config: TrainConfig, teacher: Side, texts: Sentences | SentenceRows) -> Tensor:
+def _components(seed: int, vectors: TextVectors, texts: Sentences | SentenceRows) -> Tensor:
     """The principal components of the teacher's vectors, not centred, as rows, the largest first, (width, width)."""
-    chosen = np.random.default_rng(config.seed).permutation(texts.used)[:SAMPLED]
-    ids, lengths = texts.read(np.sort(chosen), teacher=True)
-    encoder = teacher.encoder
+    chosen = np.random.default_rng(seed).permutation(texts.used)[:SAMPLED]
     log.info("principal components of the teacher's vectors of %d texts", len(chosen))
-    with frozen(teacher.model, config.trainer.precision, place_of(config).device):
-        vectors = encoder.encode(np.split(ids, starts_of(lengths)[1:]), teacher.vocabulary.pad_id)
-    return principal_components(vectors.clone())
+    return principal_components(vectors(texts.texts[np.sort(chosen)]))
 
 
 def principal_components(vectors_ND: Tensor) -> Tensor:

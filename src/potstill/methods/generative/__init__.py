@@ -10,7 +10,7 @@ from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import GenerationBenchmarkConfig
 from potstill.config.data import ConversationsDataConfig
 from potstill.config.objectives import GkdConfig, generative_of
-from potstill.methods.base import Evaluator, Training
+from potstill.methods.base import Evaluator, Method, Training
 from potstill.methods.generative.checks import evaluated_generation_problems, generative_problems
 from potstill.methods.language import Language
 from potstill.validation.data import kind_problems
@@ -33,6 +33,10 @@ class Generative(Language):
         if problems := kind_problems(config.data, ConversationsDataConfig, reader):
             return problems
         return super().problems(config, models=models) + generative_problems(config, models=models)
+
+    def served_problems(self, config: TrainConfig) -> list[str]:
+        """No outputs of a server are read."""
+        return Method.served_problems(self, config)
 
     def build(self, config: TrainConfig) -> Training:
         """Tokenizer, models, conversations, completions of the teacher, and module."""

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import LanguageBenchmarkConfig, language_benchmark_of
 from potstill.config.data import ConversationsDataConfig, TextDataConfig, data_of
-from potstill.methods.base import Evaluator, Method, Training
+from potstill.methods.base import Evaluator, Method, ServedOutputs, Training
 from potstill.methods.common.checks import distillation_problems, evaluation_problems
 from potstill.runtime.atomic import write_whole
 from potstill.validation.benchmarks import choice_problems
 from potstill.validation.data import kind_problems, text_problems
+from potstill.validation.generation import served_token_problems
 
 if TYPE_CHECKING:
     from potstill.evaluation.rows import Row
@@ -36,6 +37,16 @@ class Language(Method):
         from potstill.methods.language.build import build_language_training
 
         return build_language_training(config)
+
+    def served_problems(self, config: TrainConfig) -> list[str]:
+        """User errors of a server that scores tokens."""
+        return served_token_problems(config)
+
+    def store_served(self, config: TrainConfig) -> ServedOutputs:
+        """The likeliest tokens behind each token of the corpus."""
+        from potstill.methods.language.serving import store_served_tokens
+
+        return store_served_tokens(config)
 
     def save(self, config: TrainConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
         """The student, and with it the chat template that it was trained with."""
