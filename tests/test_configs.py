@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from potstill.config.benchmarks import TaskBenchmarkConfig
+from potstill.config.benchmarks import SimilarityConfig, TaskBenchmarkConfig
 from potstill.data.tasks.splits import task_of
 from potstill.models.specs import ModelSpec
 from potstill.objectives.matching import read_matches
@@ -57,7 +57,8 @@ def test_an_option_composes(path, compose_config):
     if group in ("data", "strategy"):
         compose_config(f"{group}={option}", name="evaluate")
     if group == "benchmark" and isinstance(config.benchmark, TaskBenchmarkConfig):
-        task = task_of(config.benchmark)
+        similarity = isinstance(config.benchmark, SimilarityConfig)  # whose metrics are not those of a task
+        task = config.benchmark if similarity else task_of(config.benchmark)
         assert task.monitor in task.metrics
         assert compose_config("objective=finetune", f"{group}={option}").benchmark == config.benchmark
 

@@ -70,7 +70,7 @@ def pair_problems(data: PairsDataConfig, columns: Columns) -> list[str]:
                         check_file(source.path, source.key, WANTED)
                     deque(read_rows(source, columns, CHECKED), 0)
                 else:
-                    source.source.features()
+                    source.check(columns)
     except PotstillError as error:
         problems.append(str(error))
     return problems

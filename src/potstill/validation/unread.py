@@ -124,7 +124,7 @@ _TRAIN: tuple[tuple[tuple[str, ...], str, Read], ...] = (
         lambda config: not isinstance(config.objective, EmbedConfig) or isinstance(config.data, PairsDataConfig),
     ),
     (
-        ("objective.prompt",), "texts and benchmark=sts; data=text_pairs reads objective.query_prompt",
+        ("objective.prompt",), "single texts, and benchmark=sts",
         lambda config: not isinstance(config.data, PairsDataConfig) or config.benchmark is not None,
     ),
     (

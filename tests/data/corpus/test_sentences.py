@@ -129,7 +129,8 @@ def test_texts_in_two_tokenizers_belong_together(text_file, bert_tokenizer, gpt2
         assert one.split()[:8] == other.split()[:8]
 
 
-def test_rows_have_their_texts_once_in_a_step(text_file, bert_tokenizer, tmp_path):
+@pytest.mark.parametrize("most", [None, 60])
+def test_rows_have_their_texts_once_in_a_step(most, text_file, bert_tokenizer, tmp_path):
     source = TextFiles((str(text_file),), "line", None, None, tmp_path)
     store = binarize(source, describe(bert_tokenizer), cache=tmp_path, max_length=60, whole=True, num_proc=1)
     texts = Sentences(Corpus([store]))
@@ -139,15 +140,17 @@ def test_rows_have_their_texts_once_in_a_step(text_file, bert_tokenizer, tmp_pat
     assert rows.lengths.tolist() == [sum(texts.lengths[n] for n in row if n >= 0) for row in numbers]
     tokens = texts.lengths[[0, 2, 3, 5, 7, 8, 9]].sum()
     assert rows.describe() == {"rows": 4, "negatives": 2, "texts": 7, "tokens": tokens}
-    settings = BatchSettings(seed=0, batch_size=2)
+    settings = BatchSettings(seed=0, batch_size=2, max_tokens=most)
     data = SentenceDataModule(rows, None, 0, 0, settings)
     item = rows.item(np.array([2, 0, 1]), np.array([], int), 3, True)
     step = data.on_after_batch_transfer(item, 0)
     assert (step.sequences, step.rows.count, step.rows.negatives) == (5, 3, 2)
     assert step.rows.given_margins.tolist() == [0.25, 0.5]
     read = {}
-    for micro in step.micro:  # of two rows, that is of up to six texts
+    assert (len(step.micro) == 1) == (most is None)  # of two rows, that is of up to six texts
+    for micro in step.micro:
         assert micro.step_texts == 5
+        assert most is None or len(micro.places) * max(group.input_ids.shape[1] for group in micro.groups) <= most
         for group in micro.groups:
             for place, ids, mask in zip(group.places.tolist(), group.input_ids, group.attention_mask, strict=True):
                 read[place] = ids[: int(mask.sum())].tolist()

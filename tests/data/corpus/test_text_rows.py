@@ -54,6 +54,9 @@ def test_rows_of_a_saved_data_set(tmp_path):
     datasets.Dataset.from_list([*ROWS, {"anchor": "three", "positive": "third"}]).save_to_disk(tmp_path / "saved")
     source = RowDataset(SavedDataset(str(tmp_path / "saved"), key="data.train.0"))
     assert [row.negatives for row in read_rows(source, Columns())] == [("second",), ("first",), ()]
+    source.check(Columns())
+    with pytest.raises(FormatError, match=r"data\.train\.0: .* no column 'text'"):
+        source.check(Columns(query="text"))
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,18 @@ class RowDataset:
         """Beginning of messages."""
         return f"{self.source.key}: '{self.source.name}'"
 
+    def check(self, columns: Columns) -> None:
+        """Check the columns by the description of the data set, which may lack them.
+
+        Raises:
+            DataError: It cannot be loaded, or has no columns of a query and a positive.
+        """
+        if names := [*self.source.features()]:
+            try:
+                columns.of(names)
+            except RecordError as error:
+                raise FormatError(f"{self.prefix}: {error}") from error
+
     def records(self) -> Iterator[Placed]:
         """Rows by the names of their columns."""
         return ((f"row {number}", row) for number, row in enumerate(self.source.rows(), 1))
