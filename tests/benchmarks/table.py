@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
-VERSIONS = ("torch", "transformers", "lightning", "datasets", "trl", "textbrewer")
+VERSIONS = ("torch", "transformers", "lightning", "datasets", "trl", "textbrewer", "sentence_transformers")
 COLUMNS = (
     "what", "ours", "peer", "unit", "our_rate", "peer_rate", "ratio", "low", "high", "rounds", "our_mb", "peer_mb",
 )  # fmt: skip
@@ -32,6 +32,7 @@ PEERS = {
     "--peer gkd": "trl",
     "--peer distillation": "trl",
     "bench_toolkit": "textbrewer",
+    "bench_embedding": "sentence_transformers",
 }  # packages that a command needs
 
 
@@ -67,7 +68,9 @@ def commands() -> list[str]:
     """What is measured, in this order."""
     data = os.environ.get("POTSTILL_DATA_DIR")
     tokenizer = f"--tokenizer {data}/tokenizers" if data else ""
-    files = f"{data}/corpus/enwiki/enwiki_AA_00-09.txt.gz {tokenizer}/bert-base-uncased" if data else ""
+    wikipedia = f"{data}/corpus/enwiki/enwiki_AA_00-09.txt.gz"
+    files = f"{wikipedia} {tokenizer}/bert-base-uncased" if data else ""
+    wiki = f"--file {wikipedia}" if data else ""
     sst2 = f"--file {data}/glue/SST-2/train.tsv.gz {tokenizer}/bert-base-uncased" if data else ""
     cqa = f"--folder {data}/stepbystep {tokenizer}/t5" if data else ""
     precisions = ("fp32", "bf16", "bf16-over-fp32")
@@ -76,6 +79,7 @@ def commands() -> list[str]:
         "bench_step.py diito --own-products",
         *(f"bench_toolkit.py --checkpointing {way}" for way in ("selective", "none")),
         *(f"bench_generative.py --layers 8 --batch 4 --peer {peer}" for peer in ("textbook", "gkd", "distillation")),
+        *(f"bench_embedding.py {wiki} --precision {one}" for one in ("fp32", "bf16")),
         f"bench_tasks.py {sst2}",
         f"bench_step_by_step.py {cqa}",
         "bench_cache.py",

@@ -102,6 +102,15 @@ def test_step_by_step():
     assert "predictions agree: 16 rows" in output
 
 
+def test_embedding(text_file):
+    pytest.importorskip("sentence_transformers")
+    shape = ["--layers=2", "--hidden=32", "--vocabulary=300", "--batch=4", "--rounds=2", "--threads=1"]
+    output = run("bench_embedding.py", "--steps=2", "--sentences=60", f"--file={text_file}", tiny=shape)
+    for what in ("live", "cached", "encoding"):
+        ratio(output, f"sentence encoder, {what}, fp32, ours / sentence-transformers")
+    assert "losses agree" in output
+
+
 def test_table(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     import table
