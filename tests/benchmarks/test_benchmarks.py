@@ -103,7 +103,6 @@ def test_step_by_step():
 
 
 def test_embedding(text_file):
-    pytest.importorskip("sentence_transformers")
     shape = ["--layers=2", "--hidden=32", "--vocabulary=300", "--batch=4", "--rounds=2", "--threads=1"]
     output = run("bench_embedding.py", "--steps=2", "--sentences=60", f"--file={text_file}", tiny=shape)
     for what in ("live", "cached", "encoding"):

@@ -126,7 +126,8 @@ def test_many_texts_are_encoded_as_each_by_itself(write):
 
 @pytest.mark.parametrize("way", POOLINGS)
 def test_vectors_are_those_of_sentence_transformers(way, write):
-    library = pytest.importorskip("sentence_transformers")
+    import sentence_transformers as library
+
     settings = SentenceSettings(
         way, way != "max", "2_Dense", "Tanh", 40, prompts={"query": "he was "}, default_prompt="query"
     )

@@ -69,7 +69,8 @@ def test_a_folder_gives_the_same_vectors(folder):
 
 
 def test_vectors_are_those_of_sentence_transformers(folder):
-    library = pytest.importorskip("sentence_transformers")
+    import sentence_transformers as library
+
     theirs = library.SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     side, _ = open_encoder("model", str(folder))
     tokenizer = load_backend(folder)
