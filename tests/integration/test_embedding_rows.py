@@ -126,6 +126,25 @@ def test_margins_follow_the_scores_of_the_rows(run):
     assert "teacher/parameters" not in summary
 
 
+def test_rows_follow_the_vectors_of_a_store(run, tmp_path):
+    short = [*ALL, "trainer.max_steps=3", "student.dropout=0"]
+    folder, live = run("live", *short)
+    store = ["teacher/cache=on", f"teacher.cache.folder={tmp_path}/stores", "teacher.cache.precision=float32"]
+    _, found = run("cached", *short, *store)
+    for name in (
+        "train/loss_mse",
+        "train/loss_margin_mse",
+        "train/loss_similarity",
+        "val/loss_margin_mse",
+        "val/cosine",
+    ):
+        assert found[name] == pytest.approx(live[name], rel=1e-4), name
+    assert not (tmp_path / "stores" / "eval").exists()  # held-out rows have the same texts
+    student = ["teacher.model=null", "student.layers=null", f"student.model={folder}/student"]
+    _, more = run("more", *short, *store, *student)
+    assert more["val/cosine"] > live["val/cosine"]
+
+
 def test_a_resumed_run_is_the_same(run, tmp_path):
     cut = [*ALL, "trainer.accumulate_grad_batches=2", "data.batch_size=4"]
     whole, summary = run("whole", *cut, "trainer.max_steps=6")

@@ -78,6 +78,13 @@ def test_stores_of_the_doctor_are_not_kept(compose_config, kd, monkeypatch, tmp_
     # The longest steps are measured, which the store of a run of two steps would not hold.
     assert built.trainer.max_steps == doctor.LEAST_STEPS
     assert (config.teacher.cache.folder, config.trainer.max_steps) == (f"{tmp_path}/own", 2)
+    # A store without a teacher is only read, and is of the whole text.
+    config.teacher.model = None
+    built = doctor._build(config, tmp_path / "alone")
+    kept = built.teacher.cache.folder, built.trainer.max_steps, built.data.max_examples
+    assert kept == (config.teacher.cache.folder, 2, config.data.max_examples)
+    config.teacher.models = ["a", "b"]
+    assert doctor._build(config, tmp_path / "several").teacher.cache.folder is None
 
 
 @pytest.mark.integration

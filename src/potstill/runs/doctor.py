@@ -20,7 +20,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from potstill.config import TrainConfig
+from potstill.config import TrainConfig, teachers_of
 from potstill.config.running import TrainerConfig
 from potstill.data.common.batching import EpochPlan
 from potstill.data.common.steps import BatchSettings, Sequences, StepDataModule, TrainSteps
@@ -290,9 +290,11 @@ def steps_of(config: TrainConfig, lengths: np.ndarray | None) -> int | None:
 def _build(config: TrainConfig, folder: Path) -> Training:
     """The run's parts; what it would put into its caches goes into a folder that does not stay."""
     own = deepcopy(config)
-    if own.teacher.model is not None or not own.teacher.cache.replaces_teacher:
+    # A store in the place of a teacher is read, and is of all data.
+    whole = own.teacher.cache.replaces_teacher and not teachers_of(own) and not own.custom.every_teacher
+    if not whole:
         own.teacher.cache.folder = None  # a store of a sample there would be refused by the run itself
-    if (steps := own.trainer.max_steps or 0) > 0:  # so that the store has tokens for the longest steps
+    if not whole and (steps := own.trainer.max_steps or 0) > 0:  # so that the store has tokens for the longest steps
         own.trainer.max_steps = max(steps, LEAST_STEPS)
     real = Path(config.data.cache).expanduser()
     for kept in real.glob("*/*"):  # read where it is there
@@ -301,7 +303,8 @@ def _build(config: TrainConfig, folder: Path) -> Training:
             (folder / "cache" / kept.parent.name / kept.name).symlink_to(kept.absolute())
     own.data.cache = str(folder / "cache")
     method = method_of(own)
-    method.sample(own, SAMPLE)
+    if not whole:
+        method.sample(own, SAMPLE)
     return method.build(own)
 
 

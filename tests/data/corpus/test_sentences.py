@@ -1,3 +1,4 @@
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -73,7 +74,10 @@ def test_texts_keep_the_places_that_they_were_read_at(files):
 def test_a_step_has_the_vectors_of_its_texts(text_file, bert_tokenizer, tmp_path):
     source = TextFiles((str(text_file),), "line", None, None, tmp_path)
     corpus = Corpus([binarize(source, describe(bert_tokenizer), cache=tmp_path, max_length=20, whole=True, num_proc=1)])
-    texts, asked = Sentences(corpus, min_length=8), []
+    texts, asked = Sentences(corpus, min_length=8, source=source), []
+    copied = pickle.loads(pickle.dumps(texts))  # for a worker process
+    assert copied.source is None
+    assert np.array_equal(copied.read(np.array([3, 1]))[0], texts.read(np.array([3, 1]))[0])
 
     def vectors(numbers):
         asked.append(numbers)

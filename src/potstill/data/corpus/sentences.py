@@ -128,6 +128,9 @@ class Sentences:
         self.texts: Ints = np.flatnonzero(kept)
         self.lengths: NDArray[np.int32] = corpus.lengths[self.texts]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "source": None}  # worker processes read tokens alone; texts may be large
+
     def __len__(self) -> int:
         return len(self.texts)
 

@@ -57,8 +57,6 @@ class Embedding(Method):
         """A sample of each source's texts; rows of several texts are read as a whole."""
         if not isinstance(config.data, CorpusDataConfig):
             return
-        if config.teacher.model is None and config.teacher.cache.replaces_teacher:  # stores are of all texts
-            return
         config.data.max_examples = min(config.data.max_examples or examples, examples)
 
     def served_problems(self, config: TrainConfig) -> list[str]:
