@@ -166,6 +166,14 @@ def test_a_resumed_run_is_the_same(run, tmp_path):
     assert not any(name.startswith("teacher.") for name in one)
 
 
+def evaluated(config, folder):
+    validate_evaluate(config)
+    folder.mkdir()
+    evaluate_run.evaluate(config, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    return {name.replace(" ", "_"): value for name, value in summary.items()}
+
+
 def test_a_static_student_begins_near_the_teacher_and_goes_on(run, pairs, tmp_path, compose_config):
     first, summary = run("first", *STATIC, *pairs, "trainer.max_steps=0")
     assert summary["val/cosine"] > 0.4
@@ -184,15 +192,31 @@ def test_a_static_student_begins_near_the_teacher_and_goes_on(run, pairs, tmp_pa
     further = ["student.layers=null", f"student.model={whole}/student", "trainer.max_steps=0", *pairs]
     _, resumed = run("further", *further)
     assert resumed["val/spearman"] == pytest.approx(trained["val/spearman"], abs=1e-6)
-    config = compose_config(
-        *pairs, f"model=[{first}/student,{whole}/student]", "names=[first,trained]", name="evaluate"
-    )
-    validate_evaluate(config)
-    (tmp_path / "table").mkdir()
-    evaluate_run.evaluate(config, tmp_path / "table")
-    found = json.loads((tmp_path / "table" / "summary.json").read_text())
+    models = [f"model={whole}/student", "names=[trained]", "export=[onnx,int8]"]
+    found = evaluated(compose_config(*pairs, *models, name="evaluate"), tmp_path / "table")
     assert found["trained/test/spearman"] == pytest.approx(trained["val/spearman"], abs=1e-6)
     assert (found["trained/width"], found["trained/parameters_without_embeddings"]) == (16, 0)
+    assert found["trained_onnx/test/spearman"] == pytest.approx(trained["val/spearman"], abs=1e-4)
+    assert found["trained_int8/test/spearman"] == pytest.approx(trained["val/spearman"], abs=0.05)
+    assert found["trained_int8/export_difference"] > found["trained_onnx/export_difference"]
+    assert {path.name for path in (tmp_path / "table").glob("predictions*")} == {
+        f"predictions_{name}.tsv" for name in ("trained", "trained_onnx", "trained_int8")
+    }
+
+
+def test_costs_are_those_of_an_encoder_without_a_head(teacher, tmp_path, compose_config):
+    passes = [
+        "benchmark=efficiency",
+        "benchmark.batches=[1]",
+        "benchmark.lengths=[4]",
+        "export=onnx",
+        "data.max_length=32",
+    ]
+    found = evaluated(compose_config(*passes, f"model={teacher}", "names=[m]", name="evaluate"), tmp_path / "costs")
+    model = load_base_model("model", str(teacher))
+    assert found["m/parameters"] == model.num_parameters()
+    assert found["m_onnx/gflop"] == found["m/gflop"] > 0
+    assert (tmp_path / "costs" / "export" / "m" / "onnx" / "model.onnx").is_file()
 
 
 def test_two_processes_make_the_update_of_one(source, tmp_path, command, shared_cache):

@@ -95,7 +95,8 @@ def size_mb(folder: str | Path) -> float:
     if (path := Path(folder)).is_file():
         return path.stat().st_size / 1e6
     for pattern in WEIGHT_PATTERNS:
-        if files := list(Path(folder).glob(pattern)):
+        if files := list(path.glob(pattern)):
+            files += path.glob(f"*_Dense/{pattern}")  # of a sentence encoder
             return sum(file.stat().st_size for file in files) / 1e6
     raise WeightsError(f"{folder}: holds no weights; expected one of {', '.join(WEIGHT_PATTERNS)}")
 

@@ -99,7 +99,7 @@ class SentenceEncoder:
             input_ids_BL: token ids with special tokens, (batch, length).
             attention_mask_BL: 1 at tokens, 0 at padding behind them, (batch, length).
         """
-        if self.settings.static:
+        if self.settings.static and not torch.compiler.is_exporting():
             return self.of_bags(input_ids_BL[attention_mask_BL.bool()], attention_mask_BL.sum(1))
         return self.vectors(self.states(input_ids_BL, attention_mask_BL), attention_mask_BL)
 
@@ -170,6 +170,25 @@ class SentenceEncoder:
             lengths = torch.tensor([len(one) for one in own], device=device)
             vectors[start : start + len(own)] = self.of_bags(flat, lengths).float().cpu()
         return vectors
+
+
+class EncoderModule(nn.Module):
+    """A sentence encoder as a module, whose output is the vectors, as exports and measurements need it.
+
+    Attributes:
+        model: of the encoder, with its linear layer.
+        encoder: the model as a function.
+        config: of the model.
+    """
+
+    def __init__(self, encoder: SentenceEncoder) -> None:
+        super().__init__()
+        self.encoder, self.model = encoder, encoder.backbone.model
+        self.config: Any = self.model.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """See `SentenceEncoder`; without a mask nothing is padded."""
+        return self.encoder(input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask)
 
 
 def load_sentence_model(

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from potstill.config import EvaluateConfig
 from potstill.config.benchmarks import efficiency_of
+from potstill.errors import TokenizerError
 from potstill.evaluation.efficiency import count_parameters, forward_gflop, forward_peak_mb, parameter_tree, size_mb
 from potstill.evaluation.latency import STEADY, Latency, Timed, measure_latencies
 from potstill.methods.common.data import local_tokenizer
@@ -18,6 +19,8 @@ from potstill.methods.common.exported_models import deploy
 from potstill.models.heads import head_from_settings, labels_from_settings, problem_of
 from potstill.models.load import load_language_model, load_task_model
 from potstill.models.pretrained import local_folder
+from potstill.models.sentence import EncoderModule, SentenceEncoder, load_sentence_model
+from potstill.models.sentence_folders import MODULES, sentence_settings
 from potstill.models.specs import read_settings
 from potstill.reporting.report import Collapsible, Section, Table
 from potstill.training.trainer import build_trainer
@@ -59,12 +62,13 @@ def measure_costs(
     benchmark = efficiency_of(config.benchmark)
     trainer = build_trainer(config.trainer, folder, callbacks=[], loggers=False)
     device, context = trainer.strategy.root_device, trainer.precision_plugin.forward_context
-    loaded = _load(model).to(device)  # type: ignore[arg-type]
+    loaded = _load(model).to(device)
+    inner: PreTrainedModel = loaded.model if isinstance(loaded, EncoderModule) else loaded
     first = benchmark.batches[0], benchmark.lengths[0]
-    figures = size_figures(model, loaded)
+    figures = size_figures(model, inner)
     with context():
         figures |= {"gflop": forward_gflop(loaded, *first), "peak_mb": forward_peak_mb(loaded, *first)}
-    tree = parameter_tree(loaded, benchmark.depth)
+    tree = parameter_tree(inner, benchmark.depth)
     loaded.cpu()
     found = {name: Costs(figures, tree, Timed(loaded, device, context))}
     if not forms:
@@ -170,14 +174,28 @@ def size_figures(model: str, loaded: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def _load(model: str) -> PreTrainedModel:
-    """A model with its own head."""
+def _load(model: str) -> Any:
+    """A model with its own head, or a sentence encoder."""
     settings = read_settings("model", model)
     head, labels = head_from_settings(settings), labels_from_settings(settings)
     if head is None or labels is None:
+        if (folder := _encoder_folder(model)) is not None:
+            own = sentence_settings(f"model={model}", folder)
+            return EncoderModule(SentenceEncoder(load_sentence_model("model", model, folder, own), own))
         return load_language_model("model", model, need_head=False)
     problem = problem_of(settings) if head == "sequence" else None
     return load_task_model("model", model, labels=labels, head=head, problem=problem, need_head=True)
+
+
+def _encoder_folder(model: str) -> Path | None:
+    """The folder of a sentence encoder; None of other models."""
+    folder = local_folder("model", model)
+    if folder is None:
+        try:
+            folder = Path(local_tokenizer("model", model))
+        except TokenizerError:
+            return None
+    return folder if (folder / MODULES).is_file() else None
 
 
 def _tree_text(tree: list[tuple[int, str, int]]) -> str:

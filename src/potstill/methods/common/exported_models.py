@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from potstill.models.export.onnx import export_int8, export_onnx
 from potstill.models.export.runtime import ExportedModel
 from potstill.models.load import load_tokenizer
+from potstill.models.sentence import EncoderModule
 from potstill.validation.exports import INT8, ONNX
 from potstill.validation.names import stem_of
 
@@ -24,7 +25,8 @@ class Deployed(NamedTuple):
     Attributes:
         form: `onnx` or `int8`.
         model: the exported model.
-        difference: largest difference of its logits from the model that it was exported from, on random batches.
+        difference: largest difference of its logits, or vectors, from the model that it was exported from, on random
+            batches.
     """
 
     form: str
@@ -37,12 +39,14 @@ class Deployed(NamedTuple):
         return {"size_mb": self.model.size_mb, "export_difference": self.difference}
 
 
-def deploy(forms: Sequence[str], model: PreTrainedModel, tokenizer: str, folder: Path, name: str) -> Iterator[Deployed]:
+def deploy(
+    forms: Sequence[str], model: PreTrainedModel | EncoderModule, tokenizer: str, folder: Path, name: str
+) -> Iterator[Deployed]:
     """Export a model to `<folder>/export/<name>/<form>`, and open each export.
 
     Args:
         forms: some of `onnx` and `int8`; the latter is quantized from the former.
-        model: with a head.
+        model: with a head, or a sentence encoder.
         tokenizer: folder of its tokenizer, which is copied.
         folder: of the run.
         name: of the model.
@@ -56,10 +60,10 @@ def deploy(forms: Sequence[str], model: PreTrainedModel, tokenizer: str, folder:
     onnx = target / ONNX
     difference = export_onnx(model, load_tokenizer(tokenizer), onnx)
     if ONNX in forms:
-        log.info("%s: its logits are within %.1e of the model's", onnx, difference)
+        log.info("%s: its outputs are within %.1e of the model's", onnx, difference)
         yield Deployed(ONNX, ExportedModel(onnx), difference)
     if INT8 in forms:
         int8 = target / INT8
         difference = export_int8(onnx, int8)
-        log.info("%s: its logits are within %.1e of the float32 ones", int8, difference)
+        log.info("%s: its outputs are within %.1e of the float32 ones", int8, difference)
         yield Deployed(INT8, ExportedModel(int8), difference)

@@ -21,7 +21,6 @@ from potstill.models.specs import ModelSpec, default_layers
 from potstill.runtime.small_files import not_a_file
 from potstill.validation.cache import PRECISIONS
 from potstill.validation.data import kind_problems, pair_problems, text_problems
-from potstill.validation.exports import forms_of
 from potstill.validation.folders import writable
 from potstill.validation.generation import served_problems
 from potstill.validation.launch import SHARDED
@@ -150,8 +149,6 @@ def evaluated_encoder_problems(config: EvaluateConfig, models: list[str]) -> lis
     problems = _benchmark_problems(config.benchmark, "", config.data)
     for model in models:
         problems += _folder_problems("model", model, None)
-    if forms := forms_of(config):
-        problems.append(f"export={','.join(forms)}: is of models with a head; export=null")
     return evaluation_problems(config, models, problems)
 
 

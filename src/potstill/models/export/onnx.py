@@ -21,11 +21,14 @@ from potstill.errors import ConfigError, ModelError
 from potstill.models.export.comparison import SPANS, Batch, Outputs, largest_difference, random_batches
 from potstill.models.export.runtime import MODEL_FILE, ExportedModel, pad_token
 from potstill.models.folders import fresh_folder
+from potstill.models.sentence import EncoderModule, SentenceEncoder
+from potstill.models.sentence_folders import SentenceSettings
 from potstill.models.specs import spec_from_settings
 from potstill.models.students import set_attention
 from potstill.runtime.packages import require_packages
 
-TOLERANCE = 1e-4  # in logits
+TOLERANCE = 1e-4  # in logits, or numbers of a vector
+VECTOR = "sentence_embedding"  # output of a sentence encoder
 LARGEST_BYTES = 2**31  # of a protocol buffer, which an ONNX file is
 
 HEADS = {
@@ -38,23 +41,26 @@ HEADS = {
 }
 
 
-def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> float:
+def export_onnx(
+    model: PreTrainedModel | EncoderModule, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+) -> float:
     """Write a folder with `model.onnx`, `config.json` and the tokenizer's files, in one step.
 
     The inputs of the file are int64 `input_ids` and `attention_mask`, and `token_type_ids` if the model has several
     types, each (batch, length) of any size; the outputs are float32 `logits`, or `start_logits` and `end_logits` for
-    question answering. torch's exporter of `torch.export` programs writes it, which rejects a model whose sizes cannot
-    be dynamic; a trace would fix them silently. Before the folder appears, the file is opened and compared with the
-    model on random padded batches.
+    question answering. A sentence encoder has no `token_type_ids`, and gives `sentence_embedding`, (batch, width),
+    after pooling, linear layer and norm. torch's exporter of `torch.export` programs writes the file, which rejects a
+    model whose sizes cannot be dynamic; a trace would fix them silently. Before the folder appears, the file is opened
+    and compared with the model on random padded batches.
 
     Args:
-        model: of an architecture of `models.specs.ARCHITECTURES`, with a head of `HEADS`; unchanged. The file is
-            float32 without dropout.
+        model: of an architecture of `models.specs.ARCHITECTURES`, with a head of `HEADS`, or a sentence encoder;
+            unchanged. The file is float32 without dropout.
         tokenizer: of the model.
         folder: where to; an earlier one is replaced.
 
     Returns:
-        The largest difference of the file's logits from the model's, at real tokens.
+        The largest difference of the file's logits from the model's, at real tokens, or of its vectors.
 
     Raises:
         PackageError: a package is not installed.
@@ -63,9 +69,14 @@ def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
             above `TOLERANCE`.
     """
     require_packages("export", "export", "onnx", "onnxscript", "onnxruntime")
-    folder, name = Path(folder), type(model).__name__
-    spec = spec_from_settings(model.config.to_dict(), name)
-    wrapped = _Positional(_plain(model, name))
+    settings = model.encoder.settings if isinstance(model, EncoderModule) else None
+    source: PreTrainedModel = model.model if isinstance(model, EncoderModule) else model
+    folder, name = Path(folder), type(source).__name__
+    spec = spec_from_settings(source.config.to_dict(), name)
+    if settings is None and not any(name.endswith(suffix) for suffix in HEADS):
+        raise ModelError(f"{name}: this head cannot be exported; expected one of {', '.join(HEADS)}")
+    plain = _plain(source, name)
+    wrapped = _Positional(plain) if settings is None else _PositionalEncoder(plain, settings)
     batches = [*random_batches(spec.vocab_size, spec.max_length, pad_token(model.config), wrapped.types)]
     with fresh_folder(folder) as fresh:
         _write(wrapped, batches[2], fresh / MODEL_FILE, name)
@@ -74,7 +85,7 @@ def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
         difference = largest_difference(ExportedModel(fresh).run, wrapped.run, iter(batches))
         if not difference <= TOLERANCE:
             raise ModelError(
-                f"{name}: the exported model's logits differ from the model's by {difference:.2g}, more than "
+                f"{name}: the exported model's outputs differ from the model's by {difference:.2g}, more than "
                 f"{TOLERANCE:.2g}; nothing is written"
             )
     return difference
@@ -127,11 +138,16 @@ class _Positional(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self.outputs = next(outputs for suffix, outputs in HEADS.items() if type(model).__name__.endswith(suffix))
-        takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
-        self.types = getattr(model.config, "type_vocab_size", 1) if takes_types else 1
+        self.outputs, self.types = self.signature()
         self.inputs = ["input_ids", "attention_mask", *["token_type_ids"] * (self.types > 1)]
         self.eval()
+
+    def signature(self) -> tuple[tuple[str, ...], int]:
+        """Names of the outputs, and the number of token types."""
+        name = type(self.model).__name__
+        takes_types = "token_type_ids" in inspect.signature(self.model.forward).parameters
+        types = getattr(self.model.config, "type_vocab_size", 1) if takes_types else 1
+        return next(outputs for suffix, outputs in HEADS.items() if name.endswith(suffix)), types
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         found = self.model(**dict(zip(self.inputs, tensors, strict=True)), return_dict=True)
@@ -143,10 +159,23 @@ class _Positional(nn.Module):
         return dict(zip(self.outputs, found, strict=True))
 
 
+class _PositionalEncoder(_Positional):
+    """The same of a sentence encoder."""
+
+    def __init__(self, model: PreTrainedModel, settings: SentenceSettings) -> None:
+        super().__init__(model)
+        self.encoder = SentenceEncoder(model, settings)
+
+    def signature(self) -> tuple[tuple[str, ...], int]:
+        """See `_Positional`; all tokens are of the first type."""
+        return (VECTOR,), 1
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return (self.encoder(*tensors),)
+
+
 def _plain(model: PreTrainedModel, name: str) -> PreTrainedModel:
     """A float32 copy on the CPU, with attention that can be exported and without a cache of keys and values."""
-    if not any(name.endswith(suffix) for suffix in HEADS):
-        raise ModelError(f"{name}: this head cannot be exported; expected one of {', '.join(HEADS)}")
     gigabytes = sum(parameter.numel() for parameter in model.parameters()) * 4 / 1e9
     if gigabytes * 1e9 >= LARGEST_BYTES:
         raise ModelError(f"{name}: {gigabytes:.1f} GB of weights; an ONNX file holds less than 2.1 GB")

@@ -28,7 +28,7 @@ class ExportedModel(nn.Module):
         config: of the model that was exported.
         max_length: the longest sequence, in tokens.
         size_mb: of `model.onnx`, in MB (10^6 bytes).
-        outputs: names of the outputs: `logits`, or `start_logits` and `end_logits`.
+        outputs: names of the outputs: `logits`, or `start_logits` and `end_logits`, or `sentence_embedding`.
     """
 
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
@@ -61,7 +61,7 @@ class ExportedModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Logits of a batch.
+        """Logits of a batch, or vectors of its texts.
 
         Args:
             input_ids: (batch, length).
@@ -70,7 +70,8 @@ class ExportedModel(nn.Module):
 
         Returns:
             (batch, labels) of a classifier of sequences, (batch, length, labels or vocabulary) of other heads;
-            (batch, length, 2) of question answering: start, end. float32, on the CPU.
+            (batch, length, 2) of question answering: start, end; (batch, width) of a sentence encoder. float32, on the
+            CPU.
 
         Raises:
             ModelError: a sequence is longer than the model's positions.
