@@ -95,6 +95,9 @@ def test_all_terms_learn_from_triplets(run):
     assert summary["val/loss"] == pytest.approx(expected, rel=1e-5)
     saved = sentence_settings("student", folder / "student")
     assert saved.prompts == {"query": "he was ", "passage": "said "}
+    card = (folder / "student" / "README.md").read_text()
+    assert "- `query`: `he was`" in card
+    assert "- `passage`: `said`" in card
     assert (saved.prompt_of("query", None), saved.prompt_of("document", None)) == ("he was ", "said ")
 
 

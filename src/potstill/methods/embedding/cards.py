@@ -45,7 +45,7 @@ def encoder_card(
         f"Trained with {code_span(f'objective={config.objective.name}')} on {code_span(data)}; teacher: {teacher}; "
         f"seed {config.seed}. A vector is made by {', '.join(steps)}.\n\n"
         f"{figure_list(summary)}\n\n"
-        + (f"Prompts:\n{prompts}\n\n" if prompts else "")
+        + (f"Prompts, for `model.encode(texts, prompt_name=<name>)`:\n{prompts}\n\n" if prompts else "")
         + "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
         'model = SentenceTransformer("<this folder>")\nvectors = model.encode(["A sentence.", "Another one."])\n'
         "print(model.similarity(vectors, vectors))\n```\n\n"
