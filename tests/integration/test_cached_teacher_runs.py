@@ -317,6 +317,7 @@ def test_logits_of_sets_of_labels_and_a_resumed_run(start, bert_tokenizer, make_
     ("overrides", "problem"),
     [
         (["teacher.cache.file=none.npy"], r"teacher\.cache\.file=none\.npy: does not exist"),
+        (["teacher.cache.file=[a.npy,b.npy]"], r"teacher\.cache\.file=.* reads one file"),
         (["teacher.cache.file={file}.txt"], r"\.txt: one of \.npy, \.safetensors, \.parquet"),
         (["data.max_examples=30"], r"has 40 rows, and 30 are trained on"),
         (["benchmark.labels=[no,yes,both]"], r"has 2 columns; .* 3 labels \(no, yes, both\)"),

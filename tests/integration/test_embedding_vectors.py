@@ -83,8 +83,8 @@ def run(source, small, shared_cache, monkeypatch, tmp_path, compose_config):
     monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
 
     def start(name, *overrides):
-        layered = any(word.startswith("student.layers=") for word in overrides)
-        config = compose_config(*(source if layered else small), *overrides)
+        own = any(word.startswith(("student.layers=", "student=")) for word in overrides)
+        config = compose_config(*(source if own else small), *overrides)
         validate_train(config)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
@@ -188,6 +188,13 @@ def test_layers_of_a_teacher_follow_a_store_in_its_tokens(run, encoder, loaded):
     _, found = run("cached", *layers, "teacher/cache=on", "overwrite=true")
     for name in FIGURES:
         assert found[name] == pytest.approx(live[name], rel=2e-2), name
+
+
+def test_a_static_student_begins_with_stored_vectors(run, encoder):
+    static = [f"teacher.model={encoder}", "student=static", "student.config.hidden_size=16", "trainer.max_steps=0"]
+    _, live = run("live", *static)
+    _, found = run("cached", *static, "teacher/cache=on")
+    assert found["val/cosine"] == pytest.approx(live["val/cosine"], abs=1e-3)
 
 
 def test_two_processes_follow_a_store_as_one(small, encoder, command, shared_cache, run, tmp_path):
