@@ -227,6 +227,11 @@ def test_vectors_of_the_users_own(run, encoder, made, lines, loaded, tmp_path, c
         assert found[name] == pytest.approx(live[name], rel=1e-4), name
     assert sentence_settings("student", first / "student").normalize
     assert "a.npy" in (first / "student" / "README.md").read_text()
+    # The teacher gives its layers alone.
+    layers = [f"teacher.model={encoder}", "student.layers=[0,3]", "trainer.max_steps=1"]
+    one, other = run("layers", *layers)[1], run("own_layers", given[0], *layers)[1]
+    assert other["val/cosine"] == pytest.approx(one["val/cosine"], abs=1e-4)
+    assert "teacher/parameters" not in other
     cut = [*given, "resume=auto"]
     run("cut", *cut, "trainer.max_steps=2")
     resumed, _ = run("cut", *cut)
