@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from potstill.errors import PotstillError
 from potstill.models.load import load_base_model, load_tokenizer
@@ -117,6 +118,21 @@ def test_no_teacher_is_loaded_for_contrastive_alone(run, files):
 def _metric(folder, name):
     with (folder / "metrics.csv").open() as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_a_static_student_learns_from_pairs_with_and_without_a_teacher(run, files, bert_teacher):
+    alone = ["objective.terms.mse.weight=0", "objective.terms.contrastive.weight=1", files["pairs.tsv"]]
+    static = ["student.layers=null", "student=static", "student.config.hidden_size=16", "trainer.max_steps=0"]
+    begun, _ = run("teacher", *alone, *static)
+    lone, _ = run("alone", *alone, *static, "teacher.model=null", f"data.tokenizer={bert_teacher}")
+    tables = [load_file(folder / "student" / "model.safetensors")["embedding.weight"] for folder in (begun, lone)]
+    assert [table[0].tolist() for table in tables] == [[0.0] * 16] * 2
+    assert tables[1].std() == pytest.approx(0.02, rel=0.1)
+    assert tables[0].std() > 0.05
+    stored, _ = run("stored", "teacher/cache=on", *static)
+    plain, _ = run("plain", *static)
+    first, second = (load_file(folder / "student" / "model.safetensors") for folder in (stored, plain))
+    torch.testing.assert_close(first["embedding.weight"], second["embedding.weight"], atol=1e-3, rtol=1e-2)
 
 
 def test_margins_follow_the_scores_of_the_rows(run):

@@ -22,8 +22,7 @@ SETTINGS = SentenceSettings(normalize=True, static=True, prompts={"query": "he w
 def folder(tmp_path_factory, bert_tokenizer):
     torch.manual_seed(0)
     vocabulary = describe(bert_tokenizer)
-    model = StaticModel(StaticConfig(vocab_size=vocabulary.size, hidden_size=6))
-    torch.nn.init.zeros_(model.embedding.weight[vocabulary.pad_id])
+    model = StaticModel(StaticConfig(vocab_size=vocabulary.size, hidden_size=6, pad_token_id=vocabulary.pad_id))
     place = tmp_path_factory.mktemp("static")
     bare = bare_tokenizer(vocabulary, place / "cache")
     save_student(model, bare, place / "m", "", lambda fresh: write_sentence_model(model, None, SETTINGS, fresh))

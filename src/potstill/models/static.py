@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 
 MODEL_TYPE = "static"
+INITIAL = 0.02  # standard deviation of vectors without a teacher
 
 
 @strict
@@ -58,6 +59,12 @@ class StaticModel(PreTrainedModel):
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList()
         self.post_init()  # type: ignore[no-untyped-call]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=INITIAL)
+            if self.config.pad_token_id is not None:
+                nn.init.zeros_(module.weight[self.config.pad_token_id])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> BaseModelOutput:
         """The vectors of the tokens, (batch, length, width)."""

@@ -121,6 +121,8 @@ def build_embedding_training(config: TrainConfig) -> EmbeddingTraining:
         start_static(config, student, teacher, taught.training, train, components)
         if not follows:
             taught, sides = None, [student]
+    elif fresh:
+        log.info("the first vectors of the static student are random: there is no teacher to run over the vocabulary")
     prepare_student(config.student, student.model)
     terms = _objective(config, student, taught, components)
     watched = [
