@@ -260,7 +260,12 @@ def save_student(
         WriteError: the folder cannot be written.
     """
     with _folder_with_card(folder, card) as fresh, quiet_transformers():
-        model.save_pretrained(fresh)
+        disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # accelerate imports DeepSpeed, which warns on stdout where there is no GPU
+        try:
+            model.save_pretrained(fresh)
+        finally:
+            logging.disable(disabled)
         _for_model(load_tokenizer(tokenizer), model).save_pretrained(fresh)
         if more is not None:
             more(fresh)
