@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel
 
+from potstill.cli.api import TrainingResult
 from potstill.data.common.tokenizers import load_backend
 from potstill.errors import PotstillError
 from potstill.methods.embedding.models import open_encoder
@@ -183,6 +185,9 @@ def test_a_static_student_begins_near_the_teacher_and_goes_on(run, pairs, tmp_pa
     assert "AutoModel` cannot open it" in (first / "student" / "README.md").read_text()
     last = [*STATIC, "optimizer.lr=1e-2", "data.batch_size=8", "trainer.max_steps=40"]
     whole, trained = run("whole", *last, *pairs)
+    opened = TrainingResult.open(whole).student(torch.tensor([[5, 6]])).last_hidden_state
+    table = load_file(whole / "student" / "model.safetensors")["embedding.weight"]
+    torch.testing.assert_close(opened[0], table[[5, 6]])
     losses = training_losses(whole)
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
     run("cut", *last, *pairs, "trainer.max_steps=20")

@@ -340,11 +340,12 @@ def _reject_unsupported(config: TrainConfig) -> None:
 def _load(folder: Path) -> PreTrainedModel:
     import transformers
 
-    from potstill.models import bigru
+    from potstill.models import bigru, static
     from potstill.models.pretrained import read_pretrained
 
     (name,) = read_json(folder / "config.json")["architectures"]
-    return read_pretrained(getattr(transformers, name, None) or getattr(bigru, name), folder)  # type: ignore[no-any-return]
+    kind = next(getattr(module, name) for module in (transformers, bigru, static) if hasattr(module, name))
+    return read_pretrained(kind, folder)  # type: ignore[no-any-return]
 
 
 def _summary(folder: Path) -> dict[str, Any]:
