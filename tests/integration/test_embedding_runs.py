@@ -16,6 +16,7 @@ from potstill.methods.embedding.models import open_encoder
 from potstill.models.load import load_base_model, load_tokenizer
 from potstill.models.sentence import add_dense
 from potstill.models.sentence_folders import SentenceSettings, sentence_settings, write_sentence_settings
+from potstill.models.static import StaticConfig
 from potstill.runs import evaluate as evaluate_run
 from potstill.runs import train as train_run
 from potstill.runs.checks import validate_evaluate, validate_train
@@ -343,11 +344,23 @@ def test_user_errors(overrides, key, run, bert_teacher, pairs, monkeypatch):
         run("error", *words)
 
 
-def test_a_static_student_is_of_this_objective_alone(compose_config, text_file, bert_teacher):
-    common = [f"data.train_files=[{text_file}]", "student=static"]
-    for own in (["objective=mlm", f"data.tokenizer={bert_teacher}"], ["objective=kd", f"teacher.model={bert_teacher}"]):
-        with pytest.raises(PotstillError, match=r"student\.config\.model_type=static: .*objective=embed"):
+def test_a_static_model_is_of_this_objective_alone(compose_config, text_file, bert_teacher, tmp_path):
+    StaticConfig(vocab_size=40, hidden_size=4).save_pretrained(tmp_path)
+    common = [f"data.train_files=[{text_file}]"]
+    for own in (
+        ["student=static", "objective=mlm", f"data.tokenizer={bert_teacher}"],
+        ["student=static", "objective=kd", f"teacher.model={bert_teacher}"],
+        ["objective=kd", f"teacher.model={tmp_path}"],
+    ):
+        with pytest.raises(PotstillError, match=r"objective=\w+: a static model .*use embed"):
             validate_train(compose_config(*common, *own))
+    with pytest.raises(PotstillError, match=r"student\.layers=None: a static teacher"):
+        validate_train(
+            compose_config(*common, "objective=embed", "objective.pooling=mean", f"teacher.model={tmp_path}")
+        )
+    evaluation = ["benchmark=mlm", f"data.eval_files=[{text_file}]", f"model={tmp_path}"]
+    with pytest.raises(PotstillError, match=r"model=.*makes vectors of texts"):
+        validate_evaluate(compose_config(*evaluation, name="evaluate"))
 
 
 def test_a_plain_model_with_a_pooling_of_its_own(run, bert_teacher, compose_config, pairs):

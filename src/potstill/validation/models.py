@@ -70,6 +70,8 @@ def model_problems(config: TrainConfig, made: ModelSpec | None = None) -> list[s
     known = [spec for spec in teachers if spec is not None]
     teacher = known[0] if known else None
     layered = not config.student.model and not config.student.config and made is None
+    if vectors := [spec for spec in (*known, learner) if spec is not None and not spec.depth]:
+        return [f"objective={config.objective.name}: a {vectors[0].model_type} model makes vectors of texts; use embed"]
     problems += student_problems(config)
     problems += _missing_problems(config, teacher, layered)
     if teacher is not None:
@@ -87,8 +89,6 @@ def model_problems(config: TrainConfig, made: ModelSpec | None = None) -> list[s
     problems += length_problems(
         config.data, {"teacher.model": teacher if config.objective.taught or layered else None, "the student": learner}
     )
-    if spec and not spec.depth:
-        return [*problems, f"student.config.model_type={spec.model_type}: makes vectors of texts; use objective=embed"]
     if spec and not spec.is_transformer:
         problems += _recurrent_problems(config, spec)
     if trains_task(config):
@@ -138,6 +138,11 @@ def _missing_problems(config: TrainConfig, teacher: ModelSpec | None, layered: b
 
 def layer_problems(student: StudentConfig, teacher: ModelSpec) -> list[str]:
     """Problems of the layers that a student is built from."""
+    if not teacher.depth:
+        return [
+            f"student.model=null: a {teacher.model_type} teacher has no layers that a student could be made of; give a "
+            "folder, or a student from scratch"
+        ]
     if student.layers is None:
         return []
     try:

@@ -45,7 +45,9 @@ def evaluation_problems(
     for model in models:
         spec = spec_of("model", model, problems)
         problems += length_problems(config.data, {f"model={model}": spec})
-        if spec and masked is not None and (spec.kind == "masked") != masked:
+        if spec and masked is not None and not spec.depth:
+            problems.append(f"model={model}: makes vectors of texts; benchmark=sts or retrieval")
+        elif spec and masked is not None and (spec.kind == "masked") != masked:
             right = "clm" if spec.kind == "causal" else "mlm"
             problems.append(f"benchmark={config.benchmark.name}: {model} is a {spec.kind} language model; use {right}")
         specs.append(spec)
