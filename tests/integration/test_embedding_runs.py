@@ -354,7 +354,7 @@ def test_a_static_model_is_of_this_objective_alone(compose_config, text_file, be
     ):
         with pytest.raises(PotstillError, match=r"objective=\w+: a static model .*use embed"):
             validate_train(compose_config(*common, *own))
-    with pytest.raises(PotstillError, match=r"student\.layers=None: a static teacher"):
+    with pytest.raises(PotstillError, match=r"student\.model=null: a static teacher"):
         validate_train(
             compose_config(*common, "objective=embed", "objective.pooling=mean", f"teacher.model={tmp_path}")
         )
