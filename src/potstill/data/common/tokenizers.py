@@ -202,7 +202,7 @@ def bare_tokenizer(vocabulary: Vocabulary, cache: Path, lower: bool = False) -> 
         if lower:
             own = [] if content["normalizer"] is None else [content["normalizer"]]
             content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *own]}
-        (temporary / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        (temporary / "tokenizer.json").write_text(json_text(content), encoding="utf-8")
         # Names of tokens around a text would add them again.
         ids = {"pad_token": vocabulary.pad_id, "unk_token": vocabulary.unk_id}
         names = {name: tokenizer.id_to_token(number) for name, number in ids.items() if number is not None}
