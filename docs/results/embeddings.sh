@@ -22,6 +22,8 @@ train() {  # NAME OVERRIDES...: in the background, JOBS at a time
   [ -f "$FOLDER/$1/summary.json" ] || $PYTHON train.py $COMMON hydra.run.dir="$FOLDER/$1" overwrite=true "${@:2}" &
 }
 
+train static_start student=static trainer.max_steps=0  # computes the store of the teacher's vectors
+wait
 for seed in 1 2 3; do
   train layers3_$seed $LAYERS student.layers=[0,2,5] optimizer.lr=5e-4 trainer.max_steps=1000 seed=$seed
   train layers2_$seed $LAYERS student.layers=[0,5] optimizer.lr=5e-4 trainer.max_steps=1000 seed=$seed
@@ -29,7 +31,6 @@ for seed in 1 2 3; do
 done
 train layers3_start $LAYERS student.layers=[0,2,5] trainer.max_steps=0
 train layers2_start $LAYERS student.layers=[0,5] trainer.max_steps=0
-train static_start student=static trainer.max_steps=0
 wait
 
 [ -d "$FOLDER/squad" ] || $PYTHON docs/results/squad_retrieval.py "$DATA/qa/squad1.1/dev-v1.1.json.gz" "$FOLDER/squad"

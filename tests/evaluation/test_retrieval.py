@@ -1,11 +1,14 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torchmetrics.functional import retrieval as reference
 
 from potstill.data.tasks.retrieval import Collection
-from potstill.evaluation.retrieval import Rankings, search
+from potstill.evaluation.retrieval import Rankings, Retrieval, search
 from potstill.evaluation.similarity import SIMILARITIES
+from potstill.models.sentence_folders import SentenceSettings
 
 
 @pytest.mark.parametrize("similarity", list(SIMILARITIES))
@@ -28,6 +31,18 @@ def test_fewer_documents_than_asked_for_and_equal_ones():
     found, scores = search(torch.tensor([[1.0, 0]]), documents.split(1), "dot", 5, [1])
     assert found.tolist() == [[0, 2, -1, -1, -1]]
     assert scores.tolist() == [[1, 1, -torch.inf, -torch.inf, -torch.inf]]
+
+
+def test_a_document_of_the_querys_own_id_is_returned_only_if_it_is_relevant():
+    encoder = SimpleNamespace(
+        settings=SentenceSettings(similarity="dot"),
+        backbone=SimpleNamespace(model=SimpleNamespace(device="cpu")),
+        encode=lambda ids, pad_id, batch_size: torch.tensor([[float(own[0])] for own in ids]),
+    )
+    collection = Collection(["", "", ""], ["1", "2", "3"], ["", ""], ["3", "2"], [{0: 1}, {1: 1}], 0)
+    documents = [np.array([number]) for number in (1, 2, 3)]
+    own = Retrieval(collection, documents[:2], documents, 0, ("mrr@3",))
+    assert own.measure(encoder).found.tolist() == [[1, 0, -1], [2, 1, 0]]
 
 
 def rankings(found, relevant, metrics=("ndcg@3",)):

@@ -185,7 +185,7 @@ class RetrievalConfig(BenchmarkConfig):
     folder: str | None = option(
         None, "folder with `corpus.jsonl`, `queries.jsonl` and `qrels/<part>.tsv`, as those of BEIR, plain or gzip"
     )
-    part: str = option("test", "name of the judgements in `qrels/`")
+    part: str = option("test", "name of the file in `qrels/`")
     query_prompt: str | None = option(
         None, "name of a prompt of the model, or text, before every query; null: the prompt `query`, or the default one"
     )

@@ -119,7 +119,7 @@ class Rankings(Measured):
     Attributes:
         found: (queries, depth) numbers of documents, -1 behind the last.
         similarities: (queries, depth).
-        collection: queries, documents and judgements.
+        collection: queries, documents and their grades.
     """
 
     found: NDArray[np.int64]
@@ -169,7 +169,7 @@ class Retrieval(EncoderBenchmark):
     """A collection in the tokens of one encoder.
 
     Attributes:
-        collection: queries, documents and judgements.
+        collection: queries, documents and their grades.
         queries: tokens of each query, with special tokens.
         documents: tokens of each document.
         pad_id: padding id.
@@ -185,7 +185,10 @@ class Retrieval(EncoderBenchmark):
     batch_size: int = 64
 
     def measure(self, encoder: SentenceEncoder) -> Rankings:
-        """See `EncoderBenchmark`. A document of a query's own id is not an answer to it, as in BEIR."""
+        """See `EncoderBenchmark`.
+
+        A document with the query's own id is not returned, as in BEIR, unless it is relevant to the query.
+        """
         device = encoder.backbone.model.device
 
         def encode(ids: Sequence[NDArray[np.integer]]) -> Tensor:
@@ -197,7 +200,10 @@ class Retrieval(EncoderBenchmark):
             (encode(self.documents[start : start + CHUNK]) for start in range(0, len(self.documents), CHUNK)),
             similarity_of(encoder),
             min(max(map(cutoff_of, self.metrics)), len(self.documents)),
-            [numbers.get(name) for name in self.collection.query_ids],
+            [
+                None if (number := numbers.get(name)) in relevant else number
+                for name, relevant in zip(self.collection.query_ids, self.collection.relevant, strict=True)
+            ],
         )
         return Rankings(found.cpu().numpy(), similarities.cpu().numpy(), self.collection, self.metrics)
 

@@ -52,6 +52,7 @@ def test_gzip(write, tmp_path):
          "E-FORMAT"),
         ({"qrels": "q1\td1\t0\n"}, "no grade above 0", "E-FORMAT"),
         ({"qrels": QRELS + "q1\td1\tgood\n"}, "line 6: the grade is 'good'", "E-FORMAT"),
+        ({"qrels": QRELS + "q1\td1\t0.5\n"}, "line 6: the grade is '0.5'", "E-FORMAT"),
         ({"qrels": "q1\td1\n"}, "line 1: 2 columns", "E-FORMAT"),
         ({"corpus": CORPUS + '{"_id": "d1", "text": "again"}\n'}, "line 4: '_id' 'd1' occurs twice", "E-FORMAT"),
         ({"corpus": '{"_id": "d1"}\n'}, "line 1: 'text' is missing", "E-FORMAT"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +25,7 @@ class Collection:
         queries: Text of each query that has a relevant document.
         query_ids: Its id.
         relevant: Number and grade, 1 or more, of the relevant documents of each query.
-        left_out: Number of queries of the part that have no relevant document.
+        left_out: Number of queries of the part without a relevant document, which are not evaluated.
     """
 
     documents: list[str]
@@ -36,7 +37,7 @@ class Collection:
 
 
 def collection_files(folder: str | None, part: str) -> tuple[Path, Path, Path]:
-    """The files of documents, queries and judgements, plain or gzip, their first MiB checked.
+    """The files of documents, queries and qrels, plain or gzip, their first MiB checked.
 
     Raises:
         ConfigError: No folder, or no such part.
@@ -45,11 +46,11 @@ def collection_files(folder: str | None, part: str) -> tuple[Path, Path, Path]:
     if folder is None:
         raise ConfigError(f"{KEY}=null: a folder with {CORPUS}, {QUERIES} and qrels/{part}.tsv, as those of BEIR")
     place = Path(folder).expanduser()
-    judged = _file(place / "qrels" / f"{part}.tsv")
-    if not judged.is_file() and (place / "qrels").is_dir():
+    qrels = _file(place / "qrels" / f"{part}.tsv")
+    if not qrels.is_file() and (place / "qrels").is_dir():
         known = sorted({path.name.partition(".")[0] for path in (place / "qrels").iterdir() if ".tsv" in path.name})
         raise ConfigError(f"benchmark.part={part}: '{place}/qrels' has {', '.join(known) or 'no .tsv file'}")
-    files = _file(place / CORPUS), _file(place / QUERIES), judged
+    files = _file(place / CORPUS), _file(place / QUERIES), qrels
     for path in files:
         check_file(path, KEY, f"{CORPUS}, {QUERIES} and qrels/{part}.tsv, as those of BEIR")
     return files
@@ -60,23 +61,23 @@ def read_collection(folder: str | None, part: str, most: int | None = None) -> C
 
     Args:
         folder: Has `corpus.jsonl` (`_id`, `title` if there is one, `text`), `queries.jsonl` (`_id`, `text`) and
-            `qrels/<part>.tsv` (query, document, grade), each plain or gzip. Judgements with four columns are
-            TREC's (query, 0, document, grade).
-        part: Name of the judgements.
+            `qrels/<part>.tsv` (query, document, grade), each plain or gzip. Qrels of four columns are those of
+            TREC (query, 0, document, grade).
+        part: Name of the qrels.
         most: Number of queries; None for all.
 
     Raises:
         ConfigError: No folder, or no such part.
         FileError: A file cannot be read.
-        FormatError: A row that cannot be used, an id that occurs twice, judgements of unknown ids, or none.
+        FormatError: A row that cannot be used, an id that occurs twice, qrels of unknown ids, or none.
     """
-    corpus, asked, judged = collection_files(folder, part)
+    corpus, queries, qrels = collection_files(folder, part)
     documents = _texts(corpus, titled=True)
-    texts = _texts(asked, titled=False)
+    texts = _texts(queries, titled=False)
     number_of = {name: number for number, name in enumerate(documents)}
     relevant: dict[str, dict[int, int]] = {}
     unknown: dict[str, list[str]] = {QUERIES: [], CORPUS: []}
-    for query, document, grade in _judgements(judged):
+    for query, document, grade in _grades(qrels):
         if query not in texts:
             unknown[QUERIES].append(query)
         elif document not in number_of:
@@ -88,12 +89,12 @@ def read_collection(folder: str | None, part: str, most: int | None = None) -> C
     for name, ids in unknown.items():
         if ids:
             raise FormatError(
-                f"{KEY}: '{judged}' judges {len(set(ids)):,} ids that '{name}' does not have, the first {ids[0]!r}; "
+                f"{KEY}: '{qrels}' names {len(set(ids)):,} ids that '{name}' does not have, the first {ids[0]!r}; "
                 "use files of one collection"
             )
     chosen = dict(islice(((query, own) for query, own in relevant.items() if own), most))
     if not chosen:
-        raise FormatError(f"{KEY}: '{judged}' has no grade above 0; use judgements with relevant documents")
+        raise FormatError(f"{KEY}: '{qrels}' has no grade above 0; use qrels with relevant documents")
     return Collection(
         list(documents.values()),
         list(documents),
@@ -129,7 +130,7 @@ def _texts(path: Path, *, titled: bool) -> dict[str, str]:
     return found
 
 
-def _judgements(path: Path) -> Iterator[tuple[str, str, int]]:
+def _grades(path: Path) -> Iterator[tuple[str, str, int]]:
     """Query, document and grade of every row."""
     for number, (place, cells) in enumerate(read_cells(path, KEY, tabs=True)):
         row = cells if len(cells) > 1 else cells[0].split()
@@ -138,8 +139,11 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, int]]:
         if len(row) != 3:
             raise FormatError(f"{KEY}: '{path}' {place}: {len(row)} columns; query, document and grade")
         try:
-            yield row[0].strip(), row[1].strip(), int(float(row[2]))
-        except (ValueError, OverflowError):
+            grade = float(row[2])
+        except ValueError:
             if number == 0:  # the header
                 continue
-            raise FormatError(f"{KEY}: '{path}' {place}: the grade is {row[2]!r:.40}; a whole number") from None
+            grade = math.nan
+        if not grade.is_integer():
+            raise FormatError(f"{KEY}: '{path}' {place}: the grade is {row[2]!r:.40}; must be a whole number")
+        yield row[0].strip(), row[1].strip(), int(grade)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from potstill.evaluation.encoders import EncoderBenchmark
 from potstill.evaluation.retrieval import retrieval_of
 from potstill.evaluation.similarity import AVERAGE_PRECISION, scored_pairs
 from potstill.models.sentence_folders import SentenceSettings
+
+log = logging.getLogger(__name__)
 
 ScoredRows = tuple[Rows, NDArray[Any]]  # pairs of texts, and their scores
 
@@ -36,7 +39,10 @@ def benchmark_rows(
     """
     benchmark = config.benchmark
     if isinstance(benchmark, RetrievalConfig):
-        return read_collection(benchmark.folder, benchmark.part, limits[0])
+        found = read_collection(benchmark.folder, benchmark.part, limits[0])
+        if found.left_out:
+            log.info("%s: %d queries have no relevant document, and are left out", benchmark.folder, found.left_out)
+        return found
     assert isinstance(benchmark, SimilarityConfig)
     rows = evaluated_parts(benchmark, *limits)[MAIN].read()
     if len(rows.texts) != 2:
@@ -50,6 +56,8 @@ def benchmark_rows(
                 raise LabelError(
                     f"{rows.key}: '{rows.name}' {place}: score {score:g}; {AVERAGE_PRECISION} is of 0 and 1"
                 )
+        if not scores.any():
+            raise LabelError(f"{rows.key}: '{rows.name}' has no pair of score 1, which {AVERAGE_PRECISION} is of")
     return rows, scores
 
 
