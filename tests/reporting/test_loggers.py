@@ -91,7 +91,7 @@ def records(folder):
 
 
 def read_records(raw):
-    """Records in LevelDB's log format after a header of 7 bytes."""
+    """The complete records of a file in LevelDB's log format after a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
 
     at, whole, found = 7, b"", []
@@ -100,6 +100,8 @@ def read_records(raw):
             at += left
             continue
         _, size, kind = struct.unpack("<IHB", raw[at : at + 7])
+        if at + 7 + size > len(raw):  # wandb's process is still writing this record
+            break
         whole += raw[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # a record in one piece, or its last piece
