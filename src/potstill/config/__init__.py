@@ -21,7 +21,8 @@ from potstill.config.benchmarks import BENCHMARKS, BenchmarkConfig, TaskBenchmar
 from potstill.config.data import DATA, DataConfig
 from potstill.config.defaults import default
 from potstill.config.models import CustomConfig, MixingConfig, SharedTaskConfig, StudentConfig, TeacherConfig
-from potstill.config.objectives import OBJECTIVES, LossConfig, ObjectiveConfig, TaughtConfig
+from potstill.config.objectives import OBJECTIVES
+from potstill.config.objectives.base import LossConfig, ObjectiveConfig, TaughtConfig
 from potstill.config.running import (
     CheckpointConfig,
     GenerationConfig,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from potstill.config.objectives import SwapConfig
+from potstill.config.objectives.interchange import SwapConfig
 from potstill.runtime.ranges import LENGTH, SIZE, THRESHOLD, Range, Section, Unless, option, within
 
 _EVAL_FILE = "an evaluation file of your own; of language models text, which replaces `data.eval_files`"

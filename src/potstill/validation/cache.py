@@ -9,16 +9,12 @@ from potstill.config.benchmarks import SpansConfig, TokensConfig
 from potstill.config.data import ConversationsDataConfig, augment_of
 from potstill.config.defaults import trains_task
 from potstill.config.models import FILES, CacheConfig
-from potstill.config.objectives import (
-    OBJECTIVES,
-    CustomObjectiveConfig,
-    DiitoConfig,
-    KdConfig,
-    TaskKdConfig,
-    TaughtConfig,
-    exchange_of,
-    matches_of,
-)
+from potstill.config.objectives import OBJECTIVES
+from potstill.config.objectives.base import TaughtConfig, exchange_of, matches_of
+from potstill.config.objectives.custom import CustomObjectiveConfig
+from potstill.config.objectives.diito import DiitoConfig
+from potstill.config.objectives.language import KdConfig
+from potstill.config.objectives.task import TaskKdConfig
 from potstill.runtime.small_files import not_a_file
 from potstill.validation.folders import writable
 

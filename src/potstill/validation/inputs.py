@@ -6,7 +6,7 @@ from potstill.config import TrainConfig
 from potstill.config.benchmarks import RowsConfig
 from potstill.config.data import ConversationsDataConfig, CorpusDataConfig, augment_of, data_of
 from potstill.config.defaults import trains_task
-from potstill.config.objectives import exchange_of, matches_of
+from potstill.config.objectives.base import exchange_of, matches_of
 
 _BY_TOKEN = ("cos", "causal_ce", "causal_cos")  # terms that compare states or predictions of the same tokens
 

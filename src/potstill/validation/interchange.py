@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from potstill.config.objectives import SwapConfig
+from potstill.config.objectives.interchange import SwapConfig
 from potstill.errors import PotstillError
 from potstill.interchange.mappings import read_mappings
 from potstill.models.specs import ModelSpec

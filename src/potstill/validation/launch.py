@@ -6,7 +6,7 @@ import importlib.util
 
 from potstill.config import TrainConfig
 from potstill.config.data import CorpusDataConfig
-from potstill.config.objectives import LossConfig
+from potstill.config.objectives.base import LossConfig
 
 FSDP, FSDP_GRADIENTS = "fsdp", "fsdp_gradients"  # ZeRO 3 and 2
 RAY = "ray"

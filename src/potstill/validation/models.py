@@ -10,7 +10,8 @@ from potstill.config.benchmarks import SpansConfig
 from potstill.config.data import ConversationsDataConfig, DataConfig, SequenceDataConfig
 from potstill.config.defaults import trains_task
 from potstill.config.models import CacheConfig, StudentConfig
-from potstill.config.objectives import KdConfig, exchange_of, matches_of
+from potstill.config.objectives.base import exchange_of, matches_of
+from potstill.config.objectives.language import KdConfig
 from potstill.errors import PotstillError
 from potstill.models.heads import settings_problem
 from potstill.models.specs import (

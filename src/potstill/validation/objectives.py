@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from potstill.config.objectives import LossConfig, SoftTargetsConfig, TaughtConfig, TermConfig, exchange_of, matches_of
+from potstill.config.objectives.base import LossConfig, SoftTargetsConfig, TaughtConfig, exchange_of, matches_of
+from potstill.config.objectives.terms import TermConfig
 from potstill.data.tasks.labels import MULTI_LABEL, REGRESSION, SPANS
 from potstill.objectives.schedules import schedule_problem
 

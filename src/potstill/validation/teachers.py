@@ -5,7 +5,7 @@ from __future__ import annotations
 from potstill.config import TrainConfig, teachers_of
 from potstill.config.benchmarks import RegressionConfig, TaskBenchmarkConfig
 from potstill.config.defaults import trains_task
-from potstill.config.objectives import SoftTargetsConfig, exchange_of, matches_of
+from potstill.config.objectives.base import SoftTargetsConfig, exchange_of, matches_of
 from potstill.data.tasks.labels import REGRESSION
 from potstill.data.tasks.splits import task_of
 from potstill.errors import PotstillError

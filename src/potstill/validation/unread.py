@@ -16,7 +16,10 @@ from potstill.config import OPTIONS, Command, TrainConfig, config_folder, teache
 from potstill.config.benchmarks import ClmBenchmarkConfig, EfficiencyConfig, TokensConfig, swaps_of
 from potstill.config.data import ConversationsDataConfig, PairsDataConfig, RationaleDataConfig
 from potstill.config.defaults import trains_task
-from potstill.config.objectives import ClmConfig, CustomObjectiveConfig, EmbedConfig, LossConfig
+from potstill.config.objectives.base import LossConfig
+from potstill.config.objectives.custom import CustomObjectiveConfig
+from potstill.config.objectives.embedding import EmbedConfig
+from potstill.config.objectives.language import ClmConfig
 from potstill.runtime.ranges import WHEN, Section
 
 Read = Callable[[Any], bool]

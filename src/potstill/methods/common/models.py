@@ -13,18 +13,17 @@ from transformers import PreTrainedModel, get_scheduler
 from potstill.config import TrainConfig
 from potstill.config.instantiate import make
 from potstill.config.models import StudentConfig
-from potstill.config.objectives import (
+from potstill.config.objectives.base import (
     DivergingConfig,
-    InterchangeConfig,
-    KdConfig,
     LossConfig,
     SoftTargetsConfig,
-    SwapConfig,
-    TaskKdConfig,
     TaughtConfig,
     exchange_of,
     matches_of,
 )
+from potstill.config.objectives.interchange import InterchangeConfig, SwapConfig
+from potstill.config.objectives.language import KdConfig
+from potstill.config.objectives.task import TaskKdConfig
 from potstill.config.running import ScheduleConfig
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.labels import TOKENS, Task

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from potstill.config import TrainConfig
-from potstill.config.objectives import KdConfig
+from potstill.config.objectives.language import KdConfig
 from potstill.data.common.progress import counting
 from potstill.data.common.store import ShardWriter
 from potstill.data.common.tokenizers import Vocabulary

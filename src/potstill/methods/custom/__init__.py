@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.config import TrainConfig
-from potstill.config.objectives import CustomObjectiveConfig
+from potstill.config.objectives.custom import CustomObjectiveConfig
 from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.methods.base import Method, Training
 from potstill.methods.custom.checks import custom_problems

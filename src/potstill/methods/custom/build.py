@@ -13,7 +13,7 @@ from torch import nn
 
 from potstill.config import TrainConfig
 from potstill.config.instantiate import make
-from potstill.config.objectives import matches_of
+from potstill.config.objectives.base import matches_of
 from potstill.data.custom import CustomDataModule, examples_of
 from potstill.data.tasks.labels import CLASSIFICATION
 from potstill.errors import ConfigError, PotstillError

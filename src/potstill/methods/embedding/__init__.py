@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import RetrievalConfig, SimilarityConfig
 from potstill.config.data import CorpusDataConfig
-from potstill.config.objectives import EmbedConfig
+from potstill.config.objectives.embedding import EmbedConfig
 from potstill.methods.base import Evaluator, Method, ServedOutputs, Training
 from potstill.methods.embedding.checks import (
     embedding_problems,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from potstill.config import TrainConfig
 from potstill.config.data import CorpusDataConfig, PairsDataConfig, SequenceDataConfig, data_of
-from potstill.config.objectives import embedding_of
+from potstill.config.objectives.embedding import embedding_of
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.corpus.sentences import SentenceDataModule, SentenceRows, Sentences
 from potstill.data.corpus.sources import TextSource

@@ -10,7 +10,8 @@ from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import BenchmarkConfig, RetrievalConfig, SimilarityConfig
 from potstill.config.data import CorpusDataConfig, PairsDataConfig, SequenceDataConfig, data_of
 from potstill.config.models import FILES
-from potstill.config.objectives import embedding_of, matches_of
+from potstill.config.objectives.base import matches_of
+from potstill.config.objectives.embedding import embedding_of
 from potstill.data.corpus.text_rows import Columns
 from potstill.data.tasks.retrieval import collection_files
 from potstill.data.tasks.splits import evaluated_parts

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from potstill.config import TrainConfig
-from potstill.config.objectives import embedding_of
+from potstill.config.objectives.embedding import embedding_of
 from potstill.data.common.tokenizers import Vocabulary, bare_tokenizer
 from potstill.methods.common.data import local_tokenizer, vocabulary_of
 from potstill.methods.common.models import check_vocabulary

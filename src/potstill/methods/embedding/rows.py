@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from potstill.config import TrainConfig
 from potstill.config.data import CorpusDataConfig, PairsDataConfig, data_of
-from potstill.config.objectives import embedding_of
+from potstill.config.objectives.embedding import embedding_of
 from potstill.data.common.batching import Ints
 from potstill.data.common.progress import counting
 from potstill.data.common.tokenizers import Vocabulary

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from potstill.config import TrainConfig
 from potstill.config.data import CorpusDataConfig, data_of
-from potstill.config.objectives import embedding_of
+from potstill.config.objectives.embedding import embedding_of
 from potstill.data.common.progress import counting
 from potstill.data.corpus.sentences import Distinct
 from potstill.data.corpus.splits import sources_of

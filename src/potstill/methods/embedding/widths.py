@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from potstill.config import TrainConfig
-from potstill.config.objectives import embedding_of
+from potstill.config.objectives.embedding import embedding_of
 from potstill.data.corpus.sentences import SentenceRows, Sentences, TextVectors
 from potstill.errors import ConfigError, PairError
 from potstill.methods.embedding.models import Side

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import GenerationBenchmarkConfig
 from potstill.config.data import ConversationsDataConfig
-from potstill.config.objectives import GkdConfig, generative_of
+from potstill.config.objectives.generative import GkdConfig, generative_of
 from potstill.methods.base import Evaluator, Method, Training
 from potstill.methods.generative.checks import evaluated_generation_problems, generative_problems
 from potstill.methods.language import Language

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import generation_benchmark_of
 from potstill.config.data import ConversationsDataConfig, data_of
-from potstill.config.objectives import SamplingConfig, generative_of
+from potstill.config.objectives.generative import SamplingConfig, generative_of
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.conversations.encoding import ConversationCorpus
 from potstill.data.conversations.reading import Conversation

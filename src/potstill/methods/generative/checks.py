@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import generation_benchmark_of
 from potstill.config.data import ConversationsDataConfig, data_of
-from potstill.config.objectives import generative_of, matches_of
+from potstill.config.objectives.base import matches_of
+from potstill.config.objectives.generative import generative_of
 from potstill.methods.common.checks import evaluation_problems
 from potstill.models.specs import ModelSpec
 from potstill.validation.data import text_problems

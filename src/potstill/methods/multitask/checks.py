@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from potstill.config import TrainConfig
 from potstill.config.data import TaskDataConfig, data_of
-from potstill.config.objectives import TaskKdConfig, exchange_of
+from potstill.config.objectives.base import exchange_of
+from potstill.config.objectives.task import TaskKdConfig
 from potstill.data.tasks.splits import kind_of
 from potstill.errors import PotstillError
 from potstill.methods.common.checks import own_module_problems

@@ -10,7 +10,7 @@ import re
 
 from potstill.config import TrainConfig
 from potstill.config.data import TaskDataConfig, data_of
-from potstill.config.objectives import TaughtConfig
+from potstill.config.objectives.base import TaughtConfig
 from potstill.config.typed import benchmark_of
 from potstill.data.tasks.splits import MEAN, settle_labels, task_of
 from potstill.errors import ConfigError

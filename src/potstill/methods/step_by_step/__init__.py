@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import StepByStepBenchmarkConfig
 from potstill.config.data import RationaleDataConfig
-from potstill.config.objectives import StepByStepConfig
+from potstill.config.objectives.step_by_step import StepByStepConfig
 from potstill.methods.base import Evaluator, Method, Training
 from potstill.methods.step_by_step.checks import evaluated_rationale_problems, rationale_problems
 from potstill.validation.data import kind_problems

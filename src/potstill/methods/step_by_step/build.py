@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from potstill.config import EvaluateConfig, TrainConfig
 from potstill.config.benchmarks import rationale_part
 from potstill.config.data import ArithmeticDataConfig, RationaleDataConfig, data_of
-from potstill.config.objectives import step_by_step_of
+from potstill.config.objectives.step_by_step import step_by_step_of
 from potstill.data.common.progress import counting
 from potstill.data.common.tokenizers import Vocabulary, describe
 from potstill.data.rationales.arithmetic import arithmetic_tokenizer

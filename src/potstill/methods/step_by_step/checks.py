@@ -8,7 +8,7 @@ from typing import Any
 from potstill.config import EvaluateConfig, TrainConfig, value_of
 from potstill.config.benchmarks import rationale_part
 from potstill.config.data import ArithmeticDataConfig, RationaleDataConfig, SetDataConfig, data_of
-from potstill.config.objectives import step_by_step_of
+from potstill.config.objectives.step_by_step import step_by_step_of
 from potstill.data.common.text_files import file_problem
 from potstill.data.rationales.parsing import FLAVOURS
 from potstill.data.rationales.rows import LABELS

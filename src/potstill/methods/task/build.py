@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from potstill.config import EvaluateConfig, TrainConfig, teachers_of
 from potstill.config.benchmarks import TaskBenchmarkConfig, swaps_of
 from potstill.config.data import AugmentConfig, TaskDataConfig, data_of
-from potstill.config.objectives import exchange_of
+from potstill.config.objectives.base import exchange_of
 from potstill.data.common.steps import BatchSettings
 from potstill.data.common.tokenizers import Vocabulary
 from potstill.data.tasks.augment import Augmentation, Noise
