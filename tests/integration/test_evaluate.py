@@ -129,11 +129,27 @@ def test_interchange_agreement_by_block(evaluate, bert_teacher, tmp_path):
     assert {f"half/interchange_agreement_{t}-{s}" for t in range(4) for s in range(2)} <= summary.keys()
     assert 0 < value == summary["half/interchange_agreement"] < 1
     assert not any(name.startswith("teacher/") for name in summary)
+    for name in ("half", "all"):  # one control for each architecture
+        control = {key: summary[f"random {name}/interchange_{key}"] for key in ("agreement", "followed", "changed")}
+        assert control["agreement"] < 0.2 * summary[f"{name}/interchange_agreement"]
+        assert control["followed"] < 0.2 * summary[f"{name}/interchange_followed"]
+        assert control["changed"] == summary[f"{name}/interchange_changed"] > 0  # of the teacher's predictions
+        assert summary[f"random {name}/parameters"] == summary[f"{name}/parameters"]
+    followed = [summary[f"all/interchange_followed_{block}-{block}"] for block in range(4)]
+    assert followed == [1.0] * 4
+    assert summary["all/interchange_unswapped"] == 1.0
     report = (folder / "report.html").read_text()
     assert "half: interchange agreement" in report
     assert "teacher / student block" in report
     again, *_ = evaluate("again", models, "benchmark=interchange", "data.eval_batch_size=4")
     assert again == pytest.approx(value, rel=1e-6)
+    controls = ["benchmark.interchange.random_control=false", "benchmark.interchange.untrained_layers=[0,3]"]
+    same, summary, _ = evaluate("controls", models, "names=[teacher,half,all]", "benchmark=interchange", *controls)
+    assert same == pytest.approx(value)
+    assert summary["untrained/interchange_agreement"] == pytest.approx(value)  # half is not trained either
+    assert not any(name.startswith("random") for name in summary)
+    with pytest.raises(ConfigError, match=r"^benchmark.interchange.untrained_layers=\[0,9\]: "):
+        evaluate("layers", models, "benchmark=interchange", "benchmark.interchange.untrained_layers=[0,9]")
 
 
 def test_costs_of_two_models(evaluate, bert_teacher, gpt2_teacher, tmp_path):
@@ -174,8 +190,8 @@ def test_a_set_of_one_sequence_is_evaluated(benchmark, evaluate, bert_teacher, g
         f"data.eval_files=[{tmp_path}/one.txt]",
     )
     if benchmark == "interchange":  # there is no other sequence to swap states with
-        assert math.isfinite(summary["perplexity"])
-        assert "interchange_agreement" not in summary
+        assert math.isfinite(summary["b/perplexity"])
+        assert not any("interchange_agreement" in name for name in summary)
     else:
         assert math.isfinite(summary["a/perplexity"])
         assert summary["a/perplexity"] == summary["b/perplexity"]

@@ -439,6 +439,9 @@ def test_classifiers_are_compared_block_by_block(run, evaluator, task_teacher, f
         assert summary[f"same/test/interchange_kl_{block}-{block}"] < 1e-6
     assert {f"other/test/interchange_kl_{block}-0" for block in range(2)} <= summary.keys()
     assert not any(name.startswith("teacher/") for name in summary)
+    assert summary["same/test/interchange_unswapped"] == 1.0
+    assert summary["random same/test/loss"] > summary["same/test/loss"]
+    assert 0 <= summary["random other/test/interchange_unswapped"] < 1
     assert "other: interchange agreement" in (folder / "report.html").read_text()
     with pytest.raises(ConfigError, match=r"^benchmark\.interchange\.positions=masked: "):
         evaluator("masked", models, *rows, *swap, "benchmark.interchange.positions=masked")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.models.test_backbone import CASES, PAD, tiny
 from torch.testing import assert_close
 
-from potstill.interchange.agreement import interchange_agreement
+from potstill.interchange.agreement import AgreementMetric, Reactions, interchange_agreement
 from potstill.interchange.intervene import Swap, blocks_read, counterfactual, read_block, run, swap_tokens
 from potstill.interchange.mappings import Site, read_mappings
 from potstill.models.backbone import backbone_of
@@ -227,13 +227,19 @@ def test_agreement_equals_full_runs():
     teacher, student = tiny("bert"), tiny("bert")
     with torch.no_grad():
         for parameter in student.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+            parameter.add_(0.005 * torch.randn_like(parameter))
     inputs, swap = batch(), swap_of(PAIRS, 10)
     positions = inputs[1].flatten().nonzero().squeeze(1)[3:]
     one, two = backbone_of(teacher), backbone_of(student)
     mappings = read_mappings("grid", one, two)
-    same, kl = interchange_agreement(one, two, *inputs, swap, positions, mappings)
-    for mapping, found_same, found_kl in zip(mappings, same, kl, strict=True):
+    found = interchange_agreement(one, two, *inputs, swap, positions, mappings)
+    with torch.no_grad():
+        their_base, our_base = (
+            model(*inputs).logits.flatten(0, 1)[positions].argmax(-1) for model in (teacher, student)
+        )
+    assert found.compared == len(positions)
+    assert 0 < found.unswapped == (their_base == our_base).sum() < len(positions)
+    for m, mapping in enumerate(mappings):
         logits = []
         for model, sites in ((teacher, mapping.teacher), (student, mapping.student)):
             last = hooked(model, inputs, inputs, sites, swap)
@@ -242,18 +248,49 @@ def test_agreement_equals_full_runs():
                 head = backbone.head(last.flatten(0, 1)[positions])
                 logits.append(torch.nn.functional.linear(head, *backbone.decoder).log_softmax(-1))
         theirs, ours = logits
-        assert found_same == (theirs.argmax(-1) == ours.argmax(-1)).sum()
+        same, changed = theirs.argmax(-1) == ours.argmax(-1), theirs.argmax(-1) != their_base
+        assert found.same_M[m] == same.sum()
+        assert found.changed_M[m] == changed.sum()
+        assert found.followed_M[m] == (same & changed).sum()
         expected = torch.nn.functional.kl_div(ours, theirs, log_target=True, reduction="sum")
-        assert found_kl.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert found.kl_M[m].item() == pytest.approx(expected.item(), rel=1e-3)
+    assert 0 < found.followed_M.sum() < found.changed_M.sum()
 
 
 def test_a_model_agrees_with_itself():
     backbone, inputs, swap = backbone_of(tiny("llama")), batch(), swap_of(PAIRS, 10)
     positions = inputs[1].flatten().nonzero().squeeze(1)
     mappings = read_mappings("multilayer", backbone, backbone)
-    same, kl = interchange_agreement(backbone, backbone, *inputs, swap, positions, mappings)
-    assert (same == len(positions)).all()
-    assert kl.abs().max() < 1e-4
+    found = interchange_agreement(backbone, backbone, *inputs, swap, positions, mappings)
+    assert (found.same_M == len(positions)).all()
+    assert torch.equal(found.followed_M, found.changed_M)
+    assert found.unswapped == len(positions)
+    assert found.kl_M.abs().max() < 1e-4
+
+
+def test_means_over_mappings():
+    mappings = read_mappings("grid", backbone_of(tiny("bert")), backbone_of(tiny("bert")))[:2]
+    metric = AgreementMetric(mappings)
+    for _ in range(2):
+        sums = ([3.0, 1.0], [0.5, 1.5], [2.0, 0.0], [1.0, 0.0])
+        metric.update(Reactions(*(torch.tensor(x, dtype=torch.float64) for x in sums), torch.tensor(2.0), 4))
+    assert metric.compute() == {
+        "interchange_agreement_0-0": 0.75,
+        "interchange_agreement_0-1": 0.25,
+        "interchange_agreement": 0.5,
+        "interchange_kl_0-0": 0.125,
+        "interchange_kl_0-1": 0.375,
+        "interchange_kl": 0.25,
+        "interchange_followed_0-0": 0.5,  # the swap of 0-1 changes no prediction
+        "interchange_followed": 0.5,
+        "interchange_changed": 0.25,
+        "interchange_unswapped": 0.5,
+    }
+    metric.start()
+    assert metric.compute() == {}
+    none = torch.zeros(2, dtype=torch.float64)
+    metric.update(Reactions(none, none, none, none, torch.tensor(0.0), 4))
+    assert "interchange_followed" not in metric.compute()
 
 
 def test_reverse():

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from potstill.config.objectives.interchange import SwapConfig
+from potstill.config.objectives.interchange import SWAPPING, SwapConfig
 from potstill.runtime.ranges import LENGTH, SIZE, THRESHOLD, Range, Section, Unless, option, within
 
 _EVAL_FILE = "an evaluation file of your own; of language models text, which replaces `data.eval_files`"
@@ -60,10 +60,25 @@ class BenchmarkConfig(Section):
 
 
 @dataclass
+class ComparedSwapConfig(SwapConfig):
+    """The same, and what the students are compared with."""
+
+    random_control: bool = option(
+        True,
+        "also compare a model with random weights, one for each architecture among the students: the agreement of "
+        "models that have nothing in common",
+        SWAPPING,
+    )
+    untrained_layers: list[int] | None = within(
+        None, Range(0, 1000), "also compare the student of these layers of the first model, untrained", SWAPPING
+    )
+
+
+@dataclass
 class SwappingConfig(BenchmarkConfig):
     """A benchmark that can compare models with the first one under interventions."""
 
-    interchange: SwapConfig = field(default_factory=SwapConfig)
+    interchange: ComparedSwapConfig = field(default_factory=ComparedSwapConfig)
 
 
 @dataclass
@@ -314,9 +329,9 @@ BENCHMARKS: dict[str, type[BenchmarkConfig]] = {
 }
 
 
-def swaps_of(benchmark: BenchmarkConfig) -> SwapConfig:
+def swaps_of(benchmark: BenchmarkConfig) -> ComparedSwapConfig:
     """The intervention of a benchmark; one that swaps nothing where it compares no models."""
-    return benchmark.interchange if isinstance(benchmark, SwappingConfig) else SwapConfig()
+    return benchmark.interchange if isinstance(benchmark, SwappingConfig) else ComparedSwapConfig()
 
 
 def language_benchmark_of(benchmark: BenchmarkConfig) -> LanguageBenchmarkConfig:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -70,9 +69,7 @@ class LanguageDistillation(StudentModule):
     def on_validation_epoch_start(self) -> None:
         """Reset the means."""
         self._means.reset()
-        nothing = torch.zeros((), device=self.device)
-        self._agreement.reset()
-        self._agreement.update(nothing, nothing, 0)
+        self._agreement.start()
 
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Add one batch to the means of every term and to the perplexities."""
@@ -108,7 +105,7 @@ class LanguageDistillation(StudentModule):
             return
         assert self._teacher_backbone is not None
         positions = reached_positions(micro, self.objective.positions)
-        sums = interchange_agreement(
+        found = interchange_agreement(
             self._teacher_backbone,
             self._student_backbone,
             micro.input_ids,
@@ -118,7 +115,7 @@ class LanguageDistillation(StudentModule):
             self._exchange.mappings,
             self._exchange.read_site,
         )
-        self._agreement.update(*sums, len(positions))
+        self._agreement.update(found)
 
     def _add(self, name: str, share: Tensor, positions: float) -> None:
         """Add this rank's share of a batch's mean to the mean over all batches, weighted by the batch's positions."""
@@ -136,7 +133,8 @@ class LanguageDistillation(StudentModule):
 
         With interventions also, for each mapping and as their mean, `val/interchange_agreement` (the share of the
         positions that an intervention reaches on which both counterfactual predictions are the same token) and
-        `val/interchange_kl` (KL(teacher || student) there, in nats). What no rank has a position of is not logged.
+        `val/interchange_kl` (KL(teacher || student) there, in nats), and what else `AgreementMetric` has. What no rank
+        has a position of is not logged.
         """
         means = self._means.compute()
         agreement = self._agreement.compute() if self._exchange is not None else {}

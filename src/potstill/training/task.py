@@ -138,7 +138,7 @@ class Downstream(StudentModule):
         kind, reached = self.task.kind, reached_of(micro, self.task.kind)
         ((student,), ((teacher,),)) = self._students.values(), self._teachers.values()
         assert isinstance(teacher, ModelReader)
-        sums = class_agreement(
+        found = class_agreement(
             teacher.backbone,
             student.backbone,
             micro.input_ids,
@@ -149,7 +149,7 @@ class Downstream(StudentModule):
             exchange.mappings,
             exchange.read_site,
         )
-        self._agreement.update(*sums)
+        self._agreement.update(found)
 
     def predicted(self, name: str, task: str = ONLY) -> tuple[Tensor, Tensor, Tensor]:
         """Predictions of an evaluation set in the last pass over it; see `Predictions.gathered`."""
@@ -162,7 +162,7 @@ class Downstream(StudentModule):
         mean of the tasks' losses, and `val/mean` that of their monitored metrics if all are best the same way.
 
         With interventions also `val/interchange_agreement` (the share of the predictions reached by an intervention on
-        which the counterfactual predictions agree) and `val/interchange_kl`, for each mapping and as their mean.
+        which the counterfactual predictions agree), `val/interchange_kl` and what else `AgreementMetric` has.
         A set without labels has predictions, but no metrics.
         """
         agreement = self._agreement.compute() if self._exchange is not None else {}

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from potstill.config import EvaluateConfig, TrainConfig
-from potstill.config.benchmarks import EfficiencyConfig, LanguageBenchmarkConfig, TaskBenchmarkConfig, swaps_of
+from potstill.config.benchmarks import (
+    ComparedSwapConfig,
+    EfficiencyConfig,
+    LanguageBenchmarkConfig,
+    TaskBenchmarkConfig,
+    swaps_of,
+)
 from potstill.config.data import TaskDataConfig, data_of
 from potstill.config.defaults import trains_task
 from potstill.data.tasks.entities import mixed_tags
 from potstill.data.tasks.labels import REGRESSION
 from potstill.data.tasks.splits import evaluated_parts, task_of, training_parts
-from potstill.errors import PotstillError
+from potstill.errors import ConfigError, PotstillError
 from potstill.models.heads import (
     Head,
     Problem,
@@ -20,7 +28,7 @@ from potstill.models.heads import (
     settings_problem,
     unnamed,
 )
-from potstill.models.specs import ModelSpec, check_pair, read_settings
+from potstill.models.specs import ModelSpec, check_layers, check_pair, read_settings
 from potstill.validation.interchange import mapping_problems
 
 
@@ -116,4 +124,17 @@ def comparison_problems(config: EvaluateConfig, models: list[str], specs: list[M
             problems += check_pair(specs[0], spec) or mapping_problems(exchange, specs[0], spec, key)
             if spec.kind == "causal" and masked:
                 problems.append("benchmark.positions=masked: a causal language model masks nothing; use all")
+    if exchange.untrained_layers is not None and specs[0]:
+        problems += _untrained_problems(exchange, specs[0], key)
     return problems
+
+
+def _untrained_problems(exchange: ComparedSwapConfig, teacher: ModelSpec, key: str) -> list[str]:
+    """Problems of the layers of an untrained student, and of the mapping with so many blocks."""
+    try:
+        layers = check_layers(
+            exchange.untrained_layers or [], teacher.depth, f"{key}.untrained_layers", teacher.model_type
+        )
+    except ConfigError as error:
+        return [str(error)]
+    return mapping_problems(exchange, teacher, replace(teacher, depth=len(layers)), key)

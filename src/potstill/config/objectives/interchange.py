@@ -7,7 +7,7 @@ from typing import Any
 
 from potstill.runtime.ranges import SIZE, SOME, Section, Unless, option, within
 
-_SWAPPING = Unless("mapping", None)
+SWAPPING = Unless("mapping", None)
 
 
 @dataclass
@@ -21,20 +21,20 @@ class SwapConfig(Section):
         "with the first one",
     )
     proportion: float = within(
-        0.3, SOME, "share of the shorter of two sequences that is swapped, rounded down", _SWAPPING
+        0.3, SOME, "share of the shorter of two sequences that is swapped, rounded down", SWAPPING
     )
-    max_tokens: int | None = within(None, SIZE, "most swapped positions of a sequence", _SWAPPING)
+    max_tokens: int | None = within(None, SIZE, "most swapped positions of a sequence", SWAPPING)
     positions: str = option(
         "consecutive",
         "`consecutive` (a span), `free`, or `masked` (a share of the masked positions, which take values at free "
         "positions of the source; all of them with `proportion=1`); never padding",
-        _SWAPPING,
+        SWAPPING,
         choices=("consecutive", "free", "masked"),
     )
     read_site: str = option(
         "block_output",
         "`block_output`; `block_input`: read one block earlier, as the published code does",
-        _SWAPPING,
+        SWAPPING,
         choices=("block_output", "block_input"),
     )
 
@@ -48,8 +48,8 @@ class InterchangeConfig(SwapConfig):
         "`in_batch`: the source is another sequence of the micro-batch; `dataset`: a second sequence of "
         "similar length is drawn; `shuffled`: one permutation of the training sequences pairs them for the whole "
         "run, as published; sources of a corpus are cut to the length of their base",
-        _SWAPPING,
+        SWAPPING,
         choices=("in_batch", "dataset", "shuffled"),
     )
-    crossway: bool = option(False, "swap in both directions at the same positions in one step", _SWAPPING)
-    data_augment: bool = option(False, "swap input tokens instead of states", _SWAPPING)
+    crossway: bool = option(False, "swap in both directions at the same positions in one step", SWAPPING)
+    data_augment: bool = option(False, "swap input tokens instead of states", SWAPPING)

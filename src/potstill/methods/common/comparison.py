@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 from lightning import Trainer
 
 from potstill.config import EvaluateConfig
-from potstill.config.benchmarks import swaps_of
 from potstill.evaluation.latency import Timed
 from potstill.evaluation.rows import Row
 from potstill.interchange.agreement import AGREEMENT
@@ -20,7 +19,6 @@ from potstill.methods.common.exported_models import Deployed, deploy
 from potstill.reporting.report import Curves, HeatMap, Table, Text
 from potstill.training.callbacks import progress_bar
 from potstill.training.trainer import build_trainer
-from potstill.validation.exports import forms_of
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +30,6 @@ def evaluation_trainer(config: EvaluateConfig, folder: Path) -> Trainer:
     """The trainer of an evaluation."""
     callbacks = [progress_bar()] if config.trainer.enable_progress_bar else []
     return build_trainer(config.trainer, folder, callbacks=callbacks, loggers=False)
-
-
-def reference_of(config: EvaluateConfig, models: Mapping[str, str]) -> str | None:
-    """The model that the others are compared with by interventions, where the benchmark swaps states."""
-    return next(iter(models.values())) if swaps_of(config.benchmark).mapping is not None else None
-
-
-def evaluated(config: EvaluateConfig, models: Mapping[str, str]) -> Iterator[tuple[str, str, list[str]]]:
-    """Names, models and exported forms that are evaluated; a reference of interventions is not, by itself."""
-    swapped = reference_of(config, models) is not None
-    for number, (name, model) in enumerate(models.items()):
-        if number or not swapped:
-            yield name, model, forms_of(config) if number or len(models) == 1 else []
 
 
 def each_form(evaluation: Any, forms: list[str], folder: Path, name: str) -> Iterator[Deployed | None]:
@@ -61,7 +46,7 @@ def form_name(name: str, form: Deployed | None) -> str:
     return name if form is None else f"{name} {form.form}"
 
 
-def sized(row: Row, trainer: Trainer, evaluation: Any, model: str, form: Deployed | None) -> Row:
+def sized(row: Row, trainer: Trainer, evaluation: Any, model: str | None, form: Deployed | None) -> Row:
     """A row with the parameters and the size of its model or exported form, and how that is timed."""
     student = evaluation.module.student
     own: dict[str, Any] = {} if form is None else form.figures

@@ -164,9 +164,9 @@ def cost_sections(config: EvaluateConfig, costs: dict[str, Costs]) -> list[Secti
     ]
 
 
-def size_figures(model: str, loaded: PreTrainedModel) -> dict[str, Any]:
+def size_figures(model: str | None, loaded: PreTrainedModel) -> dict[str, Any]:
     """Parameters, and MB of weights: on disk for folders, otherwise in memory."""
-    counts, folder = count_parameters(loaded), local_folder("model", model)
+    counts, folder = count_parameters(loaded), local_folder("model", model) if model else None
     return {
         "parameters": counts["total"],
         "parameters_without_embeddings": counts["without_embeddings"],

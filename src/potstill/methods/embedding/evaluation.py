@@ -15,12 +15,12 @@ from potstill.evaluation.bootstrap import LEVEL, paired_bootstrap
 from potstill.evaluation.encoders import Measured
 from potstill.evaluation.latency import Timed
 from potstill.evaluation.rows import Row, add_difference_column, add_differences
+from potstill.methods.common.candidates import evaluated
 from potstill.methods.common.comparison import (
     LATENCY_NOTE,
     LONGEST_TIMED,
     add_latencies,
     cost_columns,
-    evaluated,
     evaluation_trainer,
     form_name,
     quality_against_latency,
@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) ->
     limits = (data.max_examples, data.skip) if isinstance(data, SequenceDataConfig) else (data.max_examples, None)
     found = benchmark_rows(config, limits)
     device = evaluation_trainer(config, folder).strategy.root_device
-    for name, value, forms in evaluated(config, models):
+    for name, value, forms, _ in evaluated(config, models):
         side, limit = open_encoder("model", value)
         length = limit
         if isinstance(data, SequenceDataConfig) and data.max_length is not None:

@@ -21,6 +21,7 @@ from potstill.data.corpus.pickled import read_counts
 from potstill.data.corpus.splits import Parts, sources_of
 from potstill.data.corpus.store import Corpus
 from potstill.errors import ConfigError, TokenizerError
+from potstill.methods.common.candidates import control_of
 from potstill.methods.common.data import (
     build_conversations,
     build_corpora,
@@ -189,13 +190,16 @@ class LanguageEvaluation:
     tokenizer: str
 
 
-def build_language_evaluation(config: EvaluateConfig, model: str, reference: str | None = None) -> LanguageEvaluation:
+def build_language_evaluation(
+    config: EvaluateConfig, model: str, reference: str | None = None, control: str | None = None
+) -> LanguageEvaluation:
     """A language model and its evaluation data, binarized with its own tokenizer.
 
     Args:
         config: of `evaluate.py`.
         model: evaluated.
         reference: the teacher that it is compared with, where the benchmark swaps states.
+        control: what takes the model's place, see `Candidate`.
 
     Raises:
         PotstillError: a model or text that cannot be used, or two models that do not fit each other.
@@ -205,6 +209,8 @@ def build_language_evaluation(config: EvaluateConfig, model: str, reference: str
     vocabulary = vocabulary_for(text, read, {"model": model})
     student = load_language_model("model", model, need_head=True)
     teacher = load_language_model("model", reference, need_head=True) if reference else None
+    if control and teacher is not None:
+        student = control_of(config, control, student, teacher)
     models = [m for m in (teacher, student) if m is not None]
     for part in models:
         check_vocabulary(vocabulary, "model", part)

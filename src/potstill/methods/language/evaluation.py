@@ -15,18 +15,17 @@ from potstill.config import EvaluateConfig
 from potstill.config.benchmarks import swaps_of
 from potstill.evaluation.bootstrap import Metric
 from potstill.evaluation.rows import Row, add_difference_column, add_differences
-from potstill.interchange.agreement import AGREEMENT
+from potstill.interchange.agreement import AGREEMENT, CHANGED, UNSWAPPED
+from potstill.methods.common.candidates import evaluated, reference_of
 from potstill.methods.common.comparison import (
     LATENCY_NOTE,
     add_latencies,
     agreement_maps,
     cost_columns,
     each_form,
-    evaluated,
     evaluation_trainer,
     form_name,
     quality_against_latency,
-    reference_of,
     sized,
 )
 from potstill.methods.language.build import build_language_evaluation
@@ -37,14 +36,14 @@ from potstill.validation.names import models_of
 def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
     """Rows of the models and of their exported forms."""
     reference, rows = reference_of(config, models), []
-    for name, model, forms in evaluated(config, models):
-        evaluation = build_language_evaluation(config, model, reference)
+    for name, model, forms, control in evaluated(config, models):
+        evaluation = build_language_evaluation(config, model, reference, control)
         trainer = evaluation_trainer(config, folder)
         for form in each_form(evaluation, forms, folder, name):
             evaluation.module.sequences = [] if reference is None else None
             metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)[0]
             own = {key.removeprefix("val/"): value for key, value in metrics.items()}
-            row = sized(Row(form_name(name, form), own), trainer, evaluation, model, form)
+            row = sized(Row(form_name(name, form), own), trainer, evaluation, None if control else model, form)
             if sequences := evaluation.module.sequences:
                 nats, positions = (torch.cat(side).cpu().numpy() for side in zip(*sequences, strict=True))
                 row = replace(row, metric=_perplexity(nats, positions), examples=len(nats), pairing=positions.tobytes())
@@ -88,14 +87,16 @@ def _comparison(config: EvaluateConfig, rows: list[Row]) -> Table:
 
 def _agreement_table(config: EvaluateConfig, rows: list[Row]) -> Table:
     named, costs = cost_columns(rows)
-    columns = ["model", *named, "agreement", "KL nats", "perplexity"]
-    cells = [
-        [row.name, *own, *(row.metrics.get(key) for key in (*AGREEMENT, "perplexity"))]
-        for row, own in zip(rows, costs, strict=True)
-    ]
+    columns = ["model", *named, "agreement", "KL nats", "followed", "unswapped", "perplexity"]
+    shown = (*AGREEMENT, UNSWAPPED, "perplexity")
+    cells = [[row.name, *own, *(row.metrics.get(key) for key in shown)] for row, own in zip(rows, costs, strict=True)]
+    changed = rows[0].metrics.get(CHANGED)
     exchange = swaps_of(config.benchmark)
     note = (
         f"Counterfactual predictions against those of {models_of(config)[0]} on {config.data.name}, mean over the "
         f"mappings ({exchange.mapping}); {exchange.proportion:.0%} {exchange.positions} positions swapped within pairs."
+        f" Followed: agreement where the swap changes the reference's prediction"
+        + ("" if changed is None else f" ({changed:.1%} of the predictions)")
+        + "; unswapped: agreement without a swap."
     )
     return Table(f"benchmark={config.benchmark.name}", columns, cells, note)

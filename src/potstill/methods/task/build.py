@@ -24,6 +24,7 @@ from potstill.data.tasks.readers import Rows
 from potstill.data.tasks.splits import MAIN, evaluated_parts, task_of, training_parts
 from potstill.errors import DataError
 from potstill.evaluation.evaluators import Evaluator
+from potstill.methods.common.candidates import control_of
 from potstill.methods.common.data import batch_settings, own_vocabulary, sequence_length, vocabulary_of
 from potstill.methods.common.models import (
     build_interchange,
@@ -234,13 +235,16 @@ def _own_inputs(config: TrainConfig, read: ReadTask, teacher: Reader) -> OwnInpu
     return OwnInputs(features, vocabulary.pad_id, backbone_of(model).token_types > 1)
 
 
-def build_task_evaluation(config: EvaluateConfig, model: str, reference: str | None = None) -> TaskEvaluation:
+def build_task_evaluation(
+    config: EvaluateConfig, model: str, reference: str | None = None, control: str | None = None
+) -> TaskEvaluation:
     """A task model and the rows that it is evaluated on, tokenised with its own tokenizer.
 
     Args:
         config: of `evaluate.py`.
         model: evaluated.
         reference: the teacher that it is compared with, where states are swapped.
+        control: what takes the model's place, see `Candidate`.
 
     Raises:
         PotstillError: a model or files that cannot be used, or that do not fit each other.
@@ -266,6 +270,8 @@ def build_task_evaluation(config: EvaluateConfig, model: str, reference: str | N
         for name in (model, reference)
         if name is not None
     ]
+    if control and reference:
+        loaded[0] = control_of(config, control, *loaded)
     for part in loaded:
         check_vocabulary(vocabulary, "model", part)
     classifier, teacher = loaded[0], loaded[1] if reference else None

@@ -18,18 +18,17 @@ from potstill.evaluation.bootstrap import Metric
 from potstill.evaluation.classes import class_table, entity_table
 from potstill.evaluation.rows import Row, add_difference_column, add_differences
 from potstill.evaluation.submissions import FILES, write_submission
-from potstill.interchange.agreement import AGREEMENT
+from potstill.interchange.agreement import AGREEMENT, CHANGED, UNSWAPPED
+from potstill.methods.common.candidates import evaluated, reference_of
 from potstill.methods.common.comparison import (
     LATENCY_NOTE,
     add_latencies,
     agreement_maps,
     cost_columns,
     each_form,
-    evaluated,
     evaluation_trainer,
     form_name,
     quality_against_latency,
-    reference_of,
     sized,
 )
 from potstill.methods.task.build import TaskEvaluation, build_task_evaluation
@@ -43,13 +42,13 @@ log = logging.getLogger(__name__)
 def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) -> list[Row]:
     """Rows of the models and of their exported forms; what each predicts is written."""
     reference, rows = reference_of(config, models), []
-    for name, model, forms in evaluated(config, models):
-        evaluation = build_task_evaluation(config, model, reference)
+    for name, model, forms, control in evaluated(config, models):
+        evaluation = build_task_evaluation(config, model, reference, control)
         trainer = evaluation_trainer(config, folder)
         for form in each_form(evaluation, forms, folder, name):
             metrics = trainer.validate(evaluation.module, datamodule=evaluation.data, verbose=False)
             own = {key.replace("val/", "test/", 1): value for part in metrics for key, value in part.items()}
-            row = sized(Row(form_name(name, form), own), trainer, evaluation, model, form)
+            row = sized(Row(form_name(name, form), own), trainer, evaluation, None if control else model, form)
             called = form_name("" if len(models) == 1 else name, form).strip()
             for part in evaluation.module.evaluators:
                 ends = [end for end in (called and stem_of(called), part) if end]
@@ -58,7 +57,8 @@ def evaluate(config: EvaluateConfig, models: Mapping[str, str], folder: Path) ->
                 if part == MAIN and scored is not None:
                     metric, numbers = scored
                     row = replace(row, metric=metric, examples=len(numbers), pairing=numbers.tobytes())
-                if form is None and config.task_benchmark.part == "test" and _is_of_glue(evaluation):
+                trained = form is None and control is None
+                if trained and config.task_benchmark.part == "test" and _is_of_glue(evaluation):
                     own_folder = "_".join(["submission", *ends[: len(models) > 1]])
                     _write_submission(evaluation, part, folder / own_folder)
             rows.append(row)
@@ -138,7 +138,7 @@ def _comparison(config: EvaluateConfig, rows: list[Row]) -> Table:
 
 def _metric_names(config: EvaluateConfig, rows: list[Row]) -> tuple[list[str], list[str]]:
     """The benchmark's metrics, of all its sets, and the others; each mapping's agreement is on the map alone."""
-    main = (*config.task_benchmark.metrics, "loss", *AGREEMENT)
+    main = (*config.task_benchmark.metrics, "loss", *AGREEMENT, CHANGED, UNSWAPPED)
     sets = tuple(f"_{further.name}" for further in config.task_benchmark.further)
     known = {f"test/{name}{end}" for name in main for end in ("", *sets)}
     names = [  # of the first, which differs from nothing
