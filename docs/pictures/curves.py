@@ -1,6 +1,7 @@
-"""Learning curves of the table "DIITO beside KD and no teacher" in docs/results.md, as docs/pictures/diito.svg.
+"""Learning curves of "Wikipedia: no teacher, KD and DIITO" in docs/results.md, as docs/pictures/diito.svg.
 
-Run `python docs/pictures/curves.py <folder>` on a folder with the runs `<layers>_<percent>_<none|kd|diito>_<seed>`.
+Run `python docs/pictures/curves.py <folder>` on the folder of docs/results/wikipedia.sh, whose runs are named
+`<layers>_<percent>_<none|kd|diito>_<seed>`.
 """
 
 import csv

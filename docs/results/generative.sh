@@ -9,7 +9,6 @@ FOLDER=${FOLDER:-runs/generative} PYTHON=${PYTHON:-python}
 RATES="3e-4 1e-3 3e-3"
 ROWS=$FOLDER/rows
 [ -d "$ROWS" ] || $PYTHON docs/results/arithmetic.py "$ROWS"
-head -500 "$ROWS/train.jsonl" >"$ROWS/few.jsonl"
 COMMON="data=conversations data.eval_files=[$ROWS/valid.jsonl] data.tokenizer=$ROWS/tokenizer data.max_length=128
   data.cache=$FOLDER/cache data.num_proc=1 logger=csv trainer.enable_progress_bar=false"
 
