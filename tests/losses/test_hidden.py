@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from potstill.losses.hidden import cosine_distance, fsp, hidden_cosine, hidden_mse, nst, pkd
+from potstill.losses.hidden import cka, cosine_distance, fsp, hidden_cosine, hidden_mse, nst, pkd
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
 
@@ -96,6 +96,49 @@ def test_nst_by_hand():
     student = (torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[3.0, 4.0]]]))
     teacher = (torch.tensor([[[1.0]]]), torch.tensor([[[2.0]]]))  # of another width
     assert nst(student, teacher).item() == pytest.approx((2 * 3 / 2 - 2) ** 2)
+
+
+def debiased_cka(student_ND, teacher_ND):
+    """CKA from the estimate of HSIC by Song et al. 2012, equation 5, as it is printed."""
+
+    def hsic(first, second):
+        n = len(first)
+        first, second = (x - x.diag().diag() for x in (first, second))
+        ones = torch.ones(n, dtype=first.dtype)
+        total = (first @ second).trace() + (ones @ first @ ones) * (ones @ second @ ones) / ((n - 1) * (n - 2))
+        return (total - 2 / (n - 2) * (ones @ first @ second @ ones)) / (n * (n - 3))
+
+    ours, theirs = student_ND @ student_ND.T, teacher_ND @ teacher_ND.T
+    return hsic(ours, theirs) / (hsic(ours, ours) * hsic(theirs, theirs)).sqrt()
+
+
+def test_cka_is_debiased():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(3, 7, width, generator=generator, dtype=torch.float64) for width in (5, 9))
+    mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2, [1] * 3 + [0] * 4])  # the last is too short
+    expected = [1 - debiased_cka(student[row, :n], teacher[row, :n]) for row, n in ((0, 7), (1, 5))]
+    assert cka(student, teacher, mask).item() == pytest.approx(sum(expected).item() / 3)
+
+
+def test_cka_of_unrelated_states_is_near_0_however_wide_they_are():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(200, 12, width, generator=generator) for width in (64, 128))
+    assert cka(student, teacher).item() == pytest.approx(1, abs=0.05)
+
+
+def test_cka_ignores_rotation_scale_and_shift():
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(4, 6, 8, generator=generator)
+    rotation, _ = torch.linalg.qr(torch.randn(8, 8, generator=generator))
+    for scale in (1e-3, 1.0, 1e3):
+        assert cka(scale * (states @ rotation + 2), states).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_cka_gradcheck():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 6, width, generator=generator, dtype=torch.float64) for width in (3, 5))
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    assert torch.autograd.gradcheck(lambda s: cka(s, teacher, mask), (student.requires_grad_(),))
 
 
 @pytest.mark.parametrize("loss", [hidden_mse, hidden_cosine, lambda s, t, mask: fsp((s, s), (t, t), mask)])

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from potstill.losses.attention import attention_ce, attention_ce_mean, attention_mse, attention_mse_sum
-from potstill.losses.hidden import fsp, hidden_cosine, hidden_mse, nst
+from potstill.losses.hidden import cka, fsp, hidden_cosine, hidden_mse, nst
 from potstill.losses.relations import relation_kl
 
-MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
-LENGTHS = (3, 2)
-COUNTS = {"positions": LENGTHS, "pairs": (9, 4), "sequences": (1, 1)}
+MASK = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]])
+LENGTHS = (5, 4)
+COUNTS = {"positions": LENGTHS, "pairs": (25, 16), "sequences": (1, 1)}
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Case:
     scores: bool = False
 
     def draw(self, dtype=torch.float32):
-        shape = (2, 3, 4, 4) if self.scores else (2, 4, 6)
+        shape = (2, 3, 6, 6) if self.scores else (2, 6, 8)
         drawn = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
         return list(drawn[:2]), list(drawn[2:])
 
@@ -54,6 +54,7 @@ CASES = {
     "hidden_cosine": Case(first(hidden_cosine), "positions"),
     "fsp": Case(fsp, "sequences"),
     "nst": Case(nst, "pairs"),
+    "cka": Case(first(cka), "sequences"),
     "attention_mse": Case(first(attention_mse), "pairs", scores=True),
     "attention_mse_sum": Case(first(attention_mse_sum), "pairs", scores=True),
     "attention_ce": Case(first(attention_ce), "positions", scores=True),

@@ -96,6 +96,7 @@ def test_hidden_states_are_those_of_transformers():
         "pkd": hidden.pkd(ours[1], theirs[2]),
         "fsp": hidden.fsp((ours[0], ours[2]), (theirs[0], theirs[4]), mask),
         "nst": hidden.nst((ours[0], ours[2]), (theirs[0], theirs[4]), mask),
+        "cka": hidden.cka(ours[1], theirs[2], mask),
     }
     for loss, expected in cases.items():
         two = loss in ("fsp", "nst")

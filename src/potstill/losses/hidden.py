@@ -1,7 +1,7 @@
 """Losses between hidden states.
 
-If widths differ, project the student's states first; only `nst` compares states of any widths. A mask is the input
-mask, nonzero where a token is; None counts all positions. No kept position gives 0 with a zero gradient.
+If widths differ, project the student's states first; only `nst` and `cka` compare states of any widths. A mask is the
+input mask, nonzero where a token is; None counts all positions. No kept position gives 0 with a zero gradient.
 """
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from potstill.losses.masking import kept_positions, pairs_of, require_same_shape
 from potstill.losses.soft_targets import at_least_float32, divide_counted, nonzero
 
 Pair = tuple[Tensor, Tensor]
+CKA_POSITIONS = 4  # fewer have no unbiased estimate
 
 
 def cosine_distance(student_ND: Tensor, teacher_ND: Tensor, *, denominator: Tensor | float | None = None) -> Tensor:
@@ -174,6 +175,65 @@ def nst(
     student_BLL, teacher_BLL = _similarity(student, kept_BL), _similarity(teacher, kept_BL)
     require_same_shape(student_BLL, teacher_BLL)
     return divide_counted((student_BLL - teacher_BLL).square().sum(), pairs_of(kept_BL).sum(), denominator)
+
+
+def cka(
+    student_BLD: Tensor,
+    teacher_BLE: Tensor,
+    mask_BL: Tensor | None = None,
+    *,
+    denominator: Tensor | float | None = None,
+) -> Tensor:
+    """1 - debiased linear CKA of the positions of each sequence, mean over sequences, float32 at least.
+
+    CKA compares the similarities between the positions of a sequence, so it ignores rotations and scales of the states,
+    and needs no projection. Without its bias it is the cosine of the two matrices of similarities, without their
+    diagonals and after U-centring. It is between 0 and 2. A sequence of fewer than 4 kept positions has no CKA: it
+    adds 0, and still counts as one.
+
+    Args:
+        student_BLD: (batch, length, width).
+        teacher_BLE: (batch, length, teacher width).
+        mask_BL: (batch, length).
+        denominator: of the sum over sequences; None: their number.
+
+    Raises:
+        ValueError: batch or length of student and teacher differ.
+
+    Source: Kornblith et al. 2019 (arXiv:1905.00414), section 3, with the unbiased estimate of Song et al. 2012 (Feature
+    Selection via Dependence Maximization), equation 5.
+
+    Example:
+        >>> import torch
+        >>> from potstill.losses.hidden import cka
+        >>> states = torch.randn(2, 6, 8)
+        >>> rotation, _ = torch.linalg.qr(torch.randn(8, 8))
+        >>> round(float(cka(3 * states @ rotation, states)), 4) + 0.0
+        0.0
+    """
+    kept_BL = kept_positions(student_BLD, mask_BL)
+    student_BLL, teacher_BLL = _centred(student_BLD, kept_BL), _centred(teacher_BLE, kept_BL)
+    require_same_shape(student_BLL, teacher_BLL)
+    distance_B = 1 - functional.cosine_similarity(student_BLL.flatten(1), teacher_BLL.flatten(1), dim=-1)
+    long_B = kept_BL.sum(1) >= CKA_POSITIONS
+    return divide_counted(distance_B.masked_fill(~long_B, 0).sum(), len(distance_B), denominator)
+
+
+def _centred(states_BLD: Tensor, kept_BL: Tensor) -> Tensor:
+    """U-centred similarities of the kept positions of each sequence; 0 on the diagonal and elsewhere."""
+    scaled_BLD = _unit_norm(without_padding(states_BLD, kept_BL))
+    pairs_BLL = pairs_of(kept_BL).triu(1) | pairs_of(kept_BL).tril(-1)
+    similarity_BLL = (scaled_BLD @ scaled_BLD.transpose(1, 2)).masked_fill(~pairs_BLL, 0)
+    kept_B = kept_BL.sum(1).clamp(min=CKA_POSITIONS)
+    rows_BL = similarity_BLL.sum(-1) / (kept_B - 2)[:, None]
+    total_B = similarity_BLL.sum((1, 2)) / ((kept_B - 1) * (kept_B - 2))
+    centred_BLL = similarity_BLL - rows_BL[:, :, None] - rows_BL[:, None, :] + total_B[:, None, None]
+    return centred_BLL.masked_fill(~pairs_BLL, 0)
+
+
+def _unit_norm(states_BLD: Tensor) -> Tensor:
+    """States whose mean square over a sequence is 1, so that products neither overflow nor vanish."""
+    return states_BLD / nonzero(states_BLD.detach().square().mean((1, 2), keepdim=True).sqrt())
 
 
 def _flow(layers: Pair, kept_BL: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from potstill.errors import ConfigError, PairError
 from potstill.losses.attention import attention_ce, attention_ce_mean, attention_mse, attention_mse_sum
-from potstill.losses.hidden import fsp, hidden_cosine, hidden_mse, nst, pkd
+from potstill.losses.hidden import cka, fsp, hidden_cosine, hidden_mse, nst, pkd
 from potstill.losses.relations import relation_kl
 from potstill.losses.transport import earth_movers_distance, layer_costs, transport_plan
 from potstill.models.backbone import Backbone
@@ -39,7 +39,7 @@ from potstill.objectives.schedules import WeightSchedule
 from potstill.runtime.dotted import is_path
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "hidden_mse": hidden_mse, "cos": hidden_cosine, "fsp": fsp, "nst": nst, "attention_mse": attention_mse,
+    "hidden_mse": hidden_mse, "cos": hidden_cosine, "fsp": fsp, "nst": nst, "cka": cka, "attention_mse": attention_mse,
     "attention_mse_sum": attention_mse_sum, "attention_ce": attention_ce, "attention_ce_mean": attention_ce_mean,
 }  # fmt: skip
 _LETTERS = {"q": "query", "k": "key", "v": "value"}

@@ -59,6 +59,7 @@ LOSSES = {
     "pkd": MatchLoss(_STATES, SEQUENCES),
     "fsp": MatchLoss(_STATES, SEQUENCES, layers=2),
     "nst": MatchLoss(_STATES, PAIRS, layers=2, any_width=True),
+    "cka": MatchLoss(_STATES, SEQUENCES, any_width=True),
     EMD: MatchLoss((HIDDEN, ATTENTION), layers=0, of_other_heads="attention_mse_sum"),
     "attention_mse": MatchLoss((ATTENTION,), PAIRS, of_other_heads="attention_mse_sum"),
     "attention_mse_sum": MatchLoss((ATTENTION,), PAIRS),
