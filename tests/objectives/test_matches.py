@@ -141,7 +141,7 @@ def test_states_after_an_intervention_are_those_of_a_second_pass():
     theirs, ours = (swapped_states(model, block, micro.swap) for model, block in ((teacher, 2), (student, 1)))
     entries = [
         {"name": f"{loss}_{t}_{s}", "teacher": t, "student": s, "loss": loss, "run": "counterfactual"}
-        for loss in ("pkd", "hidden_mse")
+        for loss in ("pkd", "hidden_mse", "cka")
         for t, s in ((0, 0), (2, 1), (3, 2), (4, 3))
     ]
     base = {"name": "base", "teacher": 4, "student": 3, "loss": "pkd"}
@@ -149,7 +149,8 @@ def test_states_after_an_intervention_are_those_of_a_second_pass():
     sums = found(objective, student, teacher, micro=micro)
     for entry in entries:
         pair = ours[entry["student"]], theirs[entry["teacher"]]
-        expected = hidden.pkd(*pair) if entry["loss"] == "pkd" else hidden.hidden_mse(*pair, micro.attention_mask)
+        function = {"pkd": hidden.pkd, "hidden_mse": hidden.hidden_mse, "cka": hidden.cka}[entry["loss"]]
+        expected = function(*pair, *([] if entry["loss"] == "pkd" else [micro.attention_mask]))
         assert sums.terms[f"match_{entry['name']}"].item() == pytest.approx(expected.item(), rel=1e-4), entry["name"]
     plain = hidden.pkd(*(outputs(model).hidden_states[-1] for model in (student, teacher)))
     assert sums.terms["match_base"].item() == pytest.approx(plain.item(), rel=1e-4)
