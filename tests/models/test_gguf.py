@@ -140,6 +140,14 @@ def test_the_weights_are_those_of_the_file(files, kind, llama, tmp_path):
     torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(tmp_path / "saved")(ids).logits, model(ids).logits)
 
 
+def test_the_progress_bar_follows_the_setting_of_transformers(files, capfd):
+    path, _ = files["Q8_0"]
+    load_language_model("teacher.model", str(path), need_head=True)
+    assert capfd.readouterr() == ("", "")
+    AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+    assert "GGUF tensors" in capfd.readouterr().err  # as transformers shows it by itself
+
+
 def test_the_tokenizer_is_that_of_the_file(files, gpt2_tokenizer):
     path, _ = files["F32"]
     found, folder = vocabulary_of("teacher.model", str(path), saved=True), describe(gpt2_tokenizer)

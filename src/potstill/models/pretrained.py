@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,7 +75,8 @@ def read_pretrained(auto_class: Any, source: str | Path, **settings: Any) -> Any
         raise ValueError(problem)
     try:
         # With None instead of False, transformers would ask on stdin, and run the code on "y".
-        found = auto_class.from_pretrained(str(source), trust_remote_code=False, **settings)
+        with nullcontext() if file is None else _gguf_bar():
+            found = auto_class.from_pretrained(str(source), trust_remote_code=False, **settings)
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
@@ -88,6 +89,20 @@ def read_pretrained(auto_class: Any, source: str | Path, **settings: Any) -> Any
             if isinstance(entries, dict):
                 entries.pop(name, None)
     return found
+
+
+@contextmanager
+def _gguf_bar() -> Iterator[None]:
+    """The progress bar of GGUF's weights, which is tqdm's own, follows transformers' setting within the context."""
+    from transformers import modeling_gguf_pytorch_utils as module
+    from transformers.utils import logging
+
+    own = vars(module)["tqdm"]
+    vars(module)["tqdm"] = logging.tqdm
+    try:
+        yield
+    finally:
+        vars(module)["tqdm"] = own
 
 
 def _forget_gguf(loaded: Any, file: Path) -> None:
