@@ -3,7 +3,8 @@
 Run `python tests/benchmarks/bench_step.py kd` (or `diito`). Ours is what `modules/distillation.py` does with a
 micro-batch: the backbones of both models, the fused vocabulary losses, the backward pass; the textbook's is in
 `textbook.py`. Teacher (BERT) and student (a DistilBERT of half its layers) have random weights; the losses are over all
-real tokens. Each has a process of its own, ours prepared as `train.py` prepares it (`process.py`), the textbook's
+real tokens. With `--peer products` the other side is the matrix products of our step alone, see `products.py`: the
+floor. Each has a process of its own, ours prepared as `train.py` prepares it (`process.py`), the textbook's
 as it comes. They run on the same batches in turns, since a machine's own speed varies; the batches of the rounds differ
 in length, the sequences of a batch hardly. Dropout is on while speed is measured and off while the losses are compared.
 """
@@ -17,6 +18,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from products import recorded, seconds_of
 from sides import Step, memory, shaped_parser, speed
 from textbook import diito_step, kd_step
 from torch import Tensor
@@ -60,15 +62,17 @@ def main() -> None:
         f"threads, {arguments.precision}",
         flush=True,
     )
-    setups = {name: partial(setup, name) for name in LOSSES}
+    setups = {"ours": partial(setup, "ours"), arguments.peer: partial(setup, arguments.peer)}
     own = " (torch's products)" if arguments.own_products else ""
     what = f"{arguments.objective} step, {arguments.precision}{own}"
-    speed(setups, arguments, TOLERANCE[arguments.precision != "fp32"], what, memory(setups, arguments))
+    added = memory(setups, arguments) if arguments.peer == "textbook" else None
+    speed(setups, arguments, TOLERANCE[arguments.precision != "fp32"], what, added)
 
 
 def parse() -> argparse.Namespace:
     parser = shaped_parser(__doc__, layers="of the teacher; the student has half of them")
     parser.add_argument("objective", choices=tuple(WEIGHTS))
+    parser.add_argument("--peer", choices=("textbook", "products"), default="textbook")
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16", "bf16-over-fp32"),
@@ -114,7 +118,7 @@ def textbook(
     return {name: float(value) for name, value in losses.items()}
 
 
-LOSSES: dict[str, Losses] = {"ours": ours, "textbook": textbook}
+LOSSES: dict[str, Losses] = {"ours": ours, "textbook": textbook, "products": ours}
 
 
 def setup(name: str, arguments: argparse.Namespace) -> Step:
@@ -130,19 +134,21 @@ def setup(name: str, arguments: argparse.Namespace) -> Step:
         half = in_half(name, arguments)
         begun = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
-            losses = LOSSES[name](arguments.objective, teacher, student, micro, whole)
-        return time.perf_counter() - begun, losses, whole.tokens
+            whole_step = partial(LOSSES[name], arguments.objective, teacher, student, micro, whole)
+            products, losses = recorded(whole_step) if name == "products" else (None, whole_step())
+        seconds = time.perf_counter() - begun if products is None else seconds_of(products)
+        return seconds, losses, whole.tokens
 
     return step
 
 
 def in_half(name: str, arguments: argparse.Namespace) -> bool:
-    return arguments.precision == "bf16" or (arguments.precision == "bf16-over-fp32" and name == "ours")
+    return arguments.precision == "bf16" or (arguments.precision == "bf16-over-fp32" and name != "textbook")
 
 
 def models(name: str, arguments: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Teacher and student, the same in both processes."""
-    if name == "ours":
+    if name != "textbook":
         prepare()
         use_fast_masks() if arguments.own_products else use_kernels()
     torch.set_num_threads(arguments.threads)
@@ -159,9 +165,9 @@ def models(name: str, arguments: argparse.Namespace) -> tuple[PreTrainedModel, P
     )
     teacher = BertForMaskedLM(config).requires_grad_(False).eval()
     student = student_from_layers(teacher, default_layers(arguments.layers), architecture="distilbert").train()
-    if name == "ours" and in_half(name, arguments):
+    if name != "textbook" and in_half(name, arguments):
         halve_products(teacher, torch.bfloat16)
-    if name == "ours" and arguments.checkpointing != "none":
+    if name != "textbook" and arguments.checkpointing != "none":
         set_checkpointing(student, arguments.checkpointing)
     return teacher, student
 

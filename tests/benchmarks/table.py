@@ -77,6 +77,11 @@ def commands() -> list[str]:
     found = [
         *(f"bench_step.py {name} --precision {one}" for name in ("kd", "diito") for one in precisions),
         "bench_step.py diito --own-products",
+        *(
+            f"bench_step.py {name} --peer products --precision {one}"
+            for name in ("kd", "diito")
+            for one in precisions[:2]
+        ),
         *(f"bench_toolkit.py --checkpointing {way}" for way in ("selective", "none")),
         *(f"bench_generative.py --layers 8 --batch 4 --peer {peer}" for peer in ("textbook", "gkd", "distillation")),
         *(f"bench_embedding.py {wiki} --precision {one}" for one in ("fp32", "bf16")),

@@ -47,6 +47,33 @@ def test_step(objective, precision):
     assert "losses agree" in output
 
 
+def test_the_products_of_a_step():
+    output = run("bench_step.py", "diito", "--lengths", "8", "16", "--peer=products")
+    ratio(output, "diito step, fp32, ours / products")
+    assert "losses agree" in output
+
+
+def test_products_are_all_recorded(monkeypatch):
+    """Those of two layers and of attention, forward and backward."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import torch
+    from products import recorded, seconds_of
+
+    linear, states = torch.nn.Linear(8, 8), torch.randn(2, 3, 8)
+
+    def step():
+        query = linear(states).view(2, 3, 2, 4).transpose(1, 2)
+        attended = torch.nn.functional.scaled_dot_product_attention(query, query, query)
+        (linear(attended.transpose(1, 2).reshape(2, 3, 8)) @ torch.ones(8, 5)).sum().backward()
+
+    products, _ = recorded(step)
+    sizes = sorted(first[0] + second[0][-1:] for first, second in products)
+    layers = [(6, 8, 8)] * 3 + [(8, 6, 8)] * 2  # two outputs, one gradient of an input, two of the weight
+    scores = [(4, 3, 4, 3)] * 3 + [(4, 3, 3, 4)] * 4  # of attention: 2 forward, 5 backward
+    assert sizes == sorted([*layers, (6, 8, 5), (6, 5, 8), *scores])
+    assert seconds_of(products) > 0
+
+
 def test_toolkit():
     pytest.importorskip("textbrewer")
     output = run("bench_toolkit.py", "--lengths", "8", "16", "--layers=6")
