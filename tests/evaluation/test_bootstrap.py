@@ -29,7 +29,6 @@ def test_variation_common_to_both_models_does_not_widen_the_interval():
     assert paired_bootstrap(mean_of(hardness), mean_of(hardness), 200) == (0, 0, 0)
 
 
-@pytest.mark.parametrize(("examples", "level"), [(0, 0.95), (5, 1.0), (5, 0.0)])
-def test_invalid_arguments_are_rejected(examples, level):
+def test_no_examples_are_rejected():
     with pytest.raises(ValueError, match="examples="):
-        paired_bootstrap(mean_of(np.ones(5)), mean_of(np.ones(5)), examples, level=level)
+        paired_bootstrap(mean_of(np.ones(5)), mean_of(np.ones(5)), 0)

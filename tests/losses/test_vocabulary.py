@@ -14,7 +14,9 @@ from potstill.losses.soft_targets import (
     reverse_kl_divergence,
 )
 from potstill.losses.sparse import TopRows
-from potstill.losses.vocabulary import TERMS, VocabularyLosses, vocabulary_losses
+from potstill.losses.vocabulary import VocabularyLosses, vocabulary_losses
+
+TERMS = ("ce", "mse", "nll")
 
 
 def make(

@@ -22,10 +22,8 @@ class Difference(NamedTuple):
     high: float
 
 
-def paired_bootstrap(
-    one: Metric, other: Metric, examples: int, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
-) -> Difference:
-    """`one - other` with its percentile interval; both metrics are computed on the same resampled examples.
+def paired_bootstrap(one: Metric, other: Metric, examples: int, *, resamples: int = RESAMPLES) -> Difference:
+    """`one - other` with its percentile interval of `LEVEL`; both metrics are computed on the same resampled examples.
 
     Source: Efron & Tibshirani 1993, chapter 13; Berg-Kirkpatrick et al. 2012 (D12-1091).
 
@@ -34,16 +32,14 @@ def paired_bootstrap(
         other: the same metric of another model.
         examples: number of examples.
         resamples: number of samples, drawn with replacement.
-        level: share of the resampled differences within the interval.
-        seed: of the samples.
 
     Raises:
-        ValueError: no examples, or a level outside of (0, 1).
+        ValueError: no examples.
     """
-    if examples < 1 or not 0 < level < 1:
-        raise ValueError(f"examples={examples}, level={level}: expected at least one, and a level in (0, 1)")
-    rng, whole = np.random.default_rng(seed), np.arange(examples)
+    if examples < 1:
+        raise ValueError(f"examples={examples}: expected at least one")
+    rng, whole = np.random.default_rng(0), np.arange(examples)
     drawn = [rng.integers(0, examples, examples) for _ in range(resamples)]
     differences = np.array([one(rows) - other(rows) for rows in drawn])
-    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Difference(one(whole) - other(whole), float(low), float(high))

@@ -61,7 +61,7 @@ class Latency:
         return self.error <= STEADY
 
 
-def measure_latencies(models: Sequence[Timed], batch: int, length: int, seed: int = 0) -> list[Latency]:
+def measure_latencies(models: Sequence[Timed], batch: int, length: int) -> list[Latency]:
     """Time of one forward pass of each model on random ids.
 
     Passes of all models alternate in rounds, whose order is rotated. Other load slows neighbouring passes equally, so
@@ -72,13 +72,12 @@ def measure_latencies(models: Sequence[Timed], batch: int, length: int, seed: in
         models: the first is the reference.
         batch: sequences per pass.
         length: ids per sequence.
-        seed: of the ids.
 
     Raises:
         ModelError: a model has no embedding, or `length` exceeds its positions.
     """
     with ExitStack() as stack:
-        runs = [stack.enter_context(_prepared(timed, batch, length, seed)) for timed in models]
+        runs = [stack.enter_context(_prepared(timed, batch, length)) for timed in models]
         for run in (*runs, *runs):  # warm up
             run()
         rounds: list[list[list[float]]] = []  # times by round, model and pass
@@ -124,10 +123,10 @@ def _error(values: list[float]) -> float:
 
 
 @contextmanager
-def _prepared(timed: Timed, batch: int, length: int, seed: int) -> Iterator[Callable[[], float]]:
+def _prepared(timed: Timed, batch: int, length: int) -> Iterator[Callable[[], float]]:
     """A forward pass that returns its time in milliseconds."""
     before = next(timed.model.parameters()).device
-    with forward_pass(timed.model, batch, length, seed, timed.device) as run:
+    with forward_pass(timed.model, batch, length, timed.device) as run:
 
         def timed_run() -> float:
             with timed.context():
@@ -142,7 +141,7 @@ def _prepared(timed: Timed, batch: int, length: int, seed: int) -> Iterator[Call
 
 @contextmanager
 def forward_pass(
-    model: nn.Module, batch: int, length: int, seed: int = 0, device: torch.device | None = None
+    model: nn.Module, batch: int, length: int, device: torch.device | None = None
 ) -> Iterator[Callable[[], None]]:
     """A synchronized forward pass on random ids; the model's mode is restored.
 
@@ -150,7 +149,6 @@ def forward_pass(
         model: as in `Timed`.
         batch: sequences per pass.
         length: ids per sequence.
-        seed: of the ids.
         device: the model is moved to; None to leave it.
 
     Raises:
@@ -159,7 +157,7 @@ def forward_pass(
     if device is not None:
         model.to(device)
     placed = next(model.parameters()).device
-    ids = _random_ids(model, batch, length, seed).to(placed)
+    ids = _random_ids(model, batch, length).to(placed)
     is_seq2seq = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     arguments = {"decoder_input_ids": ids} if is_seq2seq else {}
 
@@ -177,8 +175,8 @@ def forward_pass(
         model.train(was_training)
 
 
-def _random_ids(model: nn.Module, batch: int, length: int, seed: int) -> Tensor:
-    """Ids (batch, length) drawn from the model's vocabulary."""
+def _random_ids(model: nn.Module, batch: int, length: int) -> Tensor:
+    """Ids (batch, length) drawn from the model's vocabulary, the same at each call."""
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if positions is not None and length > positions:
         raise ModelError(f"benchmark.lengths={length}: the model has {positions} positions")
@@ -189,5 +187,5 @@ def _random_ids(model: nn.Module, batch: int, length: int, seed: int) -> Tensor:
         embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
     if embedding is None:
         raise ModelError(f"latency: {type(model).__name__} has no embedding of ids")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     return torch.randint(embedding.weight.shape[0], (batch, length), generator=generator)

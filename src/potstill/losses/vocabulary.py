@@ -28,7 +28,6 @@ from potstill.losses.soft_targets import IGNORED_LABEL
 from potstill.losses.sparse import SampledRows, TopRows
 from potstill.losses.tied import TiedGradient
 
-TERMS = ("ce", "mse", "nll")
 FORWARD, REVERSE, JSD = "forward_kl", "reverse_kl", "jsd"
 DIVERGENCES = (FORWARD, REVERSE, JSD)
 

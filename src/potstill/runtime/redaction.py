@@ -152,15 +152,14 @@ def _redact_override(override: str, known: list[str]) -> str:
     return f"{_redact(name, known)}={_redacted(value, name, False, known)}"
 
 
-def redacted(value: Any, name: str = "", *, secret: bool = False) -> Any:
+def redacted(value: Any, name: str = "") -> Any:
     """Nested lists and dictionaries without their secrets; numbers, booleans and null are kept.
 
     Args:
         value: of a configuration or a summary.
         name: its key.
-        secret: whether it is in a section of secrets.
     """
-    return _redacted(value, name, secret, _known())
+    return _redacted(value, name, False, _known())
 
 
 def _redacted(value: Any, name: str, secret: bool, known: list[str]) -> Any:

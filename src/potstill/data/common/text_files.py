@@ -116,12 +116,11 @@ def read_document(path: Path, key: str) -> str:
     return _decoded(raw, path, key)
 
 
-def skipping(pattern: str | None, key: str = "data.skip") -> Callable[[str], bool]:
-    """A function that returns whether a line matches a pattern.
+def skipping(pattern: str | None) -> Callable[[str], bool]:
+    """A function that returns whether a line matches `data.skip`.
 
     Args:
         pattern: Regular expression in the syntax of Python's `re`; None matches nothing.
-        key: Config key of the pattern.
 
     Raises:
         DataError: The pattern is invalid, or its search takes more than `SEARCH_SECONDS` on a line.
@@ -131,15 +130,15 @@ def skipping(pattern: str | None, key: str = "data.skip") -> Callable[[str], boo
     try:
         search = regex.compile(pattern).search
     except regex.error as error:
-        raise DataError(f"{key}={pattern}: invalid regular expression ({error}); use such as '^</?doc'") from error
+        raise DataError(f"data.skip={pattern}: invalid regular expression ({error}); use such as '^</?doc'") from error
 
     def skipped(line: str) -> bool:
         try:
             return search(line, timeout=SEARCH_SECONDS) is not None
         except TimeoutError:
             raise DataError(
-                f"{key}={pattern}: takes more than {SEARCH_SECONDS:g} seconds on a line ({line[:40]!r}); avoid nested "
-                "repetitions"
+                f"data.skip={pattern}: takes more than {SEARCH_SECONDS:g} seconds on a line ({line[:40]!r}); avoid "
+                "nested repetitions"
             ) from None
 
     return skipped

@@ -59,15 +59,15 @@ class Side:
         return SentenceEncoder(self.model, self.settings)
 
 
-def open_encoder(key: str, value: str, attention: str = "sdpa", pooling: str | None = None) -> tuple[Side, int]:
+def open_encoder(key: str, value: str) -> tuple[Side, int]:
     """A sentence encoder of a folder or hub id, and the most tokens that it reads.
 
     Raises:
         PotstillError: there is none, or it cannot be used.
     """
     folder = Path(local_tokenizer(key, value))
-    settings = sentence_settings(f"{key}={value}", folder, pooling)
-    model, vocabulary = load_sentence_model(key, value, folder, settings, attention), vocabulary_of(key, value)
+    settings = sentence_settings(f"{key}={value}", folder)
+    model, vocabulary = load_sentence_model(key, value, folder, settings), vocabulary_of(key, value)
     known = [settings.max_length or vocabulary.max_length, backbone_of(model).max_length]
     limit = min(length for length in known if length)
     return Side(model, replace(settings, max_length=limit), vocabulary), limit
