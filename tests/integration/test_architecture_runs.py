@@ -72,8 +72,7 @@ def test_a_student_of_all_layers_is_its_teacher(run, teacher):
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     long = [f"data.max_length={LONG}", "data.packed=true", "student.layers=[0,1,2,3]", "trainer.max_steps=0"]
-    folder = run("same", *long, "objective=diito", "objective.matches=[{teacher:2,student:2,loss:hidden_mse}]")
-    found = json.loads((folder / "summary.json").read_text())
+    folder, found = run("same", *long, "objective=diito", "objective.matches=[{teacher:2,student:2,loss:hidden_mse}]")
     for term in ("ce", "causal_ce", "match_0"):
         assert found[f"val/loss_{term}"] == pytest.approx(0, abs=1e-5)
     auto = AutoModelForMaskedLM if "val/loss_mlm" in found else AutoModelForCausalLM
@@ -89,7 +88,7 @@ def test_a_stored_teacher_gives_the_same_student(run, teacher):
     size = json.loads((teacher / "config.json").read_text())["vocab_size"]
     cached = ["teacher/cache=on", "teacher.cache.precision=float32"]
     ways = {"alone": [], "top": [*cached, f"teacher.cache.k={size}"], "hidden": [*cached, "teacher.cache.form=hidden"]}
-    folders = {name: run(name, "objective.terms.cos.weight=0", *more) for name, more in ways.items()}
+    folders = {name: run(name, "objective.terms.cos.weight=0", *more).folder for name, more in ways.items()}
     found = {name: load_file(folder / "student" / "model.safetensors") for name, folder in folders.items()}
     # A bias of keys has no gradient but rounding, which Adam scales up.
     for form in ("top", "hidden"):

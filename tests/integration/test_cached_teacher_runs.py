@@ -15,8 +15,6 @@ from potstill.data.common.tokenizers import describe
 from potstill.errors import DataError, PotstillError
 from potstill.methods.language.build import build_language_training
 from potstill.methods.task.build import build_task_training
-from potstill.runs import train as train_run
-from potstill.runs.checks import validate_train
 from potstill.teacher_cache import computing
 from potstill.training.callbacks import LastCheckpoint
 
@@ -38,17 +36,9 @@ class KilledError(Exception):
 
 
 @pytest.fixture(scope="module")
-def start(shared_cache, compose_config):
+def start(trained):
     """Train in this process; gives the folder."""
-
-    def train(folder, *overrides):
-        config = compose_config(*SMALL, *QUIET, f"data.cache={shared_cache}", *overrides)
-        validate_train(config)
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return folder
-
-    return train
+    return lambda folder, *overrides: trained(folder, *SMALL, *QUIET, *overrides).folder
 
 
 @pytest.fixture(scope="module")
@@ -259,9 +249,7 @@ def test_hidden_states_of_a_causal_teacher_over_epochs(causal, start, tmp_path):
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
 @pytest.mark.parametrize("form", ["npy", "safetensors", "parquet"])
-def test_logits_of_ones_own_are_those_of_the_teacher(
-    kind, form, tasks, experts, start, compose_config, shared_cache, tmp_path
-):
+def test_logits_of_ones_own_are_those_of_the_teacher(kind, form, tasks, experts, start, compose_config, tmp_path):
     expert = experts(kind)
     common = [
         "objective=task_kd",
@@ -272,9 +260,7 @@ def test_logits_of_ones_own_are_those_of_the_teacher(
     ]
     layers = [f"teacher.model={expert}", "student.layers=[0]"]
     live = start(tmp_path / "live", *common, *layers)
-    config = compose_config(
-        *SMALL, *QUIET, f"data.cache={shared_cache}", *common, *layers, CACHED, f"teacher.cache.folder={tmp_path}/store"
-    )
+    config = compose_config(*SMALL, *QUIET, *common, *layers, CACHED, f"teacher.cache.folder={tmp_path}/store")
     logits = build_task_training(config).module.parts[""].stored[0](torch.arange(40))
     file = tmp_path / f"logits.{form}"
     if form == "npy":
@@ -367,9 +353,9 @@ def test_sparse_forms_train(form, causal, start, tmp_path):
         assert sum(measured) == pytest.approx(sum(exact), abs=0.3 * sum(exact))
 
 
-def test_a_second_run_loads_no_teacher(masked, tasks, experts, compose_config, shared_cache, monkeypatch, tmp_path):
+def test_a_second_run_loads_no_teacher(masked, tasks, experts, compose_config, monkeypatch, tmp_path):
     folder = f"teacher.cache.folder={tmp_path}/stores"
-    base = [*SMALL, *QUIET, f"data.cache={shared_cache}", CACHED]
+    base = [*SMALL, *QUIET, CACHED]
     corpus = compose_config(*base, *masked, folder)
     kind = "classification"
     rows = compose_config(
@@ -464,7 +450,7 @@ def test_a_stale_store_is_rejected_with_the_reason(masked, start, bert_tokenizer
 
 
 @pytest.mark.parametrize("form", ["top", "hidden"])
-def test_two_processes_read_one_store_and_make_the_update_of_one(form, command, masked, shared_cache, tmp_path):
+def test_two_processes_read_one_store_and_make_the_update_of_one(form, command, masked, tmp_path):
     still = (
         "+student.config={model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4, "
         "intermediate_size: 64, max_position_embeddings: 64, hidden_dropout_prob: 0.0, "

@@ -11,9 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from potstill.errors import PotstillError
 from potstill.methods.common.data import conversation_parts
 from potstill.methods.language.build import texts_of
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs import train as train_run
-from potstill.runs.checks import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
 
@@ -41,22 +38,11 @@ def rows(tmp_path_factory):
 
 
 @pytest.fixture
-def run(rows, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def start(name, *overrides):
-        source = [f"data.train_files=[{rows}/train.jsonl]", f"data.eval_files=[{rows}/eval.jsonl]"]
-        config = compose_config(
-            "data=conversations", *source, f"data.chat_template={rows}/template.jinja", "data.batch_size=8",
-            "optimizer.lr=2e-3", *QUIET, *overrides,
-        )  # fmt: skip
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return folder, json.loads((folder / "summary.json").read_text())
-
-    return start
+def overrides(rows):
+    return [
+        "data=conversations", f"data.train_files=[{rows}/train.jsonl]", f"data.eval_files=[{rows}/eval.jsonl]",
+        f"data.chat_template={rows}/template.jinja", "data.batch_size=8", "optimizer.lr=2e-3", *QUIET,
+    ]  # fmt: skip
 
 
 def plain_loss(folder, rows):
@@ -82,7 +68,7 @@ def plain_loss(folder, rows):
     return nats / count
 
 
-def test_completions_are_learnt_alone_and_from_a_teacher(run, rows, gpt2_teacher, tmp_path, compose_config):
+def test_completions_are_learnt_alone_and_from_a_teacher(run, rows, gpt2_teacher, tmp_path, evaluated):
     folder, alone = run("alone", "objective=clm", f"student.model={gpt2_teacher}", "trainer.max_epochs=10")
     assert alone["val/perplexity"] < 8
     assert alone["val/loss_clm"] == pytest.approx(plain_loss(folder, rows), rel=1e-4)
@@ -100,15 +86,10 @@ def test_completions_are_learnt_alone_and_from_a_teacher(run, rows, gpt2_teacher
     assert distilled["val/teacher_perplexity"] == pytest.approx(alone["val/perplexity"], rel=1e-4)
     assert distilled["val/loss_clm"] == pytest.approx(plain_loss(student, rows), rel=1e-4)
 
-    config = compose_config(
-        "benchmark=clm", "data=conversations", f"data.eval_files=[{rows}/eval.jsonl]",
-        f"model=[{folder}/student,{student}/student]", "names=[teacher,student]", "trainer.enable_progress_bar=false",
-        name="evaluate",
+    _, found = evaluated(
+        tmp_path / "table", "benchmark=clm", "data=conversations", f"data.eval_files=[{rows}/eval.jsonl]",
+        f"model=[{folder}/student,{student}/student]", "names=[teacher,student]",
     )  # fmt: skip
-    validate_evaluate(config)
-    (tmp_path / "table").mkdir()
-    evaluate_run.evaluate(config, tmp_path / "table")
-    found = json.loads((tmp_path / "table" / "summary.json").read_text())
     assert found["teacher/perplexity"] == pytest.approx(alone["val/perplexity"], rel=1e-4)
     assert found["student/perplexity"] == pytest.approx(math.exp(distilled["val/loss_clm"]), rel=1e-4)
 
@@ -136,7 +117,7 @@ def test_a_resumed_run_ends_in_the_same_weights(run, gpt2_teacher, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key"),
+    ("further", "key"),
     [
         (["objective=mlm", "student=bert_tiny", "data.tokenizer=BERT"], "data=conversations"),
         (["objective=clm", "student.model=GPT2", "data.chat_template=none.jinja"], r"data\.chat_template=none\.jinja"),
@@ -156,7 +137,7 @@ def test_a_resumed_run_ends_in_the_same_weights(run, gpt2_teacher, tmp_path):
         (["objective=clm", "student=gpt2_tiny"], r"data\.tokenizer=null"),
     ],
 )
-def test_user_errors(overrides, key, run, gpt2_teacher, bert_tokenizer):
-    filled = [word.replace("GPT2", str(gpt2_teacher)).replace("BERT", str(bert_tokenizer)) for word in overrides]
+def test_user_errors(further, key, run, gpt2_teacher, bert_tokenizer):
+    filled = [word.replace("GPT2", str(gpt2_teacher)).replace("BERT", str(bert_tokenizer)) for word in further]
     with pytest.raises(PotstillError, match=key):
         run("error", *filled, "trainer.max_steps=1")

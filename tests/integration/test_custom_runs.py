@@ -9,11 +9,9 @@ import torch
 from safetensors.torch import load_file, load_model
 
 from potstill.errors import CheckpointError, ConfigError, PotstillError
-from potstill.runs import train as train_run
-from potstill.runs.checks import validate_train
 from potstill.training.callbacks import LastCheckpoint
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("own")]
 
 SOURCE = '''
 import torch
@@ -127,26 +125,9 @@ MATCH = "objective.matches={teacher: 1, student: 1, loss: hidden_mse, projection
 TIMED = ("train/step_seconds", "train/examples_per_second", "train/peak_memory_gb")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("own")
-    (folder / f"{NAME}.py").write_text(SOURCE)
-    sys.path.insert(0, str(folder))
-    yield folder
-    sys.path.remove(str(folder))
-    sys.modules.pop(NAME, None)
-
-
 @pytest.fixture
-def train(compose_config, tmp_path):
-    def start(name, *overrides):
-        config = compose_config(*BASE, *overrides)
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        return folder, train_run.train(config, folder)
-
-    return start
+def overrides():
+    return BASE
 
 
 def summary_of(folder):
@@ -159,13 +140,12 @@ def logged(folder):
     return [{name: value for name, value in row.items() if value and name not in TIMED} for row in rows]
 
 
-def test_a_student_learns_from_soft_targets_and_a_match(train):
-    start, _ = train("start", MATCH, "trainer.max_steps=0")
-    folder, value = train("run", MATCH, "trainer.max_epochs=4", "objective.gradient_shares_every=20")
-    before, after = summary_of(start), summary_of(folder)
+def test_a_student_learns_from_soft_targets_and_a_match(run):
+    _, before = run("start", MATCH, "trainer.max_steps=0")
+    folder, after = done = run("run", MATCH, "trainer.max_epochs=4", "objective.gradient_shares_every=20")
     assert before["val/accuracy"] < 0.6 < 0.9 < after["val/accuracy"]
     assert after["val/agreement"] > 0.9
-    assert value == after["val/loss"] < 0.3 * before["val/loss"]
+    assert done.value == after["val/loss"] < 0.3 * before["val/loss"]
     assert after["train/steps"] == 64
     assert after["train/examples_per_second"] > 0
     assert after["data/train_batches"] == 16
@@ -184,23 +164,22 @@ def test_a_student_learns_from_soft_targets_and_a_match(train):
     assert all(torch.equal(value, saved[f"student.{key}"]) for key, value in opened["student"].state_dict().items())
 
 
-def test_functions_of_the_users_own_are_those_of_the_same_arithmetic(train):
+def test_functions_of_the_users_own_are_those_of_the_same_arithmetic(run):
     named = ["objective.soft_target=cross_entropy", MATCH]
     own = [
         f"objective.soft_target={NAME}.soft", f"objective.temperature_schedule={NAME}.temperature",
         MATCH.replace("hidden_mse", f"{NAME}.l2"),
     ]  # fmt: skip
-    ends = [summary_of(train(name, *keys, "trainer.max_steps=8")[0]) for name, keys in (("named", named), ("own", own))]
+    ends = [run(name, *keys, "trainer.max_steps=8").summary for name, keys in (("named", named), ("own", own))]
     for key in ("train/loss_ce", "train/loss_match_maps", "val/loss"):
         assert ends[0][key] == pytest.approx(ends[1][key], rel=1e-4)
 
 
-def test_labels_alone_and_arguments_of_the_users_functions(train):
-    folder, _ = train(
+def test_labels_alone_and_arguments_of_the_users_functions(run):
+    folder, summary = run(
         "run", "custom.teacher._target_=null", "objective.terms.ce.weight=0", "objective.terms.label.weight=1",
         "+custom.student.width=6", "+custom.data.train=512", "trainer.max_epochs=3",
     )  # fmt: skip
-    summary = summary_of(folder)
     assert summary["val/accuracy"] > 0.9
     assert summary["data/train_batches"] == 32
     assert "val/agreement" not in summary
@@ -208,23 +187,23 @@ def test_labels_alone_and_arguments_of_the_users_functions(train):
     assert "make_student(width=6)" in (folder / "student" / "README.md").read_text()
 
 
-def test_a_data_module_and_a_teachers_own_adaptor(train):
+def test_a_data_module_and_a_teachers_own_adaptor(run):
     match = "objective.matches={teacher: last, student: 1, loss: nst}"
     with pytest.raises(ConfigError, match=r"teacher=last: .* nst .* two"):
-        train("wrong", match)
-    folder, value = train(
+        run("wrong", match)
+    done = run(
         "run", f"custom.teacher_adaptor={NAME}.named", f"custom.data._target_={NAME}.Module",
         "objective.matches={teacher: [last, last], student: [1, 1], loss: nst}", "trainer.max_epochs=2",
     )  # fmt: skip
-    assert value is None
-    assert summary_of(folder)["train/steps"] == 8
-    assert summary_of(folder)["train/loss_match_0"] > 0
+    assert done.value is None
+    assert done.summary["train/steps"] == 8
+    assert done.summary["train/loss_match_0"] > 0
 
 
-def test_a_step_gives_the_same_update_however_it_is_cut(train):
+def test_a_step_gives_the_same_update_however_it_is_cut(run):
     states = {}
     for accumulate in (1, 4):
-        folder, _ = train(
+        folder, _ = run(
             f"cut{accumulate}", MATCH, "objective.terms.label.weight=0.5", "+custom.student.drop=0",
             f"+custom.data.batch={48 // accumulate}", f"trainer.accumulate_grad_batches={accumulate}",
             "trainer.max_epochs=2", "optimizer._target_=torch.optim.SGD", "~optimizer.betas", "~optimizer.eps",
@@ -236,10 +215,10 @@ def test_a_step_gives_the_same_update_however_it_is_cut(train):
         torch.testing.assert_close(states[4][key], value, rtol=1e-4, atol=1e-6)
 
 
-def test_measuring_shares_moves_nothing_and_shared_tensors_are_kept(train):
+def test_measuring_shares_moves_nothing_and_shared_tensors_are_kept(run):
     states = []
     for every in ("null", 1):
-        folder, _ = train(
+        folder, _ = run(
             f"every{every}", f"custom.student._target_={NAME}.Normed", "trainer.max_steps=3",
             "objective.terms.label.weight=1", f"objective.gradient_shares_every={every}",
         )  # fmt: skip
@@ -252,12 +231,12 @@ def test_measuring_shares_moves_nothing_and_shared_tensors_are_kept(train):
     assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
 
 
-def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(train, monkeypatch):
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(run, monkeypatch):
     common = [
         MATCH, "trainer.max_steps=21", "trainer.accumulate_grad_batches=3", "checkpoint.every_n_steps=4",
         "trainer.val_check_interval=5",
     ]  # fmt: skip
-    whole, _ = train("whole", *common)
+    whole, _ = run("whole", *common)
     original = LastCheckpoint.on_train_batch_end
 
     def killed(self, trainer, *rest):
@@ -269,10 +248,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(train, monkeypatc
         patch.setattr(LastCheckpoint, "on_train_batch_end", killed)
         patch.setattr(LastCheckpoint, "on_train_end", lambda *_: None)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            train("killed", *common)
+            run("killed", *common)
     left = torch.load(whole.parent / "killed/checkpoints/last.ckpt", weights_only=True)
     assert left["global_step"] == 8
-    resumed, _ = train("killed", *common, "resume=auto")
+    resumed, _ = run("killed", *common, "resume=auto")
     ends = [load_file(folder / "student" / "model.safetensors") for folder in (whole, resumed)]
     assert all(torch.equal(ends[1][key], value) for key, value in ends[0].items())
     figures = [summary_of(folder) for folder in (whole, resumed)]
@@ -281,11 +260,11 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(train, monkeypatc
             assert figures[1][name] == figures[0][name], name
     assert logged(resumed) == logged(whole)
     with pytest.raises(CheckpointError, match=r"trainer\.accumulate_grad_batches=1: .* 3"):
-        train("other", *common, "trainer.accumulate_grad_batches=1", f"ckpt_path={whole}/checkpoints/last.ckpt")
+        run("other", *common, "trainer.accumulate_grad_batches=1", f"ckpt_path={whole}/checkpoints/last.ckpt")
 
 
 @pytest.mark.parametrize(
-    ("overrides", "problem"),
+    ("further", "problem"),
     [
         ([f"custom.adaptor={NAME}.empty"], f"custom.adaptor={NAME}.empty: .* logits, logits_mask"),
         ([f"custom.adaptor={NAME}.gone"], f"custom.adaptor={NAME}.gone: .*gone"),
@@ -310,10 +289,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(train, monkeypatc
         (["objective.matches=L3"], "objective.matches.0.=L3: "),
     ],
 )  # fmt: skip
-def test_errors_are_found_before_training(overrides, problem, train, monkeypatch):
+def test_errors_are_found_before_training(further, problem, run, monkeypatch):
     monkeypatch.setattr("lightning.Trainer.fit", lambda *_, **__: pytest.fail("training began"))
     with pytest.raises(PotstillError, match=problem) as error:
-        train("run", *overrides)
+        run("run", *further)
     assert "\n" not in str(error.value)
 
 

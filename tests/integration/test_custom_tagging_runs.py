@@ -13,10 +13,8 @@ from torch.nn import functional
 from potstill.errors import PotstillError
 from potstill.methods.custom import stored
 from potstill.objectives.custom import call_model
-from potstill.runs import train as train_run
-from potstill.runs.checks import validate_train
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("own")]
 
 SOURCE = '''
 import torch
@@ -164,26 +162,9 @@ TERMS = [MATCHES, f"custom.adaptor={NAME}.labelled", "objective.terms.label.weig
 SGD = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "~optimizer.eps"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("own")
-    (folder / f"{NAME}.py").write_text(SOURCE)
-    sys.path.insert(0, str(folder))
-    yield folder
-    sys.path.remove(str(folder))
-    sys.modules.pop(NAME, None)
-
-
 @pytest.fixture
-def train(compose_config, tmp_path):
-    def start(name, *overrides):
-        config = compose_config(*BASE, *overrides)
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        return folder, train_run.train(config, folder)
-
-    return start
+def overrides():
+    return BASE
 
 
 def summary_of(folder):
@@ -194,17 +175,17 @@ def weights_of(folder):
     return load_file(folder / "student" / "model.safetensors")
 
 
-def test_a_tagger_learns_from_an_adaptor_of_the_published_form(train):
-    start, _ = train("start", "objective.soft_target=cross_entropy", "trainer.max_steps=0")
-    folder, _ = train("run", "objective.soft_target=cross_entropy", "trainer.max_epochs=12")
+def test_a_tagger_learns_from_an_adaptor_of_the_published_form(run):
+    start, _ = run("start", "objective.soft_target=cross_entropy", "trainer.max_steps=0")
+    folder, _ = run("run", "objective.soft_target=cross_entropy", "trainer.max_epochs=12")
     before, after = summary_of(start), summary_of(folder)
     assert before["val/agreement"] < 0.6 < 0.85 < after["val/agreement"]
     assert after["val/loss"] < before["val/loss"]
 
 
-def test_the_first_step_and_the_validation_are_the_published_arithmetic(train):
+def test_the_first_step_and_the_validation_are_the_published_arithmetic(run):
     """One batch of all examples: the terms in plain torch, from the same weights."""
-    folder, _ = train(
+    folder, _ = run(
         "run", f"custom.adaptor={NAME}.whole", "objective.terms.label.weight=0.5", "objective.temperature=2",
         "objective.soft_target=cross_entropy", "+custom.data.batch=96", "trainer.max_steps=1", *SGD, "optimizer.lr=0",
         "objective.matches=[{teacher: 3, student: 2, loss: hidden_mse, projection: linear, name: top}]",
@@ -240,14 +221,14 @@ def test_the_first_step_and_the_validation_are_the_published_arithmetic(train):
     assert summary["val/loss"] == pytest.approx(eval_ce + 0.5 * own + eval_top, rel=1e-4)
 
 
-def test_a_masked_step_is_the_same_however_it_is_cut(train):
+def test_a_masked_step_is_the_same_however_it_is_cut(run):
     pytest.importorskip("ot")
     terms = [own.replace("published: true", "published: false") for own in TERMS]  # whose mean is that of a batch
     terms = [own.replace("{teacher: [1, 2, 3], student: [1, 2], loss: emd", "{teacher: 3, student: 1, loss: cos")
              for own in terms]  # fmt: skip
     states, figures = [], []
     for accumulate in (1, 4):
-        folder, _ = train(
+        folder, _ = run(
             f"cut{accumulate}", *terms, *SGD, f"+custom.data.batch={48 // accumulate}", "trainer.max_steps=4",
             f"trainer.accumulate_grad_batches={accumulate}", "trainer.gradient_clip_val=null",
         )  # fmt: skip
@@ -289,7 +270,7 @@ def test_two_processes_make_the_update_of_one(accumulate, count, own, command, t
     assert figures[1]["train/steps"] == figures[0]["train/steps"]
 
 
-def test_several_teachers_are_averaged_and_a_match_names_one(train):
+def test_several_teachers_are_averaged_and_a_match_names_one(run):
     two = [
         "custom.teacher._target_=null",
         f"custom.teachers=[{{_target_: {NAME}.make_teacher}}, {{_target_: {NAME}.make_teacher, width: 16, seed: 1}}]",
@@ -297,7 +278,7 @@ def test_several_teachers_are_averaged_and_a_match_names_one(train):
         "objective.matches=[{teacher: 2, student: 2, loss: cos, projection: linear, teacher_index: 1, name: other}]",
         f"custom.adaptor={NAME}.labelled",
     ]  # fmt: skip
-    one, _ = train("one", *two, f"custom.teacher_adaptor=[{NAME}.labelled,{NAME}.labelled]")
+    one, _ = run("one", *two, f"custom.teacher_adaptor=[{NAME}.labelled,{NAME}.labelled]")
     module = sys.modules[NAME]
     checkpoint = torch.load(one / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert checkpoint["projections.other.weight"].shape == (16, 8)
@@ -319,20 +300,20 @@ def test_several_teachers_are_averaged_and_a_match_names_one(train):
     assert 0 < summary["train/loss_match_other"] < 2
 
 
-def test_batches_whose_masks_do_not_fit_are_one_line(train):
+def test_batches_whose_masks_do_not_fit_are_one_line(run):
     with pytest.raises(PotstillError, match=r"terms.ce.weight: .* of the student .* of the teacher") as error:
-        train("run", f"custom.teacher_adaptor={NAME}.shifted")
+        run("run", f"custom.teacher_adaptor={NAME}.shifted")
     assert "\n" not in str(error.value)
     with pytest.raises(PotstillError, match=r"teacher_index=2: the teachers are 0 to 0"):
-        train("run", "objective.matches=[{teacher: 0, student: 0, loss: cos, teacher_index: 2}]")
+        run("run", "objective.matches=[{teacher: 0, student: 0, loss: cos, teacher_index: 2}]")
 
 
-def test_a_resumed_run_with_masks_equals_the_uninterrupted_one(train):
+def test_a_resumed_run_with_masks_equals_the_uninterrupted_one(run):
     pytest.importorskip("ot")
     common = [*TERMS, "trainer.accumulate_grad_batches=2", "schedule=constant", "+custom.data.batch=8"]
-    whole, _ = train("whole", *common, "trainer.max_steps=7")
-    train("part", *common, "trainer.max_steps=3")
-    resumed, _ = train("part", *common, "trainer.max_steps=7", "resume=auto")
+    whole, _ = run("whole", *common, "trainer.max_steps=7")
+    run("part", *common, "trainer.max_steps=3")
+    resumed, _ = run("part", *common, "trainer.max_steps=7", "resume=auto")
     ends = [weights_of(folder) for folder in (whole, resumed)]
     assert all(torch.equal(ends[1][key], value) for key, value in ends[0].items())
     rows = [list(csv.DictReader((folder / "metrics.csv").open())) for folder in (whole, resumed)]
@@ -356,10 +337,10 @@ def losses_of(folder):
         return [float(row["train/loss_ce"]) for row in csv.DictReader(file) if row.get("train/loss_ce")]
 
 
-def test_a_cached_teacher_is_the_live_one_and_is_computed_once(train, tmp_path, monkeypatch):
-    live, _ = train("live", *TAUGHT)
+def test_a_cached_teacher_is_the_live_one_and_is_computed_once(run, tmp_path, monkeypatch):
+    live, _ = run("live", *TAUGHT)
     cache = ["teacher/cache=on", f"teacher.cache.folder={tmp_path}/stores"]
-    cached, _ = train("cached", *TAUGHT, *cache)
+    cached, _ = run("cached", *TAUGHT, *cache)
     same_weights(live, cached)
     assert losses_of(cached) == pytest.approx(losses_of(live), rel=1e-5)
     assert sorted(path.name for path in (tmp_path / "stores").iterdir() if path.is_dir()) == [
@@ -371,30 +352,30 @@ def test_a_cached_teacher_is_the_live_one_and_is_computed_once(train, tmp_path, 
     assert summary["teacher/parameters"] == summary_of(live)["teacher/parameters"]
     with monkeypatch.context() as patch:
         patch.setattr(stored, "_over_epoch", lambda *_: pytest.fail("a teacher was asked"))
-        again, _ = train("again", *TAUGHT, *cache)
+        again, _ = run("again", *TAUGHT, *cache)
     assert all(torch.equal(own, weights_of(again)[key]) for key, own in weights_of(cached).items())
     with pytest.raises(PotstillError, match=r"teacher\.weights is \w+\.\.\. in the store"):
-        train("other", *TAUGHT, *cache, "+custom.teacher.seed=1")
+        run("other", *TAUGHT, *cache, "+custom.teacher.seed=1")
     with pytest.raises(PotstillError, match=r"data is \w+\.\.\. in the store"):
-        train("other", *TAUGHT, *cache, "+custom.data.count=80")
+        run("other", *TAUGHT, *cache, "+custom.data.count=80")
 
 
-def test_several_cached_teachers_in_the_default_folder(train, tmp_path):
+def test_several_cached_teachers_in_the_default_folder(run, tmp_path):
     """One head, of one prediction per sentence."""
     two = [
         *TAUGHT, f"custom.adaptor={NAME}.pooled", "custom.teacher._target_=null", "teacher.weights=[3,1]",
         "teacher.average=probabilities",
         f"custom.teachers=[{{_target_: {NAME}.make_teacher}}, {{_target_: {NAME}.make_teacher, width: 16, seed: 1}}]",
     ]  # fmt: skip
-    live, _ = train("live", *two)
-    cached, _ = train("cached", *two, "teacher/cache=on", f"data.cache={tmp_path}/cache")
+    live, _ = run("live", *two)
+    cached, _ = run("cached", *two, "teacher/cache=on", f"data.cache={tmp_path}/cache")
     same_weights(live, cached)
     assert losses_of(cached) == pytest.approx(losses_of(live), rel=1e-5)
     assert len([path for path in (tmp_path / "cache" / "teacher_outputs").iterdir() if path.is_dir()]) == 2
 
 
 @pytest.mark.parametrize("form", ["npy", "safetensors"])
-def test_logits_of_ones_own_are_those_of_the_teacher(form, train, tmp_path):
+def test_logits_of_ones_own_are_those_of_the_teacher(form, run, tmp_path):
     """Logits of all positions, of one head or of both."""
     live_keys = TAUGHT if form == "safetensors" else [*TAUGHT, f"custom.adaptor={NAME}.one_head"]
     module = __import__(NAME)
@@ -407,8 +388,8 @@ def test_logits_of_ones_own_are_those_of_the_teacher(form, train, tmp_path):
         np.save(file, outputs[1].numpy())
     else:
         save_file({"logits.0": outputs[1].contiguous(), "logits.1": outputs[4].contiguous()}, file)
-    live, _ = train("live", *live_keys)
-    own, _ = train("own", *live_keys, "custom.teacher._target_=null", f"teacher.cache.file={file}")
+    live, _ = run("live", *live_keys)
+    own, _ = run("own", *live_keys, "custom.teacher._target_=null", f"teacher.cache.file={file}")
     same_weights(live, own)
     assert losses_of(own) == pytest.approx(losses_of(live), rel=1e-5)
     assert "teacher/parameters" not in summary_of(own)
@@ -429,7 +410,7 @@ def test_two_processes_read_stored_logits(own, command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "problem"),
+    ("further", "problem"),
     [
         (["teacher/cache=on", f"custom.adaptor={NAME}.labelled"], r"labelled: returns no rows"),
         (["teacher/cache=on", f"custom.adaptor={NAME}.twice"], r"twice: the row \d+ comes twice"),
@@ -444,12 +425,12 @@ def test_two_processes_read_stored_logits(own, command, tmp_path):
         (["{alone}", "teacher.cache.file={file}"], r"shapes \[.*\(\d+, 2\)\] of the student and \[\(\d+, 3\)\]"),
     ],
 )  # fmt: skip
-def test_stored_logits_that_do_not_fit(overrides, problem, train, tmp_path, monkeypatch):
+def test_stored_logits_that_do_not_fit(further, problem, run, tmp_path, monkeypatch):
     monkeypatch.setattr("lightning.Trainer.fit", lambda *_, **__: pytest.fail("training began"))
     np.save(tmp_path / "logits.npy", np.zeros((96, 9, 3), np.float32))
     names = {"file": tmp_path / "logits.npy", "alone": "custom.teacher._target_=null"}
-    given = [own if own.startswith("objective.matches") else own.format(**names) for own in overrides]
+    given = [own if own.startswith("objective.matches") else own.format(**names) for own in further]
     cache = [f"teacher.cache.folder={tmp_path}/stores"] if "teacher/cache=on" in given else []
     with pytest.raises(PotstillError, match=problem) as error:
-        train("run", *TAUGHT, *given, *cache)
+        run("run", *TAUGHT, *given, *cache)
     assert "\n" not in str(error.value)

@@ -1,7 +1,6 @@
 """export=onnx, export=int8: each form is evaluated beside its model, of tasks, language models and costs."""
 
 import csv
-import json
 import random
 
 import pytest
@@ -16,8 +15,6 @@ from transformers import (
 from potstill.errors import ConfigError
 from potstill.models.load import name_labels, save_student
 from potstill.models.students import student_from_layers
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs.checks import validate_evaluate
 
 pytestmark = pytest.mark.integration
 
@@ -25,18 +22,8 @@ QUIET = ["trainer.enable_progress_bar=false", "data.max_length=32", "data.num_pr
 
 
 @pytest.fixture
-def evaluator(shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def start(name, *overrides):
-        config = compose_config(*QUIET, *overrides, name="evaluate")
-        validate_evaluate(config)
-        folder = tmp_path / name
-        folder.mkdir()
-        evaluate_run.evaluate(config, folder)
-        return json.loads((folder / "summary.json").read_text()), folder
-
-    return start
+def evaluator(evaluated, tmp_path):
+    return lambda name, *overrides: evaluated(tmp_path / name, *QUIET, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +52,7 @@ def rows(tmp_path_factory, words):
 def test_the_forms_of_a_task_model_have_rows_predictions_and_folders(evaluator, classifier, rows):
     """The teacher, which students are compared with, is not exported."""
     models = [f"model=[{classifier},{classifier}]", "names=[teacher,student]", "export=[onnx,int8]"]
-    summary, folder = evaluator("task", *models, "benchmark=sst2", f"benchmark.folder={rows}")
+    folder, summary = evaluator("task", *models, "benchmark=sst2", f"benchmark.folder={rows}")
     own, onnx, int8 = (f"student{end}" for end in ("", " onnx", " int8"))
     assert {name.partition("/")[0] for name in summary if "/test/accuracy" in name} == {"teacher", own, onnx, int8}
     assert [path.name for path in (folder / "export").iterdir()] == ["student"]
@@ -92,13 +79,13 @@ def test_a_form_of_a_language_model_has_its_perplexity(
     student = student_from_layers(auto.from_pretrained(teacher), [0])
     model = save_student(student, AutoTokenizer.from_pretrained(teacher), tmp_path / "student", "card")
     text = ["data=text_files", f"data.eval_files=[{eval_file}]", f"benchmark={benchmark}"]
-    summary, _ = evaluator(benchmark, f"model={model}", "names=[lm]", *text, "export=onnx")
+    _, summary = evaluator(benchmark, f"model={model}", "names=[lm]", *text, "export=onnx")
     assert summary["lm onnx/perplexity"] == pytest.approx(summary["lm/perplexity"], rel=1e-4)
 
 
 def test_the_costs_of_a_form(evaluator, classifier):
     few = ["benchmark.batches=[1]", "benchmark.lengths=[16]"]
-    summary, folder = evaluator(
+    folder, summary = evaluator(
         "costs", f"model={classifier}", "names=[m]", "benchmark=efficiency", "export=int8", *few
     )
     assert summary["m int8/parameters"] == summary["m/parameters"]
@@ -109,7 +96,7 @@ def test_the_costs_of_a_form(evaluator, classifier):
 
 
 def test_a_test_set_of_glue_gives_the_file_for_its_server(evaluator, classifier, rows):
-    _, folder = evaluator(
+    folder, _ = evaluator(
         "server", f"model={classifier}", "benchmark=sst2", f"benchmark.folder={rows}", "benchmark.part=test"
     )
     with (folder / "submission" / "SST-2.tsv").open() as file:

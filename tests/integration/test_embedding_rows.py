@@ -11,8 +11,6 @@ from safetensors.torch import load_file
 from potstill.errors import PotstillError
 from potstill.models.load import load_base_model, load_tokenizer
 from potstill.models.sentence_folders import SentenceSettings, sentence_settings, write_sentence_settings
-from potstill.runs import train as train_run
-from potstill.runs.checks import validate_train
 from potstill.runs.doctor import examine
 
 pytestmark = pytest.mark.integration
@@ -48,28 +46,13 @@ def files(tmp_path_factory, words):
 
 
 @pytest.fixture(scope="module")
-def source(encoder, files):
+def overrides(encoder, files):
     return [
         "objective=embed", f"teacher.model={encoder}", "student.layers=[0,3]", "data=text_pairs",
         files["triplets.jsonl"], "data.eval_share=0.2", "data.batch_size=8", "data.num_proc=1", "optimizer.lr=1e-3",
         "schedule=constant", "schedule.warmup_steps=0", "trainer.enable_progress_bar=false",
         "trainer.log_every_n_steps=1", "logger=csv",
     ]  # fmt: skip
-
-
-@pytest.fixture
-def run(source, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def start(name, *overrides):
-        config = compose_config(*source, *overrides)
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return folder, json.loads((folder / "summary.json").read_text())
-
-    return start
 
 
 FAST = ["student.dropout=0", "data.length_bin=0", "trainer.max_epochs=4"]
@@ -174,8 +157,8 @@ def test_a_resumed_run_is_the_same(run, tmp_path):
     assert again["train/loss_contrastive"] == summary["train/loss_contrastive"]
 
 
-def test_two_processes_make_the_update_of_one(source, tmp_path, command, shared_cache):
-    common = [*source, *ALL, "student.dropout=0", "trainer.max_steps=3"]
+def test_two_processes_make_the_update_of_one(overrides, tmp_path, command, shared_cache):
+    common = [*overrides, *ALL, "student.dropout=0", "trainer.max_steps=3"]
     two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
     folders = []
     for name, cut in (("one", []), ("two", [*two, "data.batch_size=2", "trainer.accumulate_grad_batches=2"])):
@@ -193,15 +176,15 @@ def test_two_processes_make_the_update_of_one(source, tmp_path, command, shared_
             assert summaries[1][key] == pytest.approx(summaries[0][key], rel=1e-4), key
 
 
-def test_doctor_measures_rows(source, compose_config, monkeypatch, tmp_path, capsys):
+def test_doctor_measures_rows(overrides, compose_config, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path))
-    examine(compose_config(*source, *ALL))
+    examine(compose_config(*overrides, *ALL))
     found = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
     assert {"measured", "memory needed", "time"} <= {name.strip() for name in found}
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key"),
+    ("further", "key"),
     [
         (["objective.terms.contrastive.weight=1", "data=text_files", "TEXT"],
          r"objective\.terms\.contrastive\.weight=1\.0: .*data=text_pairs"),
@@ -218,7 +201,7 @@ def test_doctor_measures_rows(source, compose_config, monkeypatch, tmp_path, cap
         (["objective=kd"], r"data=text_pairs: is read by objective=embed"),
     ],
 )  # fmt: skip
-def test_user_errors(overrides, key, run, files, text_file):
+def test_user_errors(further, key, run, files, text_file):
     own = {"PAIRS": files["pairs.tsv"], "TEXT": f"data.train_files=[{text_file}]"}
     with pytest.raises(PotstillError, match=key):
-        run("error", *(own.get(word, word) for word in overrides))
+        run("error", *(own.get(word, word) for word in further))

@@ -17,8 +17,6 @@ from potstill.models.load import load_base_model, load_tokenizer
 from potstill.models.sentence import add_dense
 from potstill.models.sentence_folders import SentenceSettings, sentence_settings, write_sentence_settings
 from potstill.models.static import StaticConfig
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs import train as train_run
 from potstill.runs.checks import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -49,28 +47,13 @@ def pairs(tmp_path_factory, teacher, words):
 
 
 @pytest.fixture(scope="module")
-def source(teacher, text_file, eval_file):
+def overrides(teacher, text_file, eval_file):
     return [
         "objective=embed", f"teacher.model={teacher}", "student.layers=[0,3]", f"data.train_files=[{text_file}]",
         f"data.eval_files=[{eval_file}]", "data.batch_size=16", "data.num_proc=1", "optimizer.lr=1e-3",
         "schedule=constant", "schedule.warmup_steps=0", "trainer.enable_progress_bar=false",
         "trainer.log_every_n_steps=1", "logger=csv", "objective.terms.similarity.weight=2",
     ]  # fmt: skip
-
-
-@pytest.fixture
-def run(source, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def start(name, *overrides):
-        config = compose_config(*source, *overrides)
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return folder, json.loads((folder / "summary.json").read_text())
-
-    return start
 
 
 def weights(folder):
@@ -89,7 +72,7 @@ def vectors(folder, texts=("the man was there", "who")):
         return side.encoder.encode([np.array(tokenizer.encode(text).ids) for text in texts], 0)
 
 
-def test_a_student_of_layers_is_trained_saved_and_compared(run, pairs, teacher, tmp_path, compose_config):
+def test_a_student_of_layers_is_trained_saved_and_compared(run, pairs, teacher, tmp_path, evaluated):
     match = "objective.matches=[{teacher: 4, student: 2, loss: hidden_mse, weight: 0.1}]"
     folder, summary = run("run", *pairs, match, "trainer.max_epochs=12", "trainer.val_check_interval=8")
     losses = training_losses(folder)
@@ -111,14 +94,9 @@ def test_a_student_of_layers_is_trained_saved_and_compared(run, pairs, teacher, 
         expected = torch.nn.functional.normalize(raw(input_ids=ids).last_hidden_state.mean(1), dim=-1)
     torch.testing.assert_close(vectors(folder / "student")[:1], expected, atol=1e-5, rtol=0)
 
-    models = f"model=[{teacher},{folder}/student]"
-    config = compose_config(
-        *pairs, models, "names=[teacher,student]", "trainer.enable_progress_bar=false", name="evaluate"
-    )
-    validate_evaluate(config)
-    (tmp_path / "table").mkdir()
-    value = evaluate_run.evaluate(config, tmp_path / "table")
-    found = json.loads((tmp_path / "table" / "summary.json").read_text())
+    models = [f"model=[{teacher},{folder}/student]", "names=[teacher,student]"]
+    table = evaluated(tmp_path / "table", *pairs, *models)
+    value, found = table.value, table.summary
     assert value == found["teacher/test/spearman"] == pytest.approx(summary["val/teacher_spearman"], abs=1e-6)
     assert found["student/test/spearman"] == pytest.approx(summary["val/spearman"], abs=1e-6)
     difference = found["student/test/spearman"] - value
@@ -128,7 +106,7 @@ def test_a_student_of_layers_is_trained_saved_and_compared(run, pairs, teacher, 
     assert len(rows) == 41
 
 
-def test_retrieval_is_watched_and_compared(run, teacher, words, tmp_path, compose_config):
+def test_retrieval_is_watched_and_compared(run, teacher, words, tmp_path, evaluated):
     draw = np.random.default_rng(1)
     (tmp_path / "qrels").mkdir()
     texts = [" ".join(draw.choice(words, 8)) for _ in range(60)]
@@ -142,14 +120,9 @@ def test_retrieval_is_watched_and_compared(run, teacher, words, tmp_path, compos
     half = ["strategy=cpu_bf16", "trainer.max_steps=2", "trainer.val_check_interval=1"]
     folder, summary = run("run", *common, *half)
     assert 0.5 <= summary["val/recall@1"] <= summary["val/ndcg@10"] <= 1
-    config = compose_config(
-        *common, f"model=[{teacher},{folder}/student]", "names=[teacher,student]", "trainer.enable_progress_bar=false",
-        "strategy=cpu_bf16", name="evaluate",
-    )  # fmt: skip
-    validate_evaluate(config)
-    (tmp_path / "table").mkdir()
-    value = evaluate_run.evaluate(config, tmp_path / "table")
-    found = json.loads((tmp_path / "table" / "summary.json").read_text())
+    models = [f"model=[{teacher},{folder}/student]", "names=[teacher,student]"]
+    table = evaluated(tmp_path / "table", *common, *models, "strategy=cpu_bf16")
+    value, found = table.value, table.summary
     assert value == found["teacher/test/ndcg@10"] == pytest.approx(summary["val/teacher_ndcg@10"], abs=1e-6)
     assert found["student/test/recall@1"] == pytest.approx(summary["val/recall@1"], abs=1e-6)
     rows = [line.split() for line in (tmp_path / "table" / "predictions_student.trec").read_text().splitlines()]
@@ -169,15 +142,11 @@ def test_a_resumed_run_is_the_same(run, tmp_path):
     assert not any(name.startswith("teacher.") for name in one)
 
 
-def evaluated(config, folder):
-    validate_evaluate(config)
-    folder.mkdir()
-    evaluate_run.evaluate(config, folder)
-    summary = json.loads((folder / "summary.json").read_text())
+def plain(summary):
     return {name.replace(" ", "_"): value for name, value in summary.items()}
 
 
-def test_a_static_student_begins_near_the_teacher_and_goes_on(run, pairs, tmp_path, compose_config):
+def test_a_static_student_begins_near_the_teacher_and_goes_on(run, pairs, tmp_path, evaluated):
     first, summary = run("first", *STATIC, *pairs, "trainer.max_steps=0")
     assert summary["val/cosine"] > 0.4
     modules = json.loads((first / "student" / "modules.json").read_text())
@@ -199,7 +168,7 @@ def test_a_static_student_begins_near_the_teacher_and_goes_on(run, pairs, tmp_pa
     _, resumed = run("further", *further)
     assert resumed["val/spearman"] == pytest.approx(trained["val/spearman"], abs=1e-6)
     models = [f"model={whole}/student", "names=[trained]", "export=[onnx,int8]"]
-    found = evaluated(compose_config(*pairs, *models, name="evaluate"), tmp_path / "table")
+    found = plain(evaluated(tmp_path / "table", *pairs, *models).summary)
     assert found["trained/test/spearman"] == pytest.approx(trained["val/spearman"], abs=1e-6)
     assert (found["trained/width"], found["trained/parameters_without_embeddings"]) == (16, 0)
     assert found["trained_onnx/test/spearman"] == pytest.approx(trained["val/spearman"], abs=1e-4)
@@ -210,7 +179,7 @@ def test_a_static_student_begins_near_the_teacher_and_goes_on(run, pairs, tmp_pa
     }
 
 
-def test_costs_are_those_of_an_encoder_without_a_head(teacher, tmp_path, compose_config):
+def test_costs_are_those_of_an_encoder_without_a_head(teacher, tmp_path, evaluated):
     passes = [
         "benchmark=efficiency",
         "benchmark.batches=[1]",
@@ -218,16 +187,16 @@ def test_costs_are_those_of_an_encoder_without_a_head(teacher, tmp_path, compose
         "export=onnx",
         "data.max_length=32",
     ]
-    found = evaluated(compose_config(*passes, f"model={teacher}", "names=[m]", name="evaluate"), tmp_path / "costs")
+    found = plain(evaluated(tmp_path / "costs", *passes, f"model={teacher}", "names=[m]").summary)
     model = load_base_model("model", str(teacher))
     assert found["m/parameters"] == model.num_parameters()
     assert found["m_onnx/gflop"] == found["m/gflop"] > 0
     assert (tmp_path / "costs" / "export" / "m" / "onnx" / "model.onnx").is_file()
 
 
-def test_two_processes_make_the_update_of_one(source, tmp_path, command, shared_cache):
+def test_two_processes_make_the_update_of_one(overrides, tmp_path, command, shared_cache):
     common = [
-        *source,
+        *overrides,
         "student.dropout=0",
         "trainer.max_steps=3",
         "objective.terms.cos.weight=1",
@@ -260,7 +229,7 @@ BIGRU = ["student.layers=null", "student=bigru", "student.config.hidden_size=16"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "width"),
+    ("further", "width"),
     [
         (BIGRU, 16),
         (STATIC, 16),
@@ -274,14 +243,14 @@ BIGRU = ["student.layers=null", "student=bigru", "student.config.hidden_size=16"
         ([*SMALL, "data.tokenizer=OTHER", "objective.prompt='say '"], 16),
     ],
 )
-def test_widths_and_tokenizers(overrides, width, run, gpt2_tokenizer, teacher):
-    words = [word.replace("OTHER", str(gpt2_tokenizer)) for word in overrides]
+def test_widths_and_tokenizers(further, width, run, gpt2_tokenizer, teacher):
+    words = [word.replace("OTHER", str(gpt2_tokenizer)) for word in further]
     folder, summary = run("run", *words, "trainer.max_steps=2")
     made = vectors(folder / "student")
     assert made.shape == (2, width)
     torch.testing.assert_close(made.norm(dim=1), torch.ones(2))
     assert np.isfinite(summary["val/loss_mse"])
-    if "objective.prompt=query" in overrides:
+    if "objective.prompt=query" in further:
         assert summary["val/cosine"] > 0.2  # begins as the teacher's layers, turned
 
 
@@ -305,7 +274,7 @@ def test_a_dense_layer_of_the_teacher_is_kept_and_turned(run, teacher, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key"),
+    ("further", "key"),
     [
         (["teacher.model=BERT"], r"teacher\.model=.*no modules\.json.*objective\.pooling="),
         (["teacher.model=null"], r"teacher\.model=null"),
@@ -336,10 +305,10 @@ def test_a_dense_layer_of_the_teacher_is_kept_and_turned(run, teacher, tmp_path)
         (["data=conversations"], r"^data=conversations"),
     ],
 )  # fmt: skip
-def test_user_errors(overrides, key, run, bert_teacher, pairs, monkeypatch):
+def test_user_errors(further, key, run, bert_teacher, pairs, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     file = pairs[1].partition("=")[2]
-    words = [word.replace("BERT", str(bert_teacher)).replace("PAIRS", file) for word in overrides]
+    words = [word.replace("BERT", str(bert_teacher)).replace("PAIRS", file) for word in further]
     with pytest.raises(PotstillError, match=key):
         run("error", *words)
 

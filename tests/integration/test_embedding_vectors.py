@@ -17,7 +17,6 @@ from potstill.methods.embedding.models import open_encoder
 from potstill.models.load import load_base_model, load_tokenizer
 from potstill.models.sentence_folders import SentenceSettings, sentence_settings, write_sentence_settings
 from potstill.runs import teacher_outputs
-from potstill.runs import train as train_run
 from potstill.runs.checks import validate_train
 from potstill.runs.doctor import examine
 from potstill.teacher_cache import OutputStore, parts, vectors
@@ -79,17 +78,10 @@ def small(source, gpt2_tokenizer):
 
 
 @pytest.fixture
-def run(source, small, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
+def run(source, small, trained, tmp_path):
     def start(name, *overrides):
         own = any(word.startswith(("student.layers=", "student=")) for word in overrides)
-        config = compose_config(*(source if own else small), *overrides)
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return folder, json.loads((folder / "summary.json").read_text())
+        return trained(tmp_path / name, *(source if own else small), *overrides)
 
     return start
 
@@ -229,7 +221,7 @@ def test_vectors_of_the_users_own(run, encoder, made, lines, loaded, tmp_path, c
     assert "a.npy" in (first / "student" / "README.md").read_text()
     # The teacher gives its layers alone.
     layers = [f"teacher.model={encoder}", "student.layers=[0,3]", "trainer.max_steps=1"]
-    one, other = run("layers", *layers)[1], run("own_layers", given[0], *layers)[1]
+    one, other = run("layers", *layers).summary, run("own_layers", given[0], *layers).summary
     assert other["val/cosine"] == pytest.approx(one["val/cosine"], abs=1e-4)
     assert "teacher/parameters" not in other
     cut = [*given, "resume=auto"]
@@ -318,7 +310,7 @@ def endpoint(lines, made, monkeypatch):
 
 
 @pytest.fixture
-def ask(endpoint, lines, compose_config, shared_cache, tmp_path):
+def ask(endpoint, lines, compose_config, tmp_path):
     """Fill `<tmp_path>/<name>`; gives the share of texts that are stored."""
 
     def words(name, *overrides):
@@ -330,7 +322,7 @@ def ask(endpoint, lines, compose_config, shared_cache, tmp_path):
         ]  # fmt: skip
 
     def start(name, *overrides):
-        config = compose_config(*words(name, *overrides), f"data.cache={shared_cache}")
+        config = compose_config(*words(name, *overrides))
         validate_train(config)
         (tmp_path / f"{name}_run").mkdir(exist_ok=True)
         return teacher_outputs.store_teacher_outputs(config, tmp_path / f"{name}_run")
@@ -356,7 +348,7 @@ def test_a_server_makes_the_vectors(ask, endpoint, run, encoder, made, lines, tm
     assert "served" in (folder / "student" / "README.md").read_text()
 
 
-def test_a_request_run_continues(ask, endpoint, command, started_command, shared_cache, tmp_path):
+def test_a_request_run_continues(ask, endpoint, command, started_command, tmp_path):
     ask("whole")
     wanted = len(endpoint.asked) - 1  # without the one for the width
     endpoint.asked.clear()

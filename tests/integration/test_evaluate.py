@@ -1,14 +1,10 @@
 """evaluate.py: what it leaves, that it repeats itself, and that it agrees with the training run."""
 
-import json
 import math
 
 import pytest
 
 from potstill.errors import ConfigError
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs import train as train_run
-from potstill.runs.checks import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
 
@@ -16,28 +12,19 @@ COMMON = ["data=text_files", "data.max_length=32", "data.num_proc=1", "trainer.e
 
 
 @pytest.fixture
-def evaluate(eval_file, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def run(name, *overrides):
-        config = compose_config(*COMMON, f"data.eval_files=[{eval_file}]", *overrides, name="evaluate")
-        validate_evaluate(config)
-        folder = tmp_path / name
-        folder.mkdir()
-        value = evaluate_run.evaluate(config, folder)
-        return value, json.loads((folder / "summary.json").read_text()), folder
-
-    return run
+def evaluate(eval_file, evaluated, tmp_path):
+    common = [*COMMON, f"data.eval_files=[{eval_file}]"]
+    return lambda name, *overrides: evaluated(tmp_path / name, *common, *overrides)
 
 
 @pytest.mark.parametrize("benchmark", ["mlm", "clm"])
 def test_an_evaluation_is_reproducible(benchmark, evaluate, bert_teacher, gpt2_teacher):
     model = {"mlm": bert_teacher, "clm": gpt2_teacher}[benchmark]
-    value, summary, folder = evaluate("one", f"model={model}", f"benchmark={benchmark}")
-    again, second, _ = evaluate("two", f"model={model}", f"benchmark={benchmark}")
+    folder, summary = one = evaluate("one", f"model={model}", f"benchmark={benchmark}")
+    two = evaluate("two", f"model={model}", f"benchmark={benchmark}")
     assert {"perplexity", "parameters", "size_mb", "latency_ms", "seed", "git_commit", "versions"} <= summary.keys()
     assert all(isinstance(figure, int | float | str | None) for figure in summary.values())
-    assert value == again == summary["perplexity"] == second["perplexity"]
+    assert one.value == two.value == summary["perplexity"] == two.summary["perplexity"]
     assert "perplexity" in (folder / "report.html").read_text()
 
 
@@ -53,30 +40,30 @@ def test_two_perplexities_differ_by_an_interval(benchmark, evaluate, bert_teache
     model.save_pretrained(tmp_path / "other")
     AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "other")
     models = [f"model=[{teacher},{tmp_path}/other]", "names=[one,other]", f"benchmark={benchmark}"]
-    _, summary, _ = evaluate("both", *models)
+    _, summary = evaluate("both", *models)
     value, low, high = (summary[f"other/perplexity_difference{end}"] for end in ("", "_low", "_high"))
     assert value == pytest.approx(summary["other/perplexity"] - summary["one/perplexity"], rel=1e-4)
     assert low < value < high
-    alone, _, _ = evaluate("alone", f"model={teacher}", f"benchmark={benchmark}")
-    assert alone == pytest.approx(summary["one/perplexity"])
+    alone = evaluate("alone", f"model={teacher}", f"benchmark={benchmark}")
+    assert alone.value == pytest.approx(summary["one/perplexity"])
 
 
 def test_the_masks_are_a_function_of_the_seed(evaluate, bert_teacher):
-    values = [evaluate(f"seed{seed}", f"model={bert_teacher}", f"seed={seed}")[0] for seed in (1, 2)]
+    values = [evaluate(f"seed{seed}", f"model={bert_teacher}", f"seed={seed}").value for seed in (1, 2)]
     assert values[0] != values[1]
 
 
 def test_the_batch_size_does_not_matter(evaluate, gpt2_teacher):
     """A causal model; masks are drawn over a whole batch, so the perplexity of a masked one depends on its size."""
     model = [f"model={gpt2_teacher}", "benchmark=clm"]
-    values = [evaluate(f"size{size}", *model, f"data.eval_batch_size={size}")[0] for size in (3, 16)]
+    values = [evaluate(f"size{size}", *model, f"data.eval_batch_size={size}").value for size in (3, 16)]
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
 def test_several_models_with_names(evaluate, bert_teacher, capsys):
     models = f"model=[{bert_teacher},{bert_teacher}]"
-    value, summary, folder = evaluate("named", models, "names=[teacher,student]")
-    assert value == summary["teacher/perplexity"] == summary["student/perplexity"]
+    folder, summary = named = evaluate("named", models, "names=[teacher,student]")
+    assert named.value == summary["teacher/perplexity"] == summary["student/perplexity"]
     assert "perplexity" not in summary
     report = (folder / "report.html").read_text()
     assert "student" in report
@@ -85,19 +72,15 @@ def test_several_models_with_names(evaluate, bert_teacher, capsys):
     assert "teacher" in table
 
 
-def test_a_run_and_its_evaluation_agree(evaluate, bert_teacher, text_file, eval_file, tmp_path, compose_config):
-    config = compose_config(
-        *COMMON, f"teacher.model={bert_teacher}", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]",
-        "trainer.max_steps=3", "logger=csv",
+def test_a_run_and_its_evaluation_agree(evaluate, bert_teacher, text_file, eval_file, tmp_path, trained):
+    _, taught = trained(
+        tmp_path / "run", *COMMON, f"teacher.model={bert_teacher}", f"data.train_files=[{text_file}]",
+        f"data.eval_files=[{eval_file}]", "trainer.max_steps=3", "logger=csv",
     )  # fmt: skip
-    validate_train(config)
-    (tmp_path / "run").mkdir()
-    train_run.train(config, tmp_path / "run")
-    trained = json.loads((tmp_path / "run" / "summary.json").read_text())
-    _, summary, _ = evaluate("evaluated", f"model=[{tmp_path}/run/student,{bert_teacher}]", "names=[student,teacher]")
-    assert summary["student/perplexity"] == pytest.approx(trained["val/perplexity"], rel=1e-5)
-    assert summary["teacher/perplexity"] == pytest.approx(trained["val/teacher_perplexity"], rel=1e-5)
-    assert summary["student/parameters"] == trained["student/parameters"]
+    _, summary = evaluate("evaluated", f"model=[{tmp_path}/run/student,{bert_teacher}]", "names=[student,teacher]")
+    assert summary["student/perplexity"] == pytest.approx(taught["val/perplexity"], rel=1e-5)
+    assert summary["teacher/perplexity"] == pytest.approx(taught["val/teacher_perplexity"], rel=1e-5)
+    assert summary["student/parameters"] == taught["student/parameters"]
 
 
 def test_a_causal_model_is_rejected_by_the_masked_benchmark(command, gpt2_teacher, eval_file, tmp_path):
@@ -122,12 +105,12 @@ def test_interchange_agreement_by_block(evaluate, bert_teacher, tmp_path):
         student = student_from_layers(teacher, layers)
         save_student(student, AutoTokenizer.from_pretrained(bert_teacher), tmp_path / name, "")
     models = f"model=[{bert_teacher},{tmp_path}/half,{tmp_path}/all]"
-    value, summary, folder = evaluate("agreement", models, "names=[teacher,half,all]", "benchmark=interchange")
+    folder, summary = found = evaluate("agreement", models, "names=[teacher,half,all]", "benchmark=interchange")
     for block in range(4):
         assert summary[f"all/interchange_agreement_{block}-{block}"] == 1.0
         assert summary[f"all/interchange_kl_{block}-{block}"] < 1e-6
     assert {f"half/interchange_agreement_{t}-{s}" for t in range(4) for s in range(2)} <= summary.keys()
-    assert 0 < value == summary["half/interchange_agreement"] < 1
+    assert 0 < found.value == summary["half/interchange_agreement"] < 1
     assert not any(name.startswith("teacher/") for name in summary)
     for name in ("half", "all"):  # one control for each architecture
         control = {key: summary[f"random {name}/interchange_{key}"] for key in ("agreement", "followed", "changed")}
@@ -141,12 +124,12 @@ def test_interchange_agreement_by_block(evaluate, bert_teacher, tmp_path):
     report = (folder / "report.html").read_text()
     assert "half: interchange agreement" in report
     assert "teacher / student block" in report
-    again, *_ = evaluate("again", models, "benchmark=interchange", "data.eval_batch_size=4")
-    assert again == pytest.approx(value, rel=1e-6)
+    again = evaluate("again", models, "benchmark=interchange", "data.eval_batch_size=4")
+    assert again.value == pytest.approx(found.value, rel=1e-6)
     controls = ["benchmark.interchange.random_control=false", "benchmark.interchange.untrained_layers=[0,3]"]
-    same, summary, _ = evaluate("controls", models, "names=[teacher,half,all]", "benchmark=interchange", *controls)
-    assert same == pytest.approx(value)
-    assert summary["untrained/interchange_agreement"] == pytest.approx(value)  # half is not trained either
+    _, summary = same = evaluate("controls", models, "names=[teacher,half,all]", "benchmark=interchange", *controls)
+    assert same.value == pytest.approx(found.value)
+    assert summary["untrained/interchange_agreement"] == pytest.approx(found.value)  # half is not trained either
     assert not any(name.startswith("random") for name in summary)
     with pytest.raises(ConfigError, match=r"^benchmark.interchange.untrained_layers=\[0,9\]: "):
         evaluate("layers", models, "benchmark=interchange", "benchmark.interchange.untrained_layers=[0,9]")
@@ -155,10 +138,10 @@ def test_interchange_agreement_by_block(evaluate, bert_teacher, tmp_path):
 def test_costs_of_two_models(evaluate, bert_teacher, gpt2_teacher, tmp_path):
     models = f"model=[{bert_teacher},{gpt2_teacher}]"
     passes = ["benchmark.batches=[1,3]", "benchmark.lengths=[8,16]"]
-    value, summary, folder = evaluate(
+    folder, summary = costs = evaluate(
         "costs", models, "names=[one,two]", "benchmark=efficiency", *passes, "data.eval_files=[nowhere.txt]"
     )
-    assert value == summary["one/latency_ms"] == summary["one/latency_ms_1x8"]
+    assert costs.value == summary["one/latency_ms"] == summary["one/latency_ms_1x8"]
     for name in ("one", "two"):
         assert summary[f"{name}/parameters"] > summary[f"{name}/parameters_without_embeddings"]
         assert summary[f"{name}/gflop"] > 0
@@ -182,7 +165,7 @@ def test_costs_of_two_models(evaluate, bert_teacher, gpt2_teacher, tmp_path):
 def test_a_set_of_one_sequence_is_evaluated(benchmark, evaluate, bert_teacher, gpt2_teacher, tmp_path):
     (tmp_path / "one.txt").write_text("the of and to a in that is was he for it with\n")
     model = bert_teacher if benchmark == "mlm" else gpt2_teacher
-    _, summary, _ = evaluate(
+    _, summary = evaluate(
         "one",
         f"model=[{model},{model}]",
         "names=[a,b]",

@@ -10,8 +10,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from potstill.errors import CacheError, PotstillError
 from potstill.methods.generative import sequences
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs import train as train_run
 from potstill.runs.checks import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
@@ -41,26 +39,11 @@ def rows(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def source(rows):
+def overrides(rows):
     return [
         "data=conversations", f"data.train_files=[{rows}/train.jsonl]", f"data.eval_files=[{rows}/eval.jsonl]",
         f"data.chat_template={rows}/template.jinja", "data.batch_size=8", "optimizer.lr=2e-3", *QUIET,
     ]  # fmt: skip
-
-
-@pytest.fixture
-def run(source, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def start(name, *overrides):
-        config = compose_config(*source, *overrides)
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return folder, json.loads((folder / "summary.json").read_text())
-
-    return start
 
 
 def weights(folder):
@@ -112,9 +95,9 @@ def test_a_resumed_run_samples_the_same(run, gkd, tmp_path):
     assert series(first, "train/completion_tokens") == sampled
 
 
-def test_two_processes_make_the_update_of_one(source, gkd, gpt2_teacher, tmp_path, command, shared_cache):
+def test_two_processes_make_the_update_of_one(overrides, gkd, gpt2_teacher, tmp_path, command, shared_cache):
     calm = "objective.sampling.top_p=0.9 objective.on_policy=1 objective.terms.clm.weight=0.5 student.dropout=0"
-    common = [*source, *gkd, *calm.split(), "trainer.max_steps=3"]
+    common = [*overrides, *gkd, *calm.split(), "trainer.max_steps=3"]
     two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
     folders = []
     for name, cut in (("one", []), ("two", [*two, "data.batch_size=2", "trainer.accumulate_grad_batches=2"])):
@@ -182,18 +165,16 @@ def test_completions_of_the_teacher_are_written_once(run, gkd, gpt2_teacher, cac
         run("damaged", *words)
 
 
-def test_models_are_compared_by_what_they_write(run, rows, gkd, gpt2_teacher, tmp_path, compose_config):
+def test_models_are_compared_by_what_they_write(run, rows, gpt2_teacher, tmp_path, compose_config, evaluated):
     """A model that has learned to repeat the word, against one that has not."""
     folder, learned = run("learned", "objective=clm", f"student.model={gpt2_teacher}", "trainer.max_epochs=16")
     models = f"model=[{folder}/student,{gpt2_teacher}]"
-    names = ["benchmark=generation", f"data.eval_files=[{rows}/eval.jsonl]", "trainer.enable_progress_bar=false"]
+    names = ["benchmark=generation", f"data.eval_files=[{rows}/eval.jsonl]"]
     template = f"data.chat_template={rows}/template.jinja"
     options = [*names, template, "benchmark.max_new_tokens=8", "names=[learned,raw]", models]
-    config = compose_config(*options, name="evaluate")
-    validate_evaluate(config)
-    (tmp_path / "table").mkdir()
-    assert evaluate_run.evaluate(config, tmp_path / "table") >= 0.3
-    found = json.loads((tmp_path / "table" / "summary.json").read_text())
+    table = evaluated(tmp_path / "table", *options)
+    assert table.value >= 0.3
+    found = table.summary
     assert found["learned/test/perplexity"] == pytest.approx(learned["val/perplexity"], rel=1e-4)
     low, value, high = (found[f"learned/test/exact_match{end}"] for end in ("_low", "", "_high"))
     assert low < value <= high
@@ -216,7 +197,7 @@ def test_models_are_compared_by_what_they_write(run, rows, gkd, gpt2_teacher, tm
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key"),
+    ("further", "key"),
     [
         (["objective.terms.ce.weight=0", "objective.terms.clm.weight=1"], r"objective\.on_policy=0\.5: "),
         (["objective.sampling.max_new_tokens=64"], r"objective\.sampling\.max_new_tokens=64: .* at most 63"),
@@ -229,9 +210,9 @@ def test_models_are_compared_by_what_they_write(run, rows, gkd, gpt2_teacher, tm
         (["teacher.model=null", "student.layers=null"], r"teacher\.model=null"),
     ],
 )
-def test_user_errors(overrides, key, run, gkd, bert_teacher, tmp_path):
+def test_user_errors(further, key, run, gkd, bert_teacher, tmp_path):
     save_pretrained_gpt2(tmp_path / "other", 3000)
-    filled = (word.replace("BERT", str(bert_teacher)).replace("OTHER", f"{tmp_path}/other") for word in overrides)
+    filled = (word.replace("BERT", str(bert_teacher)).replace("OTHER", f"{tmp_path}/other") for word in further)
     with pytest.raises(PotstillError, match=key):
         run("error", *gkd, *filled)
 

@@ -13,8 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from potstill.errors import TrainingError
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs.checks import validate_evaluate
 from potstill.training.callbacks import LastCheckpoint
 from potstill.training.language import LanguageDistillation
 
@@ -34,7 +32,7 @@ def overrides(text_file, eval_file, bert_teacher):
 
 
 @pytest.fixture
-def evaluated(eval_file, bert_teacher):
+def evaluation(eval_file, bert_teacher):
     return [
         "data=text_files", "data.max_length=32", "data.num_proc=1", *CPU, f"data.eval_files=[{eval_file}]",
         f"model={bert_teacher}", "benchmark=mlm",
@@ -42,16 +40,8 @@ def evaluated(eval_file, bert_teacher):
 
 
 @pytest.fixture
-def evaluator(evaluated, shared_cache, monkeypatch, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def start(folder, *further):
-        config = compose_config(*evaluated, *further, name="evaluate")
-        validate_evaluate(config)
-        folder.mkdir(exist_ok=True)
-        return evaluate_run.evaluate(config, folder)
-
-    return start
+def evaluator(evaluated, evaluation):
+    return lambda folder, *further: evaluated(folder, *evaluation, *further).value
 
 
 def same_end(one, other):
@@ -78,11 +68,11 @@ main.evaluate()
 """
 
 
-def test_a_killed_evaluation_leaves_no_half_results(evaluator, evaluated, command, tmp_path):
+def test_a_killed_evaluation_leaves_no_half_results(evaluator, evaluation, command, tmp_path):
     """The summary is the last to be written: without it the evaluation is not done, and the same command does it."""
     folder, script = tmp_path / "killed", tmp_path / "killed.py"
     script.write_text(EVALUATION_KILLED)
-    done = command(script, "summary.json", *evaluated, f"hydra.run.dir={folder}")
+    done = command(script, "summary.json", *evaluation, f"hydra.run.dir={folder}")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (folder / "summary.json").exists()
     assert (folder / "report.html").read_text().endswith("</html>\n")
@@ -127,10 +117,10 @@ main.evaluate()
 """
 
 
-def test_an_evaluation_without_space_is_one_line(evaluated, command, tmp_path):
+def test_an_evaluation_without_space_is_one_line(evaluation, command, tmp_path):
     folder, script = tmp_path / "full", tmp_path / "full.py"
     script.write_text(EVALUATION_LIMITED)
-    done = command(script, *evaluated, f"hydra.run.dir={folder}")
+    done = command(script, *evaluation, f"hydra.run.dir={folder}")
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: hydra.run.dir: cannot write")
     assert "Traceback" not in done.stderr
@@ -161,7 +151,7 @@ def test_a_process_killed_in_a_checkpoint_is_resumed_from_the_last_whole_one(run
     left = folder / "checkpoints"
     assert torch.load(left / "last.ckpt", weights_only=True)["global_step"] == 2
     assert [path.read_bytes() for path in left.glob(".*.tmp")] == [b"half a checkpoint"]
-    same_end(whole, run("killed", "resume=auto"))
+    same_end(whole, run("killed", "resume=auto").folder)
     assert [path.name for path in left.iterdir()] == ["last.ckpt"]
 
 
@@ -185,7 +175,7 @@ def test_a_reader_that_dies_ends_the_run_in_one_line(run, whole, monkeypatch, tm
     assert "\n" not in line
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 2
-    same_end(whole, run("killed", "resume=auto"))
+    same_end(whole, run("killed", "resume=auto").folder)
 
 
 def test_an_evaluation_whose_reader_dies_ends_in_one_line(evaluator, monkeypatch, tmp_path):

@@ -9,8 +9,6 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from potstill.errors import ConfigError
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs import train as train_run
 from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.runs.doctor import examine
 
@@ -54,32 +52,19 @@ def parts(files, stem="", suffix="jsonl"):
 
 
 @pytest.fixture(scope="module")
-def train(files, shared_cache, compose_config):
-    def start(folder, *overrides, own=None):
-        config = compose_config(
-            *(own or parts(files)), *SMALL, *QUIET, f"data.cache={shared_cache}", *overrides,
-        )  # fmt: skip
-        validate_train(config)
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return json.loads((folder / "summary.json").read_text())
-
-    return start
+def train(files, trained):
+    """The summary of a run."""
+    return lambda folder, *overrides, own=None: (
+        trained(folder, *(own or parts(files)), *SMALL, *QUIET, *overrides).summary
+    )
 
 
 @pytest.fixture(scope="module")
-def evaluator(files, shared_cache, compose_config):
-    def start(folder, *overrides):
-        config = compose_config(
-            "benchmark=text_classification", "trainer.enable_progress_bar=false", "data.max_length=24",
-            f"data.cache={shared_cache}", *overrides, name="evaluate",
-        )  # fmt: skip
-        validate_evaluate(config)
-        folder.mkdir()
-        evaluate_run.evaluate(config, folder)
-        return json.loads((folder / "summary.json").read_text())
-
-    return start
+def evaluator(evaluated):
+    """The summary of an evaluation."""
+    return lambda folder, *overrides: (
+        evaluated(folder, "benchmark=text_classification", "data.max_length=24", *overrides).summary
+    )
 
 
 @pytest.fixture(scope="module")
@@ -262,9 +247,9 @@ def test_a_table_and_rows_without_labels_are_evaluated(evaluator, teachers, file
     assert len(lines) == 61
 
 
-def test_the_doctor_examines_such_a_run(compose_config, files, teachers, shared_cache):
+def test_the_doctor_examines_such_a_run(compose_config, files, teachers):
     config = compose_config(
-        *parts(files), *SMALL, *QUIET, f"data.cache={shared_cache}", "doctor=true",
+        *parts(files), *SMALL, *QUIET, "doctor=true",
         "objective=task_kd", f"teacher.model={teachers[0]}", "student.layers=[0,3]", "trainer.max_steps=2",
     )  # fmt: skip
     validate_train(config)

@@ -31,15 +31,9 @@ def task(tmp_path_factory, words):
 
 
 @pytest.fixture(scope="module")
-def train(task, shared_cache, compose_config):
-    def start(folder, *overrides):
-        config = compose_config(*task, *SMALL, *QUIET, f"data.cache={shared_cache}", *overrides)
-        validate_train(config)
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return json.loads((folder / "summary.json").read_text())
-
-    return start
+def train(task, trained):
+    """The summary of a run."""
+    return lambda folder, *overrides: trained(folder, *task, *SMALL, *QUIET, *overrides).summary
 
 
 @pytest.fixture(scope="module")
@@ -135,23 +129,17 @@ FROM_SCRATCH = (
 
 
 @pytest.fixture(scope="module")
-def corpus(text_file, eval_file, shared_cache):
+def corpus(text_file, eval_file):
     return [
         "data=text_files", f"data.train_files=[{text_file}]", f"data.eval_files=[{eval_file}]", "data.num_proc=1",
-        f"data.cache={shared_cache}",
     ]  # fmt: skip
 
 
-def test_a_language_model_learns_from_one_of_other_tokens(
-    corpus, gpt2_teacher, bert_tokenizer, compose_config, tmp_path
-):
-    config = compose_config(
-        *ULD, *corpus, *SMALL, *QUIET, f"teacher.model={gpt2_teacher}", f"data.tokenizer={bert_tokenizer}",
+def test_a_language_model_learns_from_one_of_other_tokens(corpus, gpt2_teacher, bert_tokenizer, trained, tmp_path):
+    _, summary = trained(
+        tmp_path, *ULD, *corpus, *SMALL, *QUIET, f"teacher.model={gpt2_teacher}", f"data.tokenizer={bert_tokenizer}",
         FROM_SCRATCH, "trainer.max_epochs=2", "objective.gradient_shares_every=5",
     )  # fmt: skip
-    validate_train(config)
-    train_run.train(config, tmp_path)
-    summary = json.loads((tmp_path / "summary.json").read_text())
     weighted = summary["train/loss_uld"] + 2 * summary["train/loss_clm"]
     assert summary["train/loss"] == pytest.approx(weighted, rel=1e-4)
     assert 0 < summary["val/loss_uld"] <= 2

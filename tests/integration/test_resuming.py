@@ -60,7 +60,7 @@ def test_a_signal_saves_the_step_and_the_resumed_run_is_the_same(number, run, wh
     assert signal.getsignal(number) == before
     assert not (tmp_path / "stopped" / "summary.json").exists()
     assert torch.load(tmp_path / "stopped/checkpoints/last.ckpt", weights_only=True)["global_step"] == 13
-    same_end(whole, run("stopped", "resume=auto"))
+    same_end(whole, run("stopped", "resume=auto").folder)
 
 
 def test_a_run_that_dies_is_resumed_from_its_last_whole_checkpoint(run, whole, monkeypatch, tmp_path):
@@ -80,11 +80,11 @@ def test_a_run_that_dies_is_resumed_from_its_last_whole_checkpoint(run, whole, m
     (folder / "checkpoints" / ".last.ckpt.1.tmp").write_bytes(b"half")
     assert newest_checkpoint(folder) == folder / "checkpoints" / "last.ckpt"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
-    same_end(whole, run("killed", "resume=auto"))
+    same_end(whole, run("killed", "resume=auto").folder)
 
 
 def test_without_a_checkpoint_a_run_starts_anew(run):
-    assert (run("fresh", "resume=auto", "trainer.max_steps=3") / "summary.json").is_file()
+    assert run("fresh", "resume=auto", "trainer.max_steps=3").summary["train/steps"] == 3
     with pytest.raises(ConfigError, match=r"^resume=maybe: "):
         run("odd", "resume=maybe")
     with pytest.raises(ConfigError, match=r"^ckpt_path=last\.ckpt with resume=auto: "):

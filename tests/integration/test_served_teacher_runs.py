@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from potstill.errors import CacheError, CheckpointError, ConfigError, EndpointError, PairError
 from potstill.models import load
 from potstill.runs import teacher_outputs
-from potstill.runs import train as train_run
 from potstill.runs.checks import validate_train
 from potstill.teacher_cache import OutputStore, parts, served
 
@@ -111,12 +110,12 @@ def texts(tmp_path_factory, words):
 
 
 @pytest.fixture
-def ask(teacher_server, texts, gpt2_teacher, compose_config, shared_cache, tmp_path):
+def ask(teacher_server, texts, gpt2_teacher, compose_config, tmp_path):
     """Fill `<tmp_path>/<name>`; gives the share of tokens that are stored."""
 
     def start(name, *overrides):
         config = compose_config(
-            "stage=teacher_outputs", *texts, *SMALL[:2], f"data.tokenizer={gpt2_teacher}", f"data.cache={shared_cache}",
+            "stage=teacher_outputs", *texts, *SMALL[:2], f"data.tokenizer={gpt2_teacher}",
             f"generation.url={teacher_server.url}", "generation.model=tiny", "generation.backoff_seconds=0",
             f"teacher.cache.folder={tmp_path}/{name}", f"teacher.cache.k={K}", *overrides,
         )  # fmt: skip
@@ -128,20 +127,11 @@ def ask(teacher_server, texts, gpt2_teacher, compose_config, shared_cache, tmp_p
 
 
 @pytest.fixture
-def train(texts, gpt2_teacher, compose_config, shared_cache, tmp_path):
-    def start(name, *overrides):
-        config = compose_config(
-            "objective=kd", "objective.terms.cos.weight=0", "objective.temperature=1", "teacher/cache=on", *texts,
-            *SMALL, *QUIET, f"data.cache={shared_cache}", f"data.tokenizer={gpt2_teacher}", f"teacher.cache.k={K}",
-            "trainer.max_steps=3", *overrides,
-        )  # fmt: skip
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return folder
-
-    return start
+def train(texts, gpt2_teacher, trained, tmp_path):
+    """The folder of a run that reads a store."""
+    kd = ["objective=kd", "objective.terms.cos.weight=0", "objective.temperature=1", "teacher/cache=on"]
+    own = [f"data.tokenizer={gpt2_teacher}", f"teacher.cache.k={K}", "trainer.max_steps=3"]
+    return lambda name, *overrides: trained(tmp_path / name, *kd, *texts, *SMALL, *QUIET, *own, *overrides).folder
 
 
 def test_a_served_store_is_that_of_the_live_teacher(ask, train, teacher_server, gpt2_teacher, tmp_path, monkeypatch):
@@ -209,9 +199,7 @@ def test_a_run_that_ends_early_continues(ask, teacher_server, tmp_path):
         ask("cut", "teacher.cache.k=9")
 
 
-def test_a_killed_command_is_repeated(
-    started_command, command, ask, teacher_server, texts, gpt2_teacher, shared_cache, tmp_path
-):
+def test_a_killed_command_is_repeated(started_command, command, ask, teacher_server, texts, gpt2_teacher, tmp_path):
     ask("whole")
     reached = threading.Event()
     teacher_server.prompts.clear()

@@ -9,9 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from potstill.errors import CheckpointError, ConfigError
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs import train as train_run
-from potstill.runs.checks import validate_evaluate, validate_train
+from potstill.runs.checks import validate_train
 from potstill.runs.doctor import examine
 from potstill.training.callbacks import LastCheckpoint
 
@@ -46,15 +44,9 @@ def options_of(files, task):
 
 
 @pytest.fixture(scope="module")
-def train(shared_cache, compose_config):
-    def start(folder, *overrides):
-        config = compose_config(*SMALL, *QUIET, f"data.cache={shared_cache}", *overrides)
-        validate_train(config)
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return json.loads((folder / "summary.json").read_text())
-
-    return start
+def train(trained):
+    """The summary of a run."""
+    return lambda folder, *overrides: trained(folder, *SMALL, *QUIET, *overrides).summary
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +111,9 @@ def test_one_student_learns_both_tasks(learnt, teachers):
     assert not any(key.startswith("teacher.") for key in state)
 
 
-def test_the_doctor_measures_the_longest_of_all_tasks(tasks, shared_cache, compose_config, capsys):
+def test_the_doctor_measures_the_longest_of_all_tasks(tasks, compose_config, capsys):
     config = compose_config(
-        *SMALL, f"data.cache={shared_cache}", "objective=task_kd", tasks, "student.layers=[0,1]", MATCH, "doctor=true",
+        *SMALL, "objective=task_kd", tasks, "student.layers=[0,1]", MATCH, "doctor=true",
         "trainer.max_epochs=2",
     )  # fmt: skip
     validate_train(config)
@@ -131,7 +123,7 @@ def test_the_doctor_measures_the_longest_of_all_tasks(tasks, shared_cache, compo
     assert "for 76 steps" in printed["time"]  # 2 * ceil((120 + 180) / 8)
 
 
-def test_each_task_has_a_folder_that_transformers_opens(learnt, files, shared_cache, compose_config, tmp_path):
+def test_each_task_has_a_folder_that_transformers_opens(learnt, files, evaluated, tmp_path):
     folder, summary = learnt
     opened = {}
     for task, labels in (("halves", 2), ("thirds", 3)):
@@ -145,14 +137,9 @@ def test_each_task_has_a_folder_that_transformers_opens(learnt, files, shared_ca
         AutoTokenizer.from_pretrained(folder / "student" / task)
         opened[task] = model.bert.state_dict()
     assert all(torch.equal(opened["halves"][name], value) for name, value in opened["thirds"].items())
-    config = compose_config(
-        "benchmark=text_classification", f"benchmark.eval_file={files}/thirds_dev.tsv",
-        f"model={folder}/student/thirds", f"data.cache={shared_cache}", *SMALL[:1],
-        "trainer.enable_progress_bar=false",
-        name="evaluate",
-    )  # fmt: skip
-    validate_evaluate(config)
-    assert evaluate_run.evaluate(config, tmp_path) == pytest.approx(summary["val/accuracy_thirds"])
+    part = ["benchmark=text_classification", f"benchmark.eval_file={files}/thirds_dev.tsv", *SMALL[:1]]
+    table = evaluated(tmp_path, *part, f"model={folder}/student/thirds")
+    assert table.value == pytest.approx(summary["val/accuracy_thirds"])
 
 
 def test_a_resumed_run_ends_in_the_same_weights(train, tasks, tmp_path):

@@ -8,9 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 from potstill.errors import ConfigError, DataError, ModelError, TokenizerError
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs import train as train_run
-from potstill.runs.checks import validate_evaluate, validate_train
 from potstill.training.task_prefix import TaskPrefix
 
 pytestmark = pytest.mark.integration
@@ -24,7 +21,7 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def train(arithmetic_files, t5_tokenizer, shared_cache, compose_config):
+def train(arithmetic_files, t5_tokenizer, trained):
     def start(folder, *overrides, own=True, student=TINY):
         parts = [
             f"data.{key}_files=[{arithmetic_files}/{part}.jsonl]"
@@ -32,14 +29,8 @@ def train(arithmetic_files, t5_tokenizer, shared_cache, compose_config):
         ]
         source = ["data=rationales", "data.set=svamp", *parts] if own else []
         tiny = [] if "student=pretrained" in overrides else student
-        config = compose_config(
-            "objective=step_by_step", *source, *tiny, f"data.tokenizer={t5_tokenizer}", *SMALL, *QUIET,
-            f"data.cache={shared_cache}", *overrides,
-        )  # fmt: skip
-        validate_train(config)
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return folder, json.loads((folder / "summary.json").read_text())
+        common = ["objective=step_by_step", *source, *tiny, f"data.tokenizer={t5_tokenizer}", *SMALL, *QUIET]
+        return trained(folder, *common, *overrides)
 
     return start
 
@@ -59,26 +50,14 @@ def learnt(train, tmp_path_factory):
 @pytest.fixture(scope="module")
 def begun(train, tmp_path_factory):
     """The student of a run of one step."""
-    return train(tmp_path_factory.mktemp("begun"), "trainer.max_steps=1")[0] / "student"
+    return train(tmp_path_factory.mktemp("begun"), "trainer.max_steps=1").folder / "student"
 
 
 @pytest.fixture
-def evaluator(arithmetic_files, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def start(name, *overrides):
-        config = compose_config(
-            "benchmark=step_by_step", "data=rationales", "data.set=svamp", "data.generation_max_length=24",
-            f"data.test_files=[{arithmetic_files}/test.jsonl]", "trainer.enable_progress_bar=false", *overrides,
-            name="evaluate",
-        )  # fmt: skip
-        validate_evaluate(config)
-        folder = tmp_path / name
-        folder.mkdir()
-        value = evaluate_run.evaluate(config, folder)
-        return value, json.loads((folder / "summary.json").read_text()), folder
-
-    return start
+def evaluator(arithmetic_files, evaluated, tmp_path):
+    rows = ["benchmark=step_by_step", "data=rationales", "data.set=svamp", "data.generation_max_length=24"]
+    rows.append(f"data.test_files=[{arithmetic_files}/test.jsonl]")
+    return lambda name, *overrides: evaluated(tmp_path / name, *rows, *overrides)
 
 
 def test_watched_test_rows_are_logged_and_select_nothing(run, tmp_path):
@@ -142,14 +121,14 @@ def test_labels_and_rationales_are_learnt(learnt, evaluator, arithmetic_files):
     right = sum(text.strip() == row["label"] for text, row in zip(texts, rows, strict=True))
     assert right / len(rows) == pytest.approx(summary["test/accuracy"])
     assert "AutoModelForSeq2SeqLM" in (folder / "student" / "README.md").read_text()
-    value, evaluated, out = evaluator("evaluated", f"model={folder}/student", "data.output_rationale=true")
-    assert value == evaluated["test/accuracy"] == pytest.approx(summary["test/accuracy"])
+    out, evaluated = found = evaluator("evaluated", f"model={folder}/student", "data.output_rationale=true")
+    assert found.value == evaluated["test/accuracy"] == pytest.approx(summary["test/accuracy"])
     assert evaluated["test/loss_explain"] == pytest.approx(summary["test/loss_explain"], rel=1e-4)
     assert evaluated["test/rouge_l"] == pytest.approx(summary["test/rouge_l"])
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [line["prediction"] for line in lines] == [text.strip() for text in texts]
     assert [line["reference"] for line in lines] == [row["rationale"] for row in rows]
-    assert sum(line["right"] for line in lines) / len(lines) == pytest.approx(value)
+    assert sum(line["right"] for line in lines) / len(lines) == pytest.approx(found.value)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(run):
@@ -182,7 +161,7 @@ def test_labels_of_the_llm_alone(run, evaluator):
     assert "data/llm_test_accuracy" in summary
     settings = json.loads((folder / "student" / "config.json").read_text())
     assert settings["task_specific_params"] == {"predict": {"prefix": ""}}  # and so it is asked
-    _, evaluated, _ = evaluator("evaluated", f"model={folder}/student")
+    _, evaluated = evaluator("evaluated", f"model={folder}/student")
     assert evaluated["test/loss_predict"] == pytest.approx(summary["test/loss_predict"], rel=1e-4)
     assert "test/loss_explain" not in evaluated
 
@@ -198,8 +177,8 @@ def test_restricted_decoding_finds_the_likeliest_choice(learnt, evaluator, tmp_p
         for n, row in enumerate(arithmetic_rows(32, seed=9))
     ]
     (tmp_path / "choices.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    _, evaluated, out = evaluator(
-        "evaluated", f"model={learnt[0]}/student", f"data.test_files=[{tmp_path}/choices.jsonl]",
+    out, evaluated = evaluator(
+        "evaluated", f"model={learnt.folder}/student", f"data.test_files=[{tmp_path}/choices.jsonl]",
         "data.restricted_decoding=true", "data.eval_batch_size=5",
     )  # fmt: skip
     assert evaluated["test/accuracy_restricted"] > 0.95
@@ -208,8 +187,8 @@ def test_restricted_decoding_finds_the_likeliest_choice(learnt, evaluator, tmp_p
 
 
 def test_two_students_are_compared(learnt, begun, evaluator):
-    _, evaluated, out = evaluator("evaluated", f"model=[{learnt[0]}/student,{begun}]", "names=[first,second]")
-    assert evaluated["first/test/accuracy"] == pytest.approx(learnt[1]["test/accuracy"])
+    out, evaluated = evaluator("evaluated", f"model=[{learnt.folder}/student,{begun}]", "names=[first,second]")
+    assert evaluated["first/test/accuracy"] == pytest.approx(learnt.summary["test/accuracy"])
     assert evaluated["second/test/accuracy"] < evaluated["first/test/accuracy"]
     assert evaluated["first/parameters"] == evaluated["second/parameters"]
     assert sorted(path.name for path in out.glob("predictions*")) == [
@@ -299,20 +278,14 @@ def test_soft_labels_are_learnt_beside_rationales(run, tmp_path, compose_config)
     assert "\n" not in str(error.value)
 
 
-def test_generated_problems_need_no_files(shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
+def test_generated_problems_need_no_files(trained, evaluated, tmp_path):
     small = ["data.generated.train=64", "data.generated.valid=8", "data.generated.test=8", "trainer.max_steps=2"]
-    config = compose_config("experiment=arithmetic", *small, *QUIET, "trainer.val_check_interval=2")
-    validate_train(config)
-    (tmp_path / "run").mkdir()
-    train_run.train(config, tmp_path / "run")
-    given = ["benchmark=step_by_step", "data=arithmetic", f"model={tmp_path}/run/student", *small[:3]]
-    evaluated = compose_config(*given, "trainer.enable_progress_bar=false", name="evaluate")
-    validate_evaluate(evaluated)
-    (tmp_path / "evaluated").mkdir()
-    evaluate_run.evaluate(evaluated, tmp_path / "evaluated")
-    figures = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "evaluated")]
-    assert figures[0]["test/loss_predict"] == pytest.approx(figures[1]["test/loss_predict"], rel=1e-5)
+    run = ["experiment=arithmetic", *small, *QUIET, "trainer.val_check_interval=2"]
+    folder, summary = trained(tmp_path / "run", *run)
+    table = evaluated(
+        tmp_path / "table", "benchmark=step_by_step", "data=arithmetic", f"model={folder}/student", *small[:3]
+    )
+    assert summary["test/loss_predict"] == pytest.approx(table.summary["test/loss_predict"], rel=1e-5)
 
 
 def test_labels_that_the_tokenizer_cannot_write(run, tmp_path, caplog, arithmetic_rows):
@@ -377,8 +350,8 @@ def test_a_set_of_one_row_is_evaluated(run, evaluator, arithmetic_files, tmp_pat
     test = f"data.test_files=[{tmp_path}/test.jsonl]"
     folder, summary = run("one", "trainer.max_steps=1", f"data.eval_files=[{tmp_path}/valid.jsonl]", test)
     assert {"val/accuracy", "test/accuracy"} <= summary.keys()
-    value, evaluated, _ = evaluator("evaluated", f"model={folder}/student", test)
-    assert value == evaluated["test/accuracy"] == summary["test/accuracy"]
+    found = evaluator("evaluated", f"model={folder}/student", test)
+    assert found.value == found.summary["test/accuracy"] == summary["test/accuracy"]
 
 
 @pytest.mark.parametrize("mode", ["task_prefix", "standard"])
@@ -388,7 +361,7 @@ def test_parts_of_one_row(run, evaluator, tmp_path, arithmetic_rows, mode):
     parts = [f"data.{part}_files=[{tmp_path}/one.jsonl]" for part in ("train", "eval", "test")]
     folder, summary = run("one", *parts, f"objective.mode={mode}", "trainer.max_steps=2")
     assert [summary[f"data/{part}_rows"] for part in ("train", "valid", "test")] == [1, 1, 1]
-    _, evaluated, _ = evaluator("evaluated", f"model={folder}/student", f"data.test_files=[{tmp_path}/one.jsonl]")
+    _, evaluated = evaluator("evaluated", f"model={folder}/student", f"data.test_files=[{tmp_path}/one.jsonl]")
     for name in ("accuracy", "loss_predict"):
         assert evaluated[f"test/{name}"] == pytest.approx(summary[f"test/{name}"], rel=1e-4)
         assert summary[f"val/{name}"] == pytest.approx(summary[f"test/{name}"], rel=1e-4)
@@ -408,10 +381,10 @@ def test_numbers_in_any_form_of_python_are_compared_by_value(begun, evaluator, t
         self.written[part].labels.update({row: pairs[row][1] for row in batch.rows["predict"].tolist()})
 
     monkeypatch.setattr(TaskPrefix, "_write", write)
-    value, summary, out = evaluator("evaluated", f"model={begun}", f"data.test_files=[{tmp_path}/rows.jsonl]")
+    out, summary = found = evaluator("evaluated", f"model={begun}", f"data.test_files=[{tmp_path}/rows.jsonl]")
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [line["right"] for line in lines] == [right for _, _, right in pairs]
-    assert value == summary["test/accuracy"] == pytest.approx(9 / 12)
+    assert found.value == summary["test/accuracy"] == pytest.approx(9 / 12)
     assert summary["test/text_accuracy"] == 0
 
 
@@ -457,12 +430,12 @@ def test_a_decoder_learns_labels_and_rationales(run, evaluator, held_out_rows):
 
     # Its tokenizer adds the end token, which is between the input and the target.
     texts = generated(folder / "student", [f"predict: {row['input']}" for row in held_out_rows])
-    value, evaluated, out = evaluator(
+    out, evaluated = found = evaluator(
         "evaluated", f"model={folder}/student", "data.output_rationale=true", "data.max_target_length=32"
     )
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [line["prediction"] for line in lines] == texts
-    assert value == summary["test/accuracy"]
+    assert found.value == summary["test/accuracy"]
     for name in ("loss_predict", "loss_explain", "rouge_l"):
         assert evaluated[f"test/{name}"] == pytest.approx(summary[f"test/{name}"], rel=1e-4)
 
@@ -482,10 +455,10 @@ def test_a_label_and_then_a_rationale(run, evaluator, held_out_rows, tmp_path, s
     longer = [{**row, "choices": [f"{row['label']} ( 0", "( 0 + 0 )", row["label"]]} for row in held_out_rows]
     choices.write_text("".join(f"{json.dumps(row)}\n" for row in longer))
     given = [f"model={folder}/student", "data.max_target_length=32", f"data.test_files=[{choices}]"]
-    value, evaluated, out = evaluator("labels", *given, "data.restricted_decoding=true")
-    assert value == summary["test/accuracy"]
+    out, evaluated = found = evaluator("labels", *given, "data.restricted_decoding=true")
+    assert found.value == summary["test/accuracy"]
     assert evaluated["test/accuracy_restricted"] > 0.9  # a label is told from a longer one that begins with it
-    _, both, whole = evaluator("both", *given, "data.output_rationale=true", "data.generation_max_length=32")
+    whole, both = evaluator("both", *given, "data.output_rationale=true", "data.generation_max_length=32")
     assert both["test/rouge_l"] > 0.5
     for folder, rationales in ((out, False), (whole, True)):
         lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
@@ -558,10 +531,10 @@ def test_a_decoder_reads_the_chat_template_of_its_tokenizer(run, evaluator, chat
     texts = generated(folder / "student", prompts, special=False)
     assert texts == ["ann", "bob", "eve"]
     test = ["data.set=null", f"data.test_files=[{tmp_path}/rows.jsonl]", f"model={folder}/student"]
-    value, evaluated, _ = evaluator("evaluated", *test, "data.max_target_length=16")
-    assert value == 1
+    _, evaluated = found = evaluator("evaluated", *test, "data.max_target_length=16")
+    assert found.value == 1
     assert evaluated["test/loss_predict"] == pytest.approx(summary["test/loss_predict"], rel=1e-4, abs=1e-6)
-    _, plain, _ = evaluator("plain", *test, "data.chat=false", "data.max_target_length=16")
+    _, plain = evaluator("plain", *test, "data.chat=false", "data.max_target_length=16")
     assert plain["test/loss_predict"] > evaluated["test/loss_predict"]
     long = [{"input": "pens " * 300 + "ann", "label": "ann"}] * 4
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in long))

@@ -62,7 +62,7 @@ def without_potstill(tmp_path_factory):
     ],
 )
 def test_transformers_opens_it_alone(
-    case, overrides, kind, architecture, bert_teacher, gpt2_teacher, text_file, eval_file, shared_cache, tmp_path,
+    case, overrides, kind, architecture, bert_teacher, gpt2_teacher, text_file, eval_file, tmp_path,
     compose_config, monkeypatch, without_potstill,
 ):  # fmt: skip
     from safetensors.torch import load_file
@@ -70,7 +70,7 @@ def test_transformers_opens_it_alone(
     teacher = gpt2_teacher if kind == "causal" else bert_teacher
     config = compose_config(
         f"teacher.model={teacher}", *overrides, "data=text_files", f"data.train_files=[{text_file}]",
-        f"data.eval_files=[{eval_file}]", f"data.cache={shared_cache}", "data.max_length=32", "data.num_proc=1",
+        f"data.eval_files=[{eval_file}]", "data.max_length=32", "data.num_proc=1",
         "trainer.max_steps=2", "logger=csv", "trainer.enable_progress_bar=false",
     )  # fmt: skip
     validate_train(config)

@@ -1,7 +1,6 @@
 """Toolkit KD from end to end, in this process: matches, projections, teachers, schedules, resuming."""
 
 import csv
-import json
 import random
 
 import pytest
@@ -9,9 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from potstill.errors import CheckpointError, ConfigError, KeyNameError
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs import train as train_run
-from potstill.runs.checks import validate_evaluate, validate_train
+from potstill.runs.checks import validate_train
 from potstill.training.callbacks import LastCheckpoint
 
 pytestmark = pytest.mark.integration
@@ -35,18 +32,11 @@ def files(tmp_path_factory, words):
 
 
 @pytest.fixture(scope="module")
-def train(files, shared_cache, compose_config):
-    def start(folder, *overrides):
-        parts = [f"benchmark.{part}_file={files}/{name}.tsv" for part, name in (("train", "train"), ("eval", "dev"))]
-        config = compose_config(
-            "benchmark=text_classification", *parts, *SMALL, *QUIET, f"data.cache={shared_cache}", *overrides
-        )
-        validate_train(config)
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return json.loads((folder / "summary.json").read_text())
-
-    return start
+def train(files, trained):
+    """The summary of a run."""
+    parts = [f"benchmark.{part}_file={files}/{name}.tsv" for part, name in (("train", "train"), ("eval", "dev"))]
+    task = ["benchmark=text_classification", *parts, *SMALL, *QUIET]
+    return lambda folder, *overrides: trained(folder, *task, *overrides).summary
 
 
 @pytest.fixture(scope="module")
@@ -239,17 +229,11 @@ def test_invalid_options_are_rejected_before_torch(overrides, said, teachers, fi
     assert "\n" not in str(error.value)
 
 
-def test_matches_of_language_models(kd, eval_file, compose_config, tmp_path):
+def test_matches_of_language_models(kd, eval_file, compose_config, trained, tmp_path):
     common = [*kd, *SMALL, *QUIET, "trainer.max_steps=2", "data.num_proc=1", "student.layers=[0,1,3]"]
     common.append(f"data.eval_files=[{eval_file}]")
-    config = compose_config(
-        *common,
-        "objective.matches=[L3, {teacher: 4, student: 3, loss: relation_vv}]",
-        "objective.gradient_shares_every=1",
-    )
-    validate_train(config)
-    train_run.train(config, tmp_path)
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    matches = "objective.matches=[L3, {teacher: 4, student: 3, loss: relation_vv}]"
+    _, summary = trained(tmp_path, *common, matches, "objective.gradient_shares_every=1")
     assert summary["train/loss_match_hidden_mse_3"] > 0
     assert summary["val/loss_match_8"] > 0
     assert sum(v for k, v in summary.items() if k.startswith("train/gradient_share_")) == pytest.approx(1)
@@ -262,7 +246,7 @@ def test_matches_of_language_models(kd, eval_file, compose_config, tmp_path):
 GRU = ["student=bigru", "student.config.embedding_size=16", "student.config.hidden_size=32"]
 
 
-def test_a_recurrent_student_learns_and_is_evaluated(train, teachers, files, shared_cache, compose_config, tmp_path):
+def test_a_recurrent_student_learns_and_is_evaluated(train, teachers, files, evaluated, tmp_path):
     nst = "{teacher: [0,4], student: [0,1], loss: nst}"
     match = f"objective.matches=[{{teacher: 4, student: 1, loss: hidden_mse}}, {nst}]"
     taught = ["objective=task_kd", f"teacher.model={teachers[0]}", "objective.terms.label.weight=1", match]
@@ -270,13 +254,9 @@ def test_a_recurrent_student_learns_and_is_evaluated(train, teachers, files, sha
     assert summary["val/accuracy"] > 0.9
     assert summary["train/loss_match_1"] > 0
     assert "import potstill.models.bigru" in (tmp_path / "run/student/README.md").read_text()
-    config = compose_config(
-        "benchmark=text_classification", f"benchmark.eval_file={files}/dev.tsv", f"model={tmp_path}/run/student",
-        "trainer.enable_progress_bar=false", f"data.cache={shared_cache}", name="evaluate",
-    )  # fmt: skip
-    validate_evaluate(config)
-    (tmp_path / "evaluated").mkdir()
-    assert evaluate_run.evaluate(config, tmp_path / "evaluated") == pytest.approx(summary["val/accuracy"])
+    part = ["benchmark=text_classification", f"benchmark.eval_file={files}/dev.tsv"]
+    table = evaluated(tmp_path / "evaluated", *part, f"model={tmp_path}/run/student")
+    assert table.value == pytest.approx(summary["val/accuracy"])
 
 
 @pytest.mark.parametrize(

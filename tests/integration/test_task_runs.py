@@ -9,9 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from potstill.errors import CheckpointError, ConfigError
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs import train as train_run
-from potstill.runs.checks import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
 
@@ -55,52 +52,32 @@ def encoder(tmp_path_factory, bert_tokenizer, make_bert):
 
 
 @pytest.fixture
-def run(files, encoder, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
+def run(files, encoder, trained, tmp_path):
     def start(name, *overrides, task="single"):
         parts = [f"benchmark.train_file={files}/{task}_train.tsv", f"benchmark.eval_file={files}/{task}_dev.tsv"]
         own = [] if any(o.startswith(("student", "+student")) for o in overrides) else [f"student.model={encoder}"]
-        config = compose_config(
-            "objective=finetune", "benchmark=text_classification", *parts, *SMALL, *QUIET, *own, *overrides
-        )
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        train_run.train(config, folder)
-        return folder, json.loads((folder / "summary.json").read_text())
+        return trained(
+            tmp_path / name, "objective=finetune", "benchmark=text_classification", *parts, *SMALL, *QUIET, *own,
+            *overrides,
+        )  # fmt: skip
 
     return start
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory, files, encoder, compose_config, shared_cache):
+def learnt(tmp_path_factory, files, encoder, trained):
     """The folder and the summary of a run that has learnt the task of single texts."""
-    folder = tmp_path_factory.mktemp("learnt")
-    config = compose_config(
-        "objective=finetune", "benchmark=text_classification", f"benchmark.train_file={files}/single_train.tsv",
-        f"benchmark.eval_file={files}/single_dev.tsv", f"student.model={encoder}", "trainer.max_epochs=3",
-        *SMALL, *QUIET, f"data.cache={shared_cache}",
+    return trained(
+        tmp_path_factory.mktemp("learnt"), "objective=finetune", "benchmark=text_classification",
+        f"benchmark.train_file={files}/single_train.tsv", f"benchmark.eval_file={files}/single_dev.tsv",
+        f"student.model={encoder}", "trainer.max_epochs=3", *SMALL, *QUIET,
     )  # fmt: skip
-    validate_train(config)
-    train_run.train(config, folder)
-    return folder, json.loads((folder / "summary.json").read_text())
 
 
 @pytest.fixture
-def evaluator(shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
-    def start(name, *overrides):
-        quiet = ["trainer.enable_progress_bar=false", "data.max_length=32"]
-        config = compose_config("benchmark=text_classification", *quiet, *overrides, name="evaluate")
-        validate_evaluate(config)
-        folder = tmp_path / name
-        folder.mkdir()
-        value = evaluate_run.evaluate(config, folder)
-        return value, json.loads((folder / "summary.json").read_text()), folder
-
-    return start
+def evaluator(evaluated, tmp_path):
+    task = ["benchmark=text_classification", "data.max_length=32"]
+    return lambda name, *overrides: evaluated(tmp_path / name, *task, *overrides)
 
 
 def student(folder):
@@ -148,12 +125,12 @@ def test_a_score_is_learnt(run, lines, tmp_path, evaluator):
     assert summary["val/pearson"] > 0.9
     assert {"val/spearman", "val/loss"} <= summary.keys()
     keys = [f"model={folder}/student", "benchmark=stsb", f"benchmark.test_file={tmp_path}/dev.tsv"]
-    _, evaluated, where = evaluator("evaluated", *keys)
+    where, evaluated = evaluator("evaluated", *keys)
     assert evaluated["test/pearson"] == pytest.approx(summary["val/pearson"], abs=1e-6)
     assert (where / "predictions.tsv").read_text().startswith("index\tprediction\tlabel\n")
     texts = [line.rpartition("\t")[0] for line in (tmp_path / "dev.tsv").read_text().splitlines()]
     (tmp_path / "test.tsv").write_text("\n".join(texts) + "\n")
-    _, evaluated, where = evaluator("unlabelled", *keys[:2], f"benchmark.test_file={tmp_path}/test.tsv")
+    where, evaluated = evaluator("unlabelled", *keys[:2], f"benchmark.test_file={tmp_path}/test.tsv")
     assert not [name for name in evaluated if name.startswith("test/")]
     assert len((where / "predictions.tsv").read_text().splitlines()) == 121
 
@@ -209,8 +186,8 @@ def test_the_same_global_batch_gives_the_same_update_however_it_is_split(run, tm
         tmp_path / "calm", bert_tokenizer, layers=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
     common = [f"student.model={calm}", "trainer.max_steps=4", "optimizer.lr=1e-2", "optimizer.eps=1e-3"]
-    once = student(run("once", *common, "data.batch_size=12")[0])
-    split = student(run("split", *common, "data.batch_size=4", "trainer.accumulate_grad_batches=3")[0])
+    once = student(run("once", *common, "data.batch_size=12").folder)
+    split = student(run("split", *common, "data.batch_size=4", "trainer.accumulate_grad_batches=3").folder)
     for key, value in once.items():
         torch.testing.assert_close(split[key], value, rtol=0, atol=2e-5, msg=key)
 
@@ -228,9 +205,9 @@ def test_several_models_and_sets_are_evaluated(run, learnt, evaluator, files, li
     folder, summary = learnt
     fresh, _ = run("fresh", "trainer.max_steps=1")
     keys = [f"model=[{folder}/student,{folder}/student,{fresh}/student]", "names=[one,of/two,fresh]"]
-    value, evaluated, where = evaluator("several", *keys, f"benchmark.eval_file={files}/single_dev.tsv")
-    assert value == evaluated["one/test/accuracy"] == evaluated["of/two/test/accuracy"]
-    assert value == pytest.approx(summary["val/accuracy"])
+    where, evaluated = found = evaluator("several", *keys, f"benchmark.eval_file={files}/single_dev.tsv")
+    assert found.value == evaluated["one/test/accuracy"] == evaluated["of/two/test/accuracy"]
+    assert found.value == pytest.approx(summary["val/accuracy"])
     assert {"one/parameters", "one/latency_ms", "one/size_mb"} <= evaluated.keys()
     assert {"predictions_one.tsv", "predictions_of_two.tsv"} <= {path.name for path in where.iterdir()}
     report = (where / "report.html").read_text()
@@ -239,7 +216,7 @@ def test_several_models_and_sets_are_evaluated(run, learnt, evaluator, files, li
     assert "+0.0000 (+0.0000 to +0.0000)" in report
     assert evaluated["of/two/test/accuracy_difference"] == 0
     gap = evaluated["fresh/test/accuracy_difference"]
-    assert gap == pytest.approx(evaluated["fresh/test/accuracy"] - value)
+    assert gap == pytest.approx(evaluated["fresh/test/accuracy"] - found.value)
     assert evaluated["fresh/test/accuracy_difference_low"] <= gap < 0
     assert gap <= evaluated["fresh/test/accuracy_difference_high"]
     assert "one/test/accuracy_difference" not in evaluated
@@ -248,7 +225,7 @@ def test_several_models_and_sets_are_evaluated(run, learnt, evaluator, files, li
     for name, seed in (("dev_matched", 1), ("dev_mismatched", 2)):
         rows = lines(30, seed)
         (tmp_path / "sets" / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
-    _, evaluated, where = evaluator(
+    where, evaluated = evaluator(
         "both", f"model={folder}/student", f"benchmark.folder={tmp_path}/sets", "benchmark.eval.file=dev_matched",
         "benchmark.further=[{name: mismatched, file: dev_mismatched}]",
     )  # fmt: skip
@@ -264,12 +241,12 @@ def test_several_models_and_sets_are_evaluated(run, learnt, evaluator, files, li
 def test_labels_in_another_order_and_rows_without_labels(learnt, evaluator, files, tmp_path, caplog):
     folder, _ = learnt
     model, dev = f"model={folder}/student", f"benchmark.eval_file={files}/single_dev.tsv"
-    first = evaluator("first", model, dev)[0]
-    assert evaluator("turned", model, dev, "benchmark.labels=[yes,no]")[0] == first
+    first = evaluator("first", model, dev).value
+    assert evaluator("turned", model, dev, "benchmark.labels=[yes,no]").value == first
     texts = [line.split("\t")[0] for line in (files / "single_dev.tsv").read_text().splitlines()]
     (tmp_path / "test.tsv").write_text("\n".join(texts) + "\n")
-    value, summary, where = evaluator("unlabelled", model, f"benchmark.test_file={tmp_path}/test.tsv")
-    assert value is None
+    where, summary = found = evaluator("unlabelled", model, f"benchmark.test_file={tmp_path}/test.tsv")
+    assert found.value is None
     assert not [name for name in summary if name.startswith("test/")]
     assert "text_classification has no labels; it is only predicted" in caplog.text
     columns = (where / "predictions.tsv").read_text().splitlines()
@@ -285,19 +262,17 @@ def test_labels_that_differ_in_their_sign_alone(run, evaluator, files, tmp_path)
     folder, summary = run("signs", *parts, "trainer.max_epochs=2")
     assert summary["val/accuracy"] > 0.9
     model = f"model={folder}/student"
-    assert evaluator("evaluated", model, parts[1])[1]["test/accuracy"] == pytest.approx(summary["val/accuracy"])
-    again = run("again", *parts, f"student.model={folder}/student", "trainer.max_steps=0")[1]
+    assert evaluator("evaluated", model, parts[1]).summary["test/accuracy"] == pytest.approx(summary["val/accuracy"])
+    again = run("again", *parts, f"student.model={folder}/student", "trainer.max_steps=0").summary
     assert again["val/accuracy"] == pytest.approx(summary["val/accuracy"])
     teacher = ["objective=task_kd", f"teacher.model={folder}/student", "student.layers=[0]", "trainer.max_steps=1"]
-    assert "val/accuracy" in run("taught", *parts, *teacher)[1]
+    assert "val/accuracy" in run("taught", *parts, *teacher).summary
     (tmp_path / "one.csv").write_text("text,label\nthe of,-1.0\n")
-    one = evaluator("one", model, f"benchmark.eval_file={tmp_path}/one.csv")[1]
+    one = evaluator("one", model, f"benchmark.eval_file={tmp_path}/one.csv").summary
     assert one["test/accuracy"] == 0  # both words are of the first half
     (tmp_path / "one.csv").write_text("text,label\nthe of,-1\n")
-    assert (
-        evaluator("missing", model, f"benchmark.eval_file={tmp_path}/one.csv")[1]["test/accuracy"]
-        == one["test/accuracy"]
-    )
+    missing = evaluator("missing", model, f"benchmark.eval_file={tmp_path}/one.csv").summary
+    assert missing["test/accuracy"] == one["test/accuracy"]
 
 
 @pytest.mark.parametrize("name", ["text_classification", "stsb"])
@@ -310,15 +285,15 @@ def test_a_set_of_one_row_is_evaluated(name, run, evaluator, tmp_path, encoder):
     parts = [f"benchmark.{name}_file={tmp_path}/{part}.tsv" for name, part in (("train", "train"), ("eval", "dev"))]
     folder, summary = run("one", f"benchmark={name}", *parts, "trainer.max_steps=1")
     assert np.isfinite(summary["val/loss"])
-    evaluated = evaluator(
+    _, evaluated = evaluator(
         "evaluated", f"benchmark={name}", f"model=[{folder}/student,{folder}/student]", "names=[a,b]", parts[1]
-    )[1]
+    )
     assert evaluated["a/test/loss"] == pytest.approx(summary["val/loss"], rel=1e-5)
     if name == "text_classification":
         kept = ["objective=task_kd", f"teacher.model={folder}/student", "student.layers=[0]", "trainer.max_steps=1"]
-        assert "val/accuracy" in run("cached", *parts, *kept, "teacher.cache.enabled=true")[1]
+        assert "val/accuracy" in run("cached", *parts, *kept, "teacher.cache.enabled=true").summary
         exchange = ["objective=diito", "objective.terms.ce.weight=1", "objective.interchange.proportion=0.5"]
-        assert "val/accuracy" in run("swapped", *parts, *exchange, *kept[1:])[1]
+        assert "val/accuracy" in run("swapped", *parts, *exchange, *kept[1:]).summary
 
 
 DIITO = ["objective=diito", "objective.interchange.proportion=0.5"]
@@ -327,7 +302,7 @@ DIITO = ["objective=diito", "objective.interchange.proportion=0.5"]
 @pytest.fixture(scope="module")
 def task_teacher(learnt):
     """A classifier of two blocks that knows the task of single texts."""
-    return learnt[0] / "student"
+    return learnt.folder / "student"
 
 
 def test_a_task_student_learns_to_react_like_its_teacher(run, task_teacher):
@@ -433,7 +408,7 @@ def test_classifiers_are_compared_block_by_block(run, evaluator, task_teacher, f
     models = f"model=[{task_teacher},{same_folder}/student,{other_folder}/student]"
     rows = [f"benchmark.eval_file={files}/single_dev.tsv", "names=[teacher,same,other]"]
     swap = ["benchmark.interchange.mapping=grid", "benchmark.interchange.proportion=0.5"]
-    _, summary, folder = evaluator("compared", models, *rows, *swap)
+    folder, summary = evaluator("compared", models, *rows, *swap)
     for block in range(2):
         assert summary[f"same/test/interchange_agreement_{block}-{block}"] == 1.0
         assert summary[f"same/test/interchange_kl_{block}-{block}"] < 1e-6

@@ -7,9 +7,7 @@ import pytest
 
 from potstill.errors import ConfigError, DataError, ModelError
 from potstill.methods.task.build import read_task
-from potstill.runs import evaluate as evaluate_run
-from potstill.runs import train as train_run
-from potstill.runs.checks import validate_evaluate, validate_train
+from potstill.runs.checks import validate_train
 
 pytestmark = pytest.mark.integration
 
@@ -54,35 +52,20 @@ def given(files, kind):
 
 
 @pytest.fixture
-def run(files, encoder, shared_cache, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
+def run(files, encoder, trained, tmp_path):
     def start(name, kind, *overrides):
         own = [] if any(o.startswith("student") for o in overrides) else [f"student.model={encoder}"]
         objective = [] if any(o.startswith("objective=") for o in overrides) else ["objective=finetune"]
-        config = compose_config(*objective, *given(files, kind), *SMALL, *QUIET, *own, *overrides)
-        validate_train(config)
-        folder = tmp_path / name
-        folder.mkdir()
-        train_run.train(config, folder)
-        return folder, json.loads((folder / "summary.json").read_text())
+        return trained(tmp_path / name, *objective, *given(files, kind), *SMALL, *QUIET, *own, *overrides)
 
     return start
 
 
 @pytest.fixture
-def evaluator(shared_cache, files, monkeypatch, tmp_path, compose_config):
-    monkeypatch.setenv("POTSTILL_CACHE", str(shared_cache))
-
+def evaluator(files, evaluated, tmp_path):
     def start(name, kind, *overrides):
         parts = [part for part in given(files, kind) if "train_file" not in part]
-        quiet = ["trainer.enable_progress_bar=false", "data.max_length=48"]
-        config = compose_config(*parts, *quiet, *overrides, name="evaluate")
-        validate_evaluate(config)
-        folder = tmp_path / name
-        folder.mkdir()
-        evaluate_run.evaluate(config, folder)
-        return json.loads((folder / "summary.json").read_text()), folder
+        return evaluated(tmp_path / name, *parts, "data.max_length=48", *overrides)
 
     return start
 
@@ -97,7 +80,7 @@ def test_entities_are_learnt_evaluated_and_distilled_with_interventions(run, eva
     model = AutoModelForTokenClassification.from_pretrained(folder / "student")
     assert model.config.id2label == {0: "O", 1: "B-X", 2: "I-X"}
 
-    evaluated, report = evaluator("evaluated", "tokens", f"model={folder}/student")
+    report, evaluated = evaluator("evaluated", "tokens", f"model={folder}/student")
     assert evaluated["test/f1"] == pytest.approx(summary["val/f1"])
     lines = (report / "predictions.txt").read_text().splitlines()
     assert sum(bool(line) for line in lines) == sum(map(bool, (files / "dev.txt").read_text().splitlines()))
@@ -108,7 +91,7 @@ def test_entities_are_learnt_evaluated_and_distilled_with_interventions(run, eva
     student, own = run("diito", "tokens", "objective=diito", "objective.terms.ce.weight=1", *teacher)
     assert {"train/loss_causal_ce", "train/loss_label", "val/interchange_agreement"} <= own.keys()
     assert own["val/f1"] > 0.3
-    both, _ = evaluator("both", "tokens", f"model=[{folder}/student,{student}/student]", "names=[teacher,student]")
+    _, both = evaluator("both", "tokens", f"model=[{folder}/student,{student}/student]", "names=[teacher,student]")
     low, value, high = (both[f"student/test/f1_difference{end}"] for end in ("_low", "", "_high"))
     assert low <= value <= high
     assert value == pytest.approx(own["val/f1"] - summary["val/f1"], abs=1e-6)
@@ -122,7 +105,7 @@ def test_answers_are_learnt_evaluated_and_distilled(run, evaluator, files):
     assert summary["val/em"] > 0.6
     AutoModelForQuestionAnswering.from_pretrained(folder / "student")
 
-    evaluated, report = evaluator("evaluated", "spans", f"model={folder}/student")
+    report, evaluated = evaluator("evaluated", "spans", f"model={folder}/student")
     assert evaluated["test/f1"] == pytest.approx(summary["val/f1"])
     answers = json.loads((report / "predictions.json").read_text())
     gold = {
@@ -147,10 +130,10 @@ def test_questions_without_answers_are_scored_by_the_threshold(run, evaluator, f
         paragraph["qas"][0] |= {"is_impossible": True, "answers": []}
     (tmp_path / "v2.json").write_text(json.dumps(content))
     common = [f"model={folder}/student", f"benchmark.eval_file={tmp_path}/v2.json", "benchmark.answer_metric=squad_v2"]
-    silent, _ = evaluator("silent", "spans", *common, "benchmark.null_threshold=-1e9")
+    _, silent = evaluator("silent", "spans", *common, "benchmark.null_threshold=-1e9")
     assert silent["test/no_ans_f1"] == 1
     assert silent["test/has_ans_f1"] == 0
-    always, report = evaluator("always", "spans", *common)
+    report, always = evaluator("always", "spans", *common)
     odds = json.loads((report / "predictions_null_odds.json").read_text())
     best = json.loads((report / "predictions_nbest.json").read_text())
     assert odds.keys() == best.keys()
@@ -164,7 +147,7 @@ def test_all_tokens_of_a_word_are_trained_on(run, evaluator, files):
     """`benchmark.label_all_tokens`; what is evaluated stays the same."""
     folder, summary = run("all", "tokens", "benchmark.label_all_tokens=true", "trainer.max_epochs=12")
     assert summary["val/f1"] > 0.9
-    found, _ = evaluator("evaluated", "tokens", f"model={folder}/student")
+    _, found = evaluator("evaluated", "tokens", f"model={folder}/student")
     assert found["test/f1"] == pytest.approx(summary["val/f1"])
 
 
@@ -187,7 +170,7 @@ def test_tagged_words_are_compared_at_every_token(run, files):
     teacher, _ = run("teacher", "tokens", "trainer.max_steps=20")
     kd = ["objective=task_kd", f"teacher.model={teacher}/student", "student.layers=[0]", "trainer.max_steps=4"]
     losses = {
-        tokens: run(tokens, "tokens", *kd, f"objective.tokens={tokens}", "objective.terms.label.weight=1")[1]
+        tokens: run(tokens, "tokens", *kd, f"objective.tokens={tokens}", "objective.terms.label.weight=1").summary
         for tokens in ("first", "all")
     }
     assert losses["all"]["train/loss_ce"] != pytest.approx(losses["first"]["train/loss_ce"], rel=1e-5)
@@ -241,7 +224,7 @@ def test_plain_tags_are_scored_by_accuracy_even_of_a_single_sentence(run, evalua
     assert summary["val/accuracy"] == 1
     assert "val/f1" not in summary
     model = f"model={folder}/student"
-    evaluated, where = evaluator("evaluated", "tokens", model, *parts[1:])
+    where, evaluated = evaluator("evaluated", "tokens", model, *parts[1:])
     assert evaluated["test/accuracy"] == 1
     assert "test/f1" not in evaluated
     rows = [line.split("\t") for line in (where / "predictions.txt").read_text().splitlines()]
@@ -256,8 +239,8 @@ def test_plain_tags_are_scored_by_accuracy_even_of_a_single_sentence(run, evalua
         evaluator("unnamed", "tokens", model, *parts[1:])
     with pytest.raises(ModelError, match=r"benchmark\.labels"):
         run("unnamed_teacher", "tokens", *teacher, *parts)
-    named = evaluator("named", "tokens", model, *parts[1:], "benchmark.labels=[$.,NOUN]")
-    assert named[0]["test/accuracy"] == 1
+    _, named = evaluator("named", "tokens", model, *parts[1:], "benchmark.labels=[$.,NOUN]")
+    assert named["test/accuracy"] == 1
     _, anew = run("anew", "tokens", f"student.model={folder}/student", "trainer.max_steps=1", *parts)
     assert "val/accuracy" in anew
 
@@ -282,14 +265,14 @@ def test_questions_without_any_answers_are_only_predicted(run, evaluator, files,
         contents[name].write_text(json.dumps(content))
     model = f"model={folder}/student"
     for name in ("no_key", "null", "empty"):
-        evaluated, where = evaluator(name, "spans", model, f"benchmark.eval_file={contents[name]}")
+        where, evaluated = evaluator(name, "spans", model, f"benchmark.eval_file={contents[name]}")
         assert not [key for key in evaluated if key.startswith("test/")]
         assert len(json.loads((where / "predictions.json").read_text())) == 40
         with pytest.raises((ConfigError, DataError), match=r"benchmark\.eval_file"):
             run(f"train_{name}", "spans", f"benchmark.eval_file={contents[name]}")
     v2 = f"benchmark.eval_file={contents['empty']}", "benchmark.answer_metric=squad_v2"
-    assert "test/em" in evaluator("v2", "spans", model, *v2)[0]
+    assert "test/em" in evaluator("v2", "spans", model, *v2).summary
     assert "squad_v2" not in caplog.text
-    assert "test/f1" in evaluator("mixed", "spans", model, f"benchmark.eval_file={contents['mixed']}")[0]
+    assert "test/f1" in evaluator("mixed", "spans", model, f"benchmark.eval_file={contents['mixed']}").summary
     assert "benchmark.answer_metric=squad_v2" in caplog.text
-    assert "test/f1" in evaluator("one", "spans", model, f"benchmark.eval_file={contents['one']}")[0]
+    assert "test/f1" in evaluator("one", "spans", model, f"benchmark.eval_file={contents['one']}").summary

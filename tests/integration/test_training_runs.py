@@ -1,6 +1,5 @@
 """Whole runs, in this process: what they leave, resuming, accumulation, distillation that learns."""
 
-import json
 import math
 
 import pytest
@@ -30,8 +29,7 @@ def same(one, other):
 
 
 def test_kd_writes_the_documented_files_and_metrics(run, bert_teacher):
-    folder = run("kd", f"teacher.model={bert_teacher}", "trainer.max_steps=12")
-    summary = json.loads((folder / "summary.json").read_text())
+    folder, summary = run("kd", f"teacher.model={bert_teacher}", "trainer.max_steps=12")
     assert {
         "train/tokens_per_second", "train/step_seconds", "train/peak_memory_gb", "git_commit", "seed", "versions",
         "val/perplexity", "val/loss_ce", "val/loss_mlm", "val/loss_cos", "val/teacher_perplexity", "train/loss",
@@ -48,9 +46,8 @@ def test_kd_writes_the_documented_files_and_metrics(run, bert_teacher):
 
 
 def test_distillation_brings_the_student_to_the_teacher(run, bert_teacher):
-    start = run("before", f"teacher.model={bert_teacher}", "trainer.max_steps=0")
-    end = run("after", f"teacher.model={bert_teacher}", "trainer.max_epochs=12")
-    before, after = (json.loads((f / "summary.json").read_text()) for f in (start, end))
+    _, before = run("before", f"teacher.model={bert_teacher}", "trainer.max_steps=0")
+    _, after = run("after", f"teacher.model={bert_teacher}", "trainer.max_epochs=12")
     assert after["val/loss_ce"] < 0.7 * before["val/loss_ce"]
     assert after["val/loss_cos"] < 0.7 * before["val/loss_cos"]
 
@@ -64,15 +61,15 @@ def test_every_divergence_trains(objective, model, run, bert_teacher, gpt2_teach
     terms = [f"objective.terms.{term}.weight=0" for term in ("cos", "clm" if model == "gpt2" else "mlm")]
     found = {}
     for divergence in ("forward_kl", "reverse_kl", "jsd"):
-        folder = run(divergence, *steps, *terms, f"objective.divergence={divergence}")
-        found[divergence] = json.loads((folder / "summary.json").read_text())
+        found[divergence] = run(divergence, *steps, *terms, f"objective.divergence={divergence}").summary
         assert found[divergence]["val/loss_ce"] >= 0
     assert len({summary["train/loss_ce"] for summary in found.values()}) == 3
 
 
 def test_causal_models_learn_the_next_token(run, gpt2_teacher):
-    folder = run("gpt2", f"teacher.model={gpt2_teacher}", "trainer.max_steps=4", "student.freeze_positions=true")
-    summary = json.loads((folder / "summary.json").read_text())
+    folder, summary = run(
+        "gpt2", f"teacher.model={gpt2_teacher}", "trainer.max_steps=4", "student.freeze_positions=true"
+    )
     assert "val/loss_clm" in summary
     assert "val/loss_mlm" not in summary
     from transformers import AutoModelForCausalLM
@@ -95,7 +92,7 @@ def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objec
     """
     common = [*objective, f"teacher.model={bert_teacher}", "data.batch_size=4"]
     steps = ["trainer.max_steps=50", "checkpoint.every_n_steps=20", "trainer.val_check_interval=8"]
-    whole = run("whole", *common, *steps)  # 30 steps an epoch
+    whole, ended = run("whole", *common, *steps)  # 30 steps an epoch
 
     from potstill.training.callbacks import LastCheckpoint
 
@@ -114,12 +111,11 @@ def test_resuming_in_mid_epoch_ends_in_the_same_weights(run, bert_teacher, objec
         with pytest.raises(KilledError):
             run("half", *common, *steps)
     half = whole.parent / "half" / "checkpoints" / "last.ckpt"
-    resumed = run("resumed", *common, *steps, f"ckpt_path={half}")
+    resumed, again = run("resumed", *common, *steps, f"ckpt_path={half}")
     assert same(student(whole), student(resumed))
-    ends = [json.loads((f / "summary.json").read_text()) for f in (whole, resumed)]
-    assert ends[0]["val/loss"] == ends[1]["val/loss"]
-    assert ends[0]["train/loss"] == ends[1]["train/loss"]
-    assert ends[1]["train/steps"] == 50
+    assert ended["val/loss"] == again["val/loss"]
+    assert ended["train/loss"] == again["train/loss"]
+    assert again["train/steps"] == 50
 
 
 @pytest.mark.parametrize("objective", [["objective=kd"], ["objective=diito"], SHUFFLED], ids=",".join)
@@ -129,8 +125,8 @@ def test_the_same_global_batch_gives_the_same_update_however_it_is_split(run, be
     settings = ", ".join(f"{name}: 0.0" for name in dropout)
     shape = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64"
     calm.append(f"+student.config={{model_type: bert, max_position_embeddings: 64, {shape}, {settings}}}")
-    once = student(run("once", *calm, "data.batch_size=12"))
-    split = student(run("split", *calm, "data.batch_size=4", "trainer.accumulate_grad_batches=3"))
+    once = student(run("once", *calm, "data.batch_size=12").folder)
+    split = student(run("split", *calm, "data.batch_size=4", "trainer.accumulate_grad_batches=3").folder)
     for key, value in once.items():
         torch.testing.assert_close(split[key], value, rtol=0, atol=2e-5, msg=key)
 
@@ -151,12 +147,12 @@ def test_pickles_of_the_published_scripts_train_as_their_text(run, bert_teacher,
         (tmp_path / f"{name}.pickle").write_bytes(pickle.dumps(content))
     common = ["objective=mlm", f"teacher.model={bert_teacher}", "trainer.max_steps=4"]
     pickled = ["data=pickled", "data.train_files=null", f"data.train.0.pickle={tmp_path}/tokens.pickle"]
-    text = run("text", *common)
-    assert same(student(text), student(run("pickled", *common, *pickled)))
-    counted = run("counted", *common, *pickled, f"data.token_counts={tmp_path}/counts.pickle")
+    text, _ = run("text", *common)
+    assert same(student(text), student(run("pickled", *common, *pickled).folder))
+    counted, _ = run("counted", *common, *pickled, f"data.token_counts={tmp_path}/counts.pickle")
     assert not same(student(text), student(counted))  # texts that are too short are counted, too
-    even = run("even", *common, *pickled, f"data.token_counts={tmp_path}/even.pickle")
-    uniform = run("uniform", *common, "data.mlm_smoothing=0")
+    even, _ = run("even", *common, *pickled, f"data.token_counts={tmp_path}/even.pickle")
+    uniform, _ = run("uniform", *common, "data.mlm_smoothing=0")
     assert same(student(even), student(uniform))
     assert not same(student(even), student(text))
     with pytest.raises(CheckpointError, match=r"data\.token_counts="):
@@ -169,7 +165,7 @@ def test_pickles_of_the_published_scripts_train_as_their_text(run, bert_teacher,
 
 
 def test_a_checkpoint_of_another_model_is_rejected(run, bert_teacher):
-    first = run("first", f"teacher.model={bert_teacher}", "trainer.max_steps=2")
+    first, _ = run("first", f"teacher.model={bert_teacher}", "trainer.max_steps=2")
     ckpt = f"ckpt_path={first}/checkpoints/last.ckpt"
     with pytest.raises(CheckpointError, match=r"student\.layers=\[0\]"):
         run("other", f"teacher.model={bert_teacher}", "student.layers=[0]", "trainer.max_steps=4", ckpt)
@@ -203,8 +199,7 @@ def test_steps_with_a_nan_loss_can_be_skipped(run, bert_teacher, monkeypatch):
 
     monkeypatch.setattr(language, "cosine_distance", broken)
     common = [f"teacher.model={bert_teacher}", "trainer.nonfinite=skip", "data.eval_files=null", "data.eval_share=0"]
-    folder = run("skip", *common, "trainer.max_steps=5")
-    summary = json.loads((folder / "summary.json").read_text())
+    folder, summary = run("skip", *common, "trainer.max_steps=5")
     assert (summary["train/steps"], summary["train/skipped_steps"]) == (5, 2)
     assert all(torch.isfinite(tensor).all() for tensor in student(folder).values())
     calls.clear()
@@ -221,24 +216,24 @@ def test_an_encoder_without_head_is_rejected_as_teacher_but_can_be_trained(run, 
     AutoTokenizer.from_pretrained(bert_teacher).save_pretrained(tmp_path / "encoder")
     with pytest.raises(ModelError, match="head"):
         run("kd", f"teacher.model={tmp_path}/encoder", "trainer.max_steps=2")
-    folder = run("mlm", "objective=mlm", f"student.model={tmp_path}/encoder", "trainer.max_steps=2")
-    assert json.loads((folder / "summary.json").read_text())["train/steps"] == 2
+    _, summary = run("mlm", "objective=mlm", f"student.model={tmp_path}/encoder", "trainer.max_steps=2")
+    assert summary["train/steps"] == 2
 
 
 def test_token_budget_and_held_out_share(run, bert_teacher):
-    folder = run(
+    _, summary = run(
         "budget", f"teacher.model={bert_teacher}", "data.max_tokens=128", "trainer.max_steps=6",
         "data.eval_files=null", "data.eval_share=0.2", "trainer.accumulate_grad_batches=2",
     )  # fmt: skip
-    summary = json.loads((folder / "summary.json").read_text())
     assert summary["val/perplexity"] == pytest.approx(math.exp(summary["val/loss_mlm"]), rel=1e-4)
     assert summary["train/steps"] == 6
 
 
 def test_diito_logs_its_terms_and_agreement(run, bert_teacher):
     teacher = f"teacher.model={bert_teacher}"
-    folder = run("diito", "objective=diito", teacher, "objective.interchange.mapping=multilayer", "trainer.max_steps=6")
-    summary = json.loads((folder / "summary.json").read_text())
+    folder, summary = run(
+        "diito", "objective=diito", teacher, "objective.interchange.mapping=multilayer", "trainer.max_steps=6"
+    )
     assert summary["train/loss_causal_ce"] > 0
     names = ("0,1-0", "2,3-1")
     assert {f"val/interchange_{what}_{name}" for what in ("agreement", "kl") for name in names} <= summary.keys()
@@ -253,9 +248,8 @@ def test_diito_logs_its_terms_and_agreement(run, bert_teacher):
 def test_interventions_teach_the_student_to_react(run, bert_teacher):
     teacher = f"teacher.model={bert_teacher}"
     terms = ["objective=diito", teacher, "objective.terms.causal_ce.weight=5"]
-    before = run("before", *terms, "trainer.max_steps=0")
-    after = run("after", *terms, "trainer.max_epochs=12")
-    start, end = (json.loads((f / "summary.json").read_text()) for f in (before, after))
+    _, start = run("before", *terms, "trainer.max_steps=0")
+    _, end = run("after", *terms, "trainer.max_epochs=12")
     assert end["val/loss_causal_ce"] < 0.7 * start["val/loss_causal_ce"]
     assert end["val/interchange_kl"] < start["val/interchange_kl"]
     assert end["val/interchange_agreement"] > start["val/interchange_agreement"]
@@ -282,15 +276,13 @@ def test_interventions_teach_the_student_to_react(run, bert_teacher):
     ids=lambda o: ",".join(o).replace("objective.", ""),
 )
 def test_every_way_to_swap_runs(run, bert_teacher, swap):
-    folder = run("swap", "objective=diito", f"teacher.model={bert_teacher}", "trainer.max_steps=3", *swap)
-    summary = json.loads((folder / "summary.json").read_text())
+    _, summary = run("swap", "objective=diito", f"teacher.model={bert_teacher}", "trainer.max_steps=3", *swap)
     assert summary["train/steps"] == 3
     assert summary["val/interchange_kl"] > 0
 
 
 def test_a_causal_model_learns_with_interventions(run, gpt2_teacher):
-    folder = run("gpt2", "objective=diito", f"teacher.model={gpt2_teacher}", "trainer.max_steps=3")
-    summary = json.loads((folder / "summary.json").read_text())
+    _, summary = run("gpt2", "objective=diito", f"teacher.model={gpt2_teacher}", "trainer.max_steps=3")
     assert {"val/loss_clm", "val/loss_causal_ce", "val/interchange_agreement_2-1"} <= summary.keys()
 
 
@@ -298,20 +290,19 @@ def test_a_student_of_another_architecture_and_width(run, bert_teacher):
     config = "+student.config={model_type: distilbert, n_layers: 2, dim: 16, n_heads: 2, hidden_dim: 32}"
     half = "objective.interchange.mapping=[{teacher: {layers: 1, heads: [0,2]}, student: {layers: 0}}]"
     for name, mapping in (("whole", []), ("half", [half])):
-        folder = run(
+        _, summary = run(
             name, "objective=diito", f"teacher.model={bert_teacher}", config, "trainer.max_steps=2",
             "objective.terms.cos.weight=0", *mapping,
         )  # fmt: skip
-        assert json.loads((folder / "summary.json").read_text())["train/loss_causal_ce"] > 0
+        assert summary["train/loss_causal_ce"] > 0
 
 
 @pytest.mark.parametrize("objective", ["kd", "diito", "clm"])
 def test_a_set_of_one_sequence_is_validated(objective, run, bert_teacher, gpt2_teacher, tmp_path):
     (tmp_path / "one.txt").write_text("the of and to a in that is was he for it with\n")
     models = [f"student.model={gpt2_teacher}"] if objective == "clm" else [f"teacher.model={bert_teacher}"]
-    folder = run(
+    _, summary = run(
         "one", f"objective={objective}", *models, f"data.eval_files=[{tmp_path}/one.txt]", "trainer.max_steps=1"
     )
-    summary = json.loads((folder / "summary.json").read_text())
     loss = summary["val/loss_clm" if objective == "clm" else "val/loss_mlm"]
     assert summary["val/perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
