@@ -139,7 +139,7 @@ def _completed(folder, columns, model):
 
 def _prefixed(folder, files, tokenizer):
     """Overrides that give a student of step-by-step distillation rows and weights."""
-    from potstill.models.load import save_student
+    from potstill.models.save import save_student
     from potstill.models.seq2seq import seq2seq_from_config
 
     shape = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}

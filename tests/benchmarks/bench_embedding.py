@@ -32,7 +32,7 @@ from potstill.config.typed import composed
 from potstill.data.common.text_files import sentences
 from potstill.data.common.tokenizers import train_wordpiece
 from potstill.data.corpus.docstrings import Docstrings
-from potstill.data.corpus.sentences import SentenceDataModule
+from potstill.data.corpus.sentence_steps import SentenceDataModule
 from potstill.data.corpus.sources import TextFiles, TextSource
 from potstill.evaluation.encoders import token_ids
 from potstill.losses import vector_mse

@@ -13,7 +13,8 @@ from transformers import (
 )
 
 from potstill.errors import ConfigError
-from potstill.models.load import name_labels, save_student
+from potstill.models.load import name_labels
+from potstill.models.save import save_student
 from potstill.models.students import student_from_layers
 
 pytestmark = pytest.mark.integration

@@ -257,7 +257,7 @@ def test_widths_and_tokenizers(further, width, run, gpt2_tokenizer, teacher):
 def test_a_dense_layer_of_the_teacher_is_kept_and_turned(run, teacher, tmp_path):
     model = load_base_model("x", str(teacher))
     add_dense(model, torch.randn(12, 32) / 6, torch.zeros(12))
-    from potstill.models.load import save_student
+    from potstill.models.save import save_student
     from potstill.models.sentence import DENSE, write_sentence_model
 
     settings, dense = SentenceSettings("mean", True, "2_Dense"), model._modules.pop(DENSE)

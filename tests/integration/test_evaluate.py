@@ -97,7 +97,7 @@ def test_a_causal_model_is_rejected_by_the_masked_benchmark(command, gpt2_teache
 def test_interchange_agreement_by_block(evaluate, bert_teacher, tmp_path):
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    from potstill.models.load import save_student
+    from potstill.models.save import save_student
     from potstill.models.students import student_from_layers
 
     teacher = AutoModelForMaskedLM.from_pretrained(bert_teacher)

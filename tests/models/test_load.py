@@ -6,14 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models
 from torch.testing import assert_close
 from transformers import (
     AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -25,15 +20,14 @@ from transformers import (
     GPT2Model,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
 from transformers.utils import logging as transformers_logging
 
-from potstill.errors import ModelError, TokenizerError, WeightsError
+from potstill.errors import ModelError, WeightsError
 from potstill.models import load, pretrained
-from potstill.models.load import load_language_model, load_task_model, name_labels, save_student
+from potstill.models.load import load_language_model, load_task_model, name_labels
 
 BERT = BertConfig(
     vocab_size=30,
@@ -55,15 +49,6 @@ def save(tmp_path):
         return str(tmp_path / "model")
 
     return write
-
-
-def tokenizer():
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, "a": 2}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")),
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-    )
 
 
 def error(folder, *, kind=WeightsError, **kwargs):
@@ -217,68 +202,6 @@ def test_a_hub_model_with_a_cached_config_and_no_weights(monkeypatch, tmp_path):
     assert "teacher.model=/path" in error("nobody/no-such-model", kind=ModelError)
 
 
-@pytest.mark.parametrize("given", ["object", "folder"])
-def test_a_saved_student_opens_without_this_package(tmp_path, given, capfd):
-    model = GPT2LMHeadModel(GPT2).eval()
-    words = tokenizer()
-    words.save_pretrained(tmp_path / "words")
-    folder = save_student(
-        model, words if given == "object" else tmp_path / "words", tmp_path / "out" / "student", "# A student\n"
-    )
-    assert capfd.readouterr().err == ""
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {f.name for f in folder.iterdir()}
-    assert (folder / "README.md").read_text() == "# A student\n"
-    ids = torch.tensor([[2, 1]])
-    opened = AutoModelForCausalLM.from_pretrained(folder)
-    assert torch.equal(opened(ids).logits, model(ids).logits)
-    assert AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("a") == 2
-    assert [entry.name for entry in folder.parent.iterdir()] == ["student"]
-    # With the permissions of any new folder.
-    assert folder.stat().st_mode == (tmp_path / "out").stat().st_mode
-
-
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "llama"])
-def test_a_saved_tokenizer_returns_the_inputs_of_its_model(kind, bert_tokenizer, tmp_path):
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    if kind == "distilbert":
-        small = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16}
-    model = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=200, **small))
-    folder = save_student(model, bert_tokenizer, tmp_path / "student", "card")
-    inputs = AutoTokenizer.from_pretrained(folder)("the of and", return_tensors="pt")
-    assert ("token_type_ids" in inputs) == (kind == "bert")
-    assert AutoModel.from_pretrained(folder)(**inputs).last_hidden_state.shape == (1, 5, 16)
-    original = AutoTokenizer.from_pretrained(bert_tokenizer)
-    assert "token_type_ids" in original.model_input_names
-
-
-def test_saving_replaces_in_one_step(tmp_path, monkeypatch):
-    model = BertForMaskedLM(BERT)
-    folder = save_student(model, tokenizer(), tmp_path / "student", "one")
-    (folder / "left_over").touch()
-    save_student(model, tokenizer(), folder, "two")
-    assert (folder / "README.md").read_text() == "two"
-    assert not (folder / "left_over").exists()
-
-    def fail(*args, **kwargs):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(BertForMaskedLM, "save_pretrained", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save_student(model, tokenizer(), folder, "three")
-    assert (folder / "README.md").read_text() == "two"
-    assert AutoModelForMaskedLM.from_pretrained(folder) is not None
-    assert [entry.name for entry in tmp_path.iterdir()] == ["student"]
-
-
-def test_a_folder_without_tokenizer_is_rejected(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(TokenizerError, match="empty"):
-        save_student(BertForMaskedLM(BERT), tmp_path / "empty", tmp_path / "student", "")
-    assert not (tmp_path / "student").exists()
-
-
 def test_safetensors_written_elsewhere_load(save, tmp_path):
     # Some published files carry no metadata.
     folder = save(BertForMaskedLM(BERT))
@@ -417,11 +340,3 @@ def test_a_classifier_with_missing_weights_is_rejected(save, tmp_path):
     assert layer in classifier_problem(folder, ("a", "b"), need_head=False, kind=WeightsError)
     edit(folder, intermediate_size=24)
     assert "(24,)" in classifier_problem(folder, ("a", "b"), need_head=False, kind=WeightsError)
-
-
-def test_a_saved_classifier_opens_without_this_package(save, tmp_path):
-    model = load_task_model("model", save(BertForMaskedLM(BERT)), labels=NLI, need_head=False)
-    folder = save_student(model, tokenizer(), tmp_path / "student", "# A student\n")
-    opened = AutoModelForSequenceClassification.from_pretrained(folder)
-    assert_close(logits_of(opened), logits_of(model), atol=1e-6, rtol=0)
-    assert opened.config.id2label == dict(enumerate(NLI))

@@ -12,7 +12,8 @@ import pytest
 import potstill
 from potstill.data.common.tokenizers import describe
 from potstill.errors import DataError, ModelError, TokenizerError
-from potstill.models.load import load_language_model, save_student
+from potstill.models.load import load_language_model
+from potstill.models.save import save_student
 from potstill.models.specs import read_settings
 from potstill.rationale_generation.settings import LocalSettings
 

@@ -9,7 +9,8 @@ from potstill.errors import ModelError
 from potstill.methods.embedding.models import open_encoder
 from potstill.methods.embedding.widths import principal_components
 from potstill.models.backbone import backbone_of
-from potstill.models.load import load_base_model, save_student
+from potstill.models.load import load_base_model
+from potstill.models.save import save_student
 from potstill.models.sentence import DENSE, SentenceEncoder, add_dense, pool, sentence_student, write_sentence_model
 from potstill.models.sentence_folders import POOLINGS, SentenceSettings, sentence_settings, write_sentence_settings
 

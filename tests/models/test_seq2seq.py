@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from potstill.errors import ConfigError, KeyNameError, WeightsError
 from potstill.losses.vocabulary import vocabulary_losses
 from potstill.models.asked import Asked, asked_of
-from potstill.models.load import save_student
+from potstill.models.save import save_student
 from potstill.models.seq2seq import Seq2Seq, load_seq2seq, seq2seq_from_config
 from potstill.models.specs import read_settings
 

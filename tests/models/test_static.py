@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from potstill.data.common.tokenizers import bare_tokenizer, describe, load_backend
 from potstill.errors import ModelError
 from potstill.methods.embedding.models import open_encoder
-from potstill.models.load import save_student
+from potstill.models.save import save_student
 from potstill.models.sentence import SentenceEncoder, write_sentence_model
 from potstill.models.sentence_folders import SentenceSettings, sentence_settings
 from potstill.models.static import StaticConfig, StaticModel, static_vectors

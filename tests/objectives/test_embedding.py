@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from potstill.data.corpus.sentences import SentenceBatch, SentenceStep, StepRows, TextGroup
+from potstill.data.corpus.sentence_steps import SentenceBatch, SentenceStep, StepRows, TextGroup
 from potstill.losses import cosine_distance, similarity_distance, vector_mse
 from potstill.models.sentence import SentenceEncoder, add_dense
 from potstill.models.sentence_folders import SentenceSettings

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from potstill.rationale_generation.answers import Tally
-from potstill.rationale_generation.endpoint import ReplyError
+from potstill.rationale_generation.client import ReplyError
 from potstill.rationale_generation.settings import EndpointSettings
 from potstill.teacher_cache.served_vectors import TextBatch, TextBatches, VectorRequests
 

@@ -124,14 +124,14 @@ class Method(ABC):
 
     def check_savable(self, training: Training) -> None:
         """Raise a PotstillError before training if the student could not be saved after it."""
-        from potstill.models.load import check_savable
+        from potstill.models.save import check_savable
 
         check_savable(training.module.student)
 
     def save(self, config: TrainConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
         """Write the student with its tokenizer and model card."""
         from potstill.methods.common.cards import student_card
-        from potstill.models.load import save_student
+        from potstill.models.save import save_student
 
         student = training.module.student
         card = student_card(config, self.data_name(config), summary, student)

@@ -17,7 +17,7 @@ from potstill.objectives.features import Features, Wanted, observed
 from potstill.objectives.terms import TermSums, WeightedTerms
 
 if TYPE_CHECKING:
-    from potstill.data.corpus.sentences import SentenceBatch, SentenceStep, StepRows, TextGroup
+    from potstill.data.corpus.sentence_steps import SentenceBatch, SentenceStep, StepRows, TextGroup
 
 CONTRASTIVE, MARGIN = "contrastive", "margin_mse"  # terms of rows of several texts
 RELATIONAL = ("similarity", CONTRASTIVE, MARGIN)  # terms over all texts of a step

@@ -20,7 +20,7 @@ from potstill.data.common.store import Gathered
 from potstill.data.corpus.store import Corpus
 from potstill.data.corpus.teacher_rows import SequenceUnits
 from potstill.rationale_generation.answers import Tally
-from potstill.rationale_generation.endpoint import Client, ReplyError
+from potstill.rationale_generation.client import Client, ReplyError
 from potstill.rationale_generation.settings import EndpointSettings
 from potstill.runtime.json_text import parse_json
 from potstill.teacher_cache.formats import TopFormat

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from potstill.rationale_generation.answers import Tally
-from potstill.rationale_generation.endpoint import Client, ReplyError
+from potstill.rationale_generation.client import Client, ReplyError
 from potstill.rationale_generation.settings import EndpointSettings
 from potstill.runtime.json_text import parse_json
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from potstill.data.corpus.sentences import SentenceBatch, SentenceStep
+from potstill.data.corpus.sentence_steps import SentenceBatch, SentenceStep
 from potstill.evaluation.encoders import EncoderBenchmark
 from potstill.models.sentence import SentenceEncoder
 from potstill.models.sentence_folders import SentenceSettings

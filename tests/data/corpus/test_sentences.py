@@ -9,7 +9,8 @@ from potstill.data.common.steps import BatchSettings
 from potstill.data.common.text_files import sentences
 from potstill.data.common.tokenizers import describe, load_backend
 from potstill.data.corpus.binarize import binarize
-from potstill.data.corpus.sentences import Distinct, SentenceDataModule, SentenceRows, Sentences
+from potstill.data.corpus.sentence_steps import SentenceDataModule
+from potstill.data.corpus.sentences import Distinct, SentenceRows, Sentences
 from potstill.data.corpus.sources import TextFiles
 from potstill.data.corpus.splits import HeldOut
 from potstill.data.corpus.store import Corpus

@@ -46,6 +46,6 @@ class Custom(Method):
     def save(self, config: TrainConfig, training: Any, summary: dict[str, Any], folder: Path) -> None:
         """The weights, and a card that says how to load them."""
         from potstill.methods.custom.build import student_card
-        from potstill.models.load import save_module
+        from potstill.models.save import save_module
 
         save_module(training.module.student, folder, student_card(config, summary))

@@ -15,7 +15,8 @@ from potstill.config import TrainConfig
 from potstill.config.data import CorpusDataConfig, PairsDataConfig, SequenceDataConfig, data_of
 from potstill.config.objectives.embedding import embedding_of
 from potstill.data.common.tokenizers import Vocabulary
-from potstill.data.corpus.sentences import SentenceDataModule, SentenceRows, Sentences
+from potstill.data.corpus.sentence_steps import SentenceDataModule
+from potstill.data.corpus.sentences import SentenceRows, Sentences
 from potstill.data.corpus.sources import TextSource
 from potstill.data.corpus.splits import Parts, Source, sources_of
 from potstill.data.corpus.store import Corpus
@@ -56,7 +57,7 @@ from potstill.methods.embedding.vectors import (
 )
 from potstill.methods.embedding.widths import fit_widths
 from potstill.models.backbone import backbone_of
-from potstill.models.load import save_student
+from potstill.models.save import save_student
 from potstill.models.sentence import DENSE, write_sentence_model
 from potstill.models.sentence_folders import ROLES, SentenceSettings
 from potstill.objectives.embedding import EmbeddingObjective

@@ -53,7 +53,7 @@ class Multitask(Method):
 
     def check_savable(self, training: Training) -> None:
         """Each task's model."""
-        from potstill.models.load import check_savable
+        from potstill.models.save import check_savable
 
         student = training.module.student
         for task in student:
@@ -63,7 +63,7 @@ class Multitask(Method):
         """One folder per task, each complete by itself."""
         from potstill.methods.common.cards import student_card
         from potstill.models.folders import fresh_folder
-        from potstill.models.load import save_student
+        from potstill.models.save import save_student
 
         student = training.module.student
         with fresh_folder(folder) as fresh:
