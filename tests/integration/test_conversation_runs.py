@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 
 import pytest
 import torch
@@ -14,48 +13,29 @@ from potstill.methods.language.build import texts_of
 
 pytestmark = pytest.mark.integration
 
-TEMPLATE = (
-    "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + '<|endoftext|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
-)
 QUIET = ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "logger=csv"]
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """The completion repeats a word of the prompt."""
-    folder, draw = tmp_path_factory.mktemp("chats"), random.Random(0)
-    words = ["man", "there", "was", "who", "they", "has"]
-    for part, count in (("train", 96), ("eval", 12)):
-        lines = []
-        for _ in range(count):
-            word = draw.choice(words)
-            turns = [("user", f"say {word}"), ("assistant", f"{word} {word}")] * draw.randint(1, 2)
-            lines.append({"messages": [{"role": role, "content": content} for role, content in turns]})
-        (folder / f"{part}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    (folder / "template.jinja").write_text(TEMPLATE)
-    return folder
-
-
 @pytest.fixture
-def overrides(rows):
+def overrides(chats):
     return [
-        "data=conversations", f"data.train_files=[{rows}/train.jsonl]", f"data.eval_files=[{rows}/eval.jsonl]",
-        f"data.chat_template={rows}/template.jinja", "data.batch_size=8", "optimizer.lr=2e-3", *QUIET,
+        "data=conversations", f"data.train_files=[{chats}/train.jsonl]", f"data.eval_files=[{chats}/eval.jsonl]",
+        f"data.chat_template={chats}/template.jinja", "data.batch_size=8", "optimizer.lr=2e-3", *QUIET,
     ]  # fmt: skip
 
 
-def plain_loss(folder, rows):
+def plain_loss(folder, chats):
     """Mean of -log p over the assistant tokens, by transformers, row by row."""
     model = AutoModelForCausalLM.from_pretrained(folder / "student").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "student")
-    marked = TEMPLATE.replace(
+    template = (chats / "template.jinja").read_text()
+    marked = template.replace(
         "m['content'] + '<|endoftext|>\n' }}",
         "' }}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|endoftext|>' }}{% endgeneration %}"
         "{% else %}{{ m['content'] + '<|endoftext|>' }}{% endif %}{{ '\n' }}",
     ).replace("> ' + ' }}", "> ' }}")
     nats, count = 0.0, 0
-    for line in (rows / "eval.jsonl").read_text().splitlines():
+    for line in (chats / "eval.jsonl").read_text().splitlines():
         made = tokenizer.apply_chat_template(
             json.loads(line)["messages"], chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
         )
@@ -68,10 +48,10 @@ def plain_loss(folder, rows):
     return nats / count
 
 
-def test_completions_are_learnt_alone_and_from_a_teacher(run, rows, gpt2_teacher, tmp_path, evaluated):
+def test_completions_are_learnt_alone_and_from_a_teacher(run, chats, gpt2_teacher, tmp_path, evaluated):
     folder, alone = run("alone", "objective=clm", f"student.model={gpt2_teacher}", "trainer.max_epochs=10")
     assert alone["val/perplexity"] < 8
-    assert alone["val/loss_clm"] == pytest.approx(plain_loss(folder, rows), rel=1e-4)
+    assert alone["val/loss_clm"] == pytest.approx(plain_loss(folder, chats), rel=1e-4)
     assert alone["data/rows"] == 96
     assert 0 < alone["data/learned"] < alone["data/tokens"] / 2
     tokenizer = AutoTokenizer.from_pretrained(folder / "student")
@@ -84,18 +64,18 @@ def test_completions_are_learnt_alone_and_from_a_teacher(run, rows, gpt2_teacher
     student, distilled = run("kd", *kd, "objective.divergence=jsd", "trainer.max_epochs=8", "objective.temperature=1")
     assert distilled["val/loss_ce"] < 0.2
     assert distilled["val/teacher_perplexity"] == pytest.approx(alone["val/perplexity"], rel=1e-4)
-    assert distilled["val/loss_clm"] == pytest.approx(plain_loss(student, rows), rel=1e-4)
+    assert distilled["val/loss_clm"] == pytest.approx(plain_loss(student, chats), rel=1e-4)
 
     _, found = evaluated(
-        tmp_path / "table", "benchmark=clm", "data=conversations", f"data.eval_files=[{rows}/eval.jsonl]",
+        tmp_path / "table", "benchmark=clm", "data=conversations", f"data.eval_files=[{chats}/eval.jsonl]",
         f"model=[{folder}/student,{student}/student]", "names=[teacher,student]",
     )  # fmt: skip
     assert found["teacher/perplexity"] == pytest.approx(alone["val/perplexity"], rel=1e-4)
     assert found["student/perplexity"] == pytest.approx(math.exp(distilled["val/loss_clm"]), rel=1e-4)
 
 
-def test_an_evaluation_without_files_of_its_own_has_the_rows_that_were_held_out(rows, compose_config):
-    source = ["data=conversations", f"data.train_files=[{rows}/train.jsonl]", "data.eval_share=0.3"]
+def test_an_evaluation_without_files_of_its_own_has_the_rows_that_were_held_out(chats, compose_config):
+    source = ["data=conversations", f"data.train_files=[{chats}/train.jsonl]", "data.eval_share=0.3"]
     train, kept = conversation_parts(compose_config("objective=clm", "student.model=x", *source).data)
     data = compose_config("benchmark=clm", "model=x", *source, name="evaluate").data
     assert texts_of(data, evaluating=True) == ([], kept)

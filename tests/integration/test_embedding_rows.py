@@ -9,22 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from potstill.errors import PotstillError
-from potstill.models.load import load_base_model, load_tokenizer
-from potstill.models.sentence_folders import SentenceSettings, sentence_settings, write_sentence_settings
+from potstill.models.sentence_folders import sentence_settings
 from potstill.runs.doctor import examine
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory, bert_teacher):
-    """A sentence encoder with prompts."""
-    folder = tmp_path_factory.mktemp("encoder") / "encoder"
-    load_base_model("x", str(bert_teacher)).save_pretrained(folder)
-    load_tokenizer(bert_teacher).save_pretrained(folder)
-    prompts = {"query": "he was ", "passage": ""}
-    write_sentence_settings(SentenceSettings("mean", True, max_length=32, prompts=prompts), folder, 32)
-    return folder
+def encoder(make_encoder):
+    return make_encoder({"query": "he was ", "passage": ""})
 
 
 @pytest.fixture(scope="module")
@@ -157,23 +150,10 @@ def test_a_resumed_run_is_the_same(run, tmp_path):
     assert again["train/loss_contrastive"] == summary["train/loss_contrastive"]
 
 
-def test_two_processes_make_the_update_of_one(overrides, tmp_path, command, shared_cache):
-    common = [*overrides, *ALL, "student.dropout=0", "trainer.max_steps=3"]
-    two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
-    folders = []
-    for name, cut in (("one", []), ("two", [*two, "data.batch_size=2", "trainer.accumulate_grad_batches=2"])):
-        folders.append(tmp_path / name)
-        done = command("train.py", *common, *cut, f"hydra.run.dir={folders[-1]}", POTSTILL_CACHE=str(shared_cache))
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, other = map(weights, folders)
-    for name, value in one.items():
-        if not name.endswith("key.bias"):  # has no gradient but for rounding, which Adam scales up
-            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5, msg=name)
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
-    for name in ("mse", "similarity", "contrastive", "margin_mse"):
-        for part in ("train", "val"):
-            key = f"{part}/loss_{name}"
-            assert summaries[1][key] == pytest.approx(summaries[0][key], rel=1e-4), key
+def test_two_processes_make_the_update_of_one(overrides, in_two_processes):
+    terms = ("mse", "similarity", "contrastive", "margin_mse")
+    figures = [f"{part}/loss_{term}" for term in terms for part in ("train", "val")]
+    in_two_processes([*overrides, *ALL, "student.dropout=0", "trainer.max_steps=3"], 2, figures)
 
 
 def test_doctor_measures_rows(overrides, compose_config, monkeypatch, tmp_path, capsys):

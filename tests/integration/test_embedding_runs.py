@@ -13,9 +13,9 @@ from potstill.cli.api import TrainingResult
 from potstill.data.common.tokenizers import load_backend
 from potstill.errors import PotstillError
 from potstill.methods.embedding.models import open_encoder
-from potstill.models.load import load_base_model, load_tokenizer
+from potstill.models.load import load_base_model
 from potstill.models.sentence import add_dense
-from potstill.models.sentence_folders import SentenceSettings, sentence_settings, write_sentence_settings
+from potstill.models.sentence_folders import SentenceSettings, sentence_settings
 from potstill.models.static import StaticConfig
 from potstill.runs.checks import validate_evaluate, validate_train
 
@@ -23,14 +23,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory, bert_teacher):
-    """A sentence encoder with a prompt."""
-    folder = tmp_path_factory.mktemp("encoder") / "encoder"
-    load_base_model("x", str(bert_teacher)).save_pretrained(folder)
-    load_tokenizer(bert_teacher).save_pretrained(folder)
-    prompts = {"query": "he was ", "document": ""}
-    write_sentence_settings(SentenceSettings("mean", True, max_length=32, prompts=prompts), folder, 32)
-    return folder
+def teacher(make_encoder):
+    return make_encoder({"query": "he was ", "document": ""})
 
 
 @pytest.fixture(scope="module")
@@ -194,28 +188,11 @@ def test_costs_are_those_of_an_encoder_without_a_head(teacher, tmp_path, evaluat
     assert (tmp_path / "costs" / "export" / "m" / "onnx" / "model.onnx").is_file()
 
 
-def test_two_processes_make_the_update_of_one(overrides, tmp_path, command, shared_cache):
-    common = [
-        *overrides,
-        "student.dropout=0",
-        "trainer.max_steps=3",
-        "objective.terms.cos.weight=1",
-        "objective.widths=[8]",
-    ]
-    two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
-    folders = []
-    for name, cut in (("one", []), ("two", [*two, "data.batch_size=4", "trainer.accumulate_grad_batches=2"])):
-        folders.append(tmp_path / name)
-        done = command("train.py", *common, *cut, f"hydra.run.dir={folders[-1]}", POTSTILL_CACHE=str(shared_cache))
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, other = map(weights, folders)
-    for name, value in one.items():
-        if not name.endswith("key.bias"):  # has no gradient but for rounding, which Adam scales up
-            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5, msg=name)
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
-    for name in ("train/loss_mse", "train/loss_similarity", "train/grad_norm", "val/loss_similarity", "val/cosine"):
-        assert summaries[1][name] == pytest.approx(summaries[0][name], rel=1e-4), name
-    assert sentence_settings("student", folders[0] / "student").dense == "2_Dense"
+def test_two_processes_make_the_update_of_one(overrides, in_two_processes):
+    own = ["student.dropout=0", "trainer.max_steps=3", "objective.terms.cos.weight=1", "objective.widths=[8]"]
+    figures = ["train/loss_mse", "train/loss_similarity", "train/grad_norm", "val/loss_similarity", "val/cosine"]
+    folder = in_two_processes([*overrides, *own], 4, figures)
+    assert sentence_settings("student", folder / "student").dense == "2_Dense"
 
 
 SMALL = [

@@ -14,8 +14,7 @@ from potstill.data.common.tokenizers import load_backend
 from potstill.errors import CacheError, CheckpointError, ConfigError, EndpointError, FormatError, PotstillError
 from potstill.methods.embedding import models
 from potstill.methods.embedding.models import open_encoder
-from potstill.models.load import load_base_model, load_tokenizer
-from potstill.models.sentence_folders import SentenceSettings, sentence_settings, write_sentence_settings
+from potstill.models.sentence_folders import sentence_settings
 from potstill.runs import teacher_outputs
 from potstill.runs.checks import validate_train
 from potstill.runs.doctor import examine
@@ -32,14 +31,8 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory, bert_teacher):
-    """A sentence encoder with a default prompt."""
-    folder = tmp_path_factory.mktemp("encoder") / "encoder"
-    load_base_model("x", str(bert_teacher)).save_pretrained(folder)
-    load_tokenizer(bert_teacher).save_pretrained(folder)
-    settings = SentenceSettings("mean", True, max_length=32, prompts={"query": PROMPT}, default_prompt="query")
-    write_sentence_settings(settings, folder, 32)
-    return folder
+def encoder(make_encoder):
+    return make_encoder({"query": PROMPT}, "query")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import random
 
 import pytest
 import torch
@@ -14,35 +13,14 @@ from potstill.runs.checks import validate_evaluate, validate_train
 
 pytestmark = pytest.mark.integration
 
-TEMPLATE = (
-    "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + '<|endoftext|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
-)
 QUIET = ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "logger=csv"]
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """The completion repeats a word of the prompt; evaluation rows have it as their answer, too."""
-    folder, draw = tmp_path_factory.mktemp("chats"), random.Random(0)
-    words = ["man", "there", "was", "who", "they", "has"]
-    for part, count in (("train", 96), ("eval", 12)):
-        lines = []
-        for _ in range(count):
-            word = draw.choice(words)
-            turns = [("user", f"say {word}"), ("assistant", f"{word} {word}")] * draw.randint(1, 2)
-            lines.append({"messages": [{"role": role, "content": content} for role, content in turns]})
-            lines[-1] |= {"answer": f"{word} {word}"} if part == "eval" else {}
-        (folder / f"{part}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    (folder / "template.jinja").write_text(TEMPLATE)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def overrides(rows):
+def overrides(chats):
     return [
-        "data=conversations", f"data.train_files=[{rows}/train.jsonl]", f"data.eval_files=[{rows}/eval.jsonl]",
-        f"data.chat_template={rows}/template.jinja", "data.batch_size=8", "optimizer.lr=2e-3", *QUIET,
+        "data=conversations", f"data.train_files=[{chats}/train.jsonl]", f"data.eval_files=[{chats}/eval.jsonl]",
+        f"data.chat_template={chats}/template.jinja", "data.batch_size=8", "optimizer.lr=2e-3", *QUIET,
     ]  # fmt: skip
 
 
@@ -95,29 +73,11 @@ def test_a_resumed_run_samples_the_same(run, gkd, tmp_path):
     assert series(first, "train/completion_tokens") == sampled
 
 
-def test_two_processes_make_the_update_of_one(overrides, gkd, gpt2_teacher, tmp_path, command, shared_cache):
+def test_two_processes_make_the_update_of_one(overrides, gkd, in_two_processes):
     calm = "objective.sampling.top_p=0.9 objective.on_policy=1 objective.terms.clm.weight=0.5 student.dropout=0"
-    common = [*overrides, *gkd, *calm.split(), "trainer.max_steps=3"]
-    two = ["strategy=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
-    folders = []
-    for name, cut in (("one", []), ("two", [*two, "data.batch_size=2", "trainer.accumulate_grad_batches=2"])):
-        folders.append(tmp_path / name)
-        done = command("train.py", *common, *cut, f"hydra.run.dir={folders[-1]}", POTSTILL_CACHE=str(shared_cache))
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, other = map(weights, folders)
-    for name, value in one.items():
-        torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5, msg=name)
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
-    names = [
-        "train/loss_ce",
-        "train/loss_clm",
-        "train/grad_norm",
-        "train/completion_tokens",
-        "val/loss_ce",
-        "val/rouge_l",
-    ]
-    for name in [*names, "val/exact_match", "val/completion_tokens"]:
-        assert summaries[1][name] == pytest.approx(summaries[0][name], rel=1e-4), name
+    figures = ["train/loss_ce", "train/loss_clm", "train/grad_norm", "train/completion_tokens", "val/loss_ce"]
+    figures += ["val/rouge_l", "val/exact_match", "val/completion_tokens"]
+    in_two_processes([*overrides, *gkd, *calm.split(), "trainer.max_steps=3"], 2, figures)
 
 
 def test_other_options_go_together_with_sampling(run, gkd):
@@ -165,12 +125,12 @@ def test_completions_of_the_teacher_are_written_once(run, gkd, gpt2_teacher, cac
         run("damaged", *words)
 
 
-def test_models_are_compared_by_what_they_write(run, rows, gpt2_teacher, tmp_path, compose_config, evaluated):
+def test_models_are_compared_by_what_they_write(run, chats, gpt2_teacher, tmp_path, compose_config, evaluated):
     """A model that has learned to repeat the word, against one that has not."""
     folder, learned = run("learned", "objective=clm", f"student.model={gpt2_teacher}", "trainer.max_epochs=16")
     models = f"model=[{folder}/student,{gpt2_teacher}]"
-    names = ["benchmark=generation", f"data.eval_files=[{rows}/eval.jsonl]"]
-    template = f"data.chat_template={rows}/template.jinja"
+    names = ["benchmark=generation", f"data.eval_files=[{chats}/eval.jsonl]"]
+    template = f"data.chat_template={chats}/template.jinja"
     options = [*names, template, "benchmark.max_new_tokens=8", "names=[learned,raw]", models]
     table = evaluated(tmp_path / "table", *options)
     assert table.value >= 0.3
@@ -183,7 +143,7 @@ def test_models_are_compared_by_what_they_write(run, rows, gpt2_teacher, tmp_pat
     assert found["raw/test/exact_match_difference_high"] < 0
     lines = [json.loads(line) for line in (tmp_path / "table" / "predictions_learned.jsonl").read_text().splitlines()]
     assert sum(line["right"] for line in lines) / len(lines) == value
-    wanted = [json.loads(line)["answer"] for line in (rows / "eval.jsonl").read_text().splitlines()]
+    wanted = [json.loads(line)["answer"] for line in (chats / "eval.jsonl").read_text().splitlines()]
     assert sorted(line["expected"] for line in lines) == sorted(wanted)
     assert "Samples of raw" in (tmp_path / "table" / "report.html").read_text()
 

@@ -1,7 +1,6 @@
 """Toolkit KD from end to end, in this process: matches, projections, teachers, schedules, resuming."""
 
 import csv
-import random
 
 import pytest
 import torch
@@ -18,23 +17,9 @@ SMALL = ["data.max_length=16", "data.batch_size=8", "optimizer.lr=3e-3", "data.e
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, words):
-    """Rows of words of one half of the list: `yes` where they are of the first."""
-    folder, half, draw = tmp_path_factory.mktemp("kd"), len(words) // 2, random.Random(0)
-    for part, count in (("train", 160), ("dev", 40)):
-        rows = ["text\tlabel"]
-        for _ in range(count):
-            label = draw.random() < 0.5
-            chosen = draw.choices(words[:half] if label else words[half:], k=draw.randint(3, 9))
-            rows.append(f"{' '.join(chosen)}\t{['no', 'yes'][label]}")
-        (folder / f"{part}.tsv").write_text("\n".join(rows) + "\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def train(files, trained):
+def train(halves, trained):
     """The summary of a run."""
-    parts = [f"benchmark.{part}_file={files}/{name}.tsv" for part, name in (("train", "train"), ("eval", "dev"))]
+    parts = [f"benchmark.{part}_file={halves}/{part}.tsv" for part in ("train", "eval")]
     task = ["benchmark=text_classification", *parts, *SMALL, *QUIET]
     return lambda folder, *overrides: trained(folder, *task, *overrides).summary
 
@@ -213,8 +198,8 @@ def test_every_soft_target_trains(option, train, teachers, tmp_path):
         (["teacher.model=null"], "teacher.model=null: "),
     ],
 )  # fmt: skip
-def test_invalid_options_are_rejected_before_torch(overrides, said, teachers, files, compose_config):
-    parts = [f"benchmark.{part}_file={files}/{name}.tsv" for part, name in (("train", "train"), ("eval", "dev"))]
+def test_invalid_options_are_rejected_before_torch(overrides, said, teachers, halves, compose_config):
+    parts = [f"benchmark.{part}_file={halves}/{part}.tsv" for part in ("train", "eval")]
     encoder = teachers[0].parent / "encoder"
     given = [o.replace("{0}", str(teachers[0])).replace("{1}", str(teachers[1])) for o in overrides]
     given = [o.replace("{encoder}", str(encoder)) for o in given]
@@ -246,7 +231,7 @@ def test_matches_of_language_models(kd, eval_file, compose_config, trained, tmp_
 GRU = ["student=bigru", "student.config.embedding_size=16", "student.config.hidden_size=32"]
 
 
-def test_a_recurrent_student_learns_and_is_evaluated(train, teachers, files, evaluated, tmp_path):
+def test_a_recurrent_student_learns_and_is_evaluated(train, teachers, halves, evaluated, tmp_path):
     nst = "{teacher: [0,4], student: [0,1], loss: nst}"
     match = f"objective.matches=[{{teacher: 4, student: 1, loss: hidden_mse}}, {nst}]"
     taught = ["objective=task_kd", f"teacher.model={teachers[0]}", "objective.terms.label.weight=1", match]
@@ -254,7 +239,7 @@ def test_a_recurrent_student_learns_and_is_evaluated(train, teachers, files, eva
     assert summary["val/accuracy"] > 0.9
     assert summary["train/loss_match_1"] > 0
     assert "import potstill.models.bigru" in (tmp_path / "run/student/README.md").read_text()
-    part = ["benchmark=text_classification", f"benchmark.eval_file={files}/dev.tsv"]
+    part = ["benchmark=text_classification", f"benchmark.eval_file={halves}/eval.tsv"]
     table = evaluated(tmp_path / "evaluated", *part, f"model={tmp_path}/run/student")
     assert table.value == pytest.approx(summary["val/accuracy"])
 
@@ -269,7 +254,7 @@ def test_a_recurrent_student_learns_and_is_evaluated(train, teachers, files, eva
         ("objective=kd", "bigru"),
     ],
 )
-def test_invalid_options_of_a_recurrent_student(override, said, teachers, files, compose_config):
+def test_invalid_options_of_a_recurrent_student(override, said, teachers, halves, compose_config):
     known = ["objective=task_kd", f"teacher.model={teachers[0]}", *GRU, *QUIET]
     if override != "objective=kd":
         known.append("benchmark=text_classification")
