@@ -142,6 +142,11 @@ class HubDataset:
         """Path, configuration and split."""
         return f"{self.path} ({self.config or 'default'}, {self.split})"
 
+    @property
+    def prefix(self) -> str:
+        """Beginning of messages: config key and name."""
+        return f"{self.key}: '{self.name}'"
+
     def check(self) -> None:
         """See `TextSource`; downloads only the description of the data set."""
         features = self.features()
@@ -203,7 +208,7 @@ class HubDataset:
             return call()
         except Exception as error:  # errors of many libraries
             reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise FileError(f"{self.key}: '{self.name}' cannot be loaded ({reason}); {self._advice}") from error
+            raise FileError(f"{self.prefix} cannot be loaded ({reason}); {self._advice}") from error
 
     def _texts(self) -> Iterator[str]:
         """The texts, read in blocks of 1,000 rows."""

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,28 +138,8 @@ def _listed(record: Mapping[str, Any], name: str, kind: type) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class RowFile:
-    """A file of rows.
-
-    Attributes:
-        path: Of the file.
-        key: Config key for messages.
-        skip: Regular expression of lines to leave out.
-    """
-
-    path: Path
-    key: str
-    skip: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of the file."""
-        return self.path.name
-
-    @property
-    def prefix(self) -> str:
-        """Beginning of messages."""
-        return f"{self.key}: '{self.path}'"
+class RowFile(DataFile):
+    """A file of rows; also Parquet."""
 
     def records(self) -> Iterator[Placed]:
         """Rows by the names of their columns.
@@ -174,7 +153,7 @@ class RowFile:
             return
         if suffix not in TABLES + OBJECTS:
             raise FormatError(f"{self.prefix} has an unknown suffix; use {WANTED}")
-        rows = DataFile(self.path, self.key, self.skip).records()
+        rows = super().records()
         if suffix in OBJECTS:
             yield from rows
             return
@@ -201,7 +180,7 @@ class RowDataset:
     @property
     def prefix(self) -> str:
         """Beginning of messages."""
-        return f"{self.source.key}: '{self.source.name}'"
+        return self.source.prefix
 
     def check(self, columns: Columns) -> None:
         """Check the columns by the description of the data set, which may lack them.

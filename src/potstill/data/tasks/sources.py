@@ -64,11 +64,6 @@ class HubSplit(HubDataset):
         "benchmark.train_file and benchmark.eval_file"
     )
 
-    @property
-    def prefix(self) -> str:
-        """Beginning of messages: config key and name."""
-        return f"{self.key}: '{self.name}'"
-
     def records(self) -> Iterator[tuple[str, Record]]:
         """The rows with their places; classes become names but for -1, a missing class, and null texts become blank.
 
