@@ -178,6 +178,7 @@ def test_a_student_that_reacts_like_the_teacher(train, evaluator, teachers, file
     evaluated = evaluator(
         tmp_path / "agreement", f"model=[{teachers[0]},{tmp_path}/run/student]", "names=[t,s]",
         f"benchmark.eval_file={files}/dev.jsonl", "benchmark.interchange.mapping=grid",
+        "benchmark.interchange.random_control=false",
     )  # fmt: skip
     blocks = [value for name, value in evaluated.items() if name.startswith("test/interchange_agreement_")]
     assert len(blocks) == 4 * 2
