@@ -241,7 +241,7 @@ def rows(tmp_path):
     return ["benchmark=text_classification", *(f"benchmark.{p}_file={tmp_path}/rows.tsv" for p in ("train", "eval"))]
 
 
-def test_requirements_of_tasks(source, rows, bert_teacher, train_problem, compose_config, tmp_path):
+def test_requirements_of_tasks(source, rows, bert_teacher, train_problem, compose_config):
     finetune = ["objective=finetune", "data.max_length=32", "logger=csv", f"student.model={bert_teacher}"]
     validate_train(compose_config(*finetune, *rows))
     assert train_problem(*finetune).startswith("benchmark=null: objective=finetune trains on a task; benchmark=sst2")

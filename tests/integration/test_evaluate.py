@@ -135,7 +135,7 @@ def test_interchange_agreement_by_block(evaluate, bert_teacher, tmp_path):
         evaluate("layers", models, "benchmark=interchange", "benchmark.interchange.untrained_layers=[0,9]")
 
 
-def test_costs_of_two_models(evaluate, bert_teacher, gpt2_teacher, tmp_path):
+def test_costs_of_two_models(evaluate, bert_teacher, gpt2_teacher):
     models = f"model=[{bert_teacher},{gpt2_teacher}]"
     passes = ["benchmark.batches=[1,3]", "benchmark.lengths=[8,16]"]
     folder, summary = costs = evaluate(

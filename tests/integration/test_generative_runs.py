@@ -95,7 +95,7 @@ def test_other_options_go_together_with_sampling(run, gkd):
     assert "say " in (folder / "report.html").read_text()  # a prompt of the samples
 
 
-def test_completions_of_the_teacher_are_written_once(run, gkd, gpt2_teacher, cache, monkeypatch):
+def test_completions_of_the_teacher_are_written_once(run, gkd, cache, monkeypatch):
     """A killed run keeps its parts; the second one writes the others and trains on the same tokens."""
     monkeypatch.setattr(sequences, "PART", 20)
     monkeypatch.setenv("POTSTILL_CACHE", str(cache))

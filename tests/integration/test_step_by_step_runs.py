@@ -60,7 +60,7 @@ def evaluator(arithmetic_files, evaluated, tmp_path):
     return lambda name, *overrides: evaluated(tmp_path / name, *rows, *overrides)
 
 
-def test_watched_test_rows_are_logged_and_select_nothing(run, tmp_path):
+def test_watched_test_rows_are_logged_and_select_nothing(run):
     steps = ["trainer.max_steps=6", "trainer.val_check_interval=3", "data.max_examples=32"]
     watched, with_curves = run("watched", *steps, "data.watch_test=true")
     plain, without = run("plain", *steps)
@@ -244,7 +244,7 @@ def test_students_of_other_kinds_are_rejected(run, bert_teacher):
         run("refused", f"student.model={bert_teacher}", "student=pretrained")
 
 
-def test_soft_labels_are_learnt_beside_rationales(run, tmp_path, compose_config):
+def test_soft_labels_are_learnt_beside_rationales(run, tmp_path):
     """Gold labels are all alike; which choice is likely is only in the probabilities."""
     names = ["ann", "bob", "eve"]
     rows = []

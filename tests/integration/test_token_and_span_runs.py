@@ -143,7 +143,7 @@ def test_questions_without_answers_are_scored_by_the_threshold(run, evaluator, f
     assert always["test/best_f1"] >= max(always["test/f1"], silent["test/f1"])
 
 
-def test_all_tokens_of_a_word_are_trained_on(run, evaluator, files):
+def test_all_tokens_of_a_word_are_trained_on(run, evaluator):
     """`benchmark.label_all_tokens`; what is evaluated stays the same."""
     folder, summary = run("all", "tokens", "benchmark.label_all_tokens=true", "trainer.max_epochs=12")
     assert summary["val/f1"] > 0.9
@@ -165,7 +165,7 @@ def test_parts_of_speech_and_chunks_of_conll2003(column, labels, data_dir, run, 
     assert task.monitor == ("accuracy" if column == 1 else "f1")
 
 
-def test_tagged_words_are_compared_at_every_token(run, files):
+def test_tagged_words_are_compared_at_every_token(run):
     """`objective.tokens=all`."""
     teacher, _ = run("teacher", "tokens", "trainer.max_steps=20")
     kd = ["objective=task_kd", f"teacher.model={teacher}/student", "student.layers=[0]", "trainer.max_steps=4"]

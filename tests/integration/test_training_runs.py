@@ -131,7 +131,7 @@ def test_the_same_global_batch_gives_the_same_update_however_it_is_split(run, be
         torch.testing.assert_close(split[key], value, rtol=0, atol=2e-5, msg=key)
 
 
-def test_pickles_of_the_published_scripts_train_as_their_text(run, bert_teacher, text_file, eval_file, tmp_path):
+def test_pickles_of_the_published_scripts_train_as_their_text(run, bert_teacher, text_file, tmp_path):
     """`binarized_data.py` writes `[CLS] text [SEP]` of each text, `token_counts.py` counts all of these tokens."""
     import pickle
 

@@ -156,7 +156,7 @@ def test_the_tokenizer_is_that_of_the_file(files, gpt2_tokenizer):
     assert found.path == str(path)
 
 
-def test_a_folder_holds_one_file(files, write, tmp_path):
+def test_a_folder_holds_one_file(write, tmp_path):
     write(tmp_path / "a.gguf")
     assert local_folder("model", str(tmp_path)) == tmp_path / "a.gguf"
     assert vocabulary_of("model", str(tmp_path)).path == str(tmp_path / "a.gguf")

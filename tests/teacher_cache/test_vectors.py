@@ -54,6 +54,6 @@ def test_a_store_continues_after_its_last_part(tmp_path, monkeypatch):
     assert build_vectors(tmp_path / "store", {}, form, 23, lambda *_: pytest.fail("computed again"), done.append) == 23
 
 
-def test_values_beyond_the_precision_are_refused(tmp_path):
+def test_values_beyond_the_precision_are_refused():
     with pytest.raises(ConfigError, match=r"teacher\.cache\.precision=float16"):
         VectorFormat(2).encode(torch.tensor([[1e6, 1.0]]))

@@ -102,7 +102,7 @@ def test_micro_batches_of_tokens_stay_within_them(features):
             assert real <= 200
 
 
-def test_evaluation_batches_bring_choices(features, rows):
+def test_evaluation_batches_bring_choices(features):
     choices = [[[5, 1], [6, 7, 1]] if row % 2 else [] for row in range(COUNT)]
     module = module_of(features, choices=choices)
     seen = []

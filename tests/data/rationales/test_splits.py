@@ -97,7 +97,7 @@ def test_rationales_of_other_rows_are_a_derangement(data):
         with_others_rationales(one.select([0]), 0)
 
 
-def test_shares_are_parts_of_each_other_and_leave_the_other_parts(compose_config, data):
+def test_shares_are_parts_of_each_other_and_leave_the_other_parts(data):
     settings = data()
     found = {}
     for share in (0.25, 0.5, 1.0):

@@ -109,7 +109,7 @@ def test_encoder_students_are_refused(given, compose_config, bert_teacher):
     assert f"student.model={bert_teacher}: is an encoder (bert); step-by-step distillation needs" in message
 
 
-def test_rationales_are_not_a_corpus(compose_config, bert_teacher, tmp_path):
+def test_rationales_are_not_a_corpus(compose_config, bert_teacher):
     message = problem_of(compose_config("objective=kd", "data=svamp", f"teacher.model={bert_teacher}"))
     assert message.startswith("data=svamp: is read by objective=step_by_step")
     assert "objective=kd reads data=bookcorpus, conversations, docstrings, " in message
