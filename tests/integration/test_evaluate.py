@@ -124,6 +124,10 @@ def test_interchange_agreement_by_block(evaluate, bert_teacher, tmp_path):
     report = (folder / "report.html").read_text()
     assert "half: interchange agreement" in report
     assert "teacher / student block" in report
+    _, summary = evaluate(
+        "taken", f"model=[{bert_teacher},{tmp_path}/all]", "names=[a,random]", "benchmark=interchange"
+    )
+    assert summary["random_/interchange_agreement"] < 0.2 * summary["random/interchange_agreement"]
     again = evaluate("again", models, "benchmark=interchange", "data.eval_batch_size=4")
     assert again.value == pytest.approx(found.value, rel=1e-6)
     controls = ["benchmark.interchange.random_control=false", "benchmark.interchange.untrained_layers=[0,3]"]

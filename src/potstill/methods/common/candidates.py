@@ -48,9 +48,17 @@ def evaluated(config: EvaluateConfig, models: Mapping[str, str]) -> Iterator[Can
     if swaps.mapping is not None and swaps.random_control:
         by_architecture = {_architecture(model): (name, model) for name, model in reversed(others)}
         for name, model in reversed(by_architecture.values()):
-            yield Candidate(f"{RANDOM} {name}" if len(by_architecture) > 1 else RANDOM, model, [], RANDOM)
+            own = f"{RANDOM} {name}" if len(by_architecture) > 1 else RANDOM
+            yield Candidate(_free(own, models), model, [], RANDOM)
     if swaps.mapping is not None and swaps.untrained_layers is not None:
-        yield Candidate(UNTRAINED, first[1], [], UNTRAINED)
+        yield Candidate(_free(UNTRAINED, models), first[1], [], UNTRAINED)
+
+
+def _free(name: str, taken: Mapping[str, str]) -> str:
+    """The name, or a longer one if a model has it."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _architecture(model: str) -> str:
