@@ -122,7 +122,7 @@ def test_figures_are_those_of_the_csv_files():
         (lambda text, _: re.sub(r"^\| teacher \|.*\n", "", text, count=1, flags=re.M), "is not shown"),
         (lambda text, _: text.replace("(98.3 %)", "(98.4 %)", 1), "(98.4 %)' is"),
         (lambda _, rows: rows.replace(",1,perplexity,112.4", ",1,perplexity,122.4", 1), "'102.6 ± 10.1' is"),
-        (lambda _, rows: re.sub(r"^.*agreement.*\n", "", rows, flags=re.M), "has no figure"),
+        (lambda _, rows: re.sub(r"^.*DIITO, 700 steps.*\n", "", rows, flags=re.M), "has no figure"),
     ],
     ids=["figure", "no file", "row left out", "share", "value", "values left out"],
 )
@@ -152,7 +152,7 @@ def test_claims_have_a_verdict_and_show_figures_of_the_tables():
 def test_every_script_and_csv_file_is_linked():
     linked = set(re.findall(r"\]\(results/([\w.]+)\)", TEXT))
     assert {path.name for path in (*SCRIPTS, *FOLDER.glob("*.csv"))} <= linked
-    assert len(TEXT.splitlines()) < 300
+    assert len(TEXT.splitlines()) <= 250
 
 
 def test_the_picture_of_the_seeds_is_current():

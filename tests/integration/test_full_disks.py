@@ -138,7 +138,7 @@ def test_a_run_on_a_full_disk(place, call, left, names, may_mount, start, overri
 
 @pytest.mark.parametrize(("place", "call"), [(CHECKPOINT, 2), (STUDENT, 1)], ids=["checkpoint", "student"])
 def test_a_run_above_a_limit_on_files_keeps_its_earlier_files(place, call, start, run, overrides, tmp_path):
-    before = load_file(run("kept", "trainer.max_steps=3") / "student" / "model.safetensors")
+    before = load_file(run("kept", "trainer.max_steps=3").folder / "student" / "model.safetensors")
     (tmp_path / "kept" / "summary.json").unlink()
     (tmp_path / "kept" / MARK).write_text('{"command": "train"}')
     done, folder = start("train", place, call, 50_000, [*overrides, "resume=auto"], mounted=False)
