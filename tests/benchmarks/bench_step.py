@@ -1,6 +1,6 @@
 """One distillation step of ours against the textbook's: tokens a second, peak memory, and that the losses agree.
 
-Run `python tests/benchmarks/bench_step.py kd` (or `diito`). Ours is what `modules/distillation.py` does with a
+Run `python tests/benchmarks/bench_step.py kd` (or `diito`). Ours is what `training/language.py` does with a
 micro-batch: the backbones of both models, the fused vocabulary losses, the backward pass; the textbook's is in
 `textbook.py`. Teacher (BERT) and student (a DistilBERT of half its layers) have random weights; the losses are over all
 real tokens. With `--peer products` the other side is the matrix products of our step alone, see `products.py`: the
