@@ -1,7 +1,8 @@
-"""Small training sets of SST-2, MRPC and a part of QNLI of RTE's size: `python docs/results/subsets.py <data folder> <folder>`.
+"""Small training sets of SST-2, MRPC and a part of QNLI of RTE's size.
 
-Every tenth row of a training set is held out. `choice` has the first 500 of them, `train` all others, and
-`<percent>_<seed>` so many percent of the whole set, drawn from `train`; with one seed a smaller set is part of a larger one.
+Run `python docs/results/subsets.py <data folder> <folder>`. Every tenth row of a training set is held out: `choice` has
+the first 500 of them, `train` all other rows, and `<percent>_<seed>` so many percent of the whole set, drawn from
+`train`. With one seed a smaller set is part of a larger one.
 """
 
 import gzip
