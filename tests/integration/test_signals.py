@@ -95,7 +95,7 @@ def test_the_final_validation_is_repeated(signalled, overrides, run, whole, tmp_
     done = signalled("train", ("potstill.runs.train", "_final_metrics"), [*overrides, f"hydra.run.dir={tmp_path}/run"])
     check(done, signal.SIGTERM, tmp_path / "run")
     assert saved_step(tmp_path / "run") == 6
-    ends = [run("run", "resume=auto"), whole]
+    ends = [run("run", "resume=auto").folder, whole]
     losses = [json.loads((folder / "summary.json").read_text())["val/loss"] for folder in ends]
     assert losses[0] == losses[1]
 
