@@ -374,13 +374,13 @@ def test_class_agreement_equals_the_textbook():
     teacher, student = pair()
     micro = swapping(batch(None))
     mappings = read_mappings("grid", backbone_of(teacher), backbone_of(student))
-    same, kl, count = class_agreement(
+    found = class_agreement(
         backbone_of(teacher), backbone_of(student), micro.input_ids, micro.attention_mask, micro.token_type_ids,
         micro.swap,
         lambda backbone, last: predictions_of(backbone, last, micro)[reached_of(micro, "classification")], mappings,
     )  # fmt: skip
-    assert count == 3
-    for mapping, found_same, found_kl in zip(mappings, same, kl, strict=True):
+    assert found.compared == 3
+    for mapping, found_same, found_kl in zip(mappings, found.same_M, found.kl_M, strict=True):
         _, theirs = hooked(teacher, micro, mapping.teacher[0].block)
         _, ours = hooked(student, micro, mapping.student[0].block)
         theirs, ours = theirs[[0, 1, 4]], ours[[0, 1, 4]]
@@ -399,7 +399,7 @@ def test_counterfactual_soft_targets_of_sets_are_binary():
     _, ours = hooked(student, micro, mappings[0].student[0].block)
     p, q = (theirs[rows] / t).sigmoid(), (ours[rows] / t).sigmoid()
     torch.testing.assert_close(found, (t**2 * binary_kl(p, q)).detach(), rtol=1e-4, atol=1e-6)
-    same, _, count = class_agreement(
+    found = class_agreement(
         backbone_of(teacher), backbone_of(student), micro.input_ids, micro.attention_mask, micro.token_type_ids,
         micro.swap,
         lambda backbone, last: distributions_of(
@@ -407,8 +407,8 @@ def test_counterfactual_soft_targets_of_sets_are_binary():
         ),
         mappings,
     )  # fmt: skip
-    assert count == 9
-    assert same[0] == ((theirs[rows] > 0) == (ours[rows] > 0)).sum()
+    assert found.compared == 9
+    assert found.same_M[0] == ((theirs[rows] > 0) == (ours[rows] > 0)).sum()
 
 
 def test_a_student_equal_to_the_teacher_has_no_loss_but_that_of_the_labels():
