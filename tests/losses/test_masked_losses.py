@@ -83,6 +83,13 @@ def test_padding_has_no_influence(case, filler):
     assert student[0].grad[~padded].all()
 
 
+def test_autocast_changes_nothing(case):
+    student, teacher = case.draw()
+    expected = case.loss(student, teacher, MASK)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(case.loss(student, teacher, MASK), expected)
+
+
 def test_a_mask_equals_cutting_the_padding(case):
     student, teacher = case.draw()
     alone = [case.loss(case.cut(student, row, n), case.cut(teacher, row, n)) for row, n in enumerate(LENGTHS)]

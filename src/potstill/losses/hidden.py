@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from potstill.losses.masking import kept_positions, pairs_of, require_same_shape, without_padding
-from potstill.losses.soft_targets import at_least_float32, divide_counted, nonzero
+from potstill.losses.soft_targets import at_least_float32, divide_counted, full_product, nonzero
 
 Pair = tuple[Tensor, Tensor]
 CKA_POSITIONS = 4  # fewer have no unbiased estimate
@@ -223,7 +223,7 @@ def _centred(states_BLD: Tensor, kept_BL: Tensor) -> Tensor:
     """U-centred similarities of the kept positions of each sequence; 0 on the diagonal and elsewhere."""
     scaled_BLD = _unit_norm(without_padding(states_BLD, kept_BL))
     pairs_BLL = pairs_of(kept_BL).triu(1) | pairs_of(kept_BL).tril(-1)
-    similarity_BLL = (scaled_BLD @ scaled_BLD.transpose(1, 2)).masked_fill(~pairs_BLL, 0)
+    similarity_BLL = full_product(scaled_BLD, scaled_BLD.transpose(1, 2)).masked_fill(~pairs_BLL, 0)
     kept_B = kept_BL.sum(1).clamp(min=CKA_POSITIONS)
     rows_BL = similarity_BLL.sum(-1) / (kept_B - 2)[:, None]
     total_B = similarity_BLL.sum((1, 2)) / ((kept_B - 1) * (kept_B - 2))
@@ -239,9 +239,9 @@ def _unit_norm(states_BLD: Tensor) -> Tensor:
 def _flow(layers: Pair, kept_BL: Tensor) -> Tensor:
     first_BLD, second_BLE = (without_padding(states, kept_BL) for states in layers)
     lengths_B11 = nonzero(kept_BL.sum(dim=1))[:, None, None]  # type: ignore[index]
-    return first_BLD.transpose(1, 2) @ second_BLE / lengths_B11
+    return full_product(first_BLD.transpose(1, 2), second_BLE) / lengths_B11
 
 
 def _similarity(layers: Pair, kept_BL: Tensor) -> Tensor:
     first_BLD, second_BLD = (without_padding(states, kept_BL) for states in layers)
-    return first_BLD @ second_BLD.transpose(1, 2) / first_BLD.shape[-1]
+    return full_product(first_BLD, second_BLD.transpose(1, 2)) / first_BLD.shape[-1]

@@ -9,7 +9,7 @@ import math
 from torch import Tensor
 
 from potstill.losses.masking import kept_positions, log_softmax_kept, pairs_of, require_same_shape, without_padding
-from potstill.losses.soft_targets import divide_counted
+from potstill.losses.soft_targets import divide_counted, full_product
 
 
 def relation_kl(
@@ -70,4 +70,4 @@ def _relation_scores(vectors_BLD: Tensor, keys_BLD: Tensor | None, kept_BL: Tens
         without_padding(states, kept_BL).unflatten(-1, (heads, part_width)).transpose(1, 2)
         for states in (vectors_BLD, vectors_BLD if keys_BLD is None else keys_BLD)
     )
-    return queries_BALd @ keys_BALd.transpose(-1, -2) / math.sqrt(part_width)
+    return full_product(queries_BALd, keys_BALd.transpose(-1, -2)) / math.sqrt(part_width)

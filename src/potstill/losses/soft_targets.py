@@ -22,6 +22,12 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def full_product(one: Tensor, other: Tensor) -> Tensor:
+    """The matrix product in float32 at least, also where autocast computes products in less."""
+    with torch.autocast(one.device.type, enabled=False):
+        return at_least_float32(one) @ at_least_float32(other)
+
+
 def divide_counted(total: Tensor, counted: Tensor | int, denominator: Tensor | float | None) -> Tensor:
     """Divide a sum over rows by its denominator; 0 counts as 1, so that an empty sum stays 0.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from potstill.losses.soft_targets import at_least_float32, divide_counted
+from potstill.losses.soft_targets import at_least_float32, divide_counted, full_product
 
 
 def vector_mse(student_ND: Tensor, teacher_ND: Tensor, *, denominator: Tensor | float | None = None) -> Tensor:
@@ -112,7 +112,6 @@ def margin_mse(
 
 
 def _cosines(one_ND: Tensor, other_MD: Tensor) -> Tensor:
-    """(rows, rows) cosines; in full precision also where products have less by autocast."""
+    """(rows, rows) cosines, float32 at least."""
     one_ND, other_MD = (normalize(at_least_float32(side), dim=-1) for side in (one_ND, other_MD))
-    with torch.autocast(one_ND.device.type, enabled=False):
-        return one_ND @ other_MD.T
+    return full_product(one_ND, other_MD.T)
